@@ -1,0 +1,83 @@
+"""The catalogue: every trainer of this package, what it is, and where its class lives.
+
+``nnUNetTrainerX_50epochs`` (any number) exists for every trainer ``nnUNetTrainerX`` listed here. Such a class is made
+on first use and kept in this module, which is also where ``pickle`` looks for it: a data-loader worker that was started
+with spawn or forkserver resolves the name again through :func:`__getattr__` and gets the same class.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from typing import Any, NamedTuple
+
+
+class Entry(NamedTuple):
+    """Where a trainer's class lives (``module:class``) and one line that says what it is."""
+
+    location: str
+    description: str
+
+
+TRAINERS: dict[str, Entry] = {
+    "nnUNetTrainerReference": Entry(
+        "nnunet_ext.nnunet.trainer:nnUNetTrainerReference",
+        "stock nnU-Net through the common trainer of this package: the baseline of every comparison",
+    ),
+    "nnUNetTrainerPnPNet": Entry(
+        "nnunet_ext.pnpnet.trainer:nnUNetTrainerPnPNet",
+        "adjacent structures with a confused boundary: pushing and pulling branch (PnPNet)",
+    ),
+    "nnUNetTrainerSDM": Entry(
+        "nnunet_ext.pnpnet.trainer:nnUNetTrainerSDM",
+        "the pushing branch of PnPNet alone: semantic difference module",
+    ),
+    "nnUNetTrainerCCM": Entry(
+        "nnunet_ext.pnpnet.trainer:nnUNetTrainerCCM",
+        "the pulling branch of PnPNet alone: class clustering module",
+    ),
+    "nnUNetTrainerPnPNetPaper": Entry(
+        "nnunet_ext.pnpnet.trainer:nnUNetTrainerPnPNetPaper",
+        "PnPNet as its authors' code computes it, for comparison; several times the memory",
+    ),
+}
+
+_EPOCHS = re.compile(r"(?P<name>.+)_(?P<epochs>[1-9][0-9]*)epochs?")
+
+
+def resolve(name: str) -> type:
+    """The trainer class called ``name``; the same object at every call.
+
+    Raises:
+        LookupError: no such trainer; the message lists those that exist.
+        ImportError: the trainer exists, but something it needs is not installed.
+    """
+    if name in TRAINERS:
+        module, _, attribute = TRAINERS[name].location.partition(":")
+        return getattr(import_module(module), attribute)
+    match = _EPOCHS.fullmatch(name)
+    if match is None or match["name"] not in TRAINERS:
+        raise LookupError(
+            f"There is no trainer {name!r} in nnunet_ext. There are: {', '.join(TRAINERS)}; "
+            "each also with a number of epochs, such as nnUNetTrainerPnPNet_50epochs."
+        )
+    if name not in globals():
+        base = resolve(match["name"])
+        epochs = int(match["epochs"])
+        globals()[name] = type(
+            name,
+            (base,),
+            {"__module__": __name__, "__doc__": f"{match['name']} for {epochs} epochs.", "fixed_num_epochs": epochs},
+        )
+    return globals()[name]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        return resolve(name)
+    except LookupError as error:
+        raise AttributeError(str(error)) from None
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *TRAINERS]

@@ -1,0 +1,478 @@
+"""``nnunet-ext doctor``: what stands between this installation and a training, and how to fix it.
+
+Whatever may crash or is slow to import (torch, torchvision, nnU-Net's trainer search) runs in a fresh Python with the
+user's own environment variables, so it sees what ``nnUNetv2_train`` will see.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import site
+import subprocess
+import sys
+import sysconfig
+import textwrap
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+from nnunet_ext.discovery import VARIABLE, discovery_folder
+from nnunet_ext.version import __version__
+
+GB = 1024**3
+TRAINER = "nnUNetTrainerReference"
+INSTALL_NNUNET = 'pip install "nnunetv2>=2.8,<3"'
+EXPORT = f'export {VARIABLE}="$(nnunet-ext path)"  (or, once and for all: nnunet-ext enable)'
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of one check. ``problem``: something will not work; ``warning``: it may not, or badly."""
+
+    level: Literal["ok", "warning", "problem"]
+    title: str
+    found: str
+    fix: str = ""
+
+
+def run() -> int:
+    """Print all findings; 1 if one of them is a problem, else 0."""
+    print(f"nnunet-ext {__version__} in {sys.prefix} (this takes some seconds)", flush=True)
+    findings = diagnose()
+    width = max(len(finding.title) for finding in findings)
+    for finding in findings:
+        print(f"{finding.level:<7}  {finding.title:<{width}}  {finding.found}")
+        if finding.fix:
+            print(f"{'':<7}  {'':<{width}}  -> {finding.fix}")
+    problems = sum(finding.level == "problem" for finding in findings)
+    warnings = sum(finding.level == "warning" for finding in findings)
+    print(f"\n{problems} problem(s), {warnings} warning(s)")
+    return 1 if problems else 0
+
+
+def diagnose() -> list[Finding]:
+    """Run all checks, at the same time because several wait for another Python."""
+    with ThreadPoolExecutor() as pool:
+        return [finding for findings in pool.map(_guarded, CHECKS) for finding in findings]
+
+
+def _guarded(check: Callable[[], list[Finding]]) -> list[Finding]:
+    try:
+        return check()
+    except Exception as error:  # the doctor itself must survive whatever the machine is like
+        found = textwrap.shorten(f"this check failed with {type(error).__name__}: {error}", 300)
+        return [Finding("problem", check.__name__, found, "please report this line, it is a bug of nnunet-ext doctor")]
+
+
+def _python(code: str) -> subprocess.CompletedProcess[str]:
+    """Run ``code`` in a fresh Python without the current folder on its path, as nnU-Net's commands have it."""
+    code = "import sys; sys.path[:] = [entry for entry in sys.path if entry]\n" + code
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, errors="replace", timeout=600)
+
+
+def _last_line(process: subprocess.CompletedProcess[str]) -> str:
+    lines = process.stderr.strip().splitlines()
+    return lines[-1].strip() if lines else f"Python ended with exit code {process.returncode}"
+
+
+# --- what is installed ------------------------------------------------------------------------------------------------
+
+
+def python_and_nnunet() -> list[Finding]:
+    """Versions of Python and nnU-Net."""
+    version = sys.version_info
+    python = Finding("ok", "Python", ".".join(map(str, version[:3])))
+    if version < (3, 10):
+        python = Finding("problem", "Python", python.found, "make an environment with Python 3.10 or newer")
+    try:
+        installed = metadata.version("nnunetv2")
+    except metadata.PackageNotFoundError:
+        return [python, Finding("problem", "nnU-Net", "nnunetv2 is not installed", INSTALL_NNUNET)]
+    if (2, 8) <= _major_minor(installed) < (3, 0):
+        return [python, Finding("ok", "nnU-Net", f"nnunetv2 {installed}")]
+    return [
+        python,
+        Finding("problem", "nnU-Net", f"nnunetv2 {installed}, but 2.8 or a later 2.x is needed", INSTALL_NNUNET),
+    ]
+
+
+def _major_minor(version: str) -> tuple[int, int]:
+    match = re.match(r"(\d+)\.(\d+)", version)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def shadowed_nnunet() -> list[Finding]:
+    """Is the nnunetv2 that Python imports the one that was installed? Forks bring a package of the same name."""
+    title = "one nnunetv2"
+    reinstall = f"pip install --force-reinstall --no-deps {shlex.quote('nnunetv2>=2.8,<3')}"
+    findings = []
+    providers = sorted(set(metadata.packages_distributions().get("nnunetv2", [])))
+    forks = [name for name in providers if name != "nnunetv2"]
+    if forks:
+        findings.append(
+            Finding(
+                "problem",
+                title,
+                f"the package nnunetv2 is also brought by {', '.join(forks)} (a fork of nnU-Net?)",
+                f"pip uninstall {' '.join(forks)}, then {reinstall}; or give the fork an environment of its own",
+            )
+        )
+    probe = _python(
+        "import importlib.util as util, json; spec = util.find_spec('nnunetv2')\n"
+        "print(json.dumps(spec and [spec.origin, list(spec.submodule_search_locations or [])]))"
+    )
+    imported = json.loads(probe.stdout) if probe.returncode == 0 else None
+    if imported is None:
+        findings.append(Finding("problem", title, "nnunetv2 cannot be imported", INSTALL_NNUNET))
+    elif imported[0] is None:
+        findings.append(
+            Finding(
+                "problem",
+                title,
+                f"nnunetv2 is only a folder without code: {', '.join(imported[1])}",
+                f"delete that folder, then {reinstall}",
+            )
+        )
+    elif "nnunetv2" in providers:
+        root, origin = _installed_root(metadata.distribution("nnunetv2")), Path(imported[0]).resolve()
+        if not origin.is_relative_to(root):
+            findings.append(
+                Finding(
+                    "problem",
+                    title,
+                    f"Python imports {origin.parent}, but nnunetv2 was installed in {root}",
+                    "remove the folder above it from PYTHONPATH, or uninstall the package that it belongs to",
+                )
+            )
+    here = Path("nnunetv2").resolve()
+    if here.is_dir() and not (imported and imported[0] and Path(imported[0]).resolve().is_relative_to(here)):
+        findings.append(
+            Finding(
+                "warning",
+                title,
+                f"the current folder contains {here}, which python -m, python -c and notebooks import instead",
+                "work in another folder, or rename that one",
+            )
+        )
+    return findings or [Finding("ok", title, str(Path(imported[0]).parent))]
+
+
+def _installed_root(distribution: metadata.Distribution) -> Path:
+    """The folder below which the modules of ``distribution`` lie; its source folder if it is an editable install."""
+    direct: dict[str, Any] = json.loads(distribution.read_text("direct_url.json") or "{}")
+    if direct.get("dir_info", {}).get("editable"):
+        return Path(url2pathname(urlparse(direct["url"]).path)).resolve()
+    return Path(str(distribution.locate_file(""))).resolve()
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+def folders() -> list[Finding]:
+    """nnU-Net's three folders. Training needs only the last two."""
+    return [
+        _folder("nnUNet_raw", needed=False),
+        _folder("nnUNet_preprocessed", needed=True),
+        _folder("nnUNet_results", needed=True),
+    ]
+
+
+def _folder(variable: str, needed: bool) -> Finding:
+    value = os.environ.get(variable)
+    level: Literal["warning", "problem"] = "problem" if needed else "warning"
+    if not value:
+        return Finding(level, variable, "not set", f"export {variable}=/a/folder/of/yours")
+    quoted = shlex.quote(value)
+    if not os.path.isdir(value):
+        return Finding(level, variable, f"{value} is no folder", f"mkdir -p {quoted}, or correct the variable")
+    if not os.access(value, os.R_OK | os.X_OK | (os.W_OK if needed else 0)):
+        right = "written to" if needed else "read"
+        return Finding(
+            level, variable, f"{value} cannot be {right}", f"give yourself that right, or export {variable}=…"
+        )
+    free = shutil.disk_usage(value).free / GB
+    found = f"{value} ({free:.0f} GB free)"
+    if needed and free < 5:
+        return Finding("warning", variable, found, "free some space: preprocessed data and checkpoints take gigabytes")
+    return Finding("ok", variable, found)
+
+
+# --- the search for trainers ------------------------------------------------------------------------------------------
+
+
+def torchvision_fits() -> list[Finding]:
+    """A torchvision that does not fit torch breaks nnU-Net's search: it imports all its own trainers, and timm, first."""
+    probe = _python("import torchvision; print(torchvision.__version__)")
+    if probe.returncode == 0:
+        return [Finding("ok", "torchvision", probe.stdout.strip().splitlines()[-1])]
+    error = _last_line(probe)
+    why = "torch and torchvision do not fit together" if "operator torchvision::" in error else "it cannot be imported"
+    return [
+        Finding(
+            "problem",
+            "torchvision",
+            f"{why}, which breaks the search for every trainer but nnUNetTrainer: {error}",
+            f"install both from the same index in one command: pip install --force-reinstall torch torchvision{_index()}",
+        )
+    ]
+
+
+def _index() -> str:
+    """Where the installed torch came from, as an option for pip: ``2.8.0+cu128`` is not on PyPI."""
+    try:
+        build = metadata.version("torch").partition("+")[2]
+    except metadata.PackageNotFoundError:
+        build = ""
+    return f" --index-url https://download.pytorch.org/whl/{build}" if build else ""
+
+
+def discovery() -> list[Finding]:
+    """Does nnU-Net find our trainers with the variable as the user has set it?"""
+    value = os.environ.get(VARIABLE, "")
+    entries = [entry for entry in value.split(os.pathsep) if entry.strip()]
+    findings = [
+        Finding(
+            "warning",
+            VARIABLE,
+            f"{entry} does not exist; nnU-Net skips it silently",
+            f"correct it or take it out of {VARIABLE}",
+        )
+        for entry in entries
+        if not os.path.exists(entry)
+    ]
+    harmful = [finding for finding in map(_harmful, entries) if finding]
+    if harmful:
+        return findings + harmful
+    ours = discovery_folder().resolve()
+    if ours not in [Path(entry).resolve() for entry in entries]:
+        found = f"does not name {ours}: {value}" if entries else "not set, so nnU-Net does not find these trainers"
+        return [*findings, Finding("problem", VARIABLE, found, EXPORT)]
+    return [*findings, _lookup()]
+
+
+def _harmful(entry: str) -> Finding | None:
+    """nnU-Net imports every module in an entry and then forgets those that came from there."""
+    folder, package, ours = Path(entry).resolve(), Path(__file__).resolve().parent, discovery_folder().resolve()
+    packages = {*site.getsitepackages(), site.getusersitepackages(), *map(sysconfig.get_path, ("purelib", "platlib"))}
+    if folder == ours:
+        return None
+    if folder in {Path(path).resolve() for path in packages}:
+        why = "names site-packages: nnU-Net would import everything in it"
+    elif folder == package or package in folder.parents or folder == package.parent:
+        why = "holds this package's code: its classes could not be pickled for data-loader workers"
+    else:
+        return None
+    return Finding("problem", VARIABLE, f"{entry} {why}", f"take it out of {VARIABLE}, then {EXPORT}")
+
+
+def _lookup() -> Finding:
+    """nnU-Net's own search, in a fresh Python."""
+    title = "trainer search"
+    probe = _python(
+        "from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find\n"
+        f"print(find({TRAINER!r}).__module__)"
+    )
+    lines = probe.stdout.strip().splitlines()
+    if probe.returncode == 0:
+        module = lines[-1]
+        if module.startswith("nnunet_ext."):
+            return Finding("ok", title, f"nnU-Net finds {TRAINER} in {module}")
+        return Finding(
+            "problem",
+            title,
+            f"{TRAINER} comes from {module}, not from nnunet_ext",
+            f"put the folder of nnunet_ext first in {VARIABLE}",
+        )
+    searched = [line.partition(": ")[2] for line in lines if line.startswith("Searching in: ")]
+    if not searched:
+        return Finding(
+            "problem",
+            title,
+            f"nnU-Net cannot import its own trainers: {_last_line(probe)}",
+            "install what the error names; if it names torchvision, see there",
+        )
+    entry = searched[-1]
+    if Path(entry).resolve() == discovery_folder().resolve():
+        return Finding(
+            "problem",
+            title,
+            f"{TRAINER} cannot be imported: {_last_line(probe)}",
+            "pip install --force-reinstall --no-deps nnunet-ext, and what the error names",
+        )
+    return Finding(
+        "problem",
+        title,
+        f"a module in {entry} cannot be imported: {_last_line(probe)}",
+        f"repair it or take {entry} out of {VARIABLE}: it hides all trainers that are searched after it",
+    )
+
+
+# --- the machine ------------------------------------------------------------------------------------------------------
+
+_TORCH = """
+import json, torch
+try:
+    import triton
+except Exception as error:
+    triton = None
+cuda = torch.cuda
+devices = range(cuda.device_count()) if cuda.is_available() else ()
+print(json.dumps({
+    "version": torch.__version__,
+    "built_for": torch.version.cuda or torch.version.hip,
+    "gpus": [[cuda.get_device_name(i), cuda.get_device_properties(i).total_memory] for i in devices],
+    "mps": torch.backends.mps.is_available(),
+    "triton": triton is not None,
+}))
+"""
+
+
+def torch_and_gpu() -> list[Finding]:
+    """What torch can use, and whether torch.compile, which nnU-Net switches on for CUDA, can work."""
+    probe = _python(_TORCH)
+    if probe.returncode:
+        fix = "install torch and torchvision as https://pytorch.org/get-started says, in one command"
+        return [Finding("problem", "torch", f"cannot be imported: {_last_line(probe)}", fix)]
+    facts: dict[str, Any] = json.loads(probe.stdout.strip().splitlines()[-1])
+    version = Finding("ok", "torch", facts["version"])
+    if _major_minor(facts["version"]) == (2, 9):
+        found = f"{facts['version']}: 3D convolutions with mixed precision are several times slower (pytorch #166122)"
+        version = Finding(
+            "warning",
+            "torch",
+            found,
+            f"another version, in one command: pip install 'torch!=2.9.*' torchvision{_index()}",
+        )
+    return [version, _gpu(facts), _compile(facts)]
+
+
+def _gpu(facts: dict[str, Any]) -> Finding:
+    if facts["gpus"]:
+        found = ", ".join(f"{name} ({memory / GB:.0f} GB)" for name, memory in facts["gpus"])
+        return Finding("ok", "GPU", found)
+    if facts["mps"]:
+        return Finding("ok", "GPU", "Apple GPU; train and predict with: -device mps")
+    if facts["built_for"]:
+        found, fix = "none that torch can use", "if there is a GPU, update its driver"
+    else:
+        found, fix = "this torch was built without GPU support", "if there is a GPU, install a torch for it"
+    return Finding("warning", "GPU", found, f"{fix}; otherwise train and predict with -device cpu (slow)")
+
+
+def _compile(facts: dict[str, Any]) -> Finding:
+    """nnU-Net compiles on CUDA outside Windows unless nnUNet_compile says no (``nnUNetTrainer._do_i_compile``)."""
+    title = "torch.compile"
+    setting = os.environ.get("nnUNet_compile")
+    said = "nnUNet_compile is not set" if setting is None else f"nnUNet_compile={setting}"
+    if not facts["gpus"] or os.name == "nt":
+        return Finding("ok", title, f"not used by nnU-Net here ({said})")
+    if setting is not None and setting.lower() not in ("true", "1", "t"):
+        return Finding("ok", title, f"switched off ({said})")
+    missing = [] if facts["triton"] else ["triton"]
+    # triton takes no other compiler: triton/runtime/build.py
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        missing.append("a C compiler (gcc or clang)")
+    if missing:
+        found = f"training will stop at its first iteration: {' and '.join(missing)} not found ({said})"
+        return Finding("problem", title, found, "install it, or switch compiling off: export nnUNet_compile=f")
+    return Finding("ok", title, f"triton and a C compiler found ({said})")
+
+
+def workers() -> list[Finding]:
+    """Processes and what they share: the usual reasons for 'background workers are no longer alive'."""
+    # As nnU-Net computes them: default_n_proc_DA.py, configuration.py.
+    augmentation, fix_a = _count("nnUNet_n_proc_DA", 12)
+    preprocessing, fix_b = _count("nnUNet_def_n_proc", 8)
+    if fix_a or fix_b:
+        return [finding for finding in (fix_a, fix_b) if finding]
+    cpus = os.cpu_count() or 1
+    augmentation = min(augmentation, cpus)
+    processes = augmentation + max(1, augmentation // 2) if augmentation else 0  # training and validation loader
+    return [
+        _augmentation_workers(augmentation, processes, cpus),
+        _preprocessing_workers(preprocessing, cpus),
+        *_memory(processes),
+        *_shared_memory(processes),
+        *_open_files(),
+    ]
+
+
+def _count(variable: str, default: int) -> tuple[int, Finding | None]:
+    value = os.environ.get(variable, str(default))
+    try:
+        return int(value), None
+    except ValueError:
+        found = f"{value!r} is no number; nnU-Net stops when it is imported"
+        return default, Finding("problem", variable, found, f"export {variable}={default}")
+
+
+def _augmentation_workers(augmentation: int, processes: int, cpus: int) -> Finding:
+    title = "nnUNet_n_proc_DA"
+    if augmentation == 0:
+        found = "0: fine for training, but planning crashes (it calls torch.set_num_threads with it)"
+        return Finding("warning", title, found, f"unset {title} before nnUNetv2_plan_and_preprocess")
+    return Finding("ok", title, f"{processes} worker processes in a training on {cpus} CPUs")
+
+
+def _preprocessing_workers(preprocessing: int, cpus: int) -> Finding:
+    title = "nnUNet_def_n_proc"
+    found = f"{preprocessing} processes for preprocessing and export on {cpus} CPUs"
+    if preprocessing > cpus:
+        return Finding("warning", title, found, f"export {title}={cpus}")
+    return Finding("ok", title, found)
+
+
+def _memory(processes: int) -> list[Finding]:
+    if not hasattr(os, "sysconf"):  # Windows
+        return []
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB
+    share = memory / (processes + 1)
+    found = f"{memory:.0f} GB, {share:.1f} GB for each of {processes} workers and the main process"
+    if share < 2:
+        fewer = max(1, int((memory / 2 - 1) / 1.5))
+        return [Finding("warning", "memory", found, f"fewer workers: export nnUNet_n_proc_DA={fewer}")]
+    return [Finding("ok", "memory", found)]
+
+
+def _shared_memory(processes: int, folder: str = "/dev/shm") -> list[Finding]:
+    if not os.path.isdir(folder):  # only Linux has it
+        return []
+    usage = shutil.disk_usage(folder)
+    found = f"{folder}: {usage.total / GB:.1f} GB, {usage.free / GB:.1f} GB free"
+    if usage.free < GB and processes:
+        fix = "with Docker: docker run --ipc=host (or --shm-size=8g); otherwise export nnUNet_n_proc_DA=0 for training"
+        return [Finding("warning", "shared memory", found, fix)]
+    return [Finding("ok", "shared memory", found)]
+
+
+def _open_files() -> list[Finding]:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return []
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < 1024:
+        return [
+            Finding("warning", "open files", f"at most {soft}; workers pass arrays through files", "ulimit -n 4096")
+        ]
+    return [Finding("ok", "open files", "no limit" if soft == resource.RLIM_INFINITY else f"at most {soft}")]
+
+
+CHECKS: tuple[Callable[[], list[Finding]], ...] = (
+    python_and_nnunet,
+    shadowed_nnunet,
+    folders,
+    torchvision_fits,
+    discovery,
+    torch_and_gpu,
+    workers,
+)

@@ -1,0 +1,8 @@
+"""The one exception that a user's input causes."""
+
+
+class InputError(ValueError):
+    """Bad input. The message is one sentence: what was found and where, what was expected, how to fix it.
+
+    The command line prints it without a traceback.
+    """

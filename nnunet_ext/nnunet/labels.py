@@ -1,0 +1,69 @@
+"""One view of nnU-Net's three kinds of target: classes, regions, and either of them with an ignore label.
+
+=================  ==================================================  =======================================
+data set           target of nnU-Net's loader, ``(B, C, *spatial)``    heads of the network
+=================  ==================================================  =======================================
+classes            ``C = 1``, int16 label values                       one per class, background first
+regions            ``C = R``, bool, regions may overlap                one per region, no background
++ ignore label     classes: the value ``ignore_label``;                none
+                   regions: one more channel, last, True = ignore
+=================  ==================================================  =======================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+
+@dataclass(frozen=True)
+class LabelView:
+    """Reads targets of one data set.
+
+    Args:
+        num_heads: output channels of the network, ``K``.
+        has_regions: heads are overlapping regions (sigmoid), not classes (softmax).
+        ignore_label: value of the ignore label, or None.
+    """
+
+    num_heads: int
+    has_regions: bool
+    ignore_label: int | None = None
+
+    @classmethod
+    def from_label_manager(cls, label_manager: Any) -> LabelView:
+        """The view of a data set from nnU-Net's ``LabelManager``."""
+        return cls(label_manager.num_segmentation_heads, label_manager.has_regions, label_manager.ignore_label)
+
+    def annotated(self, target: Tensor) -> Tensor:
+        """``(B, 1, *spatial)`` bool: True where the target says something, False where it says "ignore"."""
+        if self.ignore_label is None:
+            return torch.ones_like(target[:, :1], dtype=torch.bool)
+        if self.has_regions:
+            return ~target[:, -1:].bool()
+        return target != self.ignore_label
+
+    def one_hot(self, target: Tensor) -> Tensor:
+        """``(B, K, *spatial)`` float32; at ignored voxels every channel is 0, so they carry no weight anywhere."""
+        if self.has_regions:
+            return (target[:, : self.num_heads].bool() & self.annotated(target)).float()
+        classes = torch.arange(self.num_heads, device=target.device).view(1, -1, *[1] * (target.ndim - 2))
+        return (target == classes).float()
+
+    def presence(self, target: Tensor) -> Tensor:
+        """``(B, K)`` bool: does class or region ``k`` occur in sample ``b``, outside ignored voxels?"""
+        return self.one_hot(target).flatten(2).any(2)
+
+    def resize(self, target: Tensor, size: Sequence[int]) -> Tensor:
+        """The target at another resolution, nearest neighbour as nnU-Net's deep supervision does it.
+
+        Labels are resized *before* they become one-hot: averaging one-hot maps would blend ignored voxels into classes.
+        """
+        if tuple(target.shape[2:]) == tuple(size):
+            return target
+        return interpolate(target.float(), tuple(size), mode="nearest-exact").to(target.dtype)

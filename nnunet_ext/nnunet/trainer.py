@@ -1,0 +1,208 @@
+"""The common trainer: stock nnU-Net with four seams that every method of this package uses.
+
+1. **Named loss terms.** A method overrides :meth:`CommonTrainer.compute_terms` and returns a dict; the step itself is
+   written once, here. The mean of every term is logged each epoch.
+2. **Auxiliary modules.** What inference does not need (teachers, projection heads) lives in :attr:`CommonTrainer.aux`:
+   optimised with the network, saved in the checkpoint under :data:`CHECKPOINT_KEY`, restored on ``--c``, and absent
+   from ``network_weights``, so that the network stays what nnU-Net planned.
+3. **Schedule from the plans.** Epochs and iterations come from the plans (``nnunet-ext plans``) or from the class name
+   (``…_50epochs``).
+4. **Whole checkpoints.** Written to a temporary file, then renamed: a killed training never leaves half a file.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.collate_outputs import collate_outputs
+from nnunetv2.utilities.helpers import dummy_context
+from torch import Tensor, autocast, nn
+from torch import distributed as dist
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet import plans as plans_file
+from nnunet_ext.nnunet.labels import LabelView
+from nnunet_ext.nnunet.pretrained import install as install_pretrained_weights
+
+CHECKPOINT_KEY = "nnunet_ext"
+SEGMENTATION = "segmentation"
+"""Name of the term that is nnU-Net's own loss."""
+
+GRADIENT_CLIP = 12.0  # nnUNetTrainer.train_step
+
+
+class CommonTrainer(nnUNetTrainer):
+    """Base of all trainers of this package; see the module's docstring."""
+
+    fixed_num_epochs: ClassVar[int | None] = None
+    """Set by the catalogue for ``…_<N>epochs``; wins over the plans."""
+
+    term_weights: ClassVar[Mapping[str, float]] = {}
+    """Weight of every loss term; 1 for a term that is not listed."""
+
+    # nnU-Net reads the parameter names of __init__ and restores the trainer from them: exactly these five
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
+    ) -> None:
+        plans_file.remember_labels(plans, configuration, dataset_json)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.labels = LabelView.from_label_manager(self.label_manager)
+        self.aux = nn.ModuleDict()
+        self._apply_schedule(plans_file.extension_settings(self.configuration_manager.configuration, "schedule"))
+
+    def _apply_schedule(self, schedule: Mapping[str, int]) -> None:
+        unknown = set(schedule) - set(plans_file.SCHEDULE)
+        if unknown:
+            raise InputError(
+                f"Plans {self.plans_manager.plans_name}, configuration {self.configuration_name}: unknown schedule "
+                f"entries {sorted(unknown)}; known are {sorted(plans_file.SCHEDULE)}."
+            )
+        for word, attribute in plans_file.SCHEDULE.items():
+            setattr(self, attribute, schedule.get(word, getattr(self, attribute)))
+        if self.fixed_num_epochs is not None:
+            self.num_epochs = self.fixed_num_epochs
+        # nnU-Net saves every 50 epochs; a schedule of 12 epochs would never be saved before its end
+        self.save_every = max(1, min(50, self.num_epochs // 10))
+
+    # -- what a method overrides ---------------------------------------------------------------------------------
+
+    def build_aux(self) -> Mapping[str, nn.Module]:
+        """Modules that training needs and inference does not, by name. Called once, when the network exists."""
+        return {}
+
+    def compute_terms(self, data: Tensor, target: Tensor | list[Tensor]) -> dict[str, Tensor]:
+        """Forward pass and loss terms of one batch, each a scalar.
+
+        The same names at every call: a term that does not apply to a batch is ``0 *`` something of the graph.
+
+        Args:
+            data: ``(B, C, *spatial)``.
+            target: ``(B, 1 or R, *spatial)``; with deep supervision a list of these, finest first.
+        """
+        return {SEGMENTATION: self.loss(self.network(data), target)}
+
+    # -- nnU-Net's hooks -----------------------------------------------------------------------------------------
+
+    def initialize(self) -> None:
+        super().initialize()
+        install_pretrained_weights()
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        """nnU-Net's, plus the auxiliary modules; it is the first hook that nnU-Net calls when the network exists."""
+        self.aux = nn.ModuleDict(dict(self.build_aux())).to(self.device)
+        optimizer, scheduler = self.build_optimizer()
+        parameters = [parameter for parameter in self.aux.parameters() if parameter.requires_grad]
+        if parameters:
+            optimizer.add_param_group({"params": parameters})
+        return optimizer, scheduler
+
+    def build_optimizer(self) -> tuple[torch.optim.Optimizer, Any]:
+        """Optimizer and schedule of the network's parameters; stock nnU-Net's unless a method overrides it."""
+        return super().configure_optimizers()
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self.aux.train()
+
+    def train_step(self, batch: dict) -> dict:
+        """nnU-Net's training step with named terms; with the term of stock nnU-Net alone it is bit for bit the same."""
+        data = batch["data"].to(self.device, non_blocking=True)
+        target = batch["target"]
+        if isinstance(target, list):
+            target = [t.to(self.device, non_blocking=True) for t in target]
+        else:
+            target = target.to(self.device, non_blocking=True)
+
+        self.optimizer.zero_grad(set_to_none=True)
+        with autocast(self.device.type, enabled=True) if self.device.type == "cuda" else dummy_context():
+            terms = self.compute_terms(data, target)
+            loss = sum(
+                (self.term_weights.get(name, 1.0) * term.float() for name, term in terms.items()),
+                start=torch.zeros((), device=self.device),
+            )
+
+        if self.grad_scaler is not None:
+            self.grad_scaler.scale(loss).backward()
+            self._average_aux_gradients()
+            self.grad_scaler.unscale_(self.optimizer)
+            self._clip_gradients()
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
+        else:
+            loss.backward()
+            self._average_aux_gradients()
+            self._clip_gradients()
+            self.optimizer.step()
+        scalars = {f"loss_{name}": term.detach().cpu().numpy() for name, term in terms.items()}
+        return {"loss": loss.detach().cpu().numpy(), **scalars}
+
+    def _clip_gradients(self) -> None:
+        parameters = [*self.network.parameters(), *self.aux.parameters()]
+        torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
+
+    def _average_aux_gradients(self) -> None:
+        """The network is inside DistributedDataParallel, the auxiliary modules are not."""
+        if self.is_ddp:
+            for parameter in self.aux.parameters():
+                if parameter.grad is not None:
+                    dist.all_reduce(parameter.grad)
+                    parameter.grad /= dist.get_world_size()
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        super().on_train_epoch_end(train_outputs)
+        means = {key: float(np.mean(values)) for key, values in collate_outputs(train_outputs).items() if key != "loss"}
+        if self.is_ddp:
+            gathered: list[dict[str, float]] = [{} for _ in range(dist.get_world_size())]
+            dist.all_gather_object(gathered, means)
+            means = {key: float(np.mean([rank[key] for rank in gathered])) for key in means}
+        for key, mean in means.items():
+            # LocalLogger.log asserts that it knows the key, and the progress plot ends at the shortest list: a new key
+            # starts with a nan for every epoch that was trained without it
+            self.logger.local_logger.my_fantastic_logging.setdefault(key, [float("nan")] * self.current_epoch)
+            self.logger.log(key, mean, self.current_epoch)
+        self.print_to_log_file("train terms", {key.removeprefix("loss_"): round(v, 4) for key, v in means.items()})
+
+    def save_checkpoint(self, filename: str) -> None:
+        # nnUNetTrainer.save_checkpoint builds the dict and writes it in one go, straight onto the file. Written to
+        # memory instead, our state can be added and the file replaced as a whole.
+        buffer = io.BytesIO()
+        super().save_checkpoint(buffer)
+        if buffer.tell() == 0:  # another rank, or checkpointing disabled
+            return
+        buffer.seek(0)
+        checkpoint = torch.load(buffer, map_location="cpu", weights_only=False)
+        checkpoint[CHECKPOINT_KEY] = {"aux": self.aux.state_dict()}
+        target = Path(filename)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        super().load_checkpoint(filename_or_checkpoint)
+        checkpoint = torch.load(filename_or_checkpoint, map_location=self.device, weights_only=False)
+        self.aux.load_state_dict(checkpoint.get(CHECKPOINT_KEY, {}).get("aux", {}))
+
+
+class nnUNetTrainerReference(CommonTrainer):
+    """The common trainer with no method: stock nnU-Net, with our schedules, log and checkpoints.
+
+    The baseline that every method is compared with; its losses equal ``nnUNetTrainer``'s bit for bit.
+    """

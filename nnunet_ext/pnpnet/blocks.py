@@ -1,0 +1,58 @@
+"""Convolution, normalisation and nonlinearity as the plans define them, shared by both branches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ConvDialect:
+    """The ``conv_op``, ``norm_op`` and ``nonlin`` that all modules of one network share.
+
+    Args:
+        conv_op: ``nn.Conv2d`` or ``nn.Conv3d``.
+        norm_op: normalisation, or None.
+        nonlin: nonlinearity of the blocks, or None.
+    """
+
+    conv_op: type[nn.Module]
+    norm_op: type[nn.Module] | None
+    norm_op_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    nonlin: type[nn.Module] | None = nn.LeakyReLU
+    nonlin_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def conv(self, c_in: int, c_out: int, kernel_size: Sequence[int] | int = 1, nonlin: bool = True) -> nn.Module:
+        """conv (no bias) → norm → nonlinearity, or without the last."""
+        return ConvDropoutNormReLU(
+            self.conv_op,
+            c_in,
+            c_out,
+            kernel_size,
+            1,
+            conv_bias=self.norm_op is None,
+            norm_op=self.norm_op,
+            norm_op_kwargs=dict(self.norm_op_kwargs),
+            nonlin=self.nonlin if nonlin else None,
+            nonlin_kwargs=dict(self.nonlin_kwargs),
+        )
+
+
+class ResidualBlock(nn.Module):
+    """``nonlin([1×1 conv, norm, nonlin → k×k conv, norm, nonlin](x) + [1×1 conv, norm](x))``, specification §4.2.
+
+    Input ``(B, c_in, *spatial)``, output ``(B, c_out, *spatial)``.
+    """
+
+    def __init__(self, dialect: ConvDialect, c_in: int, c_out: int, kernel_size: Sequence[int]) -> None:
+        super().__init__()
+        self.main = nn.Sequential(dialect.conv(c_in, c_out), dialect.conv(c_out, c_out, kernel_size))
+        self.shortcut = dialect.conv(c_in, c_out, nonlin=False)
+        self.nonlin = dialect.nonlin(**dialect.nonlin_kwargs) if dialect.nonlin is not None else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.nonlin(self.main(x) + self.shortcut(x))

@@ -1,0 +1,173 @@
+"""The pushing branch: semantic difference module (SDM) with the explicit-implicit differential (EID) kernel.
+
+A skip connection carries detail but little meaning, the decoder below carries meaning but little detail. The module
+takes local differences of both and lets a difference in the *decoder's* feature ``g`` decide where the difference in
+the skip feature ``x`` counts (specification §3)::
+
+    m = D_x(x) · D_g(g) · D_g(g)          D: depthwise convolution with the EID kernel
+    y = x + nonlin(norm(conv(m)))
+
+Read as a step of anisotropic diffusion ``∂F/∂t = div(c(|∇G|) ∇F)`` with conductivity ``c(s) = s²``, which *grows* with
+the guiding gradient: boundaries that the decoder believes in are enhanced, others are left alone.
+
+Deviations from the published code, each with its reason:
+
+* *Unit-norm, zero-sum kernels* (``init="unit"``). With N(0, 1) kernels the product has a standard deviation near 250,
+  overflows float16 at the finest level, and a constant region already "differs" by √19. ``init="randn"`` is the code.
+* *Replicate padding.* Zero padding makes a false edge along the whole border of the patch.
+* *The product is computed in float32* whatever autocast does.
+* *1×1 guidance convolution.* Our guidance is the transposed convolution's output, which has the skip's shape already;
+  the code's 3×3×3 convolution doubles the module's cost. ``guide_kernel_size`` restores it.
+* The published code means to freeze the explicit part and does not (``.detach()`` on a discarded value). Both are here:
+  ``freeze_explicit``; the default trains it, as the code in fact does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from nnunet_ext.pnpnet.blocks import ConvDialect
+
+Initialisation = Literal["unit", "randn"]
+
+
+def explicit_stencil(kernel_size: Sequence[int]) -> Tensor:
+    """The explicit part of the EID kernel: its corners; all other entries are 0.
+
+    A corner's value is the product of the signs of its offsets over the axes that extend (size ≥ 3), so axes of size 1
+    drop out: 8 times the stencil of ∂³/∂x∂y∂z for 3×3×3, 4 times that of ∂²/∂x∂y for 3×3 and 1×3×3. It is blind to
+    boundaries that are parallel to an axis; those are left to the implicit, free part.
+
+    Args:
+        kernel_size: odd sizes per axis.
+
+    Returns:
+        float32 tensor of that shape.
+    """
+    if any(size % 2 == 0 for size in kernel_size):
+        raise ValueError(f"A differential kernel needs odd sizes to have a centre, got {list(kernel_size)}.")
+    stencil = torch.zeros(tuple(kernel_size))
+    for corner in itertools.product(*[(0,) if size == 1 else (0, size - 1) for size in kernel_size]):
+        signs = [1 if index else -1 for index, size in zip(corner, kernel_size, strict=True) if size > 1]
+        stencil[corner] = math.prod(signs)
+    return stencil
+
+
+class DifferentialConv(nn.Module):
+    """Depthwise convolution with the EID kernel; ``(B, C, *spatial)`` → the same shape.
+
+    Args:
+        conv_op: ``nn.Conv2d`` or ``nn.Conv3d``.
+        channels: C.
+        kernel_size: odd sizes per axis.
+        init: implicit entries from N(0, 1) as they are (``"randn"``), or made zero-sum and the whole kernel unit-norm
+            (``"unit"``), so that the response to a constant is 0 and the response to white noise has variance 1.
+        freeze_explicit: keep the corners fixed.
+        padding_mode: ``"replicate"`` or ``"zeros"``.
+    """
+
+    explicit: Tensor
+    implicit_mask: Tensor
+
+    def __init__(
+        self,
+        conv_op: type[nn.Module],
+        channels: int,
+        kernel_size: Sequence[int],
+        *,
+        init: Initialisation = "unit",
+        freeze_explicit: bool = False,
+        padding_mode: Literal["replicate", "zeros"] = "replicate",
+    ) -> None:
+        super().__init__()
+        stencil = explicit_stencil(kernel_size)
+        implicit = stencil == 0
+        if min(kernel_size) == max(kernel_size) == 1:  # nothing extends: an identity that may be scaled
+            implicit = torch.ones_like(implicit)
+        noise = torch.randn(channels, 1, *kernel_size) * implicit
+        kernel = torch.where(implicit, noise, stencil)
+        if init == "unit" and implicit.sum() > 1:
+            spatial = tuple(range(2, kernel.ndim))
+            zero_sum = noise - noise.sum(spatial, keepdim=True) / implicit.sum() * implicit
+            kernel = torch.where(implicit, zero_sum, stencil)
+            kernel = kernel / kernel.square().sum(spatial, keepdim=True).sqrt()
+        self.weight = nn.Parameter(kernel)
+        self.freeze_explicit = freeze_explicit
+        self.register_buffer("explicit", kernel * ~implicit, persistent=freeze_explicit)
+        self.register_buffer("implicit_mask", implicit, persistent=False)
+        self.padding_mode = padding_mode
+        self.padding = [size // 2 for size in kernel_size]
+        self.convolve = torch.nn.functional.conv3d if conv_op is nn.Conv3d else torch.nn.functional.conv2d
+
+    def kernel(self) -> Tensor:
+        """``(C, 1, *kernel_size)``, the kernel that is applied."""
+        return self.explicit + self.weight * self.implicit_mask if self.freeze_explicit else self.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = self.kernel().to(x.dtype)
+        if self.padding_mode == "zeros":
+            return self.convolve(x, kernel, padding=self.padding, groups=x.shape[1])
+        widths = [width for size in reversed(self.padding) for width in (size, size)]
+        return self.convolve(pad(x, widths, mode="replicate"), kernel, groups=x.shape[1])
+
+
+class SemanticDifferenceModule(nn.Module):
+    """Refines a skip feature under the guidance of the decoder feature of the same shape.
+
+    Args:
+        dialect: convolution, norm and nonlinearity.
+        channels: C of skip and guidance.
+        kernel_size: of the EID kernels and of the convolution that mixes the product.
+        guide_kernel_size: of the convolution on the guidance; None: 1 per axis.
+        init, freeze_explicit, padding_mode: see :class:`DifferentialConv`.
+    """
+
+    def __init__(
+        self,
+        dialect: ConvDialect,
+        channels: int,
+        kernel_size: Sequence[int],
+        *,
+        guide_kernel_size: Sequence[int] | None = None,
+        init: Initialisation = "unit",
+        freeze_explicit: bool = False,
+        padding_mode: Literal["replicate", "zeros"] = "replicate",
+    ) -> None:
+        super().__init__()
+        self.guide = dialect.conv(channels, channels, guide_kernel_size or [1] * len(kernel_size), nonlin=False)
+
+        def difference() -> DifferentialConv:
+            return DifferentialConv(
+                dialect.conv_op,
+                channels,
+                kernel_size,
+                init=init,
+                freeze_explicit=freeze_explicit,
+                padding_mode=padding_mode,
+            )
+
+        self.skip_difference = difference()
+        self.guide_difference = difference()
+        self.mix = dialect.conv(channels, channels, kernel_size)
+
+    def forward(self, skip: Tensor, guide: Tensor) -> Tensor:
+        """
+        Args:
+            skip: ``(B, C, *spatial)``, feature of the encoder.
+            guide: ``(B, C, *spatial)``, upsampled feature of the decoder.
+
+        Returns:
+            ``(B, C, *spatial)``.
+        """
+        guide = self.guide(guide)
+        with torch.autocast(skip.device.type, enabled=False):
+            dtype = torch.promote_types(skip.dtype, torch.float32)
+            difference = self.skip_difference(skip.to(dtype)) * self.guide_difference(guide.to(dtype)).square()
+        return skip + self.mix(difference.to(guide.dtype))

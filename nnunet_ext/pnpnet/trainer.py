@@ -1,0 +1,135 @@
+"""Trainers of PnPNet: both branches, each alone, and the published code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, ClassVar
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import Tensor, nn
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.plans import extension_settings
+from nnunet_ext.nnunet.pretrained import unwrap
+from nnunet_ext.nnunet.trainer import SEGMENTATION, CommonTrainer
+from nnunet_ext.nnunet.unet import PlannedUNet
+from nnunet_ext.pnpnet.blocks import ConvDialect
+from nnunet_ext.pnpnet.losses import PaperCenterLoss, center_loss
+from nnunet_ext.pnpnet.network import PnPNet, PnPNetOptions, Pulled
+
+CENTERS = "centers"
+
+
+class nnUNetTrainerPnPNet(CommonTrainer):
+    """Pushing and pulling branch with the sound defaults of :class:`~nnunet_ext.pnpnet.network.PnPNetOptions`."""
+
+    options: ClassVar[PnPNetOptions] = PnPNetOptions()
+
+    # 0.1 in the published code, beside 0.5·CE + 0.5·Dice; nnU-Net's loss is 1·CE + 1·Dice
+    term_weights: ClassVar[Mapping[str, float]] = {CENTERS: 0.2}
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: Any,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """The planned network with our branches; nnU-Net calls this for training and for inference."""
+        planned = nnUNetTrainer.build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+        )
+        settings = configuration_manager.configuration
+        return PnPNet(
+            PlannedUNet(planned),
+            cls.options_from(extension_settings(settings, "pnpnet")),
+            exclusive=not extension_settings(settings, "labels").get("has_regions", False),
+            patch_size=configuration_manager.patch_size,
+        )
+
+    @classmethod
+    def options_from(cls, overrides: Mapping[str, Any]) -> PnPNetOptions:
+        """The options of this class with those of a plans file on top."""
+        known = {field.name for field in fields(PnPNetOptions)}
+        if unknown := set(overrides) - known:
+            raise InputError(f"The plans have unknown pnpnet options {sorted(unknown)}; known are {sorted(known)}.")
+        return replace(cls.options, **overrides)
+
+    def initialize(self) -> None:
+        super().initialize()
+        batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.network.modules())
+        if batch_norm and self.batch_size < 2 and not self.is_ddp:
+            raise InputError(
+                f"{type(self).__name__} has BatchNorm, but configuration {self.configuration_name} of plans "
+                f"{self.plans_manager.plans_name} trains with batch size {self.batch_size}, where it cannot estimate "
+                "statistics; write plans with a larger batch (nnunet-ext plans … --batch-size 2)."
+            )
+
+    def compute_terms(self, data: Tensor, target: Tensor | list[Tensor]) -> dict[str, Tensor]:
+        output, pulled = self.network(data)
+        terms = {SEGMENTATION: self.loss(output, target)}
+        if pulled is not None:
+            terms[CENTERS] = self.center_term(pulled, target[0] if isinstance(target, list) else target)
+        return terms
+
+    def center_term(self, pulled: Pulled, target: Tensor) -> Tensor:
+        """Centre supervision; ``target`` at full resolution."""
+        target = self.labels.resize(target, pulled.values.shape[2:])
+        return center_loss(pulled.centers, pulled.values, self.labels.one_hot(target))
+
+
+class nnUNetTrainerSDM(nnUNetTrainerPnPNet):
+    """The pushing branch alone: semantic difference modules on the skip connections."""
+
+    options: ClassVar[PnPNetOptions] = PnPNetOptions(pull=False)
+
+
+class nnUNetTrainerCCM(nnUNetTrainerPnPNet):
+    """The pulling branch alone: class clustering, gated by the planned decoder."""
+
+    options: ClassVar[PnPNetOptions] = PnPNetOptions(push=False)
+
+
+class nnUNetTrainerPnPNetPaper(nnUNetTrainerPnPNet):
+    """The published code: its neck, its centre supervision, its optimiser, no deep supervision.
+
+    Three things stay nnU-Net's, because the comparison is about the method: the planned backbone, the unweighted
+    Dice + CE (the code weights classes by hand for each data set), and sliding-window inference with one checkpoint
+    (the code crops to the bounding box of the ground truth and averages three checkpoints).
+    """
+
+    options: ClassVar[PnPNetOptions] = PnPNetOptions.paper()
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.enable_deep_supervision = False
+        self.initial_lr = 5e-4
+        self.weight_decay = 1e-5
+
+    def build_optimizer(self) -> tuple[torch.optim.Optimizer, Any]:
+        """AdamW with cosine warm restarts every 25 epochs (specification §5)."""
+        optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
+        return optimizer, torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=25, eta_min=5e-6)
+
+    def build_aux(self) -> Mapping[str, nn.Module]:
+        network = unwrap(self.network)
+        assert isinstance(network, PnPNet)
+        assert network.pull is not None
+        norm = nn.BatchNorm3d if network.planned.dim == 3 else nn.BatchNorm2d
+        dialect = ConvDialect(network.planned.conv_op, norm, nonlin=nn.ReLU)
+        channels = network.planned.channels[network.pull.levels[0]]
+        return {CENTERS: PaperCenterLoss(dialect, channels, self.options.dim)}
+
+    def center_term(self, pulled: Pulled, target: Tensor) -> Tensor:
+        return self.aux[CENTERS](pulled.centers, pulled.feature, self.labels.one_hot(target))
