@@ -31,6 +31,7 @@ from nnunet_ext.version import __version__
 GB = 1024**3
 TRAINER = "nnUNetTrainerReference"
 INSTALL_NNUNET = 'pip install "nnunetv2>=2.8,<3"'
+REINSTALL_NNUNET = 'pip install --force-reinstall --no-deps "nnunetv2>=2.8,<3"'
 EXPORT = f'export {VARIABLE}="$(nnunet-ext path)"  (or, once and for all: nnunet-ext enable)'
 
 
@@ -46,17 +47,23 @@ class Finding:
 
 def run() -> int:
     """Print all findings; 1 if one of them is a problem, else 0."""
-    print(f"nnunet-ext {__version__} in {sys.prefix} (this takes some seconds)", flush=True)
+    _say(f"nnunet-ext {__version__} in {sys.prefix} (this takes some seconds)")
     findings = diagnose()
     width = max(len(finding.title) for finding in findings)
     for finding in findings:
-        print(f"{finding.level:<7}  {finding.title:<{width}}  {finding.found}")
+        _say(f"{finding.level:<7}  {finding.title:<{width}}  {finding.found}")
         if finding.fix:
-            print(f"{'':<7}  {'':<{width}}  -> {finding.fix}")
+            _say(f"{'':<7}  {'':<{width}}  -> {finding.fix}")
     problems = sum(finding.level == "problem" for finding in findings)
     warnings = sum(finding.level == "warning" for finding in findings)
-    print(f"\n{problems} problem(s), {warnings} warning(s)")
+    _say(f"\n{problems} problem(s), {warnings} warning(s)")
     return 1 if problems else 0
+
+
+def _say(line: str) -> None:
+    """Print ``line`` on any terminal; folder names may hold what its encoding does not know."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def diagnose() -> list[Finding]:
@@ -112,58 +119,37 @@ def _major_minor(version: str) -> tuple[int, int]:
 
 def shadowed_nnunet() -> list[Finding]:
     """Is the nnunetv2 that Python imports the one that was installed? Forks bring a package of the same name."""
-    title = "one nnunetv2"
-    reinstall = f"pip install --force-reinstall --no-deps {shlex.quote('nnunetv2>=2.8,<3')}"
+    title = "package nnunetv2"
     findings = []
     providers = sorted(set(metadata.packages_distributions().get("nnunetv2", [])))
     forks = [name for name in providers if name != "nnunetv2"]
     if forks:
-        findings.append(
-            Finding(
-                "problem",
-                title,
-                f"the package nnunetv2 is also brought by {', '.join(forks)} (a fork of nnU-Net?)",
-                f"pip uninstall {' '.join(forks)}, then {reinstall}; or give the fork an environment of its own",
-            )
-        )
+        found = f"brought by {', '.join(forks)} (a fork of nnU-Net?) in place of nnU-Net or mixed with it"
+        fix = f"pip uninstall {' '.join(forks)}, then {REINSTALL_NNUNET}; or give the fork an environment of its own"
+        findings.append(Finding("problem", title, found, fix))
+
     probe = _python(
-        "import importlib.util as util, json; spec = util.find_spec('nnunetv2')\n"
-        "print(json.dumps(spec and [spec.origin, list(spec.submodule_search_locations or [])]))"
+        "import importlib.util, json; spec = importlib.util.find_spec('nnunetv2')\n"
+        "print(json.dumps([spec.origin, *(spec.submodule_search_locations or ())] if spec else ['']))"
     )
-    imported = json.loads(probe.stdout) if probe.returncode == 0 else None
-    if imported is None:
-        findings.append(Finding("problem", title, "nnunetv2 cannot be imported", INSTALL_NNUNET))
-    elif imported[0] is None:
-        findings.append(
-            Finding(
-                "problem",
-                title,
-                f"nnunetv2 is only a folder without code: {', '.join(imported[1])}",
-                f"delete that folder, then {reinstall}",
-            )
-        )
+    origin, *locations = json.loads(probe.stdout)
+    if origin == "":
+        findings.append(Finding("problem", title, "cannot be found by Python", REINSTALL_NNUNET))
+    elif origin is None:
+        found = f"only a folder without __init__.py: {', '.join(locations)}"
+        findings.append(Finding("problem", title, found, f"delete that folder, then {REINSTALL_NNUNET}"))
     elif "nnunetv2" in providers:
-        root, origin = _installed_root(metadata.distribution("nnunetv2")), Path(imported[0]).resolve()
-        if not origin.is_relative_to(root):
-            findings.append(
-                Finding(
-                    "problem",
-                    title,
-                    f"Python imports {origin.parent}, but nnunetv2 was installed in {root}",
-                    "remove the folder above it from PYTHONPATH, or uninstall the package that it belongs to",
-                )
-            )
+        root = _installed_root(metadata.distribution("nnunetv2"))
+        if not Path(origin).resolve().is_relative_to(root):
+            found = f"Python imports {Path(origin).parent}, but pip installed it in {root}"
+            fix = "take its parent folder out of PYTHONPATH, or uninstall the package that brought it"
+            findings.append(Finding("problem", title, found, fix))
+
     here = Path("nnunetv2").resolve()
-    if here.is_dir() and not (imported and imported[0] and Path(imported[0]).resolve().is_relative_to(here)):
-        findings.append(
-            Finding(
-                "warning",
-                title,
-                f"the current folder contains {here}, which python -m, python -c and notebooks import instead",
-                "work in another folder, or rename that one",
-            )
-        )
-    return findings or [Finding("ok", title, str(Path(imported[0]).parent))]
+    if here.is_dir() and not (origin and Path(origin).resolve().is_relative_to(here)):
+        found = f"python -m, python -c and notebooks started in this folder import {here} instead"
+        findings.append(Finding("warning", title, found, "work in another folder, or rename that one"))
+    return findings or [Finding("ok", title, str(Path(origin).parent))]
 
 
 def _installed_root(distribution: metadata.Distribution) -> Path:
@@ -197,7 +183,10 @@ def _folder(variable: str, needed: bool) -> Finding:
     if not os.access(value, os.R_OK | os.X_OK | (os.W_OK if needed else 0)):
         right = "written to" if needed else "read"
         return Finding(
-            level, variable, f"{value} cannot be {right}", f"give yourself that right, or export {variable}=…"
+            level,
+            variable,
+            f"{value} cannot be {right}",
+            f"give yourself that right, or export {variable}=/another/folder",
         )
     free = shutil.disk_usage(value).free / GB
     found = f"{value} ({free:.0f} GB free)"
@@ -210,20 +199,15 @@ def _folder(variable: str, needed: bool) -> Finding:
 
 
 def torchvision_fits() -> list[Finding]:
-    """A torchvision that does not fit torch breaks nnU-Net's search: it imports all its own trainers, and timm, first."""
+    """nnU-Net's search imports all stock trainers first, these timm, and that a torchvision which must fit torch."""
     probe = _python("import torchvision; print(torchvision.__version__)")
     if probe.returncode == 0:
         return [Finding("ok", "torchvision", probe.stdout.strip().splitlines()[-1])]
     error = _last_line(probe)
     why = "torch and torchvision do not fit together" if "operator torchvision::" in error else "it cannot be imported"
-    return [
-        Finding(
-            "problem",
-            "torchvision",
-            f"{why}, which breaks the search for every trainer but nnUNetTrainer: {error}",
-            f"install both from the same index in one command: pip install --force-reinstall torch torchvision{_index()}",
-        )
-    ]
+    found = f"{why}, which breaks the search for every trainer but nnUNetTrainer: {error}"
+    fix = f"install both from one index in one command: pip install --force-reinstall torch torchvision{_index()}"
+    return [Finding("problem", "torchvision", found, fix)]
 
 
 def _index() -> str:
@@ -239,39 +223,33 @@ def discovery() -> list[Finding]:
     """Does nnU-Net find our trainers with the variable as the user has set it?"""
     value = os.environ.get(VARIABLE, "")
     entries = [entry for entry in value.split(os.pathsep) if entry.strip()]
-    findings = [
-        Finding(
-            "warning",
-            VARIABLE,
-            f"{entry} does not exist; nnU-Net skips it silently",
-            f"correct it or take it out of {VARIABLE}",
-        )
-        for entry in entries
-        if not os.path.exists(entry)
-    ]
-    harmful = [finding for finding in map(_harmful, entries) if finding]
-    if harmful:
-        return findings + harmful
-    ours = discovery_folder().resolve()
-    if ours not in [Path(entry).resolve() for entry in entries]:
-        found = f"does not name {ours}: {value}" if entries else "not set, so nnU-Net does not find these trainers"
+    findings = []
+    for entry in entries:
+        if not os.path.exists(entry):
+            fix = f"correct it or take it out of {VARIABLE}"
+            findings.append(Finding("warning", VARIABLE, f"{entry} does not exist; nnU-Net skips it silently", fix))
+        elif harm := _harm(entry):
+            fix = f"take it out of {VARIABLE}, then {EXPORT}"
+            findings.append(Finding("problem", VARIABLE, f"{entry} {harm}", fix))
+    if any(finding.level == "problem" for finding in findings):
+        return findings
+    if discovery_folder().resolve() not in [Path(entry).resolve() for entry in entries]:
+        found = f"does not name {discovery_folder()}" if entries else "not set, so nnU-Net does not find these trainers"
         return [*findings, Finding("problem", VARIABLE, found, EXPORT)]
     return [*findings, _lookup()]
 
 
-def _harmful(entry: str) -> Finding | None:
-    """nnU-Net imports every module in an entry and then forgets those that came from there."""
-    folder, package, ours = Path(entry).resolve(), Path(__file__).resolve().parent, discovery_folder().resolve()
-    packages = {*site.getsitepackages(), site.getusersitepackages(), *map(sysconfig.get_path, ("purelib", "platlib"))}
-    if folder == ours:
-        return None
-    if folder in {Path(path).resolve() for path in packages}:
-        why = "names site-packages: nnU-Net would import everything in it"
-    elif folder == package or package in folder.parents or folder == package.parent:
-        why = "holds this package's code: its classes could not be pickled for data-loader workers"
-    else:
-        return None
-    return Finding("problem", VARIABLE, f"{entry} {why}", f"take it out of {VARIABLE}, then {EXPORT}")
+def _harm(entry: str) -> str:
+    """Why nnU-Net must not search ``entry``: it imports every module in it and then forgets those modules again."""
+    folder, package = Path(entry).resolve(), Path(__file__).resolve().parent
+    installed = {*site.getsitepackages(), site.getusersitepackages(), *map(sysconfig.get_path, ("purelib", "platlib"))}
+    if folder == discovery_folder().resolve():
+        return ""
+    if folder in {Path(path).resolve() for path in installed}:
+        return "is site-packages: nnU-Net would import everything in it"
+    if folder.is_relative_to(package) or (folder / "nnunet_ext" / "__init__.py").is_file():
+        return "holds the code of nnunet_ext: its classes could not be pickled for data-loader workers"
+    return ""
 
 
 def _lookup() -> Finding:
@@ -283,37 +261,21 @@ def _lookup() -> Finding:
     )
     lines = probe.stdout.strip().splitlines()
     if probe.returncode == 0:
-        module = lines[-1]
-        if module.startswith("nnunet_ext."):
-            return Finding("ok", title, f"nnU-Net finds {TRAINER} in {module}")
-        return Finding(
-            "problem",
-            title,
-            f"{TRAINER} comes from {module}, not from nnunet_ext",
-            f"put the folder of nnunet_ext first in {VARIABLE}",
-        )
+        if lines[-1].startswith("nnunet_ext."):
+            return Finding("ok", title, f"nnU-Net finds {TRAINER} in {lines[-1]}")
+        found = f"{TRAINER} comes from {lines[-1]}, not from nnunet_ext"
+        return Finding("problem", title, found, f"put {discovery_folder()} first in {VARIABLE}")
     searched = [line.partition(": ")[2] for line in lines if line.startswith("Searching in: ")]
     if not searched:
-        return Finding(
-            "problem",
-            title,
-            f"nnU-Net cannot import its own trainers: {_last_line(probe)}",
-            "install what the error names; if it names torchvision, see there",
-        )
+        found = f"nnU-Net cannot import its own trainers: {_last_line(probe)}"
+        return Finding("problem", title, found, "install what the error names; if it names torchvision, see there")
     entry = searched[-1]
     if Path(entry).resolve() == discovery_folder().resolve():
-        return Finding(
-            "problem",
-            title,
-            f"{TRAINER} cannot be imported: {_last_line(probe)}",
-            "pip install --force-reinstall --no-deps nnunet-ext, and what the error names",
-        )
-    return Finding(
-        "problem",
-        title,
-        f"a module in {entry} cannot be imported: {_last_line(probe)}",
-        f"repair it or take {entry} out of {VARIABLE}: it hides all trainers that are searched after it",
-    )
+        found = f"{TRAINER} cannot be imported: {_last_line(probe)}"
+        return Finding("problem", title, found, "install what the error names, or install nnunet-ext again")
+    found = f"a module in {entry} cannot be imported: {_last_line(probe)}"
+    fix = f"repair it or take {entry} out of {VARIABLE}: nnU-Net stops there and finds nothing that comes after it"
+    return Finding("problem", title, found, fix)
 
 
 # --- the machine ------------------------------------------------------------------------------------------------------
@@ -436,9 +398,9 @@ def _memory(processes: int) -> list[Finding]:
         return []
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB
     share = memory / (processes + 1)
-    found = f"{memory:.0f} GB, {share:.1f} GB for each of {processes} workers and the main process"
+    found = f"{memory:.0f} GB, {share:.1f} GB for each of the {processes + 1} processes of a training"
     if share < 2:
-        fewer = max(1, int((memory / 2 - 1) / 1.5))
+        fewer = max(1, int((memory / 2 - 1) / 1.5))  # n + n / 2 workers and the main process, 2 GB each
         return [Finding("warning", "memory", found, f"fewer workers: export nnUNet_n_proc_DA={fewer}")]
     return [Finding("ok", "memory", found)]
 

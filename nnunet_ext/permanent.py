@@ -33,9 +33,9 @@ def _site_packages() -> Path:
     return Path(sysconfig.get_paths()["purelib"])
 
 
-def _files() -> dict[str, str]:
+def _files(python: tuple[int, ...] = sys.version_info[:2]) -> dict[str, str]:
     """What this version of Python reads at its start: file name -> content."""
-    return {_PTH: _IMPORT_LINE} | ({_START: _ENTRY_POINT} if sys.version_info >= (3, 18) else {})
+    return {_PTH: _IMPORT_LINE} | ({_START: _ENTRY_POINT} if python >= (3, 18) else {})
 
 
 def _write(path: Path, text: str) -> None:

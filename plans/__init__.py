@@ -1,0 +1,1 @@
+"""Presets for plans files, as data; see ``README.md`` in this folder."""

@@ -1,0 +1,157 @@
+"""The common trainer: stock nnU-Net plus named terms, auxiliary modules, schedules and whole checkpoints."""
+
+import json
+import os
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.trainer import CHECKPOINT_KEY, CommonTrainer
+from tests import tiny
+
+
+@pytest.mark.parametrize("kind", tiny.LABELS)
+@pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
+def test_the_reference_trainer_computes_the_losses_of_stock_nnunet_bit_for_bit(make_trainer, kind, configuration):
+    stock = make_trainer(nnUNetTrainer, kind=kind, configuration=configuration)
+    ours = make_trainer("nnUNetTrainerReference", kind=kind, configuration=configuration)
+    for step in range(3):
+        expected = stock.train_step(tiny.batch(stock, seed=step))["loss"]
+        got = ours.train_step(tiny.batch(ours, seed=step))
+        assert got["loss"] == expected
+        assert got["loss_segmentation"] == expected
+    for a, b in zip(stock.network.parameters(), ours.network.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+class TrainerWithTerms(CommonTrainer):
+    """Two terms, one of them from an auxiliary module with parameters."""
+
+    term_weights: ClassVar = {"extra": 0.5}
+
+    def build_aux(self):
+        return {"head": nn.Linear(1, 1, bias=False)}
+
+    def compute_terms(self, data, target):
+        terms = super().compute_terms(data, target)
+        return {**terms, "extra": self.aux["head"](torch.ones(1, 1)).sum()}
+
+
+def test_terms_are_weighted_and_returned_by_name(make_trainer):
+    trainer = make_trainer(TrainerWithTerms)
+    result = trainer.train_step(tiny.batch(trainer))
+    assert result["loss"] == pytest.approx(result["loss_segmentation"] + 0.5 * result["loss_extra"], abs=1e-6)
+
+
+def test_auxiliary_parameters_are_optimised_but_are_no_network_weights(make_trainer, tmp_path):
+    trainer = make_trainer(TrainerWithTerms)
+    before = trainer.aux["head"].weight.item()
+    trainer.train_step(tiny.batch(trainer))
+    assert trainer.aux["head"].weight.item() != before
+    trainer.save_checkpoint(str(tmp_path / "c.pth"))
+    checkpoint = torch.load(tmp_path / "c.pth", weights_only=False)
+    stock = make_trainer(nnUNetTrainer)
+    assert checkpoint["network_weights"].keys() == stock.network.state_dict().keys()
+    assert list(checkpoint[CHECKPOINT_KEY]["aux"]) == ["head.weight"]
+
+
+def test_a_restored_training_continues_as_if_it_had_not_been_interrupted(make_trainer, tmp_path):
+    trainer = make_trainer(TrainerWithTerms)
+    trainer.train_step(tiny.batch(trainer))
+    trainer.save_checkpoint(str(tmp_path / "c.pth"))
+    restored = make_trainer(TrainerWithTerms, seed=1)
+    restored.load_checkpoint(str(tmp_path / "c.pth"))
+    for step in range(1, 3):
+        expected = trainer.train_step(tiny.batch(trainer, seed=step))
+        assert restored.train_step(tiny.batch(restored, seed=step)) == expected
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one_and_no_temporary_file(
+    make_trainer, tmp_path, monkeypatch
+):
+    trainer = make_trainer("nnUNetTrainerReference")
+    file = tmp_path / "checkpoint_latest.pth"
+    trainer.save_checkpoint(str(file))
+    good = file.read_bytes()
+
+    def disk_full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        trainer.save_checkpoint(str(file))
+    assert file.read_bytes() == good
+    assert os.listdir(tmp_path).count("checkpoint_latest.pth") == 1
+    assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
+
+
+def test_no_checkpoint_is_written_when_checkpointing_is_disabled(make_trainer, tmp_path):
+    trainer = make_trainer("nnUNetTrainerReference")
+    trainer.disable_checkpointing = True
+    trainer.save_checkpoint(str(tmp_path / "c.pth"))
+    assert not (tmp_path / "c.pth").exists()
+
+
+def test_the_mean_of_every_term_is_logged_and_the_progress_plot_still_works(make_trainer, tmp_path):
+    trainer = make_trainer(TrainerWithTerms)
+    log = trainer.logger.local_logger.my_fantastic_logging
+    for epoch in range(2):
+        trainer.current_epoch = epoch
+        trainer.on_epoch_start()
+        trainer.on_train_epoch_start()
+        trainer.on_train_epoch_end([{"loss": np.float32(1), "loss_extra": np.float32(v)} for v in (1.0, 3.0)])
+        for key in ("mean_fg_dice", "val_losses"):
+            trainer.logger.log(key, 0.5, epoch)
+        trainer.logger.log("dice_per_class_or_region", [0.5, 0.5], epoch)
+        trainer.logger.log("epoch_end_timestamps", log["epoch_start_timestamps"][-1] + 1, epoch)
+    assert log["loss_extra"] == [2.0, 2.0]
+    trainer.logger.plot_progress_png(str(tmp_path))
+    assert (tmp_path / "progress.png").stat().st_size > 0
+    assert "'extra': 2.0" in Path(trainer.log_file).read_text()
+
+
+def test_a_term_that_was_not_logged_before_does_not_trip_nnunets_logger(make_trainer):
+    trainer = make_trainer(TrainerWithTerms)
+    trainer.current_epoch = 3
+    log = trainer.logger.local_logger.my_fantastic_logging
+    log["train_losses"] = [0.0] * 3
+    trainer.on_train_epoch_end([{"loss": np.float32(1), "loss_extra": np.float32(2)}])
+    assert np.isnan(log["loss_extra"][:3]).all()
+    assert log["loss_extra"][3] == 2.0
+
+
+def test_the_schedule_comes_from_the_plans(make_trainer):
+    plans = tiny.plans()
+    plans["configurations"]["3d_fullres"]["nnunet_ext"] = {
+        "schedule": {"epochs": 7, "iterations": 11, "validation_iterations": 3}
+    }
+    trainer = make_trainer("nnUNetTrainerReference", plans=plans)
+    assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == (7, 11, 3)
+    assert trainer.save_every == 1
+    assert make_trainer("nnUNetTrainerReference_50epochs", plans=plans).num_epochs == 50
+
+
+def test_without_a_schedule_it_is_nnunets(make_trainer):
+    stock, ours = make_trainer(nnUNetTrainer), make_trainer("nnUNetTrainerReference")
+    for name in ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "save_every"):
+        assert getattr(ours, name) == getattr(stock, name)
+
+
+def test_an_unknown_schedule_entry_gets_one_clear_sentence(make_trainer):
+    plans = tiny.plans()
+    plans["configurations"]["3d_fullres"]["nnunet_ext"] = {"schedule": {"epoch": 7}}
+    with pytest.raises(InputError, match=r"unknown schedule entries \['epoch'\]; known are"):
+        make_trainer("nnUNetTrainerReference", plans=plans)
+
+
+def test_whether_labels_are_regions_travels_with_the_plans(make_trainer):
+    for kind, expected in (("classes", False), ("regions", True)):
+        trainer = make_trainer("nnUNetTrainerReference", kind=kind)
+        saved = json.loads(json.dumps(trainer.plans_manager.plans))
+        assert saved["configurations"]["3d_fullres"]["nnunet_ext"]["labels"] == {"has_regions": expected}

@@ -1,0 +1,187 @@
+"""Tiny plans, networks, targets and data sets that are real enough for nnU-Net's own code to run on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import nn
+
+DATASET = "Dataset901_Tiny"
+LABELS: dict[str, dict[str, Any]] = {
+    "classes": {"labels": {"background": 0, "left": 1, "right": 2}},
+    "regions": {"labels": {"background": 0, "whole": [1, 2], "right": 2}, "regions_class_order": [1, 2]},
+    "ignore": {"labels": {"background": 0, "left": 1, "right": 2, "ignore": 3}},
+    "regions+ignore": {
+        "labels": {"background": 0, "whole": [1, 2], "right": 2, "ignore": 3},
+        "regions_class_order": [1, 2],
+    },
+}
+
+
+def dataset_json(kind: str = "classes") -> dict[str, Any]:
+    return {"channel_names": {"0": "MRI"}, "numTraining": 6, "file_ending": ".nii.gz", **deepcopy(LABELS[kind])}
+
+
+def architecture(
+    dim: int = 3,
+    *,
+    residual: bool = False,
+    features: Sequence[int] = (4, 6, 8),
+    kernel_sizes: Sequence[Sequence[int]] | None = None,
+    strides: Sequence[Sequence[int]] | None = None,
+) -> dict[str, Any]:
+    """The ``architecture`` entry of a configuration."""
+    stages = len(features)
+    return {
+        "network_class_name": "dynamic_network_architectures.architectures.unet."
+        + ("ResidualEncoderUNet" if residual else "PlainConvUNet"),
+        "arch_kwargs": {
+            "n_stages": stages,
+            "features_per_stage": list(features),
+            "conv_op": f"torch.nn.modules.conv.Conv{dim}d",
+            "kernel_sizes": [list(k) for k in kernel_sizes or [[3] * dim] * stages],
+            "strides": [list(s) for s in strides or [[1] * dim] + [[2] * dim] * (stages - 1)],
+            "n_blocks_per_stage" if residual else "n_conv_per_stage": [1] * stages,
+            "n_conv_per_stage_decoder": [1] * (stages - 1),
+            "conv_bias": True,
+            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dim}d",
+            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    }
+
+
+def configuration(dim: int = 3, patch_size: Sequence[int] | None = None, **network: Any) -> dict[str, Any]:
+    resampling = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
+    return {
+        "data_identifier": f"nnUNetPlans_{dim}d",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 2,
+        "patch_size": list(patch_size or [16] * dim),
+        "median_image_size_in_voxels": [16.0] * dim,
+        "spacing": [1.0] * dim,
+        "normalization_schemes": ["ZScoreNormalization"],
+        "use_mask_for_norm": [False],
+        "resampling_fn_data": "resample_data_or_seg_to_shape",
+        "resampling_fn_seg": "resample_data_or_seg_to_shape",
+        "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
+        "resampling_fn_data_kwargs": resampling,
+        "resampling_fn_seg_kwargs": {**resampling, "is_seg": True},
+        "resampling_fn_probabilities_kwargs": resampling,
+        "architecture": architecture(dim, **network),
+        "batch_dice": dim == 2,
+    }
+
+
+def plans(**configurations: dict[str, Any]) -> dict[str, Any]:
+    """Plans with these configurations, ``3d_fullres`` and ``2d`` by default."""
+    return {
+        "dataset_name": DATASET,
+        "plans_name": "nnUNetPlans",
+        "original_median_spacing_after_transp": [1.0, 1.0, 1.0],
+        "original_median_shape_after_transp": [16, 16, 16],
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "experiment_planner_used": "ExperimentPlanner",
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {
+            "0": dict.fromkeys(["max", "mean", "median", "min", "percentile_00_5", "percentile_99_5", "std"], 1.0)
+        },
+        "configurations": configurations or {"3d_fullres": configuration(3), "2d": configuration(2)},
+    }
+
+
+def network(dim: int = 3, *, heads: int = 3, channels: int = 1, deep_supervision: bool = True, **kw: Any) -> nn.Module:
+    """The network that nnU-Net builds from :func:`architecture`."""
+    arch = architecture(dim, **kw)
+    return get_network_from_plans(
+        arch["network_class_name"],
+        arch["arch_kwargs"],
+        arch["_kw_requires_import"],
+        channels,
+        heads,
+        allow_init=True,
+        deep_supervision=deep_supervision,
+    )
+
+
+def write_preprocessed(raw: Path, preprocessed: Path, kind: str = "classes", seed: int = 0) -> Path:
+    """A raw data set of 6 cases and its preprocessed form for both configurations of :func:`plans`.
+
+    Two touching boxes on a noisy background; brightness tells the labels.
+    """
+    description, all_plans = dataset_json(kind), plans()
+    folder = preprocessed / DATASET
+    (folder / "gt_segmentations").mkdir(parents=True)
+    for sub in ("imagesTr", "labelsTr"):
+        (raw / DATASET / sub).mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    manager = PlansManager(all_plans)
+    cases = [f"tiny_{index}" for index in range(6)]
+    for case in cases:
+        label = np.zeros((18, 20, 22), np.uint8)
+        z, y, x = rng.integers(3, 6, 3)
+        label[z : z + 9, y : y + 9, x : x + 5] = 1
+        label[z : z + 9, y : y + 9, x + 5 : x + 11] = 2
+        image = (label + rng.normal(0, 0.3, label.shape)).astype(np.float32)
+        if "ignore" in kind:
+            label[rng.random(label.shape) < 0.3] = 3
+        image_file = raw / DATASET / "imagesTr" / f"{case}_0000.nii.gz"
+        label_file = raw / DATASET / "labelsTr" / f"{case}.nii.gz"
+        sitk.WriteImage(sitk.GetImageFromArray(image), str(image_file))
+        sitk.WriteImage(sitk.GetImageFromArray(label), str(label_file))
+        (folder / "gt_segmentations" / label_file.name).write_bytes(label_file.read_bytes())
+        for name in all_plans["configurations"]:
+            settings = manager.get_configuration(name)
+            output = folder / settings.data_identifier
+            output.mkdir(exist_ok=True)
+            DefaultPreprocessor(verbose=False).run_case_save(
+                str(output / case), [str(image_file)], str(label_file), manager, settings, description
+            )
+    for name, content in {
+        "dataset": description,
+        "nnUNetPlans": all_plans,
+        "dataset_fingerprint": {},
+        "splits_final": [{"train": cases[:4], "val": cases[4:]}],
+    }.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    (raw / DATASET / "dataset.json").write_text(json.dumps(description))
+    return folder
+
+
+def batch(trainer: Any, seed: int = 0) -> dict[str, Any]:
+    """A random batch as nnU-Net's loader would give it to this trainer."""
+    generator = torch.Generator().manual_seed(seed)
+    size = trainer.configuration_manager.patch_size
+    data = torch.randn(trainer.batch_size, trainer.num_input_channels, *size, generator=generator)
+    manager = trainer.label_manager
+    if manager.has_regions:
+        channels = manager.num_segmentation_heads + manager.has_ignore_label
+        full = torch.rand(trainer.batch_size, channels, *size, generator=generator) < 0.5
+    else:
+        values = manager.num_segmentation_heads + manager.has_ignore_label
+        full = torch.randint(0, values, (trainer.batch_size, 1, *size), generator=generator).short()
+    scales = trainer._get_deep_supervision_scales()
+    if scales is None:
+        return {"data": data, "target": full}
+    sizes = [[round(s * f) for s, f in zip(size, scale, strict=True)] for scale in scales]
+    resized = [
+        nn.functional.interpolate(full.float(), tuple(s), mode="nearest-exact").to(full.dtype) if s != size else full
+        for s in sizes
+    ]
+    return {"data": data, "target": resized}
