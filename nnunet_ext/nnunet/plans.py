@@ -191,13 +191,19 @@ def _resolve(plans: dict[str, Any], configuration: str, source: Path) -> dict[st
 
     settings = deepcopy(PlansManager(plans).get_configuration(configuration).configuration)
     settings.pop("inherits_from", None)
-    if "features_per_stage" not in settings["architecture"]["arch_kwargs"]:
-        raise InputError(
-            f"{source}: configuration {configuration} has the network "
-            f"{settings['architecture']['network_class_name'].rsplit('.', 1)[-1]}, which has no U-Net stages; "
-            "presets and trainers of this package need PlainConvUNet or ResidualEncoderUNet plans."
-        )
+    require_unet(settings, f"{source}, configuration {configuration}")
     return settings
+
+
+def require_unet(configuration: Mapping[str, Any], where: str) -> None:
+    """Raise InputError unless the plans describe a U-Net by stages, which presets and trainers can work with."""
+    architecture = configuration["architecture"]
+    if "features_per_stage" not in architecture["arch_kwargs"]:
+        raise InputError(
+            f"{where}: the network {architecture['network_class_name'].rsplit('.', 1)[-1]} has no U-Net stages, but "
+            "presets and trainers of this package need PlainConvUNet or ResidualEncoderUNet; use nnUNetPlans or "
+            "nnUNetResEncUNet(M/L/XL)Plans."
+        )
 
 
 def _apply_preset(settings: dict[str, Any], name: str, preset: Mapping[str, Any]) -> None:

@@ -30,6 +30,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet import plans as plans_file
 from nnunet_ext.nnunet.labels import LabelView
 from nnunet_ext.nnunet.pretrained import install as install_pretrained_weights
+from nnunet_ext.nnunet.unet import PlannedUNet
 
 CHECKPOINT_KEY = "nnunet_ext"
 SEGMENTATION = "segmentation"
@@ -76,6 +77,26 @@ class CommonTrainer(nnUNetTrainer):
         # nnU-Net saves every 50 epochs; a schedule of 12 epochs would never be saved before its end
         self.save_every = max(1, min(50, self.num_epochs // 10))
 
+    @staticmethod
+    def planned_unet(
+        plans_manager: Any,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool,
+    ) -> PlannedUNet:
+        """The planned network, ready to attach modules to; for ``build_network_architecture`` of a method.
+
+        Raises:
+            InputError: the plans describe no U-Net.
+        """
+        plans_file.require_unet(configuration_manager.configuration, f"Plans {plans_manager.plans_name}")
+        return PlannedUNet(
+            nnUNetTrainer.build_network_architecture(
+                plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+            )
+        )
+
     # -- what a method overrides ---------------------------------------------------------------------------------
 
     def build_aux(self) -> Mapping[str, nn.Module]:
@@ -100,17 +121,16 @@ class CommonTrainer(nnUNetTrainer):
         install_pretrained_weights()
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        """nnU-Net's, plus the auxiliary modules; it is the first hook that nnU-Net calls when the network exists."""
+        """Build the auxiliary modules and the optimizer; the first hook that nnU-Net calls when the network exists."""
         self.aux = nn.ModuleDict(dict(self.build_aux())).to(self.device)
-        optimizer, scheduler = self.build_optimizer()
-        parameters = [parameter for parameter in self.aux.parameters() if parameter.requires_grad]
-        if parameters:
-            optimizer.add_param_group({"params": parameters})
-        return optimizer, scheduler
+        return self.build_optimizer([p for p in self.aux.parameters() if p.requires_grad])
 
-    def build_optimizer(self) -> tuple[torch.optim.Optimizer, Any]:
-        """Optimizer and schedule of the network's parameters; stock nnU-Net's unless a method overrides it."""
-        return super().configure_optimizers()
+    def build_optimizer(self, aux_parameters: list[nn.Parameter]) -> tuple[torch.optim.Optimizer, Any]:
+        """Optimizer and schedule for the network and these parameters; stock nnU-Net's unless a method overrides it."""
+        optimizer, scheduler = super().configure_optimizers()
+        if aux_parameters:
+            optimizer.add_param_group({"params": aux_parameters})
+        return optimizer, scheduler
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()

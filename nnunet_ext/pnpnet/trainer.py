@@ -7,14 +7,12 @@ from dataclasses import fields, replace
 from typing import Any, ClassVar
 
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.plans import extension_settings
 from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.trainer import SEGMENTATION, CommonTrainer
-from nnunet_ext.nnunet.unet import PlannedUNet
 from nnunet_ext.pnpnet.blocks import ConvDialect
 from nnunet_ext.pnpnet.losses import PaperCenterLoss, center_loss
 from nnunet_ext.pnpnet.network import PnPNet, PnPNetOptions, Pulled
@@ -40,12 +38,11 @@ class nnUNetTrainerPnPNet(CommonTrainer):
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
         """The planned network with our branches; nnU-Net calls this for training and for inference."""
-        planned = nnUNetTrainer.build_network_architecture(
-            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
-        )
         settings = configuration_manager.configuration
         return PnPNet(
-            PlannedUNet(planned),
+            cls.planned_unet(
+                plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+            ),
             cls.options_from(extension_settings(settings, "pnpnet")),
             exclusive=not extension_settings(settings, "labels").get("has_regions", False),
             patch_size=configuration_manager.patch_size,
@@ -117,9 +114,10 @@ class nnUNetTrainerPnPNetPaper(nnUNetTrainerPnPNet):
         self.initial_lr = 5e-4
         self.weight_decay = 1e-5
 
-    def build_optimizer(self) -> tuple[torch.optim.Optimizer, Any]:
+    def build_optimizer(self, aux_parameters: list[nn.Parameter]) -> tuple[torch.optim.Optimizer, Any]:
         """AdamW with cosine warm restarts every 25 epochs (specification §5)."""
-        optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
+        parameters = [*self.network.parameters(), *aux_parameters]
+        optimizer = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay)
         return optimizer, torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=25, eta_min=5e-6)
 
     def build_aux(self) -> Mapping[str, nn.Module]:

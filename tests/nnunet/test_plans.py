@@ -125,7 +125,7 @@ def test_a_network_without_stages_gets_one_clear_sentence(folder):
         "_kw_requires_import": [],
     }
     (folder / "PrimusPlans.json").write_text(json.dumps(plans))
-    with pytest.raises(InputError, match=r"network PrimusM, which has no U-Net stages"):
+    with pytest.raises(InputError, match=r"configuration 2d: the network PrimusM has no U-Net stages"):
         write_plans(901, ["pnpnet"], base="PrimusPlans")
 
 

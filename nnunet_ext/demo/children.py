@@ -1,0 +1,177 @@
+"""Runs a command in a process group of its own, with a log file and a progress bar, and leaves nothing of it behind.
+
+nnU-Net starts data-loading and export workers. They outlive a parent that is only terminated, so a command and all it
+started are ended together: as one process group, however the command ends.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+GRACE = 10.0
+"""Seconds between asking a process group to end and killing it."""
+
+Progress = Callable[[str], "tuple[float | None, str | None]"]
+"""From one line of output to the fraction of the command that is done and a note beside the bar; ``None``: as before.
+
+May keep state: it is given every line, in order.
+"""
+
+
+class StepFailed(RuntimeError):
+    """A command ended with an error; the message says which, where its log is, and the log's last lines."""
+
+
+def run_step(title: str, command: Sequence[str], *, log: Path, env: Mapping[str, str], progress: Progress) -> None:
+    """Run ``command``; everything it prints is appended to ``log`` and drives a progress bar.
+
+    SIGINT, SIGTERM and SIGHUP end the whole process group before ``KeyboardInterrupt`` is raised.
+
+    Raises:
+        StepFailed: the exit code is not 0.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output, _signals_noted() as received:
+        output.write(f"$ {subprocess.list2cmdline(command)}\n".encode())
+        output.flush()
+        start = output.tell()
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=dict(env), **_own_group()
+        )
+        try:
+            _follow(process, title, _lines(log, start), progress, received)
+        finally:
+            # after a normal end only stragglers can be left
+            end_group(process, grace=1.0 if process.poll() is not None else GRACE, hurry=lambda: len(received) > 1)
+    if received:
+        raise KeyboardInterrupt
+    if process.returncode:
+        code = process.returncode
+        how = f"exit code {code}" if code > 0 else f"killed by {_signal_name(-code)}{', out of memory?' * (code == -9)}"
+        raise StepFailed(f"the step '{title}' failed ({how}); the last lines of {log} are\n{last_lines(log)}")
+
+
+def last_lines(log: Path, count: int = 8) -> str:
+    """The last ``count`` lines of a log that are not empty, indented; of a progress bar only its last state."""
+    lines = [line.split("\r")[-1].rstrip() for line in log.read_text(errors="replace").split("\n")]
+    return "\n".join(f"  {line}" for line in [line for line in lines if line][-count:])
+
+
+def _follow(
+    process: subprocess.Popen, title: str, lines: Iterator[str | None], progress: Progress, received: list[int]
+) -> None:
+    """Move the bar until the process has ended and its last line is read, or a signal was received."""
+    terminal = sys.stderr.isatty()
+    with tqdm(
+        total=1.0,
+        desc=title,
+        bar_format="{desc} {percentage:3.0f}%|{bar:24}| {elapsed}<{remaining}{postfix}",
+        dynamic_ncols=True,
+        mininterval=0.2 if terminal else 15,
+    ) as bar:
+        while not received:
+            ended = process.poll() is not None
+            for line in lines:
+                if line is None:  # nothing more for now
+                    break
+                fraction, note = progress(line)
+                if fraction is not None:
+                    if bar.n == 0:
+                        bar.initial = fraction  # a continued training: what was done before took no time now
+                    bar.update(min(fraction, 1.0) - bar.n)
+                if note is not None:
+                    bar.set_postfix_str(note, refresh=False)
+            if ended:
+                if process.returncode == 0:
+                    bar.set_postfix_str("", refresh=False)
+                    bar.update(1.0 - bar.n)
+                return
+            if terminal:
+                bar.refresh()
+            time.sleep(0.2)
+
+
+def _lines(log: Path, start: int) -> Iterator[str | None]:
+    """Complete lines of a growing file from byte ``start``; ``None`` whenever there is nothing more for now.
+
+    A carriage return ends a line too, so every state of a progress bar is one.
+    """
+    rest = ""
+    with log.open("rb") as file:
+        file.seek(start)
+        while True:
+            block = file.read()
+            if block:
+                *complete, rest = re.split(r"[\r\n]", rest + block.decode(errors="replace"))
+                yield from complete
+            yield None
+
+
+# --- process groups ---------------------------------------------------------------------------------------------------
+
+
+def _own_group() -> dict[str, Any]:
+    """Arguments of ``Popen``; the terminal's Ctrl-C then reaches us alone, and we end the group."""
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"start_new_session": True}
+
+
+def end_group(process: subprocess.Popen, *, grace: float = GRACE, hurry: Callable[[], bool] = lambda: False) -> None:
+    """End ``process`` and all it started: ask, wait up to ``grace`` seconds or until ``hurry()``, then kill.
+
+    ``process`` must have been started with a group of its own. Nothing happens if nothing of the group is left.
+    """
+    if sys.platform == "win32":
+        if process.poll() is None:
+            subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True)
+            process.wait()
+        return
+    try:
+        with suppress(ProcessLookupError, PermissionError):  # macOS: PermissionError when only zombies are left
+            os.killpg(process.pid, signal.SIGTERM)
+            deadline = time.monotonic() + grace
+            while time.monotonic() < deadline and not hurry():
+                process.poll()  # reaps the leader; the group exists as long as one member is not reaped
+                os.killpg(process.pid, 0)
+                time.sleep(0.05)
+    finally:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextmanager
+def _signals_noted() -> Iterator[list[int]]:
+    """While inside, signals that mean "stop" are only appended to the list, so that none comes between two lines."""
+    received: list[int] = []
+    previous = {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        # ignored on purpose (nohup, background jobs) stays ignored
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            with suppress(ValueError):  # not in the main thread
+                previous[number] = signal.signal(number, lambda signum, _: received.append(signum))
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,130 @@
+"""nnU-Net's own training loop, checkpoints, validation and prediction with our trainers, on tiny real files."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+from nnunet_ext.catalogue import TRAINERS
+from nnunet_ext.nnunet.plans import write_plans
+from tests import tiny
+
+
+def short_plans(**network):
+    """The tiny plans with one epoch of two iterations, optionally with other network settings."""
+    plans = tiny.plans()
+    for name, settings in plans["configurations"].items():
+        settings["nnunet_ext"] = {"schedule": {"epochs": 1, "iterations": 2, "validation_iterations": 1}}
+        settings["architecture"] = tiny.architecture(int(name[0]), **network)
+    return plans
+
+
+RUNS = [(name, configuration, False, "classes") for name in TRAINERS for configuration in ("2d", "3d_fullres")] + [
+    ("nnUNetTrainerPnPNet", "3d_fullres", True, "classes"),
+    ("nnUNetTrainerPnPNet", "2d", True, "regions"),
+    ("nnUNetTrainerPnPNet", "3d_fullres", False, "ignore"),
+]
+
+
+@pytest.mark.parametrize(("name", "configuration", "residual", "kind"), RUNS)
+def test_a_trained_model_is_predicted_with_by_nnunets_own_predictor(
+    nnunet_folders, make_trainer, name, configuration, residual, kind
+):
+    root = nnunet_folders(kind)
+    found = recursive_find_trainer_class_by_name(name)
+    trainer = make_trainer(found, configuration=configuration, kind=kind, plans=short_plans(residual=residual))
+    trainer.run_training()
+    model = Path(trainer.output_folder_base)
+    assert (model / "fold_0" / "checkpoint_final.pth").is_file()
+    assert not list(model.rglob("*.tmp"))
+
+    predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=False, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(model), (0,))
+    for key, value in trainer.network.state_dict().items():
+        assert torch.equal(predictor.network.state_dict()[key], value), key
+    image = root / "raw" / tiny.DATASET / "imagesTr" / "tiny_5_0000.nii.gz"
+    (root / "predicted").mkdir()
+    predictor.predict_from_files_sequential([[str(image)]], str(root / "predicted"))
+    predicted = sitk.ReadImage(str(root / "predicted" / "tiny_5.nii.gz"))
+    assert predicted.GetSize() == sitk.ReadImage(str(image)).GetSize()
+    assert set(np.unique(sitk.GetArrayFromImage(predicted))) <= {0, 1, 2}
+
+
+def test_an_interrupted_training_continues_where_it_was(nnunet_folders, make_trainer):
+    nnunet_folders()
+    plans = short_plans()
+    plans["configurations"]["2d"]["nnunet_ext"]["schedule"]["epochs"] = 3
+
+    class Interrupted(Exception):
+        pass
+
+    first = make_trainer("nnUNetTrainerPnPNetPaper", configuration="2d", plans=plans)
+    original = first.on_epoch_start
+
+    def stop_in_the_second_epoch():
+        if first.current_epoch == 1:
+            raise Interrupted
+        original()
+
+    first.on_epoch_start = stop_in_the_second_epoch
+    with pytest.raises(Interrupted):
+        first.run_training()
+    second = make_trainer("nnUNetTrainerPnPNetPaper", configuration="2d", plans=plans, seed=1)
+    second.load_checkpoint(str(Path(first.output_folder) / "checkpoint_latest.pth"))
+    assert second.current_epoch == 1
+    for a, b in zip(first.aux.parameters(), second.aux.parameters(), strict=True):
+        assert torch.equal(a, b)
+    second.run_training()
+    log = second.logger.local_logger.my_fantastic_logging
+    assert {len(values) for values in log.values()} == {3}
+    assert np.isfinite(log["loss_centers"]).all()
+
+
+def run(command: str, *arguments: str) -> str:
+    """One command line of nnU-Net or ours, installed beside this Python."""
+    result = subprocess.run(
+        [str(Path(sys.executable).parent / command), *arguments], capture_output=True, text=True, env=os.environ
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout
+
+
+def test_the_commands_a_user_types(nnunet_folders):
+    root = nnunet_folders()
+    stock = ["901", "3d_fullres", "0", "-device", "cpu"]
+    run("nnunet-ext", "plans", "901", "--epochs", "1", "--iterations", "2", "--out", "short")
+    first = run("nnUNetv2_train", *stock, "-tr", "nnUNetTrainerReference", "-p", "short")
+    assert "Mean Validation Dice" in first
+    results = root / "results" / tiny.DATASET
+    weights = results / "nnUNetTrainerReference__short__3d_fullres" / "fold_0" / "checkpoint_final.pth"
+    second = run(
+        "nnUNetv2_train", *stock, "-tr", "nnUNetTrainerPnPNet", "-p", "short", "-pretrained_weights", str(weights)
+    )
+    assert "tensors of the planned network, 0 of" in second
+    model = results / "nnUNetTrainerPnPNet__short__3d_fullres"
+    summary = json.loads((model / "fold_0" / "validation" / "summary.json").read_text())
+    assert np.isfinite(summary["foreground_mean"]["Dice"])
+    again = run("nnUNetv2_train", *stock, "-tr", "nnUNetTrainerPnPNet", "-p", "short", "--c")
+    assert "Mean Validation Dice" in again
+    images = root / "raw" / tiny.DATASET / "imagesTr"
+    model_arguments = ["-d", "901", "-c", "3d_fullres", "-tr", "nnUNetTrainerPnPNet", "-p", "short", "-f", "0"]
+    folders = ["-i", str(images), "-o", str(root / "out")]
+    run("nnUNetv2_predict", *folders, *model_arguments, "-device", "cpu", "-npp", "0", "-nps", "0", "--disable_tta")
+    assert len(list((root / "out").glob("*.nii.gz"))) == 6
+
+
+def test_plans_of_a_preset_need_no_preprocessing(nnunet_folders, make_trainer):
+    root = nnunet_folders()
+    written = write_plans(901, ["pnpnet"], epochs=1, iterations=1)
+    plans = json.loads(written.path.read_text())
+    trainer = make_trainer("nnUNetTrainerPnPNet", plans=plans)
+    assert trainer.preprocessed_dataset_folder == str(root / "preprocessed" / tiny.DATASET / "nnUNetPlans_3d")
+    trainer.run_training()

@@ -1,0 +1,154 @@
+"""PnPNet on planned networks: every dimension, plan and label regime; what nnU-Net requires of a network."""
+
+import copy
+
+import pytest
+import torch
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.unet import PlannedUNet
+from nnunet_ext.pnpnet.network import PnPNet, PnPNetOptions, attachable_levels
+from tests import tiny
+from tests.nnunet.test_unet import NETWORKS
+
+SMALL = {"dim": 8, "heads": 2}
+OPTIONS = {
+    "both": PnPNetOptions(**SMALL),
+    "push": PnPNetOptions(pull=False),
+    "pull": PnPNetOptions(push=False, **SMALL),
+    "no atlas": PnPNetOptions(atlas_ratio=0, **SMALL),
+    "frozen corners": PnPNetOptions(freeze_explicit=True, **SMALL),
+    "paper": PnPNetOptions.paper(),
+}
+
+
+def build(options=OPTIONS["both"], *, exclusive=True, patch_size=None, **network):
+    return PnPNet(PlannedUNet(tiny.network(**network)), options, exclusive=exclusive, patch_size=patch_size)
+
+
+def image(kwargs, batch=2):
+    return torch.randn(batch, kwargs.get("channels", 1), *[16] * kwargs["dim"])
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+@pytest.mark.parametrize("kwargs", NETWORKS.values(), ids=NETWORKS.keys())
+def test_shapes_are_those_of_the_planned_network_and_every_parameter_gets_a_gradient(kwargs, options):
+    planned = tiny.network(**kwargs)
+    expected = [tuple(logits.shape) for logits in planned(image(kwargs))]
+    net = PnPNet(PlannedUNet(planned), options).train()
+    logits, pulled = net(image(kwargs))
+    assert [tuple(x.shape) for x in logits] == expected
+    assert (pulled is not None) == options.pull
+    loss = sum(x.square().mean() for x in logits)
+    if pulled is not None:
+        loss = loss + pulled.centers.square().mean()
+    loss.backward()
+    without = [name for name, p in net.named_parameters() if p.requires_grad and p.grad is None]
+    assert not without
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("kwargs", NETWORKS.values(), ids=NETWORKS.keys())
+def test_in_evaluation_the_network_returns_what_nnunets_predictor_expects(kwargs):
+    net = build(**kwargs).eval()
+    with torch.no_grad():
+        listed = net(image(kwargs))
+        net.decoder.deep_supervision = False
+        single = net(image(kwargs))
+    assert isinstance(listed, list)
+    assert single.shape == (2, 3, *[16] * kwargs["dim"])
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+def test_a_model_trained_with_deep_supervision_loads_strictly_without_it(options):
+    trained = build(options, dim=3).eval()
+    rebuilt = build(options, dim=3, deep_supervision=False).eval()
+    rebuilt.load_state_dict(trained.state_dict(), strict=True)
+    x = image({"dim": 3})
+    with torch.no_grad():
+        assert torch.equal(trained(x)[0], rebuilt(x))
+
+
+@pytest.mark.parametrize("kwargs", NETWORKS.values(), ids=NETWORKS.keys())
+def test_the_planned_parameters_keep_their_names_and_values(kwargs):
+    planned = tiny.network(**kwargs)
+    before = {key: value.clone() for key, value in planned.state_dict().items()}
+    after = PnPNet(PlannedUNet(planned), OPTIONS["both"]).state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert all(key.startswith(("push.", "pull.")) for key in after.keys() - before.keys())
+
+
+def test_without_either_branch_it_is_the_planned_network():
+    planned = tiny.network(deep_supervision=False).eval()
+    net = PnPNet(PlannedUNet(copy.deepcopy(planned)), PnPNetOptions(push=False, pull=False)).eval()
+    x = image({"dim": 3})
+    with torch.no_grad():
+        assert torch.equal(net(x), planned(x))
+
+
+def test_the_push_logits_gate_the_pull_logits_by_a_factor_between_one_and_two():
+    net = build(dim=3).train()
+    with torch.no_grad():
+        logits, pulled = net(image({"dim": 3}))
+    ratio = (logits[0] / pulled.logits)[pulled.logits.abs() > 1e-3]
+    assert (ratio >= 1).all()
+    assert (ratio <= 2).all()
+
+
+def test_levels_are_those_the_network_has():
+    five = PlannedUNet(tiny.network(**NETWORKS["five stages"]))
+    assert attachable_levels(five, (1, 2, 3)) == [1, 2, 3]
+    assert attachable_levels(five, (2, 3, 4)) == [2, 3]  # 4 is the bottleneck
+    assert attachable_levels(five, (3, 1, 1)) == [1, 3]
+    assert attachable_levels(PlannedUNet(tiny.network(features=(4, 8))), (1, 2, 3)) == [0]
+    assert attachable_levels(five, (1, 2, 3), patch_size=(8, 8)) == [1, 2]  # stage 3 would be a single voxel
+
+
+def test_patches_with_a_single_voxel_at_a_level_still_train():
+    net = build(dim=2, features=(4, 6, 8, 8), strides=[[1, 1], [2, 2], [4, 4], [1, 1]], patch_size=(8, 8))
+    assert list(net.push) == ["1"]
+
+
+def test_one_class_gets_one_clear_sentence_and_one_region_does_not():
+    with pytest.raises(InputError, match="has 1 class, so there is nothing to tell apart"):
+        build(heads=1)
+    net = build(heads=1, exclusive=False).train()
+    assert net(image({"dim": 3}))[0][0].shape[1] == 1
+
+
+def test_regions_are_assigned_independently():
+    net = build(exclusive=False, heads=2, dim=3)
+    assert all(not module.exclusive for module in net.pull.clustering.values())
+
+
+def test_labels_are_never_needed_and_samples_do_not_influence_each_other():
+    net = build(dim=3, deep_supervision=False).eval()
+    x = image({"dim": 3})
+    with torch.no_grad():
+        torch.testing.assert_close(net(x)[:1], net(x[:1]))
+
+
+def test_two_calls_share_no_state():
+    net = build(dim=3, deep_supervision=False).eval()
+    a, b = image({"dim": 3}), image({"dim": 3})
+    with torch.no_grad():
+        alone = net(b)
+        net(a)
+        assert torch.equal(net(b), alone)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_half_precision_autocast_is_finite(dim):
+    net = build(dim=dim).train()
+    with torch.autocast("cpu", dtype=torch.float16):
+        logits, pulled = net(10 * image({"dim": dim}))
+    assert all(x.isfinite().all() for x in logits)
+    assert pulled.centers.isfinite().all()
+
+
+def test_compiling_needs_no_graph_break():
+    net = build(dim=2).train()
+    x = image({"dim": 2})
+    torch._dynamo.reset()
+    explained = torch._dynamo.explain(net)(x)
+    assert explained.graph_break_count == 0

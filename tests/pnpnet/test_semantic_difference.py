@@ -1,0 +1,173 @@
+"""The pushing branch against NumPy, and what its kernel does and does not respond to."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from nnunet_ext.pnpnet.semantic_difference import DifferentialConv, SemanticDifferenceModule, explicit_stencil
+from tests.pnpnet import helpers
+from tests.pnpnet import numpy_reference as reference
+
+KERNELS = {"2D": [3, 3], "3D": [3, 3, 3], "anisotropic": [1, 3, 3], "large": [3, 5], "point": [1, 1, 1]}
+
+
+@pytest.mark.parametrize("kernel_size", KERNELS.values(), ids=KERNELS.keys())
+def test_the_explicit_part_is_the_corner_stencil(kernel_size):
+    stencil = explicit_stencil(kernel_size).numpy()
+    np.testing.assert_array_equal(stencil, reference.corner_stencil(kernel_size))
+
+
+def test_the_corner_stencil_of_3x3x3_by_hand():
+    stencil = explicit_stencil([3, 3, 3])
+    assert stencil[0, 0, 0] == -1
+    assert stencil[2, 2, 2] == 1
+    assert stencil[0, 0, 2] == 1
+    assert stencil[0, 2, 2] == -1
+    assert stencil.abs().sum() == 8
+
+
+def test_the_corner_stencil_is_a_mixed_third_derivative():
+    x, y, z = torch.meshgrid(*[torch.arange(-1.0, 2)] * 3, indexing="ij")
+    stencil = explicit_stencil([3, 3, 3])
+    assert (stencil * x * y * z).sum() == 8
+    for blind in (torch.ones_like(x), x, x * y, x**2, (x > 0).float()):
+        assert (stencil * blind).sum() == 0
+
+
+def test_an_even_kernel_gets_one_clear_sentence():
+    with pytest.raises(ValueError, match=r"needs odd sizes to have a centre, got \[2, 3\]"):
+        explicit_stencil([2, 3])
+
+
+@pytest.mark.parametrize("padding_mode", ["replicate", "zeros"])
+@pytest.mark.parametrize("kernel_size", KERNELS.values(), ids=KERNELS.keys())
+def test_the_depthwise_convolution_equals_numpy(kernel_size, padding_mode):
+    dim = len(kernel_size)
+    conv = DifferentialConv(helpers.CONV[dim], 3, kernel_size, padding_mode=padding_mode).double()
+    x = helpers.random(2, 3, *[5] * dim)
+    expected = reference.conv(x.numpy(), helpers.array(conv.kernel()), groups=3, padding_mode=padding_mode)
+    np.testing.assert_allclose(helpers.array(conv(x)), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel_size", [[3, 3], [3, 3, 3], [1, 3, 3], [3, 5]])
+def test_unit_kernels_do_not_respond_to_a_constant_and_have_unit_norm(kernel_size):
+    conv = DifferentialConv(helpers.CONV[len(kernel_size)], 4, kernel_size)
+    assert conv(torch.full((1, 4, *[6] * len(kernel_size)), 7.0)).abs().max() < 1e-5
+    torch.testing.assert_close(conv.weight.flatten(1).norm(dim=1), torch.ones(4))
+
+
+def test_unit_kernels_keep_the_corner_pattern_up_to_scale():
+    kernel = DifferentialConv(nn.Conv3d, 2, [3, 3, 3]).weight[:, 0]
+    corners = kernel[:, ::2, ::2, ::2]
+    pattern = explicit_stencil([3, 3, 3])[::2, ::2, ::2]
+    torch.testing.assert_close(corners, pattern * corners[:, -1:, -1:, -1:])
+
+
+def test_randn_kernels_are_those_of_the_published_code():
+    kernel = DifferentialConv(nn.Conv3d, 2000, [3, 3, 3], init="randn").weight[:, 0]
+    stencil = explicit_stencil([3, 3, 3])
+    assert torch.equal(kernel[:, stencil != 0], stencil[stencil != 0].expand(2000, 8))
+    implicit = kernel[:, stencil == 0]
+    assert abs(implicit.mean()) < 0.02
+    assert abs(implicit.std() - 1) < 0.02
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_frozen_corners_do_not_move_and_the_others_do(freeze):
+    torch.manual_seed(0)
+    conv = DifferentialConv(nn.Conv2d, 2, [3, 3], freeze_explicit=freeze)
+    before = conv.kernel().detach().clone()
+    optimizer = torch.optim.SGD(conv.parameters(), lr=0.1, weight_decay=0.1, momentum=0.9)
+    for _ in range(3):
+        optimizer.zero_grad()
+        conv(torch.randn(1, 2, 6, 6)).square().sum().backward()
+        optimizer.step()
+    corners = explicit_stencil([3, 3]) != 0
+    moved = (conv.kernel() - before)[:, 0] != 0
+    assert moved[:, ~corners].all()
+    assert moved[:, corners].any() != freeze
+
+
+def test_a_frozen_kernel_is_restored_from_the_state_dict():
+    first = DifferentialConv(nn.Conv2d, 2, [3, 3], freeze_explicit=True)
+    second = DifferentialConv(nn.Conv2d, 2, [3, 3], freeze_explicit=True)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first.kernel(), second.kernel())
+
+
+def numpy_module(module, skip, guide, norm, padding_mode):
+    return reference.semantic_difference(
+        skip.detach().numpy(),
+        guide.detach().numpy(),
+        **helpers.conv_norm(module.guide, "guide"),
+        **helpers.conv_norm(module.mix, "mix"),
+        skip_kernel=helpers.array(module.skip_difference.kernel()),
+        guide_kernel=helpers.array(module.guide_difference.kernel()),
+        norm=norm,
+        padding_mode=padding_mode,
+    )
+
+
+@pytest.mark.parametrize("kernel_size", [[3, 3], [3, 3, 3], [1, 3, 3]])
+def test_the_module_of_the_published_code_equals_numpy(kernel_size):
+    dim = len(kernel_size)
+    module = helpers.randomise(
+        SemanticDifferenceModule(
+            helpers.dialect(dim, batch_norm=True),
+            3,
+            kernel_size,
+            guide_kernel_size=kernel_size,
+            init="randn",
+            padding_mode="zeros",
+        )
+    )
+    skip, guide = helpers.random(2, 3, *[4] * dim, seed=1), helpers.random(2, 3, *[4] * dim, seed=2)
+    expected = numpy_module(module, skip, guide, reference.batch_norm, "zeros")
+    np.testing.assert_allclose(helpers.array(module(skip, guide)), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("kernel_size", [[3, 3], [3, 3, 3], [1, 3, 3]])
+def test_the_default_module_equals_numpy(kernel_size):
+    dim = len(kernel_size)
+    module = helpers.randomise(SemanticDifferenceModule(helpers.dialect(dim), 3, kernel_size))
+    skip, guide = helpers.random(2, 3, *[4] * dim, seed=1), helpers.random(2, 3, *[4] * dim, seed=2)
+    expected = numpy_module(module, skip, guide, reference.instance_norm, "replicate")
+    np.testing.assert_allclose(helpers.array(module(skip, guide)), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_gradcheck(dim):
+    module = helpers.randomise(SemanticDifferenceModule(helpers.dialect(dim), 2, [3] * dim))
+    inputs = [helpers.random(1, 2, *[3] * dim, seed=s).requires_grad_() for s in (1, 2)]
+    assert torch.autograd.gradcheck(module, inputs)
+
+
+def test_the_module_is_the_identity_when_the_mixing_norm_is_zero():
+    module = SemanticDifferenceModule(helpers.dialect(3), 2, [3, 3, 3])
+    nn.init.zeros_(module.mix.norm.weight)
+    skip, guide = torch.randn(2, 2, 4, 4, 4), torch.randn(2, 2, 4, 4, 4)
+    assert torch.equal(module(skip, guide), skip)
+
+
+@given(st.integers(0, 100), st.sampled_from([(2,), (3,), (2, 3)]))
+@settings(max_examples=10, deadline=None)
+def test_flipping_the_input_and_the_kernels_flips_the_output(seed, axes):
+    module = helpers.randomise(SemanticDifferenceModule(helpers.dialect(2), 2, [3, 3]), seed)
+    skip, guide = helpers.random(1, 2, 4, 5, seed=seed), helpers.random(1, 2, 4, 5, seed=seed + 1)
+    expected = module(skip, guide).flip(axes)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.ndim == 4:
+                parameter.copy_(parameter.flip(axes))
+    torch.testing.assert_close(module(skip.flip(axes), guide.flip(axes)), expected)
+
+
+def test_large_half_precision_features_stay_finite():
+    """The published kernels overflow float16 here: the product of three features of size 100 exceeds 65504."""
+    module = SemanticDifferenceModule(helpers.dialect(3), 4, [3, 3, 3], init="randn").bfloat16()
+    with torch.autocast("cpu", dtype=torch.float16):
+        out = module.float()(100 * torch.randn(1, 4, 6, 6, 6), 100 * torch.randn(1, 4, 6, 6, 6))
+    assert out.isfinite().all()

@@ -1,0 +1,137 @@
+"""The trainers: every label regime, the plans' options, and the sentences for plans that cannot work."""
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.plans import load_presets
+from nnunet_ext.nnunet.trainer import CHECKPOINT_KEY
+from tests import tiny
+
+TRAINERS = ["nnUNetTrainerPnPNet", "nnUNetTrainerSDM", "nnUNetTrainerCCM", "nnUNetTrainerPnPNetPaper"]
+
+
+@pytest.mark.parametrize("kind", tiny.LABELS)
+@pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
+@pytest.mark.parametrize("name", TRAINERS)
+def test_every_trainer_trains_and_validates_on_every_kind_of_labels(make_trainer, name, configuration, kind):
+    trainer = make_trainer(name, kind=kind, configuration=configuration)
+    trainer.network.train()
+    losses = [trainer.train_step(tiny.batch(trainer)) for _ in range(3)]
+    assert all(np.isfinite(list(step.values())).all() for step in losses)
+    assert ("loss_centers" in losses[0]) == (name != "nnUNetTrainerSDM")
+    trainer.network.eval()
+    with torch.no_grad():
+        result = trainer.validation_step(tiny.batch(trainer))
+    foreground = 2
+    assert result["tp_hard"].shape == (foreground,)
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_batch_without_any_annotated_voxel_is_finite_and_has_the_same_terms(make_trainer, name):
+    trainer = make_trainer(name, kind="ignore")
+    trainer.network.train()
+    ordinary = trainer.train_step(tiny.batch(trainer))
+    batch = tiny.batch(trainer)
+    targets = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
+    for target in targets:
+        target.fill_(3)
+    empty = trainer.train_step(batch)
+    assert empty.keys() == ordinary.keys()
+    assert np.isfinite(list(empty.values())).all()
+    assert all(p.isfinite().all() for p in trainer.network.parameters())
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_the_network_for_inference_is_rebuilt_from_the_saved_plans_alone(make_trainer, name):
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    for kind in ("classes", "regions"):
+        trainer = make_trainer(name, kind=kind)
+        manager = PlansManager(trainer.plans_manager.plans)
+        rebuilt = type(trainer).build_network_architecture(
+            manager, manager.get_configuration("3d_fullres"), 1, trainer.label_manager.num_segmentation_heads, False
+        )
+        rebuilt.load_state_dict(trainer.network.state_dict(), strict=True)
+        trainer.set_deep_supervision_enabled(False)
+        x = torch.randn(1, 1, 16, 16, 16)
+        with torch.no_grad():
+            assert torch.equal(rebuilt.eval()(x), trainer.network.eval()(x))
+
+
+def test_cascades_only_have_more_input_channels(make_trainer):
+    plans = tiny.plans()
+    plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    trainer = make_trainer("nnUNetTrainerPnPNet", configuration="3d_cascade_fullres", plans=plans)
+    assert trainer.num_input_channels == 3
+    assert np.isfinite(trainer.train_step(tiny.batch(trainer))["loss"])
+
+
+def test_the_plans_choose_options_and_unknown_ones_get_one_clear_sentence(make_trainer):
+    plans = tiny.plans()
+    plans["configurations"]["3d_fullres"]["nnunet_ext"] = {"pnpnet": {"dim": 16, "levels": [0]}}
+    network = make_trainer("nnUNetTrainerPnPNet", plans=plans).network
+    assert list(network.push) == ["0"]
+    assert network.pull.atlas.queries.shape == (3, 16)
+    plans["configurations"]["3d_fullres"]["nnunet_ext"]["pnpnet"] = {"dims": 16}
+    with pytest.raises(InputError, match=r"unknown pnpnet options \['dims'\]; known are"):
+        make_trainer("nnUNetTrainerPnPNet", plans=plans)
+
+
+def test_the_shipped_preset_is_understood(make_trainer):
+    plans = tiny.plans()
+    plans["configurations"]["2d"]["nnunet_ext"] = load_presets()["pnpnet"]["options"]
+    assert make_trainer("nnUNetTrainerPnPNet", configuration="2d", plans=plans).network.pull is not None
+
+
+def test_batch_norm_with_batch_size_one_gets_one_clear_sentence(make_trainer):
+    plans = tiny.plans()
+    plans["configurations"]["3d_fullres"]["batch_size"] = 1
+    with pytest.raises(InputError, match=r"nnUNetTrainerPnPNetPaper has BatchNorm, .* batch size 1.*--batch-size 2"):
+        make_trainer("nnUNetTrainerPnPNetPaper", plans=plans)
+    make_trainer("nnUNetTrainerPnPNet", plans=plans)
+
+
+def test_a_primus_plan_gets_one_clear_sentence(make_trainer):
+    plans = tiny.plans()
+    plans["configurations"]["3d_fullres"]["architecture"] = {
+        "network_class_name": "dynamic_network_architectures.architectures.primus.PrimusS",
+        "arch_kwargs": {"input_shape": [16, 16, 16], "patch_embed_size": [8, 8, 8]},
+        "_kw_requires_import": [],
+    }
+    with pytest.raises(InputError, match=r"network PrimusS has no U-Net stages.*use nnUNetPlans"):
+        make_trainer("nnUNetTrainerPnPNet", plans=plans)
+
+
+def test_the_published_optimiser_restarts_every_25_epochs_and_is_restored(make_trainer, tmp_path):
+    trainer = make_trainer("nnUNetTrainerPnPNetPaper")
+    assert isinstance(trainer.optimizer, torch.optim.AdamW)
+    rates = []
+    for epoch in (0, 24, 25):
+        trainer.current_epoch = epoch
+        trainer.lr_scheduler.step(epoch)
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+    assert rates[0] == rates[2] == 5e-4
+    assert rates[1] < 1e-5
+    trainer.save_checkpoint(str(tmp_path / "c.pth"))
+    saved = torch.load(tmp_path / "c.pth", weights_only=False)
+    assert not any("centers" in key for key in saved["network_weights"])
+    assert any(key.startswith("centers.project") for key in saved[CHECKPOINT_KEY]["aux"])
+    restored = make_trainer("nnUNetTrainerPnPNetPaper", seed=1)
+    restored.load_checkpoint(str(tmp_path / "c.pth"))
+    for a, b in zip(trainer.aux.parameters(), restored.aux.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_golden_losses_in_2d_and_3d(make_trainer):
+    """The first loss of seeded weights on a seeded batch; a change here is a change of the method."""
+    got = {}
+    for configuration in ("2d", "3d_fullres"):
+        trainer = make_trainer("nnUNetTrainerPnPNet", configuration=configuration)
+        trainer.network.train()
+        step = trainer.train_step(tiny.batch(trainer))
+        got[configuration] = (float(step["loss_segmentation"]), float(step["loss_centers"]))
+    expected = {"2d": (1.1498, 0.4140), "3d_fullres": (1.3092, 0.4049)}
+    for configuration, values in expected.items():
+        assert got[configuration] == pytest.approx(values, abs=2e-3), got

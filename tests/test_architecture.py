@@ -1,0 +1,73 @@
+"""The rules of the house: who may import whom."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from nnunet_ext.catalogue import TRAINERS
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "nnunet_ext"
+FILES = sorted(PACKAGE.rglob("*.py"))
+SHARED = {"nnunet", "demo"}
+METHODS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()} - SHARED
+
+
+def imports(file: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module or ""}
+    return names
+
+
+def knows_nnunet(file: Path) -> bool:
+    inside = file.relative_to(PACKAGE).parts
+    return inside[0] == "nnunet" or inside[-1] in {"trainer.py", "predictor.py"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_only_nnunet_and_the_trainers_import_nnunetv2(file):
+    if file.parent.name != "demo" and not knows_nnunet(file):
+        assert not {name for name in imports(file) if name.split(".")[0] == "nnunetv2"}
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_method_imports_no_other_method(method):
+    others = {f"nnunet_ext.{other}" for other in METHODS - {method}}
+    for file in (PACKAGE / method).rglob("*.py"):
+        assert not {name for name in imports(file) if ".".join(name.split(".")[:2]) in others}, file
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_beside_its_trainer_a_method_needs_only_the_walk_over_the_planned_network(method):
+    allowed = ("nnunet_ext.nnunet.unet", "nnunet_ext.errors", f"nnunet_ext.{method}")
+    for file in (PACKAGE / method).rglob("*.py"):
+        if not knows_nnunet(file):
+            ours = {name for name in imports(file) if name.startswith("nnunet_ext")}
+            assert not {name for name in ours if not name.startswith(allowed)}, file
+
+
+def test_nnunet_imports_no_method():
+    for file in (PACKAGE / "nnunet").rglob("*.py"):
+        assert not {name for name in imports(file) for m in METHODS if name.startswith(f"nnunet_ext.{m}")}, file
+
+
+def test_the_walk_over_the_planned_network_is_free_of_nnunetv2():
+    assert not {name for name in imports(PACKAGE / "nnunet" / "unet.py") if name.startswith("nnunetv2")}
+
+
+def test_the_door_holds_nothing_but_the_catalogue():
+    assert sorted(path.name for path in (ROOT / "trainers").glob("*.py")) == ["__init__.py", "nnunet_ext_trainers.py"]
+    assert {n.split(".")[0] for n in imports(ROOT / "trainers" / "nnunet_ext_trainers.py")} == {"nnunet_ext"}
+
+
+def test_trainers_are_short():
+    for module in {entry.location.partition(":")[0] for entry in TRAINERS.values()}:
+        file = ROOT / (module.replace(".", "/") + ".py")
+        if "nnunet_ext.nnunet" not in module:
+            assert len(file.read_text().splitlines()) <= 190, file
