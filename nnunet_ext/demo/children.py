@@ -33,8 +33,10 @@ class StepFailed(RuntimeError):
     """A command ended with an error; the message says which, where its log is, and the log's last lines."""
 
 
-def run_step(title: str, command: Sequence[str], *, log: Path, env: Mapping[str, str], progress: Progress) -> None:
-    """Run ``command``; everything it prints is appended to ``log`` and drives a progress bar.
+def run_step(
+    title: str, command: Sequence[str], *, shown: str, log: Path, env: Mapping[str, str], progress: Progress
+) -> None:
+    """Run ``command``; everything it prints is appended to ``log``, below ``shown``, and drives a progress bar.
 
     SIGINT, SIGTERM and SIGHUP end the whole process group before ``KeyboardInterrupt`` is raised.
 
@@ -43,7 +45,7 @@ def run_step(title: str, command: Sequence[str], *, log: Path, env: Mapping[str,
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output, _signals_noted() as received:
-        output.write(f"$ {subprocess.list2cmdline(command)}\n".encode())
+        output.write(f"$ {shown}\n".encode())
         output.flush()
         start = output.tell()
         process = subprocess.Popen(
@@ -64,7 +66,7 @@ def run_step(title: str, command: Sequence[str], *, log: Path, env: Mapping[str,
 
 def last_lines(log: Path, count: int = 8) -> str:
     """The last ``count`` lines of a log that are not empty, indented; of a progress bar only its last state."""
-    lines = [line.split("\r")[-1].rstrip() for line in log.read_text(errors="replace").split("\n")]
+    lines = [line.split("\r")[-1].rstrip() for line in log.read_bytes().decode(errors="replace").split("\n")]
     return "\n".join(f"  {line}" for line in [line for line in lines if line][-count:])
 
 
@@ -80,6 +82,7 @@ def _follow(
         dynamic_ncols=True,
         mininterval=0.2 if terminal else 15,
     ) as bar:
+        moved = False
         while not received:
             ended = process.poll() is not None
             for line in lines:
@@ -87,8 +90,8 @@ def _follow(
                     break
                 fraction, note = progress(line)
                 if fraction is not None:
-                    if bar.n == 0:
-                        bar.initial = fraction  # a continued training: what was done before took no time now
+                    if not moved:
+                        moved, bar.initial = True, fraction  # what was done before took no time now
                     bar.update(min(fraction, 1.0) - bar.n)
                 if note is not None:
                     bar.set_postfix_str(note, refresh=False)

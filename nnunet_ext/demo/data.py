@@ -1,14 +1,13 @@
 """A synthetic data set with the difficulty that PnPNet is about: touching structures whose common boundary is confused.
 
-Every case is one smooth body that three structures share: ``first`` and ``second`` lie side by side, ``cap`` covers
-both, so that each touches the two others along a curved, random interface. The structures differ in brightness, but
+Every case is one smooth body that two structures share along a curved, random interface. They differ in brightness, but
 
-* towards an interface the brightness of both sides converges, so there is no edge where the label changes,
+* towards the interface the brightness of both sides converges, so there is no edge where the label changes,
 * the scanner blurs (partial volume, more of it across the thick slices), adds noise, and shades the image smoothly,
-* brightness varies from case to case by as much as the structures differ.
+* brightness varies from case to case.
 
-What is left is what an annotator has: the trend over several millimetres, and the shape. nnU-Net mirrors images in
-training and in prediction, so nothing here depends on left and right.
+What is left is what an annotator has: the trend over several millimetres, and the smoothness of the shapes. nnU-Net
+mirrors images in training and in prediction, so nothing here depends on left and right.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ GENERATOR_VERSION = 1
 """To be raised with every change that changes a voxel: a data set of another version is written anew."""
 
 DATASET = "Dataset900_TouchingStructures"
-LABELS = {"background": 0, "first": 1, "second": 2, "cap": 3}
+LABELS = {"background": 0, "dark": 1, "bright": 2}
 SPACING = (2.5, 1.0, 1.0)
 """Millimetres, ``(z, y, x)``."""
 
 STAMP = "generator.json"
 
-BRIGHTNESS = (0.2, 1.0, 1.45, 0.6)  # by label
-CONVERGENCE = 2.0  # mm from an interface at which the brightness has come 3/4 of the way to that of its structure
+BRIGHTNESS = (0.2, 0.85, 1.3)  # by label
+CONVERGENCE = 2.5  # mm from the interface at which the brightness has come 3/4 of the way to that of its structure
 BLUR = 0.9  # mm
 NOISE = 0.14
 SHADING = 0.08
@@ -97,19 +96,15 @@ def make_case(seed: int, index: int) -> Case:
     body = 1 - np.sqrt((z / radii[0]) ** 2 + (y / radii[1]) ** 2 + (x / radii[2]) ** 2)
     body += 0.12 * _smooth_noise(rng, shape, 5.0)
 
-    # two interfaces that cross each other near the centre; signed distance from each, roughly in mm
-    angle = rng.uniform(0, 2 * np.pi)
-    tilt = rng.uniform(-0.35, 0.35, 2)
-    across = np.cos(angle) * x + np.sin(angle) * y + tilt[0] * z
-    along = -np.sin(angle) * x + np.cos(angle) * y + tilt[1] * z
-    side = across + rng.uniform(-1.5, 1.5) + 2.0 * _smooth_noise(rng, shape, 5.0)
-    cap = along - rng.uniform(2, 5) + 2.0 * _smooth_noise(rng, shape, 5.0)
-    labels = np.where(body <= 0, 0, np.where(cap > 0, 3, np.where(side > 0, 2, 1))).astype(np.uint8)
+    # the interface: a wavy, tilted plane near the middle; signed distance from it, roughly in mm
+    angle, tilt = rng.uniform(0, 2 * np.pi), rng.uniform(-0.4, 0.4)
+    side = np.cos(angle) * x + np.sin(angle) * y + tilt * z + rng.uniform(-2.5, 2.5)
+    side += 2.0 * _smooth_noise(rng, shape, 5.0)
+    labels = np.where(body <= 0, 0, np.where(side > 0, 2, 1)).astype(np.uint8)
 
-    # brightness: from structure to structure there is no edge, only a trend
-    levels = np.asarray(BRIGHTNESS) + np.asarray([0.05, 0.07, 0.07, 0.07]) * rng.standard_normal(4)
-    lower = levels[1] + (levels[2] - levels[1]) * (1 + np.tanh(side / CONVERGENCE)) / 2
-    inside = lower + (levels[3] - lower) * (1 + np.tanh(cap / CONVERGENCE)) / 2
+    # brightness: from one structure to the other there is no edge, only a trend
+    levels = np.asarray(BRIGHTNESS) + 0.07 * rng.standard_normal(3)
+    inside = levels[1] + (levels[2] - levels[1]) * (1 + np.tanh(side / CONVERGENCE)) / 2
     outside = levels[0] + 0.12 * _smooth_noise(rng, shape, 4.0)
     image = np.where(body > 0, inside, outside)
 

@@ -25,7 +25,7 @@ HD95_DEFINITION = (
     "HD95: the larger of the two directed 95th percentiles of the surface distances, surface elements weighted by "
     "their area (package surface-distance of DeepMind); one mask empty: diagonal of the image; both empty: not counted"
 )
-DICE_DEFINITION = "Dice: 2|A∩B| / (|A|+|B|); both masks empty: not counted"
+DICE_DEFINITION = "Dice: twice the common voxels over the voxels of both masks; both empty: not counted"
 
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442", "#d55e00", "#0072b2")
 """By class; Okabe and Ito's, which colour-blind readers can tell apart."""

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 import math
-import re
+import shlex
 import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from nnunet_ext.demo import data, report
+from nnunet_ext.demo import data, progress, report
 from nnunet_ext.demo.children import Progress, StepFailed, run_step
+from nnunet_ext.demo.raw import RawDataset, find_dataset
 from nnunet_ext.demo.workspace import Workspace, digest, files_digest
 from nnunet_ext.errors import InputError
 from nnunet_ext.version import __version__
@@ -36,40 +36,29 @@ CONSOLE_COMMAND = (
     "sys.exit(next(iter(entry_points(group='console_scripts', name=sys.argv[0]))).load()())"
 )
 
+SUMMARY = """
+Mean over {count} {kind}:
 
-@dataclass(frozen=True)
-class RawDataset:
-    """A data set in nnU-Net's raw format."""
+{table}
 
-    folder: Path
+{dice}
+{hd95}
 
-    @property
-    def name(self) -> str:
-        return self.folder.name
+A demo of this size ({iterations} small iterations, {count} cases) proves that everything works, not that one trainer is
+better than the other.
 
-    @property
-    def number(self) -> str:
-        return str(int(self.name[7:10]))
+{folder}
+  results.json, results.csv  every case and class
+  overlay.png                image, reference and both predictions
+  nnUNet_results             the trained models
+  logs                       everything that nnU-Net printed
 
-    @property
-    def description(self) -> dict[str, Any]:
-        return json.loads((self.folder / "dataset.json").read_text())
-
-    @property
-    def ending(self) -> str:
-        return self.description["file_ending"]
-
-    def held_out(self) -> list[str]:
-        """Names of the cases that have an image in ``imagesTs`` and a reference in ``labelsTs``."""
-        names = sorted(path.name.removesuffix(self.ending) for path in (self.folder / "labelsTs").glob("*"))
-        return [name for name in names if (self.folder / "imagesTs" / f"{name}_0000{self.ending}").is_file()]
-
-    def training_image(self, case: str) -> Path:
-        """The first channel; ``dataset.json`` may list files that lie elsewhere."""
-        listed = self.description.get("dataset", {}).get(case)
-        if listed is None:
-            return self.folder / "imagesTr" / f"{case}_0000{self.ending}"
-        return self.folder / listed["images"][0]
+Your own data, the same way:
+  nnunet-ext demo --raw FOLDER --dataset ID
+Your own data, for results:
+  export nnUNet_extTrainer="$(nnunet-ext path)"
+  nnUNetv2_train {number} {configuration} 0 -tr nnUNetTrainerPnPNet
+"""
 
 
 def run_demo(
@@ -91,34 +80,23 @@ def run_demo(
     workspace = Workspace(folder)
     own = None if raw is None or dataset is None else find_dataset(raw, dataset)
     if workspace.exists():
-        print(f"continuing in {workspace.folder}")
+        _say(f"continuing in {workspace.folder}")
     workspace.create()
     try:
         Demo(workspace, own or RawDataset(data.write_dataset(workspace.raw)), own is not None, device).run()
     except StepFailed as error:
-        print(f"nnunet-ext demo: {error}", file=sys.stderr)
+        _say(f"nnunet-ext demo: {error}", sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        _say("nothing is running any more; the same command continues where this one was", sys.stderr)
+        raise
     return 0
 
 
-def find_dataset(raw: str | Path, dataset: str | int) -> RawDataset:
-    """The data set with this number or name in the user's raw folder."""
-    root = Path(raw).expanduser().resolve()
-    if not root.is_dir():
-        raise InputError(f"--raw {root} is no folder; give the folder that holds Dataset…_… folders.")
-    text = str(dataset)
-    there = sorted(path for path in root.glob("Dataset[0-9][0-9][0-9]_*") if (path / "dataset.json").is_file())
-    found = [path for path in there if path.name == text or (text.isdigit() and int(path.name[7:10]) == int(text))]
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found or there) or "no data set with a dataset.json"
-        raise InputError(
-            f"--dataset {text} is {'ambiguous' if found else 'not'} in {root}; there {'match' if found else 'is'}: "
-            f"{names}."
-        )
-    result = RawDataset(found[0])
-    if (cases := result.description["numTraining"]) < 5:
-        raise InputError(f"{result.name} has {cases} training cases, but nnU-Net's five folds need at least 5.")
-    return result
+def _say(text: str, file: TextIO | None = None) -> None:
+    """Print at once, on any terminal; names may hold what its encoding does not know."""
+    encoding = getattr(file or sys.stdout, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=file, flush=True)
 
 
 class Demo:
@@ -136,7 +114,7 @@ class Demo:
     def run(self) -> None:
         begin = time.monotonic()
         held_out = self.dataset.held_out()
-        print(f"data: {self.dataset.folder}")
+        _say(f"data: {self.dataset.folder}")
         key, configuration = self.preprocess()
         key = self.plan(key, configuration)
         predictions = {}
@@ -147,7 +125,7 @@ class Demo:
             )
         cases = self.cases(held_out, predictions)
         self.compare(cases, "held-out cases" if held_out else "validation cases of fold 0")
-        print(f"this run took {(time.monotonic() - begin) / 60:.1f} minutes")
+        _say(f"this run took {(time.monotonic() - begin) / 60:.1f} minutes")
 
     # -- steps -----------------------------------------------------------------------------------------------------
 
@@ -159,16 +137,16 @@ class Demo:
             metadata.version("nnunetv2"),
         )
 
-        def work() -> None:
+        def work(_: bool) -> None:
             shutil.rmtree(self.preprocessed, ignore_errors=True)
             command = ["nnUNetv2_plan_and_preprocess", "-d", self.dataset.number, "-np", self.workers]
             command += ["-npfp", self.workers, "-c", "3d_fullres"]
             if self.own_data:
                 command.append("--verify_dataset_integrity")
-            self._command("preprocess", command, preprocessing_progress())
+            self._console("preprocess", command, progress.preprocessing())
             if self._configuration() == "2d":
                 command = ["nnUNetv2_preprocess", "-d", self.dataset.number, "-np", self.workers, "-c", "2d"]
-                self._command("preprocess", command, preprocessing_progress())
+                self._console("preprocess", command, progress.preprocessing())
 
         self._step("preprocess", key, work, "plans and preprocessed data")
         return key, self._configuration()
@@ -187,11 +165,9 @@ class Demo:
             command += ["--patch-size", *map(str, patch_size)]
         file = self.preprocessed / f"{PLANS}.json"
 
-        def work() -> None:
+        def work(_: bool) -> None:
             python = [sys.executable, "-m", "nnunet_ext", *command]
-            run_step(
-                "plans", python, log=self.workspace.logs / "plans.log", env=self.environment, progress=no_progress
-            )
+            self._run("plans", python, f"nnunet-ext {shlex.join(command)}", progress.none())
 
         self._step("plans", digest(key, command, __version__), work, str(file), there=file.is_file())
         return digest(key, file.read_text(), __version__)
@@ -209,12 +185,12 @@ class Demo:
             if not interrupted:
                 shutil.rmtree(model, ignore_errors=True)
             elif (fold / "checkpoint_final.pth").is_file():
-                print(f"reusing the finished training of {trainer}; its validation was interrupted and is done again")
+                _say(f"reusing the finished training of {trainer}; its validation was interrupted and is done again")
                 command.append("--val")
             elif any(fold.glob("checkpoint_*.pth")):
-                print(f"continuing the interrupted training of {trainer} from its last checkpoint")
+                _say(f"continuing the interrupted training of {trainer} from its last checkpoint")
                 command.append("--c")
-            self._command(step, command, training_progress(EPOCHS))
+            self._console(step, command, progress.training(EPOCHS))
 
         there = (fold / "checkpoint_final.pth").is_file() and (fold / "validation" / "summary.json").is_file()
         self._step(step, key, work, f"the training in {fold}", there=there)
@@ -227,9 +203,9 @@ class Demo:
         command = ["nnUNetv2_predict", "-d", self.dataset.number, "-i", str(images), "-o", str(output), "-f", "0"]
         command += ["-tr", trainer, "-p", PLANS, "-c", configuration, "-device", self.device, "-npp", "0", "-nps", "0"]
 
-        def work() -> None:
+        def work(_: bool) -> None:
             shutil.rmtree(output, ignore_errors=True)
-            self._command(f"predict {trainer}", command, prediction_progress(cases))
+            self._console(f"predict {trainer}", command, progress.prediction(cases))
 
         key = digest(key, files_digest(self.dataset.folder, "imagesTs"))
         there = all((output / f"{name}{self.dataset.ending}").is_file() for name in self.dataset.held_out())
@@ -264,33 +240,60 @@ class Demo:
             folder, scores, dataset=self.dataset.name, evaluated=f"{len(cases)} {kind}", device=self.device
         )
         report.draw_overlay(folder / "overlay.png", cases[:3], classes, reader, f"{self.dataset.name}: {kind}")
-        print(SUMMARY.format(
-            cases=len(cases), kind=kind, table=report.table(scores), dice=report.DICE_DEFINITION,
-            hd95=report.HD95_DEFINITION, folder=folder, iterations=EPOCHS * ITERATIONS,
-        ))  # fmt: skip
+        _say(
+            SUMMARY.format(
+                count=len(cases),
+                kind=kind,
+                table=report.table(scores),
+                dice=report.DICE_DEFINITION,
+                hd95=report.HD95_DEFINITION,
+                iterations=EPOCHS * ITERATIONS,
+                folder=folder,
+                number=self.dataset.number if self.own_data else "ID",
+                configuration=next(iter(plans["configurations"])),
+            )
+        )
 
     # -- how a step is done ----------------------------------------------------------------------------------------
 
-    def _step(self, step: str, key: str, work: Callable[..., None], what: str, there: bool = True) -> None:
+    def _step(self, step: str, key: str, work: Callable[[bool], None], what: str, there: bool = True) -> None:
         """Do ``work`` unless it is done with this key and its result is ``there``.
 
-        ``work`` may take one argument: whether the same step was interrupted before.
+        ``work`` is told whether the same step, with the same key, was interrupted before.
         """
         name = f"{self.dataset.name}: {step}"
         state = self.workspace.state(name, key)
         if state == "done" and there:
-            print(f"reusing {what}")
+            _say(f"reusing {what}")
             return
         begin = time.monotonic()
         self.workspace.started(name, key)
-        if work.__code__.co_argcount:
-            work(state == "interrupted")
-        else:
-            work()
+        work(state == "interrupted")
         self.workspace.finished(name, time.monotonic() - begin)
 
-    def _command(self, step: str, command: Sequence[str], progress: Progress) -> None:
+    def _console(self, step: str, command: Sequence[str], reader: Progress) -> None:
         """Run one of nnU-Net's console commands."""
-        python = [sys.executable, "-c", CONSOLE_COMMAND, *command]
+        self._run(step, [sys.executable, "-c", CONSOLE_COMMAND, *command], shlex.join(command), reader)
+
+    def _run(self, step: str, command: Sequence[str], shown: str, reader: Progress) -> None:
+        _say(f"$ {shown}")
         log = self.workspace.logs / f"{step.replace(' ', '_')}.log"
-        run_step(step, python, log=log, env=self.environment, progress=progress)
+        run_step(step, command, shown=shown, log=log, env=self.environment, progress=reader)
+
+
+def small_patch(configuration: Mapping[str, Any]) -> list[int]:
+    """The planned patch size, halved along its longest axes until it has at most :data:`PATCH_VOXELS`.
+
+    Every axis stays divisible by the strides, with at least two voxels at the bottleneck.
+    """
+    strides = configuration["architecture"]["arch_kwargs"]["strides"]
+    size = list(configuration["patch_size"])
+    divisors = [math.prod(stride[axis] for stride in strides) for axis in range(len(size))]
+    while math.prod(size) > PATCH_VOXELS:
+        halves = [max(2, n // divisor // 2) * divisor for n, divisor in zip(size, divisors, strict=True)]
+        smaller = [axis for axis in range(len(size)) if halves[axis] < size[axis]]
+        if not smaller:
+            break
+        longest = max(smaller, key=lambda axis: size[axis])
+        size[longest] = halves[longest]
+    return size

@@ -15,7 +15,8 @@ Deviations from the published code, each with its reason:
 * *Unit-norm, zero-sum kernels* (``init="unit"``). With N(0, 1) kernels the product has a standard deviation near 250,
   overflows float16 at the finest level, and a constant region already "differs" by √19. ``init="randn"`` is the code.
 * *Replicate padding.* Zero padding makes a false edge along the whole border of the patch.
-* *The product is computed in float32* whatever autocast does.
+* *The product is computed in float32* whatever autocast does, and scaled down before it returns to half precision where
+  it would overflow.
 * *1×1 guidance convolution.* Our guidance is the transposed convolution's output, which has the skip's shape already;
   the code's 3×3×3 convolution doubles the module's cost. ``guide_kernel_size`` restores it.
 * The published code means to freeze the explicit part and does not (``.detach()`` on a discarded value). Both are here:
@@ -36,6 +37,8 @@ from torch.nn.functional import pad
 from nnunet_ext.pnpnet.blocks import ConvDialect
 
 Initialisation = Literal["unit", "randn"]
+
+HALF_PRECISION_LIMIT = 1000.0  # leaves room for the sum of a convolution below 65504
 
 
 def explicit_stencil(kernel_size: Sequence[int]) -> Tensor:
@@ -170,4 +173,7 @@ class SemanticDifferenceModule(nn.Module):
         with torch.autocast(skip.device.type, enabled=False):
             dtype = torch.promote_types(skip.dtype, torch.float32)
             difference = self.skip_difference(skip.to(dtype)) * self.guide_difference(guide.to(dtype)).square()
+            if guide.dtype != dtype:
+                # the convolution that follows runs in half precision and its norm undoes any common factor
+                difference = difference / (difference.detach().abs().amax() / HALF_PRECISION_LIMIT).clamp(min=1)
         return skip + self.mix(difference.to(guide.dtype))

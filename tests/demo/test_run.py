@@ -1,0 +1,497 @@
+"""The demo without nnU-Net: process groups, progress, what is reused, bad input, and the rules of the metrics."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_ext.cli import main
+from nnunet_ext.demo import progress, report, run
+from nnunet_ext.demo.children import StepFailed, end_group, last_lines, run_step
+from nnunet_ext.demo.data import LABELS, write_dataset
+from nnunet_ext.demo.raw import RawDataset, find_dataset
+from nnunet_ext.demo.run import Demo, run_demo, small_patch
+from nnunet_ext.demo.workspace import RECORD, Workspace, files_digest
+from nnunet_ext.errors import InputError
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="process groups of POSIX")
+
+# starts a child that ignores SIGTERM, says who it is, and waits
+PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c",
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"],
+    stdout=subprocess.PIPE)
+child.stdout.readline()
+print("child", child.pid, flush=True)
+{end}
+"""
+
+
+def running(pid: int) -> bool:
+    """A zombie that nobody has collected yet does not run."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_until(condition, seconds: float = 10) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+def step(code: str, log: Path, **options: Any) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    run_step("fake", command, shown="fake", log=log, env=os.environ, progress=options.get("progress", progress.none()))
+
+
+def grandchild(log: Path) -> int:
+    [pid] = re.findall(r"^child (\d+)$", log.read_text(), re.MULTILINE)
+    return int(pid)
+
+
+# --- children ---------------------------------------------------------------------------------------------------------
+
+
+@posix
+def test_ending_a_group_kills_a_grandchild_that_ignores_the_request(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", PARENT.format(end="time.sleep(60)")],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout
+    pid = int(process.stdout.readline().split()[1])
+    assert running(pid)
+    end_group(process, grace=0.3)
+    assert process.returncode is not None
+    assert wait_until(lambda: not running(pid))
+
+
+@posix
+@pytest.mark.parametrize("end", ["sys.exit(0)", "sys.exit(3)"])
+def test_a_command_that_ends_leaves_no_grandchild(tmp_path, end):
+    try:
+        step(PARENT.format(end=end), tmp_path / "log")
+    except StepFailed:
+        assert end == "sys.exit(3)"
+    assert wait_until(lambda: not running(grandchild(tmp_path / "log")))
+
+
+@posix
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_whole_group(tmp_path, number):
+    log = tmp_path / "log"
+    code = f"""
+        import os, signal, sys
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where pytest runs in the background
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        from pathlib import Path
+        from nnunet_ext.demo import children, progress
+        children.GRACE = 0.3
+        command = [sys.executable, "-c", {PARENT.format(end="time.sleep(60)")!r}]
+        try:
+            log = Path({str(log)!r})
+            children.run_step("fake", command, shown="fake", log=log, env=os.environ, progress=progress.none())
+        except KeyboardInterrupt:
+            sys.exit(130)
+    """
+    demo = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stderr=subprocess.DEVNULL)
+    assert wait_until(lambda: log.is_file() and re.search(r"^child \d+$", log.read_text(), re.MULTILINE))
+    assert running(grandchild(log))
+    demo.send_signal(number)
+    assert demo.wait(timeout=20) == 130
+    assert wait_until(lambda: not running(grandchild(log)))
+
+
+def test_a_failed_command_names_its_log_and_shows_its_end(tmp_path):
+    log = tmp_path / "logs" / "fake.log"
+    with pytest.raises(StepFailed) as error:
+        step("print('before'); raise ValueError('no such case')", log)
+    assert str(log) in str(error.value)
+    assert "exit code 1" in str(error.value)
+    assert "ValueError: no such case" in str(error.value)
+
+
+def test_the_log_is_appended_to_and_a_progress_bar_in_it_counts_as_one_line(tmp_path):
+    log = tmp_path / "log"
+    for number in (1, 2):
+        step(f"print('run', {number}, end='\\n\\n'); print('a 0/2\\ra 1/2\\ra 2/2')", log)
+    assert log.read_text().count("$ fake\nrun") == 2
+    assert last_lines(log, 2) == "  run 2\n  a 2/2"
+
+
+def test_the_progress_reader_gets_every_line_as_it_comes(tmp_path):
+    seen = []
+
+    def read(line: str) -> tuple[float | None, str | None]:
+        seen.append(line)
+        return None, None
+
+    step("print('one\\rtwo'); print('ü')", tmp_path / "log", progress=read)
+    assert [line for line in seen if line] == ["one", "two", "ü"]
+
+
+# --- progress ---------------------------------------------------------------------------------------------------------
+
+
+def test_progress_of_a_training():
+    read = progress.training(4)
+    assert read("2026-01-01 10:00:00.000000: Epoch 0") == (0, "epoch 1/4")
+    assert read("2026-01-01 10:00:00.000000: Epoch time: 4.5 s") == (None, None)
+    assert read("2026-01-01 10:00:00.000000: Pseudo dice [np.float32(0.5), np.float32(nan)]") == (None, None)
+    assert read("2026-01-01 10:00:00.000000: Epoch 3") == (0.75, "epoch 4/4, pseudo Dice 0.50 nan")
+    assert read("2026-01-01 10:00:00.000000: Training done.") == (1, "validation")
+    assert read("2026-01-01 10:00:00.000000: predicting case_7") == (1, "validation case_7")
+
+
+def test_progress_of_preprocessing_and_prediction():
+    read = progress.preprocessing()
+    assert read("Extracting dataset fingerprint:  50%|█████     | 6/12 [00:13<00:06]") == (0.25, "fingerprint")
+    assert read("Preprocessing cases:  50%|█████     | 6/12 [00:08<00:01]") == (0.75, "cases")
+    read = progress.prediction(2)
+    assert read("  0%|  | 0/8 [00:00<?]") == (None, None)
+    read("perform_everything_on_device: True")
+    assert read("perform_everything_on_device: True") == (0.5, "case 2/2")
+    assert read(" 50%|  | 4/8 [00:00<?]") == (0.75, None)
+
+
+# --- the folder -------------------------------------------------------------------------------------------------------
+
+
+def test_a_step_is_known_by_its_key(tmp_path):
+    workspace = Workspace(tmp_path / "new")
+    workspace.create()
+    assert workspace.state("train", "a") == "new"
+    workspace.started("train", "a")
+    again = Workspace(tmp_path / "new")
+    assert again.state("train", "a") == "interrupted"
+    assert again.state("train", "b") == "new"
+    again.finished("train", 1)
+    assert Workspace(tmp_path / "new").state("train", "a") == "done"
+    assert Workspace(tmp_path / "new").state("train", "b") == "new"
+
+
+def test_a_folder_of_somebody_else_is_refused(tmp_path):
+    (tmp_path / "nnUNet_results").mkdir()
+    with pytest.raises(InputError, match="not empty"):
+        Workspace(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file"):
+        Workspace(tmp_path / "file")
+
+
+def test_the_environment_is_for_the_commands_only(tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_results", "/the/users/own")
+    monkeypatch.setenv("nnUNet_extTrainer", "/another/plugin")
+    environment = Workspace(tmp_path).environment(tmp_path / "raw")
+    assert environment["nnUNet_raw"] == str(tmp_path / "raw")
+    for name in ("nnUNet_preprocessed", "nnUNet_results"):
+        assert environment[name] == str(tmp_path / name)
+    assert environment["nnUNet_extTrainer"].startswith("/another/plugin" + os.pathsep)
+    assert int(environment["nnUNet_n_proc_DA"]) >= 1  # with 0, nnU-Net's planner fails
+    assert os.environ["nnUNet_results"] == "/the/users/own"
+
+
+def test_a_changed_file_changes_the_digest(tmp_path):
+    (tmp_path / "imagesTr").mkdir()
+    before = files_digest(tmp_path, "imagesTr", "labelsTr")
+    (tmp_path / "imagesTr" / "a").write_text("1")
+    between = files_digest(tmp_path, "imagesTr", "labelsTr")
+    (tmp_path / "imagesTr" / "a").write_text("12")
+    assert len({before, between, files_digest(tmp_path, "imagesTr", "labelsTr")}) == 3
+
+
+# --- the whole, with commands that only write what nnU-Net would write -----------------------------------------------
+
+PLANNED = {
+    "image_reader_writer": "SimpleITKIO",
+    "configurations": {
+        "3d_fullres": {"patch_size": [16, 40, 40], "architecture": {"arch_kwargs": {"strides": [[1] * 3, [2] * 3]}}}
+    },
+}
+
+
+class FakeCommands:
+    """Stands in for ``run_step``; ``titles`` and ``commands`` of what was run. Raises at the step ``fail``."""
+
+    def __init__(self, root: Path, fail: str = "", before_it: Any = lambda: None) -> None:
+        self.root, self.fail, self.before_it = root, fail, before_it
+        self.titles: list[str] = []
+        self.commands: dict[str, list[str]] = {}
+
+    def __call__(self, title: str, command: list[str], **_: Any) -> None:
+        self.titles.append(title)
+        self.commands[title] = list(command)
+        if title == self.fail:
+            self.before_it()
+            raise KeyboardInterrupt
+        dataset = "Dataset900_TouchingStructures"
+        preprocessed = self.root / "nnUNet_preprocessed" / dataset
+        trainer = title.split()[-1]
+        fold = self.fold(trainer)
+        if title == "preprocess":
+            preprocessed.mkdir(parents=True)
+            (preprocessed / "nnUNetPlans.json").write_text(json.dumps(PLANNED))
+        elif title == "plans":
+            (preprocessed / f"{run.PLANS}.json").write_text(json.dumps(PLANNED))
+        elif title.startswith("train"):
+            (fold / "validation").mkdir(parents=True, exist_ok=True)
+            (fold / "validation" / "summary.json").touch()
+            (fold / "checkpoint_final.pth").touch()
+        else:
+            output = self.root / "predictions" / dataset / trainer
+            output.mkdir(parents=True)
+            for label in (self.root / "nnUNet_raw" / dataset / "labelsTs").iterdir():
+                (output / label.name).write_bytes(label.read_bytes())
+
+    def fold(self, trainer: str) -> Path:
+        model = f"{trainer}__{run.PLANS}__3d_fullres"
+        return self.root / "nnUNet_results" / "Dataset900_TouchingStructures" / model / "fold_0"
+
+
+ALL_STEPS = ["preprocess", "plans", *(f"{verb} {trainer}" for trainer in run.TRAINERS for verb in ("train", "predict"))]
+
+
+@pytest.fixture
+def demo(tmp_path, monkeypatch):
+    """``demo(**options)`` runs the demo with fake commands in one folder and returns them."""
+
+    def go(**options: Any) -> FakeCommands:
+        commands = FakeCommands(tmp_path / "demo", **options)
+        monkeypatch.setattr(run, "run_step", commands)
+        if options.get("fail"):
+            with pytest.raises(KeyboardInterrupt):
+                run_demo(tmp_path / "demo")
+        else:
+            assert run_demo(tmp_path / "demo") == 0
+        return commands
+
+    return go
+
+
+def test_the_first_run_does_every_step_and_reports(demo, tmp_path, capsys):
+    assert demo().titles == ALL_STEPS
+    printed = capsys.readouterr().out
+    for text in ("Dice", "HD95", "surface-distance", "overlay.png", "--raw FOLDER", "not that one trainer", *LABELS):
+        assert text in printed or text == "background"
+    results = json.loads((tmp_path / "demo" / "results.json").read_text())
+    assert results["means"]["nnUNetTrainerPnPNet"]["mean"] == {"dice": 1.0, "hd95_mm": 0.0}
+    with (tmp_path / "demo" / "results.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 2 * 3 * 2  # trainers, cases, classes
+    assert (tmp_path / "demo" / "overlay.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_second_run_reuses_everything_and_says_so(demo, capsys):
+    demo()
+    capsys.readouterr()
+    assert demo().titles == []
+    assert capsys.readouterr().out.count("reusing") == len(ALL_STEPS)
+
+
+def test_what_was_deleted_is_done_again(demo):
+    first = demo()
+    (first.fold("nnUNetTrainerPnPNet") / "checkpoint_final.pth").unlink()
+    assert demo().titles == ["train nnUNetTrainerPnPNet"]
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "argument"), [("checkpoint_latest.pth", "--c"), ("checkpoint_final.pth", "--val"), (None, None)]
+)
+def test_an_interrupted_training_goes_on_where_it_was(demo, tmp_path, checkpoint, argument):
+    title = "train nnUNetTrainerPnPNet"
+
+    def leave_checkpoint() -> None:
+        fold = FakeCommands(tmp_path / "demo").fold("nnUNetTrainerPnPNet")
+        fold.mkdir(parents=True)
+        if checkpoint:
+            (fold / checkpoint).touch()
+
+    assert demo(fail=title, before_it=leave_checkpoint).titles == ALL_STEPS[:5]
+    again = demo()
+    assert again.titles == ALL_STEPS[4:]
+    assert {"--c", "--val"} & set(again.commands[title]) == ({argument} if argument else set())
+
+
+def test_another_schedule_trains_anew_on_the_same_preprocessed_data(demo, monkeypatch):
+    demo()
+    monkeypatch.setitem(PLANNED["configurations"]["3d_fullres"], "nnunet_ext", {"schedule": {"epochs": 9}})
+    monkeypatch.setattr(run, "EPOCHS", 9)
+    again = demo()
+    assert again.titles == ALL_STEPS[1:]
+    assert not {"--c", "--val"} & set(again.commands["train nnUNetTrainerPnPNet"])
+
+
+def test_a_failed_step_is_one_message_and_exit_code_1(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "CONSOLE_COMMAND", "import sys; sys.exit('no memory left')")
+    assert main(["demo", "--folder", str(tmp_path / "demo")]) == 1
+    error = capsys.readouterr().err
+    assert "the step 'preprocess' failed" in error
+    assert "no memory left" in error
+    assert str(tmp_path / "demo" / "logs" / "preprocess.log") in error
+    assert "Traceback" not in error
+
+
+# --- the user's own data ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def own_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    raw = tmp_path_factory.mktemp("own")
+    write_dataset(raw, cases=5, held_out=1)
+    return raw
+
+
+@pytest.mark.parametrize("options", [{"raw": "/data"}, {"dataset": "4"}])
+def test_raw_and_dataset_belong_together(tmp_path, options):
+    with pytest.raises(InputError, match="belong together"):
+        run_demo(tmp_path / "demo", **options)
+    assert not (tmp_path / "demo").exists()
+
+
+def test_a_data_set_that_is_not_there_is_answered_with_those_that_are(own_raw, tmp_path, capsys):
+    with pytest.raises(InputError, match="Dataset900_TouchingStructures"):
+        find_dataset(own_raw, "4")
+    with pytest.raises(InputError, match="no data set"):
+        find_dataset(tmp_path, "4")
+    with pytest.raises(InputError, match="is no folder"):
+        find_dataset(tmp_path / "nowhere", "4")
+    assert main(["demo", "--folder", str(tmp_path / "demo"), "--raw", str(own_raw), "--dataset", "4"]) == 2
+    assert "Dataset900" in capsys.readouterr().err
+    assert not (tmp_path / "demo" / RECORD).exists()
+
+
+def test_too_few_cases_for_the_folds_are_refused(tmp_path):
+    write_dataset(tmp_path, cases=4, held_out=0)
+    with pytest.raises(InputError, match="4 training cases"):
+        find_dataset(tmp_path, 900)
+
+
+@pytest.mark.parametrize("dataset", [900, "900", "Dataset900_TouchingStructures"])
+def test_a_data_set_is_found_by_number_or_name(own_raw, dataset):
+    found = find_dataset(own_raw, dataset)
+    assert found.number == "900"
+    assert found.held_out() == ["touching_005"]
+
+
+def test_without_references_for_the_test_cases_the_validation_cases_are_compared(own_raw, tmp_path):
+    dataset = RawDataset(own_raw / "Dataset900_TouchingStructures")
+    demo = Demo(Workspace(tmp_path), dataset, True, "cpu")
+    demo.preprocessed.mkdir(parents=True)
+    (demo.preprocessed / "splits_final.json").write_text(json.dumps([{"train": [], "val": ["touching_001"]}]))
+    [case] = demo.cases([], {"trainer": tmp_path / "validation"})
+    assert case.image == dataset.folder / "imagesTr" / "touching_001_0000.nii.gz"
+    assert case.reference == demo.preprocessed / "gt_segmentations" / "touching_001.nii.gz"
+    assert case.predictions == {"trainer": tmp_path / "validation" / "touching_001.nii.gz"}
+
+
+@pytest.mark.parametrize(
+    ("planned", "strides", "expected"),
+    [
+        ([16, 40, 40], [[1, 1, 1], [2, 2, 2]], [16, 40, 40]),
+        ([128, 128, 128], [[1, 1, 1]] + [[2, 2, 2]] * 5, [64, 64, 64]),
+        ([20, 320, 256], [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2], [1, 2, 2]], [20, 64, 128]),
+        ([1024, 1024], [[1, 1]] + [[2, 2]] * 7, [512, 512]),
+    ],
+)
+def test_a_patch_for_the_cpu_is_small_and_divisible(planned, strides, expected):
+    configuration = {"patch_size": planned, "architecture": {"arch_kwargs": {"strides": strides}}}
+    assert small_patch(configuration) == expected
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+
+def box(*corners: tuple[int, int], shape: tuple[int, ...] = (10, 20, 20)) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    mask[tuple(slice(*c) for c in corners)] = True
+    return mask
+
+
+EMPTY = box((0, 0), (0, 0), (0, 0))
+CUBE = box((2, 8), (5, 15), (5, 15))
+
+
+def test_both_masks_empty_do_not_count():
+    assert math.isnan(report.dice(EMPTY, EMPTY))
+    assert math.isnan(report.hd95(EMPTY, EMPTY, (2.5, 1, 1)))
+    scores = [report.Score("t", "a", "x", 0.5, 2.0), report.Score("t", "b", "x", math.nan, math.nan)]
+    assert report.means(scores)["t"] == {"x": {"dice": 0.5, "hd95_mm": 2.0}, "mean": {"dice": 0.5, "hd95_mm": 2.0}}
+
+
+@pytest.mark.parametrize("masks", [(EMPTY, CUBE), (CUBE, EMPTY)])
+def test_one_empty_mask_costs_the_diagonal_of_the_image(masks):
+    assert report.dice(*masks) == 0
+    assert report.hd95(*masks, (2.5, 1, 1)) == pytest.approx(math.sqrt(25**2 + 20**2 + 20**2))
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_hd95_is_in_millimetres(axis):
+    spacing = (2.5, 1.0, 0.5)
+    moved = np.roll(CUBE, 1, axis)
+    assert report.hd95(CUBE, CUBE, spacing) == 0
+    # the moved face is a small part of the surface only for thin shifts: 1 voxel of the axis at most
+    assert 0 < report.hd95(CUBE, moved, spacing) <= spacing[axis] + 1e-9
+    assert report.dice(CUBE, moved) == pytest.approx(1 - 1 / CUBE.sum(axis).max())
+
+
+def test_hd95_in_2d():
+    square = np.zeros((20, 20), bool)
+    square[5:15, 5:15] = True
+    assert report.hd95(square, np.roll(square, 3, 1), (1.0, 2.0)) == pytest.approx(6)
+
+
+def test_regions_and_ignored_voxels():
+    classes = report.Classes({"background": 0, "whole": [1, 2], "core": 2, "ignore": 3})
+    reference = np.array([[0, 1, 2, 3]])
+    masks = classes.masks(np.array([[0, 1, 2, 2]]), reference)
+    assert masks["whole"].tolist() == [[False, True, True, False]]
+    assert masks["core"].tolist() == [[False, False, True, False]]
+
+
+def test_the_slice_shown_is_the_one_with_the_longest_border():
+    segmentation = np.zeros((4, 10, 10), int)
+    segmentation[0, 1:9, 1:9] = 1  # much foreground, no border
+    segmentation[2, 2:8, 2:5], segmentation[2, 2:8, 5:8] = 1, 2
+    assert report.longest_interface(segmentation, (3, 1, 1)) == 2
+    assert report.longest_interface(np.minimum(segmentation, 1), (3, 1, 1)) == 0
+
+
+def test_results_hold_no_nan(tmp_path):
+    report.write_results(tmp_path, [report.Score("t", "a", "x", math.nan, math.nan)], dataset="d")
+    text = (tmp_path / "results.json").read_text()
+    assert "NaN" not in text
+    assert json.loads(text)["scores"] == [{"trainer": "t", "case": "a", "class": "x", "dice": None, "hd95_mm": None}]
+
+
+def test_the_picture_of_2d_cases(tmp_path):
+    image, label = tmp_path / "image.nii.gz", tmp_path / "label.nii.gz"
+    values = np.zeros((1, 12, 14), np.uint8)
+    values[0, 3:9, 3:6], values[0, 3:9, 6:9] = 1, 2
+    sitk.WriteImage(sitk.GetImageFromArray(values.astype(np.float32)), str(image))
+    sitk.WriteImage(sitk.GetImageFromArray(values), str(label))
+    case = report.EvaluationCase("a", image, label, {"one": label, "two": label})
+    classes, reader = report.Classes(LABELS), report.Reader("SimpleITKIO")
+    assert {score.dice for score in report.evaluate([case], classes, reader)} == {1.0}
+    report.draw_overlay(tmp_path / "overlay.png", [case], classes, reader, "2D")
+    assert (tmp_path / "overlay.png").stat().st_size > 1000
