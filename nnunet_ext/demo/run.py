@@ -26,7 +26,7 @@ from nnunet_ext.version import __version__
 
 TRAINERS = ("nnUNetTrainerReference", "nnUNetTrainerPnPNet")
 PLANS = "nnUNetPlans_demo"
-EPOCHS, ITERATIONS = 8, 30
+EPOCHS, ITERATIONS = 8, 40
 PATCH_VOXELS = 64**3
 """Patches of the user's own data are made smaller than this on a CPU, where an iteration would take minutes."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class ConvDialect:
         conv_op: ``nn.Conv2d`` or ``nn.Conv3d``.
         norm_op: normalisation, or None.
         nonlin: nonlinearity of the blocks, or None.
+        recompute: run the cheap parts of the branches again in the backward pass instead of keeping what they computed.
     """
 
     conv_op: type[nn.Module]
@@ -25,6 +27,14 @@ class ConvDialect:
     norm_op_kwargs: Mapping[str, Any] = field(default_factory=dict)
     nonlin: type[nn.Module] | None = nn.LeakyReLU
     nonlin_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    recompute: bool = False
+
+    def run(self, function: Callable[..., Any], *inputs: Tensor) -> Any:
+        """``function(*inputs)``, with its intermediate results kept or recomputed."""
+        if not self.recompute:
+            return function(*inputs)
+        # nothing random happens in the branches that are recomputed, so no generator state needs to be kept
+        return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
     def conv(self, c_in: int, c_out: int, kernel_size: Sequence[int] | int = 1, nonlin: bool = True) -> nn.Module:
         """conv (no bias) → norm → nonlinearity, or without the last."""

@@ -166,6 +166,7 @@ class ClassClusteringModule(nn.Module):
         shared_trunk: bool = True,
     ) -> None:
         super().__init__()
+        self.dialect = dialect
         self.transformer = CenterTransformer(num_classes, dim, heads, mlp_dim, dropout)
         self.trunk: nn.Module = nn.Identity()
         self.key: nn.Module
@@ -192,7 +193,10 @@ class ClassClusteringModule(nn.Module):
             centers: ``(B, K, dim)`` from the level below, or ``(1, K, dim)`` from the atlas.
         """
         centers = self.transformer(centers).expand(feature.shape[0], -1, -1)
-        trunk = self.trunk(feature)
+        assignment, centers, value = self.dialect.run(self._cluster, self.trunk(feature), centers)
+        return Clustering(assignment + self.dialect.run(self.refine, assignment), centers, value)
+
+    def _cluster(self, trunk: Tensor, centers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         value = self.value(trunk)
         assignment, centers = assign_and_update(
             centers,
@@ -202,5 +206,4 @@ class ClassClusteringModule(nn.Module):
             update=self.update,
             exclusive=self.exclusive,
         )
-        assignment = assignment.to(value.dtype)
-        return Clustering(assignment + self.refine(assignment), centers, value)
+        return assignment.to(value.dtype), centers, value

@@ -83,6 +83,10 @@ class PnPNetOptions:
     batch_norm: bool = False
     """BatchNorm and ReLU in the branches (the code) instead of the planned norm and nonlinearity."""
 
+    recompute: bool = True
+    """Recompute the cheap parts of the branches in the backward pass; same gradients, less memory. Off with BatchNorm,
+    whose running statistics would be updated twice."""
+
     @classmethod
     def paper(cls) -> PnPNetOptions:
         """The published code to the letter."""
@@ -99,6 +103,7 @@ class PnPNetOptions:
             kernel_init="randn",
             zero_padding=True,
             batch_norm=True,
+            recompute=False,
         )
 
 
@@ -136,6 +141,7 @@ class PullBranch(nn.Module):
     ) -> None:
         super().__init__()
         classes = planned.num_heads
+        self.dialect = dialect
         self.levels = list(levels)
         self.full_resolution = options.full_resolution_fusion
         self.atlas = CenterAtlas(classes, options.dim, options.atlas_ratio * classes)
@@ -179,7 +185,7 @@ class PullBranch(nn.Module):
             centers = clustering.centers
             maps.append(clustering.pull)
         size = patch if self.full_resolution else skips[self.levels[0]].shape[2:]
-        logits = self.fuse(torch.cat([self._resize(pull, size) for pull in maps], 1))
+        logits = self.dialect.run(self.fuse, torch.cat([self._resize(pull, size) for pull in maps], 1))
         return Pulled(self._resize(logits, patch), centers, clustering.values, skips[self.levels[0]])
 
 
@@ -278,4 +284,12 @@ def _dialect(planned: PlannedUNet, options: PnPNetOptions) -> ConvDialect:
     if options.batch_norm:
         norm = nn.BatchNorm3d if planned.dim == 3 else nn.BatchNorm2d
         return ConvDialect(planned.conv_op, norm, nonlin=nn.ReLU)
-    return ConvDialect(planned.conv_op, planned.norm_op, planned.norm_op_kwargs, planned.nonlin, planned.nonlin_kwargs)
+    batch_norm = planned.norm_op is not None and issubclass(planned.norm_op, nn.modules.batchnorm._BatchNorm)
+    return ConvDialect(
+        planned.conv_op,
+        planned.norm_op,
+        planned.norm_op_kwargs,
+        planned.nonlin,
+        planned.nonlin_kwargs,
+        recompute=options.recompute and not batch_norm,
+    )

@@ -144,6 +144,7 @@ class SemanticDifferenceModule(nn.Module):
         padding_mode: Literal["replicate", "zeros"] = "replicate",
     ) -> None:
         super().__init__()
+        self.dialect = dialect
         self.guide = dialect.conv(channels, channels, guide_kernel_size or [1] * len(kernel_size), nonlin=False)
 
         def difference() -> DifferentialConv:
@@ -169,11 +170,13 @@ class SemanticDifferenceModule(nn.Module):
         Returns:
             ``(B, C, *spatial)``.
         """
-        guide = self.guide(guide)
+        return skip + self.mix(self.dialect.run(self._difference, skip, self.guide(guide)))
+
+    def _difference(self, skip: Tensor, guide: Tensor) -> Tensor:
         with torch.autocast(skip.device.type, enabled=False):
             dtype = torch.promote_types(skip.dtype, torch.float32)
             difference = self.skip_difference(skip.to(dtype)) * self.guide_difference(guide.to(dtype)).square()
             if guide.dtype != dtype:
                 # the convolution that follows runs in half precision and its norm undoes any common factor
                 difference = difference / (difference.detach().abs().amax() / HALF_PRECISION_LIMIT).clamp(min=1)
-        return skip + self.mix(difference.to(guide.dtype))
+            return difference.to(guide.dtype)

@@ -125,7 +125,7 @@ def test_labels_are_never_needed_and_samples_do_not_influence_each_other():
     net = build(dim=3, deep_supervision=False).eval()
     x = image({"dim": 3})
     with torch.no_grad():
-        torch.testing.assert_close(net(x)[:1], net(x[:1]))
+        torch.testing.assert_close(net(x)[:1], net(x[:1]), rtol=1e-4, atol=1e-4)
 
 
 def test_two_calls_share_no_state():
