@@ -206,17 +206,11 @@ def torchvision_fits() -> list[Finding]:
     error = _last_line(probe)
     why = "torch and torchvision do not fit together" if "operator torchvision::" in error else "it cannot be imported"
     found = f"{why}, which breaks the search for every trainer but nnUNetTrainer: {error}"
-    fix = f"install both from one index in one command: pip install --force-reinstall torch torchvision{_index()}"
+    fix = (
+        "install both in one command, from the index that your torch came from (https://pytorch.org/get-started): "
+        "pip install --force-reinstall torch torchvision"
+    )
     return [Finding("problem", "torchvision", found, fix)]
-
-
-def _index() -> str:
-    """Where the installed torch came from, as an option for pip: ``2.8.0+cu128`` is not on PyPI."""
-    try:
-        build = metadata.version("torch").partition("+")[2]
-    except metadata.PackageNotFoundError:
-        build = ""
-    return f" --index-url https://download.pytorch.org/whl/{build}" if build else ""
 
 
 def discovery() -> list[Finding]:
@@ -312,7 +306,7 @@ def torch_and_gpu() -> list[Finding]:
             "warning",
             "torch",
             found,
-            f"another version, in one command: pip install 'torch!=2.9.*' torchvision{_index()}",
+            "another version, in one command: pip install 'torch!=2.9.*' torchvision",
         )
     return [version, _gpu(facts), _compile(facts)]
 

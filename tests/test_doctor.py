@@ -212,14 +212,6 @@ def test_a_torchvision_that_does_not_fit_torch_is_explained(monkeypatch, tmp_pat
     assert "in one command" in finding.fix
 
 
-@pytest.mark.parametrize(
-    ("torch", "option"), [("2.8.0+cpu", " --index-url https://download.pytorch.org/whl/cpu"), ("2.8.0", "")]
-)
-def test_the_repair_of_torchvision_uses_the_index_that_torch_came_from(monkeypatch, torch, option):
-    monkeypatch.setattr(doctor.metadata, "version", lambda name: torch)
-    assert doctor._index() == option
-
-
 def test_an_unset_variable_is_a_problem_with_the_line_to_type(monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     finding = the_one(doctor.discovery())

@@ -228,7 +228,6 @@ def draw_overlay(path: Path, cases: Sequence[EvaluationCase], classes: Classes, 
     for row, case in zip(panels, cases, strict=True):
         image, spacing = reader.image(case.image)
         reference, _ = reader.segmentation(case.reference)
-        predictions = {trainer: reader.segmentation(file)[0] for trainer, file in case.predictions.items()}
         truth = classes.masks(reference, reference)
         cut, place, mm = _slicer(np.where(reference == classes.ignore, 0, reference), spacing)
         low, high = np.percentile(image, (0.5, 99.5))
@@ -237,8 +236,8 @@ def draw_overlay(path: Path, cases: Sequence[EvaluationCase], classes: Classes, 
             axes.set(xticks=[], yticks=[])
         row[0].set_ylabel(f"{case.name}\n{place}")
         _contours(row[1], truth, cut)
-        for axes, (_trainer, prediction) in zip(row[2:], predictions.items(), strict=True):
-            masks = classes.masks(prediction, reference)
+        for axes, file in zip(row[2:], case.predictions.values(), strict=True):
+            masks = classes.masks(reader.segmentation(file)[0], reference)
             _contours(axes, masks, cut)
             axes.set_xlabel(f"Dice {_mean([dice(truth[label], masks[label]) for label in truth]):.3f} (whole case)")
     for axes, title in zip(panels[0], ["image", "reference", *trainers], strict=True):
@@ -251,7 +250,7 @@ def draw_overlay(path: Path, cases: Sequence[EvaluationCase], classes: Classes, 
         ncols=min(6, len(shown)),
         frameon=False,
     )
-    figure.suptitle(f"{seen}, the slice with the longest border between structures", fontsize=11)
+    figure.suptitle(f"{seen}{', the slice with the longest border between structures' if place else ''}", fontsize=11)
     figure.savefig(path, dpi=110)
 
 
@@ -269,12 +268,14 @@ def _slicer(
 
 
 def _contours(axes: Any, masks: Mapping[str, Mask], cut: Callable[[NDArray], NDArray]) -> None:
+    limits = axes.axis()
     for index, mask in enumerate(masks.values()):
         # a border of background closes contours at the edge of the image; subtracting 1 puts them in place again
         inside = np.pad(cut(mask).astype(float), 1)
         if inside.any():
             rows, columns = (np.arange(n) - 1 for n in inside.shape)
             axes.contour(columns, rows, inside, levels=[0.5], colors=[_colour(index)], linewidths=1.4)
+    axes.axis(limits)
 
 
 def _colour(index: int) -> str:
