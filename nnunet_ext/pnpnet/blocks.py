@@ -53,7 +53,7 @@ class ConvDialect:
 
 
 class ResidualBlock(nn.Module):
-    """``nonlin([1×1 conv, norm, nonlin → k×k conv, norm, nonlin](x) + [1×1 conv, norm](x))``, specification §4.2.
+    """``nonlin([1×1 conv, norm, nonlin → k×k conv, norm, nonlin](x) + [1×1 conv, norm](x))``.
 
     Input ``(B, c_in, *spatial)``, output ``(B, c_out, *spatial)``.
     """

@@ -1,7 +1,7 @@
 """The pulling branch: class clustering module (CCM), fed by the centre atlas.
 
 K-means with learned features and exactly one centre per class, one iteration per level of the encoder, from coarse to
-fine (specification §4)::
+fine::
 
     c̄ = LayerNorm(transformer block(c))            centres look at each other
     a = softmax_k(c̄ · key(F) / temperature)        every voxel is assigned to a class

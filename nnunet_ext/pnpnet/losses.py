@@ -1,4 +1,4 @@
-"""Centre supervision: the clustered centres should be the centres of the true classes (specification §4.1).
+"""Centre supervision: the clustered centres should be the centres of the true classes.
 
 The pulling branch finds one centre per class without labels. In training the true class means of the finest clustered
 level are known, and the centres are pulled to them.

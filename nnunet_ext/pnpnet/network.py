@@ -7,7 +7,7 @@
     logits = T · (1 + σ(S))
 
 Both branches work on the same few levels ``l`` of the encoder, the CCMs from coarse to fine, each handing its centres
-on. The decoder's logits S gate the pull logits T by a factor in (1, 2) (specification §2.2).
+on. The decoder's logits S gate the pull logits T by a factor in (1, 2).
 
 Deviations from the published code, each with its reason:
 
@@ -42,7 +42,7 @@ from nnunet_ext.pnpnet.semantic_difference import Initialisation, SemanticDiffer
 
 @dataclass(frozen=True)
 class PnPNetOptions:
-    """Everything about the two branches that can be chosen; the values are specification §12, the sound defaults.
+    """Everything about the two branches that can be chosen; the values are the sound defaults.
 
     A plans file may override any of them (``"nnunet_ext": {"pnpnet": {"levels": [2, 3]}}``).
     """

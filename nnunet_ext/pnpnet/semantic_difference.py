@@ -2,7 +2,7 @@
 
 A skip connection carries detail but little meaning, the decoder below carries meaning but little detail. The module
 takes local differences of both and lets a difference in the *decoder's* feature ``g`` decide where the difference in
-the skip feature ``x`` counts (specification §3)::
+the skip feature ``x`` counts::
 
     m = D_x(x) · D_g(g) · D_g(g)          D: depthwise convolution with the EID kernel
     y = x + nonlin(norm(conv(m)))

@@ -115,7 +115,7 @@ class nnUNetTrainerPnPNetPaper(nnUNetTrainerPnPNet):
         self.weight_decay = 1e-5
 
     def build_optimizer(self, aux_parameters: list[nn.Parameter]) -> tuple[torch.optim.Optimizer, Any]:
-        """AdamW with cosine warm restarts every 25 epochs (specification §5)."""
+        """AdamW with cosine warm restarts every 25 epochs, as in the published code."""
         parameters = [*self.network.parameters(), *aux_parameters]
         optimizer = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay)
         return optimizer, torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=25, eta_min=5e-6)

@@ -1,7 +1,9 @@
-"""PnPNet by brute force: NumPy, float64, loops; the oracle of the tests in this folder.
+"""Brute-force NumPy reference of PnPNet, written without looking at the modules it checks.
 
-Written from the publication's arithmetic and from torch's documentation of its layers, not from the modules it checks.
-Arrays are ``(B, C, *spatial)``, 2D or 3D; section numbers are those of the module docstrings' specification.
+Every function is the plainest transcription of one equation: float64, explicit loops over kernel offsets, heads and
+samples, no PyTorch. Arrays are (B, C, *spatial) with any number of spatial axes; centres are (B, K, d): K classes, d
+features. Weights are keyword arguments laid out as PyTorch keeps them: a convolution's weight is
+(C_out, C_in / groups, *kernel), a linear map's is (d_out, d_in) and acts as x W^T + b.
 """
 
 from __future__ import annotations
@@ -13,93 +15,138 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 Array = np.ndarray
-Norm = Callable[..., Array]
+Norm = Callable[[Array, Array, Array], Array]  # batch_norm or instance_norm: (x, gamma, beta) -> normalised x
 
 
 def conv(x: Array, weight: Array, bias: Array | None = None, *, groups: int = 1, padding_mode: str = "zeros") -> Array:
-    """Cross-correlation with stride 1 and "same" padding; ``weight`` is ``(C_out, C_in / groups, *kernel)``."""
-    batch, c_in, *size = x.shape
-    c_out, per_group, *kernel = weight.shape
-    widths = [(0, 0), (0, 0), *[(k // 2, k // 2) for k in kernel]]
-    padded = np.pad(x, widths, mode="edge" if padding_mode == "replicate" else "constant")
-    out = np.zeros((batch, c_out, *size))
-    for o in range(c_out):
-        first = (o // (c_out // groups)) * per_group
-        for i in range(per_group):
-            for offset in itertools.product(*[range(k) for k in kernel]):
-                window = tuple(slice(start, start + n) for start, n in zip(offset, size, strict=True))
-                out[:, o] += weight[(o, i, *offset)] * padded[(slice(None), first + i, *window)]
-        if bias is not None:
-            out[:, o] += bias[o]
-    assert c_in == per_group * groups
-    return out
+    """The convolutions: cross-correlation, stride 1, padded by k // 2 on each side of each axis.
 
-
-def _normalise(x: Array, axes: tuple[int, ...], eps: float) -> Array:
-    mean = x.mean(axes, keepdims=True)
-    return (x - mean) / np.sqrt(((x - mean) ** 2).mean(axes, keepdims=True) + eps)
-
-
-def _per_channel(values: Array, ndim: int) -> Array:
-    return values.reshape(1, -1, *[1] * (ndim - 2))
+    y[b, o, p] = bias[o] + sum over input channels i of o's group and kernel offsets t of
+    weight[o, i, t] * padded[b, i, p + t]; depthwise is groups = C. padding_mode: 'zeros' or 'replicate'.
+    x (B, C_in, *spatial), weight (C_out, C_in / groups, *kernel), bias (C_out,) -> (B, C_out, *spatial);
+    kernel sizes are odd.
+    """
+    x, weight = np.asarray(x, np.float64), np.asarray(weight, np.float64)
+    batch, channels_in, *spatial = x.shape
+    channels_out, inputs_per_group, *kernel = weight.shape
+    assert len(kernel) == len(spatial)
+    assert all(k % 2 == 1 for k in kernel)
+    assert channels_in == groups * inputs_per_group
+    assert channels_out % groups == 0
+    outputs_per_group = channels_out // groups
+    pad = [(0, 0), (0, 0)] + [(k // 2, k // 2) for k in kernel]
+    padded = np.pad(x, pad, mode={"zeros": "constant", "replicate": "edge"}[padding_mode])
+    y = np.zeros((batch, channels_out, *spatial))
+    for offset in itertools.product(*(range(k) for k in kernel)):
+        window = tuple(slice(t, t + n) for t, n in zip(offset, spatial, strict=True))
+        for out in range(channels_out):
+            first = (out // outputs_per_group) * inputs_per_group
+            for i in range(inputs_per_group):
+                y[:, out] += weight[(out, i, *offset)] * padded[(slice(None), first + i, *window)]
+    if bias is not None:
+        for out in range(channels_out):
+            y[:, out] += bias[out]
+    return y
 
 
 def batch_norm(x: Array, gamma: Array, beta: Array, eps: float = 1e-5) -> Array:
-    """Training mode: statistics over batch and space, biased variance."""
-    normal = _normalise(x, (0, *range(2, x.ndim)), eps)
-    return normal * _per_channel(gamma, x.ndim) + _per_channel(beta, x.ndim)
+    """BN with training-mode statistics: each channel over batch and space, biased variance.
+
+    x (B, C, *spatial), gamma and beta (C,) -> (B, C, *spatial).
+    """
+    x = np.asarray(x, np.float64)
+    y = np.empty_like(x)
+    for c in range(x.shape[1]):
+        mean = x[:, c].mean()
+        variance = ((x[:, c] - mean) ** 2).mean()
+        y[:, c] = gamma[c] * (x[:, c] - mean) / math.sqrt(variance + eps) + beta[c]
+    return y
 
 
 def instance_norm(x: Array, gamma: Array, beta: Array, eps: float = 1e-5) -> Array:
-    normal = _normalise(x, tuple(range(2, x.ndim)), eps)
-    return normal * _per_channel(gamma, x.ndim) + _per_channel(beta, x.ndim)
+    """InstanceNorm, the plans' norm: each channel of each sample over space, biased variance.
+
+    x (B, C, *spatial), gamma and beta (C,) -> (B, C, *spatial).
+    """
+    x = np.asarray(x, np.float64)
+    return np.concatenate([batch_norm(x[b : b + 1], gamma, beta, eps) for b in range(x.shape[0])])
 
 
-def layer_norm(x: Array, gamma: Array | float, beta: Array | float, eps: float) -> Array:
-    """Over the last axis."""
-    return _normalise(x, (-1,), eps) * gamma + beta
+def layer_norm(x: Array, gamma: Array, beta: Array, eps: float) -> Array:
+    """LN: each token over the last axis, biased variance.
+
+    x (..., d), gamma and beta (d,) -> (..., d).
+    """
+    x = np.asarray(x, np.float64)
+    mean = x.mean(axis=-1, keepdims=True)
+    variance = ((x - mean) ** 2).mean(axis=-1, keepdims=True)
+    return gamma * (x - mean) / np.sqrt(variance + eps) + beta
 
 
 def relu(x: Array) -> Array:
-    return np.where(x > 0, x, 0.0)
+    """ReLU: max(x, 0), elementwise; any shape."""
+    return np.where(np.asarray(x) > 0, x, 0.0)
 
 
 def gelu(x: Array) -> Array:
-    """``x · Φ(x)``, exact."""
-    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+    """GELU, exact: x * (1 + erf(x / sqrt 2)) / 2, elementwise; any shape."""
+    x = np.asarray(x, np.float64)
+    return np.array([v * 0.5 * (1.0 + math.erf(v / math.sqrt(2.0))) for v in x.ravel()]).reshape(x.shape)
 
 
 def sigmoid(x: Array) -> Array:
-    return 1 / (1 + np.exp(-x))
+    """Logistic function: 1 / (1 + e^-x), without overflow; any shape."""
+    x = np.asarray(x, np.float64)
+    small = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1.0, small) / (1.0 + small)
 
 
 def softmax(x: Array, axis: int) -> Array:
-    e = np.exp(x - x.max(axis, keepdims=True))
-    return e / e.sum(axis, keepdims=True)
+    """Softmax: e^x / sum of e^x along one axis (the maximum taken off first); any shape."""
+    exponentials = np.exp(x - np.max(x, axis=axis, keepdims=True))
+    return exponentials / exponentials.sum(axis=axis, keepdims=True)
+
+
+def leaky_relu(x: Array, slope: float) -> Array:
+    """nnU-Net's nonlinearity: x where x > 0, slope * x elsewhere; any shape."""
+    return np.where(np.asarray(x) > 0, x, slope * np.asarray(x))
 
 
 def linear_resize(x: Array, size: Sequence[int]) -> Array:
-    """Linear interpolation at half-pixel centres, clamped at the border, one axis after the other."""
-    for axis, new in enumerate(size, start=2):
-        old = x.shape[axis]
-        slices = []
-        for index in range(new):
-            position = min(max((index + 0.5) * old / new - 0.5, 0), old - 1)
-            low = math.floor(position)
-            high = min(low + 1, old - 1)
-            weight = position - low
-            slices.append((1 - weight) * x.take(low, axis) + weight * x.take(high, axis))
-        x = np.stack(slices, axis)
-    return x
+    """Linear interpolation (align_corners=False), one spatial axis after the other.
+
+    Voxel j of the n_new new ones lies at s = (j + 1/2) * n_old / n_new - 1/2 in the old axis, clamped to
+    [0, n_old - 1], and mixes the old voxels floor(s) and floor(s) + 1.
+    x (B, C, *spatial), size: new spatial sizes -> (B, C, *size).
+    """
+    y = np.asarray(x, np.float64)
+    assert len(size) == y.ndim - 2
+    for axis, n_new in enumerate(size, start=2):
+        old = np.moveaxis(y, axis, 0)
+        n_old = old.shape[0]
+        new = np.empty((n_new, *old.shape[1:]))
+        for j in range(n_new):
+            s = min(max((j + 0.5) * n_old / n_new - 0.5, 0.0), n_old - 1.0)
+            low = math.floor(s)
+            high = min(low + 1, n_old - 1)
+            new[j] = (1.0 - (s - low)) * old[low] + (s - low) * old[high]
+        y = np.moveaxis(new, 0, axis)
+    return y
 
 
 def corner_stencil(kernel_size: Sequence[int]) -> Array:
-    """§3: corners = product of the offsets' signs over the axes that extend, everything else 0."""
+    """Explicit part of the EID kernel: the product of the offsets' signs at the corners, zero elsewhere.
+
+    A corner is an entry at an end of every axis of size >= 3 (offset sign -1 or +1); an axis of size 1 has a single
+    index and contributes the factor 1. kernel_size: odd numbers -> array of that shape.
+    """
     stencil = np.zeros(tuple(kernel_size))
-    for index in np.ndindex(*stencil.shape):
-        offsets = [i - k // 2 for i, k in zip(index, kernel_size, strict=True)]
-        if all(abs(o) == k // 2 for o, k in zip(offsets, kernel_size, strict=True)):
-            stencil[index] = np.prod([np.sign(o) for o, k in zip(offsets, kernel_size, strict=True) if k > 1])
+    for index in itertools.product(*(range(k) for k in kernel_size)):
+        value = 1.0
+        for i, k in zip(index, kernel_size, strict=True):
+            if k >= 3:
+                value *= {0: -1.0, k - 1: 1.0}.get(i, 0.0)
+        stencil[index] = value
     return stencil
 
 
@@ -118,12 +165,18 @@ def semantic_difference(
     norm: Norm,
     padding_mode: str,
 ) -> Array:
-    """§3, steps 1 to 4."""
+    """SDM: y = x + ReLU(norm(conv(x_d * g_d * g_d))).
+
+    padding_mode is that of the two depthwise difference kernels; the dense convolutions pad with zeros.
+    skip (B, C, *spatial), guide (B, C_g, *spatial); guide_weight (C, C_g, *any kernel), skip_kernel and guide_kernel
+    (C, 1, *kernel), mix_weight (C, C, *kernel), gammas and betas (C,) -> (B, C, *spatial).
+    """
     channels = skip.shape[1]
-    projected = norm(conv(guide, guide_weight), guide_gamma, guide_beta)
-    x_d = conv(skip, skip_kernel, groups=channels, padding_mode=padding_mode)
-    g_d = conv(projected, guide_kernel, groups=channels, padding_mode=padding_mode)
-    return skip + relu(norm(conv(x_d * g_d * g_d, mix_weight), mix_gamma, mix_beta))
+    normalised_guide = norm(conv(guide, guide_weight), guide_gamma, guide_beta)
+    skip_difference = conv(skip, skip_kernel, groups=channels, padding_mode=padding_mode)
+    guide_difference = conv(normalised_guide, guide_kernel, groups=channels, padding_mode=padding_mode)
+    product = skip_difference * guide_difference * guide_difference
+    return skip + relu(norm(conv(product, mix_weight), mix_gamma, mix_beta))
 
 
 def res_block(
@@ -140,10 +193,15 @@ def res_block(
     shortcut_beta: Array,
     norm: Norm,
 ) -> Array:
-    """§4 step 2."""
+    """ResBlk: ReLU([1x1 conv, norm, ReLU -> 3x3 conv, norm, ReLU] + [1x1 conv, norm]), no biases.
+
+    x (B, C, *spatial); reduce_weight and shortcut_weight (d, C, *ones), conv_weight (d, d, *kernel), gammas and betas
+    (d,) -> (B, d, *spatial).
+    """
     main = relu(norm(conv(x, reduce_weight), reduce_gamma, reduce_beta))
     main = relu(norm(conv(main, conv_weight), conv_gamma, conv_beta))
-    return relu(main + norm(conv(x, shortcut_weight), shortcut_gamma, shortcut_beta))
+    shortcut = norm(conv(x, shortcut_weight), shortcut_gamma, shortcut_beta)
+    return relu(main + shortcut)
 
 
 def attention_block(
@@ -167,55 +225,78 @@ def attention_block(
     heads: int,
     eps: float = 1e-6,
 ) -> Array:
-    """§4 step 1, one sample and one head at a time."""
-    batch, classes, dim = centers.shape
-    per_head = dim // heads
-    attended = np.zeros_like(centers)
+    """C_bar = LN(Block(c)), one pre-LN transformer block over the K centre tokens, without dropout.
+
+    Head h: softmax over the keys of (Q_h K_h^T + P_h) / sqrt(d / heads), times V_h; residual; MLP with GELU; residual;
+    final LayerNorm. qkv_weight's rows are all of q, then k, then v; head h owns rows h * d/heads ... of each.
+    centers (B, K, d); qkv_weight (3d, d), position (1, heads, K, K), out_weight (d, d), fc1_weight (hidden, d),
+    fc2_weight (d, hidden), biases to match -> (B, K, d).
+    """
+    centers = np.asarray(centers, np.float64)
+    batch, _, dim = centers.shape
+    assert dim % heads == 0
+    head_dim = dim // heads
+    after_attention = np.empty_like(centers)
     for b in range(batch):
-        x = layer_norm(centers[b], norm1_gamma, norm1_beta, eps)
-        query, key, value = np.split(x @ qkv_weight.T + qkv_bias, 3, axis=1)
+        tokens = layer_norm(centers[b], norm1_gamma, norm1_beta, eps) @ qkv_weight.T + qkv_bias
+        query, key, value = tokens[:, :dim], tokens[:, dim : 2 * dim], tokens[:, 2 * dim :]
+        attended = []
         for h in range(heads):
-            part = slice(h * per_head, (h + 1) * per_head)
-            scores = (query[:, part] @ key[:, part].T + position[0, h]) / math.sqrt(per_head)
-            attended[b, :, part] = softmax(scores, 1) @ value[:, part]
-    assert position.shape[2:] == (classes, classes)
-    centers = centers + attended @ out_weight.T + out_bias
-    hidden = gelu(layer_norm(centers, norm2_gamma, norm2_beta, eps) @ fc1_weight.T + fc1_bias)
-    return layer_norm(centers + hidden @ fc2_weight.T + fc2_bias, final_gamma, final_beta, eps)
+            own = slice(h * head_dim, (h + 1) * head_dim)
+            scores = (query[:, own] @ key[:, own].T + position[0, h]) / math.sqrt(head_dim)
+            attended.append(softmax(scores, axis=1) @ value[:, own])
+        after_attention[b] = centers[b] + np.concatenate(attended, axis=1) @ out_weight.T + out_bias
+    hidden = gelu(layer_norm(after_attention, norm2_gamma, norm2_beta, eps) @ fc1_weight.T + fc1_bias)
+    after_mlp = after_attention + hidden @ fc2_weight.T + fc2_bias
+    return layer_norm(after_mlp, final_gamma, final_beta, eps)
 
 
 def cluster(
-    centers: Array, key: Array, value: Array, *, temperature: float, update: str, assignment: str, eps: float = 1e-6
+    centers: Array,
+    key: Array,
+    value: Array,
+    *,
+    temperature: float,
+    update: str = "mean",
+    assignment: str = "softmax",
+    eps: float = 1e-6,
 ) -> tuple[Array, Array]:
-    """§4 steps 3 and 5, one voxel at a time."""
+    """Assign voxels to centres, then move the centres.
+
+    a_kn = softmax over the K centres (or, for overlapping regions, sigmoid) of <c_k, key_n> / temperature;
+    'sum': c'_k = c_k + sum_n a_kn v_n; 'mean': c'_k = c_k + sum_n a_kn v_n / (sum_n a_kn + eps).
+    centers (B, K, d), key and value (B, d, *spatial) -> a (B, K, *spatial), c' (B, K, d).
+    """
+    centers = np.asarray(centers, np.float64)
     batch, classes, _ = centers.shape
-    assigned = np.zeros((batch, classes, *key.shape[2:]))
-    moved = centers.copy()
+    spatial = key.shape[2:]
+    a = np.empty((batch, classes, *spatial))
+    new_centers = np.empty_like(centers)
     for b in range(batch):
-        total, mass = np.zeros_like(centers[b]), np.zeros(classes)
-        for voxel in np.ndindex(*key.shape[2:]):
-            similarity = centers[b] @ key[(b, slice(None), *voxel)] / temperature
-            a = softmax(similarity, 0) if assignment == "softmax" else sigmoid(similarity)
-            assigned[(b, slice(None), *voxel)] = a
-            total += a[:, None] * value[(b, slice(None), *voxel)]
-            mass += a
-        moved[b] += total / (mass[:, None] + eps) if update == "mean" else total
-    return assigned, moved
+        scores = np.einsum("kd,d...->k...", centers[b], key[b]) / temperature
+        a[b] = {"softmax": lambda s: softmax(s, axis=0), "sigmoid": sigmoid}[assignment](scores)
+        for k in range(classes):
+            moved = np.zeros(centers.shape[2])
+            mass = 0.0
+            for n in np.ndindex(*spatial):
+                moved += a[(b, k, *n)] * value[(b, slice(None), *n)]
+                mass += a[(b, k, *n)]
+            new_centers[b, k] = centers[b, k] + moved * {"mean": 1.0 / (mass + eps), "sum": 1.0}[update]
+    return a, new_centers
 
 
 def center_atlas(atlas: Array, queries: Array, *, query_weight: Array, key_weight: Array, value_weight: Array) -> Array:
-    """Each query is moved by a mixture of the atlas vectors."""
-    out = queries.copy()
-    for k, query in enumerate(queries):
-        scores = np.array([(query_weight @ query) @ (key_weight @ vector) for vector in atlas])
-        for share, vector in zip(softmax(scores / math.sqrt(len(query)), 0), atlas, strict=True):
-            out[k] += share * (value_weight @ vector)
-    return out
+    """Centre atlas: c0 = Q + softmax over the atlas ((Q W_q^T)(A W_k^T)^T / sqrt(d)) (A W_v^T).
+
+    atlas (M, d), queries (K, d), weights (d, d) -> c0 (K, d).
+    """
+    scores = (queries @ query_weight.T) @ (atlas @ key_weight.T).T / math.sqrt(queries.shape[1])
+    return queries + softmax(scores, axis=1) @ (atlas @ value_weight.T)
 
 
 def gate(pull: Array, push: Array) -> Array:
-    """§4: final logits."""
-    return pull * (1 + sigmoid(push))
+    """Pull and push interaction: logits = T * (1 + sigmoid(S)). Both (B, K, *spatial) -> the same."""
+    return pull * (1.0 + sigmoid(push))
 
 
 def center_loss_paper(
@@ -233,25 +314,40 @@ def center_loss_paper(
     norm: Norm,
     eps: float = 1e-6,
 ) -> float:
-    """§4.1, the published arithmetic."""
-    weights = linear_resize(one_hot, features.shape[2:])
+    """L_c: mean over batch, K and d of clamp(P - LN2(c), -1, 1)^2 with P = LN1(Y phi(F)^T).
+
+    phi = ReLU(norm(1x1 conv)); Y is one_hot at full resolution, resized linearly to the features' size and hence soft;
+    the product sums over the voxels. eps is that of the two LayerNorms.
+    centers (B, K, d), features (B, C, *spatial), one_hot (B, K, *full); project_weight (d, C, *ones), all gammas and
+    betas (d,) -> scalar.
+    """
     projected = relu(norm(conv(features, project_weight), project_gamma, project_beta))
-    batch, classes, dim = centers.shape
-    sums = np.zeros((batch, classes, dim))
-    for b, k, d in np.ndindex(batch, classes, dim):
-        sums[b, k, d] = (weights[b, k] * projected[b, d]).sum()
-    difference = layer_norm(sums, target_gamma, target_beta, eps) - layer_norm(centers, center_gamma, center_beta, eps)
-    return float((np.clip(difference, -1, 1) ** 2).mean())
+    soft = linear_resize(one_hot, features.shape[2:])
+    pooled = np.einsum("bk...,bd...->bkd...", soft, projected).sum(axis=tuple(range(3, features.ndim + 1)))
+    target = layer_norm(pooled, target_gamma, target_beta, eps)
+    difference = target - layer_norm(centers, center_gamma, center_beta, eps)
+    return float((np.clip(difference, -1.0, 1.0) ** 2).mean())
 
 
 def center_loss(centers: Array, values: Array, one_hot: Array) -> float:
-    """The sound form: smooth L1 between layer-normalised centre and class mean, over the pairs that occur."""
+    """The sound L_c: smooth-L1 between LN(class mean of the values) and LN(centre).
+
+    Class mean = sum_n y_kn v_n / sum_n y_kn; both LayerNorms without affine, eps 1e-5; smooth-L1 (beta 1) averaged over
+    d; then sum_bk m_bk (...) / max(1, sum_bk m_bk) with the presence m_bk = [sum_n y_kn > 0], so that an absent class
+    contributes nothing. Unannotated voxels have y = 0 in every class.
+    centers (B, K, d), values (B, d, *spatial), one_hot (B, K, *spatial) -> scalar.
+    """
     batch, classes, dim = centers.shape
-    costs = []
-    for b, k in np.ndindex(batch, classes):
-        mass = one_hot[b, k].sum()
-        if mass > 0:
-            mean = np.array([(one_hot[b, k] * values[b, d]).sum() / mass for d in range(dim)])
-            gap = np.abs(layer_norm(centers[b, k], 1.0, 0.0, 1e-5) - layer_norm(mean, 1.0, 0.0, 1e-5))
-            costs.append(np.where(gap < 1, 0.5 * gap**2, gap - 0.5).mean())
-    return float(np.sum(costs) / max(1, len(costs)))
+    unit, zero = np.ones(dim), np.zeros(dim)
+    total, present = 0.0, 0
+    for b in range(batch):
+        for k in range(classes):
+            mass = float(one_hot[b, k].sum())
+            if mass <= 0:
+                continue
+            class_mean = np.array([(one_hot[b, k] * values[b, c]).sum() for c in range(dim)]) / mass
+            target = layer_norm(class_mean, unit, zero, 1e-5)
+            distance = np.abs(layer_norm(centers[b, k], unit, zero, 1e-5) - target)
+            total += float(np.where(distance < 1.0, 0.5 * distance**2, distance - 0.5).mean())
+            present += 1
+    return total / max(1, present)
