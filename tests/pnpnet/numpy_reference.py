@@ -107,11 +107,6 @@ def softmax(x: Array, axis: int) -> Array:
     return exponentials / exponentials.sum(axis=axis, keepdims=True)
 
 
-def leaky_relu(x: Array, slope: float) -> Array:
-    """nnU-Net's nonlinearity: x where x > 0, slope * x elsewhere; any shape."""
-    return np.where(np.asarray(x) > 0, x, slope * np.asarray(x))
-
-
 def linear_resize(x: Array, size: Sequence[int]) -> Array:
     """Linear interpolation (align_corners=False), one spatial axis after the other.
 

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from nnunet_ext.nnunet.unet import PlannedUNet
 from nnunet_ext.pnpnet.network import PnPNet, PnPNetOptions, attachable_levels
 from tests import tiny
 from tests.nnunet.test_unet import NETWORKS
+from tests.pnpnet import numpy_reference as reference
 
 SMALL = {"dim": 8, "heads": 2}
 OPTIONS = {
@@ -86,10 +88,16 @@ def test_without_either_branch_it_is_the_planned_network():
         assert torch.equal(net(x), planned(x))
 
 
-def test_the_push_logits_gate_the_pull_logits_by_a_factor_between_one_and_two():
-    net = build(dim=3).train()
+@pytest.mark.parametrize("dim", [2, 3])
+def test_the_push_logits_gate_the_pull_logits_by_a_factor_between_one_and_two(dim):
+    net = build(dim=dim).train()
+    x = image({"dim": dim})
     with torch.no_grad():
-        logits, pulled = net(image({"dim": 3}))
+        logits, pulled = net(x)
+        push = net.planned.logits(net.planned.decode(net.planned.encode(x), net._visit_skip), True)
+    expected = reference.gate(pulled.logits.numpy(), push[0].numpy())
+    np.testing.assert_allclose(logits[0].numpy(), expected, rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(logits[1:], push[1:], strict=True))
     ratio = (logits[0] / pulled.logits)[pulled.logits.abs() > 1e-3]
     assert (ratio >= 1).all()
     assert (ratio <= 2).all()
