@@ -111,7 +111,7 @@ class Pulled(NamedTuple):
     """What the pulling branch returns; the last three serve the centre supervision, at the finest clustered level."""
 
     logits: Tensor
-    """``(B, K, *patch)``, pull logits T."""
+    """``(B, K, *spatial)``, pull logits T, or ``(B, K, *patch)`` if they are fused at full resolution."""
     centers: Tensor
     """``(B, K, dim)``, centres after the last update."""
     values: Tensor
@@ -170,12 +170,6 @@ class PullBranch(nn.Module):
             ResidualBlock(dialect, len(levels) * classes, len(levels) * classes, kernel_size),
             dialect.conv_op(len(levels) * classes, classes, kernel_size, padding=padding),
         )
-        self.interpolation = "trilinear" if planned.dim == 3 else "bilinear"
-
-    def _resize(self, x: Tensor, size: torch.Size) -> Tensor:
-        if x.shape[2:] == size:
-            return x
-        return interpolate(x, size, mode=self.interpolation, align_corners=False)
 
     def forward(self, skips: Sequence[Tensor], patch: torch.Size) -> Pulled:
         centers = self.atlas()
@@ -185,8 +179,8 @@ class PullBranch(nn.Module):
             centers = clustering.centers
             maps.append(clustering.pull)
         size = patch if self.full_resolution else skips[self.levels[0]].shape[2:]
-        logits = self.dialect.run(self.fuse, torch.cat([self._resize(pull, size) for pull in maps], 1))
-        return Pulled(self._resize(logits, patch), centers, clustering.values, skips[self.levels[0]])
+        logits = self.dialect.run(self.fuse, torch.cat([_resize(pull, size) for pull in maps], 1))
+        return Pulled(logits, centers, clustering.values, skips[self.levels[0]])
 
 
 class PnPNet(nn.Module):
@@ -258,9 +252,20 @@ class PnPNet(nn.Module):
         pulled = None
         if self.pull is not None:
             pulled = self.pull(skips, logits[0].shape[2:])
-            logits[0] = pulled.logits * (1 + logits[0].sigmoid())
+            logits[0] = self.pull.dialect.run(interact, pulled.logits, logits[0])
         output = logits if self.decoder.deep_supervision else logits[0]
         return (output, pulled) if self.training else output
+
+
+def interact(pull: Tensor, push: Tensor) -> Tensor:
+    """``T · (1 + σ(S))``, with T upsampled to S; ``(B, K, *spatial)``, ``(B, K, *patch)`` → ``(B, K, *patch)``."""
+    return _resize(pull, push.shape[2:]) * (1 + push.sigmoid())
+
+
+def _resize(x: Tensor, size: torch.Size) -> Tensor:
+    if x.shape[2:] == size:
+        return x
+    return interpolate(x, size, mode="trilinear" if x.ndim == 5 else "bilinear", align_corners=False)
 
 
 def attachable_levels(
