@@ -61,7 +61,7 @@ def test_arguments_win_over_presets_and_only_the_named_configurations_are_writte
     assert own["nnunet_ext"] == {
         "presets": ["cpu", "pnpnet"],
         "schedule": {"epochs": 3, "iterations": 10, "validation_iterations": 2},
-        "pnpnet": {"levels": [2, 3, 4]},
+        "pnpnet": {"dim": 32, "levels": [2, 3, 4]},
     }
 
 

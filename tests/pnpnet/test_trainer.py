@@ -93,6 +93,13 @@ def test_batch_norm_with_batch_size_one_gets_one_clear_sentence(make_trainer):
     make_trainer("nnUNetTrainerPnPNet", plans=plans)
 
 
+def test_a_network_of_one_stage_gets_one_clear_sentence(make_trainer):
+    plans = tiny.plans()
+    plans["configurations"]["3d_fullres"]["architecture"] = tiny.architecture(features=(4,))
+    with pytest.raises(InputError, match=r"1 stage, which has no skip connection .* at least 2 stages"):
+        make_trainer("nnUNetTrainerPnPNet", plans=plans)
+
+
 def test_a_primus_plan_gets_one_clear_sentence(make_trainer):
     plans = tiny.plans()
     plans["configurations"]["3d_fullres"]["architecture"] = {

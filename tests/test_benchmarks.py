@@ -1,0 +1,28 @@
+"""The benchmark scripts run to the end on something tiny and report every number they promise."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+def test_step_cost_reports_ratios_for_every_trainer_and_names_the_one_that_fails(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "step_cost.py"), "--patch-size", "16", "16", "16", "--batch-size", "1"]
+    command += ["--repeats", "1", "--warmup", "0", "--threads", "1", "--json", str(tmp_path / "out.json")]
+    # BatchNorm and batch size 1: the published code cannot train
+    trainers = ["nnUNetTrainerReference", "nnUNetTrainerSDM", "nnUNetTrainerPnPNetPaper"]
+    result = subprocess.run([*command, "--trainers", *trainers], capture_output=True, text=True)
+    assert result.returncode == 1
+    measured = json.loads((tmp_path / "out.json").read_text())["trainers"]
+    assert list(measured) == ["nnUNetTrainer", *trainers]
+    assert "batch size 1" in measured.pop("nnUNetTrainerPnPNetPaper")["error"]
+    for name, cost in measured.items():
+        assert f"| {name} |" in result.stdout
+        assert cost["error"] is None
+        numbers = [*cost["step_ratio"].values(), *cost["inference_ratio"].values(), cost["saved_ratio"]]
+        assert all(math.isfinite(number) and number > 0 for number in [*numbers, *cost["step_seconds"]])
+    assert measured["nnUNetTrainerReference"]["saved_ratio"] == 1
+    assert measured["nnUNetTrainerSDM"]["saved_ratio"] > 1
