@@ -38,7 +38,7 @@ TRAINERS: dict[str, Entry] = {
     ),
     "nnUNetTrainerPnPNetPaper": Entry(
         "nnunet_ext.pnpnet.trainer:nnUNetTrainerPnPNetPaper",
-        "PnPNet as its authors' code computes it, for comparison; several times the memory",
+        "PnPNet as its authors' code computes it, for comparison; about twice the memory",
     ),
 }
 

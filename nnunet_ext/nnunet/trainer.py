@@ -45,6 +45,9 @@ class CommonTrainer(nnUNetTrainer):
     fixed_num_epochs: ClassVar[int | None] = None
     """Set by the catalogue for ``…_<N>epochs``; wins over the plans."""
 
+    hyperparameters: ClassVar[Mapping[str, Any]] = {}
+    """Attributes that ``nnUNetTrainer.__init__`` sets and this trainer wants otherwise, such as ``initial_lr``."""
+
     term_weights: ClassVar[Mapping[str, float]] = {}
     """Weight of every loss term; 1 for a term that is not listed."""
 
@@ -61,6 +64,8 @@ class CommonTrainer(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.labels = LabelView.from_label_manager(self.label_manager)
         self.aux = nn.ModuleDict()
+        for name, value in self.hyperparameters.items():
+            setattr(self, name, value)
         self._apply_schedule(plans_file.extension_settings(self.configuration_manager.configuration, "schedule"))
 
     def _apply_schedule(self, schedule: Mapping[str, int]) -> None:

@@ -96,23 +96,21 @@ class nnUNetTrainerPnPNetPaper(nnUNetTrainerPnPNet):
 
     Three things stay nnU-Net's, because the comparison is about the method: the planned backbone, the unweighted
     Dice + CE (the code weights classes by hand for each data set), and sliding-window inference with one checkpoint
-    (the code crops to the bounding box of the ground truth and averages three checkpoints).
+    (the code crops to the bounding box of the ground truth and averages three checkpoints). Options in the plans do not
+    apply to it.
     """
 
     options: ClassVar[PnPNetOptions] = PnPNetOptions.paper()
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.enable_deep_supervision = False
-        self.initial_lr = 5e-4
-        self.weight_decay = 1e-5
+    hyperparameters: ClassVar[Mapping[str, Any]] = {
+        "enable_deep_supervision": False,
+        "initial_lr": 5e-4,
+        "weight_decay": 1e-5,
+    }
+
+    @classmethod
+    def options_from(cls, overrides: Mapping[str, Any]) -> PnPNetOptions:
+        return cls.options
 
     def build_optimizer(self, aux_parameters: list[nn.Parameter]) -> tuple[torch.optim.Optimizer, Any]:
         """AdamW with cosine warm restarts every 25 epochs, as in the published code."""

@@ -79,10 +79,14 @@ def test_the_plans_choose_options_and_unknown_ones_get_one_clear_sentence(make_t
         make_trainer("nnUNetTrainerPnPNet", plans=plans)
 
 
-def test_the_shipped_preset_is_understood(make_trainer):
+@pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.parametrize("preset", ["cpu", "pnpnet"])
+def test_every_trainer_trains_with_every_preset(make_trainer, name, preset):
     plans = tiny.plans()
-    plans["configurations"]["2d"]["nnunet_ext"] = load_presets()["pnpnet"]["options"]
-    assert make_trainer("nnUNetTrainerPnPNet", configuration="2d", plans=plans).network.pull is not None
+    plans["configurations"]["2d"]["nnunet_ext"] = load_presets()[preset]["options"]
+    trainer = make_trainer(name, configuration="2d", plans=plans)
+    trainer.network.train()
+    assert np.isfinite(trainer.train_step(tiny.batch(trainer))["loss"])
 
 
 def test_batch_norm_with_batch_size_one_gets_one_clear_sentence(make_trainer):
@@ -114,6 +118,7 @@ def test_a_primus_plan_gets_one_clear_sentence(make_trainer):
 def test_the_published_optimiser_restarts_every_25_epochs_and_is_restored(make_trainer, tmp_path):
     trainer = make_trainer("nnUNetTrainerPnPNetPaper")
     assert isinstance(trainer.optimizer, torch.optim.AdamW)
+    assert not trainer.enable_deep_supervision
     rates = []
     for epoch in (0, 24, 25):
         trainer.current_epoch = epoch
