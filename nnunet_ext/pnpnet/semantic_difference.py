@@ -32,7 +32,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from nnunet_ext.pnpnet.blocks import ConvDialect
 
@@ -61,6 +60,19 @@ def explicit_stencil(kernel_size: Sequence[int]) -> Tensor:
         signs = [1 if index else -1 for index, size in zip(corner, kernel_size, strict=True) if size > 1]
         stencil[corner] = math.prod(signs)
     return stencil
+
+
+def replicate(x: Tensor, padding: Sequence[int]) -> Tensor:
+    """``(B, C, *spatial)`` with its border voxels repeated ``padding`` times on both sides of every axis.
+
+    ``torch.nn.functional.pad`` does this too, but its backward pass cannot be compiled by torch 2.15's inductor
+    (``replication_pad2d_backward`` promises strides that it does not return), and nnU-Net compiles on CUDA by default.
+    """
+    for axis, width in enumerate(padding, start=2):
+        if width:
+            first, last = x.narrow(axis, 0, 1), x.narrow(axis, x.shape[axis] - 1, 1)
+            x = torch.cat([first] * width + [x] + [last] * width, axis)
+    return x
 
 
 class DifferentialConv(nn.Module):
@@ -117,8 +129,7 @@ class DifferentialConv(nn.Module):
         kernel = self.kernel().to(x.dtype)
         if self.padding_mode == "zeros":
             return self.convolve(x, kernel, padding=self.padding, groups=x.shape[1])
-        widths = [width for size in reversed(self.padding) for width in (size, size)]
-        return self.convolve(pad(x, widths, mode="replicate"), kernel, groups=x.shape[1])
+        return self.convolve(replicate(x, self.padding), kernel, groups=x.shape[1])
 
 
 class SemanticDifferenceModule(nn.Module):

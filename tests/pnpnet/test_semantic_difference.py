@@ -7,7 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from nnunet_ext.pnpnet.semantic_difference import DifferentialConv, SemanticDifferenceModule, explicit_stencil
+from nnunet_ext.pnpnet.semantic_difference import (
+    DifferentialConv,
+    SemanticDifferenceModule,
+    explicit_stencil,
+    replicate,
+)
 from tests.pnpnet import helpers
 from tests.pnpnet import numpy_reference as reference
 
@@ -35,6 +40,13 @@ def test_the_corner_stencil_is_a_mixed_third_derivative():
     assert (stencil * x * y * z).sum() == 8
     for blind in (torch.ones_like(x), x, x * y, x**2, (x > 0).float()):
         assert (stencil * blind).sum() == 0
+
+
+@pytest.mark.parametrize("padding", [(1, 1), (0, 2), (1, 1, 1), (0, 1, 2)])
+def test_replicated_borders_equal_torch(padding):
+    x = helpers.random(2, 3, *[4] * len(padding))
+    widths = [width for size in reversed(padding) for width in (size, size)]
+    assert torch.equal(replicate(x, padding), nn.functional.pad(x, widths, mode="replicate"))
 
 
 def test_an_even_kernel_gets_one_clear_sentence():
