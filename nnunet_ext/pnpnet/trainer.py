@@ -13,7 +13,6 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.plans import extension_settings
 from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.trainer import SEGMENTATION, CommonTrainer
-from nnunet_ext.pnpnet.blocks import ConvDialect
 from nnunet_ext.pnpnet.losses import PaperCenterLoss, center_loss
 from nnunet_ext.pnpnet.network import PnPNet, PnPNetOptions, Pulled
 
@@ -122,10 +121,8 @@ class nnUNetTrainerPnPNetPaper(nnUNetTrainerPnPNet):
         network = unwrap(self.network)
         assert isinstance(network, PnPNet)
         assert network.pull is not None
-        norm = nn.BatchNorm3d if network.planned.dim == 3 else nn.BatchNorm2d
-        dialect = ConvDialect(network.planned.conv_op, norm, nonlin=nn.ReLU)
         channels = network.planned.channels[network.pull.levels[0]]
-        return {CENTERS: PaperCenterLoss(dialect, channels, self.options.dim)}
+        return {CENTERS: PaperCenterLoss(network.pull.dialect, channels, self.options.dim)}
 
     def center_term(self, pulled: Pulled, target: Tensor) -> Tensor:
         return self.aux[CENTERS](pulled.centers, pulled.feature, self.labels.one_hot(target))
