@@ -126,7 +126,12 @@ def write_plans(
     if not source.is_file():
         there = ", ".join(sorted(path.stem for path in folder.glob("*Plans*.json"))) or "none"
         raise InputError(f"There is no plans file {source}; found: {there}. Choose one of them with --plans.")
-    plans = json.loads(source.read_text())
+    try:
+        plans = json.loads(source.read_text())
+    except ValueError as error:
+        raise InputError(
+            f"{source} is no JSON file ({error}); restore it, or plan again with nnUNetv2_plan_experiment."
+        ) from None
     available = load_presets()
     for preset in presets:
         if preset not in available:

@@ -129,6 +129,13 @@ def test_a_network_without_stages_gets_one_clear_sentence(folder):
         write_plans(901, ["pnpnet"], base="PrimusPlans")
 
 
+def test_a_damaged_plans_file_gets_one_clear_sentence(folder):
+    (folder / "DamagedPlans.json").write_text('{"plans_name": ')
+    with pytest.raises(InputError, match=r"DamagedPlans\.json is no JSON file .*; restore it, or plan again") as error:
+        write_plans(901, ["pnpnet"], base="DamagedPlans")
+    assert "\n" not in str(error.value)
+
+
 def test_unset_folder_gets_one_clear_sentence(monkeypatch):
     monkeypatch.delenv("nnUNet_preprocessed", raising=False)
     with pytest.raises(InputError, match="nnUNet_preprocessed is not set"):
