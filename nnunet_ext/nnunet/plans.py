@@ -164,7 +164,7 @@ def write_plans(
 
     path = folder / f"{name}.json"
     text = json.dumps(plans, indent=4)
-    unchanged = path.is_file() and json.loads(path.read_text()) == plans
+    unchanged = path.is_file() and path.read_text() == text
     if path.exists() and not unchanged and not force:
         raise InputError(f"{path} exists and differs; choose another name with --out, or replace it with --force.")
     if not unchanged:
