@@ -17,11 +17,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
-from nnunet_ext.demo import data, progress, report
-from nnunet_ext.demo.children import Progress, StepFailed, run_step
+from nnunet_ext.demo import data, report
 from nnunet_ext.demo.raw import RawDataset, find_dataset
 from nnunet_ext.demo.workspace import Workspace, digest, files_digest
 from nnunet_ext.errors import InputError
+from nnunet_ext.processes import progress
+from nnunet_ext.processes.children import Progress, StepFailed, run_step
+from nnunet_ext.processes.commands import console, continuation
 from nnunet_ext.version import __version__
 
 TRAINERS = ("nnUNetTrainerReference", "nnUNetTrainerPnPNet")
@@ -29,12 +31,6 @@ PLANS = "nnUNetPlans_demo"
 EPOCHS, ITERATIONS = 8, 40
 PATCH_VOXELS = 64**3
 """Patches of the user's own data are made smaller than this on a CPU, where an iteration would take minutes."""
-
-# the console command named by the first argument, whether or not its script is on the PATH
-CONSOLE_COMMAND = (
-    "import sys; from importlib.metadata import entry_points; sys.argv.pop(0); "
-    "sys.exit(next(iter(entry_points(group='console_scripts', name=sys.argv[0]))).load()())"
-)
 
 SUMMARY = """
 Mean over {count} {kind}:
@@ -184,16 +180,15 @@ class Demo:
         def work(interrupted: bool) -> None:
             if not interrupted:
                 shutil.rmtree(model, ignore_errors=True)
-            elif (fold / "checkpoint_final.pth").is_file():
+            # an interrupted step whose training is done was interrupted before that was noted: validating is cheap
+            flag = "--val" if (how := continuation(fold)) is None else how
+            if flag == "--val":
                 _say(f"reusing the finished training of {trainer}; its validation was interrupted and is done again")
-                command.append("--val")
-            elif any(fold.glob("checkpoint_*.pth")):
+            elif flag:
                 _say(f"continuing the interrupted training of {trainer} from its last checkpoint")
-                command.append("--c")
-            self._console(step, command, progress.training(EPOCHS))
+            self._console(step, [*command, flag] if flag else command, progress.training(EPOCHS))
 
-        there = (fold / "checkpoint_final.pth").is_file() and (fold / "validation" / "summary.json").is_file()
-        self._step(step, key, work, f"the training in {fold}", there=there)
+        self._step(step, key, work, f"the training in {fold}", there=continuation(fold) is None)
         return key, fold
 
     def predict(self, key: str, configuration: str, trainer: str, cases: int) -> Path:
@@ -273,7 +268,7 @@ class Demo:
 
     def _console(self, step: str, command: Sequence[str], reader: Progress) -> None:
         """Run one of nnU-Net's console commands."""
-        self._run(step, [sys.executable, "-c", CONSOLE_COMMAND, *command], shlex.join(command), reader)
+        self._run(step, console(command), shlex.join(command), reader)
 
     def _run(self, step: str, command: Sequence[str], shown: str, reader: Progress) -> None:
         _say(f"$ {shown}")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
-from nnunet_ext.discovery import VARIABLE, extended_value
 from nnunet_ext.errors import InputError
+from nnunet_ext.processes import commands
 
 RECORD = "nnunet_ext_demo.json"
 
@@ -80,21 +79,8 @@ class Workspace:
         Args:
             raw: ``nnUNet_raw``, which nnU-Net only reads.
         """
-        # the main process computes and the others mostly wait, so even two cores carry two workers
-        workers = str(max(2, min(8, os.cpu_count() or 1)))
-        return {
-            **os.environ,
-            "nnUNet_raw": str(raw),
-            "nnUNet_preprocessed": str(self.preprocessed),
-            "nnUNet_results": str(self.results),
-            VARIABLE: extended_value(os.environ.get(VARIABLE)),
-            "nnUNet_n_proc_DA": workers,
-            "nnUNet_def_n_proc": workers,
-            "nnUNet_wandb_enabled": "0",  # a demo is nothing to log
-            # for the workers; on the CPU nnU-Net lets the main process use all cores (torch.set_num_threads)
-            "OMP_NUM_THREADS": "1",
-            "PYTHONUNBUFFERED": "1",  # the progress bars read along
-        }
+        own = commands.environment(raw=raw, preprocessed=self.preprocessed, results=self.results)
+        return own if own["nnUNet_n_proc_DA"] != "0" else {**own, "nnUNet_n_proc_DA": "1"}  # with 0 the planner fails
 
 
 def digest(*parts: object) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from nnunet_ext.demo.children import Progress
+from nnunet_ext.processes.children import Progress
 
 COUNT = re.compile(r"(\d+)/(\d+) \[")
 """``3/12 [`` of a tqdm bar."""

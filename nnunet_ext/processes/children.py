@@ -44,15 +44,15 @@ def run_step(
         StepFailed: the exit code is not 0.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output, _signals_noted() as received:
+    with log.open("ab") as output, signals_noted() as received:
         output.write(f"$ {shown}\n".encode())
         output.flush()
         start = output.tell()
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=dict(env), **_own_group()
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=dict(env), **own_group()
         )
         try:
-            _follow(process, title, _lines(log, start), progress, received)
+            _follow(process, title, follow_lines(log, start), progress, received)
         finally:
             # after a normal end only stragglers can be left
             end_group(process, grace=1.0 if process.poll() is not None else GRACE, hurry=lambda: len(received) > 1)
@@ -105,7 +105,7 @@ def _follow(
             time.sleep(0.2)
 
 
-def _lines(log: Path, start: int) -> Iterator[str | None]:
+def follow_lines(log: Path, start: int) -> Iterator[str | None]:
     """Complete lines of a growing file from byte ``start``; ``None`` whenever there is nothing more for now.
 
     A carriage return ends a line too, so every state of a progress bar is one.
@@ -124,7 +124,7 @@ def _lines(log: Path, start: int) -> Iterator[str | None]:
 # --- process groups ---------------------------------------------------------------------------------------------------
 
 
-def _own_group() -> dict[str, Any]:
+def own_group() -> dict[str, Any]:
     """Arguments of ``Popen``; the terminal's Ctrl-C then reaches us alone, and we end the group."""
     if sys.platform == "win32":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
@@ -156,7 +156,7 @@ def end_group(process: subprocess.Popen, *, grace: float = GRACE, hurry: Callabl
 
 
 @contextmanager
-def _signals_noted() -> Iterator[list[int]]:
+def signals_noted() -> Iterator[list[int]]:
     """While inside, signals that mean "stop" are only appended to the list, so that none comes between two lines."""
     received: list[int] = []
     previous = {}

@@ -1,0 +1,1 @@
+"""Runs commands, nnU-Net's above all, as child processes: started, followed, continued, and ended as a whole."""
