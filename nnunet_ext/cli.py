@@ -6,6 +6,8 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.version import __version__
@@ -76,6 +78,69 @@ def _demo(arguments: argparse.Namespace) -> int:
     return run_demo(folder=arguments.folder, raw=arguments.raw, dataset=arguments.dataset, device=arguments.device)
 
 
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from nnunet_ext.evaluation.folders import evaluate_folders
+    from nnunet_ext.evaluation.labels import ScoredLabels
+
+    evaluation = evaluate_folders(
+        arguments.reference,
+        arguments.prediction,
+        labels=ScoredLabels.from_words(arguments.labels) if arguments.labels else None,
+        dataset_json=arguments.dataset_json,
+        plans=arguments.plans,
+        common=arguments.common,
+        nsd_tolerances_mm=arguments.nsd_tolerances,
+        definition=arguments.definition,
+        empty="zero" if arguments.legacy_empty_zero else "diagonal",
+        processes=arguments.processes,
+    )
+    out = Path(arguments.out) if arguments.out else Path(arguments.prediction) / "evaluation"
+    evaluation.write(out / "summary.json", out / "metrics.csv")
+    print(evaluation.report())
+    print(f"\n{out / 'summary.json'}  nnU-Net's format and more\n{out / 'metrics.csv'}  every case and label")
+    return 0
+
+
+def _benchmark_list(_: argparse.Namespace) -> int:
+    from nnunet_ext.benchmark.spec import load, ready_specs
+
+    for name, path in ready_specs().items():
+        print(f"{name:<10} {load(name).description}\n{'':<10} {path}")
+    return 0
+
+
+def _benchmark_run(arguments: argparse.Namespace) -> int:
+    from nnunet_ext.benchmark.run import run_benchmark
+
+    return run_benchmark(
+        arguments.benchmark,
+        arguments.folder,
+        executor=arguments.executor,
+        at_once=arguments.jobs,
+        parameters=arguments.parameter,
+    )
+
+
+def _benchmark_report(arguments: argparse.Namespace) -> int:
+    from nnunet_ext.benchmark.report import report_benchmark, report_results
+
+    if bool(arguments.folder) == bool(arguments.from_results):
+        raise InputError("Give either the FOLDER of a benchmark or --from-results with folders of trained models.")
+    if arguments.folder:
+        print(report_benchmark(arguments.folder, arguments.out, baseline=arguments.baseline))
+    else:
+        print(
+            report_results(
+                arguments.from_results,
+                arguments.out,
+                baseline=arguments.baseline,
+                reference=arguments.reference,
+                folds=arguments.folds,
+            )
+        )
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nnunet-ext", description="Trainers that plug into stock nnU-Net v2, and the tools around them."
@@ -83,8 +148,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def add(name: str, function: Command, help_: str, example: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(
+    def add(name: str, function: Command, help_: str, example: str, to: Any = commands) -> argparse.ArgumentParser:
+        command = to.add_parser(
             name,
             help=help_,
             description=help_[0].upper() + help_[1:] + ".",
@@ -141,6 +206,70 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--raw", metavar="FOLDER", help="your own nnUNet_raw folder instead of the synthetic data")
     demo.add_argument("--dataset", metavar="ID", help="number or name of the data set in --raw")
     demo.add_argument("--device", choices=["cpu", "cuda", "mps"], default="cpu", help="(%(default)s)")
+
+    evaluate = add(
+        "evaluate",
+        _evaluate,
+        "compare predictions with their references: Dice, IoU, HD95, ASSD, normalised surface Dice, volumes",
+        "nnunet-ext evaluate labelsTs predictions\n  nnunet-ext evaluate labelsTs predictions --labels liver=1 "
+        "organs=1,2 ignore=3",
+    )
+    evaluate.add_argument("reference", metavar="GT_FOLDER", help="references, in any format that nnU-Net reads")
+    evaluate.add_argument("prediction", metavar="PRED_FOLDER", help="predictions, with the same file names")
+    evaluate.add_argument("--labels", nargs="+", metavar="NAME=N", help="what is scored (default: from dataset.json)")
+    evaluate.add_argument("--dataset-json", metavar="FILE", help="default: beside predictions or references")
+    evaluate.add_argument("--plans", metavar="FILE", help="default: plans.json beside the predictions, if there is one")
+    evaluate.add_argument(
+        "--nsd-tolerances", nargs="+", type=float, default=[1.0], metavar="MM", help="for surface Dice, in mm (1)"
+    )
+    evaluate.add_argument(
+        "--definition",
+        choices=["surface", "voxel"],
+        default="surface",
+        help="surface: elements weighted by area, as DeepMind's surface-distance; voxel: border voxels, as MedPy "
+        "(%(default)s)",
+    )
+    evaluate.add_argument(
+        "--legacy-empty-zero", action="store_true", help="empty masks score 0 everywhere, as in the scribble papers"
+    )
+    evaluate.add_argument("--common", action="store_true", help="score only the cases that are in both folders")
+    evaluate.add_argument("--processes", type=int, metavar="N", help="cases at a time (default: number of cores)")
+    evaluate.add_argument("-o", "--out", metavar="FOLDER", help="default: PRED_FOLDER/evaluation")
+
+    benchmark = commands.add_parser(
+        "benchmark",
+        help="train trainers against baselines on the same splits and plans, and report what can be said",
+        description="Train trainers against baselines on the same splits and plans, and report what can be said.",
+    )
+    parts = benchmark.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    add("list", _benchmark_list, "list the benchmarks that come with the package", "nnunet-ext benchmark list", parts)
+    run = add(
+        "run",
+        _benchmark_run,
+        "train, predict and evaluate everything a benchmark names; what is done already is kept",
+        "nnunet-ext benchmark run cpu-smoke\n  nnunet-ext benchmark run mine.yaml --executor slurm --parameter "
+        "slurm_partition=gpu slurm_gres=gpu:1",
+        parts,
+    )
+    run.add_argument("benchmark", metavar="BENCHMARK", help="a YAML file, or the name of a ready benchmark")
+    run.add_argument("--folder", help="where everything is written (nnunet_ext_benchmark_NAME)")
+    run.add_argument("--jobs", type=int, default=1, metavar="N", help="trainings at a time on this machine (1)")
+    run.add_argument("--executor", choices=["local", "slurm"], default="local", help="(%(default)s)")
+    run.add_argument("--parameter", nargs="+", default=[], metavar="NAME=VALUE", help="for submitit")
+    report = add(
+        "report",
+        _benchmark_report,
+        "write report.html, report.md, CSV files and figures for a benchmark, or for models you already have",
+        "nnunet-ext benchmark report nnunet_ext_benchmark_cpu\n  nnunet-ext benchmark report --from-results "
+        "$nnUNet_results/Dataset004_Hippocampus/* --baseline nnUNetTrainer__nnUNetPlans__3d_fullres",
+        parts,
+    )
+    report.add_argument("folder", nargs="?", metavar="FOLDER", help="of the benchmark")
+    report.add_argument("--from-results", nargs="+", metavar="MODEL", help="folders TRAINER__PLANS__CONFIGURATION")
+    report.add_argument("--baseline", help="what the others are compared with (default: that of the benchmark)")
+    report.add_argument("--reference", metavar="FOLDER", help="with --from-results: references (default: nnU-Net's)")
+    report.add_argument("--folds", nargs="+", type=int, metavar="F", help="with --from-results (default: all)")
+    report.add_argument("-o", "--out", metavar="FOLDER", help="default: FOLDER/report")
     return parser
 
 

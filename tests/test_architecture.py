@@ -10,7 +10,9 @@ from nnunet_ext.catalogue import TRAINERS
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "nnunet_ext"
 FILES = sorted(PACKAGE.rglob("*.py"))
-SHARED = {"nnunet", "demo"}
+SHARED = {"nnunet", "processes", "evaluation", "benchmark", "demo"}
+# read nnU-Net's files with nnU-Net's own readers and ask it which trainers it knows
+USERS_OF_NNUNET = {"evaluation", "benchmark", "demo"}
 METHODS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()} - SHARED
 
 
@@ -32,7 +34,7 @@ def knows_nnunet(file: Path) -> bool:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
 def test_only_nnunet_and_the_trainers_import_nnunetv2(file):
-    if file.parent.name != "demo" and not knows_nnunet(file):
+    if file.relative_to(PACKAGE).parts[0] not in USERS_OF_NNUNET and not knows_nnunet(file):
         assert not {name for name in imports(file) if name.split(".")[0] == "nnunetv2"}
 
 
@@ -50,6 +52,13 @@ def test_beside_its_trainer_a_method_needs_only_the_walk_over_the_planned_networ
         if not knows_nnunet(file):
             ours = {name for name in imports(file) if name.startswith("nnunet_ext")}
             assert not {name for name in ours if not name.startswith(allowed)}, file
+
+
+def test_nobody_imports_the_demo_but_the_benchmark_for_its_data():
+    for file in FILES:
+        if file.relative_to(PACKAGE).parts[0] not in {"demo", "cli.py"}:
+            ours = {name for name in imports(file) if name.startswith("nnunet_ext.demo")}
+            assert not {n for n in ours if not n.startswith(("nnunet_ext.demo.data", "nnunet_ext.demo.raw"))}, file
 
 
 def test_nnunet_imports_no_method():

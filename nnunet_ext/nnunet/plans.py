@@ -121,7 +121,7 @@ def write_plans(
     Raises:
         InputError: anything that does not exist or does not fit, in one sentence.
     """
-    folder = _dataset_folder(dataset)
+    folder = dataset_folder(dataset)
     source = folder / f"{base}.json"
     if not source.is_file():
         there = ", ".join(sorted(path.stem for path in folder.glob("*Plans*.json"))) or "none"
@@ -174,7 +174,12 @@ def write_plans(
     return WrittenPlans(path, name, folder.name, chosen, trainer, unchanged)
 
 
-def _dataset_folder(dataset: str | int) -> Path:
+def dataset_folder(dataset: str | int) -> Path:
+    """The folder of a data set, by number or full name, in ``nnUNet_preprocessed``.
+
+    Raises:
+        InputError: the variable is not set, or there is not exactly one such folder.
+    """
     root = os.environ.get("nnUNet_preprocessed")
     if not root:
         raise InputError("nnUNet_preprocessed is not set; export it to the folder that holds your preprocessed data.")

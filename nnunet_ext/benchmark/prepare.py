@@ -1,0 +1,273 @@
+"""From a spec to jobs: data, plans, splits and trainers are looked at once, before anything is trained.
+
+All arms get the same preprocessed data, the same ``splits_final.json`` and plans that differ in nothing but what the
+spec says. What was found is part of every job's key, and is compared again when a job starts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from nnunet_ext import catalogue
+from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
+from nnunet_ext.benchmark.spec import SYNTHETIC, Arm, Metrics, PlansRecipe, Spec
+from nnunet_ext.discovery import register
+from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.plans import dataset_folder, extension_settings, write_plans
+from nnunet_ext.processes import progress
+from nnunet_ext.processes.children import run_step
+from nnunet_ext.processes.commands import console, environment
+
+NUMBER_OF_EPOCHS = re.compile(r"_(\d+)epochs?$")
+
+
+def prepare(spec: Spec, benchmark: BenchmarkFolder) -> list[Job]:
+    """Write plans and ``benchmark.json``; returns all jobs, one seed after the other and arms innermost.
+
+    A folder may be prepared again with more arms, seeds or folds; what is done stays.
+
+    Raises:
+        InputError: a data set, configuration, fold or trainer is missing; or what is done in this folder was done with
+            other data, plans or splits.
+    """
+    use_folders(spec, benchmark)
+    for arm in spec.arms:
+        check_trainer(arm)
+    if spec.datasets == (SYNTHETIC,):
+        make_synthetic(benchmark)
+    datasets = [dataset_folder(dataset).name for dataset in numbers(spec)]
+    for dataset in datasets:
+        check_dataset(dataset, spec)
+    plans = {
+        (arm.name, dataset): written_plans(arm.plans, dataset, spec.configurations)
+        for arm in spec.arms
+        for dataset in datasets
+    }
+    jobs = []
+    for seed in spec.seeds:
+        for dataset in datasets:
+            for configuration in spec.configurations:
+                for fold in spec.folds:
+                    for arm in spec.arms:
+                        job = Job(
+                            arm=arm.name,
+                            trainer=arm.trainer,
+                            plans=plans[arm.name, dataset],
+                            dataset=dataset,
+                            configuration=configuration,
+                            fold=fold,
+                            seed=seed,
+                            device=spec.device,
+                            epochs=expected_epochs(arm.trainer, dataset, plans[arm.name, dataset], configuration),
+                            key="",
+                        )
+                        jobs.append(Job(**{**asdict(job), "key": job_key(job)}))
+    _refuse_other_results(benchmark, jobs)
+    benchmark.save(spec, jobs, splits={dataset: splits(dataset) for dataset in datasets})
+    return jobs
+
+
+def use_folders(spec: Spec, benchmark: BenchmarkFolder) -> None:
+    """Point nnU-Net's variables, in this process, to the data; before anything of nnunetv2 is imported.
+
+    Raises:
+        InputError: a variable is not set.
+    """
+    register()
+    os.environ.setdefault("nnUNet_results", str(benchmark.folder / "results"))
+    if SYNTHETIC in spec.datasets:
+        if len(spec.datasets) > 1:
+            raise InputError(f"datasets: {SYNTHETIC} cannot be mixed with others; make it a benchmark of its own.")
+        for name in ("raw", "preprocessed"):
+            os.environ[f"nnUNet_{name}"] = str(benchmark.folder / f"nnUNet_{name}")
+    for name in ("nnUNet_raw", "nnUNet_preprocessed"):
+        if not os.environ.get(name):
+            raise InputError(f"{name} is not set; export it to the folder that holds your data.")
+
+
+def make_synthetic(benchmark: BenchmarkFolder) -> None:
+    """Write, plan and preprocess the data set of :mod:`nnunet_ext.demo.data` inside the folder of the benchmark."""
+    from nnunet_ext.demo.data import DATASET, write_dataset
+
+    raw, preprocessed = (Path(os.environ[f"nnUNet_{name}"]) for name in ("raw", "preprocessed"))
+    if (preprocessed / DATASET / "prepared").is_file():
+        return
+    write_dataset(raw)
+    own = environment(raw=raw, preprocessed=preprocessed, results=benchmark.folder / "results")
+    workers = "1" if own["nnUNet_n_proc_DA"] == "0" else own["nnUNet_n_proc_DA"]  # with 0 the planner fails
+    command = ["nnUNetv2_plan_and_preprocess", "-d", DATASET.removeprefix("Dataset")[:3], "-c", "2d", "3d_fullres"]
+    run_step(
+        "synthetic data",
+        console([*command, "-np", workers, "-npfp", workers]),
+        shown=shlex.join(command),
+        log=benchmark.folder / "synthetic.log",
+        env={**own, "nnUNet_n_proc_DA": workers},
+        progress=progress.preprocessing(),
+    )
+    (preprocessed / DATASET / "prepared").touch()
+
+
+def numbers(spec: Spec) -> tuple[str, ...]:
+    """The data sets as nnU-Net knows them."""
+    from nnunet_ext.demo.data import DATASET
+
+    return (DATASET,) if spec.datasets == (SYNTHETIC,) else spec.datasets
+
+
+def check_trainer(arm: Arm) -> type | None:
+    """Raise InputError unless the trainer exists and follows the schedule it is given; returns its class if it is ours.
+
+    Stock trainers ignore a schedule in the plans: their number of epochs is in their name.
+    """
+    scheduled = arm.plans.epochs is not None or arm.plans.iterations is not None or arm.plans.presets
+    try:
+        return catalogue.resolve(arm.trainer)
+    except LookupError:
+        from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+        from nnunet_ext.nnunet.trainer import CommonTrainer
+
+        try:
+            found = recursive_find_trainer_class_by_name(arm.trainer)
+        except RuntimeError:
+            found = None
+        if found is None:
+            raise InputError(
+                f"There is no trainer {arm.trainer!r}, neither in nnU-Net nor here; "
+                f"here there are {', '.join(catalogue.TRAINERS)}."
+            ) from None
+        if scheduled and not issubclass(found, CommonTrainer):
+            raise InputError(
+                f"{arm.trainer} of stock nnU-Net ignores the schedule in plans, so it would train longer than the "
+                "others; use nnUNetTrainerReference, which equals nnUNetTrainer bit for bit, or give the number of "
+                "epochs by name (nnUNetTrainer_100epochs) for all trainers and no schedule."
+            ) from None
+        return None
+
+
+def check_dataset(dataset: str, spec: Spec) -> None:
+    """Raise InputError unless every configuration is preprocessed and every fold exists.
+
+    Without ``splits_final.json`` nnU-Net's own default folds are written, as its first training would do.
+    """
+    folder = dataset_folder(dataset)
+    for arm in spec.arms:
+        file = folder / f"{arm.plans.base}.json"
+        configurations = json.loads(file.read_text())["configurations"] if file.is_file() else {}
+        for configuration in spec.configurations:
+            if configuration not in configurations:
+                there = ", ".join(configurations) or "no such plans"
+                raise InputError(f"{file}: there is no configuration {configuration!r} (there is: {there}).")
+            identifier = configurations[configuration].get("data_identifier", f"{arm.plans.base}_{configuration}")
+            if not (folder / identifier).is_dir():
+                raise InputError(
+                    f"{dataset} is not preprocessed for {configuration}; run: nnUNetv2_preprocess -d {dataset} "
+                    f"-plans_name {arm.plans.base} -c {configuration}."
+                )
+    if not (folder / "splits_final.json").is_file():
+        from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+        cases = sorted(path.name.removesuffix(_ending(dataset)) for path in (folder / "gt_segmentations").iterdir())
+        (folder / "splits_final.json").write_text(json.dumps(generate_crossval_split(cases, 12345, 5), indent=4))
+    folds = len(splits(dataset))
+    if max(spec.folds) >= folds:
+        raise InputError(
+            f"folds: {max(spec.folds)} is asked for, but {folder / 'splits_final.json'} has folds 0 to {folds - 1}."
+        )
+
+
+def written_plans(recipe: PlansRecipe, dataset: str, configurations: tuple[str, ...]) -> str:
+    """The name of the plans for this recipe, which are written unless they are there."""
+    if recipe.unchanged:
+        return recipe.base
+    arguments = {key: value for key, value in asdict(recipe).items() if key not in ("base", "presets")}
+    name = "_".join([recipe.base, *recipe.presets, f"bench{_digest(asdict(recipe), configurations)[:6]}"])
+    write_plans(
+        dataset, recipe.presets, base=recipe.base, configurations=configurations, out=name, force=True, **arguments
+    )
+    return name
+
+
+def expected_epochs(trainer: str, dataset: str, plans: str, configuration: str) -> int | None:
+    """How many epochs will be trained, where that can be known beforehand."""
+    if match := NUMBER_OF_EPOCHS.search(trainer):
+        return int(match[1])
+    try:
+        catalogue.resolve(trainer)
+    except LookupError:
+        return None
+    settings = _plans(dataset, plans)["configurations"][configuration]
+    return extension_settings(settings, "schedule").get("epochs", 1000)
+
+
+def job_key(job: Job) -> str:
+    """Changes with the plans, the split, the trainer, the seed and the device."""
+    split = splits(job.dataset)[job.fold]
+    plans = _plans(job.dataset, job.plans)
+    parts = (plans["configurations"][job.configuration], plans["transpose_forward"], plans["image_reader_writer"])
+    return _digest(parts, sorted(split["train"]), sorted(split["val"]), job.trainer, job.seed, job.device)
+
+
+def splits(dataset: str) -> list[dict[str, list[str]]]:
+    """``splits_final.json``: for every fold the cases ``train`` and ``val``."""
+    return json.loads((dataset_folder(dataset) / "splits_final.json").read_text())
+
+
+def evaluate(benchmark: BenchmarkFolder, job: Job, metrics: Metrics) -> dict[str, Any]:
+    """Compare the validation predictions with their references; writes ``metrics.csv`` and ``summary.json``."""
+    from nnunet_ext.evaluation.folders import evaluate_folders
+
+    folder = dataset_folder(job.dataset)
+    evaluation = evaluate_folders(
+        folder / "gt_segmentations",
+        benchmark.fold(job) / "validation",
+        dataset_json=folder / "dataset.json",
+        plans=folder / f"{job.plans}.json",
+        cases=splits(job.dataset)[job.fold]["val"],
+        nsd_tolerances_mm=metrics.nsd_tolerances_mm,
+        definition=metrics.definition,
+    )
+    evaluation.write(benchmark.of(job) / "summary.json", benchmark.of(job) / "metrics.csv")
+    return {"cases": len(evaluation.cases), "definitions": evaluation.definitions}
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _refuse_other_results(benchmark: BenchmarkFolder, jobs: list[Job]) -> None:
+    """Results of other data or plans under the same names must not be mixed in, nor lost."""
+    before = {job.name: job.key for job in benchmark.load()[1]} if benchmark.prepared.is_file() else {}
+    for job in jobs:
+        begun = benchmark.fold(job).is_dir() or benchmark.record(job) is not None
+        if begun and before.get(job.name, job.key) != job.key:
+            raise InputError(
+                f"{benchmark.folder} holds a training of {job.title} with other plans, split or device; choose another "
+                "--folder, or remove this one."
+            )
+
+
+def _plans(dataset: str, name: str) -> dict[str, Any]:
+    return json.loads((dataset_folder(dataset) / f"{name}.json").read_text())
+
+
+def _ending(dataset: str) -> str:
+    return json.loads((dataset_folder(dataset) / "dataset.json").read_text())["file_ending"]
+
+
+def _digest(*parts: Any) -> str:
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def reference_image(dataset: str, case: str) -> Path | None:
+    """The first channel of a training case in ``nnUNet_raw``, to draw it; None if it is not there."""
+    from nnunet_ext.demo.raw import RawDataset
+
+    raw = Path(os.environ["nnUNet_raw"]) / dataset
+    return RawDataset(raw).training_image(case) if (raw / "dataset.json").is_file() else None

@@ -1,0 +1,156 @@
+"""Many jobs: on this machine, a number at a time, or on a cluster. One job's failure does not stop the others."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+from tqdm import tqdm
+
+from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
+from nnunet_ext.benchmark.job import run_job
+from nnunet_ext.benchmark.lock import is_held
+from nnunet_ext.errors import InputError
+from nnunet_ext.processes.children import Progress, end_group, follow_lines, last_lines, own_group, signals_noted
+from nnunet_ext.processes.progress import training
+
+POLL_SECONDS = 0.5
+
+
+@dataclass
+class _Running:
+    job: Job
+    process: subprocess.Popen
+    output: IO[bytes]
+    lines: Iterator[str | None]
+    progress: Progress
+    fraction: float = 0.0
+    note: str = ""
+
+    def look(self) -> None:
+        """Read what was printed since the last look."""
+        for line in self.lines:
+            if line is None:
+                return
+            fraction, note = self.progress(line)
+            self.fraction = self.fraction if fraction is None else fraction
+            self.note = self.note if note is None else note
+
+
+def run_here(benchmark: BenchmarkFolder, jobs: Sequence[Job], at_once: int = 1) -> list[Job]:
+    """Run jobs on this machine, ``at_once`` at a time, each in a process group of its own.
+
+    A job on which processes of an earlier start still work is waited for. SIGINT, SIGTERM and SIGHUP end all that was
+    started here before ``KeyboardInterrupt`` is raised.
+
+    Returns:
+        The jobs that failed.
+    """
+    waiting = list(jobs)
+    failed: list[Job] = []
+    running: list[_Running] = []
+    elsewhere: list[Job] = []
+    with signals_noted() as received, _bar(len(jobs)) as bar:
+        try:
+            while (waiting or running or elsewhere) and not received:
+                for job in [job for job in elsewhere if not is_held(benchmark.of(job) / "lock")]:
+                    elsewhere.remove(job)
+                    waiting.insert(0, job)  # what is left of it
+                while waiting and len(running) + len(elsewhere) < at_once:
+                    job = waiting.pop(0)
+                    if is_held(benchmark.of(job) / "lock"):
+                        bar.write(f"{job.title}: a process of an earlier start is still working on it; waiting for it")
+                        elsewhere.append(job)
+                    else:
+                        running.append(_start(benchmark, job))
+                for one in list(running):
+                    ended = one.process.poll() is not None
+                    one.look()
+                    if ended:
+                        running.remove(one)
+                        _ended(benchmark, one, failed, bar)
+                _show(bar, len(jobs) - len(waiting) - len(running) - len(elsewhere), running)
+                time.sleep(POLL_SECONDS if running or elsewhere else 0)
+        finally:
+            for one in running:
+                end_group(one.process, hurry=lambda: len(received) > 1)
+                one.output.close()
+    if received:
+        raise KeyboardInterrupt
+    return failed
+
+
+def run_on_cluster(benchmark: BenchmarkFolder, jobs: Sequence[Job], cluster: str, parameters: dict[str, Any]) -> list:
+    """Submit every job through ``submitit`` and return at once.
+
+    Args:
+        benchmark: in a folder that every node sees.
+        jobs: to submit.
+        cluster: ``"slurm"``, or ``"local"`` to try it without a cluster.
+        parameters: of ``submitit.AutoExecutor.update_parameters``, such as ``slurm_partition`` or ``timeout_min``.
+
+    Returns:
+        submitit's jobs.
+
+    Raises:
+        InputError: submitit is not installed, or does not know a parameter.
+    """
+    try:
+        import submitit
+    except ImportError:
+        raise InputError('--executor slurm needs the package submitit; run: pip install "nnunet-ext[slurm]".') from None
+    executor = submitit.AutoExecutor(folder=benchmark.folder / "submitit" / "%j", cluster=cluster)
+    try:
+        executor.update_parameters(**{"timeout_min": 24 * 60, **parameters})
+    except (NameError, TypeError, ValueError) as error:
+        raise InputError(f"--parameter: {' '.join(str(error).split())}.") from None
+    with executor.batch():
+        return [executor.submit(run_job, str(benchmark.folder), job.name) for job in jobs]
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _start(benchmark: BenchmarkFolder, job: Job) -> _Running:
+    log = benchmark.log(job)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    output = log.open("ab")
+    command = [sys.executable, "-m", "nnunet_ext.benchmark.job", str(benchmark.folder), job.name]
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, **own_group()
+    )
+    return _Running(job, process, output, follow_lines(log, output.tell()), training(job.epochs or 1000))
+
+
+def _ended(benchmark: BenchmarkFolder, one: _Running, failed: list[Job], bar: tqdm) -> None:
+    end_group(one.process, grace=1.0)  # stragglers
+    one.output.close()
+    if one.process.returncode == 0 and benchmark.record(one.job) is not None:
+        bar.write(f"done: {one.job.title}")
+        return
+    failed.append(one.job)
+    log = benchmark.log(one.job)
+    bar.write(
+        f"failed: {one.job.title} (exit code {one.process.returncode}); the others go on, the same command tries it "
+        f"again; the last lines of {log} are\n{last_lines(log)}"
+    )
+
+
+def _bar(jobs: int) -> tqdm:
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        total=float(jobs),
+        desc="jobs",
+        bar_format="{desc} {n:.1f}/{total:.0f} |{bar:24}| {elapsed}<{remaining}{postfix}",
+        dynamic_ncols=True,
+        mininterval=0.2 if terminal else 60,
+    )
+
+
+def _show(bar: tqdm, done: int, running: Sequence[_Running]) -> None:
+    bar.set_postfix_str("; ".join(f"{one.job.arm}: {one.note or 'starting'}" for one in running), refresh=False)
+    bar.update(done + sum(min(one.fraction, 0.99) for one in running) - bar.n)

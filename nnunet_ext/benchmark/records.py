@@ -1,0 +1,102 @@
+"""What a training leaves behind, read from nnU-Net's own files: epochs, curves, weights; and where it ran."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nnunet_ext.version import __version__
+
+CURVES = ("train_losses", "val_losses", "mean_fg_dice", "ema_fg_dice")
+"""Of nnU-Net's log, one value per epoch."""
+
+
+def training(fold: Path) -> dict[str, Any]:
+    """Epoch times, curves and weights of a finished training.
+
+    Args:
+        fold: folder of the fold, with ``checkpoint_final.pth``.
+
+    Returns:
+        ``epoch_seconds`` and ``curves`` (one value per epoch), ``weights`` (numbers in the network that inference
+        loads), ``trainer``, ``configuration``, and the settings of the configuration as trained.
+    """
+    import torch
+
+    checkpoint = torch.load(fold / "checkpoint_final.pth", map_location="cpu", weights_only=False)
+    log = checkpoint["logging"]
+    arguments = checkpoint["init_args"]
+    starts, ends = log.get("epoch_start_timestamps", []), log.get("epoch_end_timestamps", [])
+    return {
+        "trainer": checkpoint["trainer_name"],
+        "configuration": arguments["configuration"],
+        "epoch_seconds": [round(end - start, 2) for start, end in zip(starts, ends, strict=False)],
+        "curves": {name: [float(value) for value in log.get(name, [])] for name in CURVES},
+        "weights": sum(value.numel() for value in checkpoint["network_weights"].values()),
+        "plans": arguments["plans"]["plans_name"],
+        "settings": {
+            key: value
+            for key, value in arguments["plans"]["configurations"][arguments["configuration"]].items()
+            if key in ("batch_size", "patch_size", "spacing", "nnunet_ext", "data_identifier")
+        },
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on; with the state of the repository if this package runs from one."""
+    found = {"nnunet_ext": __version__, "python": platform.python_version()}
+    for package in ("nnunetv2", "torch", "dynamic-network-architectures", "batchgeneratorsv2"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed as a package"
+    commit = git_state(Path(__file__).parent)
+    return {**found, "nnunet_ext commit": commit} if commit else found
+
+
+def git_state(folder: Path) -> str | None:
+    """Commit of the repository around ``folder``, with ``+ changes`` if it is not clean; None outside of one."""
+    try:
+        run = lambda *words: subprocess.run(  # noqa: E731
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        return run("rev-parse", "--short=12", "HEAD") + (" + changes" if run("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores, memory and GPU of this machine."""
+    import torch
+
+    found: dict[str, Any] = {
+        "system": platform.platform(terse=True),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": _memory_gib(),
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _memory_gib() -> float | None:
+    if sys.platform == "win32":
+        return None
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)

@@ -1,0 +1,72 @@
+"""``nnunet-ext benchmark run``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nnunet_ext.benchmark import queue
+from nnunet_ext.benchmark.folder import BenchmarkFolder
+from nnunet_ext.benchmark.lock import held
+from nnunet_ext.benchmark.prepare import prepare
+from nnunet_ext.benchmark.spec import load
+from nnunet_ext.errors import InputError
+
+EXECUTORS = ("local", "slurm")
+
+
+def run_benchmark(
+    name_or_path: str | Path,
+    folder: str | Path | None = None,
+    *,
+    executor: str = "local",
+    at_once: int = 1,
+    parameters: Sequence[str] = (),
+) -> int:
+    """Train and evaluate every arm; what is done already is kept. Returns the exit code.
+
+    Args:
+        name_or_path: a ready benchmark or a YAML file, see :mod:`nnunet_ext.benchmark.spec`.
+        folder: where everything is written; ``nnunet_ext_benchmark_<name>`` by default.
+        executor: ``"local"``, or ``"slurm"`` through submitit.
+        at_once: jobs at the same time on this machine.
+        parameters: ``NAME=VALUE`` for submitit, such as ``slurm_partition=gpu``.
+
+    Raises:
+        InputError: the benchmark cannot be run, in one sentence.
+    """
+    if at_once < 1:
+        raise InputError(f"--jobs is {at_once}, but must be at least 1.")
+    spec = load(name_or_path)
+    benchmark = BenchmarkFolder(folder or f"nnunet_ext_benchmark_{spec.name}")
+    with held(benchmark.folder / ".lock") as free:
+        if not free:
+            raise InputError(f"{benchmark.folder}: another nnunet-ext benchmark run is working here.")
+        jobs = prepare(spec, benchmark)
+        todo = [job for job in jobs if benchmark.record(job) is None]
+        print(f"{spec.name}: {len(jobs)} jobs, {len(jobs) - len(todo)} of them done, in {benchmark.folder}", flush=True)
+        if executor != "local":
+            submitted = queue.run_on_cluster(benchmark, todo, executor, _parsed(parameters))
+            print(f"{len(submitted)} jobs submitted; the report shows what is done")
+            return 0
+        try:
+            failed = queue.run_here(benchmark, todo, at_once)
+        except KeyboardInterrupt:
+            print("nothing is running any more; the same command goes on where this one was", file=sys.stderr)
+            raise
+    if failed:
+        print(f"{len(failed)} of {len(jobs)} jobs failed: {', '.join(job.title for job in failed)}", file=sys.stderr)
+    print(f"next: nnunet-ext benchmark report {benchmark.folder}")
+    return 1 if failed else 0
+
+
+def _parsed(parameters: Sequence[str]) -> dict[str, Any]:
+    parsed: dict[str, Any] = {}
+    for parameter in parameters:
+        name, equals, value = parameter.partition("=")
+        if not equals:
+            raise InputError(f"--parameter {parameter!r} is not NAME=VALUE, such as slurm_partition=gpu.")
+        parsed[name] = int(value) if value.isdigit() else value
+    return parsed

@@ -1,0 +1,68 @@
+"""``nnUNetv2_train`` with everything seeded that can be, and its memory measured from inside.
+
+``python -m nnunet_ext.benchmark.train SEED MEMORY_FILE nnUNetv2_train ARGUMENTS…``
+
+The seed decides the initial weights and whatever else the main process draws. nnU-Net's augmentation workers seed
+themselves from the operating system and its kernels are chosen by timing, both on purpose, so two trainings with the
+same seed still differ; only several seeds show by how much.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from importlib.metadata import entry_points
+from pathlib import Path
+
+
+def main(argv: list[str]) -> None:
+    """Seed, run the command in this process, and append one line about memory to the file."""
+    import numpy as np
+    import torch
+
+    seed, memory_file, *command = argv
+    random.seed(int(seed))
+    np.random.seed(int(seed))
+    torch.manual_seed(int(seed))
+    sys.argv = command
+    [entry] = entry_points(group="console_scripts", name=command[0])
+    begin = time.time()
+    try:
+        entry.load()()
+    finally:
+        line = {"seconds": round(time.time() - begin, 1), "host_mib": peak_host_mib(), **_gpu()}
+        with Path(memory_file).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def peak_host_mib() -> float | None:
+    """The largest resident set of this process so far; its data-loading workers are not part of it."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage would count what a parent had before it started this process
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) / 2**10
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def _gpu() -> dict[str, float | str]:
+    import torch
+
+    if not torch.cuda.is_initialized():
+        return {}
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "gpu_allocated_mib": torch.cuda.max_memory_allocated() / 2**20,
+        "gpu_reserved_mib": torch.cuda.max_memory_reserved() / 2**20,
+    }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

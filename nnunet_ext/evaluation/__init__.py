@@ -1,0 +1,1 @@
+"""Evaluation of trained networks and comparison of trainers."""

@@ -1,0 +1,374 @@
+"""``nnunet-ext evaluate``: every case of a folder of predictions against its reference."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.evaluation.labels import ScoredLabels, read_json
+from nnunet_ext.evaluation.metrics import DEFINITIONS, EMPTY_RULES, CaseMetrics, EmptyRule, label_metrics
+from nnunet_ext.evaluation.reading import Reader, require_same_geometry
+from nnunet_ext.evaluation.surfaces import Definition
+from nnunet_ext.version import __version__
+
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl", ".png", ".bmp", ".tif", ".tiff")
+"""Of the files that nnU-Net reads."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How every case is scored; see :func:`nnunet_ext.evaluation.metrics.label_metrics`."""
+
+    labels: ScoredLabels
+    reader: str
+    nsd_tolerances_mm: tuple[float, ...]
+    definition: Definition
+    empty: EmptyRule
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case; ``metrics`` by the name of the label or region."""
+
+    name: str
+    reference: Path
+    prediction: Path
+    metrics: Mapping[str, CaseMetrics]
+    dimensions: int = 3
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All cases, and what their numbers mean."""
+
+    cases: tuple[Case, ...]
+    settings: Settings
+    left_out: tuple[str, ...] = ()
+    """Cases that are in one folder only."""
+
+    @property
+    def definitions(self) -> list[str]:
+        """The sentences that every output quotes."""
+        ignored = self.settings.labels.ignore
+        return [
+            f"definition {self.settings.definition}: {DEFINITIONS[self.settings.definition]}",
+            f"empty masks: {EMPTY_RULES[self.settings.empty]}",
+            *([f"voxels whose reference is {ignored} (ignore) are left out of both masks"] if ignored else []),
+        ]
+
+    def numbers(self, metrics: CaseMetrics) -> dict[str, float]:
+        """The numbers of one case and label, by the column names of the CSV file."""
+        unit = "ml" if self.cases[0].dimensions == 3 else "mm2"
+        return {
+            "dice": metrics.dice,
+            "iou": metrics.iou,
+            "hd95_mm": metrics.hd95_mm,
+            "assd_mm": metrics.assd_mm,
+            **{f"nsd_{tolerance:g}mm": value for tolerance, value in metrics.nsd.items()},
+            f"reference_{unit}": metrics.size_reference,
+            f"prediction_{unit}": metrics.size_prediction,
+        }
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One row per case and label: tidy."""
+        for case in self.cases:
+            for label, metrics in case.metrics.items():
+                yield {"case": case.name, "label": label, **self.numbers(metrics), "status": metrics.status}
+
+    def means(self) -> dict[str, dict[str, float]]:
+        """Per label the mean over the cases that count, how many they are, and how many masks were empty.
+
+        The label ``mean`` is the mean of the labels.
+        """
+        result: dict[str, dict[str, float]] = {}
+        for label in self.settings.labels.values:
+            own = [case.metrics[label] for case in self.cases]
+            columns = [self.numbers(metrics) for metrics in own]
+            means = {key: _mean(row[key] for row in columns) for key in columns[0]}
+            states = Counter(metrics.status for metrics in own)
+            result[label] = {
+                **means,
+                "counted": len(own) - states["both empty"],
+                "both_empty": states["both empty"],
+                "one_empty": states["prediction empty"] + states["reference empty"],
+            }
+        keys = next(iter(result.values()))
+        result["mean"] = {key: _mean(row[key] for row in result.values()) for key in keys}
+        return result
+
+    def table(self) -> str:
+        """The means, as text."""
+        means = self.means()
+        columns = list(next(iter(means.values())))
+        rows = [["", *columns]]
+        for label, row in means.items():
+            counts = ("counted", "both_empty", "one_empty")
+            cells = [_shown(row[key], 0 if key in counts else 3) for key in columns]
+            rows.append([label, *cells[: len(columns) - 3], *(["", "", ""] if label == "mean" else cells[-3:])])
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        return "\n".join(
+            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+            for row in rows
+        )
+
+    def report(self) -> str:
+        """Table, what its numbers mean, and what was left out: everything a reader needs."""
+        lines = [self.table(), "", f"{len(self.cases)} cases, the case is the unit", *self.definitions]
+        if self.left_out:
+            lines.append(f"left out, because they are in one folder only: {_some(self.left_out)}")
+        return "\n".join(lines)
+
+    def write(self, summary: Path, table: Path) -> None:
+        """Write a superset of nnU-Net's ``summary.json`` and a CSV file with one row per case and label."""
+        rows = list(self.rows())
+        content = json.dumps(self._summary(), indent=4, sort_keys=True, ensure_ascii=False)
+        _replace(summary, lambda file: file.write(content))
+
+        def write_rows(file: Any) -> None:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
+
+        _replace(table, write_rows)
+
+    def _summary(self) -> dict[str, Any]:
+        labels = self.settings.labels.values
+        keys = {name: ScoredLabels.key(value) for name, value in labels.items()}
+        if len(set(keys.values())) < len(keys):  # the same label under two names
+            keys = {name: name for name in labels}
+        cases: list[dict[str, Any]] = [
+            {
+                "reference_file": str(case.reference),
+                "prediction_file": str(case.prediction),
+                "metrics": {keys[name]: self._nnunet_names(metrics) for name, metrics in case.metrics.items()},
+                "status": {keys[name]: metrics.status for name, metrics in case.metrics.items()},
+            }
+            for case in self.cases
+        ]
+        mean = {
+            key: {metric: _mean(case["metrics"][key][metric] for case in cases) for metric in cases[0]["metrics"][key]}
+            for key in keys.values()
+        }
+        columns = next(iter(mean.values()))
+        return {
+            "metric_per_case": cases,
+            "mean": mean,
+            "foreground_mean": {metric: _mean(row[metric] for row in mean.values()) for metric in columns},
+            "nnunet_ext": {
+                "version": __version__,
+                "definitions": self.definitions,
+                "labels": {name: keys[name] for name in labels},
+                "means": self.means(),
+                "left_out": list(self.left_out),
+            },
+        }
+
+    def _nnunet_names(self, metrics: CaseMetrics) -> dict[str, float]:
+        numbers = self.numbers(metrics)
+        return {
+            "Dice": numbers.pop("dice"),
+            "IoU": numbers.pop("iou"),
+            "TP": metrics.tp,
+            "FP": metrics.fp,
+            "FN": metrics.fn,
+            "TN": metrics.tn,
+            "n_pred": metrics.n_pred,
+            "n_ref": metrics.n_ref,
+            **numbers,
+        }
+
+
+def evaluate_folders(
+    reference: str | Path,
+    prediction: str | Path,
+    *,
+    labels: ScoredLabels | None = None,
+    dataset_json: str | Path | None = None,
+    plans: str | Path | None = None,
+    cases: Sequence[str] | None = None,
+    common: bool = False,
+    nsd_tolerances_mm: Sequence[float] = (1.0,),
+    definition: Definition = "surface",
+    empty: EmptyRule = "diagonal",
+    processes: int | None = None,
+) -> Evaluation:
+    """Score every case of ``reference`` with the file of the same name in ``prediction``.
+
+    Args:
+        reference, prediction: folders of label maps in any format that nnU-Net reads.
+        labels: what is scored; from ``dataset.json`` by default.
+        dataset_json, plans: looked for beside the predictions, then beside the references, by default. The plans only
+            name the reader.
+        cases: only these; all of ``reference`` by default.
+        common: score what is in both folders instead of refusing when they differ.
+        nsd_tolerances_mm, definition, empty: see :func:`nnunet_ext.evaluation.metrics.label_metrics`.
+        processes: how many cases at a time; as many as there are cores by default.
+
+    Raises:
+        InputError: in one sentence, with the case and the fix, whatever does not fit.
+    """
+    reference, prediction = Path(reference), Path(prediction)
+    for name, folder in (("reference", reference), ("prediction", prediction)):
+        if not folder.is_dir():
+            raise InputError(f"The {name} folder {folder} does not exist.")
+    found = _beside(dataset_json, "dataset.json", prediction, reference)
+    description = read_json(found) if found else {}
+    if labels is None:
+        if found is None:
+            raise InputError(
+                f"There is no dataset.json beside {prediction} or {reference}; give it with --dataset-json, or name "
+                "what is scored: --labels left=1 right=2."
+            )
+        labels = ScoredLabels.from_dataset_json(description, str(found))
+    ending = description.get("file_ending") or _ending(reference)
+    names, left_out = _matched(reference, prediction, ending, cases, common)
+    plans_file = _beside(plans, "plans.json", prediction)
+    reader = read_json(plans_file).get("image_reader_writer") if plans_file else None
+    if reader is None:
+        reader = Reader.for_file(reference / f"{names[0]}{ending}", ending, description).name
+    settings = Settings(labels, reader, tuple(map(float, nsd_tolerances_mm)), definition, empty)
+    pairs = [(name, reference / f"{name}{ending}", prediction / f"{name}{ending}") for name in names]
+    return Evaluation(tuple(_evaluated(pairs, settings, processes)), settings, left_out)
+
+
+def evaluate_case(name: str, reference: Path, prediction: Path, settings: Settings) -> Case:
+    """Score one case.
+
+    Raises:
+        InputError: the two do not lie on the same voxels, or hold what is no label.
+    """
+    reader = Reader(settings.reader)
+    truth, predicted = reader.labels(reference), reader.labels(prediction)
+    require_same_geometry(name, truth, predicted)
+    if settings.labels.known is not None:
+        for file, volume in ((reference, truth), (prediction, predicted)):
+            unknown = set(np.unique(volume.array).tolist()) - settings.labels.known
+            if unknown:
+                raise InputError(
+                    f"{file}: the label values {sorted(unknown)} are not in dataset.json, which has "
+                    f"{sorted(settings.labels.known)}; correct the file, or name what is scored with --labels."
+                )
+    metrics = label_metrics(
+        predicted.array,
+        truth.array,
+        truth.spacing_mm,
+        settings.labels.values,
+        ignore_label=settings.labels.ignore,
+        nsd_tolerances_mm=settings.nsd_tolerances_mm,
+        definition=settings.definition,
+        empty=settings.empty,
+    )
+    return Case(name, reference, prediction, metrics, truth.array.ndim)
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _beside(given: str | Path | None, name: str, *folders: Path) -> Path | None:
+    """The file that was given, or the one called ``name`` in or up to two folders above one of ``folders``."""
+    if given is not None:
+        if not Path(given).is_file():
+            raise InputError(f"There is no file {given}.")
+        return Path(given)
+    places = [place for folder in folders for place in (folder, *folder.resolve().parents[:2])]
+    return next((place / name for place in places if (place / name).is_file()), None)
+
+
+def _ending(folder: Path) -> str:
+    endings = Counter(e for path in folder.iterdir() for e in ENDINGS if path.name.endswith(e))
+    if not endings:
+        raise InputError(f"{folder} holds no file that nnU-Net reads ({', '.join(ENDINGS)}).")
+    return endings.most_common(1)[0][0]
+
+
+def _matched(
+    reference: Path, prediction: Path, ending: str, cases: Sequence[str] | None, common: bool
+) -> tuple[list[str], tuple[str, ...]]:
+    """The cases to score, and those left out."""
+
+    def inside(folder: Path) -> set[str]:
+        return {path.name.removesuffix(ending) for path in folder.iterdir() if path.name.endswith(ending)}
+
+    references, predictions = inside(reference), inside(prediction)
+    if not references:
+        raise InputError(f"{reference} holds no {ending} files; is it the folder of the references?")
+    if not predictions:
+        raise InputError(f"{prediction} holds no {ending} files; is it the folder of the predictions?")
+    if cases is not None:
+        references, predictions = references & set(cases), predictions & set(cases)
+        for case in sorted(set(cases) - references):
+            raise InputError(f"{reference} holds no reference for case {case}.")
+    missing, extra = sorted(references - predictions), sorted(predictions - references)
+    both = sorted(references & predictions)
+    if not common and missing:
+        raise InputError(
+            f"{prediction} has no prediction for {_some(missing)}; predict {'it' if len(missing) == 1 else 'them'}, or "
+            "score only what is in both folders with --common."
+        )
+    if not common and extra:
+        raise InputError(
+            f"{reference} has no reference for {_some(extra)} in {prediction}; remove "
+            f"{'it' if len(extra) == 1 else 'them'}, or score only what is in both folders with --common."
+        )
+    if not both:
+        raise InputError(f"{reference} and {prediction} have no case in common.")
+    return both, tuple(missing + extra)
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return f"case {shown}" if len(names) == 1 else f"{len(names)} cases ({shown})"
+
+
+def _evaluated(pairs: Sequence[tuple[str, Path, Path]], settings: Settings, processes: int | None) -> Iterator[Case]:
+    processes = min(processes or os.cpu_count() or 1, len(pairs))
+    with tqdm(desc="evaluate", total=len(pairs), unit="case", dynamic_ncols=True, mininterval=0.5) as bar:
+        if processes == 1:
+            for name, reference, prediction in pairs:
+                yield evaluate_case(name, reference, prediction, settings)
+                bar.update()
+            return
+        # spawn: SimpleITK's threads do not survive a fork
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            futures = [pool.submit(evaluate_case, *pair, settings) for pair in pairs]
+            try:
+                for future in futures:
+                    yield future.result()
+                    bar.update()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+def _mean(values: Iterable[float]) -> float:
+    counted = [value for value in values if not math.isnan(value)]
+    return float(np.mean(counted)) if counted else math.nan
+
+
+def _shown(value: float, digits: int) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _replace(path: Path, write: Any) -> None:
+    """Write a file as a whole: a reader finds the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            write(file)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,313 @@
+"""Overlap and surface distance of two segmentations: Dice, IoU, HD95, ASSD, NSD, sizes and counts.
+
+:func:`surface_metrics` compares two masks, :func:`label_metrics` two label maps, class by class. Numbers are float64; a
+number that does not exist is NaN. :data:`DEFINITIONS` and :data:`EMPTY_RULES` say in one sentence each what was
+computed, to be quoted next to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import find_objects
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.evaluation.surfaces import Definition, DirectedDistances, Mask, surface_distances
+
+EmptyRule = Literal["diagonal", "zero"]
+Status = Literal["both", "prediction empty", "reference empty", "both empty"]
+
+DEFINITIONS: dict[Definition, str] = {
+    "surface": (
+        "surface elements lie at the corners between voxels and are weighted by their area (2D: length), as in the "
+        "package surface-distance; HD95: the larger of the two directed 95th percentiles; ASSD: mean of the two "
+        "directed mean distances; NSD: share of both surfaces within the tolerance of the other"
+    ),
+    "voxel": (
+        "a surface is the voxels of the mask with a face neighbour outside, all of one weight, as in MedPy 0.5; "
+        "HD95: 95th percentile of both directed sets of distances pooled; ASSD: mean of both sets pooled; "
+        "NSD: share of both sets within the tolerance"
+    ),
+}
+EMPTY_RULES: dict[EmptyRule, str] = {
+    "diagonal": (
+        "both masks empty: not counted (NaN); one empty: Dice, IoU and NSD 0, HD95 and ASSD the diagonal of the image"
+    ),
+    "zero": "one or both masks empty: Dice, IoU, NSD, HD95 and ASSD 0, as in the evaluation code of scribble papers",
+}
+
+
+@dataclass(frozen=True)
+class CaseMetrics:
+    """One prediction against one reference; what empty masks get is said by :data:`EMPTY_RULES`."""
+
+    dice: float
+    iou: float
+    hd95_mm: float
+    assd_mm: float
+    nsd: dict[float, float]
+    """By tolerance in mm."""
+    size_prediction: float
+    """ml; of a 2D image mm²."""
+    size_reference: float
+    """ml; of a 2D image mm²."""
+    tp: int
+    """Voxels, as are the next five; those to ignore are in none of them."""
+    fp: int
+    fn: int
+    tn: int
+    n_pred: int
+    n_ref: int
+    status: Status
+    """Which of the masks have voxels."""
+
+
+def surface_metrics(
+    prediction: Any,
+    reference: Any,
+    spacing_mm: Sequence[float],
+    *,
+    nsd_tolerances_mm: Sequence[float] = (1.0,),
+    definition: Definition = "surface",
+    empty: EmptyRule = "diagonal",
+    ignore: Any = None,
+) -> CaseMetrics:
+    """All metrics of one pair of masks.
+
+    Args:
+        prediction, reference: arrays or tensors of one shape, 2D or 3D, bool or of 0 and 1.
+        spacing_mm: of each axis.
+        nsd_tolerances_mm: NSD is computed for each.
+        definition: of a surface, see :data:`DEFINITIONS`.
+        empty: the numbers of empty masks, see :data:`EMPTY_RULES`.
+        ignore: mask of voxels that belong to neither, or None.
+
+    Raises:
+        InputError: shapes, spacing, values or options are not as above.
+    """
+    predicted, truth = _mask(prediction, "prediction"), _mask(reference, "reference")
+    options = _Options.checked((predicted, truth), spacing_mm, nsd_tolerances_mm, definition, empty)
+    if ignore is not None:
+        ignored = _mask(ignore, "ignore")
+        if ignored.shape != truth.shape:
+            raise InputError(f"The mask to ignore has shape {ignored.shape}, the reference {truth.shape}.")
+        predicted, truth = predicted & ~ignored, truth & ~ignored
+        options = options._replace(num_voxels=int(np.count_nonzero(~ignored)))
+    box = _union(_bounding_box(predicted), _bounding_box(truth))
+    return _metrics(predicted[box], truth[box], options)
+
+
+def label_metrics(
+    prediction: Any,
+    reference: Any,
+    spacing_mm: Sequence[float],
+    labels: Mapping[str, int | Sequence[int]],
+    *,
+    ignore_label: int | None = None,
+    nsd_tolerances_mm: Sequence[float] = (1.0,),
+    definition: Definition = "surface",
+    empty: EmptyRule = "diagonal",
+) -> dict[str, CaseMetrics]:
+    """All metrics of every class of two label maps.
+
+    Args:
+        prediction, reference: arrays or tensors of integers of one shape, 2D or 3D.
+        labels: by name, a label or the labels that form a region; classes may overlap.
+        ignore_label: voxels with this label in the reference belong to no class, neither there nor in the prediction.
+        spacing_mm, nsd_tolerances_mm, definition, empty: see :func:`surface_metrics`.
+
+    Raises:
+        InputError: as :func:`surface_metrics`; a class contains the ignore label, or has no label.
+    """
+    predicted, truth = _label_map(prediction, "prediction"), _label_map(reference, "reference")
+    options = _Options.checked((predicted, truth), spacing_mm, nsd_tolerances_mm, definition, empty)
+    classes = {name: [value] if isinstance(value, (int, np.integer)) else list(value) for name, value in labels.items()}
+    for name, values in classes.items():
+        if not values or ignore_label in values:
+            raise InputError(
+                f"Class {name!r} has labels {values}; expected one or more, without the ignore label {ignore_label}."
+            )
+    ignored = None
+    if ignore_label is not None:
+        ignored = truth == ignore_label
+        options = options._replace(num_voxels=int(truth.size - np.count_nonzero(ignored)))
+
+    highest = max([0, *(value for values in classes.values() for value in values)])
+    boxes = [find_objects(each, highest) if highest else [] for each in (predicted, truth)]
+    whole = tuple(slice(0, n) for n in truth.shape)
+    result = {}
+    for name, values in classes.items():
+        # find_objects knows labels from 1 on; any other may be everywhere
+        parts = [found[value - 1] if value > 0 else whole for value in values for found in boxes]
+        box = _union(*parts)
+        masks = [_is_one_of(each[box], values) for each in (predicted, truth)]
+        if ignored is not None:
+            masks = [mask & ~ignored[box] for mask in masks]
+        result[name] = _metrics(masks[0], masks[1], options)
+    return result
+
+
+# -- checked input ----------------------------------------------------------------------------------------------------
+
+
+class _Options(NamedTuple):
+    """What all classes of a pair of images share."""
+
+    spacing_mm: tuple[float, ...]
+    tolerances_mm: tuple[float, ...]
+    definition: Definition
+    empty: EmptyRule
+    diagonal_mm: float
+    num_voxels: int
+
+    @classmethod
+    def checked(
+        cls,
+        images: tuple[NDArray, NDArray],
+        spacing_mm: Sequence[float],
+        tolerances_mm: Sequence[float],
+        definition: Definition,
+        empty: EmptyRule,
+    ) -> _Options:
+        shape = images[1].shape
+        if images[0].shape != shape:
+            raise InputError(f"The prediction has shape {images[0].shape}, the reference {shape}; expected the same.")
+        if len(shape) not in (2, 3):
+            raise InputError(f"The images have {len(shape)} axes; expected 2 or 3.")
+        spacing = tuple(float(mm) for mm in spacing_mm)
+        if len(spacing) != len(shape) or not all(0 < mm < math.inf for mm in spacing):
+            raise InputError(f"The spacing is {spacing} mm; expected {len(shape)} positive numbers, one for each axis.")
+        tolerances = tuple(float(mm) for mm in tolerances_mm)
+        if not all(0 <= mm < math.inf for mm in tolerances):
+            raise InputError(f"The tolerances of NSD are {tolerances} mm; expected numbers that are not negative.")
+        for what, got, known in (("definition", definition, Definition), ("rule for empty masks", empty, EmptyRule)):
+            if got not in get_args(known):
+                raise InputError(f"There is no {what} {got!r}; there are: {', '.join(get_args(known))}.")
+        diagonal = math.hypot(*(n * mm for n, mm in zip(shape, spacing, strict=True)))
+        return cls(spacing, tolerances, definition, empty, diagonal, math.prod(shape))
+
+
+def _array(image: Any) -> NDArray:
+    return np.asarray(image.detach().cpu() if hasattr(image, "detach") else image)
+
+
+def _mask(image: Any, name: str) -> Mask:
+    array = _array(image)
+    if array.dtype == bool:
+        return array
+    mask = array == 1
+    if not (mask | (array == 0)).all():
+        raise InputError(f"The mask {name!r} has values other than 0 and 1; label maps are for label_metrics.")
+    return mask
+
+
+def _label_map(image: Any, name: str) -> NDArray[np.integer]:
+    array = _array(image)
+    if np.issubdtype(array.dtype, np.integer):
+        return array
+    with np.errstate(invalid="ignore"):  # NaN becomes a number, which the comparison notices
+        labels = array.astype(np.int64)
+    if not (labels == array).all():
+        raise InputError(f"The label map {name!r} has values that are not integers.")
+    return labels
+
+
+def _is_one_of(labels: NDArray[np.integer], values: Sequence[int]) -> Mask:
+    result = labels == values[0]
+    for value in values[1:]:
+        result |= labels == value
+    return result
+
+
+# -- boxes ------------------------------------------------------------------------------------------------------------
+
+Box = tuple[slice, ...]
+
+
+def _bounding_box(mask: Mask) -> Box | None:
+    """The smallest box with all of ``mask``; None if it is empty."""
+    return find_objects(mask.view(np.uint8), 1)[0]
+
+
+def _union(*boxes: Box | None) -> Box:
+    """The smallest box around all; of nothing an empty one."""
+    found = [box for box in boxes if box is not None]
+    if not found:
+        return (slice(0, 0),)
+    return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*found, strict=True))
+
+
+# -- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def _metrics(prediction: Mask, reference: Mask, options: _Options) -> CaseMetrics:
+    """Metrics of two masks, cropped to a box that holds both."""
+    n_pred, n_ref, tp = (int(np.count_nonzero(mask)) for mask in (prediction, reference, prediction & reference))
+    either = n_pred + n_ref - tp
+    status: Status
+    if n_pred and n_ref:
+        status = "both"
+        dice, iou = 2 * tp / (n_pred + n_ref), tp / either
+        directed = surface_distances(prediction, reference, options.spacing_mm, options.definition)
+        hd95, assd = _distances(directed, options.definition)
+        nsd = {tolerance: _nsd(directed, tolerance) for tolerance in options.tolerances_mm}
+    else:
+        status = "reference empty" if n_pred else "prediction empty" if n_ref else "both empty"
+        if options.empty == "zero":
+            overlap, distance = 0.0, 0.0
+        elif either:
+            overlap, distance = 0.0, options.diagonal_mm
+        else:
+            overlap, distance = math.nan, math.nan
+        dice = iou = overlap
+        hd95 = assd = distance
+        nsd = dict.fromkeys(options.tolerances_mm, overlap)
+    voxel = math.prod(options.spacing_mm) / (1000 if len(options.spacing_mm) == 3 else 1)  # ml or mm²
+    return CaseMetrics(
+        dice=dice,
+        iou=iou,
+        hd95_mm=hd95,
+        assd_mm=assd,
+        nsd=nsd,
+        size_prediction=n_pred * voxel,
+        size_reference=n_ref * voxel,
+        tp=tp,
+        fp=n_pred - tp,
+        fn=n_ref - tp,
+        tn=options.num_voxels - either,
+        n_pred=n_pred,
+        n_ref=n_ref,
+        status=status,
+    )
+
+
+def _distances(directed: Sequence[DirectedDistances], definition: Definition) -> tuple[float, float]:
+    """HD95 and ASSD in mm."""
+    if definition == "surface":
+        means = [float(each.distances @ each.weights) / each.total for each in directed]
+        return max(_weighted_percentile_95(each) for each in directed), sum(means) / 2
+    shared = np.zeros(round(sum(each.shared for each in directed)))
+    pooled = np.concatenate([shared, *(each.distances for each in directed)])
+    return float(np.percentile(pooled, 95)), float(pooled.mean())
+
+
+def _weighted_percentile_95(directed: DirectedDistances) -> float:
+    """The smallest distance within which 95 % of the surface lie."""
+    # a share of exactly 95 % must count as such in whatever order its weights are added
+    target = 0.95 * directed.total * (1 - 1e-12)
+    if directed.shared >= target:
+        return 0.0
+    order = np.argsort(directed.distances)
+    within = directed.shared + np.cumsum(directed.weights[order])
+    return float(directed.distances[order[np.searchsorted(within, target)]])
+
+
+def _nsd(directed: Sequence[DirectedDistances], tolerance_mm: float) -> float:
+    """Normalised surface Dice."""
+    within = sum(each.shared + float(each.weights[each.distances <= tolerance_mm].sum()) for each in directed)
+    return within / sum(each.total for each in directed)

@@ -1,0 +1,316 @@
+"""``nnunet-ext evaluate`` on real files: which cases, which labels, which voxels, what is written, and bad input."""
+
+import csv
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder, load_summary_json
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from skimage import io as skimage_io
+
+from nnunet_ext.cli import main
+from nnunet_ext.errors import InputError
+from nnunet_ext.evaluation.folders import evaluate_folders
+from nnunet_ext.evaluation.labels import ScoredLabels
+from nnunet_ext.evaluation.metrics import label_metrics
+
+SPACING = (3.0, 1.0, 0.5)  # z, y, x
+LABELS = {"background": 0, "left": 1, "right": 2}
+
+
+def label_map(seed: int, shape: tuple[int, ...] = (6, 20, 24)) -> np.ndarray:
+    """Two touching boxes whose position depends on the seed."""
+    rng = np.random.default_rng(seed)
+    array = np.zeros(shape, np.uint8)
+    y, x = rng.integers(2, 6, 2)
+    array[..., y : y + 9, x : x + 5] = 1
+    array[..., y : y + 9, x + 5 : x + 11] = 2
+    array[0] = 0
+    return array
+
+
+def write(path: Path, array: np.ndarray, spacing=SPACING, origin=None, direction=None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing[::-1][: array.ndim])
+    if origin:
+        image.SetOrigin(origin)
+    if direction:
+        image.SetDirection(direction)
+    sitk.WriteImage(image, str(path))
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Three cases with a reference and a prediction, and dataset.json beside the predictions."""
+    for case in range(3):
+        write(tmp_path / "gt" / f"case_{case}.nii.gz", label_map(case))
+        write(tmp_path / "pred" / f"case_{case}.nii.gz", label_map(case + 10))
+    describe(tmp_path, LABELS)
+    return tmp_path
+
+
+def describe(folder: Path, labels: dict, **more) -> None:
+    content = {"labels": labels, "file_ending": ".nii.gz", "channel_names": {"0": "MRI"}, **more}
+    (folder / "pred" / "dataset.json").write_text(json.dumps(content))
+
+
+def evaluate(folder: Path, **options):
+    return evaluate_folders(folder / "gt", folder / "pred", **{"processes": 1, **options})
+
+
+# --- what is computed -------------------------------------------------------------------------------------------------
+
+
+def test_every_number_is_that_of_the_arrays(folders):
+    evaluation = evaluate(folders, nsd_tolerances_mm=(1, 2.5))
+    assert [case.name for case in evaluation.cases] == ["case_0", "case_1", "case_2"]
+    for number, case in enumerate(evaluation.cases):
+        expected = label_metrics(
+            label_map(number + 10), label_map(number), SPACING, {"left": 1, "right": 2}, nsd_tolerances_mm=(1, 2.5)
+        )
+        assert case.metrics == expected
+
+
+def test_several_processes_compute_the_same(folders):
+    assert list(evaluate(folders, processes=2).rows()) == list(evaluate(folders).rows())
+
+
+def test_regions_and_the_ignore_label_come_from_dataset_json(folders):
+    for case in range(3):
+        truth = label_map(case)
+        truth[:, :, :8] = 3
+        write(folders / "gt" / f"case_{case}.nii.gz", truth)
+    describe(folders, {"background": 0, "whole": [1, 2], "right": 2, "ignore": 3}, regions_class_order=[1, 2])
+    evaluation = evaluate(folders)
+    expected = label_metrics(
+        label_map(10), _ignoring(label_map(0)), SPACING, {"whole": (1, 2), "right": 2}, ignore_label=3
+    )
+    assert evaluation.cases[0].metrics == expected
+    assert any("ignore" in sentence for sentence in evaluation.definitions)
+
+
+def _ignoring(truth):
+    truth[:, :, :8] = 3
+    return truth
+
+
+def test_labels_can_be_given_and_others_are_background_then(folders):
+    evaluation = evaluate(folders, labels=ScoredLabels.from_words(["both=1,2", "2"]))
+    assert evaluation.settings.labels.values == {"both": (1, 2), "2": 2}
+    assert set(evaluation.cases[0].metrics) == {"both", "2"}
+
+
+def test_absent_classes_are_counted_and_not_averaged(folders):
+    empty = np.zeros_like(label_map(0))
+    only_left = np.where(label_map(1) == 1, 1, 0).astype(np.uint8)
+    write(folders / "gt" / "case_0.nii.gz", empty)
+    write(folders / "pred" / "case_0.nii.gz", empty)
+    write(folders / "pred" / "case_1.nii.gz", only_left)
+    evaluation = evaluate(folders)
+    means = evaluation.means()
+    assert (means["right"]["counted"], means["right"]["both_empty"], means["right"]["one_empty"]) == (2, 1, 1)
+    assert (means["left"]["counted"], means["left"]["both_empty"], means["left"]["one_empty"]) == (2, 1, 0)
+    right = [case.metrics["right"] for case in evaluation.cases]
+    assert right[1].dice == 0
+    assert right[1].hd95_mm == pytest.approx(math.hypot(6 * 3.0, 20 * 1.0, 24 * 0.5))
+    assert means["right"]["dice"] == pytest.approx(right[2].dice / 2)
+    zero = evaluate(folders, empty="zero").means()
+    assert zero["right"]["dice"] == pytest.approx(right[2].dice / 3)
+    assert zero["right"]["hd95_mm"] == pytest.approx(right[2].hd95_mm / 3)
+
+
+def test_two_dimensional_images(tmp_path):
+    for case in range(2):
+        for folder, seed in (("gt", case), ("pred", case + 10)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            array = label_map(seed, (20, 24))
+            array[0] = 0
+            skimage_io.imsave(tmp_path / folder / f"case_{case}.png", array, check_contrast=False)
+    describe(tmp_path, LABELS, file_ending=".png")
+    evaluation = evaluate(tmp_path)
+    assert evaluation.cases[0].metrics == label_metrics(
+        label_map(10, (20, 24)), label_map(0, (20, 24)), (1, 1), {"left": 1, "right": 2}
+    )
+    assert "reference_mm2" in next(evaluation.rows())
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha"])
+def test_the_file_type_is_found_without_dataset_json(tmp_path, ending):
+    write(tmp_path / "gt" / f"a{ending}", label_map(0))
+    write(tmp_path / "pred" / f"a{ending}", label_map(1))
+    evaluation = evaluate(tmp_path, labels=ScoredLabels.from_words(["left=1"]))
+    assert evaluation.cases[0].metrics["left"].n_ref == int((label_map(0) == 1).sum())
+
+
+# --- what is written --------------------------------------------------------------------------------------------------
+
+
+def test_summary_json_is_a_superset_of_nnunets(folders, capfd):
+    assert main(["evaluate", str(folders / "gt"), str(folders / "pred"), "--processes", "1"]) == 0
+    ours = load_summary_json(str(folders / "pred" / "evaluation" / "summary.json"))
+    theirs = compute_metrics_on_folder(
+        str(folders / "gt"), str(folders / "pred"), None, SimpleITKIO(), ".nii.gz", [1, 2], num_processes=1
+    )
+    assert set(theirs) < set(ours)
+    for key in ("mean", "foreground_mean"):
+        _superset(ours[key], theirs[key])
+    for mine, other in zip(ours["metric_per_case"], theirs["metric_per_case"], strict=True):
+        assert Path(mine["prediction_file"]).name == Path(other["prediction_file"]).name
+        _superset(mine["metrics"], other["metrics"])
+    assert ours["mean"][1]["hd95_mm"] > 0
+    assert "surface-distance" in " ".join(ours["nnunet_ext"]["definitions"])
+
+
+def _superset(ours, theirs):
+    for key, value in theirs.items():
+        if isinstance(value, dict):
+            _superset(ours[key], value)
+        else:
+            assert ours[key] == pytest.approx(value, nan_ok=True), key
+
+
+def test_the_table_has_one_row_per_case_and_label_and_empty_cells_for_what_does_not_count(folders):
+    empty = np.zeros_like(label_map(0))
+    write(folders / "gt" / "case_0.nii.gz", empty)
+    write(folders / "pred" / "case_0.nii.gz", empty)
+    out = folders / "out"
+    assert main(["evaluate", str(folders / "gt"), str(folders / "pred"), "-o", str(out), "--processes", "1"]) == 0
+    with (out / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["case"], row["label"]) for row in rows] == [
+        (f"case_{i}", n) for i in range(3) for n in LABELS if n[0] in "lr"
+    ]
+    assert rows[0]["dice"] == ""
+    assert rows[0]["status"] == "both empty"
+    assert 0 < float(rows[2]["dice"]) < 1
+    assert sorted(path.name for path in out.iterdir()) == ["metrics.csv", "summary.json"]
+
+
+def test_what_is_printed_names_definition_rule_unit_and_cases_left_out(folders, capsys):
+    (folders / "pred" / "case_2.nii.gz").unlink()
+    command = ["evaluate", str(folders / "gt"), str(folders / "pred"), "--processes", "1", "--common"]
+    assert main([*command, "--definition", "voxel", "--legacy-empty-zero", "--nsd-tolerances", "2"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("definition voxel", "MedPy", "scribble papers", "2 cases", "case_2", "nsd_2mm"):
+        assert words in printed
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+def refused(folder: Path, *words: str, **options) -> str:
+    with pytest.raises(InputError) as error:
+        evaluate(folder, **options)
+    message = str(error.value)
+    assert message.count("\n") == 0
+    for word in words:
+        assert word in message, message
+    return message
+
+
+def test_a_missing_prediction(folders):
+    (folders / "pred" / "case_1.nii.gz").unlink()
+    refused(folders, "case_1", "no prediction", "--common")
+
+
+def test_an_extra_file(folders):
+    write(folders / "pred" / "other.nii.gz", label_map(3))
+    refused(folders, "other", "no reference", "--common")
+
+
+def test_another_shape(folders):
+    write(folders / "pred" / "case_1.nii.gz", label_map(1, (6, 20, 25)))
+    refused(folders, "case_1", "shape", "(6, 20, 25)", "(6, 20, 24)")
+
+
+def test_another_spacing(folders):
+    write(folders / "pred" / "case_1.nii.gz", label_map(1), spacing=(3.0, 1.0, 0.51))
+    refused(folders, "case_1", "spacing", "0.51", "0.5")
+
+
+def test_another_origin(folders):
+    write(folders / "pred" / "case_1.nii.gz", label_map(1), origin=(0.0, 4.0, 0.0))
+    refused(folders, "case_1", "origin", "4.0")
+
+
+def test_another_direction(folders):
+    write(folders / "pred" / "case_1.nii.gz", label_map(1), direction=(-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    refused(folders, "case_1", "direction", "-1.0")
+
+
+def test_what_a_file_format_rounds_is_no_difference(folders):
+    write(folders / "pred" / "case_1.nii.gz", label_map(1), spacing=(3.0, 1.0, 0.5 + 1e-6), origin=(1e-5, 0, 0))
+    assert len(evaluate(folders).cases) == 3
+
+
+def test_no_whole_numbers(folders):
+    write(folders / "pred" / "case_1.nii.gz", label_map(1).astype(np.float32) * 0.75)
+    refused(folders, "case_1", "0.75", "no whole number", "interpolation")
+
+
+def test_not_a_number(tmp_path):
+    array = label_map(1).astype(np.float32)
+    array[0, 0, 0] = np.nan
+    write(tmp_path / "gt" / "a.mha", label_map(0))
+    write(tmp_path / "pred" / "a.mha", array)
+    refused(tmp_path, "a.mha", "1 voxels", "nan", labels=ScoredLabels.from_words(["left=1"]))
+
+
+@pytest.mark.parametrize("folder", ["gt", "pred"])
+def test_an_unknown_label(folders, folder):
+    array = label_map(1)
+    array[2, 2, 2] = 7
+    write(folders / folder / "case_1.nii.gz", array)
+    refused(folders, f"{folder}{os.sep}case_1.nii.gz", "[7]", "[0, 1, 2]", "--labels")
+
+
+def test_a_damaged_file(folders):
+    (folders / "pred" / "case_1.nii.gz").write_bytes(b"no image")
+    refused(folders, "case_1", "cannot be read with SimpleITKIO")
+
+
+@pytest.mark.parametrize("folder", ["gt", "pred"])
+def test_an_empty_folder(folders, folder):
+    for file in (folders / folder).glob("*.nii.gz"):
+        file.unlink()
+    refused(folders, str(folders / folder), "holds no .nii.gz files")
+
+
+def test_a_folder_that_is_not_there(folders):
+    with pytest.raises(InputError, match=r"reference folder .*nowhere does not exist"):
+        evaluate_folders(folders / "nowhere", folders / "pred")
+
+
+def test_no_dataset_json(folders):
+    (folders / "pred" / "dataset.json").unlink()
+    refused(folders, "no dataset.json", "--labels")
+
+
+def test_a_dataset_json_that_is_none(folders):
+    (folders / "pred" / "dataset.json").write_text("{")
+    refused(folders, "dataset.json", "cannot be read as JSON")
+    (folders / "pred" / "dataset.json").write_text("{}")
+    refused(folders, "dataset.json", "no labels")
+    describe(folders, {"background": 0})
+    refused(folders, "names no label but the background")
+
+
+@pytest.mark.parametrize("words", [["left"], ["left=x"], ["left=1.5"], ["ignore=3"]])
+def test_labels_that_cannot_be_read(words):
+    with pytest.raises(InputError, match="--labels"):
+        ScoredLabels.from_words(words)
+
+
+def test_an_error_in_a_worker_process_is_the_same_sentence(folders, capsys):
+    write(folders / "pred" / "case_1.nii.gz", label_map(1, (6, 20, 25)))
+    assert main(["evaluate", str(folders / "gt"), str(folders / "pred"), "--processes", "2"]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("nnunet-ext:")]
+    assert len(errors) == 1
+    assert "case_1" in errors[0]
+    assert not (folders / "pred" / "evaluation").exists()
