@@ -21,6 +21,9 @@ from nnunet_ext.demo import data, report
 from nnunet_ext.demo.raw import RawDataset, find_dataset
 from nnunet_ext.demo.workspace import Workspace, digest, files_digest
 from nnunet_ext.errors import InputError
+from nnunet_ext.evaluation.folders import Evaluation, evaluate_folders
+from nnunet_ext.evaluation.overlay import OverlayCase, draw_overlay
+from nnunet_ext.evaluation.reading import Reader
 from nnunet_ext.processes import progress
 from nnunet_ext.processes.children import Progress, StepFailed, run_step
 from nnunet_ext.processes.commands import console, continuation
@@ -37,8 +40,7 @@ Mean over {count} {kind}:
 
 {table}
 
-{dice}
-{hd95}
+{definitions}
 
 A demo of this size ({iterations} small iterations, {count} cases) proves that everything works, not that one trainer is
 better than the other.
@@ -119,8 +121,12 @@ class Demo:
             predictions[trainer] = (
                 self.predict(trained, configuration, trainer, len(held_out)) if held_out else model / "validation"
             )
-        cases = self.cases(held_out, predictions)
-        self.compare(cases, "held-out cases" if held_out else "validation cases of fold 0")
+        evaluations = self.evaluate(held_out, predictions)
+        if held_out:
+            images = self.dataset.folder / "imagesTs"
+            self.compare(evaluations, "held-out cases", lambda name: images / f"{name}_0000{self.dataset.ending}")
+        else:
+            self.compare(evaluations, "validation cases of fold 0", self.dataset.training_image)
         _say(f"this run took {(time.monotonic() - begin) / 60:.1f} minutes")
 
     # -- steps -----------------------------------------------------------------------------------------------------
@@ -207,46 +213,62 @@ class Demo:
         self._step(f"predict {trainer}", key, work, f"the predictions in {output}", there=there)
         return output
 
-    def cases(self, held_out: Sequence[str], predictions: Mapping[str, Path]) -> list[report.EvaluationCase]:
-        """The held-out cases, or without any the validation cases of fold 0."""
-        ending = self.dataset.ending
+    def evaluate(self, held_out: Sequence[str], predictions: Mapping[str, Path]) -> dict[str, Evaluation]:
+        """Every trainer on the held-out cases, or without any on the validation cases of fold 0."""
         names = held_out or json.loads((self.preprocessed / "splits_final.json").read_text())[0]["val"]
-        references = self.dataset.folder / "labelsTs" if held_out else self.preprocessed / "gt_segmentations"
-        return [
-            report.EvaluationCase(
-                name=name,
-                image=self.dataset.folder / "imagesTs" / f"{name}_0000{ending}"
-                if held_out
-                else self.dataset.training_image(name),
-                reference=references / f"{name}{ending}",
-                predictions={trainer: folder / f"{name}{ending}" for trainer, folder in predictions.items()},
+        return {
+            trainer: evaluate_folders(
+                self.dataset.folder / "labelsTs" if held_out else self.preprocessed / "gt_segmentations",
+                folder,
+                dataset_json=self.dataset.folder / "dataset.json",
+                plans=self.preprocessed / f"{PLANS}.json",
+                cases=names,
+                processes=1,
             )
-            for name in sorted(names)
-        ]
+            for trainer, folder in predictions.items()
+        }
 
-    def compare(self, cases: Sequence[report.EvaluationCase], kind: str) -> None:
-        """Table, files and picture."""
+    def compare(self, evaluations: Mapping[str, Evaluation], kind: str, image: Callable[[str], Path]) -> None:
+        """Table, files and picture; ``image`` gives the first channel of a case."""
         folder = self.workspace.folder
         plans = json.loads((self.preprocessed / f"{PLANS}.json").read_text())
-        reader = report.Reader(plans["image_reader_writer"])
-        classes = report.Classes(self.dataset.description["labels"])
-        scores = report.evaluate(cases, classes, reader)
+        first = next(iter(evaluations.values()))
+        count = len(first.cases)
         report.write_results(
-            folder, scores, dataset=self.dataset.name, evaluated=f"{len(cases)} {kind}", device=self.device
+            folder, evaluations, dataset=self.dataset.name, evaluated=f"{count} {kind}", device=self.device
         )
-        report.draw_overlay(folder / "overlay.png", cases[:3], classes, reader, f"{self.dataset.name}: {kind}")
+        draw_overlay(
+            folder / "overlay.png",
+            [self.pictured(evaluations, index, image) for index in range(min(3, count))],
+            first.settings.labels,
+            Reader(first.settings.reader),
+            f"{self.dataset.name}: {kind}, the slice with the longest border between structures",
+            "interface",
+        )
         _say(
             SUMMARY.format(
-                count=len(cases),
+                count=count,
                 kind=kind,
-                table=report.table(scores),
-                dice=report.DICE_DEFINITION,
-                hd95=report.HD95_DEFINITION,
+                table=report.table(evaluations),
+                definitions="\n".join(first.definitions),
                 iterations=EPOCHS * ITERATIONS,
                 folder=folder,
                 number=self.dataset.number if self.own_data else "ID",
                 configuration=next(iter(plans["configurations"])),
             )
+        )
+
+    @staticmethod
+    def pictured(evaluations: Mapping[str, Evaluation], index: int, image: Callable[[str], Path]) -> OverlayCase:
+        """One row of the picture."""
+        cases = {trainer: evaluation.cases[index] for trainer, evaluation in evaluations.items()}
+        one = next(iter(cases.values()))
+        return OverlayCase(
+            name=one.name,
+            image=image(one.name),
+            reference=one.reference,
+            predictions={trainer: case.prediction for trainer, case in cases.items()},
+            notes={trainer: f"Dice {case.mean_dice():.3f} (whole case)" for trainer, case in cases.items()},
         )
 
     # -- how a step is done ----------------------------------------------------------------------------------------

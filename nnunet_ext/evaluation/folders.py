@@ -49,6 +49,10 @@ class Case:
     metrics: Mapping[str, CaseMetrics]
     dimensions: int = 3
 
+    def mean_dice(self) -> float:
+        """Over the labels that count."""
+        return _mean(metrics.dice for metrics in self.metrics.values())
+
 
 @dataclass(frozen=True)
 class Evaluation:

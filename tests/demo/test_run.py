@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import SimpleITK as sitk
 
 from nnunet_ext.cli import main
-from nnunet_ext.demo import report, run
+from nnunet_ext.demo import run
 from nnunet_ext.demo.data import LABELS, write_dataset
 from nnunet_ext.demo.raw import RawDataset, find_dataset
 from nnunet_ext.demo.run import Demo, run_demo, small_patch
@@ -142,7 +140,8 @@ def test_the_first_run_does_every_step_and_reports(demo, tmp_path, capsys):
     for text in ("Dice", "HD95", "surface-distance", "overlay.png", "--raw FOLDER", "not that one trainer", *LABELS):
         assert text in printed or text == "background"
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
-    assert results["means"]["nnUNetTrainerPnPNet"]["mean"] == {"dice": 1.0, "hd95_mm": 0.0}
+    means = results["means"]["nnUNetTrainerPnPNet"]["mean"]
+    assert (means["dice"], means["hd95_mm"]) == (1, 0)
     with (tmp_path / "demo" / "results.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 2 * 3 * 2  # trainers, cases, classes
     assert (tmp_path / "demo" / "overlay.png").read_bytes().startswith(b"\x89PNG")
@@ -244,12 +243,15 @@ def test_a_data_set_is_found_by_number_or_name(own_raw, dataset):
 def test_without_references_for_the_test_cases_the_validation_cases_are_compared(own_raw, tmp_path):
     dataset = RawDataset(own_raw / "Dataset900_TouchingStructures")
     demo = Demo(Workspace(tmp_path), dataset, True, "cpu")
-    demo.preprocessed.mkdir(parents=True)
+    shutil.copytree(dataset.folder / "labelsTr", demo.preprocessed / "gt_segmentations")
+    shutil.copytree(dataset.folder / "labelsTr", tmp_path / "validation")
+    (demo.preprocessed / f"{run.PLANS}.json").write_text(json.dumps({"image_reader_writer": "SimpleITKIO"}))
     (demo.preprocessed / "splits_final.json").write_text(json.dumps([{"train": [], "val": ["touching_001"]}]))
-    [case] = demo.cases([], {"trainer": tmp_path / "validation"})
-    assert case.image == dataset.folder / "imagesTr" / "touching_001_0000.nii.gz"
+    evaluation = demo.evaluate([], {"trainer": tmp_path / "validation"})["trainer"]
+    [case] = evaluation.cases
     assert case.reference == demo.preprocessed / "gt_segmentations" / "touching_001.nii.gz"
-    assert case.predictions == {"trainer": tmp_path / "validation" / "touching_001.nii.gz"}
+    assert case.prediction == tmp_path / "validation" / "touching_001.nii.gz"
+    assert case.mean_dice() == 1
 
 
 @pytest.mark.parametrize(
@@ -264,81 +266,3 @@ def test_without_references_for_the_test_cases_the_validation_cases_are_compared
 def test_a_patch_for_the_cpu_is_small_and_divisible(planned, strides, expected):
     configuration = {"patch_size": planned, "architecture": {"arch_kwargs": {"strides": strides}}}
     assert small_patch(configuration) == expected
-
-
-# --- metrics ----------------------------------------------------------------------------------------------------------
-
-
-def box(*corners: tuple[int, int], shape: tuple[int, ...] = (10, 20, 20)) -> np.ndarray:
-    mask = np.zeros(shape, bool)
-    mask[tuple(slice(*c) for c in corners)] = True
-    return mask
-
-
-EMPTY = box((0, 0), (0, 0), (0, 0))
-CUBE = box((2, 8), (5, 15), (5, 15))
-
-
-def test_both_masks_empty_do_not_count():
-    assert math.isnan(report.dice(EMPTY, EMPTY))
-    assert math.isnan(report.hd95(EMPTY, EMPTY, (2.5, 1, 1)))
-    scores = [report.Score("t", "a", "x", 0.5, 2.0), report.Score("t", "b", "x", math.nan, math.nan)]
-    assert report.means(scores)["t"] == {"x": {"dice": 0.5, "hd95_mm": 2.0}, "mean": {"dice": 0.5, "hd95_mm": 2.0}}
-
-
-@pytest.mark.parametrize("masks", [(EMPTY, CUBE), (CUBE, EMPTY)])
-def test_one_empty_mask_costs_the_diagonal_of_the_image(masks):
-    assert report.dice(*masks) == 0
-    assert report.hd95(*masks, (2.5, 1, 1)) == pytest.approx(math.sqrt(25**2 + 20**2 + 20**2))
-
-
-@pytest.mark.parametrize("axis", range(3))
-def test_hd95_is_in_millimetres(axis):
-    spacing = (2.5, 1.0, 0.5)
-    moved = np.roll(CUBE, 1, axis)
-    assert report.hd95(CUBE, CUBE, spacing) == 0
-    # the moved face is a small part of the surface only for thin shifts: 1 voxel of the axis at most
-    assert 0 < report.hd95(CUBE, moved, spacing) <= spacing[axis] + 1e-9
-    assert report.dice(CUBE, moved) == pytest.approx(1 - 1 / CUBE.sum(axis).max())
-
-
-def test_hd95_in_2d():
-    square = np.zeros((20, 20), bool)
-    square[5:15, 5:15] = True
-    assert report.hd95(square, np.roll(square, 3, 1), (1.0, 2.0)) == pytest.approx(6)
-
-
-def test_regions_and_ignored_voxels():
-    classes = report.Classes({"background": 0, "whole": [1, 2], "core": 2, "ignore": 3})
-    reference = np.array([[0, 1, 2, 3]])
-    masks = classes.masks(np.array([[0, 1, 2, 2]]), reference)
-    assert masks["whole"].tolist() == [[False, True, True, False]]
-    assert masks["core"].tolist() == [[False, False, True, False]]
-
-
-def test_the_slice_shown_is_the_one_with_the_longest_border():
-    segmentation = np.zeros((4, 10, 10), int)
-    segmentation[0, 1:9, 1:9] = 1  # much foreground, no border
-    segmentation[2, 2:8, 2:5], segmentation[2, 2:8, 5:8] = 1, 2
-    assert report.longest_interface(segmentation, (3, 1, 1)) == 2
-    assert report.longest_interface(np.minimum(segmentation, 1), (3, 1, 1)) == 0
-
-
-def test_results_hold_no_nan(tmp_path):
-    report.write_results(tmp_path, [report.Score("t", "a", "x", math.nan, math.nan)], dataset="d")
-    text = (tmp_path / "results.json").read_text()
-    assert "NaN" not in text
-    assert json.loads(text)["scores"] == [{"trainer": "t", "case": "a", "class": "x", "dice": None, "hd95_mm": None}]
-
-
-def test_the_picture_of_2d_cases(tmp_path):
-    image, label = tmp_path / "image.nii.gz", tmp_path / "label.nii.gz"
-    values = np.zeros((1, 12, 14), np.uint8)
-    values[0, 3:9, 3:6], values[0, 3:9, 6:9] = 1, 2
-    sitk.WriteImage(sitk.GetImageFromArray(values.astype(np.float32)), str(image))
-    sitk.WriteImage(sitk.GetImageFromArray(values), str(label))
-    case = report.EvaluationCase("a", image, label, {"one": label, "two": label})
-    classes, reader = report.Classes(LABELS), report.Reader("SimpleITKIO")
-    assert {score.dice for score in report.evaluate([case], classes, reader)} == {1.0}
-    report.draw_overlay(tmp_path / "overlay.png", [case], classes, reader, "2D")
-    assert (tmp_path / "overlay.png").stat().st_size > 1000

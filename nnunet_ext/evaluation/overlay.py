@@ -1,0 +1,154 @@
+"""A picture of cases: image, reference and predictions of the same slice in the same window, classes as outlines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_ext.evaluation.labels import ScoredLabels
+from nnunet_ext.evaluation.reading import Reader
+
+COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442", "#d55e00", "#0072b2")
+"""By class; Okabe and Ito's, which colour-blind readers can tell apart."""
+
+Choice = Literal["interface", "disagreement"]
+"""Which slice is shown: the one with the longest border between structures, or where the predictions differ most."""
+
+
+@dataclass(frozen=True)
+class OverlayCase:
+    """One row. ``image`` is the first channel; ``predictions`` and ``notes`` (below the panels) by column title."""
+
+    name: str
+    image: Path
+    reference: Path
+    predictions: Mapping[str, Path]
+    notes: Mapping[str, str]
+
+
+def draw_overlay(
+    path: Path, cases: Sequence[OverlayCase], labels: ScoredLabels, reader: Reader, title: str, choice: Choice
+) -> None:
+    """Draw one row per case.
+
+    Args:
+        path: the PNG file to write.
+        cases: at least one, all with the same predictions.
+        labels: the classes to outline.
+        reader: for images and label maps.
+        title: of the figure.
+        choice: of the slice of a volume.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    columns = list(cases[0].predictions)
+    figure = Figure(figsize=(3.2 * (2 + len(columns)), 3.3 * len(cases) + 0.9), layout="constrained")
+    FigureCanvasAgg(figure)  # draws without a screen and leaves the user's matplotlib backend alone
+    panels = figure.subplots(len(cases), 2 + len(columns), squeeze=False)
+    for row, case in zip(panels, cases, strict=True):
+        image = reader.image(case.image)
+        reference = reader.labels(case.reference).array
+        segmentations = [reader.labels(file).array for file in case.predictions.values()]
+        axis, index = chosen_slice(reference, segmentations, image.spacing_mm, labels.ignore, choice)
+        cut, place, mm = _slicer(image.array.shape, image.spacing_mm, axis, index)
+        low, high = np.percentile(image.array, (0.5, 99.5))
+        for axes in row:
+            axes.imshow(
+                cut(image.array), cmap="gray", vmin=low, vmax=high, aspect=mm[0] / mm[1], interpolation="nearest"
+            )
+            axes.set(xticks=[], yticks=[])
+        row[0].set_ylabel(f"{case.name}\n{place}")
+        _contours(row[1], masks(reference, reference, labels), cut)
+        for axes, name, segmentation in zip(row[2:], columns, segmentations, strict=True):
+            _contours(axes, masks(segmentation, reference, labels), cut)
+            axes.set_xlabel(case.notes.get(name, ""))
+    for axes, heading in zip(panels[0], ["image", "reference", *columns], strict=True):
+        axes.set_title(heading, fontsize=10)
+    shown = list(labels.values)[:12]
+    figure.legend(
+        [Line2D([], [], color=_colour(index), linewidth=2) for index in range(len(shown))],
+        shown,
+        loc="outside lower center",
+        ncols=min(6, len(shown)),
+        frameon=False,
+    )
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, dpi=110)
+
+
+def masks(segmentation: NDArray, reference: NDArray, labels: ScoredLabels) -> dict[str, NDArray[np.bool_]]:
+    """The mask of every class, without the voxels that ``reference`` says to ignore."""
+    counted = np.ones(reference.shape, bool) if labels.ignore is None else reference != labels.ignore
+    return {name: np.isin(segmentation, value) & counted for name, value in labels.values.items()}
+
+
+def chosen_slice(
+    reference: NDArray,
+    segmentations: Sequence[NDArray],
+    spacing: Sequence[float],
+    ignore: int | None,
+    choice: Choice,
+) -> tuple[int, int]:
+    """Axis along which the slices of a volume were acquired (the coarsest), and the index of the one to show."""
+    if reference.ndim == 2:
+        return 0, 0
+    axis = int(np.argmax(spacing))
+    order = [axis, *(other for other in range(3) if other != axis)]
+    known = np.where(reference == ignore, 0, reference)
+    if choice == "disagreement" and len(segmentations) > 1:
+        differs = sum((one != segmentations[0]) & (reference != ignore) for one in segmentations[1:])
+        counts = np.asarray(differs).sum(axis=tuple(order[1:]))
+        if counts.any():
+            return axis, int(np.argmax(counts))
+    return axis, longest_interface(known.transpose(order), [spacing[i] for i in order])
+
+
+def longest_interface(segmentation: NDArray, spacing: Sequence[float]) -> int:
+    """Index along axis 0 of the slice with the longest border between two structures.
+
+    Without such a border, the slice with most foreground.
+
+    Args:
+        segmentation: ``(slices, rows, columns)``, 0 is background.
+        spacing: mm of these axes.
+    """
+
+    def borders(a: NDArray, b: NDArray) -> NDArray:
+        return ((a != b) & (a > 0) & (b > 0)).sum((1, 2))
+
+    between_rows = borders(segmentation[:, 1:], segmentation[:, :-1])
+    between_columns = borders(segmentation[:, :, 1:], segmentation[:, :, :-1])
+    length = between_rows * spacing[2] + between_columns * spacing[1]
+    return int(np.argmax(length if length.any() else (segmentation > 0).sum((1, 2))))
+
+
+def _slicer(
+    shape: Sequence[int], spacing: Sequence[float], axis: int, index: int
+) -> tuple[Callable[[NDArray], NDArray], str, tuple[float, float]]:
+    """A function that cuts the slice out of an array, where it lies, and the spacing within it."""
+    if len(shape) == 2:
+        return (lambda array: array), "", (spacing[0], spacing[1])
+    rows, columns = (mm for other, mm in enumerate(spacing) if other != axis)
+    return (lambda array: array.take(index, axis)), f"slice {index + 1} of {shape[axis]}", (rows, columns)
+
+
+def _contours(axes: Any, by_class: Mapping[str, NDArray], cut: Callable[[NDArray], NDArray]) -> None:
+    limits = axes.axis()
+    for index, mask in enumerate(by_class.values()):
+        # a border of background closes contours at the edge of the image; subtracting 1 puts them in place again
+        inside = np.pad(cut(mask).astype(float), 1)
+        if inside.any():
+            rows, columns = (np.arange(n) - 1 for n in inside.shape)
+            axes.contour(columns, rows, inside, levels=[0.5], colors=[_colour(index)], linewidths=1.4)
+    axes.axis(limits)
+
+
+def _colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]

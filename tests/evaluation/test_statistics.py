@@ -1,0 +1,505 @@
+"""Every number against a second way of computing it, the verdict's rules, and every error sentence."""
+
+import dataclasses
+import gc
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import ndtr, ndtri
+from statsmodels.regression.mixed_linear_model import MixedLM
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.evaluation.statistics import compare, correct, holm, rank_distribution
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cheap_garbage_collection():
+    """multipletests collects garbage, which takes 0.1 s where a test run has loaded much."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def table(arms):
+    """Tidy values from ``{arm: (cases,) or (cases, seeds)}``."""
+    rows = []
+    for arm, values in arms.items():
+        values = np.asarray(values, dtype=float)
+        for (case, seed), value in np.ndenumerate(values.reshape(len(values), -1)):
+            rows.append({"arm": arm, "case": f"case_{case:03d}", "seed": seed, "value": value})
+    return pd.DataFrame(rows, columns=["arm", "case", "seed", "value"])
+
+
+def one(candidate, baseline, *, higher_is_better=True, resamples=199, **kwargs):
+    arms = {"candidate": candidate, "baseline": baseline}
+    return compare(table(arms), "baseline", higher_is_better=higher_is_better, resamples=resamples, **kwargs)[0]
+
+
+def of_differences(differences, **kwargs):
+    return one(differences, np.zeros_like(differences, dtype=float), **kwargs)
+
+
+def numbers(comparison):
+    return dataclasses.asdict(dataclasses.replace(comparison, arm="", baseline=""))
+
+
+def same(a, b):
+    return numbers(a) == pytest.approx(numbers(b), abs=1e-9, nan_ok=True)
+
+
+# twentieths, so that ties and zeros are frequent
+paired = (
+    st.integers(6, 8)
+    .flatmap(lambda n: st.lists(st.integers(-20, 20), min_size=n, max_size=n))
+    .map(lambda twentieths: np.array(twentieths) / 20)
+)
+cubes = st.tuples(st.integers(6, 9), st.integers(1, 3), st.integers(0, 2**31)).map(
+    lambda shape: np.random.default_rng(shape[2]).integers(0, 20, (2, *shape[:2])) / 20
+)
+
+
+def midranks(x):
+    return np.array([np.sum(x < value) + (np.sum(x == value) + 1) / 2 for value in x])
+
+
+def wilcoxon_by_enumeration(differences):
+    signed = differences[differences != 0]
+    ranks = midranks(np.abs(signed))
+    centre = ranks.sum() / 2
+    observed = abs(ranks[signed > 0].sum() - centre)
+    outcomes = [abs(ranks @ np.array(signs) - centre) for signs in itertools.product([0, 1], repeat=len(signed))]
+    return np.mean(np.array(outcomes) >= observed - 1e-9)
+
+
+@given(paired)
+@settings(max_examples=60, deadline=None)
+def test_p_equals_the_enumeration_of_all_signs(differences):
+    assert of_differences(differences).p_value == pytest.approx(wilcoxon_by_enumeration(differences))
+
+
+def test_many_ties_use_the_normal_approximation_with_tie_correction():
+    differences = np.repeat([-2.0, 1.0, 3.0], [5, 8, 7])
+    ranks = midranks(np.abs(differences))
+    variance = np.sum(ranks**2) / 4  # of the sum of the ranks with a positive sign
+    z = (ranks[differences > 0].sum() - ranks.sum() / 2) / math.sqrt(variance)
+    assert of_differences(differences).p_value == pytest.approx(2 * ndtr(-abs(z)))
+
+
+def test_rounding_errors_do_not_break_ties_or_zeros():
+    base = np.array([0.3, 0.8, 0.5, 0.1, 0.7, 0.2, 0.6])
+    result = one(base + 0.1, base)  # as floats, these differences are not all the same
+    assert result.ci_low == result.ci_high == result.mean_difference == pytest.approx(0.1)
+    assert result.p_value == pytest.approx(2 / 2**7)
+    averaged = one(np.array([[0.1, 0.2, 0.3]] * 6), np.array([[0.3, 0.1, 0.2]] * 6))
+    assert (averaged.equal, averaged.p_value) == (6, 1)
+
+
+@given(paired)
+@settings(max_examples=30, deadline=None)
+def test_effect_size_and_counts_by_definition(differences):
+    result = of_differences(differences)
+    signed = differences[differences != 0]
+    ranks = midranks(np.abs(signed))
+    favourable, unfavourable = ranks[signed > 0].sum(), ranks[signed < 0].sum()
+    total = favourable + unfavourable
+    assert result.effect_size == pytest.approx((favourable - unfavourable) / total if total else 0)
+    assert -1 <= result.effect_size <= 1
+    assert (result.better, result.worse) == ((differences > 0).sum(), (differences < 0).sum())
+    assert result.better + result.worse + result.equal == result.n == len(differences)
+
+
+def bca_of_all_resamples(x, confidence):
+    """BCa from its definition (Efron 1987) on the complete bootstrap distribution, n^n resamples."""
+    n = len(x)
+    means = np.sort(x[np.array(list(itertools.product(range(n), repeat=n)))].mean(axis=1))
+    bias = ndtri(np.mean((means < x.mean() - 1e-12) + 0.5 * (np.abs(means - x.mean()) < 1e-12)))
+    influence = x.mean() - np.array([np.delete(x, i).mean() for i in range(n)])
+    acceleration = -np.sum((-influence) ** 3) / (6 * np.sum(influence**2) ** 1.5)
+    z = bias + ndtri(np.array([1 - confidence, 1 + confidence]) / 2)
+    return np.quantile(means, ndtr(bias + z / (1 - acceleration * z)))
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_the_interval_is_the_bca_interval(confidence):
+    x = np.array([0.1, -0.2, 0.35, 0.4, 1.6, 0.15])
+    result = of_differences(x, resamples=20000, confidence=confidence)
+    expected = bca_of_all_resamples(x, confidence)
+    assert [result.ci_low, result.ci_high] == pytest.approx(expected, abs=0.03)
+    percentile = np.quantile(np.random.default_rng(0).choice(x, (20000, 6)).mean(axis=1), (1 + confidence) / 2)
+    assert result.ci_high > percentile + 0.06, "a skewed sample tells BCa from the percentile interval"
+
+
+def test_the_interval_covers_the_true_mean_about_as_often_as_it_says():
+    samples = np.random.default_rng(0).normal(0.3, 1, (400, 30))
+    arms = {f"sample {i}": sample for i, sample in enumerate(samples)} | {"zero": np.zeros(30)}
+    results = compare(table(arms), "zero", higher_is_better=True, resamples=499)
+    assert 0.91 < np.mean([result.ci_low < 0.3 < result.ci_high for result in results]) < 0.97
+
+
+def test_without_a_difference_a_claim_is_rare():
+    """False verdicts stay below alpha, also with two candidates (Holm)."""
+    rng = np.random.default_rng(0)
+    claims = 0
+    for _ in range(100):
+        a, b, c = rng.normal(0, 1, (3, 15))
+        results = compare(table({"a": a, "b": b, "c": c}), "a", higher_is_better=True, resamples=99)
+        claims += any(result.verdict != "no difference shown" for result in results)
+    assert claims / 100 < 0.1
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
+    assert holm([0.6, 0.6]) == [1, 1]
+    assert holm([]) == []
+
+
+def test_an_untested_comparison_is_no_member_of_the_family():
+    assert holm([0.01, math.nan, 0.03]) == pytest.approx([0.02, math.nan, 0.03], nan_ok=True)
+
+
+def test_the_correction_covers_the_arms_of_the_table_or_the_family_of_the_caller():
+    rng = np.random.default_rng(1)
+    base = rng.normal(0, 1, 12)
+    arms = {"base": base, "x": base + rng.normal(0.6, 0.8, 12), "y": base + rng.normal(0.5, 0.8, 12)}
+    dice = compare(table(arms), "base", higher_is_better=True, resamples=99)
+    assert [result.arm for result in dice] == ["x", "y"]
+    assert [result.p_corrected for result in dice] == holm([result.p_value for result in dice])
+    family = correct(dice + dice)
+    assert [result.p_corrected for result in family] == holm([result.p_value for result in dice + dice])
+    assert family[0].p_corrected > dice[0].p_corrected
+    assert family[0].p_value == dice[0].p_value
+
+
+@given(cubes, st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_swapping_the_arms_mirrors_the_result(cube, higher_is_better):
+    there, back = (one(*pair, higher_is_better=higher_is_better) for pair in (cube, cube[::-1]))
+    mirrored = dataclasses.replace(
+        back,
+        mean_candidate=back.mean_baseline,
+        mean_baseline=back.mean_candidate,
+        mean_difference=-back.mean_difference,
+        ci_low=-back.ci_high,
+        ci_high=-back.ci_low,
+        effect_size=-back.effect_size,
+        better=back.worse,
+        worse=back.better,
+        per_seed={seed: -difference for seed, difference in back.per_seed.items()},
+    )
+    assert same(there, mirrored)
+
+
+@given(cubes, st.integers(-100, 100))
+@settings(max_examples=30, deadline=None)
+def test_a_constant_added_to_both_arms_changes_nothing(cube, constant):
+    moved = one(*(cube + constant))
+    back = {"mean_candidate": moved.mean_candidate - constant, "mean_baseline": moved.mean_baseline - constant}
+    assert same(one(*cube), dataclasses.replace(moved, **back))
+
+
+@given(cubes, st.randoms(use_true_random=False))
+@settings(max_examples=20, deadline=None)
+def test_the_order_of_rows_changes_nothing(cube, random):
+    values = table({"candidate": cube[0], "baseline": cube[1]})
+    order = list(range(len(values)))
+    random.shuffle(order)
+    results = [compare(v, "baseline", higher_is_better=True, resamples=99) for v in (values, values.iloc[order])]
+    assert numbers(results[0][0]) == pytest.approx(numbers(results[1][0]), nan_ok=True, abs=0)
+    pd.testing.assert_frame_equal(
+        rank_distribution(values, higher_is_better=True), rank_distribution(values.iloc[order], higher_is_better=True)
+    )
+
+
+@given(cubes)
+@settings(max_examples=20, deadline=None)
+def test_the_direction_of_the_metric_turns_only_better_and_worse(cube):
+    up, down = one(*cube, higher_is_better=True), one(*cube, higher_is_better=False)
+    assert same(up, dataclasses.replace(down, better=down.worse, worse=down.better, higher_is_better=True))
+    opposite = {"better": "worse", "worse": "better", "no difference shown": "no difference shown"}
+    assert up.verdict == opposite[down.verdict]
+
+
+def test_a_repeated_seed_is_no_further_case():
+    rng = np.random.default_rng(2)
+    base = rng.normal(0, 1, 10)
+    candidate = base + rng.normal(0.4, 0.7, 10)
+    single, repeated = one(candidate, base), one(np.stack([candidate] * 4, 1), np.stack([base] * 4, 1))
+    same_numbers = ["n", "p_value", "p_corrected", "ci_low", "ci_high", "effect_size", "sd_between_cases"]
+    for name in same_numbers:
+        assert getattr(repeated, name) == getattr(single, name), name
+    pooled = one(np.tile(candidate, 4), np.tile(base, 4))
+    assert pooled.p_value < 0.1 * single.p_value, "what pooling would have claimed"
+
+
+def test_the_random_case_model_has_the_same_mean_and_standard_error():
+    """The reason why no mixed model is fitted."""
+    rng = np.random.default_rng(3)
+    differences = 0.1 + rng.normal(0, 1, (12, 1)) + rng.normal(0, 0.4, (12, 3))
+    model = MixedLM(differences.ravel(), np.ones(36), groups=np.repeat(np.arange(12), 3)).fit(reml=True)
+    result = of_differences(differences)
+    assert result.mean_difference == pytest.approx(model.fe_params[0])
+    assert result.sd_between_cases / math.sqrt(12) == pytest.approx(model.bse_fe[0], rel=1e-3)
+
+
+def test_means_and_spreads_by_definition():
+    candidate, base = np.random.default_rng(4).normal(0, 1, (2, 8, 3))
+    result = one(candidate, base)
+    difference = candidate - base
+    assert (result.n, result.seeds, result.dropped, result.unit) == (8, 3, 0, "case")
+    assert result.mean_candidate == pytest.approx(candidate.mean())
+    assert result.mean_baseline == pytest.approx(base.mean())
+    assert result.mean_difference == pytest.approx(difference.mean())
+    assert result.per_seed == pytest.approx(dict(enumerate(difference.mean(axis=0))))
+    assert result.sd_between_cases == pytest.approx(np.std(difference.mean(axis=1), ddof=1))
+    assert result.sd_between_seeds == pytest.approx(np.std(difference.mean(axis=0), ddof=1))
+    assert math.isnan(one(candidate[:, 0], base[:, 0]).sd_between_seeds)
+
+
+def test_a_case_with_a_nan_in_any_seed_of_either_arm_is_left_out_and_counted():
+    candidate, base = np.random.default_rng(5).normal(0, 1, (2, 10, 2))
+    holes = candidate.copy(), base.copy()
+    holes[0][2, 1] = holes[1][2, 0] = holes[1][7, 0] = np.nan
+    kept = np.delete(np.arange(10), [2, 7])
+    result = one(*holes)
+    assert (result.n, result.dropped) == (8, 2)
+    assert same(dataclasses.replace(result, dropped=0), one(candidate[kept], base[kept]))
+
+
+def test_equal_arms():
+    values = np.linspace(0, 1, 7)
+    result = one(values, values)
+    assert (result.mean_difference, result.ci_low, result.ci_high, result.p_value) == (0, 0, 0, 1)
+    assert (result.effect_size, result.equal, result.verdict) == (0, 7, "no difference shown")
+
+
+def test_a_constant_difference_has_a_point_as_interval():
+    result = of_differences(np.full(8, -0.25))
+    assert (result.mean_difference, result.ci_low, result.ci_high) == (-0.25, -0.25, -0.25)
+    assert (result.p_value, result.effect_size, result.verdict) == (2 / 2**8, -1, "worse")
+
+
+@pytest.mark.parametrize("differences", [[0, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 2], [0, 0, 0, 0, 1, -1]])
+def test_almost_constant_differences_have_a_finite_interval(differences):
+    result = of_differences(np.array(differences, dtype=float))
+    assert np.isfinite([result.ci_low, result.ci_high, result.p_value]).all()
+    assert result.ci_low <= result.mean_difference <= result.ci_high
+
+
+def test_better_and_worse():
+    gains = np.linspace(0.01, 0.08, 8)
+    assert of_differences(gains).verdict == "better"
+    assert of_differences(gains, higher_is_better=False).verdict == "worse"
+    assert of_differences(gains, alpha=0.001).verdict == "no difference shown"
+
+
+def test_no_verdict_when_the_correction_takes_the_significance_away():
+    gains = np.linspace(0.01, 0.06, 6)  # p = 0.031, the smallest possible
+    assert of_differences(gains).verdict == "better"
+    results = compare(table({"base": gains * 0, "x": gains, "y": gains}), "base", higher_is_better=True, resamples=99)
+    assert [result.verdict for result in results] == ["no difference shown"] * 2
+
+
+def test_no_verdict_when_the_interval_includes_zero():
+    differences = np.array([0.1] * 20 + [-4.0])  # one disaster against twenty small gains
+    result = of_differences(differences)
+    assert result.p_corrected < 0.05
+    assert result.ci_low < 0 < result.ci_high
+    assert result.verdict == "no difference shown"
+
+
+def test_no_verdict_when_mean_and_ranks_disagree():
+    differences = np.array([-0.01] * 50 + [0.5] * 10) + np.linspace(0, 1e-4, 60)
+    result = of_differences(differences, resamples=999)
+    assert result.p_corrected < 0.05
+    assert result.ci_low > 0 > result.effect_size
+    assert result.verdict == "no difference shown"
+
+
+@pytest.mark.parametrize(
+    ("second", "verdict"), [(0.02, "better"), (0.0, "no difference shown"), (-0.01, "no difference shown")]
+)
+def test_no_verdict_unless_every_seed_agrees(second, verdict):
+    first = np.linspace(0.2, 0.3, 10)
+    result = of_differences(np.stack([first, np.full(10, second)], 1))
+    assert result.p_corrected < 0.05
+    assert result.ci_low > 0
+    assert result.verdict == verdict
+
+
+def test_too_few_cases_are_described_without_a_test():
+    candidate, base = np.array([0.9, 0.7, np.nan, 0.8, 0.6, 0.9]), np.array([0.8, 0.7, 0.9, 0.9, 0.5, 0.6])
+    result = one(candidate, base, few_cases="describe")
+    assert (result.n, result.dropped, result.better, result.worse, result.equal) == (5, 1, 3, 1, 1)
+    assert result.mean_difference == pytest.approx(0.08)
+    assert np.isnan([result.ci_low, result.ci_high, result.p_value, result.p_corrected]).all()
+    assert result.verdict == "too few cases to test"
+    assert result.sentence == (
+        "candidate against baseline, n = 5 (cases, one seed, 1 left out); mean 0.78 against 0.7, difference +0.08; "
+        "better in 3, worse in 1, equal in 1: too few cases to test. This is about these two trainings only: nnU-Net "
+        "is not deterministic, and an interval over cases does not describe trainings."
+    )
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_class_that_is_absent_everywhere_is_described_as_well():
+    result = one(np.full((3, 2), np.nan), np.full((3, 2), np.nan), few_cases="describe")
+    assert (result.n, result.dropped, result.verdict) == (0, 3, "too few cases to test")
+    assert np.isnan([result.mean_difference, result.effect_size, *result.per_seed.values()]).all()
+    assert result.sentence == (
+        "candidate against baseline, n = 0 (cases, averaged over 2 seeds, 3 left out): too few cases to test."
+    )
+
+
+def test_describing_changes_nothing_where_a_test_is_possible():
+    gains = np.linspace(-0.01, 0.06, 7)
+    assert same(of_differences(gains, few_cases="describe"), of_differences(gains))
+
+
+def test_the_sentence_of_a_tested_comparison():
+    gains = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    two_seeds = of_differences(np.stack([gains, gains + 0.2], 1))
+    assert two_seeds.sentence == (
+        "candidate against baseline, n = 6 (cases, averaged over 2 seeds, 0 left out); mean 0.45 against 0, difference "
+        f"+0.45 (95 % CI {two_seeds.ci_low:+.4g} to {two_seeds.ci_high:+.4g}); seed by seed +0.35, +0.55; better in 6, "
+        "worse in 0, equal in 0; rank-biserial correlation +1.00; Wilcoxon p = 0.031, after Holm 0.031: better."
+    )
+    assert of_differences(gains).sentence.endswith(
+        "better. This is about these two trainings only: nnU-Net is not deterministic, and an interval over cases does "
+        "not describe trainings."
+    )
+
+
+def test_the_same_seed_gives_the_same_numbers():
+    x = np.random.default_rng(6).normal(0, 1, 9)
+    assert of_differences(x, seed=1) == of_differences(x, seed=1)
+    assert of_differences(x, seed=1).ci_low != of_differences(x, seed=2).ci_low
+
+
+def test_the_distribution_of_ranks_equals_a_loop():
+    arms = dict(zip("abc", np.random.default_rng(7).normal(0, 1, (3, 8, 2)), strict=True))
+    result = rank_distribution(table(arms), higher_is_better=False, resamples=4000)
+    means = np.stack([values.mean(axis=1) for values in arms.values()])
+    rng, counts = np.random.default_rng(0), np.zeros((3, 3))
+    for _ in range(4000):
+        resampled = means[:, rng.integers(0, 8, 8)].mean(axis=1)
+        for arm, rank in enumerate(np.argsort(np.argsort(resampled))):
+            counts[arm, rank] += 1
+    assert result.index.tolist() == ["a", "b", "c"]
+    assert result.columns.tolist() == [1, 2, 3, "mean rank", "cases"]
+    np.testing.assert_allclose(result[[1, 2, 3]], counts / 4000, atol=0.04)
+    np.testing.assert_allclose(result[[1, 2, 3]].sum(axis=1), 1)
+    np.testing.assert_allclose(result["mean rank"], result[[1, 2, 3]] @ [1, 2, 3])
+    assert (result["cases"] == 8).all()
+
+
+def test_equal_means_share_the_better_rank_and_only_common_cases_count():
+    x = np.linspace(0.1, 0.77, 9)
+    worst = x - 0.5
+    worst[0] = np.nan
+    result = rank_distribution(table({"a": x, "b": x, "c": worst}), higher_is_better=True)
+    assert result[[1, 2, 3]].to_numpy().tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 1]]
+    assert (result["cases"] == 8).all()
+    flipped = rank_distribution(table({"a": x, "b": x, "c": worst}), higher_is_better=False)
+    assert flipped["mean rank"].tolist() == [2, 2, 1]
+
+
+def bad(change):
+    return change(table({"x": np.zeros((7, 2)), "y": np.ones((7, 2))}))
+
+
+def compared(values):
+    return compare(values, "x", higher_is_better=True)
+
+
+def ranked(values):
+    return rank_distribution(values, higher_is_better=True)
+
+
+@pytest.mark.parametrize("function", [compared, ranked])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda v: v.drop(columns=["seed"]),
+            "The table of values has no column 'seed', but needs 'arm', 'case', 'seed' and 'value': rename the columns, "
+            "and with one training per arm write 0 as seed.",
+        ),
+        (
+            lambda v: v.assign(seed=v["seed"].where(v["case"] != "case_001")),
+            "The table has a row without arm, case or seed, but needs all three: fill them in.",
+        ),
+        (
+            lambda v: pd.concat([v, v.iloc[[5]]]),
+            "The table has several values for arm 'x', case 'case_002', seed '1', but needs exactly one: select one "
+            "metric and one class, and check that every case is validated in one fold only.",
+        ),
+        (
+            lambda v: v.assign(value="good"),
+            "Column 'value' must hold numbers (could not convert string to float: 'good'): write NaN where a value is "
+            "undefined.",
+        ),
+        (
+            lambda v: v.assign(value=v["value"].where(v.index != 3, np.inf)),
+            "The value for arm 'x', case 'case_001', seed '1' is infinite, so that no mean exists: replace it by a "
+            "finite penalty, such as the diagonal of the image for a distance to a missed structure.",
+        ),
+        (
+            lambda v: v.drop(index=[15, 20]),
+            "There is no value for arm 'y', case 'case_000', seed '1' (2 missing in all), but every arm needs the same "
+            "cases and seeds: run or evaluate that training, or leave the case or seed out of all arms.",
+        ),
+    ],
+)
+def test_a_malformed_table(function, change, message):
+    with pytest.raises(InputError) as caught:
+        function(bad(change))
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("change", "arms"),
+    [
+        (lambda v: v, "'x', 'y'"),
+        (lambda v: v.replace("y", "z").query("arm == 'z'"), "'z'"),
+        (lambda v: v[:0], "no arm"),
+    ],
+)
+def test_a_missing_arm(change, arms):
+    with pytest.raises(InputError) as caught:
+        compare(bad(change), "z", higher_is_better=True)
+    assert str(caught.value) == (
+        f"A comparison needs the baseline 'z' and at least one other arm, but the table has {arms}: add the values of "
+        "the missing arm, or name another baseline."
+    )
+
+
+def test_too_few_cases():
+    values = table({"x": [0, 0, 0, 0, 0, np.nan], "y": np.ones(6)})
+    with pytest.raises(InputError) as caught:
+        compare(values, "x", higher_is_better=True)
+    assert str(caught.value) == (
+        "The number of cases with a value for both 'y' and 'x' is 5, but a test needs 6, because with 5 the smallest "
+        "possible two-sided Wilcoxon p is 0.0625: validate on more cases (all folds), or ask for the numbers without a "
+        "test (few_cases='describe')."
+    )
+    with pytest.raises(InputError) as caught:
+        rank_distribution(values, higher_is_better=True)
+    assert str(caught.value) == (
+        "The number of cases with a value in all of 'x', 'y' is 5, but a distribution of ranks needs 6: validate on "
+        "more cases (all folds), or leave out the arm whose values are missing."
+    )
+
+
+@pytest.mark.parametrize("dtype", ["Float64", "object"])
+def test_missing_values_of_any_kind_are_nan(dtype):
+    values = table({"x": np.zeros(8), "y": np.arange(8)})
+    values["value"] = values["value"].astype(dtype)
+    values.loc[3, "value"] = None
+    values["arm"] = values["arm"].astype("category")
+    result = compare(values, "x", higher_is_better=True, resamples=99)[0]
+    assert (result.n, result.dropped, result.mean_difference) == (7, 1, pytest.approx(25 / 7))
