@@ -94,12 +94,11 @@ class Spec:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Spec:
-        arms = tuple(Arm(arm["name"], arm["trainer"], _plans(arm["plans"], "plans")) for arm in content["arms"])
-        metrics = Metrics(tuple(content["metrics"]["nsd_tolerances_mm"]), content["metrics"]["definition"])
-        plain: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
-        }
-        return cls(**{**plain, "arms": arms, "metrics": metrics})
+        def tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+            return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+        arms = tuple(Arm(arm["name"], arm["trainer"], PlansRecipe(**tuples(arm["plans"]))) for arm in content["arms"])
+        return cls(**{**tuples(content), "arms": arms, "metrics": Metrics(**tuples(content["metrics"]))})
 
 
 def ready_specs() -> dict[str, Path]:

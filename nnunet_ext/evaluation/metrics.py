@@ -138,7 +138,7 @@ def label_metrics(
         options = options._replace(num_voxels=int(truth.size - np.count_nonzero(ignored)))
 
     highest = max([0, *(value for values in classes.values() for value in values)])
-    boxes = [find_objects(each, highest) if highest else [] for each in (predicted, truth)]
+    boxes = [_label_boxes(each, highest) for each in (predicted, truth)]
     whole = tuple(slice(0, n) for n in truth.shape)
     result = {}
     for name, values in classes.items():
@@ -229,9 +229,27 @@ def _is_one_of(labels: NDArray[np.integer], values: Sequence[int]) -> Mask:
 Box = tuple[slice, ...]
 
 
-def _bounding_box(mask: Mask) -> Box | None:
-    """The smallest box with all of ``mask``; None if it is empty."""
-    return find_objects(mask.view(np.uint8), 1)[0]
+def _bounding_box(array: NDArray) -> Box | None:
+    """The smallest box with all that is not 0; None if there is nothing."""
+    box = []
+    while array.ndim:
+        layers = np.flatnonzero(array.any(tuple(range(1, array.ndim))))
+        if not len(layers):
+            return None
+        box.append(slice(int(layers[0]), int(layers[-1]) + 1))
+        array = np.asarray(array.any(0))
+    return tuple(box)
+
+
+def _label_boxes(labels: NDArray[np.integer], highest: int) -> list[Box | None]:
+    """The smallest box with all of each label from 1 to ``highest``; None for those that do not occur."""
+    around = _bounding_box(labels)
+    if around is None or highest < 1:
+        return [None] * highest
+    return [
+        box and tuple(slice(s.start + o.start, s.stop + o.start) for s, o in zip(box, around, strict=True))
+        for box in find_objects(labels[around], highest)  # three times as fast without the margin of background
+    ]
 
 
 def _union(*boxes: Box | None) -> Box:
@@ -289,7 +307,8 @@ def _metrics(prediction: Mask, reference: Mask, options: _Options) -> CaseMetric
 def _distances(directed: Sequence[DirectedDistances], definition: Definition) -> tuple[float, float]:
     """HD95 and ASSD in mm."""
     if definition == "surface":
-        means = [float(each.distances @ each.weights) / each.total for each in directed]
+        # not a product with `@`: the threads of BLAS take longer to start than this takes
+        means = [float((each.distances * each.weights).sum()) / each.total for each in directed]
         return max(_weighted_percentile_95(each) for each in directed), sum(means) / 2
     shared = np.zeros(round(sum(each.shared for each in directed)))
     pooled = np.concatenate([shared, *(each.distances for each in directed)])

@@ -80,7 +80,7 @@ class Comparison:
     """Holm, over the family given to :func:`compare` or :func:`correct`."""
     effect_size: float
     """Matched-pairs rank-biserial correlation in [-1, 1]: the share of the rank sum with a positive difference minus
-    the share with a negative one, zeros left out (Kerby 2014). 0 when all differences are zero."""
+    the share with a negative one, zeros left out (Kerby 2014). 0 when all differences are zero; negative is good for a distance."""
     better: int
     """Cases in which the arm is better, in the sense of ``higher_is_better``; ``better + worse + equal = n``."""
     worse: int
@@ -97,13 +97,13 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """ "better" or "worse" where corrected test, interval, ranks and every single seed agree on it."""
+        """Better or worse only where the corrected test, the interval, the ranks and every single seed say so."""
         if self.n < MIN_CASES:
             return "too few cases to test"
         signs = {np.sign(x) for x in (self.ci_low, self.ci_high, self.effect_size, *self.per_seed.values())}
-        if self.p_corrected >= self.alpha or len(signs) > 1 or 0 in signs:
-            return "no difference shown"
-        return "better" if (self.mean_difference > 0) == self.higher_is_better else "worse"
+        if self.p_corrected < self.alpha and signs in ({1}, {-1}):
+            return "better" if (self.mean_difference > 0) == self.higher_is_better else "worse"
+        return "no difference shown"
 
     @property
     def sentence(self) -> str:
@@ -294,13 +294,13 @@ def _listed(names: Iterable[Hashable]) -> str:
     return ", ".join(f"'{name}'" for name in names) or "no arm"
 
 
-def _round_off(x: Array, values: Array) -> Array:
+def _round_off(x: Array, values: Array, digits: int = 12) -> Array:
     """Removes the rounding errors of arithmetic with ``values``: equal differences shall be ties, equal means zero.
 
-    Otherwise 0.9 − 0.8 and 0.4 − 0.3 would have different ranks. Twelve digits of the largest value are kept.
+    Otherwise 0.9 − 0.8 and 0.4 − 0.3 would have different ranks. ``digits`` of the largest value are kept.
     """
     largest = np.abs(values).max(initial=0.0)
-    return np.round(x, 11 - math.floor(math.log10(largest))) if largest > 0 else x
+    return np.round(x, digits - 1 - math.floor(math.log10(largest))) if largest > 0 else x
 
 
 def _complete(pair: Array) -> Array:
@@ -371,7 +371,12 @@ def _wilcoxon(difference: Array) -> float:
 def _interval(difference: Array, confidence: float, resamples: int, seed: int) -> tuple[float, float]:
     if np.ptp(difference) == 0:  # BCa divides by the spread
         return _mean(difference), _mean(difference)
+
+    # BCa counts the resampled means below and at the observed one, which rounding errors would change
+    def mean(x: Array, axis: int) -> Array:
+        return _round_off(x.mean(axis=axis), difference, digits=7)
+
     result = stats.bootstrap(
-        (difference,), np.mean, n_resamples=resamples, confidence_level=confidence, method="BCa", rng=seed
+        (difference,), mean, n_resamples=resamples, confidence_level=confidence, method="BCa", rng=seed
     )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)

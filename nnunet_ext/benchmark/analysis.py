@@ -1,0 +1,203 @@
+"""From scores to statements: which differences are shown, and which are not.
+
+Every arm is compared with the baseline on the cases, folds and seeds that both have. One table of the report is one
+family of tests: Holm's correction runs over all its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nnunet_ext.benchmark.results import Results, Training
+from nnunet_ext.evaluation.statistics import MIN_CASES, Comparison, compare, correct, rank_distribution
+
+MEAN = "mean"
+"""The label of the mean over the labels of a case."""
+
+KEYS = ["arm", "fold", "seed", "case", "label"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of ``metrics.csv``; ``unit`` with a leading blank or empty."""
+
+    column: str
+    title: str
+    higher_is_better: bool
+    unit: str = ""
+    digits: int = 4
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison of the report."""
+
+    group: str
+    metric: Metric
+    label: str
+    comparison: Comparison
+
+
+def metrics_of(cases: pd.DataFrame) -> list[Metric]:
+    """The metrics that are reported, in order; IoU is a function of Dice and stays in the CSV file."""
+    surface_dice = [column for column in cases.columns if column.startswith("nsd_")]
+    return [
+        Metric("dice", "Dice", True),
+        Metric("hd95_mm", "HD95", False, " mm", 3),
+        Metric("assd_mm", "ASSD", False, " mm", 3),
+        *(Metric(c, f"NSD at {c.removeprefix('nsd_').removesuffix('mm')} mm", True) for c in surface_dice),
+    ]
+
+
+def values(results: Results, group: str, arms: Sequence[str], column: str) -> dict[str, pd.DataFrame]:
+    """One metric of these arms on what all of them have, by label, with the mean over labels first.
+
+    A label of a case counts only if it counts for all these arms, so that all are judged on the same.
+
+    Returns:
+        For every label a table ``arm, case, seed, value``, as :func:`~nnunet_ext.evaluation.statistics.compare` reads.
+    """
+    cases = results.cases
+    own = cases[(cases["group"] == group) & cases["arm"].isin(arms)]
+    own = _common_trainings(own, arms)
+    counted = own.groupby(["case", "label"])[column].transform(lambda column: column.notna().all())
+    own = own.assign(value=own[column].where(counted))[[*KEYS, "value"]]
+    mean = own.groupby(["arm", "fold", "seed", "case"], as_index=False)["value"].mean().assign(label=MEAN)
+    tables = {MEAN: mean, **{label: own[own["label"] == label] for label in own["label"].unique()}}
+    return {label: table[["arm", "case", "seed", "value"]].reset_index(drop=True) for label, table in tables.items()}
+
+
+def findings(results: Results, group: str, metric: Metric) -> list[Finding]:
+    """Every other arm against the baseline, for the mean and every label; Holm over all of them."""
+    found: list[tuple[str, Comparison]] = []
+    for arm in present(results, group):
+        if arm == results.baseline:
+            continue
+        tables = values(results, group, [results.baseline, arm], metric.column)
+        if not len(tables[MEAN]):
+            continue
+        for label, table in tables.items():
+            [comparison] = compare(
+                table, results.baseline, higher_is_better=metric.higher_is_better, few_cases="describe"
+            )
+            found.append((label, comparison))
+    corrected = correct(comparison for _, comparison in found)
+    return [Finding(group, metric, label, c) for (label, _), c in zip(found, corrected, strict=True)]
+
+
+def ranks(results: Results, group: str, metric: Metric) -> pd.DataFrame | None:
+    """The distribution of ranks over all arms by the mean over labels; None where too few cases are common."""
+    arms = present(results, group)
+    tables = values(results, group, arms, metric.column)
+    table = tables[MEAN]
+    counted = table.groupby("case")["value"].apply(lambda column: column.notna().all())
+    if len(arms) < 2 or counted.sum() < MIN_CASES:
+        return None
+    return rank_distribution(table, higher_is_better=metric.higher_is_better)
+
+
+def per_case(results: Results, group: str, arm: str, column: str) -> pd.DataFrame:
+    """Mean over labels and seeds of every case, for one arm and the baseline, and the difference."""
+    table = values(results, group, [results.baseline, arm], column)[MEAN]
+    wide = table.groupby(["case", "arm"])["value"].mean().unstack()
+    return wide.assign(difference=wide[arm] - wide[results.baseline])
+
+
+def present(results: Results, group: str) -> list[str]:
+    """The arms with at least one training in a group, in the order of the benchmark."""
+    there = set(results.cases.loc[results.cases["group"] == group, "arm"])
+    return [arm for arm in results.arms if arm in there]
+
+
+def per_training(results: Results, group: str, column: str) -> pd.DataFrame:
+    """The mean over cases of every training: rows ``fold, seed``, columns the arms."""
+    own = results.cases[results.cases["group"] == group]
+    case = own.groupby(["arm", "fold", "seed", "case"])[column].mean()
+    table = case.groupby(["arm", "fold", "seed"]).mean().unstack("arm")
+    return table[present(results, group)]
+
+
+def costs(results: Results, group: str) -> list[dict[str, Any]]:
+    """Weights, time and memory of every arm, and their ratios to the baseline (medians over its trainings)."""
+    rows: list[dict[str, Any]] = []
+    for arm in present(results, group):
+        own = [training for training in results.trainings if (training.arm, training.group) == (arm, group)]
+        rows.append(
+            {
+                "arm": arm,
+                "weights": _median(t.about.get("weights") for t in own),
+                "epoch_seconds": _median(_median(t.about.get("epoch_seconds", [])) for t in own),
+                "training_hours": _median(sum(t.about.get("epoch_seconds", [])) / 3600 or None for t in own),
+                "host_mib": _median(t.memory.get("host_mib") for t in own),
+                "gpu_mib": _median(t.memory.get("gpu_allocated_mib") for t in own),
+            }
+        )
+    [base] = [row for row in rows if row["arm"] == results.baseline] or [{}]
+    for row in rows:
+        for key in [key for key in row if key != "arm"]:
+            row[f"{key}_ratio"] = row[key] / base[key] if base.get(key) and row[key] else float("nan")
+    return rows
+
+
+def deviations(results: Results, group: str) -> dict[str, list[str]]:
+    """What was different for an arm beside its trainer: settings of the configuration that are not the baseline's."""
+    settings = {t.arm: _flat(t.about.get("settings", {})) for t in results.trainings if t.group == group}
+    base = settings.get(results.baseline, {})
+    return {
+        arm: [
+            f"{key}: {own.get(key, 'not set')} (baseline: {base.get(key, 'not set')})"
+            for key in sorted({*own, *base})
+            if own.get(key) != base.get(key)
+        ]
+        for arm, own in settings.items()
+    }
+
+
+def same_cases(results: Results, group: str) -> bool:
+    """Whether every training of a fold was validated on the same cases."""
+    own = results.cases[results.cases["group"] == group]
+    sets = own.groupby(["fold", "arm", "seed"])["case"].agg(frozenset)
+    return all(len(set(fold)) == 1 for _, fold in sets.groupby("fold"))
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _common_trainings(own: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
+    """The folds and seeds that all arms have, balanced: as many trainings as possible."""
+    there = own[["arm", "fold", "seed"]].drop_duplicates().groupby(["fold", "seed"])["arm"].nunique()
+    common = [key for key, count in there.items() if count == len(set(arms))]
+    seeds = sorted({seed for _, seed in common})
+    folds_of = {seed: {fold for fold, one in common if one == seed} for seed in seeds}
+    best: tuple[int, set, set] = (0, set(), set())
+    for folds in folds_of.values():
+        complete = {seed for seed in seeds if folds_of[seed] >= folds}
+        if len(complete) * len(folds) > best[0]:
+            best = (len(complete) * len(folds), folds, complete)
+    return own[own["fold"].isin(best[1]) & own["seed"].isin(best[2])]
+
+
+def _median(numbers: Iterable[float | None]) -> float:
+    known = [number for number in numbers if number is not None and not np.isnan(number)]
+    return float(np.median(known)) if known else float("nan")
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def training_of(results: Results, group: str, arm: str, fold: int, seed: int) -> Training:
+    """The one training."""
+    [found] = [t for t in results.trainings if (t.group, t.arm, t.fold, t.seed) == (group, arm, fold, seed)]
+    return found

@@ -1,0 +1,262 @@
+"""What there is to report: every score and every training, from a benchmark or from models that somebody has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nnunet_ext.benchmark import records
+from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
+from nnunet_ext.errors import InputError
+from nnunet_ext.evaluation.folders import evaluate_folders
+from nnunet_ext.evaluation.labels import ScoredLabels, read_json
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training. ``predictions``: folder of its validation predictions; ``about``: see :mod:`.records`."""
+
+    arm: str
+    group: str
+    fold: int
+    seed: int
+    predictions: Path
+    about: Mapping[str, Any]
+    memory: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, Any] = field(default_factory=dict)
+    hardware: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """What is compared with each other: trainings on one data set (and one configuration, in a benchmark)."""
+
+    name: str
+    dataset: str
+    references: Path
+    description: Mapping[str, Any]
+    reader: str
+
+    @property
+    def labels(self) -> ScoredLabels:
+        return ScoredLabels.from_dataset_json(self.description)
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything a report says something about.
+
+    ``cases`` has one row per training, case and label: ``arm, group, fold, seed, case, label``, metrics, ``status``.
+    """
+
+    name: str
+    description: str
+    baseline: str
+    arms: tuple[str, ...]
+    groups: tuple[Group, ...]
+    cases: pd.DataFrame
+    trainings: tuple[Training, ...]
+    definitions: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    """Jobs that are not done."""
+
+
+def from_benchmark(benchmark: BenchmarkFolder, baseline: str | None = None) -> Results:
+    """What is done of a benchmark.
+
+    Raises:
+        InputError: no benchmark, nothing done, or an unknown baseline.
+    """
+    from nnunet_ext.benchmark.prepare import use_folders
+    from nnunet_ext.nnunet.plans import dataset_folder
+
+    spec, jobs, _ = benchmark.load()
+    use_folders(spec, benchmark)
+    done = [(job, record) for job in jobs if (record := benchmark.record(job)) is not None]
+    if not done:
+        raise InputError(f"{benchmark.folder}: no job is done yet, so there is nothing to report.")
+    chosen = _checked_baseline(baseline or spec.baseline, [arm.name for arm in spec.arms])
+    groups: dict[str, Group] = {}
+    for job, _ in done:
+        folder = dataset_folder(job.dataset)
+        groups.setdefault(
+            _group(job),
+            Group(
+                _group(job),
+                job.dataset,
+                folder / "gt_segmentations",
+                read_json(folder / "dataset.json"),
+                read_json(folder / f"{job.plans}.json")["image_reader_writer"],
+            ),
+        )
+    frames = [
+        pd.read_csv(benchmark.of(job) / "metrics.csv", dtype={"case": str, "label": str}).assign(
+            arm=job.arm, group=_group(job), fold=job.fold, seed=job.seed
+        )
+        for job, _ in done
+    ]
+    return Results(
+        name=spec.name,
+        description=spec.description,
+        baseline=chosen,
+        arms=tuple(arm.name for arm in spec.arms),
+        groups=tuple(groups.values()),
+        cases=pd.concat(frames, ignore_index=True),
+        trainings=tuple(
+            Training(
+                job.arm,
+                _group(job),
+                job.fold,
+                job.seed,
+                benchmark.fold(job) / "validation",
+                record["training"],
+                record["memory"],
+                record["versions"],
+                record["hardware"],
+                record["command"],
+            )
+            for job, record in done
+        ),
+        definitions=tuple(done[0][1]["evaluation"]["definitions"]),
+        missing=tuple(job.title for job in jobs if benchmark.record(job) is None),
+    )
+
+
+def from_models(
+    models: Sequence[str | Path],
+    baseline: str | None,
+    *,
+    reference: str | Path | None = None,
+    folds: Sequence[int] | None = None,
+) -> Results:
+    """Models that nnU-Net trained, compared on their validation cases, which are evaluated here.
+
+    Args:
+        models: folders ``…/DATASET/TRAINER__PLANS__CONFIGURATION`` with ``fold_<F>/validation``. The same name under
+            different roots is the same arm, trained again.
+        baseline: name of one of the folders, or its trainer where that is unique.
+        reference: folder of the references; ``gt_segmentations`` or ``labelsTr`` of the data set by default.
+        folds: to compare; by default all that the baseline has.
+
+    Raises:
+        InputError: a model, fold, reference or the baseline is missing, in one sentence.
+    """
+    folders = [Path(model).resolve() for model in models]
+    for folder in folders:
+        if not (folder / "plans.json").is_file() or folder.name.count("__") != 2:
+            raise InputError(
+                f"{folder} is no trained model; give folders TRAINER__PLANS__CONFIGURATION from nnUNet_results."
+            )
+    names = _short_names([folder.name for folder in folders])
+    arms = list(dict.fromkeys(names[folder.name] for folder in folders))
+    if baseline is None:
+        raise InputError(f"Name what the others are compared with: --baseline, one of {', '.join(arms)}.")
+    chosen = _checked_baseline(names.get(baseline, baseline), arms)
+    if len(arms) < 2:
+        raise InputError(f"Only {arms[0]} is given; a comparison needs another model.")
+    groups: dict[str, Group] = {}
+    trainings: list[Training] = []
+    frames: list[pd.DataFrame] = []
+    definitions: tuple[str, ...] = ()
+    wanted = {
+        folder.parent.name: folds if folds is not None else _validated(folder)
+        for folder in folders
+        if names[folder.name] == chosen
+    }
+    repeats: dict[tuple[str, str], int] = {}
+    for folder in folders:
+        dataset, arm = folder.parent.name, names[folder.name]
+        if dataset not in wanted:
+            raise InputError(f"{folder}: the baseline {chosen} has no model for {dataset}; add it, or leave this out.")
+        group = groups.setdefault(dataset, _model_group(folder, reference))
+        seed = repeats[dataset, arm] = repeats.get((dataset, arm), -1) + 1
+        for fold in wanted[dataset]:
+            predictions = folder / f"fold_{fold}" / "validation"
+            if fold not in _validated(folder):
+                raise InputError(
+                    f"{folder} has no validated fold {fold}; train it (nnUNetv2_train … {fold}; with --val if only the "
+                    "validation is missing), or compare other folds with --folds."
+                )
+            evaluation = evaluate_folders(
+                group.references,
+                predictions,
+                dataset_json=folder / "dataset.json",
+                plans=folder / "plans.json",
+                cases=_predicted(predictions, group.description["file_ending"]),
+            )
+            definitions = tuple(evaluation.definitions)
+            frames.append(pd.DataFrame(evaluation.rows()).assign(arm=arm, group=dataset, fold=fold, seed=seed))
+            final = folder / f"fold_{fold}" / "checkpoint_final.pth"
+            about = records.training(final.parent) if final.is_file() else {}
+            trainings.append(Training(arm, dataset, fold, seed, predictions, about))
+    return Results(
+        name="models",
+        description=f"Existing models, compared on the validation cases of their folds: {', '.join(arms)}.",
+        baseline=chosen,
+        arms=tuple(arms),
+        groups=tuple(groups.values()),
+        cases=pd.concat(frames, ignore_index=True),
+        trainings=tuple(trainings),
+        definitions=definitions,
+    )
+
+
+def image_of(group: Group, case: str) -> Path | None:
+    """The first channel of a training case, to draw it; None if ``nnUNet_raw`` does not have it."""
+    from nnunet_ext.demo.raw import RawDataset
+
+    folder = Path(os.environ.get("nnUNet_raw", ".")) / group.dataset
+    if not (folder / "dataset.json").is_file():
+        return None
+    image = RawDataset(folder).training_image(case)
+    return image if image.is_file() else None
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _group(job: Job) -> str:
+    return f"{job.dataset}, {job.configuration}"
+
+
+def _checked_baseline(baseline: str, arms: Sequence[str]) -> str:
+    if baseline not in arms:
+        raise InputError(f"--baseline {baseline!r} is not compared here; there are {', '.join(arms)}.")
+    return baseline
+
+
+def _short_names(folders: Sequence[str]) -> dict[str, str]:
+    """The trainer alone where plans and configuration are the same for all; else the whole name."""
+    parts = {folder: folder.split("__") for folder in folders}
+    if len({(plans, configuration) for _, plans, configuration in parts.values()}) == 1:
+        return {folder: trainer for folder, (trainer, _, _) in parts.items()}
+    return {folder: folder for folder in folders}
+
+
+def _validated(model: Path) -> list[int]:
+    found = (path.parent.parent.name for path in model.glob("fold_*/validation/summary.json"))
+    return sorted(int(name.removeprefix("fold_")) for name in found if name != "fold_all")
+
+
+def _predicted(folder: Path, ending: str) -> list[str]:
+    return sorted(path.name.removesuffix(ending) for path in folder.iterdir() if path.name.endswith(ending))
+
+
+def _model_group(model: Path, reference: str | Path | None) -> Group:
+    dataset = model.parent.name
+    candidates = [Path(reference)] if reference else []
+    for variable, sub in (("nnUNet_preprocessed", "gt_segmentations"), ("nnUNet_raw", "labelsTr")):
+        if not reference and os.environ.get(variable):
+            candidates.append(Path(os.environ[variable]) / dataset / sub)
+    found = next((folder for folder in candidates if folder.is_dir()), None)
+    if found is None:
+        looked = ", ".join(map(str, candidates)) or "nnUNet_preprocessed and nnUNet_raw, which are not set"
+        raise InputError(f"There are no references for {dataset} (looked in {looked}); give them with --reference.")
+    reader = read_json(model / "plans.json")["image_reader_writer"]
+    return Group(dataset, dataset, found, read_json(model / "dataset.json"), reader)

@@ -1,0 +1,219 @@
+"""What a benchmark finds before it trains: data, plans, splits, trainers; and what it refuses."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
+from nnunet_ext.benchmark.lock import held, is_held
+from nnunet_ext.benchmark.prepare import job_key, prepare
+from nnunet_ext.benchmark.run import run_benchmark
+from nnunet_ext.benchmark.spec import parse
+from nnunet_ext.errors import InputError
+from tests import tiny
+
+SPEC = {
+    "baseline": "nnUNetTrainerReference",
+    "trainers": ["nnUNetTrainerReference", "nnUNetTrainerPnPNet"],
+    "datasets": [901],
+    "plans": {"epochs": 1, "iterations": 1},
+    "folds": [0],
+    "seeds": [0, 1],
+    "device": "cpu",
+}
+
+
+@pytest.fixture
+def root(nnunet_folders):
+    return nnunet_folders()
+
+
+def jobs_of(root, **changes) -> list[Job]:
+    content = {**SPEC, **changes}
+    return prepare(parse({k: v for k, v in content.items() if v is not None}, "mine.yaml", "mine"), folder(root))
+
+
+def folder(root) -> BenchmarkFolder:
+    return BenchmarkFolder(root / "benchmark")
+
+
+def refused(root, *words, **changes):
+    with pytest.raises(InputError) as error:
+        jobs_of(root, **changes)
+    message = str(error.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
+    assert not folder(root).prepared.exists()
+
+
+# --- what it finds ----------------------------------------------------------------------------------------------------
+
+
+def test_one_seed_after_the_other_with_the_arms_innermost(root):
+    jobs = jobs_of(root, configurations=["2d", "3d_fullres"])
+    assert len(jobs) == len({job.name for job in jobs}) == len({job.key for job in jobs}) == 8
+    assert [job.seed for job in jobs] == [0] * 4 + [1] * 4
+    assert [job.arm for job in jobs[:2]] == SPEC["trainers"]
+    assert all(job.epochs == 1 and job.dataset == tiny.DATASET for job in jobs)
+
+
+def test_all_arms_get_the_same_plans_unless_the_benchmark_says_otherwise(root):
+    longer = {"name": "longer", "trainer": "nnUNetTrainerReference", "plans": {"epochs": 3}}
+    jobs = jobs_of(root, trainers=[*SPEC["trainers"], longer], seeds=[0])
+    assert jobs[0].plans == jobs[1].plans != jobs[2].plans
+    assert [job.epochs for job in jobs] == [1, 1, 3]
+    for job in jobs:
+        written = json.loads((root / "preprocessed" / tiny.DATASET / f"{job.plans}.json").read_text())
+        assert written["configurations"]["3d_fullres"]["nnunet_ext"]["schedule"]["epochs"] == job.epochs
+
+
+def test_without_changes_the_plans_are_used_as_they_are(root):
+    assert {(job.plans, job.epochs) for job in jobs_of(root, plans=None)} == {("nnUNetPlans", 1000)}
+
+
+def test_what_was_prepared_is_read_again(root):
+    jobs = jobs_of(root)
+    spec, again, about = folder(root).load()
+    assert again == jobs
+    assert spec.baseline == SPEC["baseline"]
+    assert about["splits"][tiny.DATASET][0]["val"] == ["tiny_4", "tiny_5"]
+
+
+def test_preparing_twice_changes_nothing_and_more_seeds_are_added(root):
+    first = jobs_of(root)
+    assert jobs_of(root) == first
+    assert jobs_of(root, seeds=[0, 1, 2])[:4] == first
+
+
+def test_without_splits_those_of_nnunet_are_written(root):
+    file = root / "preprocessed" / tiny.DATASET / "splits_final.json"
+    file.unlink()
+    jobs_of(root, folds=[0, 4])
+    splits = json.loads(file.read_text())
+    assert len(splits) == 5
+    assert sorted(case for fold in splits for case in fold["val"]) == [f"tiny_{i}" for i in range(6)]
+
+
+@pytest.mark.parametrize("change", ["plans", "split", "trainer", "seed", "device"])
+def test_the_key_of_a_job_changes_with_what_its_result_depends_on(root, change):
+    [job, *_] = jobs_of(root)
+    data = root / "preprocessed" / tiny.DATASET
+    if change == "plans":
+        plans = json.loads((data / f"{job.plans}.json").read_text())
+        plans["configurations"]["3d_fullres"]["batch_size"] = 7
+        (data / f"{job.plans}.json").write_text(json.dumps(plans))
+    elif change == "split":
+        (data / "splits_final.json").write_text(json.dumps([{"train": ["tiny_0"], "val": ["tiny_1"]}]))
+    else:
+        values = {"trainer": "nnUNetTrainerSDM", "seed": 5, "device": "cuda"}
+        job = dataclasses.replace(job, **{change: values[change]})
+    assert job_key(job) != job.key
+
+
+# --- what it refuses --------------------------------------------------------------------------------------------------
+
+
+def test_a_trainer_that_does_not_exist(root):
+    refused(root, "nnUNetTrainerPnPnet", trainers=[*SPEC["trainers"], "nnUNetTrainerPnPnet"])
+
+
+def test_a_stock_trainer_with_a_schedule_that_it_would_ignore(root):
+    refused(root, "ignores the schedule", "nnUNetTrainerReference", trainers=[*SPEC["trainers"], "nnUNetTrainer"])
+
+
+def test_a_stock_trainer_without_a_schedule(root):
+    jobs = jobs_of(root, trainers=["nnUNetTrainerReference_5epochs", "nnUNetTrainer_5epochs"], plans=None,
+                   baseline="nnUNetTrainer_5epochs")  # fmt: skip
+    assert {job.epochs for job in jobs} == {5}
+
+
+def test_a_fold_that_does_not_exist(root):
+    refused(root, "folds: 3", "folds 0 to 0", folds=[0, 3])
+
+
+def test_a_configuration_that_does_not_exist(root):
+    refused(root, "3d_lowres", "2d", configurations=["3d_lowres"])
+
+
+def test_data_that_is_not_preprocessed(root):
+    (root / "preprocessed" / tiny.DATASET / "nnUNetPlans_3d").rename(root / "elsewhere")
+    refused(root, "nnUNetv2_preprocess", "3d_fullres")
+
+
+def test_a_data_set_that_does_not_exist(root):
+    refused(root, "'7'", "nnUNetv2_plan_and_preprocess", datasets=[7])
+
+
+def test_a_variable_that_is_not_set(root, monkeypatch):
+    monkeypatch.delenv("nnUNet_raw")
+    refused(root, "nnUNet_raw is not set")
+
+
+def test_synthetic_data_stands_alone(root):
+    refused(root, "cannot be mixed", datasets=["synthetic", 901])
+
+
+def test_a_training_with_other_plans_is_neither_mixed_in_nor_lost(root):
+    [job, *_] = jobs_of(root)
+    folder(root).fold(job).mkdir(parents=True)
+    file = root / "preprocessed" / tiny.DATASET / "splits_final.json"
+    file.write_text(json.dumps([{"train": ["tiny_0"], "val": ["tiny_1"]}]))
+    with pytest.raises(InputError, match=r"other plans, split or device; choose another --folder"):
+        jobs_of(root)
+    assert folder(root).fold(job).is_dir()
+
+
+def test_a_damaged_benchmark_file(root):
+    jobs_of(root)
+    folder(root).prepared.write_text("{")
+    with pytest.raises(InputError, match=r"benchmark.json cannot be read"):
+        folder(root).load()
+    with pytest.raises(InputError, match=r"holds no benchmark.json"):
+        BenchmarkFolder(root / "raw").load()
+
+
+# --- locks ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_in_the_same_folder_is_refused(root, tmp_path):
+    (tmp_path / "mine.yaml").write_text(json.dumps(SPEC))
+    with held(folder(root).folder / ".lock"), pytest.raises(InputError, match="another nnunet-ext benchmark run"):
+        run_benchmark(tmp_path / "mine.yaml", folder(root).folder)
+    with pytest.raises(InputError, match="--jobs is 0"):
+        run_benchmark(tmp_path / "mine.yaml", folder(root).folder, at_once=0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks are not inherited on Windows")
+def test_a_lock_is_held_until_the_last_process_that_inherited_it_has_ended(tmp_path):
+    lock = tmp_path / "job" / "lock"
+    assert not is_held(lock)
+    parent = f"""
+        import os, subprocess, sys
+        from pathlib import Path
+        from nnunet_ext.benchmark.lock import held
+        with held(Path({str(lock)!r})) as free:
+            assert free
+            child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], close_fds=False,
+                                     stdin=sys.stdin)
+            print("started", flush=True)
+            os._exit(0)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(parent)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout
+    assert process.stdin
+    assert process.stdout.readline() == b"started\n"
+    process.wait()
+    assert is_held(lock)  # by the child, whose parent is gone
+    process.stdin.close()
+    for _ in range(200):
+        if not is_held(lock):
+            break
+        subprocess.run(["sleep", "0.05"])
+    assert not is_held(lock)

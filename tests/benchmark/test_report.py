@@ -1,0 +1,236 @@
+"""The report on made-up scores: what it claims, what it does not claim, and that it can be read anywhere."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+
+from nnunet_ext.benchmark import analysis
+from nnunet_ext.benchmark.report import write_report
+from nnunet_ext.benchmark.results import Group, Results, Training
+from nnunet_ext.errors import InputError
+
+DESCRIPTION = {"labels": {"background": 0, "left": 1, "right": 2}, "file_ending": ".nii.gz"}
+CASES = [f"case_{i:02d}" for i in range(20)]
+SETTINGS = {"batch_size": 2, "nnunet_ext": {"schedule": {"epochs": 2}}}
+DICE = {"base": 0.8, "better": 0.85, "same": 0.8, "worse": 0.7}
+
+
+def scores(arm: str, seed: int, cases=CASES, fold: int = 0, dice: float | None = None) -> pd.DataFrame:
+    """Cases are hard or easy for everybody; arms differ by a constant and a little noise."""
+    level = DICE[arm] if dice is None else dice
+    noise = np.random.default_rng([*map(ord, arm), seed, fold]).normal(0, 0.01, (len(cases), 2))
+    rows = [
+        {"case": case, "label": label, "dice": level + 0.002 * int(case[-2:]) + noise[i, j], "status": "both"}
+        for i, case in enumerate(cases)
+        for j, label in enumerate(("left", "right"))
+    ]
+    frame = pd.DataFrame(rows).assign(arm=arm, group="data", fold=fold, seed=seed)
+    return frame.assign(iou=frame.dice / (2 - frame.dice), hd95_mm=5 - 4 * frame.dice, assd_mm=1 - frame.dice,
+                        nsd_1mm=frame.dice)  # fmt: skip
+
+
+def training(arm: str, seed: int, folder: Path, **settings) -> Training:
+    about = {
+        "weights": 2_000_000 if arm == "better" else 1_000_000,
+        "epoch_seconds": [4.0, 6.0] if arm == "better" else [2.0, 3.0],
+        "curves": {name: [0.5, 0.4] for name in ("train_losses", "val_losses", "ema_fg_dice")},
+        "settings": {**SETTINGS, **settings},
+    }
+    hardware = {"processor": "a <processor>"}
+    return Training(arm, "data", 0, seed, folder, about, {"host_mib": 1024.0}, {"torch": "2"}, hardware, f"train {arm}")
+
+
+def results(tmp_path: Path, arms=("base", "better", "same", "worse"), seeds=(0, 1), **changes) -> Results:
+    content = {
+        "name": "made up",
+        "description": "nothing <real>",
+        "baseline": "base",
+        "arms": tuple(arms),
+        "groups": (Group("data", "Dataset1_Data", tmp_path / "gt", DESCRIPTION, "SimpleITKIO"),),
+        "cases": pd.concat([scores(arm, seed) for arm in arms for seed in seeds], ignore_index=True),
+        "trainings": tuple(training(arm, seed, tmp_path / arm) for arm in arms for seed in seeds),
+        "definitions": ("definition surface: …",),
+    }
+    return Results(**{**content, **changes})
+
+
+def verdicts(out: Path) -> dict[str, str]:
+    table = pd.read_csv(out / "comparisons.csv")
+    own = table[(table.metric == "dice") & (table.label == "mean")]
+    return dict(zip(own.arm, own.verdict, strict=True))
+
+
+# --- what it claims ---------------------------------------------------------------------------------------------------
+
+
+def test_better_and_worse_are_said_where_they_are_shown_and_only_there(tmp_path):
+    said = write_report(results(tmp_path), tmp_path / "out")
+    assert verdicts(tmp_path / "out") == {"better": "better", "same": "no difference shown", "worse": "worse"}
+    assert "better is better than base" in said
+    assert "worse is worse than base" in said
+    assert "same against base: no difference shown" in said
+    for sentence in (line for line in said.splitlines() if line.startswith("- ")):
+        assert "20 cases" in sentence
+        assert "2 seeds" in sentence
+
+
+def test_seeds_that_disagree_are_no_difference(tmp_path):
+    cases = pd.concat(
+        [scores("base", 0), scores("base", 1), scores("better", 0, dice=0.9), scores("better", 1, dice=0.79)]
+    )
+    write_report(results(tmp_path, arms=("base", "better"), cases=cases), tmp_path / "out")
+    assert verdicts(tmp_path / "out") == {"better": "no difference shown"}
+
+
+def test_a_single_training_is_called_one(tmp_path):
+    said = write_report(results(tmp_path, seeds=(0,)), tmp_path / "out")
+    assert "one training each, and about these trainings only" in said
+
+
+def test_the_correction_runs_over_the_whole_table(tmp_path):
+    write_report(results(tmp_path), tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out" / "comparisons.csv")
+    own = table[table.metric == "dice"]
+    assert len(own) == 3 * 3
+    smallest = own.loc[own.p_value.idxmin()]
+    assert smallest.p_corrected == pytest.approx(min(1, smallest.p_value * len(own)))
+
+
+def test_too_few_cases_are_described_and_not_tested(tmp_path):
+    few = pd.concat([scores(arm, 0, CASES[:5]) for arm in ("base", "better")])
+    said = write_report(results(tmp_path, arms=("base", "better"), seeds=(0,), cases=few), tmp_path / "out")
+    assert "too few cases to test" in said
+    assert "p =" not in said
+
+
+def test_what_is_missing_is_said_and_only_common_trainings_are_compared(tmp_path):
+    made = results(tmp_path)
+    cases = made.cases[~((made.cases.arm == "better") & (made.cases.seed == 1))]
+    said = write_report(results(tmp_path, cases=cases, missing=("better, seed 1",)), tmp_path / "out")
+    assert "better is better than base" in said
+    table = pd.read_csv(tmp_path / "out" / "comparisons.csv")
+    assert set(table[table.arm == "better"].seeds) == {1}
+    assert set(table[table.arm == "worse"].seeds) == {2}
+    assert "1 jobs are not done" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_case_that_does_not_count_for_one_counts_for_none(tmp_path):
+    made = results(tmp_path, arms=("base", "better"))
+    row = (made.cases.arm == "better") & (made.cases.case == CASES[3]) & (made.cases.label == "left")
+    cases = made.cases.assign(dice=made.cases.dice.mask(row))
+    tables = analysis.values(results(tmp_path, cases=cases), "data", ["base", "better"], "dice")
+    left = tables["left"]
+    assert left[left.case == CASES[3]]["value"].isna().all()
+    mean = tables[analysis.MEAN]
+    right = tables["right"]
+    for arm in ("base", "better"):  # the mean of the case is then that of its other label
+        select = lambda t, arm=arm: t[(t.arm == arm) & (t.case == CASES[3])].sort_values("seed")["value"].to_numpy()  # noqa: E731
+        np.testing.assert_allclose(select(mean), select(right))
+
+
+def test_folds_are_more_cases_and_seeds_are_not(tmp_path):
+    other = [f"case_{i}" for i in range(40, 60)]
+    cases = pd.concat(
+        [
+            scores(arm, seed, cases, fold)
+            for arm in ("base", "better")
+            for seed in (0, 1)
+            for fold, cases in enumerate((CASES, other))
+        ]
+    )
+    made = results(tmp_path, arms=("base", "better"), cases=cases)
+    [finding, *_] = analysis.findings(made, "data", analysis.metrics_of(cases)[0])
+    assert (finding.comparison.n, finding.comparison.seeds) == (40, 2)
+
+
+# --- what was different -----------------------------------------------------------------------------------------------
+
+
+def test_an_arm_with_other_plans_is_named_with_what_differs(tmp_path):
+    made = results(tmp_path, arms=("base", "better"))
+    changed = tuple(
+        training(t.arm, t.seed, t.predictions, nnunet_ext={"schedule": {"epochs": 3}}) if t.arm == "better" else t
+        for t in made.trainings
+    )
+    write_report(results(tmp_path, arms=("base", "better"), trainings=changed), tmp_path / "out")
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "better differs from the baseline in nnunet_ext.schedule.epochs: 3 (baseline: 2)" in page
+
+
+def test_equal_plans_and_cases_are_said_to_be_verified(tmp_path):
+    write_report(results(tmp_path), tmp_path / "out")
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "all trainers had the same plans, schedule, patch and batch size" in page
+    assert "every training of a fold was validated on the same cases" in page
+    made = results(tmp_path)
+    fewer = made.cases[~((made.cases.arm == "same") & (made.cases.case == CASES[0]))]
+    assert not analysis.same_cases(results(tmp_path, cases=fewer), "data")
+
+
+def test_costs_are_ratios_to_the_baseline(tmp_path):
+    rows = {row["arm"]: row for row in analysis.costs(results(tmp_path), "data")}
+    assert rows["better"]["weights_ratio"] == 2
+    assert (rows["better"]["epoch_seconds"], rows["better"]["epoch_seconds_ratio"]) == (5, 2)
+    assert rows["base"]["host_mib_ratio"] == 1
+    assert np.isnan(rows["base"]["gpu_mib"])
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_needs_no_other_file_and_escapes_names(tmp_path):
+    write_report(results(tmp_path), tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+    assert "nothing &lt;real&gt;" in page
+    assert "a &lt;processor&gt;" in page
+    assert page.count("data:image/png;base64,") == 4
+    assert "@media print" in page
+    markdown = (tmp_path / "out" / "report.md").read_text()
+    for name in re.findall(r"\(figures/(.+?\.png)\)", markdown):
+        assert (tmp_path / "out" / "figures" / name).read_bytes().startswith(b"\x89PNG")
+    widths = {
+        len(row.split("|")) for row in re.findall(r"^\|.*\|$", markdown.split("### Means")[1].split("\n\n")[1], re.M)
+    }
+    assert len(widths) == 1  # every row of a table has as many cells as its header
+
+
+def test_every_score_and_cost_is_in_a_file(tmp_path):
+    made = results(tmp_path)
+    write_report(made, tmp_path / "out")
+    assert len(pd.read_csv(tmp_path / "out" / "cases.csv")) == len(made.cases)
+    assert list(pd.read_csv(tmp_path / "out" / "costs.csv").arm) == list(made.arms)
+
+
+def test_a_baseline_without_results_is_refused(tmp_path):
+    made = results(tmp_path)
+    with pytest.raises(InputError, match="The baseline base has no finished training"):
+        write_report(results(tmp_path, cases=made.cases[made.cases.arm != "base"]), tmp_path / "out")
+
+
+def test_the_largest_gains_and_losses_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    raw = tmp_path / "raw" / "Dataset1_Data"
+    label = np.zeros((4, 12, 12), np.uint8)
+    label[:, 3:9, 3:6], label[:, 3:9, 6:9] = 1, 2
+    for folder, ending in [
+        ("gt", ""),
+        ("base", ""),
+        ("better", ""),
+        (raw / "imagesTr", "_0000"),
+        (raw / "labelsTr", ""),
+    ]:
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        for case in CASES:
+            sitk.WriteImage(sitk.GetImageFromArray(label), str(tmp_path / folder / f"{case}{ending}.nii.gz"))
+    description = {**DESCRIPTION, "channel_names": {"0": "MRI"}, "numTraining": 20}
+    (raw / "dataset.json").write_text(json.dumps(description))
+    write_report(results(tmp_path, arms=("base", "better")), tmp_path / "out")
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "better: largest gains and losses in Dice" in page
+    assert (tmp_path / "out" / "figures" / "data_better_cases.png").stat().st_size > 20_000

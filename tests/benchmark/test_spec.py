@@ -1,0 +1,132 @@
+"""Benchmarks are read whole or refused with the sentence that says what to correct."""
+
+import textwrap
+
+import pytest
+
+from nnunet_ext import catalogue
+from nnunet_ext.benchmark.spec import Arm, Metrics, PlansRecipe, Spec, load, parse, ready_specs
+from nnunet_ext.cli import main
+from nnunet_ext.errors import InputError
+
+MINIMAL = {
+    "baseline": "nnUNetTrainerReference",
+    "trainers": ["nnUNetTrainerReference", "nnUNetTrainerPnPNet"],
+    "datasets": [4],
+}
+
+
+def read(**changes):
+    content = {**MINIMAL, **changes}
+    return parse({key: value for key, value in content.items() if value is not None}, "mine.yaml", "mine")
+
+
+def refused(*words, **changes):
+    with pytest.raises(InputError) as error:
+        read(**changes)
+    message = str(error.value)
+    assert "mine.yaml" in message
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
+
+
+def test_three_keys_are_enough():
+    spec = read()
+    assert spec.arms == (
+        Arm("nnUNetTrainerReference", "nnUNetTrainerReference", PlansRecipe()),
+        Arm("nnUNetTrainerPnPNet", "nnUNetTrainerPnPNet", PlansRecipe()),
+    )
+    assert (spec.name, spec.datasets, spec.configurations) == ("mine", ("4",), ("3d_fullres",))
+    assert (spec.folds, spec.seeds, spec.device, spec.metrics) == ((0, 1, 2, 3, 4), (0,), "cuda", Metrics())
+
+
+def test_an_arm_inherits_the_plans_and_changes_what_it_names():
+    longer = {"name": "longer", "trainer": "nnUNetTrainerReference", "plans": {"epochs": 34}}
+    spec = read(trainers=[*MINIMAL["trainers"], longer], plans={"presets": ["cpu"], "epochs": 20, "patch_size": [8, 8]})
+    assert spec.arms[0].plans == PlansRecipe(presets=("cpu",), epochs=20, patch_size=(8, 8))
+    assert spec.arms[2].plans == PlansRecipe(presets=("cpu",), epochs=34, patch_size=(8, 8))
+
+
+def test_a_spec_survives_json():
+    import json
+
+    spec = read(plans={"presets": ["cpu"], "features": [4, 8]}, metrics={"nsd_tolerances_mm": [1, 2]}, seeds=[3, 4])
+    assert Spec.from_dict(json.loads(json.dumps(spec.as_dict()))) == spec
+
+
+@pytest.mark.parametrize("name", ready_specs())
+def test_the_ready_benchmarks_are_valid_and_name_trainers_that_exist(name):
+    spec = load(name)
+    assert spec.name == name
+    assert spec.description
+    for arm in spec.arms:
+        assert catalogue.resolve(arm.trainer)
+
+
+def test_the_command_lists_the_ready_benchmarks(capsys):
+    assert main(["benchmark", "list"]) == 0
+    printed = capsys.readouterr().out
+    for name in ("cpu-smoke", "cpu", "gpu"):
+        assert f"{name} " in printed
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+def test_a_typo_is_answered_with_what_was_probably_meant():
+    refused("'fold'", "did you mean 'folds'", fold=[0])
+    refused("'epoch'", "did you mean 'epochs'", plans={"epoch": 3})
+    refused("'nsd_tolerance_mm'", "did you mean 'nsd_tolerances_mm'", metrics={"nsd_tolerance_mm": 1})
+    refused("'nnUNetTrainerReferense'", "did you mean 'nnUNetTrainerReference'", baseline="nnUNetTrainerReferense")
+
+
+@pytest.mark.parametrize("key", ["baseline", "trainers", "datasets"])
+def test_a_missing_key(key):
+    refused(f"has no {key}", **{key: None})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"trainers": ["nnUNetTrainerReference"]}, ["another one"]),
+        ({"trainers": ["nnUNetTrainerReference"] * 2}, ["there twice"]),
+        ({"trainers": []}, ["trainers"]),
+        ({"trainers": [{"trainer": "nnUNetTrainerReference"}]}, ["a name and a trainer"]),
+        ({"trainers": [*MINIMAL["trainers"], {"name": "again", "trainer": "nnUNetTrainerPnPNet"}]}, ["seeds"]),
+        ({"device": "gpu"}, ["'gpu'", "cuda"]),
+        ({"folds": [0, 0]}, ["repeated"]),
+        ({"folds": [-1]}, ["negative"]),
+        ({"seeds": ["a"]}, ["seeds", "numbers"]),
+        ({"plans": {"epochs": 0}}, ["epochs", "at least 1"]),
+        ({"plans": {"epochs": "many"}}, ["epochs", "'many'"]),
+        ({"plans": []}, ["plans", "no mapping"]),
+        ({"metrics": {"nsd_tolerances_mm": [0]}}, ["not positive"]),
+        ({"metrics": {"definition": "mesh"}}, ["'mesh'"]),
+        ({"description": 3}, ["description"]),
+    ],
+)
+def test_values_that_make_no_sense(changes, words):
+    refused(*words, **changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("baseline: [", "no YAML"),
+        ("baseline: a\nbaseline: b\n", "'baseline' is there twice"),
+        ("- a list", "is a mapping"),
+    ],
+)
+def test_a_file_that_is_no_mapping(tmp_path, text, words):
+    (tmp_path / "mine.yaml").write_text(textwrap.dedent(text))
+    with pytest.raises(InputError, match=words) as error:
+        load(tmp_path / "mine.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_a_benchmark_that_is_not_there(capsys):
+    assert main(["benchmark", "run", "cpo"]) == 2
+    error = capsys.readouterr().err
+    assert "'cpo'" in error
+    assert "cpu-smoke" in error
