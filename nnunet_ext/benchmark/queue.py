@@ -63,7 +63,10 @@ def run_here(benchmark: BenchmarkFolder, jobs: Sequence[Job], at_once: int = 1) 
                 while waiting and len(running) + len(elsewhere) < at_once:
                     job = waiting.pop(0)
                     if is_held(benchmark.of(job) / "lock"):
-                        bar.write(f"{job.title}: a process of an earlier start is still working on it; waiting for it")
+                        bar.write(
+                            f"{job.title}: a process of an earlier start is still working on it; waiting for it",
+                            file=sys.stderr,
+                        )
                         elsewhere.append(job)
                     else:
                         running.append(_start(benchmark, job))
@@ -136,7 +139,8 @@ def _ended(benchmark: BenchmarkFolder, one: _Running, failed: list[Job], bar: tq
     log = benchmark.log(one.job)
     bar.write(
         f"failed: {one.job.title} (exit code {one.process.returncode}); the others go on, the same command tries it "
-        f"again; the last lines of {log} are\n{last_lines(log)}"
+        f"again; the last lines of {log} are\n{last_lines(log)}",
+        file=sys.stderr,
     )
 
 

@@ -1,1 +1,8 @@
-"""Evaluation of trained networks and comparison of trainers."""
+"""Measures segmentations: surface metrics with one stated definition, rules for empty masks, paired statistics.
+
+``metrics`` compares arrays, ``folders`` compares folders (``nnunet-ext evaluate``), ``statistics`` compares trainers.
+"""
+
+from nnunet_ext.evaluation.metrics import CaseMetrics, label_metrics, surface_metrics
+
+__all__ = ["CaseMetrics", "label_metrics", "surface_metrics"]

@@ -80,7 +80,8 @@ class Comparison:
     """Holm, over the family given to :func:`compare` or :func:`correct`."""
     effect_size: float
     """Matched-pairs rank-biserial correlation in [-1, 1]: the share of the rank sum with a positive difference minus
-    the share with a negative one, zeros left out (Kerby 2014). 0 when all differences are zero; negative is good for a distance."""
+    the share with a negative one, zeros left out (Kerby 2014). 0 when all differences are zero. For a distance,
+    negative is good."""
     better: int
     """Cases in which the arm is better, in the sense of ``higher_is_better``; ``better + worse + equal = n``."""
     worse: int
@@ -198,7 +199,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's corrected p values; NaN (not tested) stays NaN and does not count as a member of the family."""
     corrected = np.asarray(p_values, dtype=float).copy()
     tested = ~np.isnan(corrected)
-    if tested.any():
+    if tested.sum() > 1:  # multipletests collects garbage at every call, which takes longer than the rest
         corrected[tested] = multipletests(corrected[tested], method="holm")[1]
     return corrected.tolist()
 

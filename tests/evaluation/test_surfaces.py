@@ -95,15 +95,25 @@ def test_distances_equal_brute_force(definition, spacing):
         assert result.distances @ result.weights == pytest.approx(every @ start.weights, rel=1e-12)
 
 
-@pytest.mark.parametrize("spacing", SPACINGS[2] + SPACINGS[3])
-def test_the_distance_transform_of_crowded_surfaces_equals_the_tree_bit_for_bit(spacing, monkeypatch):
+@pytest.mark.parametrize("spacing", [*SPACINGS[2], *SPACINGS[3], (9.0, 0.3, 0.3)])
+def test_steps_tree_and_distance_transform_find_the_same_distances(spacing, monkeypatch):
     shape = (20, 18, 16)[: len(spacing)]
-    ends = [surfaces.find_surface(blob(shape, radius, seed=radius), spacing, "surface") for radius in (7, 5)]
-    results = []
-    for voxels_per_query in (0, 10**9):
+    ends = [surfaces.find_surface(blob(shape, radius, seed=radius), spacing, "surface") for radius in (7, 4)]
+    results = [surfaces.directed_distances(*ends, spacing).distances]
+    monkeypatch.setattr(surfaces, "_steps", lambda spacing: np.zeros((1, len(spacing)), int))
+    for voxels_per_query in (0, 10**9):  # always the tree, always the distance transform
         monkeypatch.setattr(surfaces, "VOXELS_PER_QUERY", voxels_per_query)
         results.append(surfaces.directed_distances(*ends, spacing).distances)
-    np.testing.assert_array_max_ulp(*results, maxulp=2)  # two nearest elements at one distance may differ in rounding
+    for result in results[1:]:
+        np.testing.assert_array_max_ulp(result, results[0], maxulp=2)  # of several nearest elements any may be found
+
+
+def test_steps_are_complete_up_to_the_longest():
+    for spacing in [(1.0, 1.0), (2.0, 0.8, 0.8), (9.0, 0.3, 0.3)]:
+        lengths = np.linalg.norm(surfaces._steps(spacing) * spacing, axis=1)
+        every = np.array(list(itertools.product(range(-9, 10), repeat=len(spacing))))
+        every = np.sort(np.linalg.norm(every * spacing, axis=1))
+        np.testing.assert_allclose(lengths, every[: len(lengths)], rtol=1e-12)
 
 
 def test_a_whole_number_of_steps_is_a_distance_without_rounding():
