@@ -13,8 +13,7 @@ from nnunet_ext.benchmark.lock import held
 from nnunet_ext.benchmark.prepare import prepare
 from nnunet_ext.benchmark.spec import load
 from nnunet_ext.errors import InputError
-
-EXECUTORS = ("local", "slurm")
+from nnunet_ext.processes.children import StepFailed
 
 
 def run_benchmark(
@@ -44,7 +43,13 @@ def run_benchmark(
     with held(benchmark.folder / ".lock") as free:
         if not free:
             raise InputError(f"{benchmark.folder}: another nnunet-ext benchmark run is working here.")
-        jobs = prepare(spec, benchmark)
+        if executor == "local":
+            require_device(spec.device)
+        try:
+            jobs = prepare(spec, benchmark)
+        except StepFailed as error:
+            print(f"nnunet-ext benchmark: {error}", file=sys.stderr)
+            return 1
         todo = [job for job in jobs if benchmark.record(job) is None]
         print(f"{spec.name}: {len(jobs)} jobs, {len(jobs) - len(todo)} of them done, in {benchmark.folder}", flush=True)
         if executor != "local":
@@ -60,6 +65,18 @@ def run_benchmark(
         print(f"{len(failed)} of {len(jobs)} jobs failed: {', '.join(job.title for job in failed)}", file=sys.stderr)
     print(f"next: nnunet-ext benchmark report {benchmark.folder}")
     return 1 if failed else 0
+
+
+def require_device(device: str) -> None:
+    """Raise InputError if PyTorch has no such device here: every job would fail one after the other."""
+    import torch
+
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[device]:
+        raise InputError(
+            f"device: {device} is asked for, but PyTorch finds none on this machine; write device: cpu, or run "
+            "nnunet-ext doctor."
+        )
 
 
 def _parsed(parameters: Sequence[str]) -> dict[str, Any]:

@@ -188,6 +188,28 @@ def test_a_second_run_in_the_same_folder_is_refused(root, tmp_path):
         run_benchmark(tmp_path / "mine.yaml", folder(root).folder, at_once=0)
 
 
+def test_a_device_that_is_not_there(root, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    file = root / "mine.yaml"
+    file.write_text(json.dumps({**SPEC, "device": "cuda"}))
+    with pytest.raises(InputError, match="device: cuda is asked for"):
+        run_benchmark(file, folder(root).folder)
+    assert not folder(root).prepared.exists()
+
+
+def test_a_step_of_the_preparation_that_fails_is_one_message(root, monkeypatch, capsys):
+    file = root / "mine.yaml"
+    file.write_text(json.dumps({**SPEC, "datasets": ["synthetic"]}))
+    failing = [sys.executable, "-c", "import sys; sys.exit('no memory left')"]
+    monkeypatch.setattr("nnunet_ext.benchmark.prepare.console", lambda command: failing)
+    monkeypatch.setenv("nnUNet_raw", "restored by monkeypatch")
+    monkeypatch.setenv("nnUNet_preprocessed", "restored by monkeypatch")
+    assert run_benchmark(file, folder(root).folder) == 1
+    error = capsys.readouterr().err
+    assert "no memory left" in error
+    assert "synthetic.log" in error
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="locks are not inherited on Windows")
 def test_a_lock_is_held_until_the_last_process_that_inherited_it_has_ended(tmp_path):
     lock = tmp_path / "job" / "lock"
