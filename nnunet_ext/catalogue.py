@@ -40,6 +40,22 @@ TRAINERS: dict[str, Entry] = {
         "nnunet_ext.pnpnet.trainer:nnUNetTrainerPnPNetPaper",
         "PnPNet as its authors' code computes it, for comparison; about twice the memory",
     ),
+    "nnUNetTrainerAttenScribble": Entry(
+        "nnunet_ext.attenscribble.trainer:nnUNetTrainerAttenScribble",
+        "only scribbles are annotated: masked CRF loss and attentive similarity (AttenScribble)",
+    ),
+    "nnUNetTrainerMaskedCRF": Entry(
+        "nnunet_ext.attenscribble.trainer:nnUNetTrainerMaskedCRF",
+        "the masked CRF loss of AttenScribble alone; the network is stock nnU-Net's",
+    ),
+    "nnUNetTrainerSSA": Entry(
+        "nnunet_ext.attenscribble.trainer:nnUNetTrainerSSA",
+        "the spatial self-attention of AttenScribble alone, without its losses",
+    ),
+    "nnUNetTrainerAttenScribblePaper": Entry(
+        "nnunet_ext.attenscribble.trainer:nnUNetTrainerAttenScribblePaper",
+        "AttenScribble's published formulation, for comparison",
+    ),
 }
 
 _EPOCHS = re.compile(r"(?P<name>.+)_(?P<epochs>[1-9][0-9]*)epochs?")

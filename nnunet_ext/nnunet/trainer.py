@@ -119,6 +119,10 @@ class CommonTrainer(nnUNetTrainer):
         """
         return {SEGMENTATION: self.loss(self.network(data), target)}
 
+    def current_term_weights(self) -> Mapping[str, float]:
+        """Weights of the terms in this step; a method overrides it where they change during the training."""
+        return self.term_weights
+
     # -- nnU-Net's hooks -----------------------------------------------------------------------------------------
 
     def initialize(self) -> None:
@@ -153,8 +157,9 @@ class CommonTrainer(nnUNetTrainer):
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device.type, enabled=True) if self.device.type == "cuda" else dummy_context():
             terms = self.compute_terms(data, target)
+            weights = self.current_term_weights()
             loss = sum(
-                (self.term_weights.get(name, 1.0) * term.float() for name, term in terms.items()),
+                (weights.get(name, 1.0) * term.float() for name, term in terms.items()),
                 start=torch.zeros((), device=self.device),
             )
 

@@ -28,6 +28,9 @@ SkipVisitor = Callable[[int, Tensor, Tensor], Tensor]
 ``upsampled`` is the output of the transposed convolution from the stage below; it has the shape of ``skip``.
 """
 
+StageVisitor = Callable[[int, Tensor], Tensor]
+"""``(stage, feature) -> feature``: what goes on from an encoder stage instead of its output."""
+
 
 class PlannedUNet:
     """The encoder and decoder of a planned ``PlainConvUNet`` or ``ResidualEncoderUNet``, 2D or 3D.
@@ -83,9 +86,20 @@ class PlannedUNet:
             total = [a * b for a, b in zip(total, stride, strict=True)]
         return total
 
-    def encode(self, x: Tensor) -> list[Tensor]:
-        """Features of every stage, finest first; the last one is the bottleneck."""
-        return self.encoder(x)
+    def encode(self, x: Tensor, visit_stage: StageVisitor | None = None) -> list[Tensor]:
+        """Features of every stage, finest first; the last one is the bottleneck.
+
+        What ``visit_stage`` returns replaces the feature: on the skip connection, and for the next stage.
+        """
+        if visit_stage is None:
+            return self.encoder(x)
+        if getattr(self.encoder, "stem", None) is not None:  # of a residual encoder
+            x = self.encoder.stem(x)
+        features: list[Tensor] = []
+        for stage, layers in enumerate(self.encoder.stages):
+            x = visit_stage(stage, layers(x))
+            features.append(x)
+        return features
 
     def decode(self, skips: Sequence[Tensor], visit_skip: SkipVisitor | None = None) -> list[Tensor]:
         """Run the decoder; returns its features of stages ``0 … n_stages - 2``, finest first.

@@ -27,7 +27,10 @@ def short_plans(**network):
     return plans
 
 
-RUNS = [(name, configuration, False, "classes") for name in TRAINERS for configuration in ("2d", "3d_fullres")] + [
+NEEDS = {name: "ignore" for name, entry in TRAINERS.items() if "attenscribble" in entry.location}
+"""The kind of labels that a trainer needs; any other where none is given."""
+
+RUNS = [(name, c, False, NEEDS.get(name, "classes")) for name in TRAINERS for c in ("2d", "3d_fullres")] + [
     ("nnUNetTrainerPnPNet", "3d_fullres", True, "classes"),
     ("nnUNetTrainerPnPNet", "2d", True, "regions"),
     ("nnUNetTrainerPnPNet", "3d_fullres", False, "ignore"),

@@ -66,6 +66,19 @@ def test_what_a_visitor_returns_is_what_the_decoder_uses():
     assert torch.equal(zeroed[0], by_hand[0])
 
 
+@pytest.mark.parametrize("kwargs", NETWORKS.values(), ids=NETWORKS.keys())
+def test_a_visitor_of_stages_sees_each_and_what_it_returns_goes_on(kwargs):
+    planned = PlannedUNet(tiny.network(**kwargs))
+    x = torch.randn(1, kwargs.get("channels", 1), *[16] * kwargs["dim"])
+    seen = []
+    features = planned.encode(x, lambda stage, feature: seen.append(stage) or feature)
+    assert seen == list(range(planned.n_stages))
+    assert all(torch.equal(a, b) for a, b in zip(features, planned.encode(x), strict=True))
+    zeroed = planned.encode(x, lambda stage, feature: feature * 0 if stage == 0 else feature)
+    assert not zeroed[0].any()
+    assert not torch.equal(zeroed[1], features[1])
+
+
 def test_scalar_kernel_sizes_and_strides_of_plans_are_read_per_axis():
     network = tiny.network(dim=2)
     network.encoder.kernel_sizes = [3, 3, 3]

@@ -1,0 +1,189 @@
+"""The planned U-Net with spatial self-attention on one of its stages, in its trunk or beside it.
+
+* ``"trunk"``: the stage is replaced by the output of the attention, on the skip connection and for the next stage, as
+  published. Attention is part of inference.
+* ``"side"``: the network stays what nnU-Net planned, parameter for parameter; in training it also hands out the feature
+  of the stage, from which queries and keys are projected outside of it. Attention only serves the loss.
+
+Deviation from the published code: the stage is not fixed. It is the shallowest one with at most 5000 tokens (stride 4
+for the code's 256² slices, 64 × 64 tokens), and several may be named.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from nnunet_ext.attenscribble.crf_loss import Window
+from nnunet_ext.attenscribble.spatial_attention import Projected, SpatialSelfAttention
+from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.unet import PlannedUNet
+
+Place = Literal["trunk", "side", "none"]
+
+REACH, SIGMA = 20, 24
+"""Radius and σ of the similarity's window in the published code, in input pixels: 5 and 6 tokens of 4 pixels."""
+
+ANISOTROPIC = 3.0
+"""Ratio of spacings from which nnU-Net augments slices rather than volumes (``ANISO_THRESHOLD``)."""
+
+
+@dataclass(frozen=True)
+class AttenScribbleOptions:
+    """Everything about the method that can be chosen; a plans file may override any of them."""
+
+    attention: Place = "side"
+    """Where attention lives; ``"none"``: nowhere, only the CRF loss."""
+    stages: Sequence[int] | None = None
+    """Encoder stages to attend to; by default :func:`default_stage`."""
+    max_tokens: int = 5000
+    """Of a stage that is chosen by default."""
+    heads: int = 1
+    """Of the attention. 1 in the code."""
+    head_dim: int = 64
+    """Channels of queries and keys per head. 64 in the code."""
+    mlp_ratio: int = 4
+    """Width of the MLP of the attention. 4 in the code."""
+    published: bool = False
+    """Attention, similarity and its loss to the letter."""
+    crf_weight: float = 9.2
+    """Of the masked CRF loss. 0.1 for a window of mass 92.0 in the code."""
+    asl_weight: float = 9.2
+    """Of the attentive similarity loss. 0.1 for a window of mass 92.0 in the code."""
+    gamma: float = 1.0
+    """Weight of the similarity's own term in the stable loss."""
+    ramp: float = 0.05
+    """Share of the epochs over which both weights grow from 0. The code: 0."""
+    offsets_per_step: int | None = None
+    """Draw so many offsets of the CRF window at each step; None: all."""
+
+
+Attended = dict[str, tuple[Tensor, ...]]
+"""By stage: queries and keys (trunk), or the feature alone (side)."""
+
+
+class AttendedUNet(nn.Module):
+    """The planned network that also returns what the attentive similarity needs, in training.
+
+    ``forward`` returns ``(logits, attended)`` in training mode and the logits alone in evaluation mode, a list with
+    deep supervision and a tensor without, like nnU-Net's own networks.
+
+    Args:
+        planned: the network that nnU-Net planned.
+        options: see :class:`AttenScribbleOptions`.
+        patch_size: of the plans.
+
+    Raises:
+        InputError: no such stage.
+    """
+
+    def __init__(self, planned: PlannedUNet, options: AttenScribbleOptions, patch_size: Sequence[int]) -> None:
+        super().__init__()
+        self.encoder = planned.encoder
+        self.decoder = planned.decoder
+        self.planned = planned
+        self.stages = chosen_stages(planned, options, patch_size)
+        if options.attention == "trunk":
+            self.attention = nn.ModuleDict(
+                {
+                    str(stage): SpatialSelfAttention(
+                        planned.channels[stage],
+                        planned.kernel_sizes[stage],
+                        heads=options.heads,
+                        head_dim=options.head_dim,
+                        mlp_ratio=options.mlp_ratio,
+                        published=options.published,
+                    )
+                    for stage in self.stages
+                }
+            )
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor] | tuple[Tensor | list[Tensor], Attended]:
+        """``x``: ``(B, channels, *patch)``."""
+        attended: Attended = {}
+
+        def visit(stage: int, feature: Tensor) -> Tensor:
+            if stage in self.stages:
+                if hasattr(self, "attention"):
+                    feature, projected = self.attention[str(stage)](feature)
+                    attended[str(stage)] = (projected.queries, projected.keys)
+                else:
+                    attended[str(stage)] = (feature,)
+            return feature
+
+        features = self.planned.decode(self.planned.encode(x, visit))
+        logits = self.planned.logits(features, self.decoder.deep_supervision)
+        output = logits if self.decoder.deep_supervision else logits[0]
+        return (output, attended) if self.training else output
+
+
+def chosen_stages(planned: PlannedUNet, options: AttenScribbleOptions, patch_size: Sequence[int]) -> tuple[int, ...]:
+    """The stages that are attended to; none without attention.
+
+    Raises:
+        InputError: the options name one that the network does not have.
+    """
+    if options.attention == "none":
+        return ()
+    if options.stages is None:
+        return (default_stage(planned, patch_size, options.max_tokens),)
+    wrong = [stage for stage in options.stages if not 0 <= stage < planned.n_stages]
+    if wrong or not options.stages:
+        raise InputError(
+            f"The plans ask for attention on stages {list(options.stages)}, but the network has stages 0 to "
+            f"{planned.n_stages - 1}; correct the attenscribble options."
+        )
+    return tuple(sorted(set(options.stages)))
+
+
+def default_stage(planned: PlannedUNet, patch_size: Sequence[int], max_tokens: int) -> int:
+    """The shallowest stage with at most ``max_tokens`` tokens; the deepest if none has so few."""
+    for stage in range(planned.n_stages):
+        if math.prod(token_grid(planned, stage, patch_size)) <= max_tokens:
+            return stage
+    return planned.n_stages - 1
+
+
+def token_grid(planned: PlannedUNet, stage: int, patch_size: Sequence[int]) -> list[int]:
+    """Shape of a stage's feature map."""
+    return [-(-size // down) for size, down in zip(patch_size, planned.downsampling(stage), strict=True)]
+
+
+def similarity_window(planned: PlannedUNet, stage: int, spacing: Sequence[float]) -> Window:
+    """The window of the similarity on the grid of a stage, as far as the published one reaches in pixels.
+
+    At least two tokens along the finest axis (the published 20 pixels would be one token of stride 16), at most five.
+
+    Args:
+        spacing: of the input, in mm.
+    """
+    tokens = [down * mm / min(spacing) for down, mm in zip(planned.downsampling(stage), spacing, strict=True)]
+    least = [2 if token == min(tokens) else 0 for token in tokens]
+    radius = [max(low, min(5, round(REACH / token))) for low, token in zip(least, tokens, strict=True)]
+    return Window.gaussian(radius, SIGMA / min(tokens), tokens)
+
+
+def crf_window(spacing: Sequence[float]) -> tuple[Window, tuple[int, ...]]:
+    """The window of the CRF loss, and by how much its volumes are pooled.
+
+    2D: radius 5 and σ 6 pixels, as published. Isotropic 3D: the same reach at half resolution. Anisotropic 3D: the same
+    window within slices.
+
+    Args:
+        spacing: of the input, in mm.
+    """
+    if len(spacing) == 2:
+        return Window.gaussian((5, 5), 6.0, spacing), (1, 1)
+    if max(spacing) / min(spacing) >= ANISOTROPIC:
+        radius = [0 if mm / min(spacing) >= ANISOTROPIC else 5 for mm in spacing]
+        return Window.gaussian(radius, 6.0, spacing), (1, 1, 1)
+    return Window.gaussian((3, 3, 3), 3.0, spacing), (2, 2, 2)
+
+
+def as_projected(attended: tuple[Tensor, ...]) -> Projected:
+    """Queries and keys of a stage in the trunk."""
+    return Projected(*attended)

@@ -1,0 +1,150 @@
+"""The trainers of AttenScribble: terms, ramp, checkpoints, labels that do not fit, and what inference sees."""
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_ext.attenscribble.partial_cross_entropy import PartialCrossEntropy
+from nnunet_ext.attenscribble.trainer import ASL, CRF, MEAN_SIMILARITY
+from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.trainer import CHECKPOINT_KEY
+from tests import tiny
+
+TRAINERS = [
+    "nnUNetTrainerAttenScribble",
+    "nnUNetTrainerMaskedCRF",
+    "nnUNetTrainerSSA",
+    "nnUNetTrainerAttenScribblePaper",
+]
+KINDS = ["ignore", "regions+ignore"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
+@pytest.mark.parametrize("name", TRAINERS)
+def test_every_trainer_trains_and_validates(make_trainer, name, configuration, kind):
+    if name.endswith("Paper") and "regions" in kind:
+        with pytest.raises(InputError, match="published for classes"):
+            make_trainer(name, kind=kind, configuration=configuration)
+        return
+    trainer = make_trainer(name, kind=kind, configuration=configuration)
+    trainer.network.train()
+    steps = [trainer.train_step(tiny.batch(trainer, seed)) for seed in range(3)]
+    assert all(np.isfinite(list(step.values())).all() for step in steps)
+    assert f"loss_{CRF}" in steps[0]
+    assert (f"loss_{ASL}" in steps[0]) == (name != "nnUNetTrainerMaskedCRF")
+    trainer.network.eval()
+    with torch.no_grad():
+        assert trainer.validation_step(tiny.batch(trainer))["tp_hard"].shape == (2,)
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.parametrize("label", [3, 1], ids=["nothing annotated", "one class"])
+def test_patches_without_annotation_or_with_one_class_are_finite(make_trainer, name, label):
+    trainer = make_trainer(name, kind="ignore", configuration="2d")
+    trainer.network.train()
+    trainer.current_epoch = 500
+    ordinary = trainer.train_step(tiny.batch(trainer))
+    batch = tiny.batch(trainer)
+    for target in batch["target"] if isinstance(batch["target"], list) else [batch["target"]]:
+        target.fill_(label)
+    step = trainer.train_step(batch)
+    assert step.keys() == ordinary.keys()
+    assert np.isfinite(list(step.values())).all()
+    assert all(p.isfinite().all() for p in trainer.network.parameters())
+    if f"loss_{ASL}" in step:
+        assert step[f"loss_{ASL}"] == 0
+    assert (step[f"loss_{CRF}"] > 0) == (label == 3)  # everything is labelled: nobody receives energy
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.parametrize("kind", ["classes", "regions"])
+def test_without_ignore_label_one_sentence_says_how_to_declare_it(make_trainer, name, kind):
+    with pytest.raises(InputError, match=r'no ignore label; add "ignore": N .* dataset.json'):
+        make_trainer(name, kind=kind)
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerAttenScribble", "nnUNetTrainerMaskedCRF"])
+def test_the_trained_network_is_stock_nnunets(make_trainer, tmp_path, name):
+    trainer = make_trainer(name, kind="ignore")
+    trainer.save_checkpoint(str(tmp_path / "c.pth"))
+    saved = torch.load(tmp_path / "c.pth", weights_only=False)
+    stock = make_trainer(nnUNetTrainer, kind="ignore")
+    stock.network.load_state_dict(saved["network_weights"], strict=True)
+    x = torch.randn(1, 1, 16, 16, 16)
+    with torch.no_grad():
+        for a, b in zip(stock.network.eval()(x), trainer.network.eval()(x), strict=True):
+            assert torch.equal(a, b)
+    aux = saved[CHECKPOINT_KEY]["aux"]
+    assert bool(aux) == (name == "nnUNetTrainerAttenScribble")
+
+
+def test_affinity_and_projections_are_trained_saved_and_restored(make_trainer, tmp_path):
+    trainer = make_trainer("nnUNetTrainerAttenScribble", kind="ignore", configuration="2d")
+    trainer.network.train()
+    trainer.current_epoch = 500
+    before = {key: value.clone() for key, value in trainer.aux.state_dict().items()}
+    for seed in range(3):
+        trainer.train_step(tiny.batch(trainer, seed))
+    changed = {key for key, value in trainer.aux.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed == set(before)
+    trainer.save_checkpoint(str(tmp_path / "c.pth"))
+    restored = make_trainer("nnUNetTrainerAttenScribble", kind="ignore", configuration="2d", seed=1)
+    restored.load_checkpoint(str(tmp_path / "c.pth"))
+    for key, value in trainer.aux.state_dict().items():
+        assert torch.equal(restored.aux.state_dict()[key], value)
+
+
+def test_the_regularisers_grow_from_zero_over_the_first_epochs(make_trainer):
+    trainer = make_trainer("nnUNetTrainerAttenScribble", kind="ignore", configuration="2d")
+    weights = []
+    for epoch in (0, 25, 50, 999):  # 5 % of 1000 epochs
+        trainer.current_epoch = epoch
+        weights.append(trainer.current_term_weights())
+    assert [w[CRF] for w in weights] == pytest.approx([0, 4.6, 9.2, 9.2])
+    assert [w[ASL] for w in weights] == pytest.approx([0, 4.6, 9.2, 9.2])
+    assert all(w[MEAN_SIMILARITY] == 0 for w in weights)
+    paper = make_trainer("nnUNetTrainerAttenScribblePaper", kind="ignore", configuration="2d")
+    assert paper.current_term_weights()[CRF] == 9.2
+
+
+def test_in_the_first_epoch_the_loss_is_that_of_stock_nnunet(make_trainer):
+    """Weights of zero: the terms are in the graph and change nothing."""
+    ours = make_trainer("nnUNetTrainerAttenScribble", kind="ignore", configuration="2d")
+    stock = make_trainer("nnUNetTrainerReference", kind="ignore", configuration="2d")
+    for seed in range(2):
+        step = ours.train_step(tiny.batch(ours, seed))
+        assert step["loss"] == pytest.approx(float(stock.train_step(tiny.batch(stock, seed))["loss"]), rel=1e-5)
+        assert step[f"loss_{CRF}"] > 0
+
+
+def test_partial_cross_entropy_is_the_mean_over_annotated_voxels():
+    logits, target = torch.randn(2, 3, 4, 5), torch.randint(0, 4, (2, 1, 4, 5))
+    expected = torch.nn.functional.cross_entropy(logits, target[:, 0], ignore_index=3)
+    torch.testing.assert_close(PartialCrossEntropy(3)(logits, target), expected)
+    assert PartialCrossEntropy(3)(logits, torch.full_like(target, 3)) == 0
+
+
+def test_plans_choose_options_and_unknown_ones_get_one_sentence(make_trainer):
+    plans = tiny.plans()
+    plans["configurations"]["2d"]["nnunet_ext"] = {"attenscribble": {"attention": "trunk", "crf_weight": 1.0}}
+    trainer = make_trainer("nnUNetTrainerAttenScribble", kind="ignore", configuration="2d", plans=plans)
+    assert any(key.startswith("attention.") for key in trainer.network.state_dict())
+    plans["configurations"]["2d"]["nnunet_ext"]["attenscribble"] = {"crf": 1.0}
+    with pytest.raises(InputError, match=r"unknown attenscribble options \['crf'\]"):
+        make_trainer("nnUNetTrainerAttenScribble", kind="ignore", configuration="2d", plans=plans)
+
+
+def test_a_cascade_compares_images_and_not_the_previous_stage(make_trainer):
+    plans = tiny.plans()
+    plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    trainer = make_trainer("nnUNetTrainerMaskedCRF", kind="ignore", configuration="3d_cascade_fullres", plans=plans)
+    batch = tiny.batch(trainer)
+    with torch.no_grad():
+        expected = trainer.compute_terms(batch["data"], batch["target"])[CRF]
+        seen = []
+        trainer.crf.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1].shape[1]))
+        trainer.compute_terms(batch["data"], batch["target"])
+    assert seen == [1]
+    assert expected.isfinite()
