@@ -30,7 +30,11 @@ PREPARED = "benchmark.json"
 
 @dataclass(frozen=True)
 class Job:
-    """One training with its evaluation. ``key`` changes with everything that the result depends on."""
+    """One training with its evaluation. ``key`` changes with everything that the result depends on.
+
+    ``group``: the data set of the comparison, where the training is on another one. ``truth``: the data set or folder
+    whose label maps are the references, where they are not those of the comparison's data set.
+    """
 
     arm: str
     trainer: str
@@ -42,16 +46,23 @@ class Job:
     device: str
     epochs: int | None
     key: str
+    group: str = ""
+    truth: str = ""
 
     @property
     def name(self) -> str:
         """Unique within a benchmark, and a folder name."""
         arm = "".join(letter if letter.isalnum() else "_" for letter in self.arm)
-        return f"{self.dataset}.{self.configuration}.{arm}.fold_{self.fold}.seed_{self.seed}"
+        return f"{self.compared}.{self.configuration}.{arm}.fold_{self.fold}.seed_{self.seed}"
+
+    @property
+    def compared(self) -> str:
+        """The data set of the comparison."""
+        return self.group or self.dataset
 
     @property
     def title(self) -> str:
-        return f"{self.arm}, {self.dataset} {self.configuration}, fold {self.fold}, seed {self.seed}"
+        return f"{self.arm}, {self.compared} {self.configuration}, fold {self.fold}, seed {self.seed}"
 
     def command(self) -> list[str]:
         """What a user would type."""

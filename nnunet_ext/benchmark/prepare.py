@@ -6,11 +6,13 @@ spec says. What was found is part of every job's key, and is compared again when
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import shlex
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -42,35 +44,43 @@ def prepare(spec: Spec, benchmark: BenchmarkFolder) -> list[Job]:
         check_trainer(arm)
     if spec.datasets == (SYNTHETIC,):
         make_synthetic(benchmark)
-    datasets = [dataset_folder(dataset).name for dataset in numbers(spec)]
-    for dataset in datasets:
-        check_dataset(dataset, spec)
-    plans = {
-        (arm.name, dataset): written_plans(arm.plans, dataset, spec.configurations)
+    groups = [dataset_folder(dataset).name for dataset in numbers(spec)]
+    truths = {dataset_folder(dataset).name: truth for dataset, truth in spec.references.items()}
+    trained_on = {
+        (arm.name, group): dataset_folder(arm.dataset).name if arm.dataset else group
         for arm in spec.arms
-        for dataset in datasets
+        for group in groups
     }
+    for dataset in dict.fromkeys([*groups, *trained_on.values()]):
+        check_dataset(dataset, spec)
+    plans = {}
+    for arm, group in itertools.product(spec.arms, groups):
+        dataset = trained_on[arm.name, group]
+        check_same_folds(arm, dataset, group, spec.folds)
+        plans[arm.name, group] = written_plans(arm.plans, dataset, spec.configurations)
     jobs = []
-    for seed in spec.seeds:
-        for dataset in datasets:
-            for configuration in spec.configurations:
-                for fold in spec.folds:
-                    for arm in spec.arms:
-                        job = Job(
-                            arm=arm.name,
-                            trainer=arm.trainer,
-                            plans=plans[arm.name, dataset],
-                            dataset=dataset,
-                            configuration=configuration,
-                            fold=fold,
-                            seed=seed,
-                            device=spec.device,
-                            epochs=expected_epochs(arm.trainer, dataset, plans[arm.name, dataset], configuration),
-                            key="",
-                        )
-                        jobs.append(Job(**{**asdict(job), "key": job_key(job)}))
+    for seed, group, configuration, fold, arm in itertools.product(
+        spec.seeds, groups, spec.configurations, spec.folds, spec.arms
+    ):
+        dataset, plan = trained_on[arm.name, group], plans[arm.name, group]
+        job = Job(
+            arm=arm.name,
+            trainer=arm.trainer,
+            plans=plan,
+            dataset=dataset,
+            configuration=configuration,
+            fold=fold,
+            seed=seed,
+            device=spec.device,
+            epochs=expected_epochs(arm.trainer, dataset, plan, configuration),
+            key="",
+            group="" if dataset == group else group,
+            truth=truths.get(group, ""),
+        )
+        truth_of(job)
+        jobs.append(replace(job, key=job_key(job)))
     _refuse_other_results(benchmark, jobs)
-    benchmark.save(spec, jobs, splits={dataset: splits(dataset) for dataset in datasets})
+    benchmark.save(spec, jobs, splits={group: splits(group) for group in groups})
     return jobs
 
 
@@ -183,6 +193,29 @@ def check_dataset(dataset: str, spec: Spec) -> None:
         )
 
 
+def check_same_folds(arm: Arm, dataset: str, group: str, folds: Sequence[int]) -> None:
+    """Raise InputError unless an arm that is trained on another data set has the same cases in its folds."""
+    for fold in folds if dataset != group else ():
+        for part in ("train", "val"):
+            if sorted(splits(dataset)[fold][part]) != sorted(splits(group)[fold][part]):
+                raise InputError(
+                    f"{arm.name}: fold {fold} of {dataset} has other {part} cases than that of {group}; copy "
+                    "splits_final.json from one to the other."
+                )
+
+
+def truth_of(job: Job) -> tuple[Path, Path]:
+    """The folder of references for a job, and the ``dataset.json`` that says what their labels mean.
+
+    Raises:
+        InputError: neither a folder nor a preprocessed data set.
+    """
+    if job.truth and Path(job.truth).is_dir():
+        return Path(job.truth), dataset_folder(job.compared) / "dataset.json"
+    folder = dataset_folder(job.truth or job.compared)
+    return folder / "gt_segmentations", folder / "dataset.json"
+
+
 def written_plans(recipe: PlansRecipe, dataset: str, configurations: tuple[str, ...]) -> str:
     """The name of the plans for this recipe, which are written unless they are there."""
     if recipe.unchanged:
@@ -208,11 +241,12 @@ def expected_epochs(trainer: str, dataset: str, plans: str, configuration: str) 
 
 
 def job_key(job: Job) -> str:
-    """Changes with the plans, the split, the trainer, the seed and the device."""
+    """Changes with the plans, the split, the trainer, the seed, the device, and what is taken as the truth."""
     split = splits(job.dataset)[job.fold]
     plans = _plans(job.dataset, job.plans)
     parts = (plans["configurations"][job.configuration], plans["transpose_forward"], plans["image_reader_writer"])
-    return _digest(parts, sorted(split["train"]), sorted(split["val"]), job.trainer, job.seed, job.device)
+    truth = [job.truth] if job.truth else []
+    return _digest(parts, sorted(split["train"]), sorted(split["val"]), job.trainer, job.seed, job.device, *truth)
 
 
 def splits(dataset: str) -> list[dict[str, list[str]]]:
@@ -224,12 +258,12 @@ def evaluate(benchmark: BenchmarkFolder, job: Job, metrics: Metrics) -> dict[str
     """Compare the validation predictions with their references; writes ``metrics.csv`` and ``summary.json``."""
     from nnunet_ext.evaluation.folders import evaluate_folders
 
-    folder = dataset_folder(job.dataset)
+    references, dataset_json = truth_of(job)
     evaluation = evaluate_folders(
-        folder / "gt_segmentations",
+        references,
         benchmark.fold(job) / "validation",
-        dataset_json=folder / "dataset.json",
-        plans=folder / f"{job.plans}.json",
+        dataset_json=dataset_json,
+        plans=dataset_folder(job.dataset) / f"{job.plans}.json",
         cases=splits(job.dataset)[job.fold]["val"],
         nsd_tolerances_mm=metrics.nsd_tolerances_mm,
         definition=metrics.definition,
@@ -263,11 +297,3 @@ def _ending(dataset: str) -> str:
 
 def _digest(*parts: Any) -> str:
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def reference_image(dataset: str, case: str) -> Path | None:
-    """The first channel of a training case in ``nnUNet_raw``, to draw it; None if it is not there."""
-    from nnunet_ext.demo.raw import RawDataset
-
-    raw = Path(os.environ["nnUNet_raw"]) / dataset
-    return RawDataset(raw).training_image(case) if (raw / "dataset.json").is_file() else None

@@ -73,7 +73,7 @@ def from_benchmark(benchmark: BenchmarkFolder, baseline: str | None = None) -> R
     Raises:
         InputError: no benchmark, nothing done, or an unknown baseline.
     """
-    from nnunet_ext.benchmark.prepare import use_folders
+    from nnunet_ext.benchmark.prepare import truth_of, use_folders
     from nnunet_ext.nnunet.plans import dataset_folder
 
     spec, jobs, _ = benchmark.load()
@@ -84,17 +84,10 @@ def from_benchmark(benchmark: BenchmarkFolder, baseline: str | None = None) -> R
     chosen = _checked_baseline(baseline or spec.baseline, [arm.name for arm in spec.arms])
     groups: dict[str, Group] = {}
     for job, _ in done:
-        folder = dataset_folder(job.dataset)
-        groups.setdefault(
-            _group(job),
-            Group(
-                _group(job),
-                job.dataset,
-                folder / "gt_segmentations",
-                read_json(folder / "dataset.json"),
-                read_json(folder / f"{job.plans}.json")["image_reader_writer"],
-            ),
-        )
+        references, dataset_json = truth_of(job)
+        reader = read_json(dataset_folder(job.dataset) / f"{job.plans}.json")["image_reader_writer"]
+        group = Group(_group(job), job.compared, references, read_json(dataset_json), reader)
+        groups.setdefault(group.name, group)
     frames = [
         pd.read_csv(benchmark.of(job) / "metrics.csv", dtype={"case": str, "label": str}).assign(
             arm=job.arm, group=_group(job), fold=job.fold, seed=job.seed
@@ -222,7 +215,7 @@ def image_of(group: Group, case: str) -> Path | None:
 
 
 def _group(job: Job) -> str:
-    return f"{job.dataset}, {job.configuration}"
+    return f"{job.compared}, {job.configuration}"
 
 
 def _checked_baseline(baseline: str, arms: Sequence[str]) -> str:

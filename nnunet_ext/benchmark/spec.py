@@ -15,6 +15,7 @@
     seeds: [0, 1]
     device: cpu
     metrics: {nsd_tolerances_mm: [1], definition: surface}
+    references: {127: 27}               # score data set 127 against the labels of 27 (or of a folder)
 
 Only ``baseline``, ``trainers`` and ``datasets`` are required.
 """
@@ -58,11 +59,16 @@ class PlansRecipe:
 
 @dataclass(frozen=True)
 class Arm:
-    """One row of the comparison: a trainer and the plans it is trained with."""
+    """One row of the comparison: a trainer and the plans it is trained with.
+
+    ``dataset``: trained on this data set instead, which has the same cases and folds, such as one with dense labels as
+    the upper bound for scribbles.
+    """
 
     name: str
     trainer: str
     plans: PlansRecipe
+    dataset: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,8 @@ class Spec:
     seeds: tuple[int, ...] = (0,)
     device: str = "cuda"
     metrics: Metrics = field(default_factory=Metrics)
+    references: Mapping[str, str] = field(default_factory=dict)
+    """By data set: the data set or the folder whose label maps are the truth, where that is not its own."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; :meth:`from_dict` is its inverse."""
@@ -97,7 +105,10 @@ class Spec:
         def tuples(values: Mapping[str, Any]) -> dict[str, Any]:
             return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
-        arms = tuple(Arm(arm["name"], arm["trainer"], PlansRecipe(**tuples(arm["plans"]))) for arm in content["arms"])
+        arms = tuple(
+            Arm(arm["name"], arm["trainer"], PlansRecipe(**tuples(arm["plans"])), arm.get("dataset"))
+            for arm in content["arms"]
+        )
         return cls(**{**tuples(content), "arms": arms, "metrics": Metrics(**tuples(content["metrics"]))})
 
 
@@ -145,7 +156,7 @@ def parse(content: Mapping[str, Any], where: str, name: str) -> Spec:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{where}, trainers: {twice} is there twice; give one of them another name.")
-    if len({(arm.trainer, arm.plans) for arm in arms}) < len(arms):
+    if len({(arm.trainer, arm.plans, arm.dataset) for arm in arms}) < len(arms):
         raise InputError(f"{where}, trainers: two have the same trainer and plans; repeat trainings with seeds.")
     if content["baseline"] not in names:
         raise InputError(
@@ -154,6 +165,7 @@ def parse(content: Mapping[str, Any], where: str, name: str) -> Spec:
         )
     if len(arms) < 2:
         raise InputError(f"{where}, trainers: only {names[0]} is there; a comparison needs another one.")
+    datasets = tuple(map(str, _list(content["datasets"], f"{where}, datasets", (int, str))))
     device = content.get("device", Spec.device)
     if device not in ("cpu", "cuda", "mps"):
         raise InputError(f"{where}, device: {device!r} is not cpu, cuda or mps.")
@@ -162,12 +174,13 @@ def parse(content: Mapping[str, Any], where: str, name: str) -> Spec:
         description=_text(content.get("description", ""), f"{where}, description"),
         baseline=content["baseline"],
         arms=arms,
-        datasets=tuple(map(str, _list(content["datasets"], f"{where}, datasets", (int, str)))),
+        datasets=datasets,
         configurations=tuple(_list(content.get("configurations", Spec.configurations), f"{where}, configurations")),
         folds=_numbers(content.get("folds", Spec.folds), f"{where}, folds"),
         seeds=_numbers(content.get("seeds", Spec.seeds), f"{where}, seeds"),
         device=device,
         metrics=_metrics(_mapping(content.get("metrics", {}), f"{where}, metrics"), f"{where}, metrics"),
+        references=_references(_mapping(content.get("references", {}), f"{where}, references"), datasets, where),
     )
 
 
@@ -177,7 +190,7 @@ def parse(content: Mapping[str, Any], where: str, name: str) -> Spec:
 def _arm(entry: Any, plans: PlansRecipe, where: str) -> Arm:
     if isinstance(entry, str):
         return Arm(entry, entry, plans)
-    _only(entry, {"name", "trainer", "plans"}, f"{where}, trainers")
+    _only(entry, {"name", "trainer", "plans", "dataset"}, f"{where}, trainers")
     if not {"name", "trainer"} <= set(entry):
         raise InputError(f"{where}, trainers: {_shown(entry)} needs a name and a trainer.")
     own = _mapping(entry.get("plans", {}), f"{where}, plans of {entry['name']}")
@@ -186,6 +199,7 @@ def _arm(entry: Any, plans: PlansRecipe, where: str) -> Arm:
         _text(entry["name"], f"{where}, trainers, name"),
         _text(entry["trainer"], f"{where}, trainers, trainer"),
         replace(plans, **{key: value for key, value in changes.items() if key in own}),
+        str(entry["dataset"]) if "dataset" in entry else None,
     )
 
 
@@ -217,6 +231,14 @@ def _metrics(content: Mapping[str, Any], where: str) -> Metrics:
     if min(tolerances) <= 0:
         raise InputError(f"{where}, nsd_tolerances_mm: {min(tolerances)} is not positive.")
     return Metrics(tuple(map(float, tolerances)), definition)
+
+
+def _references(content: Mapping[str, Any], datasets: Sequence[str], where: str) -> dict[str, str]:
+    references = {str(dataset): str(truth) for dataset, truth in content.items()}
+    for dataset in references:
+        if dataset not in datasets:
+            raise InputError(f"{where}, references: {dataset} is none of the datasets ({', '.join(datasets)}).")
+    return references
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------

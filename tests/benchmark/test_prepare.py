@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -10,7 +11,7 @@ import pytest
 
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.benchmark.lock import held, is_held
-from nnunet_ext.benchmark.prepare import job_key, prepare
+from nnunet_ext.benchmark.prepare import job_key, prepare, truth_of
 from nnunet_ext.benchmark.run import run_benchmark
 from nnunet_ext.benchmark.spec import parse
 from nnunet_ext.errors import InputError
@@ -113,6 +114,35 @@ def test_the_key_of_a_job_changes_with_what_its_result_depends_on(root, change):
         values = {"trainer": "nnUNetTrainerSDM", "seed": 5, "device": "cuda"}
         job = dataclasses.replace(job, **{change: values[change]})
     assert job_key(job) != job.key
+
+
+def test_predictions_can_be_scored_against_another_data_set_and_an_arm_trained_on_it(root):
+    """Scribbles: the truth is the dense data set, on which the upper bound is trained."""
+    dense = root / "preprocessed" / "Dataset902_Dense"
+    shutil.copytree(root / "preprocessed" / tiny.DATASET, dense)
+    upper = {"name": "dense", "trainer": "nnUNetTrainerReference", "dataset": 902}
+    jobs = jobs_of(root, trainers=[*SPEC["trainers"], upper], references={901: 902}, seeds=[0])
+    assert [job.dataset for job in jobs] == [tiny.DATASET, tiny.DATASET, "Dataset902_Dense"]
+    assert len({job.name for job in jobs}) == 3
+    for job in jobs:
+        assert job.compared == tiny.DATASET
+        assert job.name.startswith(tiny.DATASET)
+        assert truth_of(job) == (dense / "gt_segmentations", dense / "dataset.json")
+    other = jobs_of(root, trainers=[*SPEC["trainers"], upper], references={901: str(dense)}, seeds=[0])
+    assert truth_of(other[0]) == (dense, root / "preprocessed" / tiny.DATASET / "dataset.json")
+    assert other[0].key != jobs[0].key
+
+
+def test_an_arm_on_other_cases_is_refused(root):
+    dense = root / "preprocessed" / "Dataset902_Dense"
+    shutil.copytree(root / "preprocessed" / tiny.DATASET, dense)
+    (dense / "splits_final.json").write_text(json.dumps([{"train": ["tiny_0"], "val": ["tiny_1"]}]))
+    upper = {"name": "dense", "trainer": "nnUNetTrainerReference", "dataset": 902}
+    refused(root, "fold 0 of Dataset902_Dense has other train cases", trainers=[*SPEC["trainers"], upper])
+
+
+def test_references_that_are_not_there(root):
+    refused(root, "'903'", references={901: 903})
 
 
 # --- what it refuses --------------------------------------------------------------------------------------------------

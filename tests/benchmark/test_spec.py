@@ -104,6 +104,7 @@ def test_a_missing_key(key):
         ({"metrics": {"nsd_tolerances_mm": [0]}}, ["not positive"]),
         ({"metrics": {"definition": "mesh"}}, ["'mesh'"]),
         ({"description": 3}, ["description"]),
+        ({"references": {7: 27}}, ["7 is none of the datasets"]),
     ],
 )
 def test_values_that_make_no_sense(changes, words):
