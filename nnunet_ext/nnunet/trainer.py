@@ -204,6 +204,27 @@ class CommonTrainer(nnUNetTrainer):
             self.logger.log(key, mean, self.current_epoch)
         self.print_to_log_file("train terms", {key.removeprefix("loss_"): round(v, 4) for key, v in means.items()})
 
+    def validation_step(self, batch: dict) -> dict:
+        if self.labels.ignore_label is None:
+            return super().validation_step(batch)
+        target = batch["target"][0] if isinstance(batch["target"], list) else batch["target"]
+        share = self.labels.annotated(target).float().mean().item()  # before: nnU-Net overwrites ignored voxels
+        return {**super().validation_step(batch), "annotated": share}
+
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        super().on_validation_epoch_end(val_outputs)
+        if self.labels.ignore_label is not None:
+            share = float(np.mean([output["annotated"] for output in val_outputs]))
+            self.print_to_log_file(f"Pseudo dice is on annotated voxels only, {share:.1%} of the validation patches")
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        super().perform_actual_validation(save_probabilities)
+        if self.labels.ignore_label is not None:
+            self.print_to_log_file(
+                "The validation Dice above is on annotated voxels only: false positives where nothing is annotated "
+                "cost nothing. Compare with dense labels (nnunet-ext evaluate) before you believe it."
+            )
+
     def save_checkpoint(self, filename: str) -> None:
         # nnUNetTrainer.save_checkpoint builds the dict and writes it in one go, straight onto the file. Written to
         # memory instead, our state can be added and the file replaced as a whole.

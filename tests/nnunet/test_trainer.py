@@ -30,6 +30,19 @@ def test_the_reference_trainer_computes_the_losses_of_stock_nnunet_bit_for_bit(m
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("kind", ["ignore", "regions+ignore"])
+def test_with_an_ignore_label_the_log_says_on_how_many_voxels_the_dice_is(make_trainer, kind, capsys):
+    trainer = make_trainer("nnUNetTrainerReference", kind=kind)
+    trainer.network.eval()
+    batch = tiny.batch(trainer)
+    share = trainer.labels.annotated(batch["target"][0]).float().mean().item()
+    assert 0.1 < share < 0.9
+    with torch.no_grad():
+        outputs = [trainer.validation_step(batch)]
+    trainer.on_validation_epoch_end(outputs)
+    assert f"Pseudo dice is on annotated voxels only, {share:.1%}" in capsys.readouterr().out
+
+
 class TrainerWithTerms(CommonTrainer):
     """Two terms, one of them from an auxiliary module with parameters."""
 
