@@ -58,6 +58,9 @@ class AttenScribbleOptions:
     """Weight of the similarity's own term in the stable loss."""
     ramp: float = 0.05
     """Share of the epochs over which both weights grow from 0. The code: 0."""
+    crf_image: Literal["network_input", "clean"] = "network_input"
+    """Which image the CRF loss compares: what the network sees, or the same without intensity augmentation. The code
+    has no intensity augmentation, so there it is both."""
     offsets_per_step: int | None = None
     """Draw so many offsets of the CRF window at each step; None: all."""
 

@@ -27,6 +27,7 @@ from nnunet_ext.attenscribble.partial_cross_entropy import PartialCrossEntropy
 from nnunet_ext.attenscribble.similarity import AffinityHead
 from nnunet_ext.attenscribble.spatial_attention import QueriesAndKeys
 from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.clean_image import WithCleanImage
 from nnunet_ext.nnunet.plans import extension_settings
 from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.trainer import SEGMENTATION, CommonTrainer
@@ -104,11 +105,18 @@ class nnUNetTrainerAttenScribble(CommonTrainer):
         ramp = min(1.0, self.current_epoch / epochs) if epochs > 0 else 1.0
         return {CRF: ramp * self.method.crf_weight, ASL: ramp * self.method.asl_weight, MEAN_SIMILARITY: 0.0}
 
+    def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
+        transforms = CommonTrainer.get_training_transforms(*args, **kwargs)
+        return WithCleanImage(transforms) if self.method.crf_image == "clean" else transforms
+
     def compute_terms(self, data: Tensor, target: Tensor | list[Tensor]) -> dict[str, Tensor]:
+        channels = len(self.dataset_json["channel_names"])
+        image = data[:, :channels]  # without the previous stage of a cascade
+        if self.method.crf_image == "clean":
+            data, image = data[:, :-channels], data[:, -channels:]
         output, attended = self.network(data)
         finest, labels = (x[0] if isinstance(x, list) else x for x in (output, target))
         terms = {SEGMENTATION: self.loss(output, target)}
-        image = data[:, : len(self.dataset_json["channel_names"])]  # a cascade adds the previous stage
         terms[CRF] = self.crf(finest, image, ~self.labels.annotated(labels))
         if attended:
             terms |= self.similarity_terms(finest, labels, attended)

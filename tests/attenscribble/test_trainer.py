@@ -8,6 +8,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_ext.attenscribble.partial_cross_entropy import PartialCrossEntropy
 from nnunet_ext.attenscribble.trainer import ASL, CRF, MEAN_SIMILARITY
 from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.clean_image import WithCleanImage
 from nnunet_ext.nnunet.trainer import CHECKPOINT_KEY
 from tests import tiny
 
@@ -148,3 +149,45 @@ def test_a_cascade_compares_images_and_not_the_previous_stage(make_trainer):
         trainer.compute_terms(batch["data"], batch["target"])
     assert seen == [1]
     assert expected.isfinite()
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize(("mask", "cascade"), [(False, False), (True, True)])
+def test_the_clean_image_is_warped_like_the_image_and_not_augmented_otherwise(dim, mask, cascade):
+    patch = [8, 16, 16][-dim:]
+    arguments = (patch, (-0.5, 0.5), [[1] * dim, [0.5] * dim], tuple(range(dim)), dim == 3)
+    known = {"use_mask_for_norm": [mask], "is_cascaded": cascade, "foreground_labels": [1, 2], "ignore_label": 3}
+    transforms = WithCleanImage(nnUNetTrainer.get_training_transforms(*arguments, **known))
+    torch.manual_seed(0)
+    np.random.seed(0)
+    differs = 0
+    for _ in range(20):
+        image = torch.rand(1, *[n + 2 for n in patch])
+        result = transforms(image=image, segmentation=torch.zeros(1 + cascade, *image.shape[1:], dtype=torch.int16))
+        seen, clean = result["image"][:1], result["image"][-1:]
+        assert result["image"].shape[0] == 2 + 2 * cascade
+        assert clean.min() > -1e-3
+        assert clean.max() < 1 + 1e-3
+        # noise: two differently warped images of it have nothing in common
+        assert torch.corrcoef(torch.stack([seen.flatten(), clean.flatten()]))[0, 1] > 0.25
+        differs += not torch.allclose(seen, clean)
+    assert 0 < differs < 20
+
+
+def test_the_crf_loss_can_compare_the_clean_image(make_trainer):
+    plans = tiny.plans()
+    plans["configurations"]["2d"]["nnunet_ext"] = {"attenscribble": {"crf_image": "clean"}}
+    trainer = make_trainer("nnUNetTrainerAttenScribble", kind="ignore", configuration="2d", plans=plans)
+    stock = make_trainer("nnUNetTrainerAttenScribble", kind="ignore", configuration="2d")
+    batch = tiny.batch(trainer)
+    doubled = torch.cat([torch.zeros_like(batch["data"]), batch["data"]], 1)
+    with torch.no_grad():
+        seen = []
+        trainer.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        trainer.crf.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))
+        trainer.compute_terms(doubled, batch["target"])
+    assert not seen[0].any()
+    assert torch.equal(seen[1], batch["data"])
+    arguments = ([16, 16], (-0.1, 0.1), None, None, False)
+    assert isinstance(trainer.get_training_transforms(*arguments), WithCleanImage)
+    assert not isinstance(stock.get_training_transforms(*arguments), WithCleanImage)
