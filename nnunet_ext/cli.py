@@ -141,6 +141,35 @@ def _benchmark_report(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _scribbles_generate(arguments: argparse.Namespace) -> int:
+    from nnunet_ext.scribbles.generate import generate_dataset
+    from nnunet_ext.scribbles.label_map import Options
+
+    options = Options(
+        mode=arguments.mode,
+        slice_fraction=arguments.slice_fraction,
+        thickness=arguments.thickness,
+        min_area=arguments.min_area,
+        components=arguments.components,
+        background=not arguments.no_background,
+        seed=arguments.seed,
+    )
+    print(generate_dataset(arguments.dataset, arguments.out, options, processes=arguments.processes).report())
+    return 0
+
+
+def _scribbles_check(arguments: argparse.Namespace) -> int:
+    from nnunet_ext.scribbles.check import check_dataset
+
+    report = check_dataset(
+        arguments.dataset, dense=arguments.dense, plans=arguments.plans, processes=arguments.processes
+    )
+    out = Path(arguments.out or f"nnunet_ext_scribbles_{report.dataset.name}")
+    report.write(out)
+    print(f"{report.report()}\n\n{out / 'overview.html'}  pictures of the suspicious cases")
+    return report.exit_code
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nnunet-ext", description="Trainers that plug into stock nnU-Net v2, and the tools around them."
@@ -270,6 +299,52 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--reference", metavar="FOLDER", help="with --from-results: references (default: nnU-Net's)")
     report.add_argument("--folds", nargs="+", type=int, metavar="F", help="with --from-results (default: all)")
     report.add_argument("-o", "--out", metavar="FOLDER", help="default: FOLDER/report")
+
+    scribbles = commands.add_parser(
+        "scribbles",
+        help="draw scribbles from dense labels, and check a data set with scribbles",
+        description="Draw scribbles from dense labels, and check a data set with scribbles.",
+    )
+    parts = scribbles.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    generate = add(
+        "generate",
+        _scribbles_generate,
+        "write a data set with scribbles from one with dense labels; images are not copied",
+        "nnunet-ext scribbles generate 38 --out 138\n  nnunet-ext scribbles generate 38 --out Dataset139_Lines --mode "
+        "line --slice-fraction 0.3",
+        parts,
+    )
+    generate.add_argument("dataset", metavar="DATASET", help="number or name in nnUNet_raw, or a folder")
+    generate.add_argument("--out", required=True, metavar="NEW_ID", help="number or whole name of the new data set")
+    generate.add_argument(
+        "--mode", choices=["interior+border", "skeleton", "line"], default="interior+border", help="(%(default)s)"
+    )
+    generate.add_argument(
+        "--slice-fraction", type=float, default=1.0, metavar="F", help="share of the slices to annotate (%(default)s)"
+    )
+    generate.add_argument("--thickness", type=int, default=3, metavar="N", help="in voxels (%(default)s)")
+    generate.add_argument(
+        "--min-area", type=int, default=1, metavar="N", help="voxels of a class in a slice to scribble (%(default)s)"
+    )
+    generate.add_argument(
+        "--components", choices=["one", "all"], default="one", help="per class and slice (%(default)s)"
+    )
+    generate.add_argument("--no-background", action="store_true", help="draw foreground classes only")
+    generate.add_argument("--seed", type=int, default=0, metavar="N", help="(%(default)s)")
+    generate.add_argument("--processes", type=int, metavar="N", help="cases at a time (default: number of cores)")
+    check = add(
+        "check",
+        _scribbles_check,
+        "look for what is wrong with scribbles before a training; exit code 1 if something is fatal",
+        "nnunet-ext scribbles check 138\n  nnunet-ext scribbles check 138 --dense "
+        "$nnUNet_raw/Dataset138_LiverScribble/labelsTr_dense",
+        parts,
+    )
+    check.add_argument("dataset", metavar="DATASET", help="number or name in nnUNet_raw, or a folder")
+    check.add_argument("--dense", metavar="FOLDER", help="dense label maps, to find leaks and what is missed")
+    check.add_argument("--plans", default="nnUNetPlans", metavar="NAME", help="whose spacings are tried (%(default)s)")
+    check.add_argument("--processes", type=int, metavar="N", help="cases at a time (default: number of cores)")
+    check.add_argument("-o", "--out", metavar="FOLDER", help="default: nnunet_ext_scribbles_DATASET")
     return parser
 
 

@@ -1,0 +1,182 @@
+"""A data set in nnU-Net's raw format: its folder, cases and labels; and writing a label map like another one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.evaluation.labels import ScoredLabels, read_json
+from nnunet_ext.evaluation.reading import Reader
+
+
+@dataclass(frozen=True)
+class RawCase:
+    """One training case; ``images`` by channel."""
+
+    name: str
+    images: tuple[Path, ...]
+    label: Path
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A data set in nnU-Net's raw format.
+
+    Attributes:
+        folder: that holds ``dataset.json``.
+        description: content of ``dataset.json``.
+        classes: names by label value, 0 is the background. A value that is only part of regions is called ``label 2``.
+        ignore: the ignore label, if there is one.
+        cases: the training cases, in alphabetical order.
+    """
+
+    folder: Path
+    description: Mapping[str, Any]
+    classes: Mapping[int, str]
+    ignore: int | None
+    cases: tuple[RawCase, ...]
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def ending(self) -> str:
+        return self.description["file_ending"]
+
+    def reader(self) -> Reader:
+        """The reader that nnU-Net would choose."""
+        return Reader.for_file(self.cases[0].images[0], self.ending, self.description)
+
+
+def raw_root() -> Path:
+    """The folder ``nnUNet_raw``.
+
+    Raises:
+        InputError: the variable is not set, or names no folder.
+    """
+    root = os.environ.get("nnUNet_raw")
+    if not root or not Path(root).is_dir():
+        state = f"is {root}, which is no folder" if root else "is not set"
+        raise InputError(f"nnUNet_raw {state}; export it to the folder that holds your Dataset…_… folders.")
+    return Path(root)
+
+
+def open_dataset(dataset: str | int | Path) -> RawDataset:
+    """Read ``dataset.json`` and list the training cases.
+
+    Args:
+        dataset: number or name of a data set in ``nnUNet_raw``, or a folder.
+
+    Raises:
+        InputError: there is no such data set, or a file or an entry is missing.
+    """
+    folder = _folder(dataset)
+    source = folder / "dataset.json"
+    description = read_json(source)
+    for key in ("file_ending", "channel_names"):
+        if not description.get(key):
+            raise InputError(f"{source} has no {key!r}, which nnU-Net's format requires; add it.")
+    classes, ignore = _classes(description, str(source))
+    cases = _listed(folder, description) if "dataset" in description else _found(folder, description)
+    if not cases:
+        raise InputError(f"{folder} holds no training cases; labelsTr must hold {description['file_ending']} files.")
+    for case in cases:
+        for file in (case.label, *case.images):
+            if not file.is_file():
+                raise InputError(f"Case {case.name} of {folder.name}: there is no file {file}; restore it.")
+    return RawDataset(folder, description, classes, ignore, tuple(cases))
+
+
+def write_label_map(reader: Reader, array: NDArray, like: Path, target: Path) -> None:
+    """Write ``array`` with the geometry of the label map ``like``, through nnU-Net's own writer."""
+    from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
+
+    writer = recursive_find_reader_writer_by_name(reader.name)()
+    _, properties = writer.read_seg(str(like))
+    writer.write_seg(array if array.ndim == 3 else array[None], str(target), properties)
+
+
+def require_labels(array: NDArray, known: set[int], where: Path) -> None:
+    """Raise InputError if a label map holds other values than ``known``."""
+    unknown = set(np.unique(array).tolist()) - known
+    if unknown:
+        raise InputError(
+            f"{where}: the label values {sorted(unknown)} are not in dataset.json, which has {sorted(known)}; correct "
+            "the file or dataset.json."
+        )
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _folder(dataset: str | int | Path) -> Path:
+    text = str(dataset)
+    if not text.isdigit() and Path(text).is_dir():
+        # nnU-Net joins paths without following links, and so do we
+        folder = Path(os.path.abspath(text))
+    else:
+        root = raw_root()
+        candidates = sorted(root.glob(f"Dataset{int(text):03d}_*")) if text.isdigit() else [root / text]
+        found = [path for path in candidates if path.is_dir()]
+        if len(found) != 1:
+            several = ", ".join(path.name for path in found)
+            raise InputError(
+                f"Data set {text!r} is {'ambiguous (' + several + ')' if found else 'not'} in nnUNet_raw={root}; give "
+                f"{'its full name' if found else 'the number or name of one that is, or a folder'}."
+            )
+        folder = Path(os.path.abspath(found[0]))
+    if not (folder / "dataset.json").is_file():
+        raise InputError(f"{folder} holds no dataset.json; give a data set in nnU-Net's raw format.")
+    return folder
+
+
+def _classes(description: Mapping[str, Any], where: str) -> tuple[dict[int, str], int | None]:
+    labels = description.get("labels")
+    ignore = labels.get("ignore") if isinstance(labels, Mapping) else None
+    if ignore is not None and not isinstance(ignore, int):
+        raise InputError(f"{where}: the ignore label is {ignore!r}, but it must be one whole number.")
+    scored = ScoredLabels.from_dataset_json(description, where)
+    names = {0: "background"}
+    for name, value in scored.values.items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        for number in numbers:
+            if len(numbers) == 1:
+                names[number] = name
+            else:
+                names.setdefault(number, f"label {number}")
+    return dict(sorted(names.items())), ignore
+
+
+def _listed(folder: Path, description: Mapping[str, Any]) -> list[RawCase]:
+    """The cases that ``dataset.json`` lists, with paths relative to the folder; nnU-Net's own rule."""
+
+    def place(text: str) -> Path:
+        return Path(os.path.abspath(folder / os.path.expandvars(text)))
+
+    return [
+        RawCase(name, tuple(place(image) for image in entry["images"]), place(entry["label"]))
+        for name, entry in sorted(description["dataset"].items())
+    ]
+
+
+def _found(folder: Path, description: Mapping[str, Any]) -> list[RawCase]:
+    """The cases of ``labelsTr``, with one image per channel in ``imagesTr``."""
+    ending = description["file_ending"]
+    labels = sorted(path for path in (folder / "labelsTr").glob(f"*{ending}") if not path.name.startswith("."))
+    channels = range(len(description["channel_names"]))
+    return [
+        RawCase(
+            name := path.name.removesuffix(ending),
+            tuple(folder / "imagesTr" / f"{name}_{channel:04d}{ending}" for channel in channels),
+            path,
+        )
+        for path in labels
+    ]

@@ -1,0 +1,235 @@
+"""``nnunet-ext scribbles generate``: a data set with scribbles from one with dense labels.
+
+::
+
+    Dataset138_CHAOST2Scribble/
+        dataset.json       with the ignore label; names the images of the dense data set, which are not copied
+        labelsTr/          scribbles
+        labelsTr_dense/    the dense labels, to measure with; nnU-Net does not read this folder
+        scribbles.json     options, version, how much is annotated
+        scribbles.png      image, dense labels and scribbles of a few cases
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.evaluation.reading import Reader
+from nnunet_ext.scribbles.dataset import RawCase, RawDataset, open_dataset, raw_root, require_labels, write_label_map
+from nnunet_ext.scribbles.label_map import Options, scribble_label_map, slice_axis, slices_with
+from nnunet_ext.scribbles.overview import Panels, draw_panels, most_annotated_slice
+from nnunet_ext.scribbles.parallel import for_every_case
+from nnunet_ext.version import __version__
+
+DENSE = "labelsTr_dense"
+SHOWN_CASES = 3
+
+
+@dataclass(frozen=True)
+class CaseCounts:
+    """Voxels of one case by label value, annotated and all, and slices."""
+
+    name: str
+    annotated: Mapping[int, int]
+    dense: Mapping[int, int]
+    annotated_slices: int
+    slices: int
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What :func:`generate_dataset` wrote."""
+
+    folder: Path
+    options: Options
+    classes: Mapping[int, str]
+    cases: tuple[CaseCounts, ...]
+
+    def statistics(self) -> dict[str, Any]:
+        """The content of ``scribbles.json``. Fractions are of the voxels of the class, ``all`` of all voxels."""
+        return {
+            "nnunet_ext": __version__,
+            "options": asdict(self.options),
+            "annotated_fraction": self._fractions(self.cases),
+            "cases": {
+                case.name: {
+                    "annotated_slices": case.annotated_slices,
+                    "slices": case.slices,
+                    "annotated_voxels": {self.classes[value]: n for value, n in case.annotated.items()},
+                    "annotated_fraction": self._fractions([case]),
+                }
+                for case in self.cases
+            },
+        }
+
+    def _fractions(self, cases: Sequence[CaseCounts]) -> dict[str, float | None]:
+        """None for a class that is in none of the cases."""
+
+        def share(values: Sequence[int]) -> float | None:
+            annotated = sum(case.annotated[value] for case in cases for value in values)
+            dense = sum(case.dense[value] for case in cases for value in values)
+            return annotated / dense if dense else None
+
+        return {"all": share(list(self.classes)), **{name: share([value]) for value, name in self.classes.items()}}
+
+    def report(self) -> str:
+        """What to print: how much is annotated, and the commands to type next."""
+        fractions = self.statistics()["annotated_fraction"]
+        width = max(map(len, fractions))
+        lines = ["annotated voxels"]
+        lines += [
+            f"{name:<{width}}  {'not in these cases' if share is None else f'{100 * share:6.2f} %'}"
+            for name, share in fractions.items()
+        ]
+        if not self.options.background:
+            lines.append("The background has no scribbles: a network has no reason to predict it anywhere.")
+        number = int(self.folder.name[7:10])
+        return "\n".join(
+            [
+                *lines,
+                f"\n{self.folder}: {len(self.cases)} cases. Look at scribbles.png, then",
+                f"  nnunet-ext scribbles check {number} --dense {self.folder / DENSE}",
+                f"  nnUNetv2_plan_and_preprocess -d {number}",
+            ]
+        )
+
+
+def generate_dataset(
+    dataset: str | int | Path,
+    out: str | int,
+    options: Options | None = None,
+    *,
+    processes: int | None = None,
+) -> Generated:
+    """Write a data set with scribbles into ``nnUNet_raw``; all of it or, after an error, nothing.
+
+    Images stay where they are: ``dataset.json`` names them, relative to the new folder if they lie in ``nnUNet_raw``
+    too. Regions are kept; scribbles are drawn for the label values that they are made of.
+
+    Args:
+        dataset: number or name of a data set in ``nnUNet_raw`` with dense labels, or a folder.
+        out: number of the new data set, or its whole name ``Dataset138_Name``.
+        options: how to draw.
+        processes: how many cases at a time; as many as there are cores by default. The result does not depend on it.
+
+    Raises:
+        InputError: the source cannot be read, or the number of the new data set is taken.
+    """
+    options = options or Options()
+    source = open_dataset(dataset)
+    target = _target(source, str(out))
+    ignore = max(source.classes) + 1 if source.ignore is None else source.ignore
+    reader = source.reader()
+    with _written_as_a_whole(target) as folder:
+        (folder / "labelsTr").mkdir()
+        (folder / DENSE).mkdir()
+        calls = [(case, reader.name, tuple(source.classes), ignore, options, folder) for case in source.cases]
+        counts = tuple(for_every_case(_generate_case, calls, processes, "scribbles"))
+        result = Generated(target, options, source.classes, counts)
+        _write_json(folder / "dataset.json", _description(source, target, ignore))
+        _write_json(folder / "scribbles.json", result.statistics())
+        draw_panels(
+            folder / "scribbles.png",
+            [_panels(case, reader, folder, ignore) for case in _a_few(source.cases)],
+            source.classes,
+        )
+    return result
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _generate_case(
+    case: RawCase, reader_name: str, classes: tuple[int, ...], ignore: int, options: Options, folder: Path
+) -> CaseCounts:
+    reader = Reader(reader_name)
+    dense = reader.labels(case.label)
+    require_labels(dense.array, {*classes, ignore}, case.label)
+    scribbles = scribble_label_map(dense.array, dense.spacing_mm, classes, ignore, case.name, options)
+    write_label_map(reader, scribbles, case.label, folder / "labelsTr" / case.label.name)
+    shutil.copyfile(case.label, folder / DENSE / case.label.name)
+    slices = slices_with(scribbles != ignore, slice_axis(dense.spacing_mm))
+    return CaseCounts(
+        case.name,
+        {value: int((scribbles == value).sum()) for value in classes},
+        {value: int((dense.array == value).sum()) for value in classes},
+        int(slices.sum()),
+        len(slices),
+    )
+
+
+def _target(source: RawDataset, out: str) -> Path:
+    """The folder to write; no data set with this number may exist, because nnU-Net asks for the number."""
+    name = out
+    if out.isdigit():
+        own = re.sub(r"^Dataset\d{3}_", "", source.name)
+        name = f"Dataset{int(out):03d}_{own}Scribble"
+    if not re.fullmatch(r"Dataset\d{3}_\w[\w.+-]*", name):
+        raise InputError(f"--out {out!r} is no number from 1 to 999 and no name such as Dataset138_LiverScribble.")
+    root = raw_root()
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        taken = sorted(Path(os.environ.get(variable) or root).glob(f"{name[:10]}_*"))
+        if taken:
+            raise InputError(f"Number {name[7:10]} is taken: {taken[0]} exists; choose another number for --out.")
+    return Path(os.path.abspath(root / name))
+
+
+def _description(source: RawDataset, target: Path, ignore: int) -> dict[str, Any]:
+    def place(image: Path) -> str:
+        # relative paths survive when nnUNet_raw is moved; what lies elsewhere does not move with it
+        inside = image.is_relative_to(target.parent)
+        return Path(os.path.relpath(image, target)).as_posix() if inside else str(image)
+
+    return {
+        **source.description,
+        "name": target.name[11:],
+        "description": f"Scribbles drawn from the dense labels of {source.name} by nnunet-ext {__version__}",
+        "labels": {**source.description["labels"], "ignore": ignore},
+        "numTraining": len(source.cases),
+        "dataset": {
+            case.name: {"images": [place(image) for image in case.images], "label": f"labelsTr/{case.label.name}"}
+            for case in source.cases
+        },
+    }
+
+
+@contextmanager
+def _written_as_a_whole(target: Path) -> Iterator[Path]:
+    """A folder to write into; it gets the name ``target`` at the end, and is removed after an error."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        temporary.rename(target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _a_few(cases: Sequence[RawCase]) -> list[RawCase]:
+    """Spread over the data set."""
+    places = np.linspace(0, len(cases) - 1, min(SHOWN_CASES, len(cases))).round().astype(int)
+    return [cases[place] for place in places]
+
+
+def _panels(case: RawCase, reader: Reader, folder: Path, ignore: int) -> Panels:
+    image = reader.image(case.images[0])
+    dense = reader.labels(case.label).array
+    scribbles = reader.labels(folder / "labelsTr" / case.label.name).array
+    index = most_annotated_slice(scribbles, image.spacing_mm, ignore)
+    return Panels.cut(case.name, image, {"dense": dense, "scribbles": scribbles}, index)

@@ -1,0 +1,132 @@
+"""Scribbles of one label map: slice by slice, class by class.
+
+Chance depends on nothing but the seed, the case, the slice and the class. So a case looks the same alone or in a data
+set, in whichever order and by however many processes it is drawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.scribbles.strokes import MODES, Components, scribble_class
+
+
+@dataclass(frozen=True)
+class Options:
+    """How scribbles are drawn.
+
+    Attributes:
+        mode: a key of :data:`nnunet_ext.scribbles.strokes.MODES`.
+        slice_fraction: share of the slices that are annotated, of those with foreground and of the empty ones alike.
+        thickness: of the strokes, in voxels.
+        min_area: in voxels; what is smaller in a slice gets no scribble.
+        components: per class and slice, ``one`` (larger ones are more probable) or ``all``.
+        background: whether the background gets scribbles. Without them a network has no reason to predict background.
+        seed: any whole number.
+
+    Raises:
+        InputError: a value that makes no sense.
+    """
+
+    mode: str = "interior+border"
+    slice_fraction: float = 1.0
+    thickness: int = 3
+    min_area: int = 1
+    components: Components = "one"
+    background: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in (("mode", tuple(MODES)), ("components", get_args(Components))):
+            if getattr(self, name) not in choices:
+                raise InputError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(choices)}.")
+        if not 0 < self.slice_fraction <= 1:
+            raise InputError(f"slice_fraction is {self.slice_fraction}; it must lie above 0 and not above 1.")
+        for name in ("thickness", "min_area"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be 1 voxel or more.")
+
+
+def scribble_label_map(
+    labels: NDArray,
+    spacing_mm: Sequence[float],
+    classes: Iterable[int],
+    ignore: int,
+    case: str,
+    options: Options,
+) -> NDArray[np.int32]:
+    """Draw scribbles for a dense label map.
+
+    Args:
+        labels: ``(z, y, x)`` or ``(y, x)``, whole numbers.
+        spacing_mm: of these axes. Slices are those along the coarsest one, in which a person would draw.
+        classes: values that get scribbles; 0 is left out if the options say so.
+        ignore: the value of voxels without a scribble.
+        case: name; part of the seed.
+        options: how to draw.
+
+    Returns:
+        Of the same shape: the label where there is a scribble, ``ignore`` elsewhere.
+    """
+    classes = sorted(value for value in classes if value or options.background)
+    axis = slice_axis(spacing_mm)
+    slices = slices_of(labels, axis)
+    result = np.full(slices.shape, ignore, np.int32)
+    for index in chosen_slices(slices_with(labels > 0, axis), case, options):
+        for value in np.intersect1d(slices[index], classes):
+            drawn = scribble_class(
+                slices[index] == value,
+                generator(options.seed, case, int(index), int(value)),
+                MODES[options.mode],
+                thickness=options.thickness,
+                min_area=options.min_area,
+                components=options.components,
+            )
+            result[index][drawn] = value
+    return result[0] if labels.ndim == 2 else np.ascontiguousarray(np.moveaxis(result, 0, axis))
+
+
+def slice_axis(spacing_mm: Sequence[float]) -> int:
+    """The axis along which the slices of a volume were acquired: the coarsest, the first of equal ones."""
+    return int(np.argmax(spacing_mm)) if len(spacing_mm) == 3 else 0
+
+
+def slices_of(array: NDArray, axis: int) -> NDArray:
+    """A view ``(slices, rows, columns)``; a 2D image is one slice."""
+    return array[None] if array.ndim == 2 else np.moveaxis(array, axis, 0)
+
+
+def slices_with(mask: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
+    """For every slice along ``axis`` whether it has a voxel of the mask."""
+    return np.asarray(slices_of(mask, axis).any((1, 2)))
+
+
+def chosen_slices(with_foreground: NDArray[np.bool_], case: str, options: Options) -> list[int]:
+    """Indices of the slices to annotate.
+
+    At least one slice with foreground and one without, if there are any. A larger fraction only adds slices.
+
+    Args:
+        with_foreground: by slice.
+        case: name; part of the seed.
+        options: seed and fraction.
+    """
+    order = generator(options.seed, case, "slices").permutation(len(with_foreground))
+    chosen: list[int] = []
+    for kind in (True, False):
+        of_kind = [int(index) for index in order if with_foreground[index] == kind]
+        chosen += of_kind[: max(1, round(options.slice_fraction * len(of_kind)))]
+    return sorted(chosen)
+
+
+def generator(*words: int | str) -> np.random.Generator:
+    """A random generator that depends on these words only; not on Python's own hash, which differs by process."""
+    digest = hashlib.sha256("\n".join(map(str, words)).encode()).digest()
+    return np.random.default_rng(np.random.SeedSequence(int.from_bytes(digest, "little")))

@@ -1,0 +1,103 @@
+"""Which labels are left after nnU-Net has resampled a label map, with nnU-Net's own function.
+
+nnU-Net also crops images to what is not zero before; that shifts the grid by less than a voxel and is left out here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.evaluation.labels import read_json
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Spacing to which label maps are resampled.
+
+    Attributes:
+        name: for messages, such as ``3d_fullres``.
+        spacing_mm: of the transposed axes; two numbers: slices stay where they are.
+        transpose: order of the axes, as in the plans.
+        function, options: nnU-Net's resampling function and its arguments; its defaults for new plans.
+    """
+
+    name: str
+    spacing_mm: tuple[float, ...]
+    transpose: tuple[int, ...] = (0, 1, 2)
+    function: str = "resample_data_or_seg_to_shape"
+    options: Mapping[str, Any] = field(
+        default_factory=lambda: {"is_seg": True, "order": 1, "order_z": 0, "force_separate_z": None}
+    )
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} ({' × '.join(f'{mm:.3g}' for mm in self.spacing_mm)} mm)"
+
+
+def planned_grids(dataset: str, plans: str = "nnUNetPlans") -> list[Grid]:
+    """One grid for every spacing in the plans; none if the data set is not planned yet.
+
+    Args:
+        dataset: full name.
+        plans: name of the plans.
+    """
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    root = os.environ.get("nnUNet_preprocessed")
+    file = Path(root) / dataset / f"{plans}.json" if root else None
+    if file is None or not file.is_file():
+        return []
+    content = read_json(file)
+    manager = PlansManager(content)
+    grids: dict[tuple[float, ...], Grid] = {}
+    for name in manager.available_configurations:
+        settings = manager.get_configuration(name).configuration
+        spacing = tuple(map(float, settings["spacing"]))
+        grids.setdefault(
+            spacing,
+            Grid(
+                name,
+                spacing,
+                tuple(content["transpose_forward"]),
+                settings["resampling_fn_seg"],
+                settings["resampling_fn_seg_kwargs"],
+            ),
+        )
+    return list(grids.values())
+
+
+def median_grid(spacings_mm: Sequence[Sequence[float]]) -> Grid:
+    """The median spacing of the cases, which is what nnU-Net plans for most data sets."""
+    if len({len(spacing) for spacing in spacings_mm}) > 1:
+        raise InputError("Some cases are 2D and some are 3D, but all of a data set must have the same dimensions.")
+    return Grid("median spacing", tuple(float(mm) for mm in np.median(np.asarray(spacings_mm), axis=0)))
+
+
+def resampled(labels: NDArray, spacing_mm: Sequence[float], grid: Grid) -> NDArray:
+    """A label map on another grid.
+
+    Args:
+        labels: ``(z, y, x)`` or ``(y, x)``.
+        spacing_mm: of these axes.
+        grid: to resample to.
+    """
+    from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+    from nnunetv2.preprocessing.resampling.utils import recursive_find_resampling_fn_by_name
+
+    if labels.ndim == 2:
+        # as nnU-Net does: one thick slice
+        labels, spacing_mm = labels[None], [999 * max(spacing_mm), *spacing_mm]
+    labels = labels.transpose(grid.transpose)
+    old = [spacing_mm[axis] for axis in grid.transpose]
+    new = [*old[: len(old) - len(grid.spacing_mm)], *grid.spacing_mm]
+    shape = compute_new_shape(labels.shape, old, new)
+    function = recursive_find_resampling_fn_by_name(grid.function)
+    return np.asarray(function(labels[None], shape, old, new, **grid.options))[0]
