@@ -13,12 +13,12 @@ a missing one at every start), so we write it only where the import line no long
 
 from __future__ import annotations
 
-import os
 import sys
 import sysconfig
 from pathlib import Path
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.files import replacing
 
 _PTH = "nnunet_ext_discovery.pth"
 _START = "nnunet_ext_discovery.start"
@@ -40,12 +40,8 @@ def _files(python: tuple[int, ...] = sys.version_info[:2]) -> dict[str, str]:
 
 def _write(path: Path, text: str) -> None:
     # Replaced as a whole: another Python may start and read the file at any moment.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def enable() -> str:

@@ -7,7 +7,6 @@ on the same data is the baseline that the additional terms must beat.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from typing import Any, ClassVar
 
 import torch
@@ -28,7 +27,7 @@ from nnunet_ext.attenscribble.similarity import AffinityHead
 from nnunet_ext.attenscribble.spatial_attention import QueriesAndKeys
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.clean_image import WithCleanImage
-from nnunet_ext.nnunet.plans import extension_settings
+from nnunet_ext.nnunet.plans import extension_settings, with_overrides
 from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.trainer import SEGMENTATION, CommonTrainer
 
@@ -59,12 +58,7 @@ class nnUNetTrainerAttenScribble(CommonTrainer):
     @classmethod
     def options_from(cls, overrides: Mapping[str, Any]) -> AttenScribbleOptions:
         """The options of this class with those of a plans file on top."""
-        known = {field.name for field in fields(AttenScribbleOptions)}
-        if unknown := set(overrides) - known:
-            raise InputError(
-                f"The plans have unknown attenscribble options {sorted(unknown)}; known are {sorted(known)}."
-            )
-        return replace(cls.options, **overrides)
+        return with_overrides(cls.options, overrides, "attenscribble")
 
     def initialize(self) -> None:
         if self.labels.ignore_label is None:

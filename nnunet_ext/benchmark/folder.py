@@ -16,7 +16,6 @@ killed at any moment.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 
 from nnunet_ext.benchmark.spec import Spec
 from nnunet_ext.errors import InputError
+from nnunet_ext.files import replacing
 
 PREPARED = "benchmark.json"
 
@@ -139,6 +139,5 @@ class BenchmarkFolder:
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file as a whole: a reader finds the old one or the new one."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-    temporary.replace(file)
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -5,23 +5,21 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.labels import ScoredLabels, read_json
 from nnunet_ext.evaluation.metrics import DEFINITIONS, EMPTY_RULES, CaseMetrics, EmptyRule, label_metrics
 from nnunet_ext.evaluation.reading import Reader, require_same_geometry
 from nnunet_ext.evaluation.surfaces import Definition
+from nnunet_ext.files import replacing
+from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.version import __version__
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl", ".png", ".bmp", ".tif", ".tiff")
@@ -138,15 +136,15 @@ class Evaluation:
     def write(self, summary: Path, table: Path) -> None:
         """Write a superset of nnU-Net's ``summary.json`` and a CSV file with one row per case and label."""
         rows = list(self.rows())
+        for path in (summary, table):
+            path.parent.mkdir(parents=True, exist_ok=True)
         content = json.dumps(self._summary(), indent=4, sort_keys=True, ensure_ascii=False)
-        _replace(summary, lambda file: file.write(content))
-
-        def write_rows(file: Any) -> None:
+        with replacing(summary) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+        with replacing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
-
-        _replace(table, write_rows)
 
     def _summary(self) -> dict[str, Any]:
         labels = self.settings.labels.values
@@ -245,7 +243,8 @@ def evaluate_folders(
         reader = Reader.for_file(reference / f"{names[0]}{ending}", ending, description).name
     settings = Settings(labels, reader, tuple(map(float, nsd_tolerances_mm)), definition, empty)
     pairs = [(name, reference / f"{name}{ending}", prediction / f"{name}{ending}") for name in names]
-    return Evaluation(tuple(_evaluated(pairs, settings, processes)), settings, left_out)
+    calls = [(*pair, settings) for pair in pairs]
+    return Evaluation(tuple(for_every_case(evaluate_case, calls, processes, "evaluate")), settings, left_out)
 
 
 def evaluate_case(name: str, reference: Path, prediction: Path, settings: Settings) -> Case:
@@ -337,26 +336,6 @@ def _some(names: Sequence[str]) -> str:
     return f"case {shown}" if len(names) == 1 else f"{len(names)} cases ({shown})"
 
 
-def _evaluated(pairs: Sequence[tuple[str, Path, Path]], settings: Settings, processes: int | None) -> Iterator[Case]:
-    processes = min(processes or os.cpu_count() or 1, len(pairs))
-    with tqdm(desc="evaluate", total=len(pairs), unit="case", dynamic_ncols=True, mininterval=0.5) as bar:
-        if processes == 1:
-            for name, reference, prediction in pairs:
-                yield evaluate_case(name, reference, prediction, settings)
-                bar.update()
-            return
-        # spawn: SimpleITK's threads do not survive a fork
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            futures = [pool.submit(evaluate_case, *pair, settings) for pair in pairs]
-            try:
-                for future in futures:
-                    yield future.result()
-                    bar.update()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-
-
 def _mean(values: Iterable[float]) -> float:
     counted = [value for value in values if not math.isnan(value)]
     return float(np.mean(counted)) if counted else math.nan
@@ -364,15 +343,3 @@ def _mean(values: Iterable[float]) -> float:
 
 def _shown(value: float, digits: int) -> str:
     return "–" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _replace(path: Path, write: Any) -> None:
-    """Write a file as a whole: a reader finds the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            write(file)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

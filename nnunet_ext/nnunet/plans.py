@@ -24,12 +24,15 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nnunet_ext.discovery import shipped_folder
 from nnunet_ext.errors import InputError
+from nnunet_ext.files import replacing
+
+Options = TypeVar("Options", bound=Any)
 
 KEY = "nnunet_ext"
 SCHEDULE = {
@@ -45,6 +48,18 @@ _PRESET_KEYS = {"description", "trainer", "schedule", "batch_size", "width", "op
 def extension_settings(configuration: Mapping[str, Any], section: str) -> dict[str, Any]:
     """Our settings of one resolved configuration; ``section`` is ``schedule``, ``labels`` or a method's package."""
     return dict(configuration.get(KEY, {}).get(section, {}))
+
+
+def with_overrides(options: Options, overrides: Mapping[str, Any], method: str) -> Options:
+    """The options of a method, a dataclass, with those of a plans file on top.
+
+    Raises:
+        InputError: an option that the method does not have.
+    """
+    known = {field.name for field in fields(options)}
+    if unknown := set(overrides) - known:
+        raise InputError(f"The plans have unknown {method} options {sorted(unknown)}; known are {sorted(known)}.")
+    return replace(options, **overrides)
 
 
 def remember_labels(plans: dict[str, Any], configuration: str, dataset_json: Mapping[str, Any]) -> None:
@@ -168,9 +183,8 @@ def write_plans(
     if path.exists() and not unchanged and not force:
         raise InputError(f"{path} exists and differs; choose another name with --out, or replace it with --force.")
     if not unchanged:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(text)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text(text)
     return WrittenPlans(path, name, folder.name, chosen, trainer, unchanged)
 
 

@@ -27,6 +27,7 @@ from torch import Tensor, autocast, nn
 from torch import distributed as dist
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.files import replacing
 from nnunet_ext.nnunet import plans as plans_file
 from nnunet_ext.nnunet.labels import LabelView
 from nnunet_ext.nnunet.pretrained import install as install_pretrained_weights
@@ -235,16 +236,10 @@ class CommonTrainer(nnUNetTrainer):
         buffer.seek(0)
         checkpoint = torch.load(buffer, map_location="cpu", weights_only=False)
         checkpoint[CHECKPOINT_KEY] = {"aux": self.aux.state_dict()}
-        target = Path(filename)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(Path(filename)) as temporary, temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         super().load_checkpoint(filename_or_checkpoint)

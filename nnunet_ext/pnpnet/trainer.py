@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.plans import extension_settings
+from nnunet_ext.nnunet.plans import extension_settings, with_overrides
 from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.trainer import SEGMENTATION, CommonTrainer
 from nnunet_ext.pnpnet.losses import PaperCenterLoss, center_loss
@@ -50,10 +49,7 @@ class nnUNetTrainerPnPNet(CommonTrainer):
     @classmethod
     def options_from(cls, overrides: Mapping[str, Any]) -> PnPNetOptions:
         """The options of this class with those of a plans file on top."""
-        known = {field.name for field in fields(PnPNetOptions)}
-        if unknown := set(overrides) - known:
-            raise InputError(f"The plans have unknown pnpnet options {sorted(unknown)}; known are {sorted(known)}.")
-        return replace(cls.options, **overrides)
+        return with_overrides(cls.options, overrides, "pnpnet")
 
     def initialize(self) -> None:
         super().initialize()

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.reading import Reader, Volume
+from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.scribbles.check_report import CheckReport
 from nnunet_ext.scribbles.dataset import RawCase, RawDataset, open_dataset, require_labels
 from nnunet_ext.scribbles.findings import (
@@ -22,7 +23,6 @@ from nnunet_ext.scribbles.findings import (
     of_all,
 )
 from nnunet_ext.scribbles.label_map import slice_axis, slices_with
-from nnunet_ext.scribbles.parallel import for_every_case
 from nnunet_ext.scribbles.resampling import Grid, median_grid, planned_grids, resampled
 
 
