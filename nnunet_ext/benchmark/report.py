@@ -219,24 +219,30 @@ def sentences(found: Mapping[Metric, Sequence[Finding]]) -> list[str]:
 def summary_table(results: Results, group: str, found: Mapping[Metric, Sequence[Finding]]) -> Table:
     """One row per arm: the mean over cases and labels of every metric, and the verdicts."""
     arms = analysis.present(results, group)
-    header = ["trainer", *(f"{metric.title}{metric.unit and f' ({metric.unit.strip()})'}" for metric in found)]
+    header = [
+        "trainer",
+        "trainings",
+        *(f"{metric.title}{metric.unit and f' ({metric.unit.strip()})'}" for metric in found),
+    ]
     shown = [metric for metric in found if metric.column in ("dice", "hd95_mm")]
     header += [f"{metric.title}: verdict" for metric in shown]
     rows = []
     for arm in arms:
-        cells = [arm + (" (baseline)" if arm == results.baseline else "")]
+        trainings = sum((training.arm, training.group) == (arm, group) for training in results.trainings)
+        cells = [arm + (" (baseline)" if arm == results.baseline else ""), str(trainings)]
         for metric in found:
             per_case = analysis.values(results, group, [arm], metric.column)[MEAN].groupby("case")["value"].mean()
             cells.append(f"{per_case.mean():.{metric.digits}f}")
         for metric in shown:
-            verdicts = [f.comparison.verdict for f in found[metric] if f.comparison.arm == arm and f.label == MEAN]
+            verdicts = [_verdict(f) for f in found[metric] if f.comparison.arm == arm and f.label == MEAN]
             cells.append(verdicts[0] if verdicts else "–")
         rows.append(cells)
     return Table(
         "Means",
         header,
         rows,
-        "Mean over cases of the mean over labels, seeds averaged per case. The verdicts come from the tables below.",
+        "Mean over cases of the mean over labels, seeds averaged per case, over all trainings of a trainer. The "
+        "verdicts come from the tables below, which compare only folds and seeds that both have.",
     )
 
 
@@ -259,7 +265,7 @@ def comparison_rows(results: Results, group: str, metric: Metric, found: Sequenc
                 f"{c.effect_size:+.2f}",
                 f"{c.better} / {c.worse} / {c.equal}",
                 f"{c.n}" + (f" (−{c.dropped})" if c.dropped else ""),
-                c.verdict,
+                _verdict(finding),
             ]
         )
     seeds = sorted({finding.comparison.seeds for finding in found})
@@ -402,6 +408,12 @@ def environment(results: Results) -> list[str]:
         )
         lines += [f"{key}: {text}" for text in seen if text]
     return [*lines, *(command for command in dict.fromkeys(t.command for t in results.trainings) if command)]
+
+
+def _verdict(finding: Finding) -> str:
+    """The verdict; with one seed it says that it is about single trainings."""
+    c = finding.comparison
+    return f"{c.verdict} (one training)" if c.seeds == 1 and c.verdict in ("better", "worse") else c.verdict
 
 
 def _signed(value: float, metric: Metric) -> str:

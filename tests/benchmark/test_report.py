@@ -90,6 +90,9 @@ def test_seeds_that_disagree_are_no_difference(tmp_path):
 def test_a_single_training_is_called_one(tmp_path):
     said = write_report(results(tmp_path, seeds=(0,)), tmp_path / "out")
     assert "one training each, and about these trainings only" in said
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "better (one training)" in page
+    assert '<td class="better">' in page
 
 
 def test_the_correction_runs_over_the_whole_table(tmp_path):
