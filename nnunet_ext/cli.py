@@ -65,11 +65,29 @@ def _plans(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         patch_size=arguments.patch_size,
         features=arguments.features,
+        options=_options(arguments.option),
         out=arguments.out,
         force=arguments.force,
     )
     print(written.summary())
     return 0
+
+
+def _options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """``["attenscribble.crf_weight=1.0"]`` → ``{"attenscribble": {"crf_weight": 1.0}}``; values are read as YAML."""
+    import yaml
+
+    options: dict[str, dict[str, Any]] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        method, dot, option = name.partition(".")
+        if not (equals and dot and method and option and value):
+            raise InputError(f"--option {text!r} is not METHOD.NAME=VALUE, such as attenscribble.crf_weight=1.0.")
+        try:
+            options.setdefault(method, {})[option] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(f"--option {text!r}: {value!r} is no YAML value.") from None
+    return options
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -222,6 +240,13 @@ def _parser() -> argparse.ArgumentParser:
     plans.add_argument("--batch-size", type=int, metavar="B")
     plans.add_argument("--patch-size", type=int, nargs="+", metavar="X")
     plans.add_argument("--features", type=int, nargs="+", metavar="F", help="channels of every stage")
+    plans.add_argument(
+        "--option",
+        nargs="+",
+        default=[],
+        metavar="METHOD.NAME=VALUE",
+        help="option of a method, such as attenscribble.crf_weight=1.0",
+    )
     plans.add_argument("--out", metavar="NAME", help="name of the new plans (default: old name + presets)")
     plans.add_argument("--force", action="store_true", help="replace a different file of that name")
 

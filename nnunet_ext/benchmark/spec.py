@@ -51,6 +51,8 @@ class PlansRecipe:
     batch_size: int | None = None
     patch_size: tuple[int, ...] | None = None
     features: tuple[int, ...] | None = None
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of methods, by the name of their package: ``{attenscribble: {crf_weight: 1.0}}``."""
 
     @property
     def unchanged(self) -> bool:
@@ -156,7 +158,8 @@ def parse(content: Mapping[str, Any], where: str, name: str) -> Spec:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{where}, trainers: {twice} is there twice; give one of them another name.")
-    if len({(arm.trainer, arm.plans, arm.dataset) for arm in arms}) < len(arms):
+    trained = [(arm.trainer, arm.plans, arm.dataset) for arm in arms]
+    if any(trained.count(one) > 1 for one in trained):
         raise InputError(f"{where}, trainers: two have the same trainer and plans; repeat trainings with seeds.")
     if content["baseline"] not in names:
         raise InputError(
@@ -195,6 +198,10 @@ def _arm(entry: Any, plans: PlansRecipe, where: str) -> Arm:
         raise InputError(f"{where}, trainers: {_shown(entry)} needs a name and a trainer.")
     own = _mapping(entry.get("plans", {}), f"{where}, plans of {entry['name']}")
     changes = asdict(_plans(own, f"{where}, plans of {entry['name']}"))
+    changes["options"] = {
+        method: {**plans.options.get(method, {}), **changes["options"].get(method, {})}
+        for method in {**plans.options, **changes["options"]}
+    }
     return Arm(
         _text(entry["name"], f"{where}, trainers, name"),
         _text(entry["trainer"], f"{where}, trainers, trainer"),
@@ -215,6 +222,9 @@ def _plans(content: Mapping[str, Any], where: str) -> PlansRecipe:
             checked[key] = tuple(_list(value, f"{where}, presets"))
         elif key in ("patch_size", "features"):
             checked[key] = tuple(_list(value, f"{where}, {key}", (int,)))
+        elif key == "options":
+            methods = _mapping(value, f"{where}, options")
+            checked[key] = {m: dict(_mapping(chosen, f"{where}, options, {m}")) for m, chosen in methods.items()}
         elif isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{where}, {key}: {_shown(value)} is no number of at least 1.")
         else:

@@ -114,6 +114,7 @@ def write_plans(
     batch_size: int | None = None,
     patch_size: Sequence[int] | None = None,
     features: Sequence[int] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
     out: str | None = None,
     force: bool = False,
 ) -> WrittenPlans:
@@ -130,6 +131,7 @@ def write_plans(
         epochs, iterations: schedule; iterations are per epoch.
         batch_size, patch_size: in samples and voxels.
         features: channels of every stage, finest first.
+        options: of methods, by the name of their package: ``{"attenscribble": {"crf_weight": 1.0}}``.
         out: name of the new plans; ``base`` and the presets joined by ``_`` by default.
         force: replace an existing file with other content.
 
@@ -172,10 +174,11 @@ def write_plans(
     for configuration, settings in resolved.items():
         for preset in presets:
             _apply_preset(settings, preset, available[preset])
+        _apply_options(settings, options or {})
         _apply_arguments(settings, configuration, epochs, iterations, batch_size, patch_size, features)
     plans["plans_name"] = name
     plans["configurations"] = resolved
-    trainer = next((available[p]["trainer"] for p in presets if "trainer" in available[p]), "nnUNetTrainerPnPNet")
+    trainer = next((available[p]["trainer"] for p in presets if "trainer" in available[p]), "TRAINER")
 
     path = folder / f"{name}.json"
     text = json.dumps(plans, indent=4)
@@ -237,13 +240,18 @@ def _apply_preset(settings: dict[str, Any], name: str, preset: Mapping[str, Any]
     own = settings.setdefault(KEY, {})
     own["presets"] = [*own.get("presets", []), name]
     own.setdefault("schedule", {}).update(preset.get("schedule", {}))
-    for method, options in preset.get("options", {}).items():
-        own.setdefault(method, {}).update(options)
+    _apply_options(settings, preset.get("options", {}))
     if "batch_size" in preset:
         settings["batch_size"] = min(settings["batch_size"], preset["batch_size"])
     if "width" in preset:
         kwargs = settings["architecture"]["arch_kwargs"]
         kwargs["features_per_stage"] = [max(4, round(f * preset["width"])) for f in kwargs["features_per_stage"]]
+
+
+def _apply_options(settings: dict[str, Any], options: Mapping[str, Mapping[str, Any]]) -> None:
+    own = settings.setdefault(KEY, {})
+    for method, chosen in options.items():
+        own.setdefault(method, {}).update(chosen)
 
 
 def _apply_arguments(

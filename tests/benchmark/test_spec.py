@@ -48,10 +48,19 @@ def test_an_arm_inherits_the_plans_and_changes_what_it_names():
     assert spec.arms[2].plans == PlansRecipe(presets=("cpu",), epochs=34, patch_size=(8, 8))
 
 
+def test_options_of_methods_are_added_to_those_of_all_arms():
+    arm = {"name": "other", "trainer": "nnUNetTrainerMaskedCRF", "plans": {"options": {"attenscribble": {"ramp": 0.5}}}}
+    plans = {"options": {"attenscribble": {"crf_weight": 1, "ramp": 0}}}
+    spec = read(trainers=[*MINIMAL["trainers"], arm], plans=plans)
+    assert spec.arms[0].plans.options == {"attenscribble": {"crf_weight": 1, "ramp": 0}}
+    assert spec.arms[2].plans.options == {"attenscribble": {"crf_weight": 1, "ramp": 0.5}}
+
+
 def test_a_spec_survives_json():
     import json
 
-    spec = read(plans={"presets": ["cpu"], "features": [4, 8]}, metrics={"nsd_tolerances_mm": [1, 2]}, seeds=[3, 4])
+    plans = {"presets": ["cpu"], "features": [4, 8], "options": {"pnpnet": {"levels": [2, 3]}}}
+    spec = read(plans=plans, metrics={"nsd_tolerances_mm": [1, 2]}, seeds=[3, 4])
     assert Spec.from_dict(json.loads(json.dumps(spec.as_dict()))) == spec
 
 
@@ -101,6 +110,7 @@ def test_a_missing_key(key):
         ({"plans": {"epochs": 0}}, ["epochs", "at least 1"]),
         ({"plans": {"epochs": "many"}}, ["epochs", "'many'"]),
         ({"plans": []}, ["plans", "no mapping"]),
+        ({"plans": {"options": {"pnpnet": 3}}}, ["options, pnpnet", "no mapping"]),
         ({"metrics": {"nsd_tolerances_mm": [0]}}, ["not positive"]),
         ({"metrics": {"definition": "mesh"}}, ["'mesh'"]),
         ({"description": 3}, ["description"]),

@@ -150,6 +150,21 @@ def test_the_command_prints_what_to_type_next(folder, capsys):
     assert capsys.readouterr().err.startswith("nnunet-ext: There is no preset 'nope'")
 
 
+def test_the_command_sets_options_of_methods(folder, capsys):
+    options = ["attenscribble.crf_weight=1.5", "pnpnet.levels=[2, 3]"]
+    assert main(["plans", "901", "--option", *options, "--out", "new"]) == 0
+    assert "-tr TRAINER -p new" in capsys.readouterr().out
+    own = read(folder, "new")["configurations"]["2d"]["nnunet_ext"]
+    assert (own["attenscribble"], own["pnpnet"]) == ({"crf_weight": 1.5}, {"levels": [2, 3]})
+
+
+@pytest.mark.parametrize("text", ["crf_weight=1", "attenscribble.crf_weight", "attenscribble.crf_weight=", "a.b=[1"])
+def test_an_option_that_cannot_be_read_gets_one_sentence(folder, capsys, text):
+    assert main(["plans", "901", "--option", text, "--out", "new"]) == 2
+    assert capsys.readouterr().err.startswith(f"nnunet-ext: --option {text!r}")
+    assert not (folder / "new.json").exists()
+
+
 def test_every_shipped_preset_says_what_it_is_and_applies(folder):
     for name, preset in load_presets().items():
         assert preset["description"].endswith(".")
