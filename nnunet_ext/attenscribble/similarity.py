@@ -10,8 +10,8 @@ of the window alone, exactly::
 
     Ã_ij = exp(l_ij − z_i) + exp(l_ji − z_j),    z_i = log Σ_j exp l_ij
 
-with z computed in blocks of rows that are recomputed in the backward pass. The dense N × N matrix (2.2 GB for 4096
-tokens, in fp32, with its gradient) never exists; the tests compare with it.
+in blocks of rows that are computed again in the backward pass. The dense N × N matrix (2.2 GB for 4096 tokens, in fp32,
+with its gradient) never exists; the tests compare with it.
 
 Why there is a stable form. Entries of Ã are about 1/N, so ``w·Ã + b`` is about b: the published S hardly depends on the
 image, its gradient to q and k is 10⁵ times smaller than that to b, and b → −∞ makes S and with it the published loss
@@ -21,17 +21,19 @@ vanish. In the stable form the logarithm is 0 for uniform attention and of order
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
-from torch.utils.checkpoint import checkpoint
 
 from nnunet_ext.attenscribble.crf_loss import Window, shifted
 from nnunet_ext.attenscribble.spatial_attention import Projected
 
-ROWS = 512
-"""Of the attention at a time, when its normaliser is computed."""
+BLOCK = 2**23
+"""Entries of the attention at a time: 32 MiB in float32."""
 
 
 class AffinityHead(nn.Module):
@@ -76,7 +78,7 @@ class AffinityHead(nn.Module):
             else:
                 relative = log_attention + math.log(math.prod(q.shape[3:]) / 2)
                 logits = (softplus(self.weight.to(dtype)).view(heads) * relative).sum(1) + self.bias
-            return logits * inside(window, tuple(q.shape[3:]), q.device)
+            return logits.where(inside(window, tuple(q.shape[3:]), q.device), 0)
 
 
 def symmetric_log_attention(q: Tensor, k: Tensor, window: Window) -> Tensor:
@@ -87,35 +89,74 @@ def symmetric_log_attention(q: Tensor, k: Tensor, window: Window) -> Tensor:
         window: half a window.
 
     Returns:
-        ``(B, heads, offsets, *grid)``; 0 where the neighbour lies outside of the grid.
+        ``(B, heads, offsets, *grid)``, of no meaning where the neighbour lies outside of the grid.
     """
-    z = log_normaliser(q, k)
-    rows = []
-    for offset in window.offsets:
-        row = torch.zeros_like(z)
-        if all(abs(step) < size for step, size in zip(offset, z.shape[2:], strict=True)):
-            a, b = shifted(offset)
-            deep_a, deep_b = ((slice(None), *view) for view in (a, b))
-            forth = (q[deep_a] * k[deep_b]).sum(2) - z[a]
-            back = (q[deep_b] * k[deep_a]).sum(2) - z[b]
-            padding = [p for step in reversed(offset) for p in (max(0, -step), max(0, step))]
-            row = torch.nn.functional.pad(torch.logaddexp(forth, back), padding)
-        rows.append(row)
-    return torch.stack(rows, 2)
+    grid = tuple(q.shape[3:])
+    there, back = neighbours(window, grid, q.device)
+    queries, keys = (each.flatten(3).transpose(2, 3) for each in (q, k))
+    z, near = _NearAttention.apply(queries, keys, torch.cat([there, back], 1))
+    log_forth, log_back = (near - z[..., None]).split(len(window.offsets), 3)  # l_ij − z_i for j = i + o and j = i − o
+    # the pair's other direction, from i + o to i, is kept at the neighbour
+    log_back = log_back.gather(2, there.expand_as(log_back))
+    return torch.logaddexp(log_forth, log_back).transpose(2, 3).unflatten(3, grid)
 
 
-def log_normaliser(q: Tensor, k: Tensor) -> Tensor:
-    """``z_i = log Σ_j exp(q_i·k_j)`` over all tokens, ``(B, heads, *grid)``; memory ``O(ROWS · N)``."""
-    queries, keys = q.flatten(3).transpose(2, 3), k.flatten(3)  # (B, heads, N, d), (B, heads, d, N)
-    blocks = [
-        checkpoint(_row_normaliser, block, keys, use_reentrant=False, preserve_rng_state=False)
-        for block in queries.split(ROWS, 2)
-    ]
-    return torch.cat(blocks, 2).unflatten(2, q.shape[3:])
+class _NearAttention(torch.autograd.Function):
+    """``z_i = log Σ_j exp(q_i·k_j)`` and ``q_i·k_j`` for a few j of each i, in blocks of rows that are never kept.
+
+    The memory is O(BLOCK), as with autograd's own checkpointing, which goes over each block more often.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
+        """``queries``, ``keys``: ``(B, heads, N, d)``; ``near``: ``(N, n)``, the tokens j of token i."""
+        normaliser = queries.new_empty(queries.shape[:3])
+        logits = queries.new_empty(*queries.shape[:3], near.shape[1])
+        for rows in _blocks(queries):
+            block = queries[:, :, rows] @ keys.transpose(2, 3)
+            logits[:, :, rows] = block.gather(3, near[rows].expand(*block.shape[:3], -1))
+            largest = block.amax(3, keepdim=True)
+            sums = block.sub_(largest).exp_().sum(3, keepdim=True)  # in place, unlike logsumexp
+            normaliser[:, :, rows] = sums.log_().add_(largest)[..., 0]
+        ctx.save_for_backward(queries, keys, near, normaliser)
+        return normaliser, logits
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_normaliser: Tensor, grad_logits: Tensor) -> tuple[Tensor, Tensor, None]:
+        queries, keys, near, normaliser = ctx.saved_tensors
+        grad_queries, grad_keys = torch.empty_like(queries), torch.zeros_like(keys)
+        for rows in _blocks(queries):
+            block = queries[:, :, rows] @ keys.transpose(2, 3)
+            block.sub_(normaliser[:, :, rows, None]).exp_().mul_(grad_normaliser[:, :, rows, None])
+            block.scatter_add_(3, near[rows].expand(*block.shape[:3], -1), grad_logits[:, :, rows])
+            grad_queries[:, :, rows] = block @ keys
+            grad_keys += block.transpose(2, 3) @ queries[:, :, rows]
+        return grad_queries, grad_keys, None
 
 
-def _row_normaliser(queries: Tensor, keys: Tensor) -> Tensor:
-    return (queries @ keys).logsumexp(3)
+def _blocks(queries: Tensor) -> Iterator[slice]:
+    batch, heads, tokens, _ = queries.shape
+    rows = max(1, BLOCK // (batch * heads * tokens))
+    return (slice(start, start + rows) for start in range(0, tokens, rows))
+
+
+def neighbours(window: Window, grid: tuple[int, ...], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """The tokens ``i + o`` and ``i − o`` of every token i, by number; the token itself where there is none.
+
+    Returns:
+        Twice ``(N, offsets)`` int64.
+    """
+    places = torch.stack(torch.meshgrid(*(torch.arange(n, device=device) for n in grid), indexing="ij"), -1)
+    places = places.flatten(0, -2)[:, None]  # (N, 1, axes)
+    steps = torch.tensor(window.offsets, device=device)
+    sizes = torch.tensor(grid, device=device)
+    strides = torch.tensor([math.prod(grid[axis + 1 :]) for axis in range(len(grid))], device=device)
+    found = []
+    for other in (places + steps, places - steps):
+        exists = ((other >= 0) & (other < sizes)).all(2, keepdim=True)
+        found.append((torch.where(exists, other, places) * strides).sum(2))
+    return found[0], found[1]
 
 
 def inside(window: Window, grid: tuple[int, ...], device: torch.device | None = None) -> Tensor:

@@ -86,7 +86,7 @@ def dense_loss(s, p, radius, sigma, counts, published, gamma, exclusive):
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize(("grid", "radius"), GRIDS)
 def test_the_window_of_the_similarity_equals_the_dense_matrix(grid, radius, heads, published, monkeypatch):
-    monkeypatch.setattr(similarity, "ROWS", 7)  # several blocks
+    monkeypatch.setattr(similarity, "BLOCK", 200)  # several blocks
     window = Window.gaussian(radius, 2.0)
     module, p = head(published, heads), projected(grid, heads)
     ours = module(p, window).sigmoid()
