@@ -117,9 +117,11 @@ def synthetic_plans(features: Sequence[int], patch: Sequence[int]) -> dict[str, 
     }
 
 
-def synthetic_dataset(classes: int) -> dict[str, Any]:
-    """``dataset.json`` with one channel and ``classes`` labels, background included."""
+def synthetic_dataset(classes: int, ignore: bool) -> dict[str, Any]:
+    """``dataset.json`` with one channel and ``classes`` labels, background included, and perhaps the ignore label."""
     labels = {"background": 0, **{f"class {label}": label for label in range(1, classes)}}
+    if ignore:
+        labels["ignore"] = classes
     return {"channel_names": {"0": "MRI"}, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz"}
 
 
@@ -151,7 +153,7 @@ def setup_from(args: argparse.Namespace) -> Setup:
         settings["batch_size"] = args.batch_size
     plans["configurations"][args.configuration] = settings
     if args.dataset_json is None:
-        dataset = synthetic_dataset(args.classes or 3)
+        dataset = synthetic_dataset(args.classes or 3, args.ignore)
     else:
         dataset = json.loads(args.dataset_json.read_text())
     return Setup(plans, args.configuration, dataset, torch.device(args.device))
@@ -497,6 +499,7 @@ def parser() -> argparse.ArgumentParser:
     labels = result.add_mutually_exclusive_group()
     labels.add_argument("--dataset-json", type=Path, metavar="FILE", help="channels and labels of the data set")
     labels.add_argument("--classes", type=positive, metavar="K", help="without it: labels with background (default: 3)")
+    result.add_argument("--ignore", action="store_true", help="an ignore label beside the classes, as for scribbles")
     result.add_argument(
         "--trainers", nargs="+", metavar="NAME", default=list(catalogue.TRAINERS), help="default: all of nnunet_ext"
     )
