@@ -28,13 +28,14 @@ def test_step_cost_reports_ratios_for_every_trainer_and_names_the_one_that_fails
     assert measured["nnUNetTrainerSDM"]["saved_ratio"] > 1
 
 
-
 def test_step_cost_measures_scribble_trainers_with_an_ignore_label(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "step_cost.py"), "--patch-size", "16", "16", "16", "--batch-size", "1"]
     command += ["--repeats", "1", "--warmup", "0", "--threads", "1", "--trainers", "nnUNetTrainerMaskedCRF"]
     without = subprocess.run(command, capture_output=True, text=True)
     assert without.returncode == 1
     assert "has no ignore label" in without.stdout
-    result = subprocess.run([*command, "--ignore", "--json", str(tmp_path / "out.json")], capture_output=True, text=True)
+    result = subprocess.run(
+        [*command, "--ignore", "--json", str(tmp_path / "out.json")], capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "out.json").read_text())["trainers"]["nnUNetTrainerMaskedCRF"]["step_ratio"]

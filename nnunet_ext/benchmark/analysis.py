@@ -32,6 +32,16 @@ class Metric:
     unit: str = ""
     digits: int = 4
 
+    @property
+    def heading(self) -> str:
+        """``Dice``, ``HD95 (mm)``."""
+        return f"{self.title} ({self.unit.strip()})" if self.unit else self.title
+
+    @property
+    def is_main(self) -> bool:
+        """One of those that sentences, verdicts and figures are about; the others are in tables only."""
+        return self.column in ("dice", "hd95_mm")
+
 
 @dataclass(frozen=True)
 class Finding:

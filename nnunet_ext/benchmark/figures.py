@@ -83,7 +83,7 @@ def distributions(by_metric: Mapping[Metric, pd.DataFrame], colours: Mapping[str
             axes.plot(numbers, y + jitter.uniform(-0.22, 0.22, len(numbers)), ".", color=colours[arm], alpha=0.6)
             axes.plot(numbers.mean(), y, "D", color=colours[arm], markeredgecolor="black", markersize=6)
         axes.set_yticks(range(len(arms)), arms, fontsize=8)
-        axes.set_title(f"{metric.title}{metric.unit and f' ({metric.unit.strip()})'} per case", fontsize=10)
+        axes.set_title(f"{metric.heading} per case", fontsize=10)
         axes.grid(axis="x", alpha=0.3)
     panels[0].invert_yaxis()
     return figure

@@ -6,6 +6,7 @@ spec says. What was found is part of every job's key, and is compared again when
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -22,6 +23,8 @@ from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.benchmark.spec import SYNTHETIC, Arm, Metrics, PlansRecipe, Spec
 from nnunet_ext.discovery import register
 from nnunet_ext.errors import InputError
+from nnunet_ext.evaluation.labels import read_json
+from nnunet_ext.files import replacing
 from nnunet_ext.nnunet.plans import dataset_folder, extension_settings, write_plans
 from nnunet_ext.processes import progress
 from nnunet_ext.processes.children import run_step
@@ -131,14 +134,14 @@ def numbers(spec: Spec) -> tuple[str, ...]:
     return (DATASET,) if spec.datasets == (SYNTHETIC,) else spec.datasets
 
 
-def check_trainer(arm: Arm) -> type | None:
-    """Raise InputError unless the trainer exists and follows the schedule it is given; returns its class if it is ours.
+def check_trainer(arm: Arm) -> None:
+    """Raise InputError unless the trainer exists and follows the schedule it is given.
 
     Stock trainers ignore a schedule in the plans: their number of epochs is in their name.
     """
     scheduled = arm.plans.epochs is not None or arm.plans.iterations is not None or arm.plans.presets
     try:
-        return catalogue.resolve(arm.trainer)
+        catalogue.resolve(arm.trainer)
     except LookupError:
         from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
@@ -159,7 +162,6 @@ def check_trainer(arm: Arm) -> type | None:
                 "others; use nnUNetTrainerReference, which equals nnUNetTrainer bit for bit, or give the number of "
                 "epochs by name (nnUNetTrainer_100epochs) for all trainers and no schedule."
             ) from None
-        return None
 
 
 def check_dataset(dataset: str, spec: Spec) -> None:
@@ -170,7 +172,7 @@ def check_dataset(dataset: str, spec: Spec) -> None:
     folder = dataset_folder(dataset)
     for arm in spec.arms:
         file = folder / f"{arm.plans.base}.json"
-        configurations = json.loads(file.read_text())["configurations"] if file.is_file() else {}
+        configurations = read_json(file)["configurations"] if file.is_file() else {}
         for configuration in spec.configurations:
             if configuration not in configurations:
                 there = ", ".join(configurations) or "no such plans"
@@ -185,7 +187,8 @@ def check_dataset(dataset: str, spec: Spec) -> None:
         from nnunetv2.utilities.crossval_split import generate_crossval_split
 
         cases = sorted(path.name.removesuffix(_ending(dataset)) for path in (folder / "gt_segmentations").iterdir())
-        (folder / "splits_final.json").write_text(json.dumps(generate_crossval_split(cases, 12345, 5), indent=4))
+        with replacing(folder / "splits_final.json") as temporary:
+            temporary.write_text(json.dumps(generate_crossval_split(cases, 12345, 5), indent=4))
     folds = len(splits(dataset))
     if max(spec.folds) >= folds:
         raise InputError(
@@ -250,8 +253,21 @@ def job_key(job: Job) -> str:
 
 
 def splits(dataset: str) -> list[dict[str, list[str]]]:
-    """``splits_final.json``: for every fold the cases ``train`` and ``val``."""
-    return json.loads((dataset_folder(dataset) / "splits_final.json").read_text())
+    """``splits_final.json``: for every fold the cases ``train`` and ``val``.
+
+    Raises:
+        InputError: the file holds something else.
+    """
+    file = dataset_folder(dataset) / "splits_final.json"
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(content, list) and all(
+            isinstance(fold[part], list) for fold in content for part in ("train", "val")
+        ):
+            return content
+    raise InputError(
+        f"{file} is no list of folds with train and val; restore it, or remove it to get nnU-Net's own folds."
+    )
 
 
 def evaluate(benchmark: BenchmarkFolder, job: Job, metrics: Metrics) -> dict[str, Any]:
@@ -288,11 +304,11 @@ def _refuse_other_results(benchmark: BenchmarkFolder, jobs: list[Job]) -> None:
 
 
 def _plans(dataset: str, name: str) -> dict[str, Any]:
-    return json.loads((dataset_folder(dataset) / f"{name}.json").read_text())
+    return read_json(dataset_folder(dataset) / f"{name}.json")
 
 
 def _ending(dataset: str) -> str:
-    return json.loads((dataset_folder(dataset) / "dataset.json").read_text())["file_ending"]
+    return read_json(dataset_folder(dataset) / "dataset.json")["file_ending"]
 
 
 def _digest(*parts: Any) -> str:

@@ -173,7 +173,7 @@ def section(results: Results, group: Group, found: Mapping[Metric, list[Finding]
         draw().savefig(path, dpi=110)
         page.pictures.append(Picture(title, path))
 
-    shown = [metric for metric in found if metric.column in ("dice", "hd95_mm")]
+    shown = [metric for metric in found if metric.is_main]
     if compared:
         add(
             "Paired differences to the baseline",
@@ -201,7 +201,7 @@ def sentences(found: Mapping[Metric, Sequence[Finding]]) -> list[str]:
     for metric, own in found.items():
         for finding in own:
             c = finding.comparison
-            if finding.label != MEAN or metric.column not in ("dice", "hd95_mm"):
+            if finding.label != MEAN or not metric.is_main:
                 continue
             words = {
                 "better": f"{c.arm} is better than {c.baseline}",
@@ -219,12 +219,8 @@ def sentences(found: Mapping[Metric, Sequence[Finding]]) -> list[str]:
 def summary_table(results: Results, group: str, found: Mapping[Metric, Sequence[Finding]]) -> Table:
     """One row per arm: the mean over cases and labels of every metric, and the verdicts."""
     arms = analysis.present(results, group)
-    header = [
-        "trainer",
-        "trainings",
-        *(f"{metric.title}{metric.unit and f' ({metric.unit.strip()})'}" for metric in found),
-    ]
-    shown = [metric for metric in found if metric.column in ("dice", "hd95_mm")]
+    header = ["trainer", "trainings", *(metric.heading for metric in found)]
+    shown = [metric for metric in found if metric.is_main]
     header += [f"{metric.title}: verdict" for metric in shown]
     rows = []
     for arm in arms:
@@ -271,7 +267,7 @@ def comparison_rows(results: Results, group: str, metric: Metric, found: Sequenc
     seeds = sorted({finding.comparison.seeds for finding in found})
     direction = "higher is better" if metric.higher_is_better else "lower is better"
     return Table(
-        f"{metric.title}{metric.unit and f' ({metric.unit.strip()})'}: differences to {results.baseline}",
+        f"{metric.heading}: differences to {results.baseline}",
         [*DIFFERENCE_COLUMNS],
         rows,
         f"{direction}. Unit: the case; n: cases that count for both (in brackets those that do not); seeds averaged "

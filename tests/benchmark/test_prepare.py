@@ -166,6 +166,20 @@ def test_a_fold_that_does_not_exist(root):
     refused(root, "folds: 3", "folds 0 to 0", folds=[0, 3])
 
 
+@pytest.mark.parametrize("text", ["[", "{}", '[{"train": []}]', "[3]"])
+def test_damaged_splits(root, text):
+    (root / "preprocessed" / tiny.DATASET / "splits_final.json").write_text(text)
+    refused(root, "splits_final.json", "no list of folds")
+
+
+@pytest.mark.parametrize("name", ["nnUNetPlans.json", "dataset.json"])
+def test_a_damaged_file_of_the_data_set(root, name):
+    data = root / "preprocessed" / tiny.DATASET
+    (data / "splits_final.json").unlink(missing_ok=True)  # without it the file ending is needed
+    (data / name).write_text("{")
+    refused(root, name, "JSON")
+
+
 def test_a_configuration_that_does_not_exist(root):
     refused(root, "3d_lowres", "2d", configurations=["3d_lowres"])
 
