@@ -74,7 +74,7 @@ class TubeMasking(CommonTrainer):
 
 
 class MedContext(TubeMasking):
-    """Full and masked view with a teacher, around the trainer that comes after it in the bases of a class."""
+    """Full and masked view with a teacher, around the trainer, of one pass, that is next in the bases of a class."""
 
     def initialize(self) -> None:
         self.steps_in_epoch, self.momentum = 0, 0.0

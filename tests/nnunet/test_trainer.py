@@ -184,6 +184,19 @@ def test_gradients_of_several_passes_are_those_of_the_summed_loss_and_every_grap
     assert held == [0]
 
 
+def test_all_passes_of_a_step_have_the_same_gradient_scale(make_trainer):
+    """As on a GPU with half precision: gradients are unscaled once, before they are clipped."""
+    plain, scaled = make_trainer(TrainerWithTwoPasses), make_trainer(TrainerWithTwoPasses)
+    scaled.grad_scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for trainer in (plain, scaled):
+        trainer.before = [p.detach().clone() for p in trainer.network.parameters()]
+    for seed in range(3):
+        expected, got = (trainer.train_step(tiny.batch(trainer, seed)) for trainer in (plain, scaled))
+        assert [float(value) for value in got.values()] == pytest.approx(
+            [float(v) for v in expected.values()], rel=1e-4
+        )
+
+
 def test_a_pass_that_only_some_steps_make_is_logged_as_the_mean_over_these(make_trainer):
     trainer = make_trainer(TrainerWithTwoPasses)
     trainer.before = [p.detach().clone() for p in trainer.network.parameters()]
