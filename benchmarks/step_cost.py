@@ -17,8 +17,9 @@ part of the time. Every number is a ratio to ``nnUNetTrainer`` in the same run:
   the resident set just before the trainer was built. Both hold weights, gradients, optimizer state, activations and
   workspaces. On the CPU this is not ``getrusage().ru_maxrss``, which a child process inherits from its parent.
 * **Saved for backward**: bytes of all tensors that the forward pass and the losses keep for the backward pass, each
-  storage counted once, parameters not counted. It is exact, free of the allocator, and what activation memory on a GPU
-  follows; what is recomputed in the backward pass is not part of it, but is part of the peak.
+  storage counted once, parameters not counted; the most at any one time, since a step may have several backward passes.
+  It is exact, free of the allocator, and what activation memory on a GPU follows; what is recomputed in the backward
+  pass is not part of it, but is part of the peak.
 
 The exit code is 1 if a trainer could not be measured; its row says why, the others are measured all the same.
 """
@@ -36,6 +37,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
@@ -229,19 +231,31 @@ def reset_resident_peak() -> None:
 
 
 def saved_bytes(trainer: Any, batch: dict[str, Any]) -> int:
-    """Bytes that one training step keeps from the forward for the backward pass, without parameters."""
+    """The most bytes that a training step keeps for the backward pass at any one time, without parameters."""
     parameters = {p.untyped_storage().data_ptr() for group in trainer.optimizer.param_groups for p in group["params"]}
-    storages: dict[int, Any] = {}  # holds them, so that no address is used twice
+    holders: Counter[int] = Counter()  # by storage; what is held is not freed, so no address is used twice
+    now = most = 0
 
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            storages[storage.data_ptr()] = storage
-        return tensor
+    class Kept:
+        """A tensor that the graph holds, and with it its storage."""
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        def __init__(self, tensor: Tensor) -> None:
+            nonlocal now, most
+            self.tensor, self.address = tensor, tensor.untyped_storage().data_ptr()
+            if self.address not in parameters and not holders[self.address]:
+                now += tensor.untyped_storage().nbytes()
+                most = max(most, now)
+            holders[self.address] += 1
+
+        def __del__(self) -> None:
+            nonlocal now
+            holders[self.address] -= 1
+            if self.address not in parameters and not holders[self.address]:
+                now -= self.tensor.untyped_storage().nbytes()
+
+    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
         step(trainer, batch)
-    return sum(storage.nbytes() for storage in storages.values())
+    return most
 
 
 def memory(setup: Setup, name: str) -> dict[str, int | None]:

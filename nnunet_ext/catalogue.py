@@ -56,6 +56,26 @@ TRAINERS: dict[str, Entry] = {
         "nnunet_ext.attenscribble.trainer:nnUNetTrainerAttenScribblePaper",
         "AttenScribble's published formulation, for comparison",
     ),
+    "nnUNetTrainerMedContext": Entry(
+        "nnunet_ext.medcontext.trainer:nnUNetTrainerMedContext",
+        "few labels: full and masked views of each patch with an averaged teacher (MedContext); 2.3 times the compute",
+    ),
+    "nnUNetTrainerMedContextMaskedOnly": Entry(
+        "nnunet_ext.medcontext.trainer:nnUNetTrainerMedContextMaskedOnly",
+        "both views of MedContext, but no teacher and no consistency",
+    ),
+    "nnUNetTrainerTubeCutout": Entry(
+        "nnunet_ext.medcontext.trainer:nnUNetTrainerTubeCutout",
+        "the masks of MedContext as plain augmentation: the control for masking itself",
+    ),
+    "nnUNetTrainerMedContextPaper": Entry(
+        "nnunet_ext.medcontext.trainer:nnUNetTrainerMedContextPaper",
+        "MedContext with the arithmetic of its released code, for comparison",
+    ),
+    "nnUNetTrainerMedContextPnPNet": Entry(
+        "nnunet_ext.combinations:nnUNetTrainerMedContextPnPNet",
+        "MedContext around PnPNet: few labels and a confused boundary",
+    ),
 }
 
 _EPOCHS = re.compile(r"(?P<name>.+)_(?P<epochs>[1-9][0-9]*)epochs?")

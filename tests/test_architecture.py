@@ -45,6 +45,22 @@ def test_a_method_imports_no_other_method(method):
         assert not {name for name in imports(file) if ".".join(name.split(".")[:2]) in others}, file
 
 
+def methods_imported_by(file: Path) -> set[str]:
+    return {method for method in METHODS if any(name.startswith(f"nnunet_ext.{method}.") for name in imports(file))}
+
+
+def test_only_combinations_import_two_methods():
+    assert {file.name for file in FILES if len(methods_imported_by(file)) > 1} == {"combinations.py"}
+
+
+def test_a_combination_is_nothing_but_its_bases():
+    classes = [n for n in ast.walk(ast.parse((PACKAGE / "combinations.py").read_text())) if isinstance(n, ast.ClassDef)]
+    assert classes
+    for combination in classes:
+        assert len(combination.bases) == 2
+        assert [type(statement) for statement in combination.body] == [ast.Expr]  # the docstring
+
+
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_beside_its_trainer_a_method_needs_only_the_walk_over_the_planned_network(method):
     allowed = ("nnunet_ext.nnunet.unet", "nnunet_ext.errors", f"nnunet_ext.{method}")

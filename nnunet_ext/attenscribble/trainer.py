@@ -27,6 +27,7 @@ from nnunet_ext.attenscribble.similarity import AffinityHead
 from nnunet_ext.attenscribble.spatial_attention import QueriesAndKeys
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.clean_image import WithCleanImage
+from nnunet_ext.nnunet.outputs import finest
 from nnunet_ext.nnunet.plans import extension_settings, with_overrides
 from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.trainer import SEGMENTATION, CommonTrainer
@@ -103,17 +104,19 @@ class nnUNetTrainerAttenScribble(CommonTrainer):
         transforms = CommonTrainer.get_training_transforms(*args, **kwargs)
         return WithCleanImage(transforms) if self.method.crf_image == "clean" else transforms
 
-    def compute_terms(self, data: Tensor, target: Tensor | list[Tensor]) -> dict[str, Tensor]:
-        channels = len(self.dataset_json["channel_names"])
-        image = data[:, :channels]  # without the previous stage of a cascade
-        if self.method.crf_image == "clean":
-            data, image = data[:, :-channels], data[:, -channels:]
-        output, attended = self.network(data)
-        finest, labels = (x[0] if isinstance(x, list) else x for x in (output, target))
-        terms = {SEGMENTATION: self.loss(output, target)}
-        terms[CRF] = self.crf(finest, image, ~self.labels.annotated(labels))
+    def network_input(self, data: Tensor) -> Tensor:
+        """Without the clean image, which only the CRF loss sees."""
+        return data[:, : -self.image_channels] if self.method.crf_image == "clean" else data
+
+    def compute_terms(self, output: Any, data: Tensor, target: Tensor | list[Tensor]) -> dict[str, Tensor]:
+        clean, channels = self.method.crf_image == "clean", self.image_channels
+        image = data[:, -channels:] if clean else data[:, :channels]  # without the previous stage of a cascade
+        logits, attended = output
+        labels = finest(target)
+        terms = {SEGMENTATION: self.loss(logits, target)}
+        terms[CRF] = self.crf(finest(logits), image, ~self.labels.annotated(labels))
         if attended:
-            terms |= self.similarity_terms(finest, labels, attended)
+            terms |= self.similarity_terms(finest(logits), labels, attended)
         return terms
 
     def similarity_terms(self, logits: Tensor, target: Tensor, attended: dict[str, Any]) -> dict[str, Tensor]:

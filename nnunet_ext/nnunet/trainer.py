@@ -1,7 +1,11 @@
 """The common trainer: stock nnU-Net with four seams that every method of this package uses.
 
-1. **Named loss terms.** A method overrides :meth:`CommonTrainer.compute_terms` and returns a dict; the step itself is
-   written once, here. The mean of every term is logged each epoch.
+1. **Named loss terms, in one pass or several.** The step itself is written once, here, and asks in this order:
+   :meth:`CommonTrainer.loss_passes` what is computed one after the other (one forward pass of the network unless a
+   method says otherwise), :meth:`CommonTrainer.network_input` what the network sees of a batch,
+   :meth:`CommonTrainer.compute_terms` which loss terms its output has, :meth:`CommonTrainer.term_weight` how much each
+   counts, and :meth:`CommonTrainer.after_step` what follows the optimizer. Each pass is followed by its own backward
+   pass, so two passes need the memory of one. The mean of every term is logged each epoch.
 2. **Auxiliary modules.** What inference does not need (teachers, projection heads) lives in :attr:`CommonTrainer.aux`:
    optimised with the network, saved in the checkpoint under :data:`CHECKPOINT_KEY`, restored on ``--c``, and absent
    from ``network_weights``, so that the network stays what nnU-Net planned.
@@ -14,14 +18,13 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.collate_outputs import collate_outputs
 from nnunetv2.utilities.helpers import dummy_context
 from torch import Tensor, autocast, nn
 from torch import distributed as dist
@@ -103,26 +106,57 @@ class CommonTrainer(nnUNetTrainer):
             )
         )
 
+    @property
+    def image_channels(self) -> int:
+        """Channels of the image; in a cascade the previous stage's prediction follows them."""
+        return len(self.dataset_json["channel_names"])
+
     # -- what a method overrides ---------------------------------------------------------------------------------
 
     def build_aux(self) -> Mapping[str, nn.Module]:
         """Modules that training needs and inference does not, by name. Called once, when the network exists."""
         return {}
 
-    def compute_terms(self, data: Tensor, target: Tensor | list[Tensor]) -> dict[str, Tensor]:
-        """Forward pass and loss terms of one batch, each a scalar.
+    def loss_passes(self, data: Tensor, target: Tensor | list[Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Forward passes of one training step, one after the other, each as its loss terms by name.
+
+        The step optimises the sum over all passes: each is followed by its backward pass, which frees its graph, before
+        the next begins. A method with several passes keeps nothing of a graph beyond its ``yield`` and gives each term
+        a name of its own. A pass that only some of the steps make is left out in the others; its terms are logged as
+        means over the steps that made it.
+
+        Args:
+            data: ``(B, C, *spatial)``, as the loader gives it.
+            target: ``(B, 1 or R, *spatial)``; with deep supervision a list of these, finest first.
+        """
+        yield self.compute_terms(self.network(self.network_input(data)), data, target)
+
+    def network_input(self, data: Tensor) -> Tensor:
+        """What the network sees in training of ``data``, the loader's ``(B, C, *spatial)``."""
+        return data
+
+    def compute_terms(self, output: Any, data: Tensor, target: Tensor | list[Tensor]) -> dict[str, Tensor]:
+        """Loss terms of one forward pass, each a scalar.
 
         The same names at every call: a term that does not apply to a batch is ``0 *`` something of the graph.
 
         Args:
-            data: ``(B, C, *spatial)``.
-            target: ``(B, 1 or R, *spatial)``; with deep supervision a list of these, finest first.
+            output: of the network in training mode; see :mod:`nnunet_ext.nnunet.outputs`.
+            data: of the loader; the network may have seen something else, see :meth:`network_input`.
+            target: as in :meth:`loss_passes`.
         """
-        return {SEGMENTATION: self.loss(self.network(data), target)}
+        return {SEGMENTATION: self.loss(output, target)}
 
     def current_term_weights(self) -> Mapping[str, float]:
         """Weights of the terms in this step; a method overrides it where they change during the training."""
         return self.term_weights
+
+    def term_weight(self, name: str) -> float:
+        """Weight of one term in this step; a method that wraps others overrides it for the terms it adds."""
+        return self.current_term_weights().get(name, 1.0)
+
+    def after_step(self) -> None:
+        """Called once after every step of the optimizer."""
 
     # -- nnU-Net's hooks -----------------------------------------------------------------------------------------
 
@@ -156,28 +190,36 @@ class CommonTrainer(nnUNetTrainer):
             target = target.to(self.device, non_blocking=True)
 
         self.optimizer.zero_grad(set_to_none=True)
-        with autocast(self.device.type, enabled=True) if self.device.type == "cuda" else dummy_context():
-            terms = self.compute_terms(data, target)
-            weights = self.current_term_weights()
-            loss = sum(
-                (weights.get(name, 1.0) * term.float() for name, term in terms.items()),
-                start=torch.zeros((), device=self.device),
-            )
+        total = torch.zeros((), device=self.device)
+        values: dict[str, Tensor] = {}
+        passes = self.loss_passes(data, target)
+        while True:
+            # entered again for every pass: until it is left, autocast keeps half-precision copies of the weights, and
+            # the backward pass frees what led to them
+            with autocast(self.device.type, enabled=True) if self.device.type == "cuda" else dummy_context():
+                terms = next(passes, None)
+                if terms is None:
+                    break
+                loss = sum(
+                    (self.term_weight(name) * term.float() for name, term in terms.items()),
+                    start=torch.zeros((), device=self.device),
+                )
+            (loss if self.grad_scaler is None else self.grad_scaler.scale(loss)).backward()
+            total += loss.detach()
+            values |= {f"loss_{name}": term.detach() for name, term in terms.items()}
+            del terms, loss  # and with them this pass's graph
 
+        self._average_aux_gradients()
         if self.grad_scaler is not None:
-            self.grad_scaler.scale(loss).backward()
-            self._average_aux_gradients()
             self.grad_scaler.unscale_(self.optimizer)
             self._clip_gradients()
             self.grad_scaler.step(self.optimizer)
             self.grad_scaler.update()
         else:
-            loss.backward()
-            self._average_aux_gradients()
             self._clip_gradients()
             self.optimizer.step()
-        scalars = {f"loss_{name}": term.detach().cpu().numpy() for name, term in terms.items()}
-        return {"loss": loss.detach().cpu().numpy(), **scalars}
+        self.after_step()
+        return {"loss": total.cpu().numpy(), **{name: value.cpu().numpy() for name, value in values.items()}}
 
     def _clip_gradients(self) -> None:
         parameters = [*self.network.parameters(), *self.aux.parameters()]
@@ -192,8 +234,10 @@ class CommonTrainer(nnUNetTrainer):
                     parameter.grad /= dist.get_world_size()
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
-        super().on_train_epoch_end(train_outputs)
-        means = {key: float(np.mean(values)) for key, values in collate_outputs(train_outputs).items() if key != "loss"}
+        super().on_train_epoch_end([{"loss": output["loss"]} for output in train_outputs])
+        # not every step makes every pass, and nnU-Net collates only what is there at each step
+        names = dict.fromkeys(name for output in train_outputs for name in output if name != "loss")
+        means = {name: float(np.mean([o[name] for o in train_outputs if name in o])) for name in names}
         if self.is_ddp:
             gathered: list[dict[str, float]] = [{} for _ in range(dist.get_world_size())]
             dist.all_gather_object(gathered, means)
@@ -244,7 +288,11 @@ class CommonTrainer(nnUNetTrainer):
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         super().load_checkpoint(filename_or_checkpoint)
         checkpoint = torch.load(filename_or_checkpoint, map_location=self.device, weights_only=False)
-        self.aux.load_state_dict(checkpoint.get(CHECKPOINT_KEY, {}).get("aux", {}))
+        self.load_aux(checkpoint.get(CHECKPOINT_KEY, {}).get("aux", {}))
+
+    def load_aux(self, state: dict[str, Tensor]) -> None:
+        """Restore the auxiliary modules; ``state`` is empty if the checkpoint is stock nnU-Net's."""
+        self.aux.load_state_dict(state)
 
 
 class nnUNetTrainerReference(CommonTrainer):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.outputs import finest
 from nnunet_ext.nnunet.plans import extension_settings, with_overrides
 from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.trainer import SEGMENTATION, CommonTrainer
@@ -61,11 +62,11 @@ class nnUNetTrainerPnPNet(CommonTrainer):
                 "statistics; write plans with a larger batch (nnunet-ext plans … --batch-size 2)."
             )
 
-    def compute_terms(self, data: Tensor, target: Tensor | list[Tensor]) -> dict[str, Tensor]:
-        output, pulled = self.network(data)
-        terms = {SEGMENTATION: self.loss(output, target)}
+    def compute_terms(self, output: Any, data: Tensor, target: Tensor | list[Tensor]) -> dict[str, Tensor]:
+        logits, pulled = output
+        terms = {SEGMENTATION: self.loss(logits, target)}
         if pulled is not None:
-            terms[CENTERS] = self.center_term(pulled, target[0] if isinstance(target, list) else target)
+            terms[CENTERS] = self.center_term(pulled, finest(target))
         return terms
 
     def center_term(self, pulled: Pulled, target: Tensor) -> Tensor:

@@ -143,10 +143,10 @@ def test_a_cascade_compares_images_and_not_the_previous_stage(make_trainer):
     trainer = make_trainer("nnUNetTrainerMaskedCRF", kind="ignore", configuration="3d_cascade_fullres", plans=plans)
     batch = tiny.batch(trainer)
     with torch.no_grad():
-        expected = trainer.compute_terms(batch["data"], batch["target"])[CRF]
+        expected = next(trainer.loss_passes(batch["data"], batch["target"]))[CRF]
         seen = []
         trainer.crf.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1].shape[1]))
-        trainer.compute_terms(batch["data"], batch["target"])
+        next(trainer.loss_passes(batch["data"], batch["target"]))
     assert seen == [1]
     assert expected.isfinite()
 
@@ -185,7 +185,7 @@ def test_the_crf_loss_can_compare_the_clean_image(make_trainer):
         seen = []
         trainer.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
         trainer.crf.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))
-        trainer.compute_terms(doubled, batch["target"])
+        next(trainer.loss_passes(doubled, batch["target"]))
     assert not seen[0].any()
     assert torch.equal(seen[1], batch["data"])
     arguments = ([16, 16], (-0.1, 0.1), None, None, False)

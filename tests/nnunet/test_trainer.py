@@ -1,7 +1,9 @@
 """The common trainer: stock nnU-Net plus named terms, auxiliary modules, schedules and whole checkpoints."""
 
+import copy
 import json
 import os
+import weakref
 from pathlib import Path
 from typing import ClassVar
 
@@ -51,8 +53,8 @@ class TrainerWithTerms(CommonTrainer):
     def build_aux(self):
         return {"head": nn.Linear(1, 1, bias=False)}
 
-    def compute_terms(self, data, target):
-        terms = super().compute_terms(data, target)
+    def compute_terms(self, output, data, target):
+        terms = super().compute_terms(output, data, target)
         return {**terms, "extra": self.aux["head"](torch.ones(1, 1)).sum()}
 
 
@@ -127,6 +129,87 @@ def test_the_mean_of_every_term_is_logged_and_the_progress_plot_still_works(make
     trainer.logger.plot_progress_png(str(tmp_path))
     assert (tmp_path / "progress.png").stat().st_size > 0
     assert "'extra': 2.0" in Path(trainer.log_file).read_text()
+
+
+class TrainerWithTwoPasses(CommonTrainer):
+    """The ordinary pass, then one on the mirrored image, in every second step."""
+
+    term_weights: ClassVar = {"mirrored": 0.25}
+
+    def initialize(self):
+        super().initialize()
+        self.steps = 0
+
+    def loss_passes(self, data, target):
+        output = self.network(self.network_input(data))
+        yield self.compute_terms(output, data, target)
+        del output
+        self.between_the_passes()
+        if self.steps % 2 == 0:
+            yield {"mirrored": self.loss(self.network(data.flip(2)), target)}
+
+    def between_the_passes(self):
+        """For the test to look."""
+
+    def after_step(self):
+        assert any(not torch.equal(p, before) for p, before in zip(self.network.parameters(), self.before, strict=True))
+        self.steps += 1
+
+
+def test_gradients_of_several_passes_are_those_of_the_summed_loss_and_every_graph_is_freed_in_time(make_trainer):
+    trainer, reference = make_trainer(TrainerWithTwoPasses), make_trainer("nnUNetTrainerReference")
+    batch, seen, held = tiny.batch(trainer), [], []
+    trainer.before = [p.detach().clone() for p in trainer.network.parameters()]
+    trainer._clip_gradients = lambda: seen.extend(copy.deepcopy(p.grad) for p in trainer.network.parameters())
+
+    class Kept:
+        def __init__(self, tensor):
+            self.tensor = tensor
+            alive.add(self)
+
+    alive = weakref.WeakSet()
+    trainer.between_the_passes = lambda: held.append(len(alive))
+    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
+        result = trainer.train_step(batch)
+
+    network, target = reference.network, batch["target"]
+    views = [reference.loss(network(view), target) for view in (batch["data"], batch["data"].flip(2))]
+    (views[0] + 0.25 * views[1]).backward()
+    for gradient, parameter in zip(seen, network.parameters(), strict=True):
+        assert (gradient is None) == (parameter.grad is None)  # of the coarsest segmentation layer, whose weight is 0
+        if gradient is not None:
+            torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-6)
+    assert result["loss_mirrored"] == pytest.approx(views[1].item(), rel=1e-6)
+    assert result["loss"] == pytest.approx(views[0].item() + 0.25 * views[1].item(), rel=1e-6)
+    assert held == [0]
+
+
+def test_all_passes_of_a_step_have_the_same_gradient_scale(make_trainer):
+    """As on a GPU with half precision: gradients are unscaled once, before they are clipped."""
+    plain, scaled = make_trainer(TrainerWithTwoPasses), make_trainer(TrainerWithTwoPasses)
+    scaled.grad_scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for trainer in (plain, scaled):
+        trainer.before = [p.detach().clone() for p in trainer.network.parameters()]
+    for seed in range(3):
+        expected, got = (trainer.train_step(tiny.batch(trainer, seed)) for trainer in (plain, scaled))
+        assert [float(value) for value in got.values()] == pytest.approx(
+            [float(v) for v in expected.values()], rel=1e-4
+        )
+
+
+def test_a_pass_that_only_some_steps_make_is_logged_as_the_mean_over_these(make_trainer):
+    trainer = make_trainer(TrainerWithTwoPasses)
+    trainer.before = [p.detach().clone() for p in trainer.network.parameters()]
+    steps = [trainer.train_step(tiny.batch(trainer, seed)) for seed in range(3)]
+    assert trainer.steps == 3
+    assert ["loss_mirrored" in step for step in steps] == [True, False, True]
+    for order in (steps, steps[::-1], steps[1:]):
+        trainer.logger.local_logger.my_fantastic_logging["train_losses"] = []
+        trainer.logger.local_logger.my_fantastic_logging.pop("loss_mirrored", None)
+        trainer.logger.local_logger.my_fantastic_logging.pop("loss_segmentation", None)
+        trainer.on_train_epoch_end(order)
+        expected = np.mean([step["loss_mirrored"] for step in order if "loss_mirrored" in step])
+        assert trainer.logger.get_value("loss_mirrored", -1) == pytest.approx(expected)
 
 
 def test_a_term_that_was_not_logged_before_does_not_trip_nnunets_logger(make_trainer):

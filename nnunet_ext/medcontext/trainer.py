@@ -1,0 +1,189 @@
+"""Trainers of MedContext: a training framework around any network, and the controls it must be compared with.
+
+A step makes two passes, one after the other, each with its own backward pass::
+
+    whole patch x    → student → nnU-Net's loss
+    masked patch Mx  → student → nnU-Net's loss  +  β · consistency(student(Mx), teacher(x))
+
+Gradients are those of the sum, activations those of one pass. The teacher is the moving average of the student; it
+lives beside the network, so what is trained is the network that it would be without MedContext, and inference is too.
+
+:class:`MedContext` goes in front of any trainer of this package, see :mod:`nnunet_ext.combinations`: the terms of that
+trainer are computed on both views.
+
+Deviations from the published code beside those of ``masking``, ``teacher`` and ``consistency``:
+
+* *Two backward passes* instead of one of the summed loss: the same gradients in half the memory.
+* *No supervised term of the teacher.* In part of the code it has one, which changes no gradient of the student.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.medcontext.consistency import consistency
+from nnunet_ext.medcontext.masking import Tubes, apply_mask
+from nnunet_ext.medcontext.options import MedContextOptions
+from nnunet_ext.medcontext.teacher import Teacher
+from nnunet_ext.nnunet.outputs import finest_logits
+from nnunet_ext.nnunet.plans import extension_settings, with_overrides
+from nnunet_ext.nnunet.pretrained import unwrap
+from nnunet_ext.nnunet.trainer import CommonTrainer
+
+TEACHER = "teacher"
+CONSISTENCY = "consistency"
+MASKED = "masked_"
+"""What the names of the terms on the masked patch begin with."""
+
+
+class TubeMasking(CommonTrainer):
+    """What all trainers here have in common: the options, and a masked view of a patch."""
+
+    # not "options": a trainer that is wrapped has its own under that name
+    medcontext: ClassVar[MedContextOptions] = MedContextOptions()
+
+    @classmethod
+    def medcontext_from(cls, overrides: Mapping[str, Any]) -> MedContextOptions:
+        """The options of this class with those of a plans file on top."""
+        return with_overrides(cls.medcontext, overrides, "medcontext")
+
+    def initialize(self) -> None:
+        manager = self.configuration_manager
+        self.context = self.medcontext_from(extension_settings(manager.configuration, "medcontext"))
+        self.tubes = Tubes(manager.patch_size, self.context.mask_ratio, self.context.block)
+        super().initialize()
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        depth = "in all its slices alike" if len(self.tubes.patch) == 3 else "there is no depth to learn context from"
+        self.print_to_log_file(f"MedContext: {self.tubes}, {depth}")
+
+    def masked(self, image: Tensor, among: Tensor | None = None) -> Tensor:
+        """The masked view of what the network sees, ``(B, C, *spatial)``.
+
+        ``among``: ``(B, 1, …)`` bool, which samples to mask; all by default.
+        """
+        hidden = self.tubes.draw(image.shape[0], image.device, per_sample=self.context.mask_per_sample)
+        return apply_mask(image, hidden if among is None else hidden & among, self.context.fill, self.image_channels)
+
+
+class MedContext(TubeMasking):
+    """Full and masked view with a teacher, around the trainer, of one pass, that is next in the bases of a class."""
+
+    def initialize(self) -> None:
+        self.steps_in_epoch, self.momentum = 0, 0.0
+        super().initialize()
+        if self.context.every > self.num_iterations_per_epoch:
+            raise InputError(
+                f"medcontext option every is {self.context.every}, but an epoch has {self.num_iterations_per_epoch} "
+                "iterations, so some epochs would have no masked view; choose every at most as large."
+            )
+
+    def build_aux(self) -> Mapping[str, nn.Module]:
+        aux = dict(super().build_aux())
+        if self.context.target == "teacher" and self.context.beta > 0:
+            aux[TEACHER] = Teacher(unwrap(self.network))
+        return aux
+
+    def loss_passes(self, data: Tensor, target: Tensor | list[Tensor]) -> Iterator[dict[str, Tensor]]:
+        image = self.network_input(data)
+        output = self.network(image)
+        soft_target = finest_logits(output).detach()
+        yield self.compute_terms(output, data, target)
+        del output  # its graph, before the next one is built
+        if (self.current_epoch * self.num_iterations_per_epoch + self.steps_in_epoch) % self.context.every:
+            return
+        if TEACHER in self.aux:
+            soft_target = finest_logits(self.aux[TEACHER](image))
+        output = self.network(self.masked(image))
+        terms = {MASKED + name: term for name, term in self.compute_terms(output, data, target).items()}
+        if self.context.beta > 0:
+            kind, exclusive = self.context.consistency, not self.labels.has_regions
+            terms[CONSISTENCY] = consistency(finest_logits(output), soft_target, kind, exclusive=exclusive)
+        yield terms
+
+    def term_weight(self, name: str) -> float:
+        if name == CONSISTENCY:
+            return self.context.beta
+        view = self.context.masked_weight if name.startswith(MASKED) else self.context.full_weight
+        return view * super().term_weight(name.removeprefix(MASKED))
+
+    def after_step(self) -> None:
+        super().after_step()
+        if TEACHER in self.aux:
+            now, schedule = (self.current_epoch, self.steps_in_epoch), (self.num_epochs, self.num_iterations_per_epoch)
+            self.momentum = self.context.momentum(*now, *schedule)
+            self.follow_student(self.momentum)
+        self.steps_in_epoch += 1
+
+    def follow_student(self, momentum: float) -> None:
+        """Update the teacher; with a momentum of 0 it becomes a copy of the student."""
+        cast(Teacher, self.aux[TEACHER]).follow(unwrap(self.network), momentum)
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        # -pretrained_weights are loaded, and the weights of all processes made equal, after the teacher was built
+        if TEACHER in self.aux and self.current_epoch == 0:
+            self.follow_student(0.0)
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self.steps_in_epoch = 0
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        super().on_train_epoch_end(train_outputs)
+        if TEACHER in self.aux:
+            self.print_to_log_file(f"Teacher's momentum: {self.momentum:.6f}")
+
+    def load_aux(self, state: dict[str, Tensor]) -> None:
+        """Restore the teacher; a checkpoint without one is nnU-Net's own, or that of a finished training."""
+        if TEACHER in self.aux and not any(key.startswith(f"{TEACHER}.") for key in state):
+            self.print_to_log_file("The checkpoint holds no teacher: it starts as a copy of the network")
+            self.follow_student(0.0)
+            state = {**state, **self.aux[TEACHER].state_dict(prefix=f"{TEACHER}.")}
+        super().load_aux(state)
+
+    def on_train_end(self) -> None:
+        if TEACHER in self.aux:
+            del self.aux[TEACHER]  # checkpoint_final.pth is what people share, and nobody needs a teacher in it
+        super().on_train_end()
+
+
+class nnUNetTrainerMedContext(MedContext):
+    """MedContext around the planned network, as the paper describes it."""
+
+
+class nnUNetTrainerMedContextPaper(MedContext):
+    """The released arithmetic: its teacher, masks and consistency. Options in the plans do not apply to it.
+
+    nnU-Net's stay the planned network (so the input is masked rather than tokens), its loss, augmentation and schedule.
+    """
+
+    medcontext: ClassVar[MedContextOptions] = MedContextOptions.paper()
+
+    @classmethod
+    def medcontext_from(cls, overrides: Mapping[str, Any]) -> MedContextOptions:
+        return cls.medcontext
+
+
+class nnUNetTrainerMedContextMaskedOnly(MedContext):
+    """Both views, but neither teacher nor consistency: what the supervised term on the masked view does alone."""
+
+    @classmethod
+    def medcontext_from(cls, overrides: Mapping[str, Any]) -> MedContextOptions:
+        return replace(super().medcontext_from(overrides), beta=0.0)
+
+
+class nnUNetTrainerTubeCutout(TubeMasking):
+    """The same masks as plain augmentation, one pass per step: the control for masking itself."""
+
+    def network_input(self, data: Tensor) -> Tensor:
+        image = super().network_input(data)
+        chosen = torch.rand(image.shape[0], device=image.device) < self.context.cutout
+        return self.masked(image, chosen.view(-1, *[1] * (image.ndim - 1)))

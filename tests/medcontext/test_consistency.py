@@ -1,0 +1,122 @@
+"""Consistency: values by hand and by brute force, gradients, and what must not change them."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nnunet_ext.medcontext.consistency import consistency
+
+KINDS = ["relative", "official", "kl"]
+SHAPES = [(2, 3, 3, 4), (2, 3, 2, 3, 2), (1, 1, 4, 4)]
+
+
+def logits(shape, seed=0, scale=2.0):
+    generator = torch.Generator().manual_seed(seed)
+    return [scale * torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2)]
+
+
+def by_hand(student, teacher, kind, exclusive):
+    """The formulas of the docstring, number by number."""
+    channels = student.shape[1]
+    pairs = list(zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True))
+    if kind == "relative":
+        return sum((s - t) ** 2 for s, t in pairs) / sum(t**2 for _, t in pairs)
+    if kind == "official":
+        return sum((s - t) ** 2 for s, t in pairs) / len(pairs) / math.sqrt(sum(t**2 for _, t in pairs))
+    total = 0.0
+    voxels = list(itertools.product(range(student.shape[0]), *map(range, student.shape[2:])))
+    for b, *where in voxels:
+        s, t = (x[(b, slice(None), *where)].tolist() for x in (student, teacher))
+        if exclusive:
+            p, q = ([math.exp(v) / sum(map(math.exp, x)) for v in x] for x in (t, s))
+            total += sum(a * math.log(a / c) for a, c in zip(p, q, strict=True))
+        else:
+            for k in range(channels):
+                a, c = 1 / (1 + math.exp(-t[k])), 1 / (1 + math.exp(-s[k]))
+                total += a * math.log(a / c) + (1 - a) * math.log((1 - a) / (1 - c))
+    return total / len(voxels)
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_values_are_those_of_the_formulas_and_gradients_are_right(shape, kind, exclusive):
+    student, teacher = logits(shape)
+    got = consistency(student, teacher, kind, exclusive=exclusive)
+    assert got.item() == pytest.approx(by_hand(student, teacher, kind, exclusive), rel=1e-10, abs=1e-14)
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: consistency(s, teacher, kind, exclusive=exclusive), student)
+
+
+def test_two_voxels_computed_by_hand():
+    student = torch.tensor([[[[1.0, 0.0]], [[0.0, 2.0]]]])
+    teacher = torch.tensor([[[[3.0, 0.0]], [[0.0, 4.0]]]])
+    assert consistency(student, teacher, "relative").item() == pytest.approx((4 + 4) / 25)
+    assert consistency(student, teacher, "official").item() == pytest.approx((8 / 4) / 5)
+    p, q = 1 / (1 + math.exp(-3)), 1 / (1 + math.exp(-1))  # a softmax over two is a sigmoid of the difference
+    first = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    p, q = 1 / (1 + math.exp(-4)), 1 / (1 + math.exp(-2))
+    second = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    assert consistency(student, teacher, "kl").item() == pytest.approx((first + second) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_teacher_gets_no_gradient_and_agreement_costs_nothing(kind):
+    student, teacher = (x.requires_grad_() for x in logits(SHAPES[0]))
+    consistency(student, teacher, kind).backward()
+    assert teacher.grad is None
+    assert student.grad.abs().sum() > 0
+    assert consistency(teacher, teacher, kind).item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["relative", "kl"])
+def test_neither_patch_nor_batch_size_changes_it(kind):
+    """Nor its gradient as a share of a mean over voxels, which the supervised loss is."""
+    student, teacher = logits((1, 3, 4, 4))
+    expected = consistency(student, teacher, kind)
+    for repeats in ((1, 1, 3, 5), (4, 1, 1, 1)):
+        torch.testing.assert_close(consistency(student.repeat(repeats), teacher.repeat(repeats), kind), expected)
+
+
+def test_the_official_term_vanishes_with_the_number_of_voxels():
+    student, teacher = logits((1, 3, 4, 4))
+    small = consistency(student, teacher, "official")
+    large = consistency(student.repeat(1, 1, 10, 10), teacher.repeat(1, 1, 10, 10), "official")
+    torch.testing.assert_close(large, small / 10)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 100), kind=st.sampled_from(KINDS), exclusive=st.booleans(), data=st.data())
+def test_flips_and_orders_of_classes_and_samples_do_not_matter(seed, kind, exclusive, data):
+    student, teacher = logits((2, 3, 2, 3, 4), seed)
+    flipped = data.draw(st.lists(st.sampled_from([2, 3, 4]), unique=True))
+    classes = data.draw(st.permutations(range(3)))
+    samples = data.draw(st.permutations(range(2)))
+    moved = [x[list(samples)][:, list(classes)].flip(flipped) for x in (student, teacher)]
+    expected = consistency(student, teacher, kind, exclusive=exclusive)
+    torch.testing.assert_close(consistency(*moved, kind, exclusive=exclusive), expected)
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_are_compared_in_float32(kind, exclusive, dtype):
+    student, teacher = (x.to(dtype) for x in logits((2, 3, 64, 64), scale=300.0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = consistency(student, teacher, kind, exclusive=exclusive)
+    assert got.dtype == torch.float32
+    expected = consistency(student.double(), teacher.double(), kind, exclusive=exclusive)
+    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_teacher_that_says_nothing_is_finite(kind):
+    student = torch.zeros(1, 2, 4, 4, requires_grad=True)
+    value = consistency(student, torch.zeros(1, 2, 4, 4), kind)
+    value.backward()
+    assert value == 0
+    assert not student.grad.any()
