@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.reading import Reader, Volume
+from nnunet_ext.findings import by_severity
+from nnunet_ext.nnunet.raw import RawCase, RawDataset, open_dataset, require_labels
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.scribbles.check_report import CheckReport
-from nnunet_ext.scribbles.dataset import RawCase, RawDataset, open_dataset, require_labels
 from nnunet_ext.scribbles.findings import (
     CheckedCase,
     Finding,
     across_edges,
     against_dense,
-    by_severity,
     coverage,
     of_all,
 )

@@ -18,13 +18,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from nnunet_ext.scribbles.dataset import RawCase, RawDataset
-from nnunet_ext.scribbles.findings import SEVERITIES, CheckedCase, Finding, by_severity
+from nnunet_ext.findings import PRINTED, aligned, by_severity, verdict
+from nnunet_ext.nnunet.raw import RawCase, RawDataset
+from nnunet_ext.scribbles.findings import CheckedCase, Finding
 from nnunet_ext.scribbles.overview import Panels, draw_panels, most_annotated_slice
 from nnunet_ext.version import __version__
-
-PRINTED = 20
-"""Findings that are printed; the files hold all."""
 
 PICTURES, SLICES = 12, 3
 """Cases that are drawn, and slices of each."""
@@ -66,26 +64,18 @@ class CheckReport:
 
     def summary(self) -> str:
         """One sentence: how much is annotated, and the verdict."""
-        findings = self.findings
-        counts = {severity: sum(found.severity == severity for found in findings) for severity in SEVERITIES}
-        verdict = f"findings: {counts['fatal']} fatal, {counts['warning']} warning, {counts['note']} note"
+        found = verdict(self.findings)
         if not self.cases:
-            return f"{self.dataset.name}: {verdict}"
+            return f"{self.dataset.name}: {found}"
         annotated = sum(sum(case.voxels.values()) for case in self.cases) / sum(case.size for case in self.cases)
         slices = f"{sum(case.annotated_slices for case in self.cases)}/{sum(case.slices for case in self.cases)} slices"
-        return f"{self.dataset.name}: {len(self.cases)} cases, {100 * annotated:.2f} % annotated, {slices}; {verdict}"
+        return f"{self.dataset.name}: {len(self.cases)} cases, {100 * annotated:.2f} % annotated, {slices}; {found}"
 
     def report(self) -> str:
         """What to print."""
         lines = [self.summary()]
         if self.cases:
-            rows = self.table()
-            widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-            lines.append("")
-            lines += [
-                "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-                for row in rows
-            ]
+            lines += ["", *aligned(self.table())]
         findings = self.findings
         if findings:
             lines.append("")

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude, label
 
+from nnunet_ext.findings import Severity, some
 from nnunet_ext.scribbles.label_map import slice_axis, slices_of
 from nnunet_ext.scribbles.strokes import EIGHT
-
-Severity = Literal["fatal", "warning", "note"]
-SEVERITIES: tuple[Severity, ...] = ("fatal", "warning", "note")
 
 DENSE_FRACTION = 0.5
 """Annotated share above which labels are no scribbles: published scribbles cover 1 to 5 % of the voxels, dense
@@ -229,17 +226,6 @@ def of_all(cases: Sequence[CheckedCase], classes: Mapping[int, str], with_dense:
     if empty:
         total = sum(case.slices for case in cases)
         yield Finding("note", "slices", f"{empty} of {total} slices have no scribble, not even of the background")
-
-
-def some(names: Sequence[str]) -> str:
-    """``2 cases (a, b)``; at most three of them by name."""
-    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    return f"case {shown}" if len(names) == 1 else f"{len(names)} cases ({shown})"
-
-
-def by_severity(findings: Iterable[Finding]) -> list[Finding]:
-    """The worst first, those of the data set before those of cases."""
-    return sorted(findings, key=lambda found: (SEVERITIES.index(found.severity), found.case or ""))
 
 
 def _fullest_slice(mask: NDArray, axis: int) -> int:

@@ -26,8 +26,8 @@ import numpy as np
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.reading import Reader
+from nnunet_ext.nnunet.raw import RawCase, RawDataset, open_dataset, raw_root, require_labels, write_label_map
 from nnunet_ext.processes.parallel import for_every_case
-from nnunet_ext.scribbles.dataset import RawCase, RawDataset, open_dataset, raw_root, require_labels, write_label_map
 from nnunet_ext.scribbles.label_map import Options, scribble_label_map, slice_axis, slices_with
 from nnunet_ext.scribbles.overview import Panels, draw_panels, most_annotated_slice
 from nnunet_ext.version import __version__
