@@ -1,0 +1,7 @@
+"""Landmarks: named points in physical space, of cases that may have no segmentation.
+
+Read in this order: ``points`` (what a landmark is), ``declaration`` (what ``dataset.json`` says about them),
+``markups``, ``fcsv``, ``tables``, ``simple_json`` and ``formats`` (files); ``geometry`` (mm ↔ voxels of an image) and
+``preprocessed`` (mm ↔ voxels of what a network sees); ``surface`` (how far from an organ), ``dataset``. The commands:
+``findings``, ``positions``, ``check``, ``check_report``; ``convert``; ``errors`` and ``evaluate``.
+"""

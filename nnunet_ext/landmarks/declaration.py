@@ -1,0 +1,168 @@
+"""What ``dataset.json`` says about landmarks.
+
+::
+
+    "labels": {"background": 0, "femur": 1, "cartilage": 2, "ignore": 3},
+    "landmarks": {
+        "names": ["FemurMedial", "FemurLateral"],
+        "surface_of": {"FemurMedial": ["femur"], "FemurLateral": ["femur", "cartilage"]},
+        "mirror_pairs": [["FemurMedial", "FemurLateral"]],
+        "spans": {"femur": [["FemurMedial", "FemurLateral"]]}
+    },
+    "annotated_labels": {"case_007": ["femur"]}
+
+Only ``names`` is required, and a plain list of names is enough where nothing else is known. nnU-Net tolerates keys that
+it does not know, and copies ``dataset.json`` into the model folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nnunet_ext.errors import InputError
+
+KEY = "landmarks"
+ANNOTATED = "annotated_labels"
+_NO_ORGAN = {"background", "ignore"}
+_EXAMPLE = '"landmarks": {"names": ["tip"], "surface_of": {"tip": ["liver"]}}'
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """The block ``landmarks``.
+
+    Attributes:
+        names: of the landmarks, in the order of a network's channels.
+        surface_of: by landmark, the labels or regions on whose surface it lies. A landmark without an entry may lie
+            anywhere.
+        mirror_pairs: landmarks that change places when the patient is mirrored left to right.
+        spans: by label, pairs of landmarks at two ends of it, with the organ between them.
+    """
+
+    names: tuple[str, ...]
+    surface_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    mirror_pairs: tuple[Pair, ...] = ()
+    spans: Mapping[str, tuple[Pair, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def from_dataset_json(cls, content: Mapping[str, Any], where: str = "dataset.json") -> Declaration:
+        """Args:
+        content: of ``dataset.json``.
+        where: its name, for messages.
+
+        Raises:
+            InputError: the block is missing, or contradicts itself or the labels.
+        """
+        if KEY not in content:
+            raise InputError(f"{where} has no {KEY!r}; add for example {_EXAMPLE}.")
+        block = content[KEY]
+        if isinstance(block, list):
+            block = {"names": block}
+        if not isinstance(block, Mapping):
+            raise InputError(f"{where}: {KEY!r} is {block!r}, but it must be an object such as {_EXAMPLE}.")
+        known = {"names", "surface_of", "mirror_pairs", "spans"}
+        if unknown := sorted(set(block) - known):
+            raise InputError(f"{where}: {KEY!r} has unknown keys {unknown}; known are {sorted(known)}.")
+        names = _names(block.get("names"), where)
+        labels = _organs(content)
+        return cls(
+            names,
+            _surface_of(block.get("surface_of", {}), names, labels, where),
+            _mirror_pairs(block.get("mirror_pairs", []), names, where),
+            _spans(block.get("spans", {}), names, labels, where),
+        )
+
+    def mirrored_order(self) -> list[int]:
+        """``(K,)``: index of the landmark that takes the place of each when the patient is mirrored left to right."""
+        partner = dict(self.mirror_pairs) | {b: a for a, b in self.mirror_pairs}
+        return [self.names.index(partner.get(name, name)) for name in self.names]
+
+
+def annotated_labels(content: Mapping[str, Any], where: str = "dataset.json") -> dict[str, frozenset[str]]:
+    """By case, the labels that were annotated in it; elsewhere they are part of the background.
+
+    A case without an entry is annotated as its label map says: all labels, except where it has the ignore label.
+
+    Args:
+        content: of ``dataset.json``.
+        where: its name, for messages.
+
+    Raises:
+        InputError: the entry is no object of lists, or names labels that are not declared.
+    """
+    block = content.get(ANNOTATED, {})
+    if not isinstance(block, Mapping):
+        raise InputError(f'{where}: {ANNOTATED!r} is {block!r}, but it must be like {{"case_007": ["liver"]}}.')
+    labels = _organs(content)
+    return {case: frozenset(_known(names, labels, f"{where}: {ANNOTATED} of {case}")) for case, names in block.items()}
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _organs(content: Mapping[str, Any]) -> list[str]:
+    labels = content.get("labels")
+    return [name for name in labels if name not in _NO_ORGAN] if isinstance(labels, Mapping) else []
+
+
+def _names(names: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) and n.strip() for n in names):
+        raise InputError(f'{where}: the names of the landmarks are {names!r}, but they must be a list such as ["tip"].')
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{where}: the landmarks {twice} are named twice; every name must occur once.")
+    return tuple(names)
+
+
+def _known(found: Any, known: list[str] | tuple[str, ...], where: str) -> tuple[str, ...]:
+    """A list of strings that are all ``known``; one string is a list of one."""
+    found = [found] if isinstance(found, str) else found
+    if not isinstance(found, list) or not all(isinstance(entry, str) for entry in found):
+        raise InputError(f"{where} is {found!r}, but it must be a list of names, of {list(known)}.")
+    if unknown := sorted(set(found) - set(known)):
+        raise InputError(f"{where} names {unknown}, but dataset.json declares {list(known)}; correct the spelling.")
+    return tuple(dict.fromkeys(found))
+
+
+def _object(found: Any, what: str, where: str) -> Mapping[str, Any]:
+    if not isinstance(found, Mapping):
+        raise InputError(f"{where}: {what} is {found!r}, but it must be an object.")
+    return found
+
+
+def _surface_of(block: Any, names: tuple[str, ...], labels: list[str], where: str) -> dict[str, tuple[str, ...]]:
+    block = _object(block, "surface_of", where)
+    _known(list(block), names, f"{where}: surface_of")
+    return {
+        name: _known(block[name], labels, f"{where}: surface_of {name}") for name in names if block.get(name, []) != []
+    }
+
+
+def _pair(found: Any, names: tuple[str, ...], where: str) -> Pair:
+    one_two = _known(found, names, where)
+    if len(one_two) != 2:
+        raise InputError(f"{where} has {found!r}, but a pair is two different landmarks.")
+    return one_two[0], one_two[1]
+
+
+def _pairs(found: Any, names: tuple[str, ...], where: str) -> tuple[Pair, ...]:
+    if not isinstance(found, list):
+        raise InputError(f'{where} is {found!r}, but it must be a list of pairs such as [["left", "right"]].')
+    return tuple(_pair(pair, names, where) for pair in found)
+
+
+def _mirror_pairs(block: Any, names: tuple[str, ...], where: str) -> tuple[Pair, ...]:
+    pairs = _pairs(block, names, f"{where}: mirror_pairs")
+    used = [name for pair in pairs for name in pair]
+    if twice := sorted({name for name in used if used.count(name) > 1}):
+        raise InputError(f"{where}: mirror_pairs has {twice} in several pairs, but a landmark has one mirror image.")
+    return pairs
+
+
+def _spans(block: Any, names: tuple[str, ...], labels: list[str], where: str) -> dict[str, tuple[Pair, ...]]:
+    block = _object(block, "spans", where)
+    _known(list(block), labels, f"{where}: spans")
+    return {label: _pairs(pairs, names, f"{where}: spans of {label}") for label, pairs in block.items()}

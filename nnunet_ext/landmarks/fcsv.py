@@ -1,0 +1,75 @@
+"""3D Slicer's older point lists, ``.fcsv``; only read, because Slicer itself gave the format up.
+
+The header names the coordinate system as a word or a number (0 is RAS, 1 is LPS); before Slicer 4.3 it did not, and
+positions were RAS. It also names the columns; those of Slicer 3 are others. Slicer 5 writes two more columns than it
+names, of which the first is the status of the position.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.landmarks.markups import landmark_of_status
+from nnunet_ext.landmarks.points import (
+    ABSENT,
+    UNKNOWN,
+    CoordinateSystem,
+    Landmark,
+    State,
+    coordinate_system,
+    present,
+    to_lps,
+)
+
+COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
+"""Of Slicer 4 and 5, if the header names none."""
+
+
+def from_fcsv(text: str, where: str, system: CoordinateSystem | None = None) -> Iterator[tuple[str, Landmark]]:
+    """The points of a file, in its order.
+
+    Args:
+        text: content of the file.
+        where: its name, for messages.
+        system: that counts instead of what the file says.
+
+    Raises:
+        InputError: the coordinate system, a name or a position cannot be read.
+    """
+    columns, own = COLUMNS.split(","), system or "RAS"
+    lines = []
+    for line in text.splitlines():
+        key, equals, value = line.lstrip("# ").partition("=")
+        if not line.startswith("#"):
+            lines.append(line)
+        elif equals and key.strip() == "CoordinateSystem":
+            own = system or coordinate_system(value, where)
+        elif equals and key.strip() == "columns":
+            columns = [column.strip() for column in value.split(",")]
+    if missing := {"x", "y", "z", "label"} - set(columns):
+        raise InputError(f"{where}: the header names no columns {sorted(missing)}, but {columns}; is it an .fcsv file?")
+    for row in csv.reader(lines):
+        if any(cell.strip() for cell in row):
+            yield _point(row, columns, own, where)
+
+
+def _point(row: list[str], columns: list[str], system: CoordinateSystem, where: str) -> tuple[str, Landmark]:
+    cells = dict(zip(columns, (cell.strip() for cell in row), strict=False))
+    name = cells.get("label", "")
+    if not name:
+        raise InputError(
+            f"{where}: the line {','.join(row)!r} has no label; give every point the name of its landmark."
+        )
+    unnamed = row[len(columns) :]
+    state = landmark_of_status(unnamed[0], f"{where}: {name}") if len(unnamed) == 2 else State.PRESENT
+    if state is not State.PRESENT:
+        return name, ABSENT if state is State.ABSENT else UNKNOWN
+    try:
+        return name, present(to_lps([float(cells[axis]) for axis in "xyz"], system))
+    except (KeyError, ValueError):
+        raise InputError(
+            f"{where}: the position of {name} is {[cells.get(axis) for axis in 'xyz']}, but three finite numbers in mm "
+            "are expected; correct the line."
+        ) from None

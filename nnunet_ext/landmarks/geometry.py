@@ -1,0 +1,97 @@
+"""Where the voxels of an image are: points in mm (LPS) ↔ indices of the array as nnU-Net's readers deliver it.
+
+The index is ``(z, y, x)``, the order of the array, and (0, 0, 0) is the centre of the first voxel. A 2D image is one
+slice, as in nnU-Net; the third coordinate of its points is the index of that slice. Formats without a geometry (png,
+tif) have their first voxel at 0 and their axes along the patient's, as in ITK; in a png a mm is a pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.evaluation.reading import PSEUDO_2D, Volume
+from nnunet_ext.landmarks.points import to_lps
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """``point = origin_mm + matrix @ index``.
+
+    Attributes:
+        matrix: ``(3, 3)``, mm; column a is one step along axis a of the array.
+        origin_mm: ``(3,)``, LPS, of the first voxel.
+    """
+
+    matrix: Floats
+    origin_mm: Floats
+
+    @property
+    def spacing_mm(self) -> Floats:
+        """``(3,)``, of the axes of the array."""
+        return np.linalg.norm(self.matrix, axis=0)
+
+    def to_index(self, points_mm: ArrayLike) -> Floats:
+        """``(…, 3)`` in mm, LPS → ``(…, 3)``, continuous indices of the array; nan stays nan."""
+        return (np.asarray(points_mm, float) - self.origin_mm) @ np.linalg.inv(self.matrix).T
+
+    def to_mm(self, index: ArrayLike) -> Floats:
+        """``(…, 3)``, continuous indices of the array → ``(…, 3)`` in mm, LPS."""
+        return np.asarray(index, float) @ self.matrix.T + self.origin_mm
+
+    @classmethod
+    def from_properties(cls, properties: Mapping[str, Any]) -> Geometry:
+        """Of an image that nnU-Net's reader read, or whose properties nnU-Net stored as ``.pkl``.
+
+        Args:
+            properties: of SimpleITKIO, NibabelIO, those with Reorient, or a reader of formats without geometry.
+
+        Raises:
+            InputError: they describe no space.
+        """
+        parts = {
+            key: value for group in properties.values() if isinstance(group, Mapping) for key, value in group.items()
+        }
+        return cls._from_parts({**parts, "spacing": properties["spacing"]})
+
+    @classmethod
+    def from_volume(cls, volume: Volume) -> Geometry:
+        """Of a volume that :class:`nnunet_ext.evaluation.reading.Reader` read; the index is 3D even if it is 2D."""
+        return cls._from_parts(volume.geometry)
+
+    @classmethod
+    def _from_parts(cls, parts: Mapping[str, Any]) -> Geometry:
+        """``parts``: the entries of all readers in one; ``spacing`` in the order of the array."""
+        spacing = np.asarray(parts["spacing"], float)
+        if spacing[0] > PSEUDO_2D * spacing[1:].max():
+            spacing = np.array([1.0, *spacing[1:]])
+        # a reader that reorients delivers the reoriented array
+        affine = parts.get("reoriented_affine", parts.get("original_affine"))
+        if affine is not None:
+            affine = np.asarray(affine, float)
+            matrix_xyz, origin = to_lps(affine[:3, :3].T, "RAS").T, to_lps(affine[:3, 3], "RAS")
+        elif "direction" in parts:
+            dim = len(np.atleast_1d(parts["origin"]))
+            direction, origin = np.eye(3), np.zeros(3)
+            direction[:dim, :dim] = np.reshape(parts["direction"], (dim, dim))
+            origin[:dim] = parts["origin"]
+            matrix_xyz = direction * spacing[::-1]
+        else:
+            matrix_xyz, origin = np.diag(spacing[::-1]), np.zeros(3)
+        if not np.isfinite(matrix_xyz).all() or np.linalg.matrix_rank(matrix_xyz) < 3:
+            found = np.round(matrix_xyz, 6).tolist()
+            raise InputError(f"The axes of an image are {found} in mm, which span no space; repair its header.")
+        return cls(matrix_xyz[:, ::-1], origin)
+
+
+def inside(index: ArrayLike, shape: ArrayLike) -> NDArray[np.bool_]:
+    """``(…,)``: whether continuous indices ``(…, 3)`` lie in one of the voxels of an array; nan does not."""
+    index = np.asarray(index, float)
+    return np.asarray(((index >= -0.5) & (index <= np.asarray(shape) - 0.5)).all(-1))

@@ -1,0 +1,121 @@
+"""3D Slicer's markups, ``.mrk.json`` (schema markups-v1.0.3), read and written.
+
+All lists, lines and curves of a file are read as one set of points, by the labels of their control points. The status
+of a point is its state: ``defined`` is present, ``missing`` is absent, ``undefined`` and ``preview`` are unknown; a
+point without a status is defined if it has a position, as in the example of Slicer's manual. Written are one list of
+points, LPS explicitly, and every status, because some versions of Slicer 5 take a point without one for undefined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.landmarks.points import (
+    ABSENT,
+    UNKNOWN,
+    CoordinateSystem,
+    Landmark,
+    Landmarks,
+    State,
+    coordinate_system,
+    present,
+    to_lps,
+)
+
+SCHEMA = (
+    "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
+    "markups-schema-v1.0.3.json#"
+)
+STATUS = {"undefined": 0, "preview": 1, "defined": 2, "missing": 3}
+"""Words of positionStatus → numbers of older files."""
+
+_MM = {"mm", "millimeter", "millimetre"}
+
+
+def from_markups(
+    content: Mapping[str, Any], where: str, system: CoordinateSystem | None = None
+) -> Iterator[tuple[str, Landmark]]:
+    """The points of a file, in its order.
+
+    Args:
+        content: of the file.
+        where: its name, for messages.
+        system: that counts instead of what the file says.
+
+    Raises:
+        InputError: it is no such file, has another unit than mm, or a point without a name or position.
+    """
+    nodes = content.get("markups")
+    if not isinstance(nodes, list) or not all(isinstance(node, Mapping) for node in nodes):
+        raise InputError(f"{where} holds no list 'markups', which 3D Slicer's format has; is it another format?")
+    for node in nodes:
+        units = node.get("coordinateUnits", "mm")
+        if not _MM & {str(unit).lower() for unit in (units if isinstance(units, list) else [units])}:
+            raise InputError(f"{where}: coordinates are in {units!r}, but mm are expected; save it again in mm.")
+        own = system or coordinate_system(node.get("coordinateSystem", "LPS"), where)
+        for point in node.get("controlPoints") or []:
+            yield _point(point, own, where)
+
+
+def to_markups(landmarks: Landmarks) -> dict[str, Any]:
+    """The content of a file; positions are rounded to 1e-6 mm."""
+    return {
+        "@schema": SCHEMA,
+        "markups": [
+            {
+                "type": "Fiducial",
+                "coordinateSystem": "LPS",
+                "coordinateUnits": "mm",
+                "controlPoints": [
+                    _control_point(number, name, landmark)
+                    for number, (name, landmark) in enumerate(landmarks.items(), start=1)
+                ],
+            }
+        ],
+    }
+
+
+def landmark_of_status(status: Any, where: str) -> State:
+    """The state that a positionStatus of 3D Slicer, a word or a number, stands for.
+
+    Raises:
+        InputError: it is none.
+    """
+    states = {0: State.UNKNOWN, 1: State.UNKNOWN, 2: State.PRESENT, 3: State.ABSENT}
+    text = str(status).strip().lower()
+    code = STATUS.get(text, int(text) if text.isdigit() else -1)
+    if code not in states:
+        raise InputError(f"{where}: positionStatus is {status!r}, but one of {sorted(STATUS)} is expected.")
+    return states[code]
+
+
+def _point(point: Any, system: CoordinateSystem, where: str) -> tuple[str, Landmark]:
+    name = point.get("label") if isinstance(point, Mapping) else None
+    if not isinstance(name, str) or not name.strip():
+        raise InputError(f"{where}: a control point has no label; give every point the name of its landmark.")
+    position = point.get("position")
+    default = "undefined" if position is None else "defined"
+    state = landmark_of_status(point.get("positionStatus", default), f"{where}: {name}")
+    if state is not State.PRESENT:
+        return name.strip(), ABSENT if state is State.ABSENT else UNKNOWN
+    try:
+        confidence = point.get("confidence")
+        found = present(to_lps(position, system), None if confidence is None else float(confidence))
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{where}: the position of {name} is {position!r}, but three finite numbers in mm are expected; place the "
+            "point again, or set its positionStatus to undefined."
+        ) from None
+    return name.strip(), found
+
+
+def _control_point(number: int, name: str, landmark: Landmark) -> dict[str, Any]:
+    status = {State.PRESENT: "defined", State.ABSENT: "missing", State.UNKNOWN: "undefined"}[landmark.state]
+    point: dict[str, Any] = {"id": str(number), "label": name}
+    if landmark.position_mm is not None:
+        point["position"] = [round(x, 6) + 0.0 for x in landmark.position_mm]
+    if landmark.confidence is not None:
+        point["confidence"] = landmark.confidence  # the schema allows keys of one's own
+    return {**point, "positionStatus": status}

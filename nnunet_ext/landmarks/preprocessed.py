@@ -1,0 +1,100 @@
+"""Points in mm ↔ voxels of the array that nnU-Net's preprocessing stores and a network sees.
+
+nnU-Net transposes the axes, crops to what is not zero, and resamples. Its resampling aligns the outer faces of the
+first and last voxels, so an index i of n voxels becomes (i + 0.5) · m/n − 0.5 of m voxels (the half-pixel rule). All
+that is needed is in the properties that nnU-Net stores beside the array, and in the plans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.landmarks.geometry import Floats, Geometry, inside
+from nnunet_ext.landmarks.points import Landmarks, State, as_arrays
+
+
+class Keypoints(NamedTuple):
+    """The landmarks of one case for a training."""
+
+    voxels: NDArray[np.float32]
+    """``(K, 3)``, continuous indices of the preprocessed array; nan unless present."""
+    states: NDArray[np.int8]
+    """``(K,)``, values of :class:`nnunet_ext.landmarks.points.State`."""
+    outside: tuple[str, ...]
+    """Names of landmarks that are present outside of the array; their state is unknown here."""
+
+
+@dataclass(frozen=True, eq=False)
+class PreprocessedGrid:
+    """Where the voxels of one preprocessed case are.
+
+    Attributes:
+        geometry: of the original image.
+        transpose: ``transpose_forward`` of the plans.
+        start: of the crop, ``(3,)``, in voxels of the transposed axes.
+        cropped: shape before resampling, ``(3,)``.
+        shape: of the preprocessed array without its channels, ``(3,)``.
+    """
+
+    geometry: Geometry
+    transpose: tuple[int, ...]
+    start: tuple[int, ...]
+    cropped: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    @classmethod
+    def from_properties(
+        cls, properties: Mapping[str, Any], plans: Mapping[str, Any], shape: Sequence[int]
+    ) -> PreprocessedGrid:
+        """Args:
+        properties: that nnU-Net stores for a preprocessed case, or that its preprocessor returns.
+        plans: content of the plans file.
+        shape: of the preprocessed array without its channels, ``(z, y, x)`` or however the plans transpose.
+
+        Raises:
+            InputError: these are the properties of a case that was not preprocessed, or of another shape.
+        """
+        keys = ("bbox_used_for_cropping", "shape_after_cropping_and_before_resampling")
+        if missing := [key for key in keys if key not in properties]:
+            raise InputError(f"The properties of a case lack {missing}; preprocess it again with nnU-Net v2.")
+        if len(shape) != 3:
+            raise InputError(
+                f"The preprocessed shape is {tuple(shape)}, but nnU-Net's arrays have 3 axes, 2D ones too."
+            )
+        box, cropped = (properties[key] for key in keys)
+        return cls(
+            Geometry.from_properties(properties),
+            tuple(map(int, plans["transpose_forward"])),
+            tuple(int(bounds[0]) for bounds in box),
+            tuple(map(int, cropped)),
+            tuple(map(int, shape)),
+        )
+
+    def to_voxels(self, points_mm: ArrayLike) -> Floats:
+        """``(…, 3)`` in mm, LPS → ``(…, 3)``, continuous indices of the preprocessed array."""
+        index = self.geometry.to_index(points_mm)[..., list(self.transpose)] - self.start
+        return (index + 0.5) * self._scale - 0.5
+
+    def to_mm(self, voxels: ArrayLike) -> Floats:
+        """``(…, 3)``, continuous indices of the preprocessed array → ``(…, 3)`` in mm, LPS."""
+        index = (np.asarray(voxels, float) + 0.5) / self._scale - 0.5 + self.start
+        return self.geometry.to_mm(index[..., np.argsort(self.transpose)])
+
+    def keypoints(self, landmarks: Landmarks, names: Sequence[str]) -> Keypoints:
+        """The landmarks called ``names``, in this order; what lies outside of the array is unknown."""
+        points_mm, states = as_arrays(landmarks, names)
+        voxels = self.to_voxels(points_mm)
+        lost = (states == State.PRESENT) & ~inside(voxels, self.shape)
+        voxels[lost], states[lost] = np.nan, State.UNKNOWN
+        outside = tuple(name for name, is_lost in zip(names, lost, strict=True) if is_lost)
+        return Keypoints(voxels.astype(np.float32), states, outside)
+
+    @property
+    def _scale(self) -> Floats:
+        return np.asarray(self.shape) / np.asarray(self.cropped)

@@ -1,0 +1,73 @@
+"""The blocks of ``dataset.json``: what they may say, and one sentence about what they may not."""
+
+import pytest
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.landmarks.declaration import Declaration, annotated_labels
+
+LABELS = {"background": 0, "femur": 1, "whole": [1, 2], "ignore": 3}
+FULL = {
+    "names": ["medial", "lateral", "centre"],
+    "surface_of": {"medial": ["femur"], "lateral": "whole", "centre": []},
+    "mirror_pairs": [["medial", "lateral"]],
+    "spans": {"femur": [["medial", "lateral"]]},
+}
+
+
+def declared(block, **more) -> Declaration:
+    return Declaration.from_dataset_json({"labels": LABELS, "landmarks": block, **more})
+
+
+def test_a_full_block():
+    found = declared(FULL)
+    assert found.names == ("medial", "lateral", "centre")
+    assert found.surface_of == {"medial": ("femur",), "lateral": ("whole",)}
+    assert found.mirror_pairs == (("medial", "lateral"),)
+    assert found.spans == {"femur": (("medial", "lateral"),)}
+    assert found.mirrored_order() == [1, 0, 2]
+
+
+def test_names_are_enough():
+    assert declared({"names": ["a", "b"]}) == declared(["a", "b"]) == Declaration(("a", "b"))
+    assert declared(["a", "b"]).mirrored_order() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"names": []}, ("names",)),
+        ({"names": ["a", "a"]}, ("['a']", "twice")),
+        ({"names": "a"}, ("list",)),
+        ({"surface_of": {"medal": ["femur"]}}, ("medal", "spelling")),
+        ({"surface_of": {"medial": ["tibia"]}}, ("medial", "tibia", "femur")),
+        ({"surface_of": {"medial": ["background"]}}, ("medial", "background")),
+        ({"surface_of": {"medial": 1}}, ("medial", "list of names")),
+        ({"surface_of": []}, ("surface_of", "object")),
+        ({"mirror_pairs": [["medial"]]}, ("pair", "two")),
+        ({"mirror_pairs": [["medial", "medial"]]}, ("pair", "two")),
+        ({"mirror_pairs": [["medial", "lateral"], ["medial", "centre"]]}, ("medial", "several pairs")),
+        ({"mirror_pairs": {"medial": "lateral"}}, ("mirror_pairs", "list of pairs")),
+        ({"spans": {"tibia": [["medial", "lateral"]]}}, ("spans", "tibia")),
+        ({"mirror_pair": []}, ("unknown keys", "mirror_pairs")),
+    ],
+)
+def test_a_contradiction_gets_one_sentence(change, words):
+    with pytest.raises(InputError) as error:
+        declared({**FULL, **change})
+    assert all(word in str(error.value) for word in ("dataset.json", *words)), error.value
+
+
+def test_a_missing_block_says_what_to_add():
+    with pytest.raises(InputError, match=r"'landmarks'; add for example .*surface_of"):
+        Declaration.from_dataset_json({"labels": LABELS})
+    with pytest.raises(InputError, match="must be an object"):
+        declared("tip")
+
+
+def test_annotated_labels_by_case():
+    content = {"labels": LABELS, "annotated_labels": {"a": ["femur"], "b": []}}
+    assert annotated_labels(content) == {"a": frozenset({"femur"}), "b": frozenset()}
+    assert annotated_labels({"labels": LABELS}) == {}
+    for wrong in (["a"], {"a": ["tibia"]}, {"a": 1}):
+        with pytest.raises(InputError, match="annotated_labels"):
+            annotated_labels({"labels": LABELS, "annotated_labels": wrong})
