@@ -96,7 +96,9 @@ class Reader:
         geometry = {"spacing": np.asarray(spacing)}
         for group in properties.values():
             if isinstance(group, Mapping):
-                geometry |= {key: np.asarray(value, float) for key, value in group.items() if key != "spacing"}
+                # text: the name of an orientation, which SimpleITKIOWithReorient remembers
+                numbers = {key: value for key, value in group.items() if not isinstance(value, str)}
+                geometry |= {key: np.asarray(value, float) for key, value in numbers.items() if key != "spacing"}
         if array.ndim == 3 and array.shape[0] == 1 and spacing[0] > PSEUDO_2D * max(spacing[1:]):
             return Volume(array[0], spacing[1:], geometry)
         return Volume(array, spacing, geometry)
