@@ -188,6 +188,50 @@ def _scribbles_check(arguments: argparse.Namespace) -> int:
     return report.exit_code
 
 
+def _landmarks_check(arguments: argparse.Namespace) -> int:
+    from nnunet_ext.landmarks.check import check_dataset
+
+    report = check_dataset(arguments.dataset, labels=arguments.labels, processes=arguments.processes)
+    out = Path(arguments.out or f"nnunet_ext_landmarks_{report.dataset.raw.name}")
+    report.write(out)
+    print(f"{report.report()}\n\n{out / 'findings.csv'}, distances.csv and check.json  everything that was found")
+    return report.exit_code
+
+
+def _landmarks_convert(arguments: argparse.Namespace) -> int:
+    from nnunet_ext.landmarks.convert import convert
+
+    written = convert(
+        arguments.files,
+        arguments.to,
+        out=arguments.out,
+        coordinates=arguments.coordinates,
+        force=arguments.force,
+    )
+    print(f"{written[0]}{f' and {len(written) - 1} more' if len(written) > 1 else ''} written")
+    return 0
+
+
+def _landmarks_evaluate(arguments: argparse.Namespace) -> int:
+    from nnunet_ext.landmarks.evaluate import evaluate
+
+    evaluation = evaluate(
+        arguments.references,
+        arguments.predictions,
+        labels=arguments.labels,
+        dataset_json=arguments.dataset_json,
+        common=arguments.common,
+        processes=arguments.processes,
+    )
+    predictions = Path(arguments.predictions)
+    out = Path(arguments.out or (predictions if predictions.is_dir() else predictions.parent) / "evaluation")
+    evaluation.write(out)
+    print(
+        f"{evaluation.report()}\n\n{out / 'landmarks_summary.json'} and landmarks_metrics.csv  every case and landmark"
+    )
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nnunet-ext", description="Trainers that plug into stock nnU-Net v2, and the tools around them."
@@ -370,6 +414,58 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--plans", default="nnUNetPlans", metavar="NAME", help="whose spacings are tried (%(default)s)")
     check.add_argument("--processes", type=int, metavar="N", help="cases at a time (default: number of cores)")
     check.add_argument("-o", "--out", metavar="FOLDER", help="default: nnunet_ext_scribbles_DATASET")
+
+    landmarks = commands.add_parser(
+        "landmarks",
+        help="check a data set with landmarks, convert files of landmarks, evaluate predictions",
+        description="Check a data set with landmarks, convert files of landmarks, evaluate predictions.",
+    )
+    parts = landmarks.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    check = add(
+        "check",
+        _landmarks_check,
+        "look for what is wrong with landmarks before a training, and whether they lie on their organs; exit code 1 if "
+        "something is fatal",
+        "nnunet-ext landmarks check 204",
+        parts,
+    )
+    check.add_argument("dataset", metavar="DATASET", help="number or name in nnUNet_raw, or a folder")
+    check.add_argument("--labels", metavar="FOLDER", help="measure distances in these label maps, not in labelsTr")
+    check.add_argument("--processes", type=int, metavar="N", help="cases at a time (default: number of cores)")
+    check.add_argument("-o", "--out", metavar="FOLDER", help="default: nnunet_ext_landmarks_DATASET")
+    convert = add(
+        "convert",
+        _landmarks_convert,
+        "write files of landmarks (.mrk.json, .fcsv, .csv, .json) as one .mrk.json per case, or as one table of all",
+        "nnunet-ext landmarks convert *.fcsv --to mrk.json -o landmarksTr",
+        parts,
+    )
+    convert.add_argument("files", nargs="+", metavar="FILE", help="files, or folders of them")
+    convert.add_argument("--to", required=True, choices=["mrk.json", "csv"])
+    convert.add_argument("-o", "--out", default=".", metavar="FOLDER", help="default: the current folder")
+    convert.add_argument(
+        "--coordinates", choices=["LPS", "RAS"], help="of the positions in the files, whatever the files say"
+    )
+    convert.add_argument("--force", action="store_true", help="replace files that are there")
+    evaluate = add(
+        "evaluate",
+        _landmarks_evaluate,
+        "compare predicted landmarks with references: mean radial error, SDR, missed and false ones, distance to organ",
+        "nnunet-ext landmarks evaluate landmarksTs predictions\n"
+        "  nnunet-ext landmarks evaluate landmarksTs predictions --labels labelsTs",
+        parts,
+    )
+    evaluate.add_argument("references", metavar="REFERENCES", help="folder, or a table of all cases")
+    evaluate.add_argument("predictions", metavar="PREDICTIONS", help="folder, or a table of all cases")
+    evaluate.add_argument(
+        "--labels",
+        metavar="FOLDER",
+        help="label maps, of the references or predicted: how far from organs is it there?",
+    )
+    evaluate.add_argument("--dataset-json", metavar="FILE", help="default: near references or predictions")
+    evaluate.add_argument("--common", action="store_true", help="score only the cases that are in both")
+    evaluate.add_argument("--processes", type=int, metavar="N", help="cases at a time (default: number of cores)")
+    evaluate.add_argument("-o", "--out", metavar="FOLDER", help="default: PREDICTIONS/evaluation")
     return parser
 
 

@@ -1,0 +1,267 @@
+"""``nnunet-ext landmarks evaluate``: predicted landmarks against references, in mm."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.evaluation.labels import ScoredLabels, read_json
+from nnunet_ext.evaluation.reading import Reader
+from nnunet_ext.files import replacing
+from nnunet_ext.findings import aligned, some
+from nnunet_ext.landmarks.dataset import Organs
+from nnunet_ext.landmarks.declaration import Declaration, annotated_labels
+from nnunet_ext.landmarks.errors import RADII_MM, ScoredLandmark, Summary, outcome_of, summarise
+from nnunet_ext.landmarks.formats import read
+from nnunet_ext.landmarks.geometry import Geometry
+from nnunet_ext.landmarks.points import UNKNOWN, Landmark, Landmarks
+from nnunet_ext.processes.parallel import for_every_case
+from nnunet_ext.version import __version__
+
+Measured = dict[tuple[str, str], float]
+"""Landmark and whose (``reference`` or ``prediction``) → mm."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Attributes:
+    scored: every landmark of every case.
+    names: of the landmarks, in the order of the table.
+    left_out: cases that are in one of the two only.
+    labels: folder of the label maps, if distances from surfaces were measured.
+    """
+
+    scored: tuple[ScoredLandmark, ...]
+    names: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    labels: str | None = None
+
+    def summaries(self) -> dict[str, Summary]:
+        """By landmark, and of ``all``."""
+        own = {name: summarise([s for s in self.scored if s.landmark == name]) for name in self.names}
+        return {**own, "all": summarise(self.scored)}
+
+    def mean_of_landmarks(self) -> float:
+        """Mean of the MREs of the landmarks: every landmark counts the same, however often it was found."""
+        values = [summary.mre for name, summary in self.summaries().items() if name != "all"]
+        counted = [value for value in values if not math.isnan(value)]
+        return float(np.mean(counted)) if counted else math.nan
+
+    def table(self) -> list[list[str]]:
+        """Texts with header; distances in mm, SDR in percent."""
+        surface = self.labels is not None
+        header = ["landmark", "MRE", "SD", "median", "max", *(f"≤{radius:g}" for radius in RADII_MM)]
+        rows = [[*header, *(["surface", "reference"] if surface else []), "found", "missed", "false"]]
+        for name, s in self.summaries().items():
+            distances = [s.mre, s.sd, s.median, s.maximum]
+            rates = [_shown(100 * rate, 1) for rate in s.sdr.values()]
+            to_organs = [_shown(s.surface, 2), _shown(s.reference_surface, 2)] if surface else []
+            counts = [str(count) for count in (s.found, s.missed, s.false)]
+            rows.append([name, *(_shown(mm, 2) for mm in distances), *rates, *to_organs, *counts])
+        return rows
+
+    def report(self) -> str:
+        """The table, and what its numbers mean."""
+        cases = len({one.case for one in self.scored})
+        lines = [
+            *aligned(self.table()),
+            "",
+            f"{cases} cases; mean of the MREs of the landmarks {_shown(self.mean_of_landmarks(), 2)} mm",
+            *self.definitions,
+        ]
+        if self.left_out:
+            lines.append(f"left out, because they are on one side only: {some(self.left_out)}")
+        return "\n".join(lines)
+
+    @property
+    def definitions(self) -> list[str]:
+        """The sentences that every output quotes."""
+        sentences = [
+            "MRE: mean radial error in mm over the landmarks that were found",
+            "≤ r: SDR, % of the landmarks present in the reference with an error of at most r mm; missed: a failure",
+        ]
+        if self.labels is not None:
+            whose = "mm from the predictions (reference: from the references)"
+            sentences.append(f"surface: {whose} to the surfaces of their organs in {self.labels}")
+        return sentences
+
+    def write(self, folder: str | Path) -> None:
+        """Write ``landmarks_metrics.csv``, one row per case and landmark, and ``landmarks_summary.json``."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        table, summary = folder / "landmarks_metrics.csv", folder / "landmarks_summary.json"
+        with replacing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(ScoredLandmark)], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({k: "" if v != v else v for k, v in asdict(one).items()} for one in self.scored)
+        content = {
+            "nnunet_ext": __version__,
+            "definitions": self.definitions,
+            "landmarks": {name: _as_json(s) for name, s in self.summaries().items() if name != "all"},
+            "all": _as_json(self.summaries()["all"]),
+            "mean_of_landmarks_mm": _or_none(self.mean_of_landmarks()),
+            "left_out": list(self.left_out),
+        }
+        with replacing(summary) as temporary:
+            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def evaluate(
+    references: str | Path,
+    predictions: str | Path,
+    *,
+    labels: str | Path | None = None,
+    dataset_json: str | Path | None = None,
+    common: bool = False,
+    processes: int | None = None,
+) -> Evaluation:
+    """Score every case of ``references``.
+
+    Args:
+        references, predictions: folders of files of landmarks, or one table of all cases.
+        labels: folder of label maps, of the references or predicted; distances from the surfaces of organs are measured
+            in them.
+        dataset_json: that declares the landmarks; looked for up to two folders above references and predictions by
+            default. Needed only for distances from surfaces; otherwise the landmarks of the references are scored.
+        common: score the cases that are in both, instead of refusing when a prediction or reference is missing.
+        processes: how many cases at a time; as many as there are cores by default.
+
+    Raises:
+        InputError: a file cannot be read, or the two do not fit together.
+    """
+    truth, predicted = read(references), read(predictions)
+    cases, left_out = _matched(truth, predicted, str(references), str(predictions), common)
+    source = _dataset_json(dataset_json, Path(references), Path(predictions))
+    content = read_json(source) if source else {}
+    declaration = Declaration.from_dataset_json(content, str(source)) if "landmarks" in content else None
+    names = declaration.names if declaration else tuple(dict.fromkeys(n for case in cases for n in truth[case]))
+    if not any(set(truth[case]) & set(names) for case in cases):
+        found = sorted({name for case in cases for name in truth[case]})
+        raise InputError(f"{references} names the landmarks {found}, but {source} declares {list(names)}.")
+    scored = [
+        _score(case, name, truth[case].get(name, UNKNOWN), predicted[case].get(name, UNKNOWN))
+        for case in cases
+        for name in names
+    ]
+    if labels is None:
+        return Evaluation(tuple(scored), names, left_out)
+    if declaration is None or source is None:
+        raise InputError("Distances from surfaces need a dataset.json with landmarks and surface_of: --dataset-json.")
+    organs = Organs(ScoredLabels.from_dataset_json(content).values, content["labels"].get("ignore"), {})
+    organs = replace(organs, annotated=annotated_labels(content, str(source)))
+    files = _label_files(Path(labels), cases, content, source)
+    reader = Reader.for_file(files[cases[0]], content["file_ending"], content).name
+    calls = [(case, files[case], truth[case], predicted[case], declaration, organs, reader) for case in cases]
+    measured = dict(zip(cases, for_every_case(surface_distances, calls, processes, "surfaces"), strict=True))
+    return Evaluation(
+        tuple(
+            replace(
+                one,
+                surface_mm=measured[one.case].get((one.landmark, "prediction"), math.nan),
+                reference_surface_mm=measured[one.case].get((one.landmark, "reference"), math.nan),
+            )
+            for one in scored
+        ),
+        names,
+        left_out,
+        str(labels),
+    )
+
+
+def surface_distances(
+    case: str,
+    label_file: Path,
+    reference: Landmarks,
+    prediction: Landmarks,
+    declaration: Declaration,
+    organs: Organs,
+    reader_name: str,
+) -> Measured:
+    """Unsigned distances of the landmarks of one case from the surfaces of their organs, the mean over the organs.
+
+    Args:
+        case: name.
+        label_file: its label map.
+        reference, prediction: its landmarks.
+        declaration: which organs they lie on.
+        organs: the labels of the data set.
+        reader_name: of nnU-Net's reader.
+    """
+    labels = Reader(reader_name).labels(label_file)
+    geometry = Geometry.from_volume(labels)
+    needed = {organ for on in declaration.surface_of.values() for organ in on}
+    surfaces = {organ: organs.surface(case, organ, labels) for organ in needed}
+    measured: Measured = {}
+    for name, on in declaration.surface_of.items():
+        own = [surface for organ in on if (surface := surfaces[organ]) is not None]
+        for whose, landmarks in (("reference", reference), ("prediction", prediction)):
+            position = landmarks.get(name, UNKNOWN).position_mm
+            if own and position is not None:
+                index = geometry.to_index(position)
+                measured[name, whose] = float(np.mean([abs(s.signed_distances_mm(index)[0]) for s in own]))
+    return measured
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _score(case: str, name: str, reference: Landmark, prediction: Landmark) -> ScoredLandmark:
+    outcome, error = outcome_of(reference, prediction)
+    confidence = math.nan if prediction.confidence is None else prediction.confidence
+    return ScoredLandmark(case, name, outcome, error, confidence)
+
+
+def _matched(
+    truth: Mapping[str, Any], predicted: Mapping[str, Any], references: str, predictions: str, common: bool
+) -> tuple[list[str], tuple[str, ...]]:
+    """The cases to score, and those left out."""
+    both = sorted(set(truth) & set(predicted))
+    missing, extra = sorted(set(truth) - set(predicted)), sorted(set(predicted) - set(truth))
+    if not both:
+        raise InputError(f"{references} and {predictions} have no case in common, such as {missing[0]} and {extra[0]}.")
+    for names, what, where in ((missing, "prediction", predictions), (extra, "reference", references)):
+        if names and not common:
+            raise InputError(
+                f"{where} has no {what} for {some(names)}; add it, or score what is in both with --common."
+            )
+    return both, tuple(missing + extra)
+
+
+def _dataset_json(given: str | Path | None, *sources: Path) -> Path | None:
+    if given is not None:
+        return Path(given)
+    places = [place for source in sources for place in (source, *source.resolve().parents[:2])]
+    return next((place / "dataset.json" for place in places if (place / "dataset.json").is_file()), None)
+
+
+def _label_files(folder: Path, cases: Sequence[str], content: Mapping[str, Any], source: Path) -> dict[str, Path]:
+    if "file_ending" not in content:
+        raise InputError(f"{source} has no 'file_ending', which nnU-Net's format requires; add it.")
+    files = {case: folder / f"{case}{content['file_ending']}" for case in cases}
+    missing = [file for file in files.values() if not file.is_file()]
+    if missing:
+        raise InputError(f"There is no label map {missing[0]}; correct --labels.")
+    return files
+
+
+def _as_json(summary: Summary) -> dict[str, Any]:
+    values = asdict(summary)
+    sdr = {f"sdr_{radius:g}mm": _or_none(rate) for radius, rate in values.pop("sdr").items()}
+    counts = {key: values.pop(key) for key in ("found", "missed", "false", "rejected")}
+    return {**{f"{key}_mm": _or_none(value) for key, value in values.items()}, **sdr, **counts}
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _shown(value: float, digits: int) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"

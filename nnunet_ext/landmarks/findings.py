@@ -1,0 +1,245 @@
+"""What is wrong with the landmarks of one case, or of all: pure functions, and every threshold with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.distance import pdist, squareform
+
+from nnunet_ext.findings import Severity, some
+from nnunet_ext.landmarks.declaration import Declaration
+from nnunet_ext.landmarks.geometry import Floats, Geometry, inside
+from nnunet_ext.landmarks.points import Landmarks, State, as_arrays, to_lps
+
+OUTSIDE_SHARE = 0.2
+"""Of the points of a case, outside of its image, above which RAS and LPS are tried for a mix-up; below, single points
+are misplaced or the image was cropped."""
+
+PRIOR_VOXELS, GAP_VOXELS = 8, 2
+"""Median distance to the surface, in voxels of the finest axis. A boundary loss looks 8 voxels far (its default range),
+so beyond the prior teaches nothing or the wrong thing; a person and a label map differ by less than two voxels."""
+
+BETTER = 3
+"""How many times better the other coordinate system must fit: anatomy varies by less."""
+
+SAME_PLACE_MM = 0.01
+"""Two landmarks closer than this are one point with two names: nobody clicks so precisely."""
+
+ENOUGH = 5
+"""Cases from which a median says what is usual."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to look at.
+
+    Attributes:
+        severity: ``fatal``: a training would fail or learn the wrong thing; ``warning``: probably a mistake; ``note``.
+        kind: one word or two, to sort by.
+        text: one sentence.
+        case: name; None for the whole data set.
+        landmark: name, if it is about one.
+    """
+
+    severity: Severity
+    kind: str
+    text: str
+    case: str | None = None
+    landmark: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Position:
+    """The landmarks of one case in its image; K in the order of the declaration.
+
+    Attributes:
+        states: ``(K,)``.
+        points_mm: ``(K, 3)``, LPS; nan unless present.
+        centre_mm: ``(3,)``, of the image.
+        geometry, shape: of the image, ``(z, y, x)``.
+    """
+
+    states: NDArray[np.int8]
+    points_mm: Floats
+    centre_mm: Floats
+    geometry: Geometry
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, landmarks: Landmarks, names: Sequence[str], geometry: Geometry, shape: Sequence[int]) -> Position:
+        """Args:
+        landmarks: of the case.
+        names: those that are declared.
+        geometry, shape: of its image.
+        """
+        points_mm, states = as_arrays(landmarks, names)
+        centre = geometry.to_mm((np.asarray(shape) - 1) / 2)
+        return cls(states, points_mm, centre, geometry, tuple(shape))
+
+    def offsets_mm(self, *, flipped: bool = False) -> Floats:
+        """``(K, 3)``: from the centre of the image; with the positions taken for RAS if ``flipped``."""
+        return (to_lps(self.points_mm, "RAS") if flipped else self.points_mm) - self.centre_mm
+
+    def outside(self, *, flipped: bool = False) -> NDArray[np.bool_]:
+        """``(K,)``: present, but outside of the image."""
+        points = to_lps(self.points_mm, "RAS") if flipped else self.points_mm
+        return (self.states == State.PRESENT) & ~inside(self.geometry.to_index(points), self.shape)
+
+
+# --- of one case ------------------------------------------------------------------------------------------------------
+
+
+def names_of(case: str, landmarks: Landmarks, declared: Sequence[str]) -> Iterator[Finding]:
+    """Names in a file that ``dataset.json`` does not declare, and two names for one point."""
+    if unknown := sorted(set(landmarks) - set(declared)):
+        text = f"the file names {unknown}, which dataset.json does not declare; they are not used"
+        yield Finding("warning", "unknown name", text, case)
+    points_mm, _ = as_arrays(landmarks, list(landmarks))
+    names = list(landmarks)
+    if len(names) < 2:
+        return
+    for one, other in np.argwhere(np.triu(squareform(pdist(points_mm)) < SAME_PLACE_MM, 1)):
+        text = f"{names[one]} and {names[other]} are at the same place"
+        yield Finding("warning", "same place", text, case, names[other])
+
+
+def places(case: str, position: Position, names: Sequence[str]) -> Iterator[Finding]:
+    """Points outside of the image; and whether they fit into it when RAS and LPS are exchanged."""
+    outside = position.outside()
+    if not outside.any():
+        return
+    lost, n = (
+        [name for name, is_out in zip(names, outside, strict=True) if is_out],
+        int((position.states == State.PRESENT).sum()),
+    )
+    if len(lost) > OUTSIDE_SHARE * n and not position.outside(flipped=True).any():
+        text = f"{len(lost)} of {n} landmarks are outside of the image, but none if x and y change their sign: {_MIXED}"
+        yield Finding("fatal", "RAS/LPS", text, case)
+    else:
+        text = f"{', '.join(lost[:3])}{', …' if len(lost) > 3 else ''}: outside of the image, so unknown in a training"
+        yield Finding("warning", "outside", text, case, lost[0] if len(lost) == 1 else None)
+
+
+def flipped_fits(case: str, distances_mm: Floats, flipped_mm: Floats, voxel_mm: float) -> Iterator[Finding]:
+    """Whether landmarks lie on their organs when RAS and LPS are exchanged, and only then.
+
+    Args:
+        case: name.
+        distances_mm, flipped_mm: ``(N,)``, to the surfaces of the organs of the case, as it is and exchanged.
+        voxel_mm: the finest spacing.
+    """
+    ours, theirs = np.median(np.abs(distances_mm)), np.median(np.abs(flipped_mm))
+    if ours > PRIOR_VOXELS * voxel_mm and ours > BETTER * theirs:
+        text = (
+            f"the landmarks are {ours:.1f} mm from their organs, but {theirs:.1f} mm if x and y change their sign: "
+            f"{_MIXED}"
+        )
+        yield Finding("fatal", "RAS/LPS", text, case)
+
+
+_MIXED = "RAS was saved as LPS or the other way round; repair it with 'nnunet-ext landmarks convert --coordinates'"
+
+
+# --- of all cases -----------------------------------------------------------------------------------------------------
+
+
+def annotated(positions: Mapping[str, Position], names: Sequence[str]) -> Iterator[Finding]:
+    """Landmarks that are present nowhere, or unknown in some of the cases that have landmarks."""
+    for k, name in enumerate(names):
+        states = {case: position.states[k] for case, position in positions.items()}
+        unknown = [case for case, state in states.items() if state == State.UNKNOWN]
+        if not any(state == State.PRESENT for state in states.values()):
+            text = f"{name} has a position in no case; is it spelled differently in the files?"
+            yield Finding("fatal", "never annotated", text, landmark=name)
+        elif unknown:
+            text = f"{name} is unknown in {some(unknown)} with other landmarks; mark it as missing where it is absent"
+            yield Finding("note", "unknown", text, landmark=name)
+    if positions and all((p.outside() == (p.states == State.PRESENT)).all() for p in positions.values()):
+        yield Finding("fatal", "outside", "all landmarks of all cases are outside of the images; are positions in mm?")
+
+
+def pairs(positions: Mapping[str, Position], declaration: Declaration) -> Iterator[Finding]:
+    """Cases in which the two landmarks of a mirror pair lie the other way round than usual."""
+    for pair in declaration.mirror_pairs:
+        a, b = (declaration.names.index(name) for name in pair)
+        steps = {case: p.points_mm[a] - p.points_mm[b] for case, p in positions.items()}
+        steps = {case: step for case, step in steps.items() if np.isfinite(step).all()}
+        if len(steps) < ENOUGH:
+            continue
+        usual = np.median(list(steps.values()), axis=0)
+        for case, step in steps.items():
+            if step @ usual < 0:
+                text = f"{pair[0]} and {pair[1]} lie the other way round than in most cases: were they exchanged?"
+                yield Finding("warning", "pair", text, case, pair[0])
+
+
+def unusual_places(positions: Mapping[str, Position]) -> Iterator[Finding]:
+    """Cases far from the usual places, relative to the centre of the image, that fit when RAS and LPS are exchanged."""
+    if len(positions) < ENOUGH:
+        return
+    usual = _median([p.offsets_mm() for p in positions.values()])
+
+    def distance(position: Position, flipped: bool) -> float:
+        far = np.linalg.norm(position.offsets_mm(flipped=flipped) - usual, axis=1)
+        return float(np.median(far[np.isfinite(far)])) if np.isfinite(far).any() else 0.0
+
+    ours = {case: distance(p, False) for case, p in positions.items()}
+    typical = float(np.median(list(ours.values())))
+    for case, position in positions.items():
+        flipped = distance(position, True)
+        if ours[case] > BETTER * max(typical, flipped):
+            text = (
+                f"the landmarks are {ours[case]:.0f} mm from where they usually are in an image, but {flipped:.0f} mm "
+                f"if x and y change their sign: {_MIXED}"
+            )
+            yield Finding("warning", "RAS/LPS", text, case)
+
+
+def prior(landmark: str, organ: str, distances_mm: Floats, voxel_mm: float, *, measured: bool) -> Iterator[Finding]:
+    """Whether a landmark lies on the surface of an organ.
+
+    Args:
+        landmark, organ: names.
+        distances_mm: ``(N,)``.
+        voxel_mm: the finest spacing.
+        measured: in cases with both; otherwise across cases, which blurs by as much as anatomy varies.
+    """
+    median = float(np.median(np.abs(distances_mm)))
+    far = f"{landmark} is {median:.1f} mm from the surface of {organ} (median of {len(distances_mm)})"
+    if median > PRIOR_VOXELS * voxel_mm:
+        text = f"{far}, more than {PRIOR_VOXELS} voxels: remove {organ} from its surface_of, or correct the labels"
+        yield Finding("fatal" if measured else "warning", "prior", text, landmark=landmark)
+    elif measured and median > GAP_VOXELS * voxel_mm:
+        text = f"{far}, more than {GAP_VOXELS} voxels: annotated by another rule than {organ}?"
+        yield Finding("warning", "gap", text, landmark=landmark)
+
+
+def strays(landmark: str, organ: str, distances_mm: Mapping[str, float], voxel_mm: float) -> Iterator[Finding]:
+    """Single cases in which a landmark is far from an organ on whose surface it usually lies.
+
+    Args:
+        landmark, organ: names.
+        distances_mm: by case.
+        voxel_mm: the finest spacing.
+    """
+    if np.median(np.abs(list(distances_mm.values()))) > PRIOR_VOXELS * voxel_mm:
+        return
+    for case, mm in distances_mm.items():
+        if abs(mm) > PRIOR_VOXELS * voxel_mm:
+            yield Finding(
+                "warning", "far", f"{landmark} is {abs(mm):.1f} mm from the surface of {organ}", case, landmark
+            )
+
+
+def _median(offsets: Sequence[Floats]) -> Floats:
+    """``(K, 3)``: over the cases in which each landmark is present; nan where there is none."""
+    stack = np.stack(offsets)
+    result = np.full(stack.shape[1:], np.nan)
+    for k in range(stack.shape[1]):
+        own = stack[np.isfinite(stack[:, k]).all(-1), k]
+        if len(own):
+            result[k] = np.median(own, axis=0)
+    return result
