@@ -248,9 +248,10 @@ def _of_all(found: LandmarkDataset, cases: Sequence[CheckedCase], distances: Seq
     names = found.declaration.names
     if found.files:
         yield from annotated(positions, names)
-    yield from pairs(positions, found.declaration)
     mixed = {f.case for case in cases for f in case.findings if f.kind == "RAS/LPS"}
-    yield from (finding for finding in unusual_places(positions) if finding.case not in mixed)
+    fitting = {case: position for case, position in positions.items() if case not in mixed}
+    yield from pairs(fitting, found.declaration)
+    yield from unusual_places(fitting)
     voxel_mm = float(np.median([case.voxel_mm for case in cases]))
     for name in names:
         organs = found.declaration.surface_of.get(name, ())

@@ -22,6 +22,9 @@ MARKUPS = ".mrk.json"
 ENDINGS = (MARKUPS, ".json", ".fcsv", ".csv")
 """Of the files that can be read; the first that fits counts."""
 
+NNUNETS_OWN = {"dataset.json", "plans.json", "predict_from_raw_data_args.json", "summary.json"}
+"""JSON files that nnU-Net writes beside predictions."""
+
 Cases = dict[str, dict[str, Landmark]]
 """Landmarks by case and name."""
 
@@ -46,8 +49,8 @@ def landmark_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}; it must hold landmarks ({', '.join(ENDINGS)}).")
-    names = (path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
-    return [path for path in names if path.name.lower().endswith(ENDINGS)]
+    files = (path for path in sorted(folder.iterdir()) if path.is_file() and path.name.lower().endswith(ENDINGS))
+    return [path for path in files if path.name not in NNUNETS_OWN and not path.name.startswith(".")]
 
 
 def read_file(file: Path, system: CoordinateSystem | None = None) -> Cases:
@@ -97,6 +100,8 @@ def read_files(files: Iterable[Path], system: CoordinateSystem | None = None) ->
 def read(source: str | Path) -> Cases:
     """The cases of a folder of files, or of one file.
 
+    In a folder with ``.mrk.json`` files only these count, because a table there says the same once more.
+
     Raises:
         InputError: there is nothing to read, or it cannot be read.
     """
@@ -104,7 +109,7 @@ def read(source: str | Path) -> Cases:
     files = [source] if source.is_file() else landmark_files(source)
     if not files:
         raise InputError(f"{source} holds no landmarks ({', '.join(ENDINGS)}).")
-    return read_files(files)
+    return read_files([file for file in files if file.name.lower().endswith(MARKUPS)] or files)
 
 
 def write_markups(file: Path, landmarks: Landmarks) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnunet_ext.errors import InputError
@@ -53,12 +53,14 @@ def same(ours: dict[str, Landmark], theirs: dict[str, Landmark]) -> bool:
 # --- round trips ------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(cases)
 def test_markups_give_back_what_was_written(points):
     text = json.dumps(to_markups(points))
     assert same(points, dict(from_markups(json.loads(text), "file")))
 
 
+@settings(deadline=None)
 @given(st.dictionaries(names, cases.filter(bool), min_size=1, max_size=3))
 def test_a_table_gives_back_the_cases_that_were_written(many):
     found: dict[str, dict[str, Landmark]] = {}
@@ -68,6 +70,7 @@ def test_a_table_gives_back_the_cases_that_were_written(many):
     assert all(same(many[case], found[case]) for case in many)
 
 
+@settings(deadline=None)
 @given(cases.map(lambda points: {n: p for n, p in points.items() if p.state is State.PRESENT}))
 def test_arrays_and_landmarks_are_the_same_thing(points):
     positions, states = as_arrays(points, list(points))
@@ -89,6 +92,14 @@ def test_files_are_read_back_from_a_folder(tmp_path):
     write_table(tmp_path / "all.csv", written)
     assert read(tmp_path / "one") == read(tmp_path / "all.csv") == written
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_folder_of_predictions_holds_other_files_too(tmp_path):
+    for name in ("dataset.json", "plans.json", ".a.json", "a.nii.gz"):
+        (tmp_path / name).write_text('{"name": "no landmark"}')
+    write_markups(tmp_path / "a.mrk.json", {"tip": ABSENT})
+    write_table(tmp_path / "landmarks.csv", {"a": {"tip": ABSENT}})
+    assert read(tmp_path) == {"a": {"tip": ABSENT}}
 
 
 def test_what_is_written_for_slicer_is_explicit(tmp_path):
@@ -211,6 +222,7 @@ def test_what_the_caller_says_about_the_system_counts_more_than_the_file(tmp_pat
     assert found == {case: {"tip": present(LPS)} for case in "abcd"}
 
 
+@settings(deadline=None)
 @given(st.tuples(numbers, numbers, numbers))
 def test_the_change_of_system_is_its_own_inverse(point):
     assert np.array_equal(to_lps(to_lps(point, "RAS"), "RAS"), point)
@@ -266,8 +278,8 @@ def test_a_bad_file_gets_one_sentence_that_names_it(tmp_path, name, text, words)
 def test_a_case_in_two_files_and_an_empty_folder_are_refused(tmp_path):
     with pytest.raises(InputError, match="holds no landmarks"):
         read(tmp_path)
-    write_markups(tmp_path / "a.mrk.json", {"tip": ABSENT})
     write_table(tmp_path / "a.csv", {"a": {"tip": ABSENT}})
+    write_table(tmp_path / "b.csv", {"a": {"tip": ABSENT}})
     with pytest.raises(InputError, match=r"Case a is in .*another file"):
         read(tmp_path)
     with pytest.raises(InputError, match="no folder"):

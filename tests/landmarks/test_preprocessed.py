@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -93,6 +93,7 @@ def test_slices_of_a_2d_configuration_stay_where_they_are():
 sizes = st.tuples(*[st.integers(1, 300)] * 3)
 
 
+@settings(deadline=None)
 @given(
     st.permutations([0, 1, 2]),
     sizes,

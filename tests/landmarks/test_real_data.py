@@ -1,0 +1,76 @@
+"""The commands on the hippocampus, half of whose cases have landmarks instead of labels."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from nnunet_ext.landmarks.check import check_dataset
+from nnunet_ext.landmarks.evaluate import evaluate
+
+DATA = Path(os.environ.get("NNUNET_EXT_DATA", Path(__file__).parents[3] / "shared" / "data"))
+HIPPOCAMPUS = DATA / "Dataset204_HippoHetero"
+ON = ["Anterior", "Posterior"]
+SURFACES = {"anterior_tip": ON[:1], "posterior_tip": ON[1:], "border_superior": ON, "border_inferior": ON}
+KEPT = 40
+
+pytestmark = [
+    pytest.mark.real_data,
+    pytest.mark.skipif(
+        not HIPPOCAMPUS.is_dir(), reason=f"no {HIPPOCAMPUS}; set NNUNET_EXT_DATA to a folder that holds this data set"
+    ),
+]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """The first cases, with absolute paths and a prior."""
+    folder = tmp_path / HIPPOCAMPUS.name
+    (folder / "landmarksTr").mkdir(parents=True)
+    content = json.loads((HIPPOCAMPUS / "dataset.json").read_text())
+    names = content["landmarks"] if isinstance(content["landmarks"], list) else content["landmarks"]["names"]
+    content["landmarks"] = {"names": names, "surface_of": SURFACES}
+    content["dataset"] = {
+        case: {
+            "images": [os.path.abspath(HIPPOCAMPUS / image) for image in files["images"]],
+            "label": os.path.abspath(HIPPOCAMPUS / files["label"]),
+        }
+        for case, files in sorted(content["dataset"].items())[:KEPT]
+    }
+    (folder / "dataset.json").write_text(json.dumps(content))
+    for case in content["dataset"]:
+        file = HIPPOCAMPUS / "landmarksTr" / f"{case}.mrk.json"
+        if file.is_file():
+            (folder / "landmarksTr" / file.name).symlink_to(file)
+    return folder
+
+
+def test_landmarks_lie_on_their_organs(folder):
+    report = check_dataset(folder, labels=HIPPOCAMPUS / "oracle" / "labelsTr", processes=1)
+    assert report.findings == ()
+    assert not any(distance.across for distance in report.distances)
+    assert max(abs(distance.mm) for distance in report.distances) < 1.05
+    across = check_dataset(folder, processes=1)
+    assert across.exit_code == 0
+    assert all(distance.across for distance in across.distances)
+
+
+def test_a_wrong_prior_is_found_with_both_and_across(folder):
+    content = json.loads((folder / "dataset.json").read_text())
+    content["landmarks"]["surface_of"]["anterior_tip"] = ["Posterior"]
+    (folder / "dataset.json").write_text(json.dumps(content))
+    report = check_dataset(folder, labels=HIPPOCAMPUS / "oracle" / "labelsTr", processes=1)
+    assert [(found.kind, found.landmark) for found in report.findings] == [("prior", "anterior_tip")]
+    assert report.exit_code == 1
+    across = check_dataset(folder, processes=1)
+    assert [(found.severity, found.landmark) for found in across.findings] == [("warning", "anterior_tip")]
+
+
+def test_references_are_perfect_predictions(folder):
+    places = (folder / "landmarksTr", folder / "landmarksTr")
+    labels, declared = HIPPOCAMPUS / "oracle" / "labelsTr", folder / "dataset.json"
+    found = evaluate(*places, labels=labels, dataset_json=declared, processes=1).summaries()["all"]
+    assert found.mre == 0
+    assert found.sdr[1.0] == 1
+    assert found.surface < 0.6

@@ -1,0 +1,67 @@
+"""The distance from a point to the surface of a mask, against brute force."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nnunet_ext.landmarks.surface import OrganSurface
+
+
+def brute_force(mask: np.ndarray, spacing: np.ndarray, index: np.ndarray) -> float:
+    """Over all faces, as boxes without thickness."""
+    best = np.inf
+    for axis in range(3):
+        step = np.eye(3, dtype=int)[axis]
+        for voxel in np.argwhere(np.ones_like(mask)):
+            other = voxel + step
+            if other[axis] < mask.shape[axis] and mask[tuple(voxel)] != mask[tuple(other)]:
+                low = (voxel - 0.5 + step * 1.0) * spacing
+                high = (voxel + 0.5) * spacing
+                point = index * spacing
+                best = min(best, np.linalg.norm(point - np.clip(point, low, high)))
+    return best
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.tuples(*[st.sampled_from([0.3, 1.0, 4.0])] * 3),
+    st.tuples(*[st.floats(-3, 9)] * 3),
+)
+def test_the_distance_is_that_of_brute_force(seed, spacing, index):
+    mask = np.random.default_rng(seed).random((5, 4, 6)) < 0.3
+    found = OrganSurface.find(mask, spacing)
+    assert found is not None
+    expected = brute_force(mask, np.array(spacing), np.array(index))
+    assert abs(found.signed_distances_mm(index)[0]) == pytest.approx(expected, abs=1e-9)
+
+
+def test_inside_is_negative():
+    mask = np.zeros((9, 9, 9), bool)
+    mask[2:7, 2:7, 2:7] = True
+    found = OrganSurface.find(mask, (2.0, 1.0, 1.0))
+    assert found is not None
+    points = [(4, 4, 4), (1.5, 4, 4), (0, 4, 4), (4, 4, 8), (20, 4, 4), (np.nan, 0, 0)]
+    np.testing.assert_allclose(found.signed_distances_mm(points), [-2.5, 0, 3, 1.5, 27, np.nan], atol=1e-9)
+
+
+def test_no_surface_where_nobody_labelled_and_at_the_border_of_the_image():
+    mask = np.zeros((6, 6, 6), bool)
+    mask[:3] = True
+    labelled = np.ones_like(mask)
+    found = OrganSurface.find(mask, (1, 1, 1), labelled)
+    assert found is not None
+    assert found.signed_distances_mm([(0, 3, 3)]) == pytest.approx(-2.5)
+    labelled[3] = False
+    assert OrganSurface.find(mask, (1, 1, 1), labelled) is None
+    assert OrganSurface.find(np.zeros_like(mask), (1, 1, 1)) is None
+    assert OrganSurface.find(np.ones_like(mask), (1, 1, 1)) is None
+
+
+def test_a_2d_image_is_one_slice():
+    mask = np.zeros((1, 8, 8), bool)
+    mask[0, 2:6, 2:6] = True
+    found = OrganSurface.find(mask, (1.0, 0.5, 0.5))
+    assert found is not None
+    np.testing.assert_allclose(found.signed_distances_mm([(0, 4, 7.5)]), 1.0)
