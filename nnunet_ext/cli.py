@@ -450,7 +450,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = add(
         "evaluate",
         _landmarks_evaluate,
-        "compare predicted landmarks with references: mean radial error, SDR, missed and false ones, distance to organ",
+        "compare landmarks with references: mean radial error, SDR, missed and false ones, distance from organs",
         "nnunet-ext landmarks evaluate landmarksTs predictions\n"
         "  nnunet-ext landmarks evaluate landmarksTs predictions --labels labelsTs",
         parts,

@@ -11,7 +11,7 @@ import csv
 from collections.abc import Iterator
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks.markups import landmark_of_status
+from nnunet_ext.landmarks.markups import state_of_status
 from nnunet_ext.landmarks.points import (
     ABSENT,
     UNKNOWN,
@@ -63,7 +63,7 @@ def _point(row: list[str], columns: list[str], system: CoordinateSystem, where: 
             f"{where}: the line {','.join(row)!r} has no label; give every point the name of its landmark."
         )
     unnamed = row[len(columns) :]
-    state = landmark_of_status(unnamed[0], f"{where}: {name}") if len(unnamed) == 2 else State.PRESENT
+    state = state_of_status(unnamed[0], f"{where}: {name}") if len(unnamed) == 2 else State.PRESENT
     if state is not State.PRESENT:
         return name, ABSENT if state is State.ABSENT else UNKNOWN
     try:

@@ -77,7 +77,7 @@ def to_markups(landmarks: Landmarks) -> dict[str, Any]:
     }
 
 
-def landmark_of_status(status: Any, where: str) -> State:
+def state_of_status(status: Any, where: str) -> State:
     """The state that a positionStatus of 3D Slicer, a word or a number, stands for.
 
     Raises:
@@ -97,7 +97,7 @@ def _point(point: Any, system: CoordinateSystem, where: str) -> tuple[str, Landm
         raise InputError(f"{where}: a control point has no label; give every point the name of its landmark.")
     position = point.get("position")
     default = "undefined" if position is None else "defined"
-    state = landmark_of_status(point.get("positionStatus", default), f"{where}: {name}")
+    state = state_of_status(point.get("positionStatus", default), f"{where}: {name}")
     if state is not State.PRESENT:
         return name.strip(), ABSENT if state is State.ABSENT else UNKNOWN
     try:
