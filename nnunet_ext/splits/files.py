@@ -41,10 +41,12 @@ class About:
     Attributes:
         grouping: subjects by case.
         few_shot: by fold, whether it leaves cases out on purpose; empty if the file has changed since.
+        training_subjects: by fold, how many; empty if the file has changed since.
     """
 
     grouping: Grouping
     few_shot: tuple[bool, ...]
+    training_subjects: tuple[int, ...]
 
 
 def read_folds(path: Path) -> list[Fold]:
@@ -89,8 +91,11 @@ def read_about(path: Path) -> About | None:
     if not isinstance(subjects, Mapping) or not isinstance(folds, list):
         raise InputError(f"{beside} has no subjects or no folds; remove it, or write the folds again.")
     described = content.get("splits_sha256") == sha256(path.read_bytes()).hexdigest()
-    few_shot = tuple(entry.get("shots") is not None for entry in folds) if described else ()
-    return About(Grouping(str(content.get("by")), {str(case): str(name) for case, name in subjects.items()}), few_shot)
+    return About(
+        grouping=Grouping(str(content.get("by")), {str(case): str(name) for case, name in subjects.items()}),
+        few_shot=tuple(entry.get("shots") is not None for entry in folds) if described else (),
+        training_subjects=tuple(entry.get("training_subjects") for entry in folds) if described else (),
+    )
 
 
 def write_folds(path: Path, folds: Sequence[Fold], dataset: str, grouping: Grouping, validation: str) -> None:
