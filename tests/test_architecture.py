@@ -10,9 +10,9 @@ from nnunet_ext.catalogue import TRAINERS
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "nnunet_ext"
 FILES = sorted(PACKAGE.rglob("*.py"))
-SHARED = {"nnunet", "processes", "evaluation", "benchmark", "scribbles", "landmarks", "demo"}
+SHARED = {"nnunet", "processes", "evaluation", "benchmark", "scribbles", "splits", "landmarks", "demo"}
 # read nnU-Net's files with nnU-Net's own readers and ask it which trainers it knows
-USERS_OF_NNUNET = {"evaluation", "benchmark", "scribbles", "demo"}
+USERS_OF_NNUNET = {"evaluation", "benchmark", "scribbles", "splits", "demo"}
 METHODS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()} - SHARED
 
 

@@ -162,7 +162,9 @@ class nnUNetTrainerAttenScribblePaper(nnUNetTrainerAttenScribble):
     nnU-Net's stay the planned backbone, its augmentation and its schedule. Options in the plans do not apply to it.
     """
 
-    options: ClassVar[AttenScribbleOptions] = AttenScribbleOptions(attention="trunk", published=True, ramp=0.0)
+    options: ClassVar[AttenScribbleOptions] = AttenScribbleOptions(
+        attention="trunk", published=True, asl_weight=9.2, ramp=0.0
+    )
 
     hyperparameters: ClassVar[Mapping[str, Any]] = {"enable_deep_supervision": False, "weight_decay": 1e-4}
 

@@ -75,6 +75,9 @@ def values(results: Results, group: str, arms: Sequence[str], column: str) -> di
     cases = results.cases
     own = cases[(cases["group"] == group) & cases["arm"].isin(arms)]
     own = _common_trainings(own, arms)
+    if own.groupby("case")["fold"].nunique().max() > 1:
+        # folds with the same validation cases are repeats on other training subsets, as seeds are
+        own = own.assign(seed=own["fold"].astype(str) + "." + own["seed"].astype(str))
     counted = own.groupby(["case", "label"])[column].transform(lambda column: column.notna().all())
     own = own.assign(value=own[column].where(counted))[[*KEYS, "value"]]
     mean = own.groupby(["arm", "fold", "seed", "case"], as_index=False)["value"].mean().assign(label=MEAN)

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
@@ -29,6 +30,7 @@ from nnunet_ext.nnunet.plans import dataset_folder, extension_settings, write_pl
 from nnunet_ext.processes import progress
 from nnunet_ext.processes.children import run_step
 from nnunet_ext.processes.commands import console, environment
+from nnunet_ext.splits.files import read_about
 
 NUMBER_OF_EPOCHS = re.compile(r"_(\d+)epochs?$")
 
@@ -83,7 +85,12 @@ def prepare(spec: Spec, benchmark: BenchmarkFolder) -> list[Job]:
         truth_of(job)
         jobs.append(replace(job, key=job_key(job)))
     _refuse_other_results(benchmark, jobs)
-    benchmark.save(spec, jobs, splits={group: splits(group) for group in groups})
+    benchmark.save(
+        spec,
+        jobs,
+        splits={group: splits(group) for group in groups},
+        subsets={group: subsets(group) for group in groups},
+    )
     return jobs
 
 
@@ -268,6 +275,20 @@ def splits(dataset: str) -> list[dict[str, list[str]]]:
     raise InputError(
         f"{file} is no list of folds with train and val; restore it, or remove it to get nnU-Net's own folds."
     )
+
+
+def subsets(dataset: str) -> list[str]:
+    """What each fold is trained on, in words, where folds share validation cases; empty for a cross-validation.
+
+    Folds with the same words are repeats of one experiment, as few-shot subsets of one size are.
+    """
+    validated = Counter(case for fold in splits(dataset) for case in fold["val"])
+    if max(validated.values(), default=0) < 2:
+        return []
+    about = read_about(dataset_folder(dataset) / "splits_final.json")
+    if about is None or not about.training_subjects:
+        return [f"fold {fold}" for fold in range(len(splits(dataset)))]
+    return [f"{number} training subjects" for number in about.training_subjects]
 
 
 def evaluate(benchmark: BenchmarkFolder, job: Job, metrics: Metrics) -> dict[str, Any]:

@@ -35,7 +35,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Group:
-    """What is compared with each other: trainings on one data set (and one configuration, in a benchmark)."""
+    """What is compared with each other: trainings on one data set (and one configuration, in a benchmark).
+
+    Folds of one group validate different cases, or are repeats on different training subsets of one size.
+    """
 
     name: str
     dataset: str
@@ -76,21 +79,26 @@ def from_benchmark(benchmark: BenchmarkFolder, baseline: str | None = None) -> R
     from nnunet_ext.benchmark.prepare import truth_of, use_folders
     from nnunet_ext.nnunet.plans import dataset_folder
 
-    spec, jobs, _ = benchmark.load()
+    spec, jobs, stored = benchmark.load()
     use_folders(spec, benchmark)
     done = [(job, record) for job in jobs if (record := benchmark.record(job)) is not None]
     if not done:
         raise InputError(f"{benchmark.folder}: no job is done yet, so there is nothing to report.")
     chosen = _checked_baseline(baseline or spec.baseline, [arm.name for arm in spec.arms])
+
+    def group_of(job: Job) -> str:
+        subsets = stored.get("subsets", {}).get(job.compared)
+        return ", ".join([job.compared, job.configuration, *([subsets[job.fold]] if subsets else [])])
+
     groups: dict[str, Group] = {}
     for job, _ in done:
         references, dataset_json = truth_of(job)
         reader = read_json(dataset_folder(job.dataset) / f"{job.plans}.json")["image_reader_writer"]
-        group = Group(_group(job), job.compared, references, read_json(dataset_json), reader)
+        group = Group(group_of(job), job.compared, references, read_json(dataset_json), reader)
         groups.setdefault(group.name, group)
     frames = [
         pd.read_csv(benchmark.of(job) / "metrics.csv", dtype={"case": str, "label": str}).assign(
-            arm=job.arm, group=_group(job), fold=job.fold, seed=job.seed
+            arm=job.arm, group=group_of(job), fold=job.fold, seed=job.seed
         )
         for job, _ in done
     ]
@@ -104,7 +112,7 @@ def from_benchmark(benchmark: BenchmarkFolder, baseline: str | None = None) -> R
         trainings=tuple(
             Training(
                 job.arm,
-                _group(job),
+                group_of(job),
                 job.fold,
                 job.seed,
                 benchmark.fold(job) / "validation",
@@ -212,10 +220,6 @@ def image_of(group: Group, case: str) -> Path | None:
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
-
-
-def _group(job: Job) -> str:
-    return f"{job.compared}, {job.configuration}"
 
 
 def _checked_baseline(baseline: str, arms: Sequence[str]) -> str:

@@ -104,10 +104,10 @@ def test_the_regularisers_grow_from_zero_over_the_first_epochs(make_trainer):
         trainer.current_epoch = epoch
         weights.append(trainer.current_term_weights())
     assert [w[CRF] for w in weights] == pytest.approx([0, 4.6, 9.2, 9.2])
-    assert [w[ASL] for w in weights] == pytest.approx([0, 4.6, 9.2, 9.2])
+    assert [w[ASL] for w in weights] == pytest.approx([0, 0.5, 1, 1])
     assert all(w[MEAN_SIMILARITY] == 0 for w in weights)
     paper = make_trainer("nnUNetTrainerAttenScribblePaper", kind="ignore", configuration="2d")
-    assert paper.current_term_weights()[CRF] == 9.2
+    assert paper.current_term_weights()[CRF] == paper.current_term_weights()[ASL] == 9.2
 
 
 def test_in_the_first_epoch_the_loss_is_that_of_stock_nnunet(make_trainer):

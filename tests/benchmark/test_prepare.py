@@ -166,6 +166,20 @@ def test_a_fold_that_does_not_exist(root):
     refused(root, "folds: 3", "folds 0 to 0", folds=[0, 3])
 
 
+def test_folds_that_share_validation_cases_are_told_apart_by_what_they_are_trained_on(root):
+    from nnunet_ext.benchmark.prepare import subsets
+    from nnunet_ext.splits.write import write_splits
+
+    file = root / "preprocessed" / tiny.DATASET / "splits_final.json"
+    jobs_of(root)
+    assert subsets(tiny.DATASET) == []
+    file.unlink()
+    write_splits(tiny.DATASET, by="case", shots=[1, 2], seeds=[0, 1], folds=2)
+    assert subsets(tiny.DATASET) == ["1 training subjects", "1 training subjects", *["2 training subjects"] * 2]
+    file.with_name("splits_final.about.json").unlink()
+    assert subsets(tiny.DATASET) == ["fold 0", "fold 1", "fold 2", "fold 3"]
+
+
 @pytest.mark.parametrize("text", ["[", "{}", '[{"train": []}]', "[3]"])
 def test_damaged_splits(root, text):
     (root / "preprocessed" / tiny.DATASET / "splits_final.json").write_text(text)

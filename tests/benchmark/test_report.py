@@ -87,6 +87,19 @@ def test_seeds_that_disagree_are_no_difference(tmp_path):
     assert verdicts(tmp_path / "out") == {"better": "no difference shown"}
 
 
+def test_folds_with_the_same_validation_cases_are_repeats(tmp_path):
+    cases = pd.concat(
+        [scores(arm, seed, fold=fold) for arm in ("base", "better") for fold in (0, 1) for seed in (0, 1)]
+    )
+    said = write_report(results(tmp_path, arms=("base", "better"), cases=cases), tmp_path / "out")
+    assert verdicts(tmp_path / "out") == {"better": "better"}
+    assert "20 cases, 4 seeds" in said
+    disagree = [scores("base", 0), scores("base", 0, fold=1), scores("better", 0, dice=0.9)]
+    disagree.append(scores("better", 0, fold=1, dice=0.79))
+    write_report(results(tmp_path, arms=("base", "better"), cases=pd.concat(disagree)), tmp_path / "out")
+    assert verdicts(tmp_path / "out") == {"better": "no difference shown"}
+
+
 def test_a_single_training_is_called_one(tmp_path):
     said = write_report(results(tmp_path, seeds=(0,)), tmp_path / "out")
     assert "one training each, and about these trainings only" in said

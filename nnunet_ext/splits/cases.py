@@ -1,0 +1,62 @@
+"""The training cases of a data set, as nnU-Net counts them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.evaluation.labels import read_json
+from nnunet_ext.nnunet.plans import dataset_folder
+from nnunet_ext.scribbles.dataset import open_dataset
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Attributes:
+    dataset: full name, such as ``Dataset004_Hippocampus``.
+    names: of the training cases, in alphabetical order.
+    folder: of the preprocessed data set, where nnU-Net looks for ``splits_final.json``; None if there is none yet.
+    """
+
+    dataset: str
+    names: tuple[str, ...]
+    folder: Path | None
+
+
+def find_cases(dataset: str | int) -> Cases:
+    """List the cases of ``gt_segmentations`` in ``nnUNet_preprocessed``, or else those of ``nnUNet_raw``.
+
+    Args:
+        dataset: number or full name.
+
+    Raises:
+        InputError: the data set is in neither, or has no cases.
+    """
+    text = str(dataset)
+    if Path(text).name != text:
+        raise InputError(f"{text!r} is no data set; give its number or full name, such as 4 or Dataset004_Hippocampus.")
+    folder, reason = None, None
+    try:
+        folder = dataset_folder(text)
+    except InputError as error:
+        reason = error
+    if folder is not None and (folder / "gt_segmentations").is_dir():
+        description = folder / "dataset.json"
+        ending = read_json(description).get("file_ending")
+        if not ending:
+            raise InputError(f"{description} has no 'file_ending', which nnU-Net's format requires; add it.")
+        names = [path.name.removesuffix(ending) for path in (folder / "gt_segmentations").glob(f"[!.]*{ending}")]
+        if not names:
+            raise InputError(f"{folder / 'gt_segmentations'} holds no {ending} files; run nnUNetv2_preprocess again.")
+        return Cases(folder.name, tuple(sorted(names)), folder)
+    if os.environ.get("nnUNet_raw"):
+        raw = open_dataset(text)
+        return Cases(raw.name, tuple(sorted(case.name for case in raw.cases)), folder)
+    if reason is not None:
+        raise reason
+    raise InputError(
+        f"{folder} has no gt_segmentations yet and nnUNet_raw is not set, so the cases are not known; run "
+        f"nnUNetv2_preprocess -d {text}, or export nnUNet_raw."
+    )

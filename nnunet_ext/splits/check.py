@@ -1,0 +1,239 @@
+"""``nnunet-ext splits --check``: what is wrong with the folds of a data set, and likely leaks."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.scribbles.dataset import open_dataset
+from nnunet_ext.splits.cases import Cases, find_cases
+from nnunet_ext.splits.files import NAME, About, about_file, read_about, read_folds
+from nnunet_ext.splits.folds import Fold, cross_validation
+from nnunet_ext.splits.images import Neighbours, look_at_neighbours
+from nnunet_ext.splits.names import subjects_from_names
+from nnunet_ext.splits.subjects import Grouping, group, in_pairs, numbered, some
+
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``error``: wrong; ``warning``: probably wrong; ``note``: how was checked. ``text``: one sentence."""
+
+    severity: Severity
+    text: str
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Attributes:
+    cases: of the data set.
+    source: of the folds, in words.
+    folds: as they were found.
+    findings: the worst first.
+    """
+
+    cases: Cases
+    source: str
+    folds: tuple[Fold, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """1 if there is an error or a warning, otherwise 0."""
+        return int(any(found.severity != "note" for found in self.findings))
+
+    def report(self) -> str:
+        """What to print."""
+        counts = [sum(found.severity == severity for found in self.findings) for severity in SEVERITIES]
+        head = (
+            f"{self.cases.dataset}: {len(self.cases.names)} cases, {len(self.folds)} folds, {self.source}; findings: "
+            + ", ".join(f"{count} {severity}" for count, severity in zip(counts, SEVERITIES, strict=True))
+        )
+        return "\n".join([head, *(f"{found.severity:<7} {found.text}" for found in self.findings)])
+
+
+def check_splits(
+    dataset: str | int,
+    file: str | Path | None = None,
+    *,
+    by: str | None = None,
+    images: bool = True,
+    processes: int | None = None,
+) -> CheckReport:
+    """Check folds.
+
+    Which cases are one subject is taken from ``by``, or else from what ``nnunet-ext splits`` stored beside the file. If
+    nobody said so, it is guessed from the names, and where they say nothing, from the images.
+
+    Args:
+        dataset: number or full name.
+        file: of folds; ``splits_final.json`` of the preprocessed data set by default, or what nnU-Net would do without.
+        by: see :func:`nnunet_ext.splits.subjects.group`; ``case`` says that nobody knows.
+        images: whether to look at images, which takes about as long as reading 100 of them.
+        processes: images at a time; as many as there are cores by default.
+
+    Raises:
+        InputError: anything that cannot be read, or does not fit.
+    """
+    cases = find_cases(dataset)
+    path = Path(file) if file else cases.folder / NAME if cases.folder else None
+    about = None
+    if path is not None and (file or path.is_file()):
+        source, folds, about = str(path), read_folds(path), read_about(path)
+    else:
+        source, folds = f"nnU-Net's default, since there is no {NAME}", _default(cases)
+    findings = [*consistency(folds, cases, about.few_shot if about else ())]
+    known, remarks = _known_subjects(cases, by, about, path)
+    findings += remarks
+    if known is not None:
+        findings.append(Finding("note", f"{len(known.subjects)} subjects, {known.by}"))
+        findings += leaks(folds, known)
+    else:
+        findings += _likely_leaks(folds, cases, images, processes)
+    ordered = sorted(findings, key=lambda found: SEVERITIES.index(found.severity))
+    return CheckReport(cases, source, tuple(folds), tuple(ordered))
+
+
+def consistency(folds: Sequence[Fold], cases: Cases, few_shot: Sequence[bool] = ()) -> Iterator[Finding]:
+    """What is wrong whoever the subjects are.
+
+    Args:
+        folds: to check.
+        cases: of the data set.
+        few_shot: by fold, whether it leaves cases out on purpose.
+    """
+    for index, fold in enumerate(folds):
+        for part, names in (("training", fold.train), ("validation", fold.val)):
+            if not names:
+                yield Finding("error", f"fold {index}: {part} has no cases")
+            if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+                yield Finding("error", f"fold {index}: {_cases(twice)} more than once in {part}")
+            if unknown := sorted(set(names) - set(cases.names)):
+                text = f"fold {index}: {_cases(unknown)} in {part}, but not in the data set; nnU-Net would stop there"
+                yield Finding("error", text)
+        if both := sorted(set(fold.train) & set(fold.val)):
+            yield Finding("error", f"fold {index}: {_cases(both)} in training and validation")
+    used = {case for fold in folds for case in (*fold.train, *fold.val)}
+    if unused := sorted(set(cases.names) - used):
+        severity: Severity = "note" if any(few_shot) else "warning"
+        yield Finding(severity, f"{_cases(unused)} in no fold, neither for training nor for validation")
+    for index, fold in enumerate(folds):
+        absent = sorted((used & set(cases.names)) - {*fold.train, *fold.val})
+        if absent and not (few_shot and few_shot[index]):
+            yield Finding("warning", f"fold {index}: {_cases(absent)} missing, which another fold has")
+
+
+def leaks(folds: Sequence[Fold], grouping: Grouping, *, likely: bool = False) -> Iterator[Finding]:
+    """Validation cases with another case of their subject in training, one finding per fold.
+
+    Args:
+        folds: to check; cases without a subject are passed over.
+        grouping: subject of every case.
+        likely: whether the subjects are guessed.
+    """
+    severity: Severity = "warning" if likely else "error"
+    title, have = ("likely leak", "seem to have") if likely else ("leak", "have")
+    for index, fold in enumerate(folds):
+        partner = {grouping.subject_of[case]: case for case in sorted(fold.train) if case in grouping.subject_of}
+        leaked = [
+            (case, partner[subject])
+            for case in sorted(set(fold.val) - set(fold.train))
+            if (subject := grouping.subject_of.get(case)) in partner and subject is not None
+        ]
+        if leaked:
+            yield Finding(
+                severity,
+                f"{title}, fold {index}: {len(leaked)} of {len(fold.val)} validation cases {have} their subject in "
+                f"training, such as {leaked[0][0]} ({leaked[0][1]} is trained on)",
+            )
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _default(cases: Cases) -> list[Fold]:
+    """What nnU-Net's first training would write: folds by case."""
+    if len(cases.names) < 5:
+        raise InputError(
+            f"{cases.dataset} has {len(cases.names)} cases and no {NAME}, but nnU-Net needs at least 5 cases to make 5 "
+            "folds; write folds with nnunet-ext splits."
+        )
+    return cross_validation({case: case for case in cases.names})
+
+
+def _known_subjects(
+    cases: Cases, by: str | None, about: About | None, path: Path | None
+) -> tuple[Grouping | None, list[Finding]]:
+    """The subjects that somebody said, if anybody did, and remarks on that."""
+    if by:
+        said = group(cases.names, by)
+        return (None if by == "case" else Grouping(f"--by {shlex.quote(by)}", said.subject_of)), []
+    if about is None or path is None or about.grouping.by == "case":
+        return None, []
+    beside = about_file(path)
+    if unknown := sorted(set(cases.names) - set(about.grouping.subject_of)):
+        return None, [Finding("note", f"{beside.name} does not know {_cases(unknown)} and is not used")]
+    return Grouping(f"--by {shlex.quote(about.grouping.by)}, as {beside.name} says", about.grouping.subject_of), []
+
+
+def _likely_leaks(folds: Sequence[Fold], cases: Cases, images: bool, processes: int | None) -> Iterator[Finding]:
+    """What names or images suggest. Nobody knows whether that is so; the user is asked to say."""
+    named = subjects_from_names(cases.names)
+    if named is not None:
+        grouping = Grouping(named.rule, named.subject_of)
+        count = len(grouping.subjects)
+        text = f"the names look as if these were {count} subjects ({named.rule}); if so, say --by subject"
+        yield Finding("note", text)
+        yield from _guessed(folds, grouping)
+        return
+    yield Finding(
+        "note", f"the names ({some(cases.names)}) do not tell which cases are one subject; if you know, say --by"
+    )
+    if not images:
+        return
+    if not os.environ.get("nnUNet_raw"):
+        yield Finding("note", "nnUNet_raw is not set, so images were not compared")
+        return
+    try:
+        found = look_at_neighbours(open_dataset(cases.dataset), processes)
+    except InputError as error:  # everything else could be checked without images
+        yield Finding("note", f"images were not compared: {error}")
+        return
+    yield Finding("note", _seen(found))
+    if found is not None and found.first is not None:
+        names = [case for case in cases.names if (parts := numbered(case)) and int(parts[1]) >= found.first]
+        yield from _guessed(folds, Grouping("images", in_pairs(names, found.first)))
+
+
+def _guessed(folds: Sequence[Fold], grouping: Grouping) -> list[Finding]:
+    found = list(leaks(folds, grouping, likely=True))
+    return found or [Finding("note", "with these subjects, no fold has one in training and validation")]
+
+
+def _seen(found: Neighbours | None) -> str:
+    if found is None:
+        return "too few cases have neighbouring numbers to compare their images"
+    numbers = f"(ranks of {found.cases} cases, p = {found.p_value:.1g})"
+    odd_even, even_odd = f"2k-1 and 2k ({found.odd_even:.2f})", f"2k and 2k+1 ({found.even_odd:.2f})"
+    if found.first is None:
+        return (
+            f"images with the numbers {odd_even} are not clearly more or less alike in brightness than {even_odd} "
+            f"{numbers}: no sign of pairs of one subject, which is no proof"
+        )
+    low, high, way = (odd_even, even_odd, "pairs") if found.first else (even_odd, odd_even, "pairs-from-0")
+    return (
+        f"images with the numbers {low} differ less in brightness than {high} {numbers}: probably one subject; if so, "
+        f"say --by {way}"
+    )
+
+
+def _cases(names: Sequence[str]) -> str:
+    return f"{len(names)} {'case' if len(names) == 1 else 'cases'} ({some(names)})"

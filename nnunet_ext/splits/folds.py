@@ -1,0 +1,117 @@
+"""Who trains and who validates: folds by subject, and few-shot subsets. Pure functions of names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.splits.subjects import some
+
+Shots = int | Literal["all"]
+
+NNUNET_SEED = 12345
+"""Of nnU-Net's own default split."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One entry of ``splits_final.json``, and what it is.
+
+    Attributes:
+        train: cases, in alphabetical order.
+        val: the same.
+        shots: number of training subjects that was asked for; None in a cross-validation.
+        seed: that chose them; None where nothing was chosen.
+    """
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    shots: Shots | None = None
+    seed: int | None = None
+
+
+def cross_validation(subject_of: Mapping[str, str], folds: int = 5) -> list[Fold]:
+    """Folds by subject: nnU-Net's own function and seed, given subjects instead of cases.
+
+    If every case is its own subject, these are nnU-Net's default folds. What subjects are called does not matter.
+
+    Args:
+        subject_of: subject of every case.
+        folds: how many.
+
+    Raises:
+        InputError: fewer than two folds, or fewer subjects than folds.
+    """
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    first_of = _first_cases(subject_of)
+    subjects = sorted(set(first_of.values()))
+    if not 2 <= folds <= len(subjects):
+        raise InputError(f"--folds is {folds}, but must be from 2 to the number of subjects, {len(subjects)}.")
+    return [
+        Fold(_cases_of(first_of, split["train"], first_of), _cases_of(first_of, split["val"], first_of))
+        for split in generate_crossval_split(subjects, seed=NNUNET_SEED, n_splits=folds)
+    ]
+
+
+def few_shot(subject_of: Mapping[str, str], base: Fold, shots: Iterable[Shots], seeds: Iterable[int]) -> list[Fold]:
+    """Training subsets of ``base``, whose validation set is kept as it is.
+
+    For each seed the subsets are nested: the 4 subjects are among the 8, the 8 among the 16. Folds are ordered by the
+    number of subjects, then by seed.
+
+    Args:
+        subject_of: subject of every case.
+        base: its training subjects are chosen from.
+        shots: numbers of training subjects; ``"all"`` is one fold with all of them.
+        seeds: one subset per number and seed.
+
+    Raises:
+        InputError: a number or seed that is not possible, or a subject of ``base`` on both sides.
+    """
+    if both := sorted({subject_of[case] for case in base.val} & {subject_of[case] for case in base.train}):
+        raise InputError(
+            f"{len(both)} subjects ({some(both)}) are in training and validation of the fold to start from, so its "
+            "validation would not be fair; start from folds by subject."
+        )
+    first_of = _first_cases(subject_of)
+    subjects = np.array(sorted({first_of[case] for case in base.train}))
+    numbers = sorted({number for number in shots if number != "all"})
+    if wrong := [number for number in numbers if not 1 <= number <= len(subjects)]:
+        raise InputError(
+            f"--few-shot {wrong[0]} is not possible: it counts training subjects, of which there are {len(subjects)}, "
+            "from 1 to all of them."
+        )
+    chosen = list(dict.fromkeys(seeds))
+    if wrong := [seed for seed in chosen if not 0 <= seed < 2**32]:
+        raise InputError(f"--seeds {wrong[0]} is not possible; a seed is a whole number from 0 to 2³² − 1.")
+    # numpy promises that RandomState gives the same numbers for ever; its newer generators may change
+    order = {seed: np.random.RandomState(seed).permutation(subjects) for seed in chosen}
+    made = [
+        Fold(_cases_of(first_of, order[seed][:number], base.train), base.val, number, seed)
+        for number in numbers
+        for seed in chosen
+    ]
+    return [*made, Fold(base.train, base.val, "all")] if "all" in shots else made
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _first_cases(subject_of: Mapping[str, str]) -> dict[str, str]:
+    """For every case the alphabetically first case of its subject.
+
+    Subjects are sorted by it, so that a pattern and a table that mean the same give the same folds.
+    """
+    first = {subject_of[case]: case for case in sorted(subject_of, reverse=True)}
+    return {case: first[subject] for case, subject in subject_of.items()}
+
+
+def _cases_of(first_of: Mapping[str, str], subjects: Iterable[str], among: Iterable[str]) -> tuple[str, ...]:
+    """The cases of some subjects, named by their first case, in alphabetical order."""
+    wanted = set(map(str, subjects))
+    return tuple(sorted(case for case in among if first_of[case] in wanted))

@@ -1,0 +1,192 @@
+"""Which cases are one subject: said by the user as a pattern, a table or a rule."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.evaluation.labels import read_json
+from nnunet_ext.splits.names import subjects_from_names
+
+WAYS = (
+    r"a regular expression such as 'patient\d+', a table FILE.csv (columns case,subject) or FILE.json, pairs (001 and "
+    "002, 003 and 004, … are one subject), pairs-from-0, subject (from the names), or case (each is its own subject)"
+)
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Attributes:
+    by: what the user said, such as ``pairs``; or where it was found.
+    subject_of: exactly one subject for every case.
+    """
+
+    by: str
+    subject_of: Mapping[str, str]
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """In alphabetical order."""
+        return tuple(sorted(set(self.subject_of.values())))
+
+
+def group(cases: Sequence[str], by: str | None) -> Grouping:
+    """The subject of every case.
+
+    Args:
+        cases: names.
+        by: one of
+
+            - ``case``: every case is its own subject;
+            - ``subject``: from names with a usual form, see :mod:`nnunet_ext.splits.names`;
+            - ``pairs``: cases whose last numbers are 2k−1 and 2k are one subject, as in MSD hippocampus;
+            - ``pairs-from-0``: the same for 2k and 2k+1;
+            - a file ``….csv`` with columns ``case,subject``, or ``….json`` with ``{case: subject}``; it may hold more
+              cases than there are;
+            - a regular expression, searched in the name: the subject is what its groups match, joined by ``_``, or the
+              whole match if it has no groups.
+
+    Raises:
+        InputError: nothing was said, the table or expression is wrong, or a case gets no subject.
+    """
+    if not by:
+        raise InputError(f"Say with --by which cases are one subject{_suggestion(cases)}; it takes {WAYS}.")
+    rules: dict[str, Callable[[Sequence[str]], dict[str, str]]] = {
+        "case": lambda names: {name: name for name in names},
+        "subject": _from_names,
+        "pairs": lambda names: in_pairs(names, 1),
+        "pairs-from-0": lambda names: in_pairs(names, 0),
+    }
+    if by in rules:
+        subject_of = rules[by](cases)
+    elif by.endswith((".csv", ".json")):
+        subject_of = _from_table(cases, Path(by))
+    else:
+        subject_of = _matched(cases, by)
+    if len(cases) > 1 and len(set(subject_of.values())) == 1:
+        raise InputError(
+            f"--by {by!r} makes all {len(cases)} cases one subject ({next(iter(subject_of.values()))!r}), which cannot "
+            "be split; let it match what differs between subjects."
+        )
+    return Grouping(by, subject_of)
+
+
+def some(names: Sequence[str]) -> str:
+    """``a, b, c, …``: the first three."""
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+# --- ways -------------------------------------------------------------------------------------------------------------
+
+
+def _from_names(cases: Sequence[str]) -> dict[str, str]:
+    found = subjects_from_names(cases)
+    if found is None:
+        raise InputError(
+            f"--by subject: the names of the cases ({some(cases)}) do not tell which of them are one subject; use --by "
+            "with a pattern, a table, pairs, or case."
+        )
+    return dict(found.subject_of)
+
+
+def numbered(case: str) -> tuple[str, str, str] | None:
+    """What is before, in, and after the last number of a name: ``("hippocampus_", "001", "")``; None without any."""
+    match = re.fullmatch(r"(.*?)(\d+)(\D*)", case)
+    return (match[1], match[2], match[3]) if match else None
+
+
+def in_pairs(cases: Sequence[str], first: int = 1) -> dict[str, str]:
+    """Cases whose last numbers are ``first`` and the next, ``first`` + 2 and the next, … are one subject.
+
+    Args:
+        cases: names.
+        first: 1 or 0.
+
+    Raises:
+        InputError: a name has no number, or a smaller one.
+    """
+    parts = {case: numbered(case) for case in cases}
+    if without := [case for case, found in parts.items() if found is None]:
+        raise InputError(f"--by pairs: there is no number in {_counted(without, cases)}; use a table instead.")
+    subject_of = {}
+    for case, found in parts.items():
+        assert found is not None
+        before, digits, after = found
+        number = int(digits)
+        if number < first:
+            raise InputError(
+                f"--by pairs counts from 1 (001 and 002 are one subject), but there is a case {case}; use pairs-from-0 "
+                "(000 and 001), or a table."
+            )
+        lower = number - (number - first) % 2
+        # without leading zeros, because 9 and 10 may be a pair
+        subject_of[case] = f"{before}{lower}+{lower + 1}{after}"
+    return subject_of
+
+
+def _from_table(cases: Sequence[str], file: Path) -> dict[str, str]:
+    table = _json_table(file) if file.suffix == ".json" else _csv_table(file)
+    without = [case for case in cases if not table.get(case)]
+    if without:
+        raise InputError(
+            f"--by {file} has no subject for {_counted(without, cases)}; add them (it has {some(list(table))})."
+        )
+    return {case: table[case] for case in cases}
+
+
+def _json_table(file: Path) -> dict[str, str]:
+    content = read_json(file)
+    if wrong := [case for case, subject in content.items() if not isinstance(subject, str | int)]:
+        raise InputError(f"--by {file}: the subject of {wrong[0]!r} is no text; write {{case: subject, …}}.")
+    return {case: str(subject) for case, subject in content.items()}
+
+
+def _csv_table(file: Path) -> dict[str, str]:
+    table: dict[str, str] = {}
+    try:
+        # Excel writes a byte order mark
+        with file.open(newline="", encoding="utf-8-sig") as opened:
+            reader = csv.DictReader(opened)
+            if not {"case", "subject"} <= set(reader.fieldnames or ()):
+                found = ",".join(reader.fieldnames or ())
+                raise InputError(f"--by {file}: its first line is {found!r}, but must have the columns case,subject.")
+            for row in reader:
+                case, subject = (row["case"] or "").strip(), (row["subject"] or "").strip()
+                if table.setdefault(case, subject) != subject:
+                    raise InputError(f"--by {file}: {case} has two subjects, {table[case]} and {subject}; keep one.")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"--by {file} cannot be read as a CSV table ({error}).") from None
+    return table
+
+
+def _matched(cases: Sequence[str], pattern: str) -> dict[str, str]:
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"--by {pattern!r} is no regular expression ({error}); --by takes {WAYS}.") from None
+    subject_of = {}
+    for case in cases:
+        match = expression.search(case)
+        groups = match.groups() if match else ()
+        subject_of[case] = "_".join(filter(None, groups)) if groups else match[0] if match else ""
+    if without := [case for case in cases if not subject_of[case]]:
+        raise InputError(
+            f"--by {pattern!r} matches nothing in {_counted(without, cases)}; it must match the subject in every name."
+        )
+    return subject_of
+
+
+def _counted(some_cases: Sequence[str], cases: Sequence[str]) -> str:
+    return f"{len(some_cases)} of {len(cases)} cases ({some(some_cases)})"
+
+
+def _suggestion(cases: Sequence[str]) -> str:
+    found = subjects_from_names(cases)
+    if found is None:
+        return f", which their names ({some(cases)}) do not tell"
+    count = len(set(found.subject_of.values()))
+    return f" (their names look like {count} subjects, which --by subject takes: {found.rule})"
