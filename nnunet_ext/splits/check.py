@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.scribbles.dataset import open_dataset
+from nnunet_ext.nnunet.raw import open_dataset
 from nnunet_ext.splits.cases import Cases, find_cases
 from nnunet_ext.splits.files import NAME, About, about_file, read_about, read_folds
 from nnunet_ext.splits.folds import Fold, cross_validation
