@@ -212,6 +212,38 @@ def _landmarks_convert(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _landmarks_predict(arguments: argparse.Namespace) -> int:
+    from nnunetv2.utilities.file_path_utilities import get_output_folder
+
+    from nnunet_ext.landmarks.predictor import FOLDER, TABLE, predict
+
+    model = arguments.model
+    if model is None:
+        if arguments.dataset is None or arguments.configuration is None:
+            raise InputError("Which model? Give -d DATASET -c CONFIGURATION -tr TRAINER -p PLANS, or -m MODEL_FOLDER.")
+        model = get_output_folder(arguments.dataset, arguments.trainer, arguments.plans, arguments.configuration)
+    found = predict(
+        arguments.images,
+        arguments.out,
+        model,
+        folds=[fold if fold == "all" else int(fold) for fold in arguments.folds] if arguments.folds else None,
+        checkpoint=arguments.checkpoint,
+        device=arguments.device,
+        tta=not arguments.disable_tta,
+        step_size=arguments.step_size,
+        threshold=arguments.threshold,
+        save_probabilities=arguments.save_probabilities,
+        continue_prediction=arguments.continue_prediction,
+        previous_stage=arguments.previous_stage,
+        on_device=not arguments.not_on_device,
+        progress=not arguments.disable_progress_bar,
+        processes=(arguments.npp, arguments.nps),
+    )
+    out = Path(arguments.out)
+    print(f"{len(found)} cases: segmentations in {out}, {out / FOLDER} for 3D Slicer, {out / TABLE} as one table")
+    return 0
+
+
 def _landmarks_evaluate(arguments: argparse.Namespace) -> int:
     from nnunet_ext.landmarks.evaluate import evaluate
 
@@ -488,6 +520,33 @@ def _parser() -> argparse.ArgumentParser:
         "--coordinates", choices=["LPS", "RAS"], help="of the positions in the files, whatever the files say"
     )
     convert.add_argument("--force", action="store_true", help="replace files that are there")
+    predict = add(
+        "predict",
+        _landmarks_predict,
+        "segmentations and landmarks of a folder of images, with the flags of nnUNetv2_predict",
+        "nnunet-ext landmarks predict -i imagesTs -o predictions -d 204 -c 3d_fullres -tr nnUNetTrainerBaBLoss -f 0",
+        parts,
+    )
+    predict.add_argument("-i", dest="images", required=True, metavar="FOLDER", help="images, as for nnUNetv2_predict")
+    predict.add_argument("-o", dest="out", required=True, metavar="FOLDER")
+    predict.add_argument("-m", dest="model", metavar="FOLDER", help="model folder, instead of -d, -c, -tr and -p")
+    predict.add_argument("-d", dest="dataset", metavar="DATASET", help="number or name")
+    predict.add_argument("-c", dest="configuration", metavar="CONFIGURATION")
+    predict.add_argument("-tr", dest="trainer", default="nnUNetTrainerBaBLoss", metavar="TRAINER", help="%(default)s")
+    predict.add_argument("-p", dest="plans", default="nnUNetPlans", metavar="PLANS", help="%(default)s")
+    predict.add_argument("-f", dest="folds", nargs="+", metavar="FOLD", help="default: all that were trained")
+    predict.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", metavar="FILE", help="%(default)s")
+    predict.add_argument("-device", default="cuda", choices=["cuda", "cpu", "mps"], help="%(default)s")
+    predict.add_argument("-step_size", type=float, default=0.5, help="of the sliding window (%(default)s)")
+    predict.add_argument("--threshold", type=float, metavar="P", help="landmarks less sure than this are absent")
+    predict.add_argument("--disable_tta", action="store_true", help="do not mirror")
+    predict.add_argument("--save_probabilities", action="store_true", help="of the segmentation")
+    predict.add_argument("--continue_prediction", action="store_true", help="leave out cases that are there")
+    predict.add_argument("-prev_stage_predictions", dest="previous_stage", metavar="FOLDER", help="of a cascade")
+    predict.add_argument("--not_on_device", action="store_true", help="keep results in main memory")
+    predict.add_argument("--disable_progress_bar", action="store_true")
+    predict.add_argument("-npp", type=int, default=3, help="processes for preprocessing (%(default)s)")
+    predict.add_argument("-nps", type=int, default=3, help="processes for export (%(default)s)")
     evaluate = add(
         "evaluate",
         _landmarks_evaluate,

@@ -22,7 +22,7 @@ from nnunet_ext.attenscribble.network import (
     crf_window,
     similarity_window,
 )
-from nnunet_ext.attenscribble.partial_cross_entropy import PartialCrossEntropy
+from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
 from nnunet_ext.attenscribble.similarity import AffinityHead
 from nnunet_ext.attenscribble.spatial_attention import QueriesAndKeys
 from nnunet_ext.errors import InputError

@@ -72,8 +72,22 @@ def remember_labels(plans: dict[str, Any], configuration: str, dataset_json: Map
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     manager = PlansManager(plans)
-    own = dict(manager.get_configuration(configuration).configuration.get(KEY, {}))
-    own["labels"] = {"has_regions": manager.get_label_manager(dataset_json).has_regions}
+    remember(plans, configuration, "labels", {"has_regions": manager.get_label_manager(dataset_json).has_regions})
+
+
+def remember(plans: dict[str, Any], configuration: str, section: str, content: Mapping[str, Any]) -> None:
+    """Note in ``plans`` what inference needs to know; nnU-Net copies them into the model folder when training starts.
+
+    Args:
+        plans: content of the plans file; changed.
+        configuration: name.
+        section: of our settings of that configuration.
+        content: replaces what that section holds.
+    """
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    own = dict(PlansManager(plans).get_configuration(configuration).configuration.get(KEY, {}))
+    own[section] = dict(content)
     plans["configurations"][configuration][KEY] = own
 
 

@@ -1,6 +1,6 @@
-"""Cross entropy on annotated voxels alone: the supervised term of the published formulation.
+"""Cross entropy on annotated voxels alone: the supervised term of publications that have no Dice loss.
 
-nnU-Net's own loss for scribbles adds Dice on annotated voxels and deep supervision; the other trainers keep it.
+nnU-Net's own loss adds Dice on annotated voxels and deep supervision.
 """
 
 from __future__ import annotations

@@ -1,0 +1,232 @@
+"""Trainers for data sets in which some cases carry a segmentation, others landmarks, and perhaps some both.
+
+One network predicts both, and every batch holds both kinds of cases. The segmentation learns from nnU-Net's own loss
+where something is annotated, the landmarks from their heatmaps where they are known. The bridge is for the rest: a
+landmark pulls the boundary of an organ that nobody drew in this case (direction A), and a drawn boundary pulls the
+heatmap of a landmark that nobody placed (direction B).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nnunet_ext.babloss.heatmaps import HeatmapLoss, PaperHeatmapLoss, decode, heatmaps
+from nnunet_ext.babloss.loss import BridgeLoss
+from nnunet_ext.babloss.network import LandmarkUNet
+from nnunet_ext.babloss.options import BaBLossOptions
+from nnunet_ext.babloss.published import published_loss
+from nnunet_ext.errors import InputError
+from nnunet_ext.landmarks.points import State
+from nnunet_ext.nnunet.landmark_data import LandmarkData
+from nnunet_ext.nnunet.outputs import finest
+from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
+from nnunet_ext.nnunet.plans import extension_settings, with_overrides
+from nnunet_ext.nnunet.trainer import SEGMENTATION, CommonTrainer
+
+HEATMAP = "heatmap"
+BRIDGE_A = "bridge_a"
+BRIDGE_B = "bridge_b"
+PAIRS_A = "pairs_a"
+PAIRS_B = "pairs_b"
+
+
+class nnUNetTrainerLandmark(LandmarkData, CommonTrainer):
+    """Segmentation and landmarks in one network, without the bridge."""
+
+    options: ClassVar[BaBLossOptions] = BaBLossOptions(a_weight=0.0, b_weight=0.0)
+
+    @classmethod
+    def options_from(cls, overrides: Mapping[str, Any]) -> BaBLossOptions:
+        """The options of this class with those of a plans file on top."""
+        return with_overrides(cls.options, overrides, "babloss")
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: Any,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        planned = CommonTrainer.planned_unet(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+        )
+        names = extension_settings(configuration_manager.configuration, "landmarks")["names"]
+        return LandmarkUNet(planned, len(names))
+
+    def initialize(self) -> None:
+        self.method = self.options_from(extension_settings(self.configuration_manager.configuration, "babloss"))
+        spacing = self.configuration_manager.spacing
+        self.heatmap_sigma = [self.method.heatmap_sigma * min(spacing) / mm for mm in spacing]
+        self.heatmap_loss = self.build_heatmap_loss()
+        self.bridge = BridgeLoss(
+            self.organs_of_landmarks(),
+            spacing,
+            levels=self.method.levels,
+            sigma=self.method.sigma,
+            heatmap_sigma=self.method.heatmap_sigma,
+            similarity=self.method.similarity,
+            exclusive=not self.labels.has_regions,
+            seen=self.method.seen,
+        )
+        super().initialize()
+
+    def build_heatmap_loss(self) -> nn.Module:
+        return HeatmapLoss(self.heatmap_sigma)
+
+    def organs_of_landmarks(self) -> list[list[tuple[int, ...]]]:
+        """For each landmark, the output channels of each organ on whose surface it lies."""
+        declared = [name for name in self.dataset_json["labels"] if name not in ("background", "ignore")]
+        if self.labels.has_regions:
+            channels = {name: (i,) for i, name in enumerate(declared)}
+        else:
+            channels = {name: (int(self.dataset_json["labels"][name]),) for name in declared}
+        declaration = self.landmark_declaration
+        return [[channels[organ] for organ in declaration.surface_of.get(name, ())] for name in declaration.names]
+
+    def current_term_weights(self) -> Mapping[str, float]:
+        """The bridge waits until there are predictions, then grows; numbers of pairs are logged and are no terms."""
+        ramp = self.method.ramp(self.current_epoch, self.num_epochs)
+        return {
+            HEATMAP: self.method.heatmap_weight,
+            BRIDGE_A: ramp * self.method.a_weight,
+            BRIDGE_B: ramp * self.method.b_weight,
+            PAIRS_A: 0.0,
+            PAIRS_B: 0.0,
+        }
+
+    def train_step(self, batch: dict) -> dict:
+        self.points = batch["landmarks"].to(self.device, non_blocking=True)
+        self.states = batch["landmark_states"].to(self.device, non_blocking=True)
+        return super().train_step(batch)
+
+    def compute_terms(self, output: Any, data: Tensor, target: Tensor | list[Tensor]) -> dict[str, Tensor]:
+        logits, landmark_logits = output
+        terms = {
+            SEGMENTATION: self.loss(logits, target),
+            HEATMAP: self.heatmap_loss(landmark_logits, self.points, self.states),
+        }
+        return terms | self.bridge_terms(finest(logits), landmark_logits, finest(target))
+
+    def bridge_terms(self, logits: Tensor, landmark_logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """The directions that this trainer has, and how many pairs of landmark and organ took part in each."""
+        annotated = self.labels.annotated(target)
+        drawn = annotated.flatten(1).any(1, keepdim=True).expand_as(self.states)  # a case is drawn whole or not at all
+        terms = {}
+        if self.method.a_weight:
+            a = self.bridge.landmark_pulls_boundary(logits, self.points, self.states, ~drawn)
+            terms |= {BRIDGE_A: a.loss, PAIRS_A: a.active.float()}
+        if self.method.b_weight:
+            labels = self.labels.one_hot(target)
+            b = self.bridge.boundary_pulls_landmark(landmark_logits, labels, annotated, self.states, drawn)
+            terms |= {BRIDGE_B: b.loss, PAIRS_B: b.active.float()}
+        return terms
+
+    def probabilities(self, landmark_logits: Tensor) -> Tensor:
+        """Heatmaps from 0 to 1."""
+        return landmark_logits.float().sigmoid()
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self.radial_errors: list[float] = []
+
+    def validation_step(self, batch: dict) -> dict:
+        self.validate_landmarks(batch)
+        return super().validation_step(batch)
+
+    def validate_landmarks(self, batch: dict) -> None:
+        """Note the distances of predicted landmarks from those in the patches, in mm."""
+        points, present = batch["landmarks"], batch["landmark_states"] == State.PRESENT
+        rows = present.any(1).nonzero()[:, 0]
+        if not len(rows):
+            return
+        _, logits = self.network(batch["data"][rows].to(self.device), landmarks=True)
+        spacing = np.asarray(self.configuration_manager.spacing)
+        for row, heatmap in zip(rows.tolist(), self.probabilities(logits), strict=True):
+            found, _ = decode(heatmap)
+            errors = np.linalg.norm((found - points[row].numpy()) * spacing, axis=1)
+            self.radial_errors += errors[present[row].numpy()].tolist()
+
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        super().on_validation_epoch_end(val_outputs)
+        if self.radial_errors:
+            self.print_to_log_file(
+                f"Landmarks in validation patches: mean radial error {np.mean(self.radial_errors):.2f} mm, "
+                f"median {np.median(self.radial_errors):.2f} mm, of {len(self.radial_errors)}"
+            )
+
+
+class nnUNetTrainerBaBLoss(nnUNetTrainerLandmark):
+    """Both directions of the bridge."""
+
+    options: ClassVar[BaBLossOptions] = BaBLossOptions()
+
+
+class nnUNetTrainerBaBLossA(nnUNetTrainerLandmark):
+    """Direction A alone: landmarks pull the boundaries of organs that nobody drew."""
+
+    options: ClassVar[BaBLossOptions] = BaBLossOptions(b_weight=0.0)
+
+
+class nnUNetTrainerBaBLossB(nnUNetTrainerLandmark):
+    """Direction B alone: drawn boundaries pull landmarks that nobody placed."""
+
+    options: ClassVar[BaBLossOptions] = BaBLossOptions(a_weight=0.0)
+
+
+class nnUNetTrainerBaBLossPaper(nnUNetTrainerLandmark):
+    """The published arithmetic, with both sides of each term on the same image. Options in the plans do not apply.
+
+    nnU-Net's stay the planned network, its patches and its augmentation; the published one resizes volumes to 128³ and
+    has none. The rest of :mod:`nnunet_ext.babloss.published`, heatmaps that reach 255, cross entropy, Adam.
+    """
+
+    options: ClassVar[BaBLossOptions] = BaBLossOptions(
+        heatmap_sigma=5.0, a_weight=1.0, b_weight=1.0, levels=10, ramp_start=0.0, ramp_end=0.0
+    )
+    hyperparameters: ClassVar[Mapping[str, Any]] = {"enable_deep_supervision": False, "initial_lr": 5e-4}
+
+    @classmethod
+    def options_from(cls, overrides: Mapping[str, Any]) -> BaBLossOptions:
+        return cls.options
+
+    def build_heatmap_loss(self) -> nn.Module:
+        return PaperHeatmapLoss(self.heatmap_sigma)
+
+    def probabilities(self, landmark_logits: Tensor) -> Tensor:
+        return (landmark_logits.float() / PaperHeatmapLoss.SCALE).clamp(min=0)
+
+    def build_optimizer(self, aux_parameters: list[nn.Parameter]) -> tuple[torch.optim.Optimizer, Any]:
+        """Adam with a constant learning rate: the published code never calls its scheduler."""
+        optimizer = torch.optim.Adam([*self.network.parameters(), *aux_parameters], self.initial_lr)
+        return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+
+    def _build_loss(self) -> nn.Module:
+        if self.labels.has_regions:
+            raise InputError(f"{type(self).__name__} is published for classes; use nnUNetTrainerBaBLoss.")
+        ignore = self.labels.ignore_label
+        return PartialCrossEntropy(-1 if ignore is None else ignore)
+
+    def bridge_terms(self, logits: Tensor, landmark_logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        shape = target.shape[2:]
+        drawn = self.labels.annotated(target).flatten(1).any(1)
+        labels = self.labels.one_hot(target)
+        gaussians = heatmaps(self.points, self.states, shape, self.heatmap_sigma)
+        terms: dict[str, list[Tensor]] = {BRIDGE_A: [logits[:0].sum()], BRIDGE_B: [landmark_logits[:0].sum()]}
+        for b, k in np.ndindex(*self.states.shape):
+            for organ in self.bridge.organs[k]:
+                channel = organ[0]
+                if not drawn[b] and self.states[b, k] == State.PRESENT:
+                    term = published_loss(logits[b, channel].float(), gaussians[b, k], self.method.levels)
+                    terms[BRIDGE_A] += [] if term is None else [term]
+                elif drawn[b] and self.states[b, k] == State.UNKNOWN:
+                    heatmap = landmark_logits[b, k].float() / PaperHeatmapLoss.SCALE
+                    term = published_loss(labels[b, channel], heatmap, self.method.levels)
+                    terms[BRIDGE_B] += [] if term is None else [term]
+        return {name: torch.stack(found).sum() / self.states.numel() for name, found in terms.items()}

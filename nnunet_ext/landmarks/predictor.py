@@ -1,0 +1,250 @@
+"""``nnunet-ext landmarks predict``: nnU-Net's sliding window over both heads of a network.
+
+Everything but the landmarks is nnU-Net's own prediction, with its files: preprocessing and export in other processes,
+several folds, mirroring. The heatmaps travel through the sliding window as further channels; they are decoded on the
+preprocessed grid, to points between its voxels, and only the points are brought back to the image. Nothing is resampled
+for them, so they are as exact as the network.
+
+Heatmaps of several folds and of mirrored patches are averaged as logits, as nnU-Net averages its segmentations.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from torch import Tensor
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.landmarks.calibration import DEFAULT_THRESHOLD, read_thresholds
+from nnunet_ext.landmarks.formats import MARKUPS, read_file, write_markups, write_table
+from nnunet_ext.landmarks.heatmaps import decode
+from nnunet_ext.landmarks.mirroring import Mirroring, unmirror
+from nnunet_ext.landmarks.points import Landmark, State, from_arrays
+from nnunet_ext.landmarks.preprocessed import PreprocessedGrid
+from nnunet_ext.nnunet.plans import extension_settings
+
+FOLDER = "landmarks"
+TABLE = "landmarks.csv"
+
+
+@dataclass(frozen=True)
+class LandmarkHead:
+    """What a model knows about its landmarks, beside its weights; part of its plans.
+
+    Attributes:
+        names: of the K landmarks, in the order of the channels.
+        scale: outputs are this many times a probability; None: they are its logits.
+        mirroring: of the training.
+    """
+
+    names: tuple[str, ...]
+    scale: float | None
+    mirroring: Mirroring
+
+    @classmethod
+    def from_configuration(cls, configuration: Mapping[str, Any], model: str) -> LandmarkHead:
+        """Args:
+        configuration: resolved, of the model's plans.
+        model: its name, for messages.
+
+        Raises:
+            InputError: the model has no landmarks.
+        """
+        settings = extension_settings(configuration, "landmarks")
+        if not settings:
+            raise InputError(
+                f"{model} predicts no landmarks; train with nnUNetTrainerBaBLoss or nnUNetTrainerLandmark, or use "
+                "nnUNetv2_predict."
+            )
+        left_right, order = settings.get("left_right"), settings.get("order")
+        mirroring = Mirroring(left_right=left_right, order=None if order is None else tuple(order))
+        return cls(tuple(settings["names"]), settings.get("scale"), mirroring)
+
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """Outputs of the network, any shape → heatmaps from 0 to 1."""
+        return outputs.float().sigmoid() if self.scale is None else (outputs.float() / self.scale).clamp(0, 1)
+
+
+class LandmarkPredictor(nnUNetPredictor):
+    """nnU-Net's predictor for networks that also return heatmaps, ``network(x, landmarks=True)``.
+
+    Attributes:
+        head: set by whoever initialises the predictor.
+        thresholds: ``(K,)``, confidence below which a landmark is absent.
+        found: landmarks by case, of :meth:`predict_from_files`.
+    """
+
+    head: LandmarkHead
+    thresholds: Sequence[float]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.found: dict[str, dict[str, Landmark]] = {}
+        self._case: dict[str, Any] | None = None
+
+    def initialize_from_trained_model_folder(
+        self,
+        model_training_output_dir: str,
+        use_folds: Any,
+        checkpoint_name: str = "checkpoint_final.pth",
+        threshold: float | None = None,
+    ) -> None:
+        """As nnU-Net's; ``threshold`` for all landmarks instead of those that the validation of the folds found.
+
+        Raises:
+            InputError: the model predicts no landmarks.
+        """
+        super().initialize_from_trained_model_folder(model_training_output_dir, use_folds, checkpoint_name)
+        folder = Path(model_training_output_dir)
+        self.head = LandmarkHead.from_configuration(self.configuration_manager.configuration, str(folder))
+        folds = use_folds or self.auto_detect_available_folds(model_training_output_dir, checkpoint_name)
+        folders = [folder / f"fold_{fold}" for fold in ([folds] if isinstance(folds, str) else folds)]
+        names = self.head.names
+        self.thresholds = read_thresholds(folders, names) if threshold is None else [threshold] * len(names)
+
+    # -- both heads through the sliding window ---------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _internal_maybe_mirror_and_predict(self, x: Tensor) -> Tensor:
+        axes = tuple(self.allowed_mirroring_axes or ()) if self.use_mirroring else ()
+        total: Tensor | None = None
+        flips = [chosen for n in range(len(axes) + 1) for chosen in itertools.combinations(axes, n)]
+        for flipped in flips:
+            dims = [axis + 2 for axis in flipped]
+            segmentation, landmarks = self.network(x.flip(dims), landmarks=True)
+            both = torch.cat((segmentation.flip(dims), unmirror(landmarks, flipped, self.head.mirroring)), 1)
+            total = both if total is None else total + both
+        assert total is not None
+        return total / len(flips)
+
+    def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
+        """``(heads + K, *spatial)``: the segmentation first."""
+        manager = self.label_manager
+        # all that the sliding window asks of it is how many channels to keep
+        self.label_manager = SimpleNamespace(num_segmentation_heads=manager.num_segmentation_heads + len(self.head.names))
+        try:
+            return super().predict_sliding_window_return_logits(input_image)
+        finally:
+            self.label_manager = manager
+
+    def predict_logits_from_preprocessed_data(self, data: Tensor) -> Tensor:
+        """``(heads, *spatial)``, the segmentation; landmarks of the case at hand go to :attr:`found`."""
+        both = super().predict_logits_from_preprocessed_data(data)
+        heads = self.label_manager.num_segmentation_heads
+        if self._case is not None:
+            landmarks = self.landmarks_of(both[heads:], self._case["data_properties"])
+            self.found[Path(self._case["ofile"]).name] = landmarks
+            write_markups(Path(self._case["ofile"]).parent / FOLDER / f"{Path(self._case['ofile']).name}{MARKUPS}", landmarks)
+        return both[:heads]
+
+    def landmarks_of(self, outputs: Tensor, properties: Mapping[str, Any]) -> dict[str, Landmark]:
+        """Decode ``(K, *spatial)``, outputs of the network on the preprocessed grid of a case with these properties."""
+        grid = PreprocessedGrid.from_properties(properties, self.plans_manager.plans, outputs.shape[1:])
+        voxels, confidences = decode(self.head.probabilities(outputs))
+        states = np.where(confidences >= np.asarray(self.thresholds), State.PRESENT, State.ABSENT)
+        return from_arrays(grid.to_mm(voxels), states, self.head.names, confidences)
+
+    # -- which case is at hand -------------------------------------------------------------------------------------
+
+    def predict_from_data_iterator(self, data_iterator: Iterable[dict[str, Any]], *args: Any, **kwargs: Any) -> Any:
+        def remembered() -> Iterator[dict[str, Any]]:
+            for case in data_iterator:
+                self._case = case
+                yield case
+
+        try:
+            return super().predict_from_data_iterator(remembered(), *args, **kwargs)
+        finally:
+            self._case = None
+
+
+def predict(
+    images: str | Path,
+    out: str | Path,
+    model: str | Path,
+    *,
+    folds: Sequence[int | str] | None = None,
+    checkpoint: str = "checkpoint_final.pth",
+    device: str = "cuda",
+    tta: bool = True,
+    step_size: float = 0.5,
+    threshold: float | None = None,
+    save_probabilities: bool = False,
+    continue_prediction: bool = False,
+    previous_stage: str | Path | None = None,
+    on_device: bool = True,
+    progress: bool = True,
+    processes: tuple[int, int] = (3, 3),
+) -> dict[str, dict[str, Landmark]]:
+    """Segmentations and landmarks of all cases of a folder.
+
+    Writes nnU-Net's files, one ``landmarks/CASE.mrk.json`` per case (3D Slicer) and ``landmarks.csv``.
+
+    Args:
+        images: folder of images as for ``nnUNetv2_predict``.
+        out: folder to write to.
+        model: folder with ``plans.json`` and ``fold_…``.
+        folds: all that were trained by default.
+        checkpoint: file name in the folders of the folds.
+        device: ``cuda``, ``cpu`` or ``mps``.
+        tta: mirror as in training.
+        step_size: of the sliding window, in patches.
+        threshold: confidence below which a landmark is absent; by default that which the folds' validation found.
+        save_probabilities: also of the segmentation, for nnU-Net's ensembling.
+        continue_prediction: leave out cases that have both a segmentation and landmarks.
+        previous_stage: of a cascade, folder of its predictions.
+        on_device: keep results on a GPU; needs memory for the classes and landmarks of a whole image.
+        progress: show a bar per case.
+        processes: of preprocessing and of export.
+
+    Returns:
+        By case, those of an earlier call that was continued included.
+
+    Raises:
+        InputError: there is no such model, or it predicts no landmarks.
+    """
+    model, out = Path(model), Path(out)
+    if not (model / "plans.json").is_file():
+        raise InputError(f"{model} is no trained model: it has no plans.json; give the folder that holds fold_0 and others.")
+    predictor = LandmarkPredictor(
+        tile_step_size=step_size,
+        use_mirroring=tta,
+        perform_everything_on_device=on_device,
+        device=torch.device(device),
+        allow_tqdm=progress,
+    )
+    predictor.initialize_from_trained_model_folder(str(model), folds, checkpoint, threshold)
+    out.mkdir(parents=True, exist_ok=True)
+    earlier = _earlier(out, predictor.dataset_json["file_ending"]) if continue_prediction else {}
+    predictor.predict_from_files(
+        str(images),
+        str(out),
+        save_probabilities=save_probabilities,
+        overwrite=not continue_prediction,
+        num_processes_preprocessing=processes[0],
+        num_processes_segmentation_export=processes[1],
+        folder_with_segs_from_prev_stage=None if previous_stage is None else str(previous_stage),
+    )
+    found = {**earlier, **predictor.found}
+    write_table(out / TABLE, dict(sorted(found.items())))
+    return found
+
+
+def _earlier(out: Path, ending: str) -> dict[str, dict[str, Landmark]]:
+    """Landmarks by case of a prediction that goes on; nnU-Net leaves out the cases that have a segmentation."""
+    segmented = [file.name.removesuffix(ending) for file in out.glob(f"*{ending}")]
+    files = {case: out / FOLDER / f"{case}{MARKUPS}" for case in segmented}
+    if alone := sorted(case for case, file in files.items() if not file.is_file()):
+        raise InputError(
+            f"{out} holds segmentations without landmarks, such as that of {alone[0]}, so another command made them; "
+            "predict into an empty folder."
+        )
+    return {case: dict(found) for file in files.values() for case, found in read_file(file).items()}
