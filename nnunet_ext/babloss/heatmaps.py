@@ -1,0 +1,208 @@
+"""Landmarks as images: Gaussian targets, the loss on them, and the way back to coordinates.
+
+Positions are in voxels of the patch: 0 is the centre of the first voxel of an axis. Sigma is given per axis in voxels,
+because it is meant in mm and spacing differs between axes. Targets are rendered on the device from coordinates, so that
+nothing dense is loaded, and channel by channel in the loss, so that little of it is kept.
+
+The default loss is that of nnLandmark (BCE, mean over the hardest 20 % of the voxels of a channel), on a Gaussian.
+:class:`PaperHeatmapLoss` is that of the published code, whose targets reach 255.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.landmarks.points import State
+
+FIT_RADIUS = 3.5  # voxels
+
+
+def heatmaps(points: Tensor, states: Tensor, shape: Sequence[int], sigma: Sequence[float]) -> Tensor:
+    """A Gaussian of height 1 around each landmark that lies in the patch, else zero.
+
+    A landmark that is present but outside of the patch is not seen: its target is zero, not the tail of a Gaussian.
+
+    Args:
+        points: ``(B, K, dim)``, voxels; whatever is given for a landmark that is not present, also nan, is harmless.
+        states: ``(B, K)``, values of :class:`~nnunet_ext.landmarks.points.State`.
+        shape: of the patch, ``dim`` numbers.
+        sigma: voxels, one per axis.
+
+    Returns:
+        ``(B, K, *shape)``, float32 or wider.
+
+    Raises:
+        InputError: the number of axes differs, or a sigma is not positive.
+    """
+    dim = len(shape)
+    if points.shape[-1] != dim or len(sigma) != dim or min(sigma) <= 0:
+        raise InputError(
+            f"Heatmaps of a patch of shape {tuple(shape)} need points with {dim} coordinates and {dim} positive sigmas,"
+            f" but got points of shape {tuple(points.shape)} and sigma {tuple(sigma)}."
+        )
+    points = points.to(torch.promote_types(points.dtype, torch.float32))
+    ends = torch.tensor(shape, device=points.device) - 0.5
+    seen = (states == State.PRESENT) & ((points >= -0.5) & (points <= ends)).all(-1)  # never for nan
+    result = seen.to(points.dtype)
+    for axis, (size, s) in enumerate(zip(shape, sigma, strict=True)):
+        position = torch.where(seen, points[..., axis], 0.0)[..., None]
+        voxels = torch.arange(size, device=points.device, dtype=points.dtype)
+        result = result[..., None] * torch.exp(-((voxels - position) / s).square() / 2).view(
+            *points.shape[:-1], *[1] * axis, size
+        )
+    return result
+
+
+class HeatmapLoss(nn.Module):
+    """Binary cross entropy with a Gaussian, mean over the voxels of a channel where it is largest.
+
+    A landmark that is absent has a target of zero, one that is unknown no loss. The entropy of the Gaussian itself
+    remains: the loss of a perfect heatmap is not 0.
+
+    Args:
+        sigma: of the Gaussian, voxels, one per axis.
+        hardest: share of voxels that counts. nnLandmark: 0.2.
+    """
+
+    def __init__(self, sigma: Sequence[float], hardest: float = 0.2) -> None:
+        super().__init__()
+        if not 0 < hardest <= 1:
+            raise InputError(f"The share of hardest voxels is {hardest}, but it must be above 0 and at most 1.")
+        self.sigma = tuple(sigma)
+        self.hardest = hardest
+
+    def forward(self, logits: Tensor, points: Tensor, states: Tensor) -> Tensor:
+        """
+        Args:
+            logits: ``(B, K, *spatial)``.
+            points: ``(B, K, dim)``, voxels.
+            states: ``(B, K)``, values of ``State``.
+
+        Returns:
+            Scalar, float32 or wider, the mean over all landmarks of the batch that are not unknown; 0 with a gradient
+            of 0 where all are.
+        """
+        return _mean_over_known(logits, points, states, self.sigma, self._channel)
+
+    def _channel(self, logits: Tensor, target: Tensor) -> Tensor:
+        with torch.no_grad():
+            each = binary_cross_entropy_with_logits(logits, target, reduction="none")
+            chosen = each.topk(math.ceil(self.hardest * each.numel()), sorted=False).indices
+        # computed again at the chosen voxels, so that nothing is kept of the others
+        return binary_cross_entropy_with_logits(logits[chosen], target[chosen])
+
+
+class PaperHeatmapLoss(nn.Module):
+    """The mean squared error of the published code: outputs without activation, a Gaussian scaled to 255.
+
+    The code stretches the batch to exactly 0..255; the Gaussian is 255 at the landmark and 0 far from it without that.
+
+    Args:
+        sigma: of the Gaussian, voxels, one per axis. The code: 5 of a volume resized to 128³.
+    """
+
+    SCALE = 255.0
+    """Divide outputs by this before :func:`decode`."""
+
+    def __init__(self, sigma: Sequence[float]) -> None:
+        super().__init__()
+        self.sigma = tuple(sigma)
+
+    def forward(self, outputs: Tensor, points: Tensor, states: Tensor) -> Tensor:
+        """As :meth:`HeatmapLoss.forward`, on outputs in units of 1/255."""
+        return _mean_over_known(outputs, points, states, self.sigma, self._channel)
+
+    def _channel(self, output: Tensor, target: Tensor) -> Tensor:
+        return mse_loss(output, self.SCALE * target)
+
+
+def _mean_over_known(
+    outputs: Tensor, points: Tensor, states: Tensor, sigma: Sequence[float], loss: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """The mean of ``loss(output, target)`` ``(voxels,)`` over the channels whose landmark is not unknown."""
+    with torch.autocast(outputs.device.type, enabled=False):
+        dtype = torch.promote_types(outputs.dtype, torch.float32)
+        known = (states != State.UNKNOWN).nonzero().tolist()
+        total = outputs[:0].sum(dtype=dtype)  # of nothing: zero, whatever the outputs, and connected to them
+        channels = outputs.flatten(2).flatten(0, 1).unbind()  # in one go, so that the gradient is one tensor
+        for b, k in known:
+            target = heatmaps(points[b, k], states[b, k], outputs.shape[2:], sigma).flatten().to(dtype)
+            total = total + loss(channels[b * outputs.shape[1] + k].to(dtype), target)
+        return total / max(1, len(known))
+
+
+def decode(probabilities: Tensor | NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Heatmaps → positions between voxels.
+
+    The peak of a channel is its largest voxel, refined by a parabola through the logarithm of the voxels within 3.5
+    voxels of it, weighted by their squares (Guo 2011; exact for a Gaussian). Where no parabola with a peak nearby fits,
+    as in a flat or ragged heatmap, it is the centre of mass of these voxels. It never leaves the patch.
+
+    Args:
+        probabilities: ``(K, *shape)``, not negative, on any device.
+
+    Returns:
+        ``(K, dim)`` in voxels, and the value of the largest voxel ``(K,)``.
+
+    Raises:
+        InputError: a value is not finite.
+    """
+    volume = torch.as_tensor(probabilities).detach()
+    flat = volume.flatten(1)
+    confidences, indices = flat.max(1)
+    if not bool(flat.isfinite().all()):
+        raise InputError("Heatmaps hold values that are not finite; the network that made them has diverged.")
+    shape = tuple(volume.shape[1:])
+    peaks = np.stack(np.unravel_index(indices.cpu().numpy(), shape), 1)
+    points = [_refine(channel, peak, shape) for channel, peak in zip(volume, peaks.tolist(), strict=True)]
+    return np.array(points, float).reshape(-1, len(shape)), confidences.cpu().double().numpy()
+
+
+def _refine(channel: Tensor, peak: Sequence[int], shape: Sequence[int]) -> NDArray[np.float64]:
+    radius = int(FIT_RADIUS)
+    box = [range(max(0, p - radius), min(n, p + radius + 1)) for p, n in zip(peak, shape, strict=True)]
+    values = channel[tuple(slice(r.start, r.stop) for r in box)].cpu().double().numpy()
+    offsets = np.stack(np.meshgrid(*[np.array(r) - p for r, p in zip(box, peak, strict=True)], indexing="ij"), -1)
+    near = (offsets**2).sum(-1) <= FIT_RADIUS**2
+    x, y = offsets[near].astype(float), values[near]
+    if y.max() <= 0:
+        return np.asarray(peak, float)
+    offset = _peak_of_parabola(x, y)
+    point = peak + (y @ x / y.sum() if offset is None else offset)
+    return np.clip(point, -0.5, np.asarray(shape) - 0.5)
+
+
+def _peak_of_parabola(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Of ``log y ≈ a + b·x + x·C·x`` with weights y²; None if it has none within the radius of the fit.
+
+    Args:
+        x: ``(N, dim)``.
+        y: ``(N,)``, not negative.
+    """
+    axes = [a for a in range(x.shape[1]) if len(np.unique(x[:, a])) >= 3]  # a parabola needs three voxels
+    if not axes:
+        return None
+    x_fit = x[:, axes]
+    pairs = list(itertools.combinations_with_replacement(range(len(axes)), 2))
+    columns = [np.ones(len(y)), *x_fit.T, *(x_fit[:, i] * x_fit[:, j] for i, j in pairs)]
+    y = y / y.max()
+    solution = np.linalg.lstsq(np.stack(columns, 1) * y[:, None], y * np.log(np.maximum(y, 1e-12)), rcond=None)[0]
+    linear, quadratic = solution[1 : 1 + len(axes)], np.zeros((len(axes),) * 2)
+    for (i, j), c in zip(pairs, solution[1 + len(axes) :], strict=True):
+        quadratic[i, j] += c
+        quadratic[j, i] += c
+    if np.linalg.eigvalsh(quadratic).max() > -1e-6:
+        return None
+    peak = np.zeros(x.shape[1])
+    peak[axes] = -np.linalg.solve(quadratic, linear)
+    # a voxel of a pure Gaussian is never farther than half a voxel from it, one of a noisy Gaussian may be
+    return peak if np.linalg.norm(peak) <= FIT_RADIUS else None

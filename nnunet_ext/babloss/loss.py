@@ -1,0 +1,308 @@
+"""The bridge: a landmark of an organ's surface and the boundary of that organ should be in the same place.
+
+Two terms, each on one and the same image, each with a gradient to one side only:
+
+* A, :meth:`BridgeLoss.landmark_pulls_boundary`: the landmark is known. With L a Gaussian around it and D the boundary
+  distance map of the predicted organ, the term is ``1 − Σ L·D / Σ L``. The gradient goes to the segmentation.
+* B, :meth:`BridgeLoss.boundary_pulls_landmark`: the organ is labelled. With q the predicted heatmap around its largest
+  voxel, divided by its sum, and D the map of the label, the term is ``1 − Σ q·D``. The gradient goes to the landmark.
+
+A landmark that lies on several organs has the mean of their terms; the loss is the mean over the landmarks of a sample
+and then over the samples, of what takes part. What does not:
+
+* A: a landmark less than a voxel from the edge of the patch, and an organ that is not predicted near it, or is
+  predicted everywhere near it: there is no boundary to pull, and none must be made up.
+* B: a landmark that the network does not see in this patch (no voxel above 0.3) or sees at its very edge, an organ that
+  does not occur in the patch, and a landmark with an ignored voxel among those that decide its D. There the boundary
+  may be elsewhere, and with D from half a label the landmark would be pulled to the border of what somebody annotated.
+
+Deviations from the published code (:mod:`~nnunet_ext.babloss.published`), each with its reason:
+
+* *The boundary has a gradient.* In the code the distance map is constant and is multiplied by the probability, whose
+  gradient sharpens the boundary where it is; outside of the organ it even pushes the probability at the landmark down.
+* *Both sides of a term are of the same image.* The code compares the landmarks of one patient with the organs of
+  another, which means something only if all patients are aligned.
+* *A window around the landmark, divided by its mass.* The code divides by the number of voxels of the volume at which
+  the Gaussian is not exactly 0, so its loss is 0.999 whatever is predicted.
+* *Probabilities*, not raw outputs, with which the loss has no lower bound.
+* *A narrower Gaussian* (2 voxels instead of 5): with one as wide as n, most of it is away from any boundary.
+* *Expectation rather than cosine* (the published figure shows 1 − cosine). The cosine is an option of A, where both
+  have their optimum at the landmark. In B the best heatmap for a cosine is the whole surface.
+* *Distances in mm*, so that thick slices are far apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_ext.babloss.boundary_distance import inner_boundary_distance, radius_steps, reach
+from nnunet_ext.errors import InputError
+from nnunet_ext.landmarks.points import State
+
+Organ = tuple[int, ...]
+Similarity = Literal["expectation", "cosine"]
+CUT = 3.0  # sigmas at which a Gaussian ends; it is exp(−4.5) = 0.011 there
+EDGE = 1.0  # voxels from the edge of the patch within which a point does not take part
+
+
+class Bridge(NamedTuple):
+    """A direction of the loss.
+
+    Attributes:
+        loss: scalar, float32 or wider, within [0, 1]; 0 with a gradient of 0 if nothing takes part.
+        active: how many pairs of landmark and organ took part, for the log.
+    """
+
+    loss: Tensor
+    active: Tensor
+
+
+class BridgeLoss(nn.Module):
+    """Both directions of the bridge.
+
+    Args:
+        organs: for each of the K landmarks, on the surfaces of which organs it lies; may be empty. An organ is a tuple
+            of channels of the segmentation: the classes of which it is the union, or one region.
+        spacing: of the patch, mm, one number per spatial axis. All other lengths are in voxels of the finest.
+        levels: n, the distance from which on boundary and landmark do not see each other. Published: 4 to 14, best
+            8 (knee) and 6 (brain).
+        sigma: of the Gaussian L around a known landmark.
+        heatmap_sigma: of the heatmaps that the network predicts; q is cut at three of them.
+        similarity: of direction A.
+        exclusive: channels are classes (softmax) rather than regions (sigmoid).
+        seen: probability above which the network sees a landmark in the patch.
+
+    Raises:
+        InputError: an organ has no channel or a negative one, or is a union of regions; a length is not positive.
+    """
+
+    def __init__(
+        self,
+        organs: Sequence[Sequence[Organ]],
+        spacing: Sequence[float],
+        *,
+        levels: int = 8,
+        sigma: float = 2.0,
+        heatmap_sigma: float = 4.0,
+        similarity: Similarity = "expectation",
+        exclusive: bool = True,
+        seen: float = 0.3,
+    ) -> None:
+        super().__init__()
+        for k, of_landmark in enumerate(organs):
+            for organ in of_landmark:
+                if not organ or min(organ) < 0 or (len(organ) > 1 and not exclusive):
+                    raise InputError(
+                        f"Landmark {k} lies on the organ {organ}, but an organ is a tuple of channels from 0 on, with "
+                        "exactly one channel if the channels are regions."
+                    )
+        if min(sigma, heatmap_sigma) <= 0:
+            raise InputError(f"Sigmas of {sigma} and {heatmap_sigma} voxels were given, but they must be positive.")
+        if similarity not in get_args(Similarity):
+            raise InputError(f"The similarity is {similarity!r}, but it must be one of {get_args(Similarity)}.")
+        self.organs = tuple(tuple(of_landmark) for of_landmark in organs)
+        self.steps = radius_steps(levels, spacing)
+        # in voxels; at least a third, so that some voxel lies within three sigmas of a point between thick slices
+        self.sigma = tuple(max(sigma * min(spacing) / mm, 1 / 3) for mm in spacing)
+        self.heatmap_sigma = tuple(heatmap_sigma * min(spacing) / mm for mm in spacing)
+        self.similarity = similarity
+        self.exclusive = exclusive
+        self.seen = seen
+
+    def landmark_pulls_boundary(self, logits: Tensor, points: Tensor, states: Tensor, use: Tensor) -> Bridge:
+        """Direction A.
+
+        Args:
+            logits: ``(B, C, *spatial)`` of the segmentation.
+            points: ``(B, K, dim)``, voxels of the patch; nan is harmless where a landmark is not present.
+            states: ``(B, K)``, values of ``State``; only present landmarks take part.
+            use: ``(B, K)`` bool; and of these only where it is True.
+        """
+        with torch.autocast(logits.device.type, enabled=False):
+            self._check(logits, points)
+            nothing = _nothing(logits)
+            shape = logits.shape[2:]
+            last = torch.tensor(shape, device=points.device) - 1
+            inside = ((points >= EDGE) & (points <= last - EDGE)).all(-1)
+            b, k = (use.bool() & (states == State.PRESENT) & inside).nonzero(as_tuple=True)
+            if not len(b):
+                return Bridge(nothing, torch.zeros_like(b).sum())
+            points = points[b, k].to(nothing.dtype)
+            # rounding by half a voxel included, no voxel nearer than three sigmas is left out
+            window = _Window(shape, points.round().long(), [math.floor(CUT * s + 0.5) for s in self.sigma], self.steps)
+            near = window.take(logits, b).to(nothing.dtype)
+            near = near.softmax(1) if self.exclusive else near.sigmoid()
+            organs = self._organs(near, k)
+            active = (organs > 0.5).flatten(2).any(2) & (organs < 0.5).flatten(2).any(2)
+            weight = (window.gaussian(points, self.sigma) * window.inside).flatten(1)[:, None]
+            distance = inner_boundary_distance(organs, self.steps).flatten(2)
+            similarity = (weight * distance).sum(2)
+            if self.similarity == "expectation":
+                similarity = similarity / weight.sum(2)
+            else:
+                # the root of a square that is 0 has no gradient
+                lengths = weight.square().sum(2) * distance.square().sum(2)
+                similarity = similarity / lengths.clamp(min=1e-12).sqrt()
+            return _mean(1 - similarity, active, b)
+
+    def boundary_pulls_landmark(
+        self, landmark_logits: Tensor, one_hot: Tensor, annotated: Tensor, states: Tensor, use: Tensor
+    ) -> Bridge:
+        """Direction B.
+
+        Args:
+            landmark_logits: ``(B, K, *spatial)``.
+            one_hot: ``(B, C, *spatial)``, the labels as channels of the segmentation.
+            annotated: ``(B, 1, *spatial)`` bool, False where the label is "ignore".
+            states: ``(B, K)``, values of ``State``; only unknown landmarks take part.
+            use: ``(B, K)`` bool; and of these only where it is True.
+        """
+        with torch.autocast(landmark_logits.device.type, enabled=False):
+            self._check(one_hot)
+            nothing = _nothing(landmark_logits)
+            shape = landmark_logits.shape[2:]
+            last = torch.tensor(shape, device=landmark_logits.device) - 1
+            highest, where = landmark_logits.detach().flatten(2).max(2)
+            peaks = torch.stack(_unravel(where, shape), -1)
+            inside = ((peaks >= EDGE) & (peaks <= last - EDGE)).all(-1)
+            seen = highest.to(nothing.dtype).sigmoid() >= self.seen
+            b, k = (use.bool() & (states == State.UNKNOWN) & inside & seen).nonzero(as_tuple=True)
+            if not len(b):
+                return Bridge(nothing, torch.zeros_like(b).sum())
+            window = _Window(shape, peaks[b, k], [math.ceil(CUT * s) for s in self.heatmap_sigma], self.steps)
+            with torch.no_grad():
+                organs = self._organs(window.take(one_hot, b).to(nothing.dtype), k)
+                distance = inner_boundary_distance(organs, self.steps).flatten(2)
+                occurs = self._organs(one_hot.flatten(2).amax(2)[b].to(nothing.dtype), k) > 0
+                known = window.take(annotated, b).flatten(1).all(1)
+            heatmap = window.take_inner(landmark_logits, b, k).to(nothing.dtype).sigmoid() * window.inside
+            heatmap = heatmap.flatten(1)
+            heatmap = heatmap / heatmap.sum(1, keepdim=True)
+            return _mean(1 - (heatmap[:, None] * distance).sum(2), occurs & known[:, None], b)
+
+    def _organs(self, channels: Tensor, k: Tensor) -> Tensor:
+        """The organs of each landmark.
+
+        Args:
+            channels: ``(N, C, *any)``, of the segmentation.
+            k: ``(N,)``, indices of landmarks.
+
+        Returns:
+            ``(N, O, *any)``: unions of channels. O is the same for all; what is too much is 0, an organ that does not
+            occur.
+        """
+        most = max(1, *map(len, self.organs))
+        members = torch.zeros(len(self.organs), most, channels.shape[1], dtype=channels.dtype)
+        for landmark, of_landmark in enumerate(self.organs):
+            for o, organ in enumerate(of_landmark):
+                members[landmark, o, list(organ)] = 1
+        return (members.to(channels.device)[k] @ channels.flatten(2)).view(len(k), most, *channels.shape[2:])
+
+    def _check(self, channels: Tensor, points: Tensor | None = None) -> None:
+        dim, needed = len(self.sigma), max((c for o in self.organs for organ in o for c in organ), default=0) + 1
+        if channels.ndim != dim + 2 or channels.shape[1] < needed:
+            raise InputError(
+                f"A segmentation of shape {tuple(channels.shape)} was given, but the spacing has {dim} axes and the "
+                f"organs need {needed} channels: (B, C, *spatial) with C of at least {needed} is expected."
+            )
+        if points is not None and tuple(points.shape) != (len(channels), len(self.organs), dim):
+            raise InputError(
+                f"Points of shape {tuple(points.shape)} were given, but (batch, landmarks, axes) is "
+                f"{(len(channels), len(self.organs), dim)}."
+            )
+
+
+class _Window:
+    """Boxes of equal size around N centres of a patch, and the voxels around them that decide their distance map.
+
+    Beyond the patch the voxel at its edge is repeated, which changes no maximum over a box.
+
+    Attributes:
+        inside: ``(N, *size)`` bool, of the boxes: is the voxel in the patch?
+    """
+
+    def __init__(
+        self, shape: Sequence[int], centres: Tensor, radius: Sequence[int], steps: tuple[tuple[int, ...], ...]
+    ) -> None:
+        self.shape = shape
+        self.inner = [self._indices(centres, axis, r) for axis, r in enumerate(radius)]
+        far = [r + more for r, more in zip(radius, reach(steps), strict=True)]
+        self.outer = [self._indices(centres, axis, r) for axis, r in enumerate(far)]
+        self.inside = _outer(torch.logical_and, [(i >= 0) & (i < n) for i, n in zip(self.inner, shape, strict=True)])
+
+    def take(self, x: Tensor, b: Tensor) -> Tensor:
+        """``(B, C, *shape)``, samples ``(N,)`` → ``(N, C, *size)`` of the larger boxes."""
+        flat = self._flat(self.outer)
+        taken = x.flatten(2)[b[:, None], :, flat.flatten(1)].transpose(1, 2)
+        return taken.reshape(len(b), x.shape[1], *flat.shape[1:])
+
+    def take_inner(self, x: Tensor, b: Tensor, k: Tensor) -> Tensor:
+        """``(B, K, *shape)``, samples and channels ``(N,)`` → ``(N, *size)`` of the boxes."""
+        flat = self._flat(self.inner)
+        return x.flatten(2)[b[:, None], k[:, None], flat.flatten(1)].view(flat.shape)
+
+    def gaussian(self, points: Tensor, sigma: Sequence[float]) -> Tensor:
+        """``(N, dim)`` → ``(N, *size)``, 0 from three sigmas on."""
+        squares = _outer(
+            torch.add,
+            [
+                ((i - points[:, axis, None]) / s).square()
+                for axis, (i, s) in enumerate(zip(self.inner, sigma, strict=True))
+            ],
+        )
+        return torch.where(squares > CUT**2, 0.0, torch.exp(-squares / 2))
+
+    @staticmethod
+    def _indices(centres: Tensor, axis: int, radius: int) -> Tensor:
+        return centres[:, axis, None] + torch.arange(-radius, radius + 1, device=centres.device)
+
+    def _flat(self, indices: Sequence[Tensor]) -> Tensor:
+        """``(N, *size)`` indices into a flat patch."""
+        result = torch.zeros((), dtype=torch.long, device=indices[0].device)
+        for axis, (i, n) in enumerate(zip(indices, self.shape, strict=True)):
+            i = i.clamp(0, n - 1).view(len(i), *[1] * axis, -1)
+            result = result[..., None] * n + i if axis else i
+        return result
+
+
+def _outer(combine: Callable[[Tensor, Tensor], Tensor], axes: Sequence[Tensor]) -> Tensor:
+    """``(N, size)`` per axis → ``(N, *sizes)``."""
+    result = axes[0]
+    for axis, values in enumerate(axes[1:], start=1):
+        result = combine(result[..., None], values.view(len(values), *[1] * axis, -1))
+    return result
+
+
+def _unravel(flat: Tensor, shape: Sequence[int]) -> list[Tensor]:
+    indices = []
+    for n in reversed(shape):
+        indices.append(flat % n)
+        flat = flat // n
+    return indices[::-1]
+
+
+def _nothing(x: Tensor) -> Tensor:
+    """Zero, whatever the values of ``x``, connected to it and at least float32."""
+    return x[:0].sum(dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+def _mean(terms: Tensor, active: Tensor, b: Tensor) -> Bridge:
+    """Over the organs of a landmark, then the landmarks of a sample, then the samples, of what is active.
+
+    Args:
+        terms: ``(N, O)``.
+        active: ``(N, O)`` bool.
+        b: ``(N,)``, the sample of each row.
+    """
+    organs = active.sum(1)
+    per_landmark = (terms * active).sum(1) / organs.clamp(min=1)
+    takes_part = (organs > 0).to(terms.dtype)
+    landmarks = torch.zeros(int(b.max()) + 1, dtype=terms.dtype, device=terms.device).index_add(0, b, takes_part)
+    samples = (landmarks > 0).sum().clamp(min=1)
+    weights = takes_part / landmarks.clamp(min=1)[b] / samples
+    return Bridge((per_landmark * weights).sum(), active.sum())

@@ -1,0 +1,221 @@
+"""Landmarks as images: targets, losses, and positions between voxels."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from nnunet_ext.babloss.heatmaps import HeatmapLoss, PaperHeatmapLoss, decode, heatmaps
+from nnunet_ext.errors import InputError
+from nnunet_ext.landmarks.points import State
+
+CASES = [((9, 8), (2.0, 1.5)), ((5, 9, 7), (0.8, 2.0, 2.0))]
+NAN = math.nan
+
+
+def gaussian(point, shape, sigma):
+    """Voxel by voxel."""
+    result = np.zeros(shape)
+    for v in np.ndindex(tuple(shape)):
+        result[v] = math.exp(-sum(((i - x) / s) ** 2 for i, x, s in zip(v, point, sigma, strict=True)) / 2)
+    return result
+
+
+def three_states(shape):
+    """One landmark present, one absent, one unknown, the last two with nan; in two samples."""
+    inside = [[n / 2 - 0.3 for n in shape], [n / 3 for n in shape]]
+    points = torch.tensor([[point, [NAN] * len(shape), [NAN] * len(shape)] for point in inside], dtype=torch.float64)
+    states = torch.tensor([[State.PRESENT, State.ABSENT, State.UNKNOWN]] * 2, dtype=torch.int8)
+    return points, states
+
+
+@pytest.mark.parametrize(("shape", "sigma"), CASES)
+def test_a_target_is_a_gaussian_around_what_is_present_and_zero_elsewhere(shape, sigma):
+    points, states = three_states(shape)
+    found = heatmaps(points, states, shape, sigma)
+    assert found.shape == (2, 3, *shape)
+    for b in range(2):
+        np.testing.assert_allclose(found[b, 0], gaussian(points[b, 0].tolist(), shape, sigma), rtol=1e-12)
+    assert not found[:, 1:].any()
+
+
+def test_outside_of_the_patch_a_landmark_is_not_seen():
+    points = torch.tensor([[[-0.4, 3.0], [-0.6, 3.0], [3.0, 7.4], [3.0, 7.6]]])
+    found = heatmaps(points, torch.ones(1, 4, dtype=torch.int8), (8, 8), (2.0, 2.0))
+    assert found.flatten(2).any(2).tolist() == [[True, False, True, False]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_targets_are_at_least_float32(dtype):
+    found = heatmaps(torch.ones(1, 1, 2, dtype=dtype), torch.ones(1, 1).long(), (4, 4), (1.0, 1.0))
+    assert found.dtype == torch.promote_types(dtype, torch.float32)
+    assert found.argmax() == 5
+
+
+@pytest.mark.parametrize(("axes", "sigma"), [(3, (1.0, 1.0)), (2, (1.0,)), (2, (1.0, 0.0))])
+def test_axes_that_do_not_match_are_refused(axes, sigma):
+    with pytest.raises(InputError, match="2 coordinates"):
+        heatmaps(torch.zeros(1, 1, axes), torch.ones(1, 1), (4, 4), sigma)
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("shape", "sigma"), CASES)
+def test_the_loss_is_the_mean_of_the_hardest_fifth_of_each_known_channel(shape, sigma):
+    points, states = three_states(shape)
+    logits = torch.randn(2, 3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = []
+    for b in range(2):
+        for k, target in [(0, gaussian(points[b, 0].tolist(), shape, sigma)), (1, np.zeros(shape))]:
+            p = 1 / (1 + np.exp(-logits[b, k].numpy()))
+            each = np.sort(-(target * np.log(p) + (1 - target) * np.log(1 - p)), axis=None)
+            expected.append(each[-math.ceil(0.2 * each.size) :].mean())
+    assert HeatmapLoss(sigma)(logits, points, states).item() == pytest.approx(np.mean(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize(("shape", "sigma"), CASES)
+def test_with_all_voxels_it_is_the_binary_cross_entropy(shape, sigma):
+    points, states = three_states(shape)
+    logits = torch.randn(2, 3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    targets = heatmaps(points, states, shape, sigma)
+    expected = binary_cross_entropy_with_logits(logits[:, :2], targets[:, :2])
+    assert HeatmapLoss(sigma, hardest=1)(logits, points, states).item() == pytest.approx(expected.item())
+
+
+def test_the_published_loss_is_the_squared_error_to_a_gaussian_of_255():
+    (shape, sigma) = CASES[0]
+    points, states = three_states(shape)
+    outputs = 100 * torch.rand(2, 3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    targets = 255 * heatmaps(points, states, shape, sigma)
+    expected = (outputs - targets)[:, :2].square().mean()
+    assert PaperHeatmapLoss(sigma)(outputs, points, states).item() == pytest.approx(expected.item())
+
+
+def test_a_prediction_of_zero_costs_what_the_specification_of_the_published_loss_says():
+    # sigma 5 in a volume of 128³: 255² · (√π · 5)³ / 128³
+    points = torch.full((1, 1, 3), 63.5)
+    zero = torch.zeros(1, 1, 128, 128, 128)
+    assert PaperHeatmapLoss((5.0, 5.0, 5.0))(zero, points, torch.ones(1, 1)).item() == pytest.approx(21.6, abs=0.05)
+
+
+@pytest.mark.parametrize("loss", [HeatmapLoss, PaperHeatmapLoss])
+def test_gradient_reaches_known_channels_only(loss):
+    shape, sigma = CASES[1]
+    points, states = three_states(shape)
+    logits = torch.randn(2, 3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    logits.requires_grad_()
+    loss(sigma)(logits, points, states).backward()
+    assert logits.grad.flatten(2).any(2).tolist() == [[True, True, False]] * 2
+    small = torch.randn(1, 3, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    points, states = three_states((3, 4))
+    assert torch.autograd.gradcheck(lambda x: loss((1.0, 1.0))(x, points[:1], states[:1]), (small,))
+
+
+@pytest.mark.parametrize("loss", [HeatmapLoss, PaperHeatmapLoss])
+@pytest.mark.parametrize("state", [State.UNKNOWN, State.ABSENT])
+def test_without_a_position_it_is_finite_in_half_precision_and_connected(loss, state):
+    logits = torch.full((1, 2, 8, 8), 6e4, dtype=torch.float16, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss((2.0, 2.0))(logits, torch.full((1, 2, 2), NAN), torch.full((1, 2), state))
+    value.backward()
+    assert value.dtype == torch.float32
+    assert value.isfinite()
+    assert logits.grad.isfinite().all()
+    assert bool(value == 0) is (state is State.UNKNOWN)
+    assert bool(logits.grad.any()) is (state is State.ABSENT)
+
+
+@pytest.mark.parametrize("hardest", [0, 1.5, -1])
+def test_a_share_that_is_none_is_refused(hardest):
+    with pytest.raises(InputError, match="share"):
+        HeatmapLoss((1.0, 1.0), hardest)
+
+
+def test_descent_on_the_loss_ends_at_the_landmark():
+    points, states = torch.tensor([[[4.3, 5.8]]]), torch.ones(1, 1)
+    logits = torch.zeros(1, 1, 11, 12, requires_grad=True)
+    optimizer, loss = torch.optim.Adam([logits], lr=0.2), HeatmapLoss((2.0, 2.0))
+    for _ in range(80):
+        optimizer.zero_grad()
+        loss(logits, points, states).backward()
+        optimizer.step()
+    found, _ = decode(logits.detach()[0].sigmoid())
+    assert np.linalg.norm(found[0] - [4.3, 5.8]) < 0.25
+
+
+# --- positions --------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=3, max_size=3), st.sampled_from([(13, 14), (5, 13, 14)]))
+def test_of_a_gaussian_decoding_is_the_inverse_up_to_the_edge_of_the_patch(where, shape):
+    point = [u * (n - 1) for u, n in zip(where, shape, strict=False)]
+    sigma = (1.1, 2.0, 3.0)[: len(shape)]
+    volume = gaussian(point, shape, sigma)
+    found, confidence = decode(volume[None])
+    np.testing.assert_allclose(found, [point], atol=1e-4)
+    assert confidence == volume.max()
+
+
+@pytest.mark.parametrize("kind", [np.asarray, lambda x: torch.as_tensor(x, dtype=torch.float32)])
+@pytest.mark.parametrize("size", [(40, 40), (24, 24, 24)])
+def test_of_noisy_gaussians_it_is_within_a_twentieth_of_a_voxel_on_average(size, kind):
+    rng = np.random.default_rng(0)
+    points = rng.uniform(8, min(size) - 9, (25, len(size)))
+    volumes = np.stack([gaussian(p, size, (4.0,) * len(size)) for p in points])
+    noisy = np.clip(volumes + rng.normal(0, 0.01, volumes.shape), 0, 1)
+    found, _ = decode(kind(noisy))
+    errors = np.linalg.norm(found - points, axis=1)
+    voxels = np.stack([np.unravel_index(v.argmax(), size) for v in noisy])
+    assert errors.mean() <= 0.05
+    assert errors.max() <= 0.15
+    assert np.linalg.norm(voxels - points, axis=1).mean() > 0.35  # what the fit is for
+
+
+@pytest.mark.parametrize("size", [(20, 20), (12, 12, 12)])
+def test_at_a_corner_noise_costs_little(size):
+    rng = np.random.default_rng(0)
+    points = rng.uniform(0, 1.5, (20, len(size)))
+    volumes = np.stack([gaussian(p, size, (3.0,) * len(size)) for p in points])
+    found, _ = decode(np.clip(volumes + rng.normal(0, 0.01, volumes.shape), 0, 1))
+    assert np.linalg.norm(found - points, axis=1).mean() <= 0.15
+
+
+def test_a_landmark_beyond_the_patch_stays_at_its_edge():
+    found, _ = decode(gaussian((-2.5, 6.0), (12, 12), (2.0, 2.0))[None])
+    np.testing.assert_allclose(found, [[-0.5, 6.0]], atol=1e-6)
+
+
+def test_heatmaps_without_a_parabola():
+    flat, empty, single, saddle = np.full((9, 9), 0.4), np.zeros((9, 9)), np.zeros((9, 9)), np.zeros((9, 9))
+    single[3, 6] = 0.7
+    saddle[4, :] = np.abs(np.arange(9) - 4) + 1.0
+    found, confidence = decode(np.stack([flat, empty, single, saddle]))
+    assert np.isfinite(found).all()
+    assert (found >= -0.5).all()
+    assert (found <= 8.5).all()
+    np.testing.assert_allclose(found[2], [3, 6], atol=0.3)
+    np.testing.assert_allclose(confidence, [0.4, 0, 0.7, 5])
+
+
+@pytest.mark.parametrize("shape", [(1, 9), (2, 9), (1, 1), (1, 2, 9)])
+def test_axes_too_short_for_a_parabola(shape):
+    point = [0.0] * (len(shape) - 1) + [0.0 if shape[-1] == 1 else 5.3]
+    found, _ = decode(gaussian(point, shape, (2.0,) * len(shape))[None])
+    np.testing.assert_allclose(found, [point], atol=1e-6)
+
+
+def test_heatmaps_that_are_not_finite_are_refused():
+    with pytest.raises(InputError, match="not finite"):
+        decode(np.array([[[0.0, NAN], [0.0, 1.0]]]))
+
+
+def test_no_landmarks_at_all():
+    found, confidence = decode(np.zeros((0, 5, 6)))
+    assert found.shape == (0, 2)
+    assert confidence.shape == (0,)
