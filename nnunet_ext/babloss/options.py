@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
+from nnunet_ext.babloss.loss import Similarity
 from nnunet_ext.errors import InputError
-
-Similarity = Literal["expectation", "cosine"]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ nowhere exactly 0, so the loss is about 0.999 whatever is predicted. :mod:`~nnun
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -37,6 +39,49 @@ def published_loss(organ: Tensor, heatmap: Tensor, n: int = 10) -> Tensor | None
     """
     soft = published_soft_map(organ, n)
     return None if soft is None else 1 - (heatmap * soft).sum() / heatmap.count_nonzero()
+
+
+def published_bridge(
+    outputs: Tensor,
+    landmark_outputs: Tensor,
+    heatmaps: Tensor,
+    labels: Tensor,
+    *,
+    known: Tensor,
+    unknown: Tensor,
+    organs: Sequence[Sequence[tuple[int, ...]]],
+    n: int = 10,
+) -> tuple[Tensor, Tensor]:
+    """Both terms of the published code, each on one and the same image.
+
+    Args:
+        outputs: ``(B, C, *spatial)`` of the segmentation, raw.
+        landmark_outputs: ``(B, K, *spatial)``, raw, 1 at a landmark.
+        heatmaps: ``(B, K, *spatial)``, targets from 0 to 1.
+        labels: ``(B, C, *spatial)``, one-hot.
+        known: ``(B, K)`` bool, landmarks whose organs are not labelled: the first term.
+        unknown: ``(B, K)`` bool, landmarks that nobody placed in a labelled case: the second.
+        organs: by landmark, the channels of the organs it lies on.
+        n: voxels.
+
+    Returns:
+        Two scalars, sums over landmarks and organs divided by ``B·K``; 0 with a gradient of 0 without any.
+    """
+    pairs = [(k, organ[0]) for k, of_landmark in enumerate(organs) for organ in of_landmark]
+
+    def total(organ: Tensor, heatmap: Tensor, use: Tensor, nothing: Tensor) -> Tensor:
+        terms = [
+            published_loss(organ[b, channel], heatmap[b, k], n)
+            for b in range(len(use))
+            for k, channel in pairs
+            if use[b, k]
+        ]
+        return nothing + sum(term for term in terms if term is not None) / use.numel()
+
+    return (
+        total(outputs, heatmaps, known, outputs[:0].sum()),
+        total(labels, landmark_outputs, unknown, landmark_outputs[:0].sum()),
+    )
 
 
 def published_soft_map(organ: Tensor, n: int = 10) -> Tensor | None:

@@ -9,18 +9,17 @@ heatmap of a landmark that nobody placed (direction B).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nnunet_ext.babloss.heatmaps import HeatmapLoss, PaperHeatmapLoss, decode, heatmaps
+from nnunet_ext.landmarks.heatmaps import HeatmapLoss, PaperHeatmapLoss, decode, heatmaps
 from nnunet_ext.babloss.loss import BridgeLoss
 from nnunet_ext.babloss.network import LandmarkUNet
 from nnunet_ext.babloss.options import BaBLossOptions
-from nnunet_ext.babloss.published import published_loss
+from nnunet_ext.babloss.published import published_bridge
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.points import State
 from nnunet_ext.nnunet.landmark_data import LandmarkData
@@ -214,19 +213,16 @@ class nnUNetTrainerBaBLossPaper(nnUNetTrainerLandmark):
         return PartialCrossEntropy(-1 if ignore is None else ignore)
 
     def bridge_terms(self, logits: Tensor, landmark_logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        shape = target.shape[2:]
-        drawn = self.labels.annotated(target).flatten(1).any(1)
-        labels = self.labels.one_hot(target)
-        gaussians = heatmaps(self.points, self.states, shape, self.heatmap_sigma)
-        terms: dict[str, list[Tensor]] = {BRIDGE_A: [logits[:0].sum()], BRIDGE_B: [landmark_logits[:0].sum()]}
-        for b, k in np.ndindex(*self.states.shape):
-            for organ in self.bridge.organs[k]:
-                channel = organ[0]
-                if not drawn[b] and self.states[b, k] == State.PRESENT:
-                    term = published_loss(logits[b, channel].float(), gaussians[b, k], self.method.levels)
-                    terms[BRIDGE_A] += [] if term is None else [term]
-                elif drawn[b] and self.states[b, k] == State.UNKNOWN:
-                    heatmap = landmark_logits[b, k].float() / PaperHeatmapLoss.SCALE
-                    term = published_loss(labels[b, channel], heatmap, self.method.levels)
-                    terms[BRIDGE_B] += [] if term is None else [term]
-        return {name: torch.stack(found).sum() / self.states.numel() for name, found in terms.items()}
+        gaussians = heatmaps(self.points, self.states, target.shape[2:], self.heatmap_sigma)
+        drawn = self.labels.annotated(target).flatten(1).any(1, keepdim=True)
+        a, b = published_bridge(
+            logits.float(),
+            landmark_logits.float() / PaperHeatmapLoss.SCALE,
+            gaussians,
+            self.labels.one_hot(target),
+            known=(self.states == State.PRESENT) & ~drawn,
+            unknown=(self.states == State.UNKNOWN) & drawn,
+            organs=self.bridge.organs,
+            n=self.method.levels,
+        )
+        return {BRIDGE_A: a, BRIDGE_B: b}

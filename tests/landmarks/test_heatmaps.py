@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from nnunet_ext.babloss.heatmaps import HeatmapLoss, PaperHeatmapLoss, decode, heatmaps
+from nnunet_ext.landmarks.heatmaps import HeatmapLoss, PaperHeatmapLoss, decode, heatmaps
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.points import State
 
