@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
-from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -129,6 +128,9 @@ def landmark_loaders() -> Iterator[None]:
     Raises:
         RuntimeError: nnU-Net did not build two of them, because it has moved this seam.
     """
+    # here, because spawned workers import this module and need no trainer
+    from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module
+
     built: list[LandmarkDataLoader] = []
 
     def build(*args: Any, **kwargs: Any) -> LandmarkDataLoader:

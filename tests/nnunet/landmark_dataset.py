@@ -1,4 +1,4 @@
-"""A tiny data set in which every landmark is a bright spot, one brightness for each, so that a patch shows where it is."""
+"""A tiny data set whose landmarks are bright spots, one brightness for each: a patch shows which one is where."""
 
 from __future__ import annotations
 
