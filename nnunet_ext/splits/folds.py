@@ -1,8 +1,8 @@
-"""Who trains and who validates: folds by subject, and few-shot subsets. Pure functions of names."""
+"""Who trains and who validates: folds by subject or by kind, and few-shot subsets. Pure functions of names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,6 +55,35 @@ def cross_validation(subject_of: Mapping[str, str], folds: int = 5) -> list[Fold
     return [
         Fold(_cases_of(first_of, split["train"], first_of), _cases_of(first_of, split["val"], first_of))
         for split in generate_crossval_split(subjects, seed=NNUNET_SEED, n_splits=folds)
+    ]
+
+
+def stratified(kinds: Iterable[Collection[str]], folds: int = 5) -> list[Fold]:
+    """Folds in which every kind of case validates as often as in any other fold, up to one case; with nnU-Net's seed.
+
+    That holds for kinds that are neighbours taken together, too. If all cases are of one kind, these are nnU-Net's
+    default folds.
+
+    Args:
+        kinds: the cases of each kind.
+        folds: how many.
+
+    Raises:
+        InputError: fewer than two folds, or fewer cases than folds.
+    """
+    filled = [sorted(cases) for cases in kinds if cases]
+    cases = sorted(case for kind in filled for case in kind)
+    if not 2 <= folds <= len(cases):
+        raise InputError(f"{folds} folds are not possible; their number must be from 2 to that of cases, {len(cases)}.")
+    if len(filled) == 1:
+        return cross_validation({case: case for case in cases}, folds)
+    random = np.random.RandomState(NNUNET_SEED)
+    # the kinds one after the other, then dealt like cards
+    line = [str(case) for kind in filled for case in random.permutation(kind)]
+    validating = [set(line[fold::folds]) for fold in range(folds)]
+    return [
+        Fold(tuple(case for case in cases if case not in val), tuple(case for case in cases if case in val))
+        for val in validating
     ]
 
 

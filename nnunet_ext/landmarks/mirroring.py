@@ -1,0 +1,107 @@
+"""Which flips of an image keep its landmarks right, and which landmarks change places in them.
+
+A network tells left from right by the side of the image, so after a flip along the left-right axis the landmark on the
+left has to be called left again: the landmarks of each of ``mirror_pairs`` change places. Which axis of the array that
+is follows from the direction matrices; nnU-Net does not turn images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from nnunet_ext.landmarks.declaration import Declaration
+from nnunet_ext.landmarks.geometry import Floats
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Mirroring:
+    """Attributes:
+    axes: of a patch that may be flipped, without batch and channels.
+    left_right: which of them is left-right; None if none is.
+    order: ``(K,)``, the landmark that takes the place of each after a flip along ``left_right``; None if none do.
+    why_not: one sentence if flips are not allowed.
+    """
+
+    axes: tuple[int, ...] = ()
+    left_right: int | None = None
+    order: tuple[int, ...] | None = None
+    why_not: str | None = None
+
+    def order_after(self, flipped: Collection[int]) -> list[int] | None:
+        """``(K,)``, the landmark that takes the place of each after flips along these axes; None if all stay."""
+        return list(self.order) if self.order is not None and self.left_right in flipped else None
+
+
+def allowed_mirror_axes(
+    declaration: Declaration,
+    matrices: Iterable[ArrayLike],
+    transpose_forward: Sequence[int],
+    requested: Iterable[int],
+    dim: int = 3,
+) -> Mirroring:
+    """The flips that are right for a data set with landmarks.
+
+    Args:
+        declaration: of its landmarks.
+        matrices: ``(3, 3)`` of every case, :attr:`nnunet_ext.landmarks.geometry.Geometry.matrix`.
+        transpose_forward: of the plans.
+        requested: axes of a patch that nnU-Net would flip.
+        dim: of a patch; 2 leaves out the first axis of the array.
+    """
+    if not declaration.mirror_pairs:
+        return Mirroring(
+            why_not="Mirroring is off: dataset.json declares no mirror_pairs, the landmarks that change places when "
+            "the patient is mirrored left to right."
+        )
+    organs = {name: set(declaration.surface_of.get(name, ())) for name in declaration.names}
+    if sided := [pair for pair in declaration.mirror_pairs if organs[pair[0]] != organs[pair[1]]]:
+        return Mirroring(
+            why_not=f"Mirroring is off: the landmarks {' and '.join(sided[0])} change places, but lie on different "
+            "labels, which nnU-Net does not exchange."
+        )
+    found = {left_right_axis(matrix, transpose_forward) for matrix in matrices}
+    if len(found) != 1 or None in found:
+        state = "lies between two axes of the image" if None in found else "is not the same in all cases"
+        return Mirroring(why_not=f"Mirroring is off: the direction from right to left {state}.")
+    ((axis, _),) = (entry for entry in found if entry is not None)
+    in_patch = axis - (3 - dim)
+    return Mirroring(tuple(requested), in_patch if in_patch >= 0 else None, tuple(declaration.mirrored_order()))
+
+
+def left_right_axis(matrix: ArrayLike, transpose_forward: Sequence[int]) -> tuple[int, int] | None:
+    """The axis of a preprocessed array that is left-right, and 1 if it leads to the left of the patient, −1 if not.
+
+    None if no axis is less than 45° from it.
+
+    Args:
+        matrix: ``(3, 3)``, mm, LPS; column a is one step along axis a of the original array.
+        transpose_forward: of the plans.
+    """
+    columns: Floats = np.asarray(matrix, float)[:, list(transpose_forward)]
+    to_the_left = columns[0] / np.linalg.norm(columns, axis=0)
+    axis = int(np.abs(to_the_left).argmax())
+    # equal to 45°, up to rounding errors of a header
+    if np.abs(to_the_left[axis]) <= np.cos(np.pi / 4) + 1e-6:
+        return None
+    return axis, int(np.sign(to_the_left[axis]))
+
+
+def unmirror(heatmaps: Tensor, flipped: Collection[int], mirroring: Mirroring) -> Tensor:
+    """Heatmaps of a flipped image as those of the image itself, for mirroring at test time.
+
+    Args:
+        heatmaps: ``(B, K, *spatial)``, one channel per landmark.
+        flipped: axes along which the image was flipped; 0 is the first spatial one.
+        mirroring: of the training.
+    """
+    upright = heatmaps.flip([axis + 2 for axis in flipped])
+    order = mirroring.order_after(flipped)
+    return upright if order is None else upright[:, order]

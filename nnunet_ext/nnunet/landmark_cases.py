@@ -1,0 +1,190 @@
+"""The landmarks of a preprocessed data set: read once at the start of a training, handed on with every case.
+
+The files are those of ``landmarksTr`` in ``nnUNet_raw`` if it is there, because that is where people correct them. Each
+training leaves a copy in ``nnUNet_preprocessed``, for machines that have nothing else; only without the original does
+the copy count.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
+from numpy.typing import NDArray
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.files import replacing
+from nnunet_ext.landmarks.annotation import Annotation, has_landmarks, is_segmented
+from nnunet_ext.landmarks.dataset import FOLDER
+from nnunet_ext.landmarks.formats import landmark_files, read_files
+from nnunet_ext.landmarks.geometry import Floats
+from nnunet_ext.landmarks.points import State
+from nnunet_ext.landmarks.preprocessed import Keypoints, PreprocessedGrid
+
+LANDMARKS = "landmarks"
+"""Key of ``class_locations``, beside nnU-Net's labels and regions."""
+
+LOCATIONS = 32
+"""Voxels per landmark that a patch may be centred on."""
+
+
+@dataclass(frozen=True, eq=False)
+class LandmarkCase:
+    """What a training knows of one case.
+
+    Attributes:
+        keypoints: in voxels of the preprocessed array.
+        annotation: what of it is annotated.
+        matrix: ``(3, 3)``, of its image, :attr:`nnunet_ext.landmarks.geometry.Geometry.matrix`.
+    """
+
+    keypoints: Keypoints
+    annotation: Annotation
+    matrix: Floats
+
+
+def find_landmarks(dataset: str, preprocessed: Path) -> Path:
+    """The folder to read landmarks from.
+
+    Args:
+        dataset: full name.
+        preprocessed: folder of the data set in ``nnUNet_preprocessed``.
+
+    Raises:
+        InputError: it is neither in ``nnUNet_raw`` nor there.
+    """
+    raw = os.environ.get("nnUNet_raw")
+    original, copy = Path(raw) / dataset / FOLDER if raw else None, preprocessed / FOLDER
+    if original is not None and original.is_dir():
+        return original
+    if copy.is_dir():
+        return copy
+    state = f"there is no folder {original}" if original else "nnUNet_raw is not set"
+    raise InputError(
+        f"{dataset} has no landmarks: {state}, and no copy in {copy}; put them there, one file per case "
+        "(nnunet-ext landmarks check tells more)."
+    )
+
+
+def keep_copy(source: Path, preprocessed: Path) -> str | None:
+    """Make ``landmarksTr`` in the preprocessed data set the same as ``source``; files that are not there are removed.
+
+    Returns:
+        One sentence if that was not possible.
+    """
+    target = preprocessed / FOLDER
+    if source == target:
+        return None
+    try:
+        target.mkdir(exist_ok=True)
+        files = landmark_files(source)
+        for file in files:
+            content, there = file.read_bytes(), target / file.name
+            if not there.is_file() or there.read_bytes() != content:
+                with replacing(there) as temporary:
+                    temporary.write_bytes(content)
+        for gone in {file.name for file in landmark_files(target)} - {file.name for file in files}:
+            (target / gone).unlink(missing_ok=True)
+    except OSError as error:
+        return f"There is no copy of the landmarks in {target} ({error}); elsewhere they are needed in nnUNet_raw."
+    return None
+
+
+def read_cases(
+    dataset: nnUNetBaseDataset, landmarks: Path, names: Sequence[str], plans: Mapping[str, Any]
+) -> dict[str, LandmarkCase]:
+    """All cases of a preprocessed data set, with the landmarks called ``names``; a case without a file knows none.
+
+    Args:
+        dataset: of the configuration.
+        landmarks: folder of their files.
+        names: K of them, in this order.
+        plans: content of the plans file.
+
+    Raises:
+        InputError: a file cannot be read, or no case knows anything about these landmarks.
+    """
+    known = read_files(landmark_files(landmarks))
+    cases = {}
+    for name in sorted(dataset.identifiers):
+        data, _, _, properties = dataset.load_case(name)
+        grid = PreprocessedGrid.from_properties(properties, plans, data.shape[1:])
+        keypoints = grid.keypoints(known.get(name, {}), names)
+        annotation = Annotation.of(is_segmented(properties["class_locations"]), has_landmarks(keypoints.states))
+        cases[name] = LandmarkCase(keypoints, annotation, grid.geometry.matrix)
+    if not any(case.annotation.landmarks for case in cases.values()):
+        raise InputError(
+            f"{landmarks} says nothing about the landmarks {', '.join(names)} of dataset.json in any of the "
+            f"{len(cases)} preprocessed cases; correct the names of landmarks or cases."
+        )
+    return cases
+
+
+def outside_of_crop(cases: Mapping[str, LandmarkCase]) -> str | None:
+    """One sentence if landmarks are where nnU-Net's preprocessing leaves nothing of the image."""
+    lost = [f"{', '.join(case.keypoints.outside)} of {name}" for name, case in cases.items() if case.keypoints.outside]
+    if not lost:
+        return None
+    return f"Landmarks outside of the preprocessed image count as unknown: {'; '.join(lost)}."
+
+
+class Locations(dict):
+    """``class_locations`` of one case, with what else is known of it; all of a case that nnU-Net's loader hands on."""
+
+    def __init__(self, locations: Mapping[Any, Sequence], case: LandmarkCase) -> None:
+        super().__init__(locations)
+        self.case = case
+
+
+class DatasetWithLandmarks:
+    """nnU-Net's data set, whose cases can be sampled at their landmarks.
+
+    Args:
+        dataset: of a fold.
+        cases: at least those of the fold.
+        patch_size: that the network sees.
+    """
+
+    def __init__(
+        self, dataset: nnUNetBaseDataset, cases: Mapping[str, LandmarkCase], patch_size: Sequence[int]
+    ) -> None:
+        self.dataset = dataset
+        self.identifiers = dataset.identifiers
+        self.cases = {name: cases[name] for name in dataset.identifiers}
+        self.reach = np.array([0] * (3 - len(patch_size)) + [size // 4 for size in patch_size])
+
+    def load_case(self, identifier: str) -> tuple[Any, Any, Any, dict[str, Any]]:
+        """As nnU-Net's, with voxels near the landmarks as one more class.
+
+        All landmarks are one class: nnU-Net picks the class before the voxel, and many landmarks would crowd out the
+        organs. The voxels are up to a quarter of a patch away: if a landmark were always in the middle of its patch, a
+        network could find it by its place.
+        """
+        data, seg, previous, properties = self.dataset.load_case(identifier)
+        case = self.cases[identifier]
+        locations = Locations(properties["class_locations"], case)
+        near = self._near(case.keypoints, np.asarray(data.shape[1:]))
+        if len(near):
+            locations[LANDMARKS] = near
+        return data, seg, previous, {**properties, "class_locations": locations}
+
+    def __getitem__(self, identifier: str) -> tuple[Any, Any, Any, dict[str, Any]]:
+        return self.load_case(identifier)
+
+    def _near(self, keypoints: Keypoints, shape: NDArray) -> NDArray[np.int64]:
+        """``(N, 4)``: channel 0 and a voxel, nnU-Net's format."""
+        present = np.rint(keypoints.voxels[keypoints.states == State.PRESENT]).astype(int)
+        offsets = np.random.randint(-self.reach, self.reach + 1, (LOCATIONS, len(present), 3))
+        voxels = np.clip(present + offsets, 0, shape - 1).reshape(-1, 3)
+        return np.pad(voxels, ((0, 0), (1, 0)))
+
+
+def by_annotation(cases: Mapping[str, LandmarkCase], names: Iterable[str] | None = None) -> dict[Annotation, list[str]]:
+    """Names of cases by what of them is annotated, in the order of :class:`Annotation`; all by default."""
+    chosen = cases if names is None else list(names)
+    return {kind: [name for name in chosen if cases[name].annotation is kind] for kind in Annotation}

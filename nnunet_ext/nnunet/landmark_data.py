@@ -1,0 +1,137 @@
+"""What a trainer needs to learn from landmarks: a mix-in that gives its batches landmarks, and nothing else.
+
+::
+
+    class nnUNetTrainerMine(LandmarkData, CommonTrainer):
+        ...  # batch["landmarks"], batch["landmark_states"] and batch["landmark_case_states"] are there
+
+See :mod:`nnunet_ext.nnunet.landmark_loader` for the batch, and :mod:`nnunet_ext.nnunet.landmark_cases` for the files.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.landmarks.declaration import Declaration
+from nnunet_ext.landmarks.mirroring import Mirroring, allowed_mirror_axes
+from nnunet_ext.nnunet.keypoints import with_keypoints
+from nnunet_ext.nnunet.landmark_cases import (
+    DatasetWithLandmarks,
+    LandmarkCase,
+    by_annotation,
+    find_landmarks,
+    keep_copy,
+    outside_of_crop,
+    read_cases,
+)
+from nnunet_ext.nnunet.landmark_folds import not_validated, write_stratified_folds
+from nnunet_ext.nnunet.landmark_loader import landmark_loaders
+from nnunet_ext.splits.files import NAME as SPLITS
+
+
+class LandmarkData(nnUNetTrainer):
+    """Mix-in for a trainer; to be named before ``CommonTrainer``.
+
+    Attributes:
+        landmark_declaration: what ``dataset.json`` says.
+        landmark_mirroring: which flips are allowed and which landmarks they exchange; set with the data loaders.
+        landmark_permutation: ``(K,)``, the landmark that takes the place of each after a flip along
+            ``landmark_mirroring.left_right``; None if none do.
+    """
+
+    # nnU-Net reads the parameter names of __init__ and restores the trainer from them: exactly these five
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
+    ) -> None:
+        # before nnU-Net makes a folder for the results
+        self.landmark_declaration = Declaration.from_dataset_json(
+            dataset_json, f"dataset.json of {plans['dataset_name']}"
+        )
+        self.landmark_mirroring = Mirroring()
+        super().__init__(plans, configuration, fold, dataset_json, device)
+
+    @property
+    def landmark_permutation(self) -> list[int] | None:
+        order = self.landmark_mirroring.order
+        return None if order is None else list(order)
+
+    @cached_property
+    def landmark_cases(self) -> dict[str, LandmarkCase]:
+        """All preprocessed cases by name; read when first needed, which is when training or validation begin."""
+        preprocessed = Path(self.preprocessed_dataset_folder_base)
+        source = find_landmarks(self.plans_manager.dataset_name, preprocessed)
+        dataset_class = self.dataset_class or infer_dataset_class(self.preprocessed_dataset_folder)
+        dataset = dataset_class(self.preprocessed_dataset_folder)
+        names = self.landmark_declaration.names
+        cases = read_cases(dataset, source, names, self.plans_manager.plans)
+        counts = {kind.value: len(found) for kind, found in by_annotation(cases).items() if found}
+        self.print_to_log_file(f"{len(names)} landmarks from {source}; annotated cases: {counts}")
+        for sentence in (keep_copy(source, preprocessed) if self.local_rank == 0 else None, outside_of_crop(cases)):
+            if sentence:
+                self.print_to_log_file(sentence)
+        return cases
+
+    # -- nnU-Net's hooks -----------------------------------------------------------------------------------------
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, Any]:  # noqa: N802
+        rotation, dummy_2d, patch_size, axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        self.landmark_mirroring = allowed_mirror_axes(
+            self.landmark_declaration,
+            [case.matrix for case in self.landmark_cases.values()],
+            self.plans_manager.transpose_forward,
+            axes or (),
+            len(self.configuration_manager.patch_size),
+        )
+        if self.landmark_mirroring.why_not:
+            self.print_to_log_file(self.landmark_mirroring.why_not)
+        # None, not (): nnU-Net's predictor asks for the largest of the axes
+        axes = self.landmark_mirroring.axes or None
+        self.inference_allowed_mirroring_axes = axes
+        return rotation, dummy_2d, patch_size, axes
+
+    def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
+        return with_keypoints(super().get_training_transforms(*args, **kwargs), self.landmark_mirroring)
+
+    def get_validation_transforms(self, *args: Any, **kwargs: Any) -> Any:
+        return with_keypoints(super().get_validation_transforms(*args, **kwargs))
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """nnU-Net's, but the folds that it writes if there are none hold every kind of case."""
+        path = Path(self.preprocessed_dataset_folder_base) / SPLITS
+        if self.fold != "all" and not path.is_file():
+            write_stratified_folds(path, by_annotation(self.landmark_cases))
+            self.print_to_log_file(f"Folds by what is annotated: {path}")
+        training, validation = super().do_split()
+        if unknown := sorted({*training, *validation} - set(self.landmark_cases)):
+            raise InputError(
+                f"{path} names {len(unknown)} cases that are not preprocessed, such as {unknown[0]}; preprocess them "
+                "with nnUNetv2_preprocess, or correct the file."
+            )
+        judged = by_annotation(self.landmark_cases, validation)
+        if sentence := not_validated(judged, by_annotation(self.landmark_cases, training)):
+            self.print_to_log_file(sentence)
+        return training, validation
+
+    def get_tr_and_val_datasets(self) -> tuple[DatasetWithLandmarks, DatasetWithLandmarks]:
+        size = self.configuration_manager.patch_size
+        training, validation = super().get_tr_and_val_datasets()
+        return (
+            DatasetWithLandmarks(training, self.landmark_cases, size),
+            DatasetWithLandmarks(validation, self.landmark_cases, size),
+        )
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        with landmark_loaders():
+            return super().get_dataloaders()

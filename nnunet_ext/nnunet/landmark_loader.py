@@ -1,0 +1,150 @@
+"""nnU-Net's data loader, whose batches hold landmarks, and both kinds of cases.
+
+=========================  ===================  =======================================================================
+key of a batch             type                 what it is
+=========================  ===================  =======================================================================
+``landmarks``              float32 (B, K, dim)  voxels of the patch that the network sees; nan unless present in it
+``landmark_states``        int8 (B, K)          :class:`State` in this patch: one that is elsewhere is absent here, in
+                                                2D one of another slice too
+``landmark_case_states``   int8 (B, K)          :class:`State` in the case: absent means absent from the whole image
+=========================  ===================  =======================================================================
+
+Where a flip exchanges left and right, both states are exchanged with the points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nnunet_ext.landmarks.annotation import systematic_sample
+from nnunet_ext.landmarks.geometry import inside
+from nnunet_ext.landmarks.points import State
+from nnunet_ext.landmarks.preprocessed import Keypoints
+from nnunet_ext.nnunet.keypoints import KEYPOINTS, STATES
+from nnunet_ext.nnunet.landmark_cases import DatasetWithLandmarks, Locations
+
+SEAM = "nnUNetDataLoader"
+"""Global of nnU-Net's trainer module: the class that ``nnUNetTrainer.get_dataloaders`` builds, twice."""
+
+
+class LandmarkDataLoader(nnUNetDataLoader):
+    """nnU-Net's loader of a :class:`DatasetWithLandmarks`; its ``transforms`` carry keypoints or are None.
+
+    Every batch holds segmented cases and cases with landmarks in their proportion. Without an ignore label, and in
+    segmented cases, patches are where nnU-Net's are, and at landmarks where it wants foreground; cases with landmarks
+    only have them anywhere otherwise, as nothing in them is ignored.
+    """
+
+    def __init__(self, data: DatasetWithLandmarks, *args: Any, transforms: Any = None, **kwargs: Any) -> None:
+        self.patches = _Patches(transforms)
+        super().__init__(data, *args, transforms=self.patches, **kwargs)
+        self.annotations = [data.cases[name].annotation for name in self.indices]
+        self.data_has_ignore: bool = self.has_ignore
+
+    def get_indices(self) -> NDArray[np.str_]:
+        return np.array(self.indices)[systematic_sample(self.annotations, self.batch_size, self.sampling_probabilities)]
+
+    def get_bbox(
+        self, data_shape: Any, force_fg: bool, class_locations: Locations, *args: Any, **kwargs: Any
+    ) -> tuple[list[int], list[int]]:
+        case = class_locations.case
+        # with an ignore label nnU-Net centres patches on labelled voxels, and warns if there are none
+        self.has_ignore = self.data_has_ignore and case.annotation.segmentation
+        lower, upper = super().get_bbox(data_shape, force_fg, class_locations, *args, **kwargs)
+        self.patches.begin(case.keypoints, lower, self.patch_size_was_2d)
+        return lower, upper
+
+    def generate_train_batch(self) -> dict[str, Any]:
+        self.patches.done.clear()
+        batch = super().generate_train_batch()
+        return batch | self.patches.collated()
+
+
+class _Patches:
+    """Stands where nnU-Net's loader has its transforms, and adds the landmarks of the patch that was just cut out."""
+
+    def __init__(self, transforms: Callable[..., dict[str, Any]] | None) -> None:
+        self.transforms = transforms
+        self.current: dict[str, Tensor] = {}
+        self.done: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def begin(self, keypoints: Keypoints, start: Sequence[int], flat: bool) -> None:
+        """A patch of a case was chosen.
+
+        Args:
+            keypoints: of the case.
+            start: first voxel of the patch, ``(3,)``.
+            flat: the patch is one slice, whose axis nnU-Net removes.
+        """
+        voxels = torch.from_numpy(keypoints.voxels - np.asarray(start, np.float32))
+        case_states = torch.from_numpy(keypoints.states)
+        states = case_states.clone()
+        if flat:
+            states[(case_states == State.PRESENT) & (voxels[:, 0].abs() > 0.5)] = State.ABSENT
+            voxels = voxels[:, 1:]
+        self.current = {KEYPOINTS: voxels, STATES: torch.stack([states, case_states], 1)}
+
+    def __call__(self, image: Tensor, segmentation: Tensor) -> dict[str, Any]:
+        result: dict[str, Any] = {"image": image, "segmentation": segmentation, **self.current}
+        if self.transforms is not None:
+            result = self.transforms(**result)
+        self.done.append(_seen(result.pop(KEYPOINTS), result.pop(STATES), tuple(result["image"].shape[1:])))
+        return result
+
+    def collated(self) -> dict[str, Tensor]:
+        """The landmarks of a batch."""
+        points, states, case_states = (torch.stack(parts) for parts in zip(*self.done, strict=True))
+        return {"landmarks": points, "landmark_states": states, "landmark_case_states": case_states}
+
+
+def _seen(voxels: Tensor, states: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Points ``(K, dim)``, states in the patch and in the case ``(K,)``, after all transforms."""
+    state, case_state = states.unbind(1)
+    state = state.clone()
+    there = state == State.PRESENT
+    visible = torch.from_numpy(inside(voxels.numpy(), shape))
+    state[there & ~visible] = State.ABSENT
+    # a deformation that folds space leaves no answer
+    state[there & voxels.isnan().any(1)] = State.UNKNOWN
+    points = voxels.masked_fill((state != State.PRESENT)[:, None], torch.nan)
+    return points, state, case_state.clone()
+
+
+@contextmanager
+def landmark_loaders() -> Iterator[None]:
+    """Inside, ``nnUNetTrainer.get_dataloaders`` builds :class:`LandmarkDataLoader`.
+
+    nnUNetTrainer.get_dataloaders (2.8.1, line 668) names the class of its loaders as a global of its module, so the
+    only way to another class is a copy of its 68 lines, or to exchange this global for the time of the call.
+
+    Raises:
+        RuntimeError: nnU-Net did not build two of them, because it has moved this seam.
+    """
+    # here, because spawned workers import this module and need no trainer
+    from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module
+
+    built: list[LandmarkDataLoader] = []
+
+    def build(*args: Any, **kwargs: Any) -> LandmarkDataLoader:
+        built.append(LandmarkDataLoader(*args, **kwargs))
+        return built[-1]
+
+    stock = getattr(trainer_module, SEAM, None)
+    setattr(trainer_module, SEAM, build)
+    try:
+        yield
+    finally:
+        setattr(trainer_module, SEAM, stock)
+    if len(built) != 2:
+        raise RuntimeError(
+            f"nnUNetTrainer.get_dataloaders built {len(built)} loaders through the global {SEAM} of its module instead "
+            "of 2, so landmarks cannot be loaded with this version of nnU-Net; install one that nnunet-ext supports."
+        )
