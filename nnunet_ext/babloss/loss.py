@@ -132,7 +132,7 @@ class BridgeLoss(nn.Module):
             b, k = (use.bool() & (states == State.PRESENT) & inside).nonzero(as_tuple=True)
             if not len(b):
                 return Bridge(nothing, torch.zeros_like(b).sum())
-            points = points[b, k].to(nothing.dtype)
+            points = points.detach()[b, k].to(nothing.dtype)
             # rounding by half a voxel included, no voxel nearer than three sigmas is left out
             window = _Window(shape, points.round().long(), [math.floor(CUT * s + 0.5) for s in self.sigma], self.steps)
             near = window.take(logits, b).to(nothing.dtype)
@@ -140,7 +140,7 @@ class BridgeLoss(nn.Module):
             organs = self._organs(near, k)
             active = (organs > 0.5).flatten(2).any(2) & (organs < 0.5).flatten(2).any(2)
             weight = (window.gaussian(points, self.sigma) * window.inside).flatten(1)[:, None]
-            distance = inner_boundary_distance(organs, self.steps).flatten(2)
+            distance = inner_boundary_distance(organs, self.steps).flatten(2) * window.inside.flatten(1)[:, None]
             similarity = (weight * distance).sum(2)
             if self.similarity == "expectation":
                 similarity = similarity / weight.sum(2)
@@ -201,7 +201,8 @@ class BridgeLoss(nn.Module):
         for landmark, of_landmark in enumerate(self.organs):
             for o, organ in enumerate(of_landmark):
                 members[landmark, o, list(organ)] = 1
-        return (members.to(channels.device)[k] @ channels.flatten(2)).view(len(k), most, *channels.shape[2:])
+        flat = channels.reshape(*channels.shape[:2], -1)
+        return (members.to(channels.device)[k] @ flat).view(len(k), most, *channels.shape[2:])
 
     def _check(self, channels: Tensor, points: Tensor | None = None) -> None:
         dim, needed = len(self.sigma), max((c for o in self.organs for organ in o for c in organ), default=0) + 1

@@ -1,4 +1,4 @@
-"""The loss of the published code (lhaof/HPL, ``train_3d.py``), written from its arithmetic. For comparison, not for use.
+"""The loss of the published code (lhaof/HPL, ``train_3d.py``), from its arithmetic. For comparison, not for use.
 
 Of one organ s (an output channel, or a one-hot label) and one heatmap L, with n the range of the distances:
 
