@@ -72,6 +72,10 @@ TRAINERS: dict[str, Entry] = {
         "nnunet_ext.medcontext.trainer:nnUNetTrainerMedContextPaper",
         "MedContext with the arithmetic of its released code, for comparison",
     ),
+    "nnUNetTrainerPartialLabels": Entry(
+        "nnunet_ext.partial_labels.trainer:nnUNetTrainerPartialLabels",
+        "not every label was annotated in every case: nnU-Net's loss on what was (annotated_labels in dataset.json)",
+    ),
     "nnUNetTrainerMedContextPnPNet": Entry(
         "nnunet_ext.combinations:nnUNetTrainerMedContextPnPNet",
         "MedContext around PnPNet: few labels and a confused boundary",

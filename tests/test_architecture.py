@@ -10,7 +10,17 @@ from nnunet_ext.catalogue import TRAINERS
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "nnunet_ext"
 FILES = sorted(PACKAGE.rglob("*.py"))
-SHARED = {"nnunet", "processes", "evaluation", "benchmark", "scribbles", "splits", "landmarks", "demo"}
+SHARED = {
+    "nnunet",
+    "processes",
+    "evaluation",
+    "benchmark",
+    "scribbles",
+    "splits",
+    "landmarks",
+    "partial_labels",
+    "demo",
+}
 # read nnU-Net's files with nnU-Net's own readers and ask it which trainers it knows
 USERS_OF_NNUNET = {"evaluation", "benchmark", "scribbles", "splits", "demo"}
 METHODS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()} - SHARED

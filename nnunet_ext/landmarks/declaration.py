@@ -8,8 +8,7 @@
         "surface_of": {"FemurMedial": ["femur"], "FemurLateral": ["femur", "cartilage"]},
         "mirror_pairs": [["FemurMedial", "FemurLateral"]],
         "spans": {"femur": [["FemurMedial", "FemurLateral"]]}
-    },
-    "annotated_labels": {"case_007": ["femur"]}
+    }
 
 Only ``names`` is required, and a plain list of names is enough where nothing else is known. nnU-Net tolerates keys that
 it does not know, and copies ``dataset.json`` into the model folder.
@@ -22,10 +21,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.partial_labels.declaration import known_names, organs
 
 KEY = "landmarks"
-ANNOTATED = "annotated_labels"
-_NO_ORGAN = {"background", "ignore"}
 _EXAMPLE = '"landmarks": {"names": ["tip"], "surface_of": {"tip": ["liver"]}}'
 
 Pair = tuple[str, str]
@@ -68,7 +66,7 @@ class Declaration:
         if unknown := sorted(set(block) - known):
             raise InputError(f"{where}: {KEY!r} has unknown keys {unknown}; known are {sorted(known)}.")
         names = _names(block.get("names"), where)
-        labels = _organs(content)
+        labels = organs(content)
         return cls(
             names,
             _surface_of(block.get("surface_of", {}), names, labels, where),
@@ -82,31 +80,7 @@ class Declaration:
         return [self.names.index(partner.get(name, name)) for name in self.names]
 
 
-def annotated_labels(content: Mapping[str, Any], where: str = "dataset.json") -> dict[str, frozenset[str]]:
-    """By case, the labels that were annotated in it; elsewhere they are part of the background.
-
-    A case without an entry is annotated as its label map says: all labels, except where it has the ignore label.
-
-    Args:
-        content: of ``dataset.json``.
-        where: its name, for messages.
-
-    Raises:
-        InputError: the entry is no object of lists, or names labels that are not declared.
-    """
-    block = content.get(ANNOTATED, {})
-    if not isinstance(block, Mapping):
-        raise InputError(f'{where}: {ANNOTATED!r} is {block!r}, but it must be like {{"case_007": ["liver"]}}.')
-    labels = _organs(content)
-    return {case: frozenset(_known(names, labels, f"{where}: {ANNOTATED} of {case}")) for case, names in block.items()}
-
-
 # --- parts ------------------------------------------------------------------------------------------------------------
-
-
-def _organs(content: Mapping[str, Any]) -> list[str]:
-    labels = content.get("labels")
-    return [name for name in labels if name not in _NO_ORGAN] if isinstance(labels, Mapping) else []
 
 
 def _names(names: Any, where: str) -> tuple[str, ...]:
@@ -117,16 +91,6 @@ def _names(names: Any, where: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _known(found: Any, known: list[str] | tuple[str, ...], where: str) -> tuple[str, ...]:
-    """A list of strings that are all ``known``; one string is a list of one."""
-    found = [found] if isinstance(found, str) else found
-    if not isinstance(found, list) or not all(isinstance(entry, str) for entry in found):
-        raise InputError(f"{where} is {found!r}, but it must be a list of names, of {list(known)}.")
-    if unknown := sorted(set(found) - set(known)):
-        raise InputError(f"{where} names {unknown}, but dataset.json declares {list(known)}; correct the spelling.")
-    return tuple(dict.fromkeys(found))
-
-
 def _object(found: Any, what: str, where: str) -> Mapping[str, Any]:
     if not isinstance(found, Mapping):
         raise InputError(f"{where}: {what} is {found!r}, but it must be an object.")
@@ -135,14 +99,13 @@ def _object(found: Any, what: str, where: str) -> Mapping[str, Any]:
 
 def _surface_of(block: Any, names: tuple[str, ...], labels: list[str], where: str) -> dict[str, tuple[str, ...]]:
     block = _object(block, "surface_of", where)
-    _known(list(block), names, f"{where}: surface_of")
-    return {
-        name: _known(block[name], labels, f"{where}: surface_of {name}") for name in names if block.get(name, []) != []
-    }
+    known_names(list(block), names, f"{where}: surface_of")
+    given = [name for name in names if block.get(name, []) != []]
+    return {name: known_names(block[name], labels, f"{where}: surface_of {name}") for name in given}
 
 
 def _pair(found: Any, names: tuple[str, ...], where: str) -> Pair:
-    one_two = _known(found, names, where)
+    one_two = known_names(found, names, where)
     if len(one_two) != 2:
         raise InputError(f"{where} has {found!r}, but a pair is two different landmarks.")
     return one_two[0], one_two[1]
@@ -164,5 +127,5 @@ def _mirror_pairs(block: Any, names: tuple[str, ...], where: str) -> tuple[Pair,
 
 def _spans(block: Any, names: tuple[str, ...], labels: list[str], where: str) -> dict[str, tuple[Pair, ...]]:
     block = _object(block, "spans", where)
-    _known(list(block), labels, f"{where}: spans")
+    known_names(list(block), labels, f"{where}: spans")
     return {label: _pairs(pairs, names, f"{where}: spans of {label}") for label, pairs in block.items()}

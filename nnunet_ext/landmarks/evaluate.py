@@ -18,11 +18,12 @@ from nnunet_ext.evaluation.reading import Reader
 from nnunet_ext.files import replacing
 from nnunet_ext.findings import aligned, some
 from nnunet_ext.landmarks.dataset import Organs
-from nnunet_ext.landmarks.declaration import Declaration, annotated_labels
+from nnunet_ext.landmarks.declaration import Declaration
 from nnunet_ext.landmarks.formats import read
 from nnunet_ext.landmarks.geometry import Geometry
 from nnunet_ext.landmarks.points import UNKNOWN, Landmark, Landmarks
 from nnunet_ext.landmarks.radial_errors import RADII_MM, ScoredLandmark, Summary, outcome_of, summarise
+from nnunet_ext.partial_labels.declaration import annotated_labels
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.version import __version__
 

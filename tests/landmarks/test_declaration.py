@@ -3,7 +3,7 @@
 import pytest
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks.declaration import Declaration, annotated_labels
+from nnunet_ext.landmarks.declaration import Declaration
 
 LABELS = {"background": 0, "femur": 1, "whole": [1, 2], "ignore": 3}
 FULL = {
@@ -62,12 +62,3 @@ def test_a_missing_block_says_what_to_add():
         Declaration.from_dataset_json({"labels": LABELS})
     with pytest.raises(InputError, match="must be an object"):
         declared("tip")
-
-
-def test_annotated_labels_by_case():
-    content = {"labels": LABELS, "annotated_labels": {"a": ["femur"], "b": []}}
-    assert annotated_labels(content) == {"a": frozenset({"femur"}), "b": frozenset()}
-    assert annotated_labels({"labels": LABELS}) == {}
-    for wrong in (["a"], {"a": ["tibia"]}, {"a": 1}):
-        with pytest.raises(InputError, match="annotated_labels"):
-            annotated_labels({"labels": LABELS, "annotated_labels": wrong})

@@ -1,0 +1,60 @@
+"""What ``dataset.json`` says about cases in which only some labels were annotated.
+
+::
+
+    "labels": {"background": 0, "liver": 1, "kidney": 2},
+    "annotated_labels": {"case_007": ["liver"], "case_008": []}
+
+In ``case_007`` nobody looked for kidneys, so its background may hold some. Labels, or regions where the data set has
+regions. nnU-Net tolerates keys that it does not know, and copies ``dataset.json`` into the model folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nnunet_ext.errors import InputError
+
+KEY = "annotated_labels"
+EXAMPLE = f'"{KEY}": {{"case_007": ["liver"]}}'
+_NO_ORGAN = {"background", "ignore"}
+
+
+def annotated_labels(content: Mapping[str, Any], where: str = "dataset.json") -> dict[str, frozenset[str]]:
+    """By case, the labels that were annotated in it; elsewhere they are part of the background.
+
+    A case without an entry is annotated as its label map says: all labels, except where it has the ignore label.
+
+    Args:
+        content: of ``dataset.json``.
+        where: its name, for messages.
+
+    Raises:
+        InputError: the entry is no object of lists, or names labels that are not declared.
+    """
+    block = content.get(KEY, {})
+    if not isinstance(block, Mapping):
+        raise InputError(f"{where}: {KEY!r} is {block!r}, but it must be an object such as {EXAMPLE}.")
+    labels = organs(content)
+    return {case: frozenset(known_names(names, labels, f"{where}: {KEY} of {case}")) for case, names in block.items()}
+
+
+def organs(content: Mapping[str, Any]) -> list[str]:
+    """Names of the labels or regions that ``dataset.json`` declares, without background and ignore, in its order."""
+    labels = content.get("labels")
+    return [name for name in labels if name not in _NO_ORGAN] if isinstance(labels, Mapping) else []
+
+
+def known_names(found: Any, known: Sequence[str], where: str) -> tuple[str, ...]:
+    """A list of names that are all ``known``, each once; one name alone is a list of one.
+
+    Raises:
+        InputError: something else, or a name that is not known.
+    """
+    found = [found] if isinstance(found, str) else found
+    if not isinstance(found, list) or not all(isinstance(entry, str) for entry in found):
+        raise InputError(f"{where} is {found!r}, but it must be a list of names, of {list(known)}.")
+    if unknown := sorted(set(found) - set(known)):
+        raise InputError(f"{where} names {unknown}, but dataset.json declares {list(known)}; correct the spelling.")
+    return tuple(dict.fromkeys(found))

@@ -1,0 +1,128 @@
+"""Trainers for cases in which only some of the labels were annotated.
+
+:class:`PartialLabels` goes in front of any trainer of this package that trains with nnU-Net's own segmentation loss. It
+replaces that loss, in the training and where it is logged; terms that a method adds see the label map as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.utilities.ddp_allgather import AllGatherGrad
+from torch import Tensor, nn
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.files import replacing
+from nnunet_ext.nnunet.trainer import CommonTrainer
+from nnunet_ext.partial_labels.cases import AnnotatedHeads
+from nnunet_ext.partial_labels.loss import PartialLabelsLoss, only_annotated_logits, only_annotated_target
+
+SUMMARY = "summary_annotated.json"
+"""In the folder of the final validation, beside nnU-Net's ``summary.json``."""
+
+
+class PartialLabels(CommonTrainer):
+    """nnU-Net's loss on what was annotated in each case, for the trainer that is next in the bases of a class."""
+
+    needs_annotated_labels: ClassVar[bool] = True
+    """A data set without the entry is refused; False: everything was annotated there."""
+
+    def initialize(self) -> None:
+        where = str(Path(self.preprocessed_dataset_folder_base) / "dataset.json")
+        self.annotated_heads = AnnotatedHeads.from_dataset_json(
+            self.dataset_json, has_regions=self.labels.has_regions, where=where
+        )
+        if self.needs_annotated_labels:
+            self.annotated_heads.require_entries(type(self).__name__, where)
+        super().initialize()
+
+    def _build_loss(self) -> nn.Module:
+        loss = super()._build_loss()
+        deep = isinstance(loss, DeepSupervisionWrapper)
+        stock = loss.loss if deep else loss
+        if not isinstance(stock, DC_and_CE_loss | DC_and_BCE_loss):
+            raise InputError(
+                f"{type(self).__name__} replaces nnU-Net's own loss, but this trainer has {type(stock).__name__}."
+            )
+        dice = stock.dc
+        self.partial_loss = PartialLabelsLoss(
+            self.labels,
+            batch_dice=dice.batch_dice,
+            smooth=dice.smooth,
+            do_bg=dice.do_bg,
+            over_processes=_sum_over_processes if dice.ddp else None,
+        )
+        if not deep:
+            return self.partial_loss
+        loss.loss = self.partial_loss
+        return loss
+
+    def on_train_start(self) -> None:
+        known = self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)
+        self.annotated_heads.require_cases(known, str(Path(self.preprocessed_dataset_folder_base) / "dataset.json"))
+        super().on_train_start()
+        rows = self.annotated_heads.rows(known)
+        counts = dict(zip(self.annotated_heads.names, rows.sum(0).tolist(), strict=True))
+        self.print_to_log_file(f"Of {len(rows)} cases these were annotated in: {counts}")
+        self.print_to_log_file("Pseudo dice counts a label only in cases in which it was annotated")
+
+    def train_step(self, batch: dict) -> dict:
+        with self.annotated_in(batch):
+            return super().train_step(batch)
+
+    def validation_step(self, batch: dict) -> dict:
+        # nnU-Net's step has no seam between the network and its pseudo dice. Where nobody looked for an organ, the
+        # network's output is therefore read as "organ or background" before nnU-Net sees it; the loss stays the same.
+        with self.annotated_in(batch) as annotated:
+
+            def read(module: nn.Module, given: Any, output: Any) -> Any:
+                levels = output if isinstance(output, list) else [output]
+                levels = [only_annotated_logits(level, annotated, self.labels) for level in levels]
+                return levels if isinstance(output, list) else levels[0]
+
+            targets = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
+            targets = [only_annotated_target(target, annotated, self.labels) for target in targets]
+            target = targets if isinstance(batch["target"], list) else targets[0]
+            hook = self.network.register_forward_hook(read)
+            try:
+                return super().validation_step({**batch, "target": target})
+            finally:
+                hook.remove()
+
+    @contextmanager
+    def annotated_in(self, batch: dict) -> Iterator[Tensor]:
+        """``(B, K)``: which heads were annotated in the samples of a batch; the loss knows it, too."""
+        self.partial_loss.annotated = self.annotated_heads.rows(batch["keys"])
+        try:
+            yield self.partial_loss.annotated
+        finally:
+            self.partial_loss.annotated = None
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        super().perform_actual_validation(save_probabilities)
+        folder = Path(self.output_folder) / "validation"
+        if self.local_rank == 0 and self.annotated_heads.annotated:
+            stock = json.loads((folder / "summary.json").read_text())
+            own = self.annotated_heads.without_unannotated(stock, self.dataset_json["file_ending"])
+            with replacing(folder / SUMMARY) as temporary:
+                temporary.write_text(json.dumps(own, indent=4))
+            self.print_to_log_file(
+                "The mean validation Dice above counts labels in cases in which nobody annotated them, where every "
+                f"prediction is false. Without these it is {own['foreground_mean']['Dice']:.4f}, see {SUMMARY}"
+            )
+
+
+class nnUNetTrainerPartialLabels(PartialLabels):
+    """nnU-Net for data sets in which the annotated labels differ from case to case."""
+
+
+def _sum_over_processes(tensor: Tensor) -> Tensor:
+    """Over the processes of a distributed training, with nnU-Net's own gradient."""
+    return AllGatherGrad.apply(tensor).sum(0, dtype=torch.float32)
