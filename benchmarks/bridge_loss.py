@@ -254,7 +254,8 @@ def main(argv: Sequence[str]) -> int:
     }
     patch = "×".join(map(str, arguments.patch))
     print(
-        f"torch {torch.__version__}, {arguments.device}, {torch.get_num_threads()} threads, {arguments.repeats} rounds\n"
+        f"torch {torch.__version__}, {arguments.device}, {torch.get_num_threads()} threads, "
+        f"{arguments.repeats} rounds\n"
     )
     print(table(f"2×{CLASSES}×{patch}, {LANDMARKS} landmarks", measured["loss"]))
     print()

@@ -80,6 +80,26 @@ TRAINERS: dict[str, Entry] = {
         "nnunet_ext.combinations:nnUNetTrainerMedContextPnPNet",
         "MedContext around PnPNet: few labels and a confused boundary",
     ),
+    "nnUNetTrainerBaBLoss": Entry(
+        "nnunet_ext.babloss.trainer:nnUNetTrainerBaBLoss",
+        "some cases carry masks, others landmarks: both in one network, each teaching the other (BaBLoss)",
+    ),
+    "nnUNetTrainerLandmark": Entry(
+        "nnunet_ext.babloss.trainer:nnUNetTrainerLandmark",
+        "segmentation and landmarks in one network, without the bridge of BaBLoss",
+    ),
+    "nnUNetTrainerBaBLossA": Entry(
+        "nnunet_ext.babloss.trainer:nnUNetTrainerBaBLossA",
+        "BaBLoss with direction A alone: landmarks pull boundaries that nobody drew",
+    ),
+    "nnUNetTrainerBaBLossB": Entry(
+        "nnunet_ext.babloss.trainer:nnUNetTrainerBaBLossB",
+        "BaBLoss with direction B alone: drawn boundaries pull landmarks that nobody placed",
+    ),
+    "nnUNetTrainerBaBLossPaper": Entry(
+        "nnunet_ext.babloss.trainer:nnUNetTrainerBaBLossPaper",
+        "BaBLoss with the arithmetic of its published code, for comparison",
+    ),
 }
 
 _EPOCHS = re.compile(r"(?P<name>.+)_(?P<epochs>[1-9][0-9]*)epochs?")

@@ -22,12 +22,12 @@ from nnunet_ext.attenscribble.network import (
     crf_window,
     similarity_window,
 )
-from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
 from nnunet_ext.attenscribble.similarity import AffinityHead
 from nnunet_ext.attenscribble.spatial_attention import QueriesAndKeys
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.clean_image import WithCleanImage
 from nnunet_ext.nnunet.outputs import finest
+from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
 from nnunet_ext.nnunet.plans import extension_settings, with_overrides
 from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.trainer import SEGMENTATION, CommonTrainer

@@ -11,22 +11,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nnunet_ext.landmarks.heatmaps import HeatmapLoss, PaperHeatmapLoss, decode, heatmaps
 from nnunet_ext.babloss.loss import BridgeLoss
 from nnunet_ext.babloss.network import LandmarkUNet
 from nnunet_ext.babloss.options import BaBLossOptions
 from nnunet_ext.babloss.published import published_bridge
 from nnunet_ext.errors import InputError
+from nnunet_ext.landmarks.heatmaps import HeatmapLoss, PaperHeatmapLoss, heatmaps
 from nnunet_ext.landmarks.points import State
 from nnunet_ext.nnunet.landmark_data import LandmarkData
+from nnunet_ext.nnunet.landmark_validation import LandmarkValidation
 from nnunet_ext.nnunet.outputs import finest
 from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
 from nnunet_ext.nnunet.plans import extension_settings, with_overrides
 from nnunet_ext.nnunet.trainer import SEGMENTATION, CommonTrainer
+from nnunet_ext.partial_labels.trainer import PartialLabels
 
 HEATMAP = "heatmap"
 BRIDGE_A = "bridge_a"
@@ -35,10 +36,10 @@ PAIRS_A = "pairs_a"
 PAIRS_B = "pairs_b"
 
 
-class nnUNetTrainerLandmark(LandmarkData, CommonTrainer):
-    """Segmentation and landmarks in one network, without the bridge."""
+class LandmarkTrainer(LandmarkValidation, LandmarkData, CommonTrainer):
+    """What all trainers here have in common: the network, and the terms of both heads and of the bridge."""
 
-    options: ClassVar[BaBLossOptions] = BaBLossOptions(a_weight=0.0, b_weight=0.0)
+    options: ClassVar[BaBLossOptions] = BaBLossOptions()
 
     @classmethod
     def options_from(cls, overrides: Mapping[str, Any]) -> BaBLossOptions:
@@ -115,50 +116,34 @@ class nnUNetTrainerLandmark(LandmarkData, CommonTrainer):
 
     def bridge_terms(self, logits: Tensor, landmark_logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """The directions that this trainer has, and how many pairs of landmark and organ took part in each."""
-        annotated = self.labels.annotated(target)
-        drawn = annotated.flatten(1).any(1, keepdim=True).expand_as(self.states)  # a case is drawn whole or not at all
+        drawn = self.drawn(target)
+        organs = [[channel for organ in of_landmark for channel in organ] for of_landmark in self.bridge.organs]
         terms = {}
         if self.method.a_weight:
-            a = self.bridge.landmark_pulls_boundary(logits, self.points, self.states, ~drawn)
+            nobody = torch.stack([~drawn[:, channels].any(1) for channels in organs], 1)
+            a = self.bridge.landmark_pulls_boundary(logits, self.points, self.states, nobody)
             terms |= {BRIDGE_A: a.loss, PAIRS_A: a.active.float()}
         if self.method.b_weight:
-            labels = self.labels.one_hot(target)
-            b = self.bridge.boundary_pulls_landmark(landmark_logits, labels, annotated, self.states, drawn)
+            every = torch.stack([drawn[:, channels].all(1) for channels in organs], 1)
+            labels, annotated = self.labels.one_hot(target), self.labels.annotated(target)
+            b = self.bridge.boundary_pulls_landmark(landmark_logits, labels, annotated, self.states, every)
             terms |= {BRIDGE_B: b.loss, PAIRS_B: b.active.float()}
         return terms
 
-    def probabilities(self, landmark_logits: Tensor) -> Tensor:
-        """Heatmaps from 0 to 1."""
-        return landmark_logits.float().sigmoid()
+    def drawn(self, target: Tensor) -> Tensor:
+        """``(B, heads)`` bool: which labels somebody drew in this case, if only to say that they are not there."""
+        return self.labels.annotated(target).flatten(1).any(1, keepdim=True).expand(-1, self.labels.num_heads)
 
-    def on_validation_epoch_start(self) -> None:
-        super().on_validation_epoch_start()
-        self.radial_errors: list[float] = []
 
-    def validation_step(self, batch: dict) -> dict:
-        self.validate_landmarks(batch)
-        return super().validation_step(batch)
+class nnUNetTrainerLandmark(LandmarkTrainer, PartialLabels):
+    """Segmentation and landmarks in one network, without the bridge."""
 
-    def validate_landmarks(self, batch: dict) -> None:
-        """Note the distances of predicted landmarks from those in the patches, in mm."""
-        points, present = batch["landmarks"], batch["landmark_states"] == State.PRESENT
-        rows = present.any(1).nonzero()[:, 0]
-        if not len(rows):
-            return
-        _, logits = self.network(batch["data"][rows].to(self.device), landmarks=True)
-        spacing = np.asarray(self.configuration_manager.spacing)
-        for row, heatmap in zip(rows.tolist(), self.probabilities(logits), strict=True):
-            found, _ = decode(heatmap)
-            errors = np.linalg.norm((found - points[row].numpy()) * spacing, axis=1)
-            self.radial_errors += errors[present[row].numpy()].tolist()
+    needs_annotated_labels: ClassVar[bool] = False
+    options: ClassVar[BaBLossOptions] = BaBLossOptions(a_weight=0.0, b_weight=0.0)
 
-    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
-        super().on_validation_epoch_end(val_outputs)
-        if self.radial_errors:
-            self.print_to_log_file(
-                f"Landmarks in validation patches: mean radial error {np.mean(self.radial_errors):.2f} mm, "
-                f"median {np.median(self.radial_errors):.2f} mm, of {len(self.radial_errors)}"
-            )
+    def drawn(self, target: Tensor) -> Tensor:
+        assert self.partial_loss.annotated is not None
+        return super().drawn(target) & self.partial_loss.annotated.to(target.device)
 
 
 class nnUNetTrainerBaBLoss(nnUNetTrainerLandmark):
@@ -179,7 +164,7 @@ class nnUNetTrainerBaBLossB(nnUNetTrainerLandmark):
     options: ClassVar[BaBLossOptions] = BaBLossOptions(a_weight=0.0)
 
 
-class nnUNetTrainerBaBLossPaper(nnUNetTrainerLandmark):
+class nnUNetTrainerBaBLossPaper(LandmarkTrainer):
     """The published arithmetic, with both sides of each term on the same image. Options in the plans do not apply.
 
     nnU-Net's stay the planned network, its patches and its augmentation; the published one resizes volumes to 128³ and
@@ -189,6 +174,7 @@ class nnUNetTrainerBaBLossPaper(nnUNetTrainerLandmark):
     options: ClassVar[BaBLossOptions] = BaBLossOptions(
         heatmap_sigma=5.0, a_weight=1.0, b_weight=1.0, levels=10, ramp_start=0.0, ramp_end=0.0
     )
+    landmark_scale: ClassVar[float | None] = PaperHeatmapLoss.SCALE
     hyperparameters: ClassVar[Mapping[str, Any]] = {"enable_deep_supervision": False, "initial_lr": 5e-4}
 
     @classmethod
@@ -197,9 +183,6 @@ class nnUNetTrainerBaBLossPaper(nnUNetTrainerLandmark):
 
     def build_heatmap_loss(self) -> nn.Module:
         return PaperHeatmapLoss(self.heatmap_sigma)
-
-    def probabilities(self, landmark_logits: Tensor) -> Tensor:
-        return (landmark_logits.float() / PaperHeatmapLoss.SCALE).clamp(min=0)
 
     def build_optimizer(self, aux_parameters: list[nn.Parameter]) -> tuple[torch.optim.Optimizer, Any]:
         """Adam with a constant learning rate: the published code never calls its scheduler."""
@@ -214,7 +197,7 @@ class nnUNetTrainerBaBLossPaper(nnUNetTrainerLandmark):
 
     def bridge_terms(self, logits: Tensor, landmark_logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         gaussians = heatmaps(self.points, self.states, target.shape[2:], self.heatmap_sigma)
-        drawn = self.labels.annotated(target).flatten(1).any(1, keepdim=True)
+        drawn = self.drawn(target)[:, :1]
         a, b = published_bridge(
             logits.float(),
             landmark_logits.float() / PaperHeatmapLoss.SCALE,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from nnunet_ext.evaluation.labels import read_json
 from nnunet_ext.files import replacing
-from nnunet_ext.landmarks.points import State
+from nnunet_ext.landmarks.points import Landmark, Landmarks, State
 
 DEFAULT_THRESHOLD = 0.1
 """Where validation says nothing: of landmarks that are there a trained network is surer than that."""
@@ -54,3 +54,13 @@ def read_thresholds(folders: Sequence[Path], names: Sequence[str]) -> list[float
         known = [content[name] for content in contents if content.get(name) is not None]
         means.append(math.fsum(known) / len(known) if known else DEFAULT_THRESHOLD)
     return means
+
+
+def sure_enough(landmarks: Landmarks, thresholds: Mapping[str, float]) -> dict[str, Landmark]:
+    """Predicted landmarks; those whose confidence is below the threshold are absent."""
+    return {
+        name: Landmark(State.ABSENT, None, found.confidence)
+        if found.confidence is not None and found.confidence < thresholds[name]
+        else found
+        for name, found in landmarks.items()
+    }

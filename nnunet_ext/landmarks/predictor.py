@@ -17,13 +17,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import Tensor
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks.calibration import DEFAULT_THRESHOLD, read_thresholds
+from nnunet_ext.landmarks.calibration import read_thresholds, sure_enough
 from nnunet_ext.landmarks.formats import MARKUPS, read_file, write_markups, write_table
 from nnunet_ext.landmarks.heatmaps import decode
 from nnunet_ext.landmarks.mirroring import Mirroring, unmirror
@@ -78,12 +77,12 @@ class LandmarkPredictor(nnUNetPredictor):
 
     Attributes:
         head: set by whoever initialises the predictor.
-        thresholds: ``(K,)``, confidence below which a landmark is absent.
+        thresholds: by landmark, confidence below which it is absent.
         found: landmarks by case, of :meth:`predict_from_files`.
     """
 
     head: LandmarkHead
-    thresholds: Sequence[float]
+    thresholds: Mapping[str, float]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -108,7 +107,8 @@ class LandmarkPredictor(nnUNetPredictor):
         folds = use_folds or self.auto_detect_available_folds(model_training_output_dir, checkpoint_name)
         folders = [folder / f"fold_{fold}" for fold in ([folds] if isinstance(folds, str) else folds)]
         names = self.head.names
-        self.thresholds = read_thresholds(folders, names) if threshold is None else [threshold] * len(names)
+        chosen = read_thresholds(folders, names) if threshold is None else [threshold] * len(names)
+        self.thresholds = dict(zip(names, chosen, strict=True))
 
     # -- both heads through the sliding window ---------------------------------------------------------------------
 
@@ -129,7 +129,9 @@ class LandmarkPredictor(nnUNetPredictor):
         """``(heads + K, *spatial)``: the segmentation first."""
         manager = self.label_manager
         # all that the sliding window asks of it is how many channels to keep
-        self.label_manager = SimpleNamespace(num_segmentation_heads=manager.num_segmentation_heads + len(self.head.names))
+        self.label_manager = SimpleNamespace(
+            num_segmentation_heads=manager.num_segmentation_heads + len(self.head.names)
+        )
         try:
             return super().predict_sliding_window_return_logits(input_image)
         finally:
@@ -141,16 +143,21 @@ class LandmarkPredictor(nnUNetPredictor):
         heads = self.label_manager.num_segmentation_heads
         if self._case is not None:
             landmarks = self.landmarks_of(both[heads:], self._case["data_properties"])
-            self.found[Path(self._case["ofile"]).name] = landmarks
-            write_markups(Path(self._case["ofile"]).parent / FOLDER / f"{Path(self._case['ofile']).name}{MARKUPS}", landmarks)
+            file = Path(self._case["ofile"])
+            self.found[file.name] = sure_enough(landmarks, self.thresholds)
+            write_markups(file.parent / FOLDER / f"{file.name}{MARKUPS}", self.found[file.name])
         return both[:heads]
 
     def landmarks_of(self, outputs: Tensor, properties: Mapping[str, Any]) -> dict[str, Landmark]:
-        """Decode ``(K, *spatial)``, outputs of the network on the preprocessed grid of a case with these properties."""
+        """The landmarks of one case, all of them present with more or less confidence.
+
+        Args:
+            outputs: ``(K, *spatial)``, of the network on the preprocessed grid.
+            properties: that nnU-Net's preprocessor returned for it.
+        """
         grid = PreprocessedGrid.from_properties(properties, self.plans_manager.plans, outputs.shape[1:])
         voxels, confidences = decode(self.head.probabilities(outputs))
-        states = np.where(confidences >= np.asarray(self.thresholds), State.PRESENT, State.ABSENT)
-        return from_arrays(grid.to_mm(voxels), states, self.head.names, confidences)
+        return from_arrays(grid.to_mm(voxels), [State.PRESENT] * len(voxels), self.head.names, confidences)
 
     # -- which case is at hand -------------------------------------------------------------------------------------
 
@@ -213,7 +220,9 @@ def predict(
     """
     model, out = Path(model), Path(out)
     if not (model / "plans.json").is_file():
-        raise InputError(f"{model} is no trained model: it has no plans.json; give the folder that holds fold_0 and others.")
+        raise InputError(
+            f"{model} is no trained model: it has no plans.json; give the folder that holds fold_0 and others."
+        )
     predictor = LandmarkPredictor(
         tile_step_size=step_size,
         use_mirroring=tta,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
@@ -33,7 +33,11 @@ from nnunet_ext.nnunet.landmark_cases import (
 )
 from nnunet_ext.nnunet.landmark_folds import not_validated, write_stratified_folds
 from nnunet_ext.nnunet.landmark_loader import landmark_loaders
+from nnunet_ext.nnunet.plans import remember
 from nnunet_ext.splits.files import NAME as SPLITS
+
+SECTION = "landmarks"
+"""Of our settings in the plans."""
 
 
 class LandmarkData(nnUNetTrainer):
@@ -45,6 +49,9 @@ class LandmarkData(nnUNetTrainer):
         landmark_permutation: ``(K,)``, the landmark that takes the place of each after a flip along
             ``landmark_mirroring.left_right``; None if none do.
     """
+
+    landmark_scale: ClassVar[float | None] = None
+    """Outputs of the network for landmarks are this many times a probability; None: they are its logits."""
 
     # nnU-Net reads the parameter names of __init__ and restores the trainer from them: exactly these five
     def __init__(
@@ -60,7 +67,18 @@ class LandmarkData(nnUNetTrainer):
             dataset_json, f"dataset.json of {plans['dataset_name']}"
         )
         self.landmark_mirroring = Mirroring()
+        remember(plans, configuration, SECTION, self._settings())
         super().__init__(plans, configuration, fold, dataset_json, device)
+
+    def _settings(self) -> dict[str, Any]:
+        """What a network and its predictor must know of the landmarks, and cannot see in the weights."""
+        rule = self.landmark_mirroring
+        return {
+            "names": list(self.landmark_declaration.names),
+            "scale": self.landmark_scale,
+            "left_right": rule.left_right,
+            "order": self.landmark_permutation,
+        }
 
     @property
     def landmark_permutation(self) -> list[int] | None:
@@ -94,6 +112,7 @@ class LandmarkData(nnUNetTrainer):
             axes or (),
             len(self.configuration_manager.patch_size),
         )
+        remember(self.plans_manager.plans, self.configuration_name, SECTION, self._settings())
         if self.landmark_mirroring.why_not:
             self.print_to_log_file(self.landmark_mirroring.why_not)
         # None, not (): nnU-Net's predictor asks for the largest of the axes

@@ -5,10 +5,10 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
 from nnunet_ext.attenscribble.trainer import ASL, CRF, MEAN_SIMILARITY
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.clean_image import WithCleanImage
+from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
 from nnunet_ext.nnunet.trainer import CHECKPOINT_KEY
 from tests import tiny
 

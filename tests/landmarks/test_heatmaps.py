@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from nnunet_ext.landmarks.heatmaps import HeatmapLoss, PaperHeatmapLoss, decode, heatmaps
 from nnunet_ext.errors import InputError
+from nnunet_ext.landmarks.heatmaps import HeatmapLoss, PaperHeatmapLoss, decode, heatmaps
 from nnunet_ext.landmarks.points import State
 
 CASES = [((9, 8), (2.0, 1.5)), ((5, 9, 7), (0.8, 2.0, 2.0))]
