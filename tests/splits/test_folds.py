@@ -1,12 +1,14 @@
 """Folds: every case placed once, no subject on both sides, few-shot subsets nested, order without effect."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.splits.folds import Fold, cross_validation, few_shot
+from nnunet_ext.splits.folds import Fold, cross_validation, few_shot, stratified
 
 subjects_of_cases = st.dictionaries(
     st.text("abcdef0123_", min_size=1, max_size=6), st.integers(0, 30).map("s{}".format), min_size=6, max_size=60
@@ -123,3 +125,31 @@ def test_a_seed_that_is_none(seed):
 def test_a_fold_to_start_from_that_leaks():
     with pytest.raises(InputError, match=r"1 subjects \(s3\) are in training and validation"):
         few_shot(SUBJECT_OF, Fold((*BASE.train, "c6"), ("c7",)), [2], [0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 12), min_size=2, max_size=4), st.integers(2, 6))
+def test_every_kind_and_neighbours_together_validate_equally_often_in_stratified_folds(sizes, count):
+    kinds = [[f"{kind}_{index}" for index in range(size)] for kind, size in enumerate(sizes)]
+    cases = sorted(case for kind in kinds for case in kind)
+    assume(len(cases) >= count)
+    made = stratified(kinds, count)
+    assert made == stratified([kind[::-1] for kind in kinds], count)
+    assert sorted(case for fold in made for case in fold.val) == cases
+    assert all(sorted([*fold.train, *fold.val]) == cases for fold in made)
+    for group in [*kinds, *(a + b for a, b in pairwise(kinds)), cases]:
+        found = [len(set(group) & set(fold.val)) for fold in made]
+        assert max(found) - min(found) <= 1
+
+
+def test_stratified_folds_of_one_kind_are_those_of_nnunet():
+    cases = [f"case_{index:03d}" for index in range(23)]
+    assert [{"train": list(fold.train), "val": list(fold.val)} for fold in stratified([[], cases])] == (
+        generate_crossval_split(cases)
+    )
+
+
+@pytest.mark.parametrize("kinds", [[["a", "b"], ["c"]], [["a", "b"]], []])
+def test_more_stratified_folds_than_cases_are_refused(kinds):
+    with pytest.raises(InputError, match="5 folds are not possible"):
+        stratified(kinds)
