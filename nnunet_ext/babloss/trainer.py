@@ -118,7 +118,7 @@ class LandmarkTrainer(LandmarkValidation, LandmarkData, CommonTrainer):
         """The directions that this trainer has, and how many pairs of landmark and organ took part in each."""
         drawn = self.drawn(target)
         organs = [[channel for organ in of_landmark for channel in organ] for of_landmark in self.bridge.organs]
-        terms = {}
+        terms: dict[str, Tensor] = {}
         if self.method.a_weight:
             nobody = torch.stack([~drawn[:, channels].any(1) for channels in organs], 1)
             a = self.bridge.landmark_pulls_boundary(logits, self.points, self.states, nobody)

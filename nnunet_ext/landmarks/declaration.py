@@ -5,7 +5,7 @@
     "labels": {"background": 0, "femur": 1, "cartilage": 2, "ignore": 3},
     "landmarks": {
         "names": ["FemurMedial", "FemurLateral"],
-        "surface_of": {"FemurMedial": ["femur"], "FemurLateral": ["femur", "cartilage"]},
+        "surface_of": {"FemurMedial": ["femur", "cartilage"], "FemurLateral": ["femur", "cartilage"]},
         "mirror_pairs": [["FemurMedial", "FemurLateral"]],
         "spans": {"femur": [["FemurMedial", "FemurLateral"]]}
     }

@@ -127,7 +127,7 @@ class LandmarkPredictor(nnUNetPredictor):
 
     def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
         """``(heads + K, *spatial)``: the segmentation first."""
-        manager = self.label_manager
+        manager: Any = self.label_manager
         # all that the sliding window asks of it is how many channels to keep
         self.label_manager = SimpleNamespace(
             num_segmentation_heads=manager.num_segmentation_heads + len(self.head.names)

@@ -50,7 +50,8 @@ def test_the_decoders_share_no_weights_and_start_differently(pair):
     network.train()(x)[1].sum().backward()
     # nnU-Net's decoder also holds the encoder
     drawing = [p for name, p in planned.decoder.named_parameters() if not name.startswith("encoder.")]
-    assert drawing and all(p.grad is None for p in drawing)
+    assert drawing
+    assert all(p.grad is None for p in drawing)
     assert all(p.grad is not None for p in network.landmark_decoder.parameters())
     assert all(p.grad is not None for p in planned.encoder.parameters())
 

@@ -1,0 +1,217 @@
+"""The trainers: terms, what each direction touches, options, checkpoints, and landmarks from training to files."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_ext.babloss.trainer import BRIDGE_A, BRIDGE_B, HEATMAP, PAIRS_A, PAIRS_B
+from nnunet_ext.catalogue import resolve
+from nnunet_ext.errors import InputError
+from nnunet_ext.landmarks.formats import read
+from nnunet_ext.landmarks.points import State
+from nnunet_ext.landmarks.predictor import predict
+from nnunet_ext.nnunet.trainer import SEGMENTATION
+from tests import tiny
+from tests.nnunet import landmark_dataset
+
+TRAINERS = [
+    "nnUNetTrainerLandmark",
+    "nnUNetTrainerBaBLoss",
+    "nnUNetTrainerBaBLossA",
+    "nnUNetTrainerBaBLossB",
+    "nnUNetTrainerBaBLossPaper",
+]
+SURFACES = {"left": ["left"], "right": ["right"], "top": ["left", "right"]}
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    return landmark_dataset.write(
+        tmp_path_factory.mktemp("landmarks"), landmark_dataset.description(surface_of=SURFACES)
+    )
+
+
+@pytest.fixture
+def make(template, tmp_path, monkeypatch):
+    shutil.copytree(template, tmp_path / "nnunet")
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / "nnunet" / name))
+
+    def made(name, configuration="3d_fullres", options=None, description=None):
+        folder = tmp_path / "nnunet" / "preprocessed" / tiny.DATASET
+        plans = json.loads((folder / "nnUNetPlans.json").read_text())
+        plans["continue_training"] = False
+        if options:
+            plans["configurations"][configuration]["nnunet_ext"] = {"babloss": options}
+        content = description or json.loads((folder / "dataset.json").read_text())
+        torch.manual_seed(0)
+        trainer_class = resolve(name) if isinstance(name, str) else name
+        trainer = trainer_class(plans, configuration, 0, content, torch.device("cpu"))
+        trainer.initialize()
+        return trainer
+
+    return made
+
+
+def batch_of(trainer, states, drawn, seed=0):
+    """Two samples: ``states`` ``(2, 4)``; ``drawn``: which are segmented."""
+    batch = tiny.batch(trainer, seed)
+    size, dim = batch["data"].shape[0], batch["data"].ndim - 2
+    targets = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
+    for target in targets:
+        for sample in range(size):
+            if not drawn[sample % 2]:
+                target[sample] = trainer.labels.ignore_label
+            else:
+                target[sample] = torch.where(target[sample] == trainer.labels.ignore_label, 0, target[sample])
+    rows = [states[sample % 2] for sample in range(size)]
+    points = torch.full((size, len(rows[0]), dim), float("nan"))
+    points[torch.tensor(rows) == State.PRESENT] = min(batch["data"].shape[2:]) / 2
+    batch |= {
+        "landmarks": points,
+        "landmark_states": torch.tensor(rows, dtype=torch.int8),
+        "landmark_case_states": torch.tensor(rows, dtype=torch.int8),
+        "keys": [f"case_{sample}" for sample in range(size)],
+    }
+    return batch
+
+
+PRESENT, ABSENT, UNKNOWN = 1, 0, -1
+BOTH_KINDS = ([[PRESENT, PRESENT, PRESENT, ABSENT], [UNKNOWN] * 4], [False, True])
+
+
+@pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
+@pytest.mark.parametrize("name", TRAINERS)
+def test_every_trainer_trains_and_validates(make, name, configuration):
+    trainer = make(name, configuration)
+    trainer.on_validation_epoch_start()
+    trainer.network.train()
+    steps = [trainer.train_step(batch_of(trainer, *BOTH_KINDS, seed=seed)) for seed in range(3)]
+    assert all(np.isfinite(list(step.values())).all() for step in steps)
+    assert {f"loss_{SEGMENTATION}", f"loss_{HEATMAP}"} <= steps[0].keys()
+    assert (f"loss_{BRIDGE_A}" in steps[0]) == (name not in ("nnUNetTrainerLandmark", "nnUNetTrainerBaBLossB"))
+    assert (f"loss_{BRIDGE_B}" in steps[0]) == (name not in ("nnUNetTrainerLandmark", "nnUNetTrainerBaBLossA"))
+    trainer.network.eval()
+    with torch.no_grad():
+        assert trainer.validation_step(batch_of(trainer, *BOTH_KINDS))["tp_hard"].shape == (2,)
+    assert len(trainer.radial_errors) > 0
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.parametrize(
+    ("states", "drawn"),
+    [([[UNKNOWN] * 4] * 2, [True, True]), ([[PRESENT] * 4] * 2, [False, False]), ([[UNKNOWN] * 4] * 2, [False, False])],
+    ids=["only segmented", "only landmarks", "nothing"],
+)
+def test_batches_of_one_kind_are_finite_and_have_the_same_terms(make, name, states, drawn):
+    trainer = make(name)
+    trainer.network.train()
+    ordinary = trainer.train_step(batch_of(trainer, *BOTH_KINDS))
+    step = trainer.train_step(batch_of(trainer, states, drawn))
+    assert step.keys() == ordinary.keys()
+    assert np.isfinite(list(step.values())).all()
+    assert all(p.isfinite().all() for p in trainer.network.parameters())
+    if name != "nnUNetTrainerBaBLossPaper":
+        heads = [p for n, p in trainer.network.named_parameters() if n.startswith("landmark_decoder.")]
+        assert all(p.grad is not None for p in heads)  # DDP waits for all of them
+
+
+def gradients(trainer, term, batch):
+    trainer.points, trainer.states = batch["landmarks"], batch["landmark_states"]
+    with trainer.annotated_in(batch):
+        terms = trainer.compute_terms(trainer.network(batch["data"]), batch["data"], batch["target"])
+    trainer.network.zero_grad(set_to_none=True)
+    terms[term].backward()
+    found = dict.fromkeys(("encoder", "decoder", "landmark_decoder"), 0.0)
+    for name, parameter in trainer.network.named_parameters():
+        if parameter.grad is not None:
+            found[name.partition(".")[0]] += float(parameter.grad.abs().sum())
+    return terms, found
+
+
+def test_direction_a_moves_the_segmentation_of_cases_that_nobody_drew(make):
+    trainer = make("nnUNetTrainerBaBLoss")
+    trainer.network.train()
+    terms, found = gradients(trainer, BRIDGE_A, batch_of(trainer, *BOTH_KINDS))
+    assert terms[PAIRS_A] > 0
+    assert found["encoder"] > 0 and found["decoder"] > 0 and found["landmark_decoder"] == 0
+    terms, found = gradients(trainer, BRIDGE_A, batch_of(trainer, BOTH_KINDS[0], [True, True]))
+    assert terms[PAIRS_A] == 0
+    assert sum(found.values()) == 0
+
+
+def test_direction_b_moves_landmarks_that_nobody_placed(make):
+    trainer = make("nnUNetTrainerBaBLoss", options={"seen": 0.0})
+    trainer.network.train()
+    batch = batch_of(trainer, *BOTH_KINDS)
+    terms, found = gradients(trainer, BRIDGE_B, batch)
+    assert found["decoder"] == 0
+    assert (found["landmark_decoder"] > 0) == bool(terms[PAIRS_B] > 0)
+    _, found = gradients(trainer, BRIDGE_B, batch_of(trainer, BOTH_KINDS[0], [False, False]))
+    assert sum(found.values()) == 0
+
+
+def test_the_bridge_waits_and_grows(make):
+    trainer = make("nnUNetTrainerBaBLoss")
+    trainer.num_epochs = 100
+    weights = []
+    for trainer.current_epoch in (0, 9, 20, 30, 99):
+        weights.append(trainer.current_term_weights()[BRIDGE_A])
+    assert weights == pytest.approx([0, 0, 0.05, 0.1, 0.1])
+    assert trainer.current_term_weights()[PAIRS_A] == 0
+
+
+def test_options_of_the_plans_count_but_not_for_the_published_form(make):
+    assert make("nnUNetTrainerBaBLoss", options={"levels": 4}).method.levels == 4
+    assert make("nnUNetTrainerBaBLossPaper", options={"levels": 4}).method.levels == 10
+    with pytest.raises(InputError, match="unknown babloss options"):
+        make("nnUNetTrainerBaBLoss", options={"level": 4})
+    with pytest.raises(InputError, match="sigma = -1"):
+        make("nnUNetTrainerBaBLoss", options={"sigma": -1})
+
+
+def test_a_data_set_without_landmarks_gets_one_sentence(make, tmp_path):
+    with pytest.raises(InputError, match="has no 'landmarks'; add for example"):
+        make("nnUNetTrainerBaBLoss", description=tiny.dataset_json("ignore"))
+    assert not list((tmp_path / "nnunet" / "results").iterdir())
+
+
+def test_the_segmentation_part_is_stock_nnunets(make, make_trainer, tmp_path):
+    trainer = make("nnUNetTrainerBaBLoss")
+    trainer.save_checkpoint(str(tmp_path / "c.pth"))
+    weights = torch.load(tmp_path / "c.pth", weights_only=False)["network_weights"]
+    stock = make(nnUNetTrainer)
+    stock.network.load_state_dict({k: v for k, v in weights.items() if not k.startswith("landmark_decoder.")})
+    x = torch.randn(1, 1, 16, 16, 16)
+    with torch.no_grad():
+        for a, b in zip(stock.network.eval()(x), trainer.network.eval()(x), strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
+def test_from_training_to_landmarks_in_files(make, tmp_path, configuration):
+    trainer = make("nnUNetTrainerBaBLoss", configuration)
+    trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = 1, 2, 1
+    trainer.run_training()
+    trainer.perform_actual_validation()
+    fold = tmp_path / "nnunet" / "results" / tiny.DATASET
+    (model,) = fold.iterdir()
+    summary = json.loads((model / "fold_0" / "validation" / "landmarks" / "landmarks_summary.json").read_text())
+    assert set(summary["landmarks"]) == set(landmark_dataset.NAMES)
+    images = tmp_path / "nnunet" / "raw" / tiny.DATASET / "imagesTr"
+    found = predict(images, tmp_path / "out", model, folds=[0], device="cpu", threshold=0.0, progress=False)
+    assert len(found) == len(landmark_dataset.KINDS)
+    written = read(tmp_path / "out" / "landmarks")
+    assert written.keys() == found.keys()
+    for case, landmarks in found.items():
+        assert list(landmarks) == list(landmark_dataset.NAMES)
+        for name, landmark in landmarks.items():
+            assert np.allclose(landmark.position_mm, written[case][name].position_mm, atol=1e-3)
+        assert (tmp_path / "out" / f"{case}.nii.gz").is_file()
+    assert read(tmp_path / "out" / "landmarks.csv").keys() == found.keys()
+    again = predict(images, tmp_path / "out", model, folds=[0], device="cpu", progress=False, continue_prediction=True)
+    assert again.keys() == found.keys()
