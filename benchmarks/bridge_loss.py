@@ -254,9 +254,9 @@ def main(argv: Sequence[str]) -> int:
     }
     patch = "×".join(map(str, arguments.patch))
     print(
-        f"torch {torch.__version__}, {arguments.device}, {torch.get_num_threads()} threads, "
-        f"{arguments.repeats} rounds\n"
+        f"torch {torch.__version__}, {arguments.device}, {torch.get_num_threads()} threads, {arguments.repeats} rounds"
     )
+    print()
     print(table(f"2×{CLASSES}×{patch}, {LANDMARKS} landmarks", measured["loss"]))
     print()
     print(table(f"{LANDMARKS} maps in {WINDOW}³", measured["distance_map"]))

@@ -82,6 +82,7 @@ class LandmarkPredictor(nnUNetPredictor):
     """
 
     head: LandmarkHead
+    label_manager: Any
     thresholds: Mapping[str, float]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -127,7 +128,7 @@ class LandmarkPredictor(nnUNetPredictor):
 
     def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
         """``(heads + K, *spatial)``: the segmentation first."""
-        manager: Any = self.label_manager
+        manager = self.label_manager
         # all that the sliding window asks of it is how many channels to keep
         self.label_manager = SimpleNamespace(
             num_segmentation_heads=manager.num_segmentation_heads + len(self.head.names)

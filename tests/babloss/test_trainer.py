@@ -10,6 +10,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ext.babloss.trainer import BRIDGE_A, BRIDGE_B, HEATMAP, PAIRS_A, PAIRS_B
 from nnunet_ext.catalogue import resolve
+from nnunet_ext.discovery import discovery_folder
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.formats import read
 from nnunet_ext.landmarks.points import State
@@ -40,6 +41,7 @@ def make(template, tmp_path, monkeypatch):
     shutil.copytree(template, tmp_path / "nnunet")
     for name in ("raw", "preprocessed", "results"):
         monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / "nnunet" / name))
+    monkeypatch.setenv("nnUNet_extTrainer", str(discovery_folder()))
 
     def made(name, configuration="3d_fullres", options=None, description=None):
         folder = tmp_path / "nnunet" / "preprocessed" / tiny.DATASET
