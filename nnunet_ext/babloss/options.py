@@ -53,7 +53,7 @@ class BaBLossOptions:
         if wrong:
             raise InputError(
                 f"babloss options out of range: {', '.join(f'{name} = {getattr(self, name)}' for name in wrong)}; "
-                "lengths are positive, weights at least 0, shares from 0 to 1, and the ramp does not end before it starts."
+                "lengths are positive, weights at least 0, shares from 0 to 1, and ramp_end is at least ramp_start."
             )
 
     def ramp(self, epoch: int, epochs: int) -> float:
