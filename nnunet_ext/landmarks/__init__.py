@@ -3,5 +3,5 @@
 Read in this order: ``points`` (what a landmark is), ``declaration`` (what ``dataset.json`` says about them),
 ``markups``, ``fcsv``, ``tables``, ``simple_json`` and ``formats`` (files); ``geometry`` (mm ↔ voxels of an image) and
 ``preprocessed`` (mm ↔ voxels of what a network sees); ``surface`` (how far from an organ), ``dataset``. The commands:
-``findings``, ``check`` and ``check_report``; ``convert``; ``radial_errors`` and ``evaluate``.
+``findings``, ``check`` and ``check_report``; ``convert``; ``radial_errors`` and ``evaluate``; ``pseudo``.
 """

@@ -8,6 +8,7 @@ balls, because a walker seldom meets single voxels. It knows nothing about organ
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -49,7 +50,9 @@ def load(model: str | None) -> Engine:
 def random_walker_mask(
     image: NDArray, spacing_mm: Sequence[float], foreground: Floats, background: Floats
 ) -> NDArray[np.bool_]:
-    """The engine; arguments as in :mod:`nnunet_ext.landmarks.pseudo.engines`. The same prompts give the same mask."""
+    """The engine; arguments as in :mod:`nnunet_ext.landmarks.pseudo.engines`. The same prompts give the same mask; an
+    image without edges gives an empty one.
+    """
     from skimage.segmentation import random_walker
 
     spacing = np.asarray(spacing_mm, float)
@@ -67,18 +70,22 @@ def random_walker_mask(
     step = spacing * shape / part.shape  # mm from voxel to voxel of the grid that is solved
     part = gaussian_filter(part, SMOOTHING * step.min() / step)
     darkest, brightest = np.percentile(part, [1, 99])
-    part = np.clip((part - darkest) / max(brightest - darkest, 1e-9), 0, 1)
+    mask = np.zeros(image.shape, bool)
+    if darkest == brightest:  # no edges: nothing can be found
+        return mask
+    part = np.clip((part - darkest) / (brightest - darkest), 0, 1)
 
     seeds = _seeds(part.shape, step, (foreground - low + 0.5) * spacing, (background - low + 0.5) * spacing)
     if seeds.all() or not (seeds == 2).any():
         probability = (seeds == 1).astype(float)
     else:
-        # what the solver leaves undone may exceed [0, 1] by more than scikit-image's default without a warning
-        settings = {"beta": BETA, "mode": "cg_j", "tol": 1e-3, "prob_tol": 0.1, "spacing": step / step.min()}
-        probability = random_walker(part, seeds, return_full_prob=True, **settings)[0]
+        with warnings.catch_warnings():
+            # of probabilities a little outside of [0, 1] where hardly any walker comes from
+            warnings.simplefilter("ignore", UserWarning)
+            settings = {"beta": BETA, "mode": "cg_j", "tol": 1e-3, "spacing": step / step.min()}
+            probability = random_walker(part, seeds, return_full_prob=True, **settings)[0]
     if coarser < 1:
         probability = zoom(probability, shape / part.shape, order=1, grid_mode=True, mode="nearest")
-    mask = np.zeros(image.shape, bool)
     mask[box] = probability > 0.5
     return mask
 
