@@ -244,6 +244,14 @@ def _landmarks_predict(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _landmarks_pseudo_label(arguments: argparse.Namespace) -> int:
+    from nnunet_ext.landmarks.pseudo.generate import Options, pseudo_label
+
+    options = Options(engine=arguments.engine, model=arguments.model, shell_mm=arguments.shell, seed=arguments.seed)
+    print(pseudo_label(arguments.dataset, arguments.out, options, processes=arguments.processes).report())
+    return 0
+
+
 def _landmarks_evaluate(arguments: argparse.Namespace) -> int:
     from nnunet_ext.landmarks.evaluate import evaluate
 
@@ -490,8 +498,8 @@ def _parser() -> argparse.ArgumentParser:
 
     landmarks = commands.add_parser(
         "landmarks",
-        help="check a data set with landmarks, convert files of landmarks, evaluate predictions",
-        description="Check a data set with landmarks, convert files of landmarks, evaluate predictions.",
+        help="check a data set with landmarks, convert and evaluate landmarks, make masks from them",
+        description="Check a data set with landmarks, convert and evaluate landmarks, make masks from them.",
     )
     parts = landmarks.add_subparsers(title="commands", required=True, metavar="COMMAND")
     check = add(
@@ -566,6 +574,28 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--common", action="store_true", help="score only the cases that are in both")
     evaluate.add_argument("--processes", type=int, metavar="N", help="cases at a time (default: number of cores)")
     evaluate.add_argument("-o", "--out", metavar="FOLDER", help="default: PREDICTIONS/evaluation")
+    pseudo = add(
+        "pseudo-label",
+        _landmarks_pseudo_label,
+        "write a data set in which cases with only landmarks have masks of organs, where these pass filters",
+        "nnunet-ext landmarks pseudo-label 204 --out 304\n"
+        "  nnunet-ext landmarks pseudo-label 204 --out 305 --engine nninteractive --model nnInteractive_v1.0",
+        parts,
+    )
+    pseudo.add_argument("dataset", metavar="DATASET", help="number or name in nnUNet_raw, or a folder")
+    pseudo.add_argument("--out", required=True, metavar="NEW_ID", help="number or whole name of the new data set")
+    pseudo.add_argument(
+        "--engine",
+        default="random-walker",
+        metavar="NAME",
+        help="random-walker, nninteractive, sam, or module:function of yours (%(default)s)",
+    )
+    pseudo.add_argument("--model", metavar="PATH", help="weights of the engine")
+    pseudo.add_argument(
+        "--shell", type=float, default=5.0, metavar="MM", help="of background around a mask (%(default)s)"
+    )
+    pseudo.add_argument("--seed", type=int, default=0, metavar="N", help="of the moved prompts (%(default)s)")
+    pseudo.add_argument("--processes", type=int, metavar="N", help="cases at a time (default: number of cores)")
     splits = add(
         "splits",
         _splits,

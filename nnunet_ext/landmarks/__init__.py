@@ -3,7 +3,7 @@
 Read in this order: ``points`` (what a landmark is), ``declaration`` (what ``dataset.json`` says about them),
 ``markups``, ``fcsv``, ``tables``, ``simple_json`` and ``formats`` (files); ``geometry`` (mm ↔ voxels of an image) and
 ``preprocessed`` (mm ↔ voxels of what a network sees); ``surface`` (how far from an organ), ``dataset``. For a training:
-``annotation`` (kinds of cases, batches of them), ``mirroring`` (which flips are right) and ``warping`` (points after
-augmentation). The commands: ``findings``, ``check`` and ``check_report``; ``convert``; ``radial_errors`` and
-``evaluate``.
+``heatmaps`` (targets, their loss, and the way back), ``annotation`` (kinds of cases, batches of them), ``mirroring``
+(which flips are right) and ``warping`` (points after augmentation). The commands: ``findings``, ``check`` and
+``check_report``; ``convert``; ``calibration`` and ``predictor``; ``radial_errors`` and ``evaluate``; ``pseudo``.
 """

@@ -12,21 +12,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.reading import Reader
-from nnunet_ext.nnunet.raw import RawCase, RawDataset, open_dataset, raw_root, require_labels, write_label_map
+from nnunet_ext.nnunet.derived import derived_description, new_dataset_folder, write_json, written_as_a_whole
+from nnunet_ext.nnunet.raw import RawCase, open_dataset, require_labels, write_label_map
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.scribbles.label_map import Options, scribble_label_map, slice_axis, slices_with
 from nnunet_ext.scribbles.overview import Panels, draw_panels, most_annotated_slice
@@ -128,17 +124,19 @@ def generate_dataset(
     """
     options = options or Options()
     source = open_dataset(dataset)
-    target = _target(source, str(out))
+    target = new_dataset_folder(source, str(out), "Scribble")
     ignore = max(source.classes) + 1 if source.ignore is None else source.ignore
     reader = source.reader()
-    with _written_as_a_whole(target) as folder:
+    with written_as_a_whole(target) as folder:
         (folder / "labelsTr").mkdir()
         (folder / DENSE).mkdir()
         calls = [(case, reader.name, tuple(source.classes), ignore, options, folder) for case in source.cases]
         counts = tuple(for_every_case(_generate_case, calls, processes, "scribbles"))
         result = Generated(target, options, source.classes, counts)
-        _write_json(folder / "dataset.json", _description(source, target, ignore))
-        _write_json(folder / "scribbles.json", result.statistics())
+        text = f"Scribbles drawn from the dense labels of {source.name} by nnunet-ext {__version__}"
+        labels = {**source.description["labels"], "ignore": ignore}
+        write_json(folder / "dataset.json", {**derived_description(source, target, text), "labels": labels})
+        write_json(folder / "scribbles.json", result.statistics())
         draw_panels(
             folder / "scribbles.png",
             [_panels(case, reader, folder, ignore) for case in _a_few(source.cases)],
@@ -167,58 +165,6 @@ def _generate_case(
         int(slices.sum()),
         len(slices),
     )
-
-
-def _target(source: RawDataset, out: str) -> Path:
-    """The folder to write; no data set with this number may exist, because nnU-Net asks for the number."""
-    name = out
-    if out.isdigit():
-        own = re.sub(r"^Dataset\d{3}_", "", source.name)
-        name = f"Dataset{int(out):03d}_{own}Scribble"
-    if not re.fullmatch(r"Dataset\d{3}_\w[\w.+-]*", name):
-        raise InputError(f"--out {out!r} is no number from 1 to 999 and no name such as Dataset138_LiverScribble.")
-    root = raw_root()
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        taken = sorted(Path(os.environ.get(variable) or root).glob(f"{name[:10]}_*"))
-        if taken:
-            raise InputError(f"Number {name[7:10]} is taken: {taken[0]} exists; choose another number for --out.")
-    return Path(os.path.abspath(root / name))
-
-
-def _description(source: RawDataset, target: Path, ignore: int) -> dict[str, Any]:
-    def place(image: Path) -> str:
-        # relative paths survive when nnUNet_raw is moved; what lies elsewhere does not move with it
-        inside = image.is_relative_to(target.parent)
-        return Path(os.path.relpath(image, target)).as_posix() if inside else str(image)
-
-    return {
-        **source.description,
-        "name": target.name[11:],
-        "description": f"Scribbles drawn from the dense labels of {source.name} by nnunet-ext {__version__}",
-        "labels": {**source.description["labels"], "ignore": ignore},
-        "numTraining": len(source.cases),
-        "dataset": {
-            case.name: {"images": [place(image) for image in case.images], "label": f"labelsTr/{case.label.name}"}
-            for case in source.cases
-        },
-    }
-
-
-@contextmanager
-def _written_as_a_whole(target: Path) -> Iterator[Path]:
-    """A folder to write into; it gets the name ``target`` at the end, and is removed after an error."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
-    try:
-        yield temporary
-        temporary.rename(target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _a_few(cases: Sequence[RawCase]) -> list[RawCase]:

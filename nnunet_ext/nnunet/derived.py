@@ -1,0 +1,84 @@
+"""A data set that is made from another one: its own labels, the images of the other, in nnU-Net's raw format."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.raw import RawDataset, raw_root
+
+
+def new_dataset_folder(source: RawDataset, out: str, suffix: str) -> Path:
+    """The folder to write; no data set with this number may exist, because nnU-Net asks for the number.
+
+    Args:
+        source: that the data set is made from.
+        out: number of the new data set, or its whole name ``Dataset138_Name``.
+        suffix: of the name, if only a number is given.
+
+    Raises:
+        InputError: the number is taken, or ``out`` is neither.
+    """
+    name = out
+    if out.isdigit():
+        own = re.sub(r"^Dataset\d{3}_", "", source.name)
+        name = f"Dataset{int(out):03d}_{own}{suffix}"
+    if not re.fullmatch(r"Dataset\d{3}_\w[\w.+-]*", name):
+        raise InputError(f"--out {out!r} is no number from 1 to 999 and no name such as Dataset138_Liver{suffix}.")
+    root = raw_root()
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        taken = sorted(Path(os.environ.get(variable) or root).glob(f"{name[:10]}_*"))
+        if taken:
+            raise InputError(f"Number {name[7:10]} is taken: {taken[0]} exists; choose another number for --out.")
+    return Path(os.path.abspath(root / name))
+
+
+def derived_description(source: RawDataset, target: Path, text: str) -> dict[str, Any]:
+    """Content of ``dataset.json``: that of the source, with its images and with label maps in ``labelsTr``.
+
+    Args:
+        source: that the data set is made from.
+        target: folder of the new data set.
+        text: what it is.
+    """
+
+    def place(image: Path) -> str:
+        # relative paths survive when nnUNet_raw is moved; what lies elsewhere does not move with it
+        inside = image.is_relative_to(target.parent)
+        return Path(os.path.relpath(image, target)).as_posix() if inside else str(image)
+
+    return {
+        **source.description,
+        "name": target.name[11:],
+        "description": text,
+        "numTraining": len(source.cases),
+        "dataset": {
+            case.name: {"images": [place(image) for image in case.images], "label": f"labelsTr/{case.label.name}"}
+            for case in source.cases
+        },
+    }
+
+
+@contextmanager
+def written_as_a_whole(target: Path) -> Iterator[Path]:
+    """A folder to write into; it gets the name ``target`` at the end, and is removed after an error."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        temporary.rename(target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Indented, in UTF-8."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,184 @@
+"""``nnunet-ext landmarks pseudo-label``: the data set that it writes, what it says of each case, what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+
+from nnunet_ext.cli import main
+from nnunet_ext.errors import InputError
+from nnunet_ext.evaluation.reading import Reader
+from nnunet_ext.landmarks.dataset import open_landmarks
+from nnunet_ext.landmarks.formats import write_markups
+from nnunet_ext.landmarks.points import present
+from nnunet_ext.landmarks.pseudo.generate import Options, label_map, pseudo_label
+from nnunet_ext.nnunet.raw import open_dataset
+from nnunet_ext.partial_labels.declaration import annotated_labels
+from tests.landmarks.raw import BLOCK, Case, describe, write_dataset
+
+SPANS = {"spans": {"box": [["left", "right"]]}}
+CASES = {
+    "seg_0": (Case(0), "labels"),
+    "seg_1": (Case(1), "both"),
+    "lm_0": (Case(2), "landmarks"),
+    "lm_1": (Case(3), "landmarks"),
+}
+
+
+def whole_box(image, spacing_mm, foreground, background):
+    """An engine that is right: the tests' images are bright boxes."""
+    return image > 0.5
+
+
+def nothing(image, spacing_mm, foreground, background):
+    return np.zeros(image.shape, bool)
+
+
+def wrong_shape(image, spacing_mm, foreground, background):
+    return np.zeros((2, 2, 2), bool)
+
+
+def engine(function):
+    return Options(engine=f"{__name__}:{function.__name__}")
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path))
+    return write_dataset(tmp_path, CASES, landmarks={**BLOCK, **SPANS})
+
+
+def labels_of(folder, case):
+    return Reader("SimpleITKIO").labels(folder / "labelsTr" / f"{case}.nii.gz")
+
+
+def test_an_accepted_mask_becomes_organ_shell_and_ignore(source, capsys):
+    options = f"{__name__}:whole_box"
+    assert main(["landmarks", "pseudo-label", "204", "--out", "304", "--engine", options, "--shell", "3"]) == 0
+    assert ["box", "2", "of", "2", "-"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+    folder = source.parent / "Dataset304_BoxesPseudo"
+    for case in ("lm_0", "lm_1"):
+        written, box = labels_of(folder, case), CASES[case][0].array == 1
+        assert (written.array[box] == 1).all()
+        assert set(np.unique(written.array)) == {0, 1, 2}
+        z, y, x = np.argwhere(box)[0]
+        # spacing (2, 1, 1.5) mm: 3 mm are one slice, three rows, two columns
+        around = written.array[:, y, x][: z + 1], written.array[z, :, x][: y + 1], written.array[z, y, :][: x + 1]
+        assert [line[::-1][1:6].tolist()[:4] for line in around] == [[0, 2, 2, 2], [0, 0, 0, 2], [0, 0, 2, 2]]
+        source_labels = labels_of(source, case)
+        assert written.spacing_mm == source_labels.spacing_mm
+        for key, value in source_labels.geometry.items():
+            assert np.allclose(written.geometry[key], value)
+
+
+def test_segmented_cases_landmarks_and_images_stay_as_they_are(source):
+    result = pseudo_label(source, "304", engine(whole_box), processes=1)
+    assert maybe_convert_to_dataset_name(304) == result.folder.name == "Dataset304_BoxesPseudo"
+    for case in ("seg_0", "seg_1"):
+        name = f"labelsTr/{case}.nii.gz"
+        assert (result.folder / name).read_bytes() == (source / name).read_bytes()
+    raw = open_dataset(304)
+    assert [case.name for case in raw.cases] == sorted(CASES)
+    assert raw.cases[0].images == open_dataset(204).cases[0].images
+    assert sorted(open_landmarks(304).landmarks()) == ["lm_0", "lm_1", "seg_1"]
+    # the only organ of the data set has a mask, so background there is background
+    assert annotated_labels(raw.description) == {}
+    assert not result.partial
+    assert "2 of 2" in result.report()
+    assert "nnUNetTrainerPartialLabels" not in result.report()
+
+
+def test_the_provenance_says_how_a_mask_was_made(source):
+    pseudo_label(source, "304", engine(whole_box), processes=1)
+    content = json.loads((source.parent / "Dataset304_BoxesPseudo/pseudo_labels/lm_0.json").read_text())
+    organ = content["organs"]["box"]
+    assert organ["accepted"] is True
+    assert organ["volume_ratio"] == pytest.approx(1)
+    assert organ["landmark_mm"] < 1e-3
+    assert (len(organ["foreground_mm"]), content["options"]["seed"]) == (2, 0)
+    assert content["options"]["limits"]["agreement"] == 0.8
+    assert content["median_mm3"] == {"box": pytest.approx(8 * 10 * 12 * 3.0)}
+
+
+def test_a_case_whose_masks_are_refused_stays_all_ignore(source):
+    result = pseudo_label(source, "304", engine(nothing), processes=1)
+    for case in ("lm_0", "lm_1"):
+        assert (labels_of(result.folder, case).array == 2).all()
+        provenance = json.loads((result.folder / "pseudo_labels" / f"{case}.json").read_text())
+        assert provenance["organs"]["box"]["refused_because_of"] == ["empty"]
+    assert ["box", "0", "of", "2", "empty", "2"] in [line.split() for line in result.report().splitlines()]
+
+
+def test_where_only_some_organs_have_a_mask_the_data_set_says_so(source):
+    labels = {"background": 0, "box": 1, "other": 2, "ignore": 3}
+    block = {
+        **BLOCK,
+        "spans": {"box": [["left", "right"]], "other": [["left", "gone"]]},
+        "names": [*BLOCK["names"], "gone"],
+    }
+    describe(source, labels=labels, landmarks=block, annotated_labels={"seg_0": ["box"], "lm_1": []})
+    for case in ("lm_0", "lm_1"):
+        CASES[case][0].write(source / "labelsTr" / f"{case}.nii.gz", np.full_like(CASES[case][0].array, 3))
+    result = pseudo_label(source, "304", engine(whole_box), processes=1)
+    entry = annotated_labels(open_dataset(304).description)
+    assert entry == {"seg_0": {"box"}, "lm_0": {"box"}, "lm_1": {"box"}}
+    assert [verdict["other"].reasons for verdict in result.verdicts.values()] == [("no prompts",)] * 2
+    assert "-tr nnUNetTrainerPartialLabels" in result.report()
+
+
+def test_the_random_walker_on_boxes_in_several_processes_is_the_same(source):
+    one = pseudo_label(source, "304", processes=1)
+    two = pseudo_label(source, "305", processes=2)
+    assert one.verdicts == two.verdicts
+    for case in CASES:
+        assert np.array_equal(labels_of(one.folder, case).array, labels_of(two.folder, case).array)
+    for case in ("lm_0", "lm_1"):
+        organ = json.loads((one.folder / "pseudo_labels" / f"{case}.json").read_text())["organs"]["box"]
+        assert organ["foreground_inside"] == 1
+
+
+def test_overlapping_masks_are_ignored_where_they_overlap():
+    masks = {name: np.zeros((1, 4, 12), bool) for name in "ab"}
+    masks["a"][:, :, 2:6], masks["b"][:, :, 5:8] = True, True
+    labels = label_map(masks, {"a": 1, "b": 2}, 3, np.array([1.0, 1.0, 1.0]), 2.0)
+    assert labels[0, 0].tolist() == [0, 0, 1, 1, 1, 3, 2, 2, 0, 0, 3, 3]
+    without = label_map(masks, {"a": 1, "b": 2}, 3, np.array([1.0, 1.0, 1.0]), 0.0)
+    assert without[0, 0].tolist() == [3, 3, 1, 1, 1, 3, 2, 2, 3, 3, 3, 3]
+
+
+def refused(source, said, options=None, out="304"):
+    with pytest.raises(InputError, match=said):
+        pseudo_label(source, out, options or engine(whole_box), processes=1)
+    assert sorted(path.name for path in source.parent.iterdir()) == [source.name]
+
+
+def test_what_cannot_be_done_is_said_in_a_sentence_and_nothing_is_left_behind(source):
+    refused(source, "returned a mask of shape", engine(wrong_shape))
+    refused(source, "There is no engine 'x'", Options(engine="x"))
+    refused(source, "Number 204 is taken", out="204")
+    describe(source, landmarks=BLOCK)
+    refused(source, r'have no spans.*"spans": \{"femur"')
+    block = {**BLOCK, **SPANS}
+    describe(source, landmarks=block, labels={"background": 0, "box": 1})
+    refused(source, "has no ignore label")
+    describe(
+        source,
+        landmarks=block,
+        labels={"background": 0, "box": [1, 2], "x": 2, "ignore": 3},
+        regions_class_order=[1, 2],
+    )
+    refused(source, "spans has the region box")
+    describe(source, landmarks=block)
+    for case in ("lm_0", "lm_1"):
+        (source / "landmarksTr" / f"{case}.mrk.json").unlink()
+    refused(source, "has no case with only landmarks")
+
+
+def test_a_landmark_far_from_the_mask_refuses_it(source):
+    case = CASES["lm_0"][0]
+    moved = {**case.landmarks, "top": present(np.add(case.landmarks["top"].position_mm, (0, 0, 8.0)))}
+    write_markups(source / "landmarksTr" / "lm_0.mrk.json", moved)
+    result = pseudo_label(source, "304", engine(whole_box), processes=1)
+    assert result.verdicts["lm_0"]["box"].reasons == ("landmarks",)
+    assert result.verdicts["lm_1"]["box"].accepted
