@@ -20,7 +20,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.geometry import Floats
 from nnunet_ext.landmarks.pseudo.engines import Engine
 
-# BETA and RADIUS are the best of a few values on eight cases of the hippocampus; MARGIN matters little
+# BETA and RADIUS are the best of a few values on a dozen cases of the hippocampus; MARGIN matters little
 
 BETA = 2000.0
 """How much a walker dislikes edges, for intensities scaled to [0, 1]."""
