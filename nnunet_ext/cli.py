@@ -213,15 +213,13 @@ def _landmarks_convert(arguments: argparse.Namespace) -> int:
 
 
 def _landmarks_predict(arguments: argparse.Namespace) -> int:
-    from nnunetv2.utilities.file_path_utilities import get_output_folder
-
-    from nnunet_ext.landmarks.predictor import FOLDER, TABLE, predict
+    from nnunet_ext.landmarks.predictor import FOLDER, TABLE, model_folder, predict
 
     model = arguments.model
     if model is None:
         if arguments.dataset is None or arguments.configuration is None:
             raise InputError("Which model? Give -d DATASET -c CONFIGURATION -tr TRAINER -p PLANS, or -m MODEL_FOLDER.")
-        model = get_output_folder(arguments.dataset, arguments.trainer, arguments.plans, arguments.configuration)
+        model = model_folder(arguments.dataset, arguments.trainer, arguments.plans, arguments.configuration)
     found = predict(
         arguments.images,
         arguments.out,

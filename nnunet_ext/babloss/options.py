@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 from nnunet_ext.babloss.loss import Similarity
 from nnunet_ext.errors import InputError
@@ -55,6 +55,11 @@ class BaBLossOptions:
                 f"babloss options out of range: {', '.join(f'{name} = {getattr(self, name)}' for name in wrong)}; "
                 "lengths are positive, weights at least 0, shares from 0 to 1, and ramp_end is at least ramp_start."
             )
+
+    def of_the_bridge(self) -> dict[str, Any]:
+        """Those of :class:`nnunet_ext.babloss.loss.BridgeLoss`."""
+        names = ("levels", "sigma", "heatmap_sigma", "similarity", "seen")
+        return {name: getattr(self, name) for name in names}
 
     def ramp(self, epoch: int, epochs: int) -> float:
         """Share of the bridge's weight in this epoch, counted from 0."""

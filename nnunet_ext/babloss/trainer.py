@@ -21,25 +21,24 @@ from nnunet_ext.babloss.published import published_bridge
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.heatmaps import HeatmapLoss, PaperHeatmapLoss, heatmaps
 from nnunet_ext.landmarks.points import State
-from nnunet_ext.nnunet.landmark_data import LandmarkData
+from nnunet_ext.nnunet.landmark_data import SECTION, LandmarkData
 from nnunet_ext.nnunet.landmark_validation import LandmarkValidation
 from nnunet_ext.nnunet.outputs import finest
 from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
 from nnunet_ext.nnunet.plans import extension_settings, with_overrides
 from nnunet_ext.nnunet.trainer import SEGMENTATION, CommonTrainer
+from nnunet_ext.partial_labels.cases import AnnotatedHeads
 from nnunet_ext.partial_labels.trainer import PartialLabels
 
-HEATMAP = "heatmap"
-BRIDGE_A = "bridge_a"
-BRIDGE_B = "bridge_b"
-PAIRS_A = "pairs_a"
-PAIRS_B = "pairs_b"
+HEATMAP, BRIDGE_A, BRIDGE_B = "heatmap", "bridge_a", "bridge_b"
+PAIRS_A, PAIRS_B = "pairs_a", "pairs_b"
 
 
 class LandmarkTrainer(LandmarkValidation, LandmarkData, CommonTrainer):
     """What all trainers here have in common: the network, and the terms of both heads and of the bridge."""
 
     options: ClassVar[BaBLossOptions] = BaBLossOptions()
+    heatmap_loss_class: ClassVar[type[nn.Module]] = HeatmapLoss
 
     @classmethod
     def options_from(cls, overrides: Mapping[str, Any]) -> BaBLossOptions:
@@ -57,49 +56,30 @@ class LandmarkTrainer(LandmarkValidation, LandmarkData, CommonTrainer):
         planned = CommonTrainer.planned_unet(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )
-        names = extension_settings(configuration_manager.configuration, "landmarks")["names"]
-        return LandmarkUNet(planned, len(names))
+        return LandmarkUNet(planned, len(extension_settings(configuration_manager.configuration, SECTION)["names"]))
 
     def initialize(self) -> None:
         self.method = self.options_from(extension_settings(self.configuration_manager.configuration, "babloss"))
         spacing = self.configuration_manager.spacing
         self.heatmap_sigma = [self.method.heatmap_sigma * min(spacing) / mm for mm in spacing]
-        self.heatmap_loss = self.build_heatmap_loss()
+        self.heatmap_loss = self.heatmap_loss_class(self.heatmap_sigma)
+        exclusive = not self.labels.has_regions
         self.bridge = BridgeLoss(
-            self.organs_of_landmarks(),
-            spacing,
-            levels=self.method.levels,
-            sigma=self.method.sigma,
-            heatmap_sigma=self.method.heatmap_sigma,
-            similarity=self.method.similarity,
-            exclusive=not self.labels.has_regions,
-            seen=self.method.seen,
+            self.organs_of_landmarks(), spacing, exclusive=exclusive, **self.method.of_the_bridge()
         )
         super().initialize()
 
-    def build_heatmap_loss(self) -> nn.Module:
-        return HeatmapLoss(self.heatmap_sigma)
-
     def organs_of_landmarks(self) -> list[list[tuple[int, ...]]]:
         """For each landmark, the output channels of each organ on whose surface it lies."""
-        declared = [name for name in self.dataset_json["labels"] if name not in ("background", "ignore")]
-        if self.labels.has_regions:
-            channels = {name: (i,) for i, name in enumerate(declared)}
-        else:
-            channels = {name: (int(self.dataset_json["labels"][name]),) for name in declared}
-        declaration = self.landmark_declaration
-        return [[channels[organ] for organ in declaration.surface_of.get(name, ())] for name in declaration.names]
+        heads = AnnotatedHeads.from_dataset_json(self.dataset_json, has_regions=self.labels.has_regions).names
+        declared = self.landmark_declaration
+        return [[(heads.index(organ),) for organ in declared.surface_of.get(name, ())] for name in declared.names]
 
     def current_term_weights(self) -> Mapping[str, float]:
         """The bridge waits until there are predictions, then grows; numbers of pairs are logged and are no terms."""
         ramp = self.method.ramp(self.current_epoch, self.num_epochs)
-        return {
-            HEATMAP: self.method.heatmap_weight,
-            BRIDGE_A: ramp * self.method.a_weight,
-            BRIDGE_B: ramp * self.method.b_weight,
-            PAIRS_A: 0.0,
-            PAIRS_B: 0.0,
-        }
+        bridge = {BRIDGE_A: ramp * self.method.a_weight, BRIDGE_B: ramp * self.method.b_weight}
+        return {HEATMAP: self.method.heatmap_weight, **bridge, PAIRS_A: 0.0, PAIRS_B: 0.0}
 
     def train_step(self, batch: dict) -> dict:
         self.points = batch["landmarks"].to(self.device, non_blocking=True)
@@ -174,15 +154,13 @@ class nnUNetTrainerBaBLossPaper(LandmarkTrainer):
     options: ClassVar[BaBLossOptions] = BaBLossOptions(
         heatmap_sigma=5.0, a_weight=1.0, b_weight=1.0, levels=10, ramp_start=0.0, ramp_end=0.0
     )
+    heatmap_loss_class: ClassVar[type[nn.Module]] = PaperHeatmapLoss
     landmark_scale: ClassVar[float | None] = PaperHeatmapLoss.SCALE
     hyperparameters: ClassVar[Mapping[str, Any]] = {"enable_deep_supervision": False, "initial_lr": 5e-4}
 
     @classmethod
     def options_from(cls, overrides: Mapping[str, Any]) -> BaBLossOptions:
         return cls.options
-
-    def build_heatmap_loss(self) -> nn.Module:
-        return PaperHeatmapLoss(self.heatmap_sigma)
 
     def build_optimizer(self, aux_parameters: list[nn.Parameter]) -> tuple[torch.optim.Optimizer, Any]:
         """Adam with a constant learning rate: the published code never calls its scheduler."""
