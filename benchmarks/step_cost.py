@@ -51,6 +51,7 @@ from torch import Tensor
 
 from nnunet_ext import catalogue
 from nnunet_ext.errors import InputError
+from nnunet_ext.landmarks.points import State
 
 STOCK = "nnUNetTrainer"
 SMALL = {"features": (8, 16, 32, 64), "patch": (32, 32, 32)}
@@ -119,12 +120,19 @@ def synthetic_plans(features: Sequence[int], patch: Sequence[int]) -> dict[str, 
     }
 
 
-def synthetic_dataset(classes: int, ignore: bool) -> dict[str, Any]:
-    """``dataset.json`` with one channel and ``classes`` labels, background included, and perhaps the ignore label."""
+def synthetic_dataset(classes: int, ignore: bool, landmarks: int = 0) -> dict[str, Any]:
+    """``dataset.json`` with one channel and ``classes`` labels, background included, and perhaps the ignore label.
+
+    Landmark k lies on the surface of label k, counted again from the first after the last.
+    """
     labels = {"background": 0, **{f"class {label}": label for label in range(1, classes)}}
     if ignore:
         labels["ignore"] = classes
-    return {"channel_names": {"0": "MRI"}, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz"}
+    dataset = {"channel_names": {"0": "MRI"}, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz"}
+    if landmarks:
+        surface_of = {f"landmark {k}": [f"class {1 + k % (classes - 1)}"] for k in range(landmarks)}
+        dataset["landmarks"] = {"names": list(surface_of), "surface_of": surface_of}
+    return dataset
 
 
 def setup_from(args: argparse.Namespace) -> Setup:
@@ -155,7 +163,7 @@ def setup_from(args: argparse.Namespace) -> Setup:
         settings["batch_size"] = args.batch_size
     plans["configurations"][args.configuration] = settings
     if args.dataset_json is None:
-        dataset = synthetic_dataset(args.classes or 3, args.ignore)
+        dataset = synthetic_dataset(args.classes or 3, args.ignore or args.landmarks > 0, args.landmarks)
     else:
         dataset = json.loads(args.dataset_json.read_text())
     return Setup(plans, args.configuration, dataset, torch.device(args.device))
@@ -189,7 +197,8 @@ def random_batch(trainer: Any) -> dict[str, Any]:
     """A batch as nnU-Net's loader hands it over, of noise.
 
     ``data`` is ``(B, C, *patch)``; ``target`` is ``(B, 1, *spatial)`` int16, or ``(B, R, *spatial)`` bool for R regions
-    (and the ignore label), as a list from fine to coarse with deep supervision.
+    (and the ignore label), as a list from fine to coarse with deep supervision. For a trainer of landmarks every other
+    sample has landmarks and no label, the others labels and no landmark.
     """
     patch, manager = trainer.configuration_manager.patch_size, trainer.label_manager
     channels = manager.num_segmentation_heads + manager.has_ignore_label
@@ -201,10 +210,20 @@ def random_batch(trainer: Any) -> dict[str, Any]:
 
     scales = trainer._get_deep_supervision_scales()
     sizes = [[round(n * scale) for n, scale in zip(patch, per_axis, strict=True)] for per_axis in scales or []]
-    return {
+    targets = [target(size) for size in sizes] if scales is not None else [target(patch)]
+    batch: dict[str, Any] = {
         "data": torch.randn(trainer.batch_size, trainer.num_input_channels, *patch),
-        "target": [target(size) for size in sizes] if scales is not None else target(patch),
+        "keys": [f"case_{sample}" for sample in range(trainer.batch_size)],
     }
+    if hasattr(trainer, "landmark_declaration"):
+        names = trainer.landmark_declaration.names
+        states = torch.full((trainer.batch_size, len(names)), int(State.UNKNOWN), dtype=torch.int8)
+        states[1::2] = int(State.PRESENT)
+        for full in targets:
+            full[1::2] = manager.ignore_label
+        points = torch.rand(*states.shape, len(patch)) * (torch.tensor(patch) - 1)
+        batch |= {"landmarks": points, "landmark_states": states, "landmark_case_states": states}
+    return {**batch, "target": targets if scales is not None else targets[0]}
 
 
 def step(trainer: Any, batch: dict[str, Any]) -> None:
@@ -514,6 +533,9 @@ def parser() -> argparse.ArgumentParser:
     labels.add_argument("--dataset-json", type=Path, metavar="FILE", help="channels and labels of the data set")
     labels.add_argument("--classes", type=positive, metavar="K", help="without it: labels with background (default: 3)")
     result.add_argument("--ignore", action="store_true", help="an ignore label beside the classes, as for scribbles")
+    result.add_argument(
+        "--landmarks", type=int, default=0, metavar="K", help="landmarks on the labels, and an ignore label (BaBLoss)"
+    )
     result.add_argument(
         "--trainers", nargs="+", metavar="NAME", default=list(catalogue.TRAINERS), help="default: all of nnunet_ext"
     )

@@ -28,6 +28,15 @@ def test_step_cost_reports_ratios_for_every_trainer_and_names_the_one_that_fails
     assert measured["nnUNetTrainerSDM"]["saved_ratio"] > 1
 
 
+def test_step_cost_measures_trainers_of_landmarks(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "step_cost.py"), "--patch-size", "16", "16", "16", "--landmarks", "2"]
+    command += ["--repeats", "1", "--warmup", "0", "--threads", "1", "--json", str(tmp_path / "out.json")]
+    result = subprocess.run([*command, "--trainers", "nnUNetTrainerBaBLoss"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+    cost = json.loads((tmp_path / "out.json").read_text())["trainers"]["nnUNetTrainerBaBLoss"]
+    assert cost["saved_ratio"] > 1
+
+
 def test_step_cost_measures_scribble_trainers_with_an_ignore_label(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "step_cost.py"), "--patch-size", "16", "16", "16", "--batch-size", "1"]
     command += ["--repeats", "1", "--warmup", "0", "--threads", "1", "--trainers", "nnUNetTrainerMaskedCRF"]
