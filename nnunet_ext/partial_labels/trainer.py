@@ -65,6 +65,8 @@ class PartialLabels(CommonTrainer):
         return loss
 
     def on_train_start(self) -> None:
+        if not self.was_initialized:  # as nnU-Net's own: only then is it known how cases are stored
+            self.initialize()
         known = self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)
         self.annotated_heads.require_cases(known, str(Path(self.preprocessed_dataset_folder_base) / "dataset.json"))
         super().on_train_start()

@@ -43,7 +43,7 @@ def make(template, tmp_path, monkeypatch):
         monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / "nnunet" / name))
     monkeypatch.setenv("nnUNet_extTrainer", str(discovery_folder()))
 
-    def made(name, configuration="3d_fullres", options=None, description=None):
+    def made(name, configuration="3d_fullres", options=None, description=None, initialize=True):
         folder = tmp_path / "nnunet" / "preprocessed" / tiny.DATASET
         plans = json.loads((folder / "nnUNetPlans.json").read_text())
         plans["continue_training"] = False
@@ -53,7 +53,8 @@ def make(template, tmp_path, monkeypatch):
         torch.manual_seed(0)
         trainer_class = resolve(name) if isinstance(name, str) else name
         trainer = trainer_class(plans, configuration, 0, content, torch.device("cpu"))
-        trainer.initialize()
+        if initialize:
+            trainer.initialize()
         return trainer
 
     return made
@@ -198,7 +199,7 @@ def test_the_segmentation_part_is_stock_nnunets(make, make_trainer, tmp_path):
 
 @pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
 def test_from_training_to_landmarks_in_files(make, tmp_path, configuration):
-    trainer = make("nnUNetTrainerBaBLoss", configuration)
+    trainer = make("nnUNetTrainerBaBLoss", configuration, initialize=False)  # as nnUNetv2_train
     trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = 1, 2, 1
     trainer.run_training()
     trainer.perform_actual_validation()
