@@ -1,0 +1,93 @@
+"""Both heads through nnU-Net's sliding window: mirroring with pairs, decoding, and what a model must know."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.landmarks.mirroring import Mirroring
+from nnunet_ext.landmarks.points import State
+from nnunet_ext.landmarks.predictor import LandmarkHead, LandmarkPredictor, predict
+
+NAMES = ("left", "right", "middle")
+
+
+class Sided(nn.Module):
+    """A network that tells left from right by the side of the patch, as a trained one does."""
+
+    def forward(self, x, landmarks=False):
+        assert landmarks
+        position = torch.linspace(-1, 1, x.shape[-1]).expand_as(x)
+        return torch.cat((x, -x), 1), torch.cat((x * (position < 0), x * (position > 0), x * position.abs()), 1)
+
+
+def predictor(mirroring, axes=(0, 1), **settings):
+    made = LandmarkPredictor(device=torch.device("cpu"), allow_tqdm=False, perform_everything_on_device=False)
+    made.network, made.allowed_mirroring_axes = Sided(), axes
+    made.head = LandmarkHead(NAMES, None, mirroring)
+    made.label_manager = SimpleNamespace(num_segmentation_heads=2)
+    return made
+
+
+def test_mirroring_exchanges_the_landmarks_of_a_pair():
+    x = torch.rand(1, 1, 6, 8)
+    segmentation, landmarks = Sided()(x, landmarks=True)
+    plain = torch.cat((segmentation, landmarks), 1)
+    right = predictor(Mirroring((0, 1), left_right=1, order=(1, 0, 2)))
+    assert torch.allclose(right._internal_maybe_mirror_and_predict(x), plain, atol=1e-6)
+    wrong = predictor(Mirroring((0, 1)))
+    assert not torch.allclose(wrong._internal_maybe_mirror_and_predict(x), plain, atol=1e-2)
+    once = predictor(Mirroring(), axes=None)
+    assert torch.equal(once._internal_maybe_mirror_and_predict(x), plain)
+
+
+def test_the_sliding_window_keeps_both_heads_and_gives_the_label_manager_back():
+    made = predictor(Mirroring(), axes=None)
+    made.configuration_manager = SimpleNamespace(patch_size=[8, 8])
+    image = torch.rand(1, 3, 12, 12)
+    both = made.predict_sliding_window_return_logits(image)
+    assert both.shape == (5, 3, 12, 12)
+    assert torch.allclose(both[0], image[0].half(), atol=0.03)  # half precision
+    assert made.label_manager.num_segmentation_heads == 2
+
+
+@pytest.mark.parametrize("scale", [None, 255.0])
+def test_outputs_become_points_in_mm(scale):
+    made = predictor(Mirroring())
+    made.head = LandmarkHead(NAMES, scale, Mirroring())
+    made.plans_manager = SimpleNamespace(plans={"transpose_forward": [0, 1, 2]})
+    properties = {
+        "sitk_stuff": {"spacing": (1.0, 2.0, 3.0), "origin": (10.0, 20.0, 30.0), "direction": tuple(np.eye(3).flat)},
+        "spacing": [3.0, 2.0, 1.0],
+        "bbox_used_for_cropping": [[1, 13], [0, 12], [0, 12]],
+        "shape_after_cropping_and_before_resampling": (12, 12, 12),
+    }
+    grid = np.stack(np.meshgrid(*[np.arange(12)] * 3, indexing="ij"), -1)
+    voxels = np.array([[5.3, 6.0, 4.6], [3.0, 3.5, 8.0], [7.2, 5.1, 5.0]])
+    heat = np.stack([0.9 * np.exp(-((grid - v) ** 2).sum(-1) / (2 * 2.0**2)) for v in voxels])
+    outputs = torch.tensor(heat).logit() if scale is None else torch.tensor(scale * heat)
+    found = made.landmarks_of(outputs.float(), properties)
+    for name, (z, y, x) in zip(NAMES, voxels, strict=True):
+        assert found[name].state is State.PRESENT
+        assert np.allclose(found[name].position_mm, (10 + x, 20 + 2 * y, 30 + 3 * (z + 1)), atol=0.1)
+        assert 0.8 < found[name].confidence <= 0.9
+
+
+def test_models_without_landmarks_and_folders_without_models_get_one_sentence(tmp_path):
+    with pytest.raises(InputError, match="predicts no landmarks; train with nnUNetTrainerBaBLoss"):
+        LandmarkHead.from_configuration({}, "fold")
+    with pytest.raises(InputError, match=r"no plans\.json; give the folder that holds fold_0"):
+        predict(tmp_path, tmp_path / "out", tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_plans_hold_comes_back():
+    settings = {"names": list(NAMES), "scale": 255.0, "left_right": 2, "order": [1, 0, 2]}
+    head = LandmarkHead.from_configuration({"nnunet_ext": {"landmarks": settings}}, "model")
+    assert head.names == NAMES
+    assert head.scale == 255.0
+    assert head.mirroring.order_after([2]) == [1, 0, 2]
+    assert head.mirroring.order_after([0]) is None
