@@ -100,6 +100,18 @@ TRAINERS: dict[str, Entry] = {
         "nnunet_ext.babloss.trainer:nnUNetTrainerBaBLossPaper",
         "BaBLoss with the arithmetic of its published code, for comparison",
     ),
+    "nnUNetTrainerS2VNet": Entry(
+        "nnunet_ext.s2vnet.trainer:nnUNetTrainerS2VNet",
+        "volumes with 2D layers only: each slice starts from the cluster centres of its neighbour (S2VNet); for 2d",
+    ),
+    "nnUNetTrainerS2VNetAutomatic": Entry(
+        "nnunet_ext.s2vnet.trainer:nnUNetTrainerS2VNetAutomatic",
+        "S2VNet trained without clicks",
+    ),
+    "nnUNetTrainerS2VNetNoPropagation": Entry(
+        "nnunet_ext.s2vnet.trainer:nnUNetTrainerS2VNetNoPropagation",
+        "S2VNet in which every slice stands alone: the control for propagation",
+    ),
 }
 
 _EPOCHS = re.compile(r"(?P<name>.+)_(?P<epochs>[1-9][0-9]*)epochs?")

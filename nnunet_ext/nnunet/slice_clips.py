@@ -1,0 +1,99 @@
+"""Clips of neighbouring slices for a network with 2D layers, from configuration ``2d``: a mix-in for a trainer.
+
+nnU-Net decides by the number of axes of the patch size whether its loader, its augmentation and its sliding window work
+on slices or on volumes. So the patch becomes three-dimensional, ``[T, H, W]``, while the planned network and the
+preprocessed data stay those of ``2d``, and nnU-Net's own code does the rest. In training, T is short; in validation and
+inference, whose patch size is that of the plans in the model folder, it is long.
+
+Preprocessing keeps slices as they are: ``2d`` never resamples across them (``default_preprocessor.py``, 2.8.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import distributed as dist
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.plans import require_unet
+
+
+class SliceClips(nnUNetTrainer):
+    """To be named before ``CommonTrainer``.
+
+    Attributes:
+        clip: slices per training sample; 1 for data sets of single slices.
+    """
+
+    def clip_lengths(self) -> tuple[int, int]:
+        """Slices of a patch in training and in inference, as the method wants them; asked for once."""
+        raise NotImplementedError
+
+    # nnU-Net reads the parameter names of __init__ and restores the trainer from them: exactly these five
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
+    ) -> None:
+        require_2d(plans, configuration, type(self).__name__)  # before nnU-Net makes a folder for the results
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        settings = self.configuration_manager.configuration
+        self.clip, length = self.clip_lengths()
+        if self.plans_manager.original_median_shape_after_transp[0] == 1:
+            self.print_to_log_file("The images are single slices: there is nothing to propagate through.")
+            self.clip = length = 1
+        # a model that is loaded again has three axes already
+        size = [length, *settings["patch_size"][-2:]]
+        settings["patch_size"] = size
+        # as many slices per step as nnU-Net planned, so that memory stays what it was
+        ranks = dist.get_world_size() if self.is_ddp else 1
+        settings["batch_size"] = max(2, ranks, round(settings["batch_size"] / self.clip))
+        # nnU-Net writes these plans, not those above, into the model folder
+        self.plans_manager.plans["configurations"][configuration]["patch_size"] = list(size)
+
+    @contextmanager
+    def _patch_size(self, size: list[int]) -> Iterator[None]:
+        settings = self.configuration_manager.configuration
+        before = settings["patch_size"]
+        settings["patch_size"] = size
+        try:
+            yield
+        finally:
+            settings["patch_size"] = before
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        with self._patch_size([self.clip, *self.configuration_manager.patch_size[-2:]]):
+            return super().get_dataloaders()
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, Any]:  # noqa: N802
+        """Those of 2D, with one in-plane transform for all slices of a clip, which may also be reversed."""
+        with self._patch_size(list(self.configuration_manager.patch_size[-2:])):
+            rotation, _, size, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        axes = (0, 1, 2) if self.clip > 1 else (1, 2)
+        self.inference_allowed_mirroring_axes = axes
+        return rotation, True, np.array([self.clip, *size]), axes
+
+    def _get_deep_supervision_scales(self) -> list[list[float]] | None:
+        scales = super()._get_deep_supervision_scales()
+        return None if scales is None else [[1.0, *scale] for scale in scales]
+
+
+def require_2d(plans: dict[str, Any], configuration: str, trainer: str) -> None:
+    """Raise InputError unless this configuration has a network with 2D layers."""
+    settings = PlansManager(plans).get_configuration(configuration).configuration
+    require_unet(settings, f"Plans {plans['plans_name']}, configuration {configuration}")
+    kind = settings["architecture"]["arch_kwargs"]["conv_op"].rpartition(".")[2]
+    if kind != "Conv2d":
+        raise InputError(
+            f"{trainer} segments volumes with 2D layers, but configuration {configuration} has {kind}; train "
+            "configuration 2d."
+        )

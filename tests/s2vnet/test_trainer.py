@@ -1,0 +1,240 @@
+"""The trainers: clips from a 2D configuration, both modes, checkpoints, and from training to prediction."""
+
+import json
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+from nnunet_ext.catalogue import resolve
+from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.outputs import finest
+from nnunet_ext.nnunet.trainer import SEGMENTATION
+from nnunet_ext.s2vnet.prompts import Prompts
+from nnunet_ext.s2vnet.trainer import AUXILIARY, CLUSTERS
+from tests import tiny
+
+TRAINERS = ["nnUNetTrainerS2VNet", "nnUNetTrainerS2VNetAutomatic", "nnUNetTrainerS2VNetNoPropagation"]
+SMALL = {"width": 8, "heads": 2, "embedding": 4, "inference_clip": 8}
+
+
+def small_plans(options=None, depth=16, **configuration):
+    plans = tiny.plans(**{"2d": tiny.configuration(2, **configuration), "3d_fullres": tiny.configuration(3)})
+    plans["configurations"]["2d"]["nnunet_ext"] = {"s2vnet": {**SMALL, **(options or {})}}
+    plans["configurations"]["2d"]["batch_size"] = 12
+    plans["original_median_shape_after_transp"][0] = depth
+    return plans
+
+
+@pytest.fixture
+def make(make_trainer):
+    def made(name="nnUNetTrainerS2VNet", *, kind="classes", configuration="2d", **plans):
+        return make_trainer(name, kind=kind, configuration=configuration, plans=small_plans(**plans))
+
+    return made
+
+
+def batch_of(trainer, seed=0):
+    """As the loader gives it: clips, not patches of inference."""
+    with trainer._patch_size([trainer.clip, *trainer.configuration_manager.patch_size[-2:]]):
+        return tiny.batch(trainer, seed)
+
+
+@pytest.mark.parametrize("kind", ["classes", "regions", "ignore", "regions+ignore"])
+@pytest.mark.parametrize("name", TRAINERS)
+def test_every_trainer_trains_and_validates(make, name, kind):
+    trainer = make(name, kind=kind)
+    trainer.network.train()
+    before = {k: v.clone() for k, v in trainer.network.state_dict().items()}
+    steps = [trainer.train_step(batch_of(trainer, seed)) for seed in range(2)]
+    assert all(steps[0].keys() == step.keys() for step in steps)
+    assert steps[0].keys() == {"loss", f"loss_{SEGMENTATION}", f"loss_{CLUSTERS}", f"loss_{AUXILIARY}"}
+    assert all(np.isfinite(list(step.values())).all() for step in steps)
+    assert [n for n, p in trainer.network.named_parameters() if p.grad is None] == []
+    assert any(not torch.equal(before[k], v) for k, v in trainer.network.state_dict().items())
+    trainer.network.eval()
+    with torch.no_grad():
+        assert trainer.validation_step(batch_of(trainer))["tp_hard"].shape == (2,)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_without_deep_supervision_the_terms_are_the_same(make_trainer, residual):
+    class Without(resolve("nnUNetTrainerS2VNet")):
+        hyperparameters = {"enable_deep_supervision": False}  # noqa: RUF012
+
+    trainer = make_trainer(Without, configuration="2d", plans=small_plans(residual=residual))
+    trainer.network.train()
+    batch = batch_of(trainer)
+    assert isinstance(batch["target"], torch.Tensor)
+    assert {f"loss_{SEGMENTATION}", f"loss_{CLUSTERS}", f"loss_{AUXILIARY}"} < trainer.train_step(batch).keys()
+    trainer.network.eval()
+    with torch.no_grad():
+        assert np.isfinite(trainer.validation_step(batch_of(trainer))["loss"])
+
+
+def test_clips_and_where_their_size_is_written(make_trainer):
+    plans = small_plans()
+    given = deepcopy(plans)
+    trainer = make_trainer("nnUNetTrainerS2VNet", configuration="2d", plans=plans)
+    assert plans == given  # those of the preprocessed data
+    assert trainer.configuration_manager.patch_size == [8, 16, 16]
+    saved = trainer.plans_manager.plans["configurations"]["2d"]
+    assert saved["patch_size"] == [8, 16, 16]
+    assert (trainer.batch_size, saved["batch_size"]) == (3, 12)
+    rotation, dummy, initial, axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    assert dummy
+    assert rotation == (-np.pi, np.pi)
+    assert initial[0] == 4
+    assert min(initial[1:]) > 16
+    assert axes == trainer.inference_allowed_mirroring_axes == (0, 1, 2)
+    again = make_trainer("nnUNetTrainerS2VNet", configuration="2d", plans=trainer.plans_manager.plans)
+    assert again.configuration_manager.patch_size == [8, 16, 16]
+    assert again.batch_size == 3
+
+
+@pytest.mark.parametrize(("name", "depth"), [("nnUNetTrainerS2VNetNoPropagation", 16), ("nnUNetTrainerS2VNet", 1)])
+def test_without_neighbours_slices_stand_alone(make, name, depth):
+    trainer = make(name, depth=depth)
+    assert trainer.clip == 1
+    assert trainer.batch_size == 12
+    assert trainer.configuration_manager.patch_size[0] == (1 if depth == 1 else 8)
+    assert trainer.network.aggregation is None
+    assert trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[3] == (1, 2)
+    trainer.network.train()
+    assert np.isfinite(trainer.train_step(batch_of(trainer))["loss"])
+
+
+def test_a_3d_configuration_is_refused_before_a_folder_is_made(make, tmp_path):
+    with pytest.raises(InputError, match=r"3d_fullres has Conv3d; train configuration 2d"):
+        make(configuration="3d_fullres")
+    assert not (tmp_path / "results").exists()
+
+
+def test_options_of_the_plans_count(make):
+    assert make(options={"clip": 2}).clip == 2
+    assert make("nnUNetTrainerS2VNetNoPropagation", options={"clip": 2}).clip == 1
+    assert make(options={"aggregation": "mean"}).network.aggregation.kind == "mean"
+    with pytest.raises(InputError, match="unknown s2vnet options"):
+        make(options={"clips": 4})
+
+
+def test_the_user_clicks_true_labels_and_rounds_see_the_network(make):
+    for kind in ("classes", "regions", "ignore"):
+        trainer = make(kind=kind, options={"interactive": 1.0})
+        batch = batch_of(trainer)
+        target = finest(batch["target"])
+        user = trainer.user_of(target)
+        nothing = torch.zeros_like(user.labels)
+        prompts = user(lambda given, nothing=nothing: nothing)
+        assert prompts.weight.sum() > 0
+        for b in range(len(target)):
+            for place, label, weight in zip(prompts.position[b], prompts.label[b], prompts.weight[b], strict=True):
+                if weight:
+                    assert user.labels[b][tuple(place.long())] == label
+    assert make("nnUNetTrainerS2VNetAutomatic").user_of(target) is None
+
+
+def test_online_validation_is_automatic(make, monkeypatch):
+    trainer = make(options={"interactive": 1.0})
+    asked = []
+    monkeypatch.setattr(trainer, "user_of", lambda target: asked.append(target))
+    trainer.network.eval()
+    with torch.no_grad():
+        trainer.validation_step(batch_of(trainer))
+    assert not asked
+
+
+def test_a_stock_checkpoint_initialises_the_backbone(make, make_trainer, tmp_path):
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    from nnunet_ext.nnunet.pretrained import load_pretrained_weights
+
+    stock = make_trainer(nnUNetTrainer, configuration="2d", plans=small_plans())
+    torch.save({"network_weights": stock.network.state_dict()}, tmp_path / "stock.pth")
+    trainer = make()
+    load_pretrained_weights(trainer.network, tmp_path / "stock.pth")
+    a, b = trainer.network.state_dict(), stock.network.state_dict()
+    assert all(torch.equal(a[key], b[key]) for key in b if ".seg_layers." not in key)
+
+
+@pytest.fixture
+def trained(nnunet_folders):
+    """``trained(name, kind)``: model folder after a training by nnU-Net's own loop, and the roots."""
+
+    def train(name="nnUNetTrainerS2VNet", kind="classes", **options):
+        root = nnunet_folders(kind)
+        folder = root / "preprocessed" / tiny.DATASET
+        plans = json.loads((folder / "nnUNetPlans.json").read_text())
+        plans["configurations"]["2d"]["nnunet_ext"] = {"s2vnet": {**SMALL, **options}}
+        (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+        plans["continue_training"] = False
+        torch.manual_seed(0)
+        description = json.loads((folder / "dataset.json").read_text())
+        trainer = resolve(name)(plans, "2d", 0, description, torch.device("cpu"))
+        trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = 1, 2, 1
+        trainer.run_training()
+        (model,) = (root / "results" / tiny.DATASET).iterdir()
+        return trainer, model, root
+
+    return train
+
+
+def predictor(model, kind=nnUNetPredictor, **settings):
+    made = kind(device=torch.device("cpu"), allow_tqdm=False, **settings)
+    made.initialize_from_trained_model_folder(str(model), [0])
+    return made
+
+
+@pytest.mark.parametrize("kind", ["classes", "regions+ignore"])
+def test_from_training_to_stock_prediction(trained, tmp_path, kind):
+    trainer, model, root = trained(kind=kind, inference_clip=24)  # longer than the volumes, which have 18 slices
+    trainer.perform_actual_validation()
+    assert list((model / "fold_0" / "validation").glob("*.nii.gz"))
+    saved = json.loads((model / "plans.json").read_text())["configurations"]["2d"]
+    assert saved["patch_size"] == [24, 16, 16]
+    kept = json.loads((root / "preprocessed" / tiny.DATASET / "nnUNetPlans.json").read_text())
+    assert kept["configurations"]["2d"]["patch_size"] == [16, 16]
+    stock = predictor(model)
+    images = root / "raw" / tiny.DATASET / "imagesTr"
+    stock.predict_from_files(
+        [[str(images / "tiny_0_0000.nii.gz")]],
+        [str(tmp_path / "out")],
+        num_processes_preprocessing=1,
+        num_processes_segmentation_export=1,
+    )
+    found = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out.nii.gz")))
+    assert found.shape == (18, 20, 22)
+    weights = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)
+    assert weights["inference_allowed_mirroring_axes"] == (0, 1, 2)
+    assert not [key for key in weights["network_weights"] if key.startswith("aux")]
+
+
+def test_a_training_that_was_stopped_goes_on(trained):
+    trainer, model, _ = trained()
+    again = type(trainer)(
+        {**deepcopy(trainer.plans_manager.plans), "continue_training": True},
+        "2d",
+        0,
+        trainer.dataset_json,
+        torch.device("cpu"),
+    )
+    again.load_checkpoint(str(model / "fold_0" / "checkpoint_final.pth"))
+    assert again.configuration_manager.patch_size == [8, 16, 16]
+    a, b = again.network.state_dict(), trainer.network.state_dict()
+    assert all(torch.equal(a[key], b[key]) for key in b)
+
+
+def test_prompts_pass_through_the_saved_network(trained):
+    """The interaction path is part of the checkpoint."""
+    _, model, _ = trained()
+    network = predictor(model).network.eval()
+    x = torch.randn(1, 1, 3, 16, 16)
+    there = torch.ones(1, 3, dtype=torch.bool)
+    with torch.no_grad():
+        plain = [out for out, _ in network.propagate(x.unbind(2), there)]
+        clicked = [out for out, _ in network.propagate(x.unbind(2), there, Prompts.click([1, 4, 4], 1))]
+    assert torch.equal(plain[0], clicked[0])
+    assert not torch.equal(plain[2], clicked[2])
