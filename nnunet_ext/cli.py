@@ -212,33 +212,61 @@ def _landmarks_convert(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _landmarks_predict(arguments: argparse.Namespace) -> int:
-    from nnunet_ext.landmarks.predictor import FOLDER, TABLE, model_folder, predict
+def _model_folder(arguments: argparse.Namespace) -> Path:
+    """The folder that is named, or the one that nnU-Net has for a data set, trainer, plans and configuration."""
+    from nnunet_ext.nnunet.models import model_folder
 
-    model = arguments.model
-    if model is None:
-        if arguments.dataset is None or arguments.configuration is None:
-            raise InputError("Which model? Give -d DATASET -c CONFIGURATION -tr TRAINER -p PLANS, or -m MODEL_FOLDER.")
-        model = model_folder(arguments.dataset, arguments.trainer, arguments.plans, arguments.configuration)
+    if arguments.model is not None:
+        return Path(arguments.model)
+    if arguments.dataset is None or arguments.configuration is None:
+        raise InputError("Which model? Give -d DATASET -c CONFIGURATION -tr TRAINER -p PLANS, or -m MODEL_FOLDER.")
+    return model_folder(arguments.dataset, arguments.trainer, arguments.plans, arguments.configuration)
+
+
+def _prediction(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the flags of :func:`_add_prediction_flags` say, as arguments of a function ``predict``."""
+    folds = [fold if fold == "all" else int(fold) for fold in arguments.folds] if arguments.folds else None
+    return {
+        "folds": folds,
+        "checkpoint": arguments.checkpoint,
+        "device": arguments.device,
+        "tta": not arguments.disable_tta,
+        "step_size": arguments.step_size,
+        "save_probabilities": arguments.save_probabilities,
+        "continue_prediction": arguments.continue_prediction,
+        "on_device": not arguments.not_on_device,
+        "progress": not arguments.disable_progress_bar,
+        "processes": (arguments.npp, arguments.nps),
+    }
+
+
+def _landmarks_predict(arguments: argparse.Namespace) -> int:
+    from nnunet_ext.landmarks.predictor import FOLDER, TABLE, predict
+
     found = predict(
         arguments.images,
         arguments.out,
-        model,
-        folds=[fold if fold == "all" else int(fold) for fold in arguments.folds] if arguments.folds else None,
-        checkpoint=arguments.checkpoint,
-        device=arguments.device,
-        tta=not arguments.disable_tta,
-        step_size=arguments.step_size,
+        _model_folder(arguments),
         threshold=arguments.threshold,
-        save_probabilities=arguments.save_probabilities,
-        continue_prediction=arguments.continue_prediction,
         previous_stage=arguments.previous_stage,
-        on_device=not arguments.not_on_device,
-        progress=not arguments.disable_progress_bar,
-        processes=(arguments.npp, arguments.nps),
+        **_prediction(arguments),
     )
     out = Path(arguments.out)
     print(f"{len(found)} cases: segmentations in {out}, {out / FOLDER} for 3D Slicer, {out / TABLE} as one table")
+    return 0
+
+
+def _s2v_predict(arguments: argparse.Namespace) -> int:
+    from nnunet_ext.s2vnet.predictor import predict
+
+    number = predict(
+        arguments.images,
+        arguments.out,
+        _model_folder(arguments),
+        direction=arguments.direction,
+        **_prediction(arguments),
+    )
+    print(f"{number} segmentations in {arguments.out}")
     return 0
 
 
@@ -309,6 +337,27 @@ def _number_or_all(text: str) -> int | Literal["all"]:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number of subjects nor 'all'") from None
+
+
+def _add_prediction_flags(command: argparse.ArgumentParser, trainer: str) -> None:
+    """Those of ``nnUNetv2_predict``, without ``-c``; with the trainer that is meant if none is named."""
+    command.add_argument("-i", dest="images", required=True, metavar="FOLDER", help="images, as for nnUNetv2_predict")
+    command.add_argument("-o", dest="out", required=True, metavar="FOLDER")
+    command.add_argument("-m", dest="model", metavar="FOLDER", help="model folder, instead of -d, -c, -tr and -p")
+    command.add_argument("-d", dest="dataset", metavar="DATASET", help="number or name")
+    command.add_argument("-tr", dest="trainer", default=trainer, metavar="TRAINER", help="%(default)s")
+    command.add_argument("-p", dest="plans", default="nnUNetPlans", metavar="PLANS", help="%(default)s")
+    command.add_argument("-f", dest="folds", nargs="+", metavar="FOLD", help="default: all that were trained")
+    command.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", metavar="FILE", help="%(default)s")
+    command.add_argument("-device", default="cuda", choices=["cuda", "cpu", "mps"], help="%(default)s")
+    command.add_argument("-step_size", type=float, default=0.5, help="of the sliding window (%(default)s)")
+    command.add_argument("--disable_tta", action="store_true", help="do not mirror")
+    command.add_argument("--save_probabilities", action="store_true", help="of the segmentation")
+    command.add_argument("--continue_prediction", action="store_true", help="leave out cases that are there")
+    command.add_argument("--not_on_device", action="store_true", help="keep results in main memory")
+    command.add_argument("--disable_progress_bar", action="store_true")
+    command.add_argument("-npp", type=int, default=3, help="processes for preprocessing (%(default)s)")
+    command.add_argument("-nps", type=int, default=3, help="processes for export (%(default)s)")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -533,26 +582,10 @@ def _parser() -> argparse.ArgumentParser:
         "nnunet-ext landmarks predict -i imagesTs -o predictions -d 204 -c 3d_fullres -tr nnUNetTrainerBaBLoss -f 0",
         parts,
     )
-    predict.add_argument("-i", dest="images", required=True, metavar="FOLDER", help="images, as for nnUNetv2_predict")
-    predict.add_argument("-o", dest="out", required=True, metavar="FOLDER")
-    predict.add_argument("-m", dest="model", metavar="FOLDER", help="model folder, instead of -d, -c, -tr and -p")
-    predict.add_argument("-d", dest="dataset", metavar="DATASET", help="number or name")
+    _add_prediction_flags(predict, "nnUNetTrainerBaBLoss")
     predict.add_argument("-c", dest="configuration", metavar="CONFIGURATION")
-    predict.add_argument("-tr", dest="trainer", default="nnUNetTrainerBaBLoss", metavar="TRAINER", help="%(default)s")
-    predict.add_argument("-p", dest="plans", default="nnUNetPlans", metavar="PLANS", help="%(default)s")
-    predict.add_argument("-f", dest="folds", nargs="+", metavar="FOLD", help="default: all that were trained")
-    predict.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", metavar="FILE", help="%(default)s")
-    predict.add_argument("-device", default="cuda", choices=["cuda", "cpu", "mps"], help="%(default)s")
-    predict.add_argument("-step_size", type=float, default=0.5, help="of the sliding window (%(default)s)")
     predict.add_argument("--threshold", type=float, metavar="P", help="landmarks less sure than this are absent")
-    predict.add_argument("--disable_tta", action="store_true", help="do not mirror")
-    predict.add_argument("--save_probabilities", action="store_true", help="of the segmentation")
-    predict.add_argument("--continue_prediction", action="store_true", help="leave out cases that are there")
     predict.add_argument("-prev_stage_predictions", dest="previous_stage", metavar="FOLDER", help="of a cascade")
-    predict.add_argument("--not_on_device", action="store_true", help="keep results in main memory")
-    predict.add_argument("--disable_progress_bar", action="store_true")
-    predict.add_argument("-npp", type=int, default=3, help="processes for preprocessing (%(default)s)")
-    predict.add_argument("-nps", type=int, default=3, help="processes for export (%(default)s)")
     evaluate = add(
         "evaluate",
         _landmarks_evaluate,
@@ -594,6 +627,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     pseudo.add_argument("--seed", type=int, default=0, metavar="N", help="of the moved prompts (%(default)s)")
     pseudo.add_argument("--processes", type=int, metavar="N", help="cases at a time (default: number of cores)")
+    s2v = commands.add_parser(
+        "s2v",
+        help="predict with models of S2VNet, through whole volumes",
+        description="Predict with models of S2VNet, through whole volumes.",
+    )
+    parts = s2v.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    predict = add(
+        "predict",
+        _s2v_predict,
+        "segmentations of a folder of images, with the flags of nnUNetv2_predict; centres propagate through the whole "
+        "volume",
+        "nnunet-ext s2v predict -i imagesTs -o predictions -d 4 -f 0\n"
+        "  nnunet-ext s2v predict -i imagesTs -o predictions -d 4 --direction forward --disable_tta",
+        parts,
+    )
+    _add_prediction_flags(predict, "nnUNetTrainerS2VNet")
+    predict.add_argument("-c", dest="configuration", default="2d", metavar="CONFIGURATION", help="%(default)s")
+    predict.add_argument(
+        "--direction", choices=["forward", "backward", "both"], default="both", help="of the slices (%(default)s)"
+    )
     splits = add(
         "splits",
         _splits,

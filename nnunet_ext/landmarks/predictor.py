@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.utilities.file_path_utilities import get_output_folder
 from torch import Tensor
 
 from nnunet_ext.errors import InputError
@@ -173,11 +172,6 @@ class LandmarkPredictor(nnUNetPredictor):
             return super().predict_from_data_iterator(remembered(), *args, **kwargs)
         finally:
             self._case = None
-
-
-def model_folder(dataset: str, trainer: str, plans: str, configuration: str) -> Path:
-    """Where nnU-Net keeps the folds of a model; ``dataset`` is a number or a name."""
-    return Path(get_output_folder(dataset, trainer, plans, configuration))
 
 
 def predict(

@@ -191,8 +191,9 @@ def predictor(model, kind=nnUNetPredictor, **settings):
 @pytest.mark.parametrize("kind", ["classes", "regions+ignore"])
 def test_from_training_to_stock_prediction(trained, tmp_path, kind):
     trainer, model, root = trained(kind=kind, inference_clip=24)  # longer than the volumes, which have 18 slices
-    trainer.perform_actual_validation()
-    assert list((model / "fold_0" / "validation").glob("*.nii.gz"))
+    if kind == "classes":
+        trainer.perform_actual_validation()
+        assert list((model / "fold_0" / "validation").glob("*.nii.gz"))
     saved = json.loads((model / "plans.json").read_text())["configurations"]["2d"]
     assert saved["patch_size"] == [24, 16, 16]
     kept = json.loads((root / "preprocessed" / tiny.DATASET / "nnUNetPlans.json").read_text())

@@ -1,0 +1,222 @@
+"""``nnunet-ext s2v predict``: centres propagate through the whole volume, in both directions.
+
+``nnUNetv2_predict`` works too, but its patch ends after some slices, it flips patches to go backwards, and where
+patches overlap slices are segmented twice. Here the volume is cut into columns as wide as the patch and as long as the
+volume; every column is propagated through from end to end, upwards and downwards, in all in-plane flips at once. Both
+directions are blended linearly: an upward chain has seen most at the top, a downward one at the bottom (*inferred*).
+
+Everything else is nnU-Net's own prediction: preprocessing, several folds, resampling, export.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
+from nnunetv2.utilities.helpers import dummy_context, empty_cache
+from torch import Tensor
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.pretrained import unwrap
+from nnunet_ext.s2vnet.network import S2VNet, slices_with_image
+
+Direction = Literal["forward", "backward", "both"]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One way through a column.
+
+    Attributes:
+        flips: axes of a slice that are mirrored, of 0 (rows) and 1 (columns).
+        upwards: from the first slice to the last.
+    """
+
+    flips: tuple[int, ...]
+    upwards: bool
+
+    def slice_at(self, step: int, depth: int) -> int:
+        """Index of the slice that this chain reaches at this step."""
+        return step if self.upwards else depth - 1 - step
+
+    def flipped(self, x: Tensor) -> Tensor:
+        """``(C, h, w)``, mirrored; its own inverse."""
+        return x.flip([axis + 1 for axis in self.flips])
+
+
+class S2VPredictor(nnUNetPredictor):
+    """nnU-Net's predictor, whose sliding window does not slide along slices.
+
+    Args:
+        direction: in which centres propagate.
+        kwargs: of nnU-Net's predictor. ``tile_step_size`` and mirroring are in-plane.
+
+    Raises:
+        InputError: no such direction.
+    """
+
+    label_manager: Any
+    network: Any
+
+    def __init__(self, *args: Any, direction: Direction = "both", **kwargs: Any) -> None:
+        if direction not in get_args(Direction):
+            raise InputError(f"direction is {direction!r}; it can be {', '.join(get_args(Direction))}.")
+        super().__init__(*args, **kwargs)
+        self.direction = direction
+
+    def initialize_from_trained_model_folder(
+        self, model_training_output_dir: str, use_folds: Any, checkpoint_name: str = "checkpoint_final.pth"
+    ) -> None:
+        """As nnU-Net's.
+
+        Raises:
+            InputError: it is no model of S2VNet.
+        """
+        super().initialize_from_trained_model_folder(model_training_output_dir, use_folds, checkpoint_name)
+        if not isinstance(unwrap(self.network), S2VNet):
+            raise InputError(
+                f"{model_training_output_dir} is no model of S2VNet; train with nnUNetTrainerS2VNet, or use "
+                "nnUNetv2_predict."
+            )
+
+    def chains(self) -> list[Chain]:
+        """All ways through a column; the network goes them together, as one batch."""
+        axes = (self.allowed_mirroring_axes or ()) if self.use_mirroring else ()
+        in_plane = [axis - 1 for axis in axes if axis > 0]
+        flips = [chosen for n in range(len(in_plane) + 1) for chosen in itertools.combinations(in_plane, n)]
+        ways = {"forward": [True], "backward": [False], "both": [True, False]}[self.direction]
+        return [Chain(chosen, upwards) for upwards in ways for chosen in flips]
+
+    @torch.inference_mode()
+    def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
+        """``(C, D, H, W)`` → ``(heads, D, H, W)``, on the grid of the preprocessed image."""
+        self.network = self.network.to(self.device)
+        self.network.eval()
+        empty_cache(self.device)
+        with torch.autocast(self.device.type, enabled=True) if self.device.type == "cuda" else dummy_context():
+            try:
+                return self._all_columns(input_image, self.perform_everything_on_device)
+            except torch.cuda.OutOfMemoryError:
+                print("The result does not fit on the device; it is kept in main memory instead.")
+                empty_cache(self.device)
+                return self._all_columns(input_image, False)
+
+    def _all_columns(self, image: Tensor, on_device: bool) -> Tensor:
+        place = self.device if on_device else torch.device("cpu")
+        size = list(self.configuration_manager.patch_size[-2:])
+        data, inside = pad_nd_image(image, size, "constant", {"value": 0}, True, None)
+        data = data.to(place)
+        weight = torch.ones(size, device=place)
+        if self.use_gaussian:
+            weight = compute_gaussian(
+                tuple(size), sigma_scale=1.0 / 8, value_scaling_factor=10, dtype=torch.float32, device=place
+            )
+        # half a volume of labels is much on a GPU; in main memory there is room, and no arithmetic in half precision
+        kind = torch.half if place.type == "cuda" else torch.float32
+        total = torch.zeros((self.label_manager.num_segmentation_heads, *data.shape[1:]), dtype=kind, device=place)
+        weights = torch.zeros(data.shape[2:], device=place)
+        steps = compute_steps_for_sliding_window(tuple(data.shape[2:]), tuple(size), self.tile_step_size)
+        for y, x in itertools.product(*steps):
+            rows, columns = slice(y, y + size[0]), slice(x, x + size[1])
+            weights[rows, columns] += weight
+            for index, logits in self._one_column(data[:, :, rows, columns]):
+                total[:, index, rows, columns] += (weight * logits.to(place)).to(kind)
+        total /= weights
+        return total[(slice(None), *inside[1:])]
+
+    def _one_column(self, column: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Index and share of the logits ``(heads, h, w)`` of slices; those of a slice add up to their mean.
+
+        Args:
+            column: ``(C, D, h, w)``.
+        """
+        network, chains, depth = unwrap(self.network), self.chains(), column.shape[1]
+        per_way = sum(chain.upwards == chains[0].upwards for chain in chains)
+        image = slices_with_image(column[None])[0]
+        # of each chain, at each step
+        there = torch.stack([image if chain.upwards else image.flip(0) for chain in chains]).to(self.device)
+
+        def slices() -> Iterator[Tensor]:
+            for step in range(depth):
+                seen = [chain.flipped(column[:, chain.slice_at(step, depth)]) for chain in chains]
+                yield torch.stack(seen).to(self.device)
+
+        assert isinstance(network, S2VNet)
+        for step, (logits, _) in enumerate(network.propagate(slices(), there)):
+            # of both directions, each counts as much as it has seen
+            share = (step + 1) / (depth + 1) if self.direction == "both" else 1.0
+            for chain, found in zip(chains, logits, strict=True):
+                yield chain.slice_at(step, depth), chain.flipped(found) * share / per_way
+
+
+def predict(
+    images: str | Path,
+    out: str | Path,
+    model: str | Path,
+    *,
+    direction: Direction = "both",
+    folds: Sequence[int | str] | None = None,
+    checkpoint: str = "checkpoint_final.pth",
+    device: str = "cuda",
+    tta: bool = True,
+    step_size: float = 0.5,
+    save_probabilities: bool = False,
+    continue_prediction: bool = False,
+    on_device: bool = True,
+    progress: bool = True,
+    processes: tuple[int, int] = (3, 3),
+) -> int:
+    """Segmentations of all cases of a folder; writes nnU-Net's files.
+
+    Args:
+        images: folder of images as for ``nnUNetv2_predict``.
+        out: folder to write to.
+        model: folder with ``plans.json`` and ``fold_…``.
+        direction: in which centres propagate; ``"both"`` takes twice the time of one.
+        folds: all that were trained by default.
+        checkpoint: file name in the folders of the folds.
+        device: ``cuda``, ``cpu`` or ``mps``.
+        tta: mirror within slices as in training.
+        step_size: of the sliding window within slices, in patches.
+        save_probabilities: for nnU-Net's ensembling.
+        continue_prediction: leave out cases that are there.
+        on_device: keep results on a GPU.
+        progress: show nnU-Net's progress bars.
+        processes: of preprocessing and of export.
+
+    Returns:
+        How many cases there are in ``out``.
+
+    Raises:
+        InputError: there is no such model, or it is none of S2VNet.
+    """
+    model, out = Path(model), Path(out)
+    if not (model / "plans.json").is_file():
+        raise InputError(
+            f"{model} is no trained model: it has no plans.json; give the folder that holds fold_0 and others."
+        )
+    predictor = S2VPredictor(
+        tile_step_size=step_size,
+        use_mirroring=tta,
+        perform_everything_on_device=on_device,
+        device=torch.device(device),
+        allow_tqdm=progress,
+        direction=direction,
+    )
+    predictor.initialize_from_trained_model_folder(str(model), folds, checkpoint)
+    predictor.predict_from_files(
+        str(images),
+        str(out),
+        save_probabilities=save_probabilities,
+        overwrite=not continue_prediction,
+        num_processes_preprocessing=processes[0],
+        num_processes_segmentation_export=processes[1],
+    )
+    return len(list(out.glob(f"*{predictor.dataset_json['file_ending']}")))

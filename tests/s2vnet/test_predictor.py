@@ -1,0 +1,158 @@
+"""Both ways to predict: nnU-Net's patches of some slices, and chains through the whole volume."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+from nnunet_ext import cli
+from nnunet_ext.errors import InputError
+from nnunet_ext.s2vnet.labels import LabelHeads
+from nnunet_ext.s2vnet.predictor import Chain, S2VPredictor, predict
+from tests import tiny
+from tests.s2vnet.test_network import s2vnet
+from tests.s2vnet.test_trainer import trained  # noqa: F401 (a fixture)
+
+
+def predictor(kind=S2VPredictor, depth=6, network=None, mirroring=True, **settings):
+    made = kind(device=torch.device("cpu"), allow_tqdm=False, use_mirroring=mirroring, **settings)
+    made.network = network or s2vnet(deep_supervision=False)
+    made.configuration_manager = SimpleNamespace(patch_size=[depth, 16, 16])
+    made.label_manager = SimpleNamespace(num_segmentation_heads=3)
+    made.allowed_mirroring_axes = (0, 1, 2)
+    return made
+
+
+def volume(seed=0, depth=6, height=16, width=16):
+    return torch.randn(1, depth, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def logits(found, image):
+    return found.predict_sliding_window_return_logits(image).float()
+
+
+def test_forward_without_mirroring_is_the_network():
+    network, x = s2vnet(deep_supervision=False).eval(), volume()
+    with torch.no_grad():
+        expected = network(x[None])[0]
+        backward = network(x[None].flip(2)).flip(2)[0]
+    for direction, wanted in (("forward", expected), ("backward", backward)):
+        one = predictor(network=network, direction=direction, mirroring=False, use_gaussian=False)
+        torch.testing.assert_close(logits(one, x), wanted, atol=1e-4, rtol=1e-4)
+    both = logits(predictor(network=network, direction="both", mirroring=False, use_gaussian=False), x)
+    upper = torch.arange(1, 7).view(1, 6, 1, 1) / 7
+    torch.testing.assert_close(both, upper * expected + (1 - upper) * backward, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("depth", [4, 6])
+@pytest.mark.parametrize("gaussian", [False, True])
+def test_stock_patches_that_hold_the_volume_equal_the_forward_chain(gaussian, depth):
+    """Volumes as long as the patch, or shorter; several columns."""
+    network, x = s2vnet(deep_supervision=False), volume(depth=depth, height=20, width=18)
+    a = logits(predictor(nnUNetPredictor, network=network, mirroring=False, use_gaussian=gaussian), x)
+    b = logits(predictor(network=network, direction="forward", mirroring=False, use_gaussian=gaussian), x)
+    assert a.shape == b.shape == (3, depth, 20, 18)
+    # nnU-Net adds up in half precision, in which its Gaussian of three axes underflows in the corners of end slices
+    difference = (a - b).abs()
+    assert difference.quantile(0.5 if gaussian else 0.99) < 0.02
+    assert (a.argmax(0) == b.argmax(0)).float().mean() > (0.93 if gaussian else 0.995)
+
+
+def test_mirroring_averages_in_plane_flips():
+    network, x = s2vnet(deep_supervision=False).eval(), volume()
+    found = predictor(network=network, direction="forward", use_gaussian=False)
+    assert found.chains() == [Chain(flips, True) for flips in ((), (0,), (1,), (0, 1))]
+    assert len(predictor(direction="both").chains()) == 8
+    with torch.no_grad():
+        flips = [(), (3,), (4,), (3, 4)]
+        expected = sum(network(x[None].flip(f)).flip(f)[0] for f in flips) / 4
+    torch.testing.assert_close(logits(found, x), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("direction", ["forward", "both"])
+def test_a_volume_after_another_is_that_volume_alone(direction):
+    """Bit for bit, over folds and flips."""
+    folds = [s2vnet(seed=s, deep_supervision=False).state_dict() for s in (1, 2)]
+
+    def fresh():
+        made = predictor(direction=direction)
+        made.list_of_parameters = folds
+        return made
+
+    a, b = volume(1, depth=9), volume(2, height=20)
+    used = fresh()
+    used.predict_logits_from_preprocessed_data(a)
+    assert torch.equal(used.predict_logits_from_preprocessed_data(b), fresh().predict_logits_from_preprocessed_data(b))
+
+
+def test_a_column_that_is_empty_at_its_ends_starts_where_there_is_an_image():
+    x = volume(width=16)
+    x[:, :2] = 0
+    network = s2vnet(deep_supervision=False)
+    found = logits(predictor(network=network, direction="forward", mirroring=False), x)
+    assert (found[:, :2].argmax(0) == 0).all()
+    alone = logits(predictor(network=network, direction="forward", mirroring=False), x[:, 2:])
+    torch.testing.assert_close(found[:, 2:], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_chains_reach_every_slice_once():
+    for chain in predictor(direction="both").chains():
+        assert sorted(chain.slice_at(step, 5) for step in range(5)) == list(range(5))
+        x = torch.randn(2, 3, 4)
+        assert torch.equal(chain.flipped(chain.flipped(x)), x)
+
+
+def test_regions_have_as_many_channels_as_heads():
+    network = s2vnet(LabelHeads(3, ((1, 2), (2,))), deep_supervision=False)
+    made = predictor(network=network)
+    made.label_manager.num_segmentation_heads = 2
+    assert logits(made, volume()).shape == (2, 6, 16, 16)
+
+
+def test_wrong_models_and_directions_get_one_sentence(tmp_path):
+    with pytest.raises(InputError, match="'up'; it can be forward, backward, both"):
+        S2VPredictor(direction="up")
+    with pytest.raises(InputError, match=r"no plans\.json"):
+        predict(tmp_path, tmp_path / "out", tmp_path / "model")
+
+
+def test_a_model_of_another_trainer_is_refused(monkeypatch):
+    monkeypatch.setattr(nnUNetPredictor, "initialize_from_trained_model_folder", lambda *a: None)
+    made = predictor(network=tiny.network(2))
+    with pytest.raises(InputError, match="no model of S2VNet"):
+        made.initialize_from_trained_model_folder("model", (0,))
+
+
+def test_the_command_writes_what_the_predictor_finds(trained, tmp_path):  # noqa: F811
+    trainer, model, root = trained(inference_clip=8)
+    images = tmp_path / "images"
+    images.mkdir()
+    case = root / "raw" / tiny.DATASET / "imagesTr" / "tiny_0_0000.nii.gz"
+    (images / case.name).write_bytes(case.read_bytes())
+    arguments = ["s2v", "predict", "-i", str(images), "-o", str(tmp_path / "out"), "-m", str(model), "-f", "0"]
+    assert cli.main([*arguments, "-device", "cpu", "-npp", "1", "-nps", "1", "--disable_progress_bar"]) == 0
+    found = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "tiny_0.nii.gz")))
+    assert found.shape == (18, 20, 22)
+    data = trainer.dataset_class(trainer.preprocessed_dataset_folder, ["tiny_0"]).load_case("tiny_0")[0][:]
+    ours = S2VPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    ours.initialize_from_trained_model_folder(str(model), [0])
+    segmentation = ours.predict_logits_from_preprocessed_data(torch.from_numpy(np.asarray(data))).argmax(0)
+    assert (segmentation.numpy() == found).mean() > 0.99
+
+
+def test_the_help_of_the_command_names_its_flags():
+    shown = subprocess.run(
+        [sys.executable, "-m", "nnunet_ext", "s2v", "predict", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(cli.__file__).parent.parent,
+    ).stdout
+    for flag in ("-i ", "-o ", "-d ", "-f ", "-c ", "--direction", "--disable_tta", "nnUNetTrainerS2VNet"):
+        assert flag in shown
