@@ -4,6 +4,8 @@ import itertools
 
 import pytest
 import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.unet import PlannedUNet
@@ -213,6 +215,21 @@ def test_every_parameter_has_a_gradient(interactive, propagates):
     assert [name for name, p in network.named_parameters() if p.grad is None] == []
     clicked = network.prompting.clicked.grad.abs().sum()
     assert bool(clicked > 0) == interactive
+
+
+@pytest.mark.parametrize("propagates", [False, True])
+def test_distributed_training_waits_for_nothing(propagates):
+    """DistributedDataParallel complains in the next step about parameters that had no gradient in this one."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        network = s2vnet(propagates=propagates, options={"state_dropout": 0.5}).train()
+        wrapped = DistributedDataParallel(network)
+        for interact in (None, lambda segment: Prompts.click([segment(Prompts.none(1)).shape[1] - 1, 2, 2], 1), None):
+            network.zero_grad()
+            total(*wrapped(clip(), interact)).backward()
+        assert all(p.grad is not None for p in network.parameters())
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_several_centres_per_label():

@@ -1,4 +1,4 @@
-"""Volumes of one disc, of class 1 or 2. Where it is anybody can see; of which class it is only a cue tells, or a click."""
+"""Volumes of one disc of class 1 or 2. Where it is anybody can see; its class only a cue tells, or a click."""
 
 from __future__ import annotations
 
