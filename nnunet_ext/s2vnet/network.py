@@ -227,7 +227,7 @@ class S2VNet(nn.Module):
             known = [f.detach() for f in pyramid]
             with torch.no_grad():
                 prompts = interact(lambda given: self.segment(known, given, there)[0].argmax(1))
-            # what autocast casts without gradients it would use again with them
+            # not in every version of PyTorch does autocast cast again what it cast without gradients
             torch.clear_autocast_cache()
         final, layers = self.segment(pyramid, prompts, there)
         to_heads = self.label_heads.head_logits

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from nnunet_ext.nnunet.outputs import finest
 from nnunet_ext.nnunet.plans import extension_settings, remember, with_overrides
-from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.slice_clips import SliceClips
 from nnunet_ext.nnunet.trainer import SEGMENTATION, CommonTrainer
 from nnunet_ext.s2vnet.click_simulation import ClickRules, SimulatedUser
@@ -89,7 +88,7 @@ class nnUNetTrainerS2VNet(SliceClips, CommonTrainer):
         self.method = self.options_from(self.configuration_manager.configuration)
         self.heads = self.label_heads(self.configuration_manager.configuration, self.labels.num_heads)
         super().initialize()
-        if issubclass(unwrap(self.network).planned.norm_op or nn.Identity, nn.modules.batchnorm._BatchNorm):
+        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.network.modules()):
             self.print_to_log_file(
                 "The plans have batch norm, which mixes the slices of a clip in training; plans with instance norm, "
                 "nnU-Net's default, do not."

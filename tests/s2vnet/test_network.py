@@ -217,6 +217,17 @@ def test_every_parameter_has_a_gradient(interactive, propagates):
     assert bool(clicked > 0) == interactive
 
 
+def test_rounds_without_gradients_leave_gradients_in_mixed_precision():
+    """Autocast keeps what it casts, and what it cast without gradients would have none."""
+    network = s2vnet().train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = network(clip(), lambda segment: Prompts.click([segment(Prompts.none(1)).shape[1] - 1, 2, 2], 1))
+        loss = total(*output)
+    loss.backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None] == []
+    assert all(p.grad.isfinite().all() for p in network.parameters())
+
+
 @pytest.mark.parametrize("propagates", [False, True])
 def test_distributed_training_waits_for_nothing(propagates):
     """DistributedDataParallel complains in the next step about parameters that had no gradient in this one."""
