@@ -76,10 +76,7 @@ def test_without_deep_supervision_the_terms_are_the_same(make_trainer, residual)
 
 
 def test_clips_and_where_their_size_is_written(make_trainer):
-    plans = small_plans()
-    given = deepcopy(plans)
-    trainer = make_trainer("nnUNetTrainerS2VNet", configuration="2d", plans=plans)
-    assert plans == given  # those of the preprocessed data
+    trainer = make_trainer("nnUNetTrainerS2VNet", configuration="2d", plans=small_plans())
     assert trainer.configuration_manager.patch_size == [8, 16, 16]
     saved = trainer.plans_manager.plans["configurations"]["2d"]
     assert saved["patch_size"] == [8, 16, 16]
@@ -170,6 +167,8 @@ def trained(nnunet_folders):
         plans = json.loads((folder / "nnUNetPlans.json").read_text())
         plans["configurations"]["2d"]["nnunet_ext"] = {"s2vnet": {**SMALL, **options}}
         (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+        cases = [f"tiny_{index}" for index in range(6)]
+        (folder / "splits_final.json").write_text(json.dumps([{"train": cases[:5], "val": cases[5:]}]))
         plans["continue_training"] = False
         torch.manual_seed(0)
         description = json.loads((folder / "dataset.json").read_text())
@@ -188,19 +187,16 @@ def predictor(model, kind=nnUNetPredictor, **settings):
     return made
 
 
-@pytest.mark.parametrize("kind", ["classes", "regions+ignore"])
-def test_from_training_to_stock_prediction(trained, tmp_path, kind):
-    trainer, model, root = trained(kind=kind, inference_clip=24)  # longer than the volumes, which have 18 slices
-    if kind == "classes":
-        trainer.perform_actual_validation()
-        assert list((model / "fold_0" / "validation").glob("*.nii.gz"))
+def test_from_training_to_stock_prediction(trained, tmp_path):
+    trainer, model, root = trained(inference_clip=24)  # longer than the volumes, which have 18 slices
+    trainer.perform_actual_validation()
+    assert list((model / "fold_0" / "validation").glob("*.nii.gz"))
     saved = json.loads((model / "plans.json").read_text())["configurations"]["2d"]
     assert saved["patch_size"] == [24, 16, 16]
     kept = json.loads((root / "preprocessed" / tiny.DATASET / "nnUNetPlans.json").read_text())
     assert kept["configurations"]["2d"]["patch_size"] == [16, 16]
-    stock = predictor(model)
     images = root / "raw" / tiny.DATASET / "imagesTr"
-    stock.predict_from_files(
+    predictor(model, use_mirroring=False).predict_from_files(
         [[str(images / "tiny_0_0000.nii.gz")]],
         [str(tmp_path / "out")],
         num_processes_preprocessing=1,
@@ -210,7 +206,19 @@ def test_from_training_to_stock_prediction(trained, tmp_path, kind):
     assert found.shape == (18, 20, 22)
     weights = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)
     assert weights["inference_allowed_mirroring_axes"] == (0, 1, 2)
-    assert not [key for key in weights["network_weights"] if key.startswith("aux")]
+
+
+@pytest.mark.parametrize("kind", ["regions", "regions+ignore"])
+def test_regions_are_known_without_the_data_set(trained, kind):
+    """The network is rebuilt from the model's plans alone."""
+    trainer, model, _ = trained(kind=kind)
+    stock = predictor(model)
+    assert stock.network.label_heads.regions == ((1, 2), (2,))
+    assert stock.network.label_heads.num_labels == 3
+    x = torch.randn(1, 1, 3, 16, 16)
+    trainer.set_deep_supervision_enabled(False)
+    with torch.no_grad():
+        torch.testing.assert_close(stock.network.eval()(x), trainer.network.eval()(x))
 
 
 def test_a_training_that_was_stopped_goes_on(trained):
