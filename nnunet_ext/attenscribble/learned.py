@@ -1,8 +1,8 @@
 """How much has the network learned of what is annotated? Until it has, regularisers must wait.
 
 A CRF loss and an attentive similarity are smallest where everything is one class. At the start of a training, when the
-background is predicted everywhere, that is where the network already is: with thin scribbles they hold it there, and
-the partial loss never makes a first prediction (measured on the hippocampus, docs/results/attenscribble.md). A ramp
+background is predicted everywhere, that is where the network already is; they can hold it there, so that the partial
+loss never makes a first prediction (one training of the hippocampus ended so, docs/results/attenscribble.md). A ramp
 over epochs only moves the problem: when a network takes off depends on the data and the schedule.
 
 Here the regularisers count by what is learned. With a_c the running mean probability of class c at voxels annotated as
