@@ -59,6 +59,9 @@ class AttenScribbleOptions:
     """Weight of the similarity's own term in the stable loss."""
     ramp: float = 0.05
     """Share of the epochs over which both weights grow from 0. The code: 0."""
+    wait: float = 0.5
+    """Mean probability at annotated voxels, of the class that is worst, from which on both count fully
+    (:mod:`nnunet_ext.attenscribble.learned`). The code: 0, they do not wait."""
     crf_image: Literal["network_input", "clean"] = "network_input"
     """Which image the CRF loss compares: what the network sees, or the same without intensity augmentation. The code
     has no intensity augmentation, so there it is both."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nnunet_ext.attenscribble.attentive_similarity_loss import attentive_similarity_loss, pooled, several_classes
 from nnunet_ext.attenscribble.crf_loss import MaskedCRFLoss
+from nnunet_ext.attenscribble.learned import Learned
 from nnunet_ext.attenscribble.network import (
     AttendedUNet,
     AttenScribbleOptions,
@@ -32,7 +33,7 @@ from nnunet_ext.nnunet.plans import extension_settings, with_overrides
 from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.trainer import SEGMENTATION, CommonTrainer
 
-CRF, ASL, MEAN_SIMILARITY = "crf", "similarity_loss", "mean_similarity"
+CRF, ASL, MEAN_SIMILARITY, GATE = "crf", "similarity_loss", "mean_similarity", "gate"
 
 
 class nnUNetTrainerAttenScribble(CommonTrainer):
@@ -80,14 +81,13 @@ class nnUNetTrainerAttenScribble(CommonTrainer):
         super().initialize()
 
     def build_aux(self) -> Mapping[str, nn.Module]:
-        """The affinity head of every stage, and in side mode its queries and keys."""
+        """The gate, the affinity head of every stage, and in side mode its queries and keys."""
         network = unwrap(self.network)
         assert isinstance(network, AttendedUNet)
         planned, stages = network.planned, network.stages
         self.windows = {str(s): similarity_window(planned, s, self.configuration_manager.spacing) for s in stages}
-        aux: dict[str, nn.Module] = {
-            f"affinity_{stage}": AffinityHead(self.method.heads, self.method.published) for stage in stages
-        }
+        aux: dict[str, nn.Module] = {"learned": Learned(self.labels.num_heads, self.method.wait)}
+        aux |= {f"affinity_{stage}": AffinityHead(self.method.heads, self.method.published) for stage in stages}
         if self.method.attention == "side":
             for stage in stages:
                 channels = planned.channels[stage]
@@ -95,10 +95,11 @@ class nnUNetTrainerAttenScribble(CommonTrainer):
         return aux
 
     def current_term_weights(self) -> Mapping[str, float]:
-        """Both regularisers grow from 0; the mean similarity is logged with the terms and is none."""
+        """Both regularisers grow from 0; gate and mean similarity are logged with the terms and are none."""
         epochs = self.method.ramp * self.num_epochs
         ramp = min(1.0, self.current_epoch / epochs) if epochs > 0 else 1.0
-        return {CRF: ramp * self.method.crf_weight, ASL: ramp * self.method.asl_weight, MEAN_SIMILARITY: 0.0}
+        regularisers = {CRF: ramp * self.method.crf_weight, ASL: ramp * self.method.asl_weight}
+        return {**regularisers, MEAN_SIMILARITY: 0.0, GATE: 0.0}
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
         transforms = CommonTrainer.get_training_transforms(*args, **kwargs)
@@ -113,16 +114,18 @@ class nnUNetTrainerAttenScribble(CommonTrainer):
         image = data[:, -channels:] if clean else data[:, :channels]  # without the previous stage of a cascade
         logits, attended = output
         labels = finest(target)
-        terms = {SEGMENTATION: self.loss(logits, target)}
-        terms[CRF] = self.crf(finest(logits), image, ~self.labels.annotated(labels))
+        full = finest(logits)
+        probabilities = full.float().sigmoid() if self.labels.has_regions else full.float().softmax(1)
+        gate = self.aux["learned"](probabilities.detach(), self.labels.one_hot(labels))
+        terms = {SEGMENTATION: self.loss(logits, target), GATE: gate}
+        terms[CRF] = gate * self.crf(full, image, ~self.labels.annotated(labels))
         if attended:
-            terms |= self.similarity_terms(finest(logits), labels, attended)
+            terms |= self.similarity_terms(probabilities, labels, attended)
+            terms[ASL] = gate * terms[ASL]
         return terms
 
-    def similarity_terms(self, logits: Tensor, target: Tensor, attended: dict[str, Any]) -> dict[str, Tensor]:
+    def similarity_terms(self, probabilities: Tensor, target: Tensor, attended: dict[str, Any]) -> dict[str, Tensor]:
         """Attentive similarity loss, averaged over stages, and the mean similarity."""
-        logits = logits.float()
-        probabilities = logits.sigmoid() if self.labels.has_regions else logits.softmax(1)
         counts = several_classes(self.labels.presence(target))
         losses, means = [], []
         for stage, given in attended.items():
@@ -163,7 +166,7 @@ class nnUNetTrainerAttenScribblePaper(nnUNetTrainerAttenScribble):
     """
 
     options: ClassVar[AttenScribbleOptions] = AttenScribbleOptions(
-        attention="trunk", published=True, asl_weight=9.2, ramp=0.0
+        attention="trunk", published=True, asl_weight=9.2, ramp=0.0, wait=0.0
     )
 
     hyperparameters: ClassVar[Mapping[str, Any]] = {"enable_deep_supervision": False, "weight_decay": 1e-4}

@@ -56,6 +56,11 @@ class BaBLossOptions:
                 "lengths are positive, weights at least 0, shares from 0 to 1, and ramp_end is at least ramp_start."
             )
 
+    @classmethod
+    def published(cls) -> BaBLossOptions:
+        """The values of the published code."""
+        return cls(heatmap_sigma=5.0, a_weight=1.0, b_weight=1.0, levels=10, ramp_start=0.0, ramp_end=0.0)
+
     def of_the_bridge(self) -> dict[str, Any]:
         """Those of :class:`nnunet_ext.babloss.loss.BridgeLoss`."""
         names = ("levels", "sigma", "heatmap_sigma", "similarity", "seen")

@@ -8,7 +8,8 @@ heatmap of a landmark that nobody placed (direction B).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -63,10 +64,8 @@ class LandmarkTrainer(LandmarkValidation, LandmarkData, CommonTrainer):
         spacing = self.configuration_manager.spacing
         self.heatmap_sigma = [self.method.heatmap_sigma * min(spacing) / mm for mm in spacing]
         self.heatmap_loss = self.heatmap_loss_class(self.heatmap_sigma)
-        exclusive = not self.labels.has_regions
-        self.bridge = BridgeLoss(
-            self.organs_of_landmarks(), spacing, exclusive=exclusive, **self.method.of_the_bridge()
-        )
+        options = {**self.method.of_the_bridge(), "exclusive": not self.labels.has_regions}
+        self.bridge = BridgeLoss(self.organs_of_landmarks(), spacing, **options)
         super().initialize()
 
     def organs_of_landmarks(self) -> list[list[tuple[int, ...]]]:
@@ -88,10 +87,8 @@ class LandmarkTrainer(LandmarkValidation, LandmarkData, CommonTrainer):
 
     def compute_terms(self, output: Any, data: Tensor, target: Tensor | list[Tensor]) -> dict[str, Tensor]:
         logits, landmark_logits = output
-        terms = {
-            SEGMENTATION: self.loss(logits, target),
-            HEATMAP: self.heatmap_loss(landmark_logits, self.points, self.states),
-        }
+        heatmap = self.heatmap_loss(landmark_logits, self.points, self.states)
+        terms = {SEGMENTATION: self.loss(logits, target), HEATMAP: heatmap}
         return terms | self.bridge_terms(finest(logits), landmark_logits, finest(target))
 
     def bridge_terms(self, logits: Tensor, landmark_logits: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -121,9 +118,16 @@ class nnUNetTrainerLandmark(LandmarkTrainer, PartialLabels):
     needs_annotated_labels: ClassVar[bool] = False
     options: ClassVar[BaBLossOptions] = BaBLossOptions(a_weight=0.0, b_weight=0.0)
 
+    @contextmanager
+    def annotated_in(self, batch: dict) -> Iterator[Tensor]:
+        """A sample in which nothing is drawn leaves the mean of Dice; nnU-Net counts it as perfect, and learns less."""
+        with super().annotated_in(batch) as annotated:
+            annotated &= super().drawn(finest(batch["target"]))
+            yield annotated
+
     def drawn(self, target: Tensor) -> Tensor:
         assert self.partial_loss.annotated is not None
-        return super().drawn(target) & self.partial_loss.annotated.to(target.device)
+        return self.partial_loss.annotated.to(target.device)
 
 
 class nnUNetTrainerBaBLoss(nnUNetTrainerLandmark):
@@ -151,9 +155,7 @@ class nnUNetTrainerBaBLossPaper(LandmarkTrainer):
     has none. The rest of :mod:`nnunet_ext.babloss.published`, heatmaps that reach 255, cross entropy, Adam.
     """
 
-    options: ClassVar[BaBLossOptions] = BaBLossOptions(
-        heatmap_sigma=5.0, a_weight=1.0, b_weight=1.0, levels=10, ramp_start=0.0, ramp_end=0.0
-    )
+    options: ClassVar[BaBLossOptions] = BaBLossOptions.published()
     heatmap_loss_class: ClassVar[type[nn.Module]] = PaperHeatmapLoss
     landmark_scale: ClassVar[float | None] = PaperHeatmapLoss.SCALE
     hyperparameters: ClassVar[Mapping[str, Any]] = {"enable_deep_supervision": False, "initial_lr": 5e-4}
@@ -170,16 +172,14 @@ class nnUNetTrainerBaBLossPaper(LandmarkTrainer):
     def _build_loss(self) -> nn.Module:
         if self.labels.has_regions:
             raise InputError(f"{type(self).__name__} is published for classes; use nnUNetTrainerBaBLoss.")
-        ignore = self.labels.ignore_label
-        return PartialCrossEntropy(-1 if ignore is None else ignore)
+        return PartialCrossEntropy(-1 if self.labels.ignore_label is None else self.labels.ignore_label)
 
     def bridge_terms(self, logits: Tensor, landmark_logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        gaussians = heatmaps(self.points, self.states, target.shape[2:], self.heatmap_sigma)
         drawn = self.drawn(target)[:, :1]
         a, b = published_bridge(
             logits.float(),
             landmark_logits.float() / PaperHeatmapLoss.SCALE,
-            gaussians,
+            heatmaps(self.points, self.states, target.shape[2:], self.heatmap_sigma),
             self.labels.one_hot(target),
             known=(self.states == State.PRESENT) & ~drawn,
             unknown=(self.states == State.UNKNOWN) & drawn,

@@ -78,7 +78,23 @@ def test_the_trained_network_is_stock_nnunets(make_trainer, tmp_path, name):
         for a, b in zip(stock.network.eval()(x), trainer.network.eval()(x), strict=True):
             assert torch.equal(a, b)
     aux = saved[CHECKPOINT_KEY]["aux"]
-    assert bool(aux) == (name == "nnUNetTrainerAttenScribble")
+    assert "learned.probability" in aux
+    assert (len(aux) > 1) == (name == "nnUNetTrainerAttenScribble")
+
+
+def test_regularisers_wait_for_the_class_that_is_worst(make_trainer):
+    trainer = make_trainer("nnUNetTrainerAttenScribble", kind="ignore", configuration="2d")
+    trainer.network.train()
+    trainer.current_epoch = 500
+    closed = trainer.train_step(tiny.batch(trainer))
+    assert 0 < closed["loss_gate"] < 0.2
+    trainer.aux["learned"].probability.fill_(1)
+    opened = trainer.train_step(tiny.batch(trainer))
+    assert opened["loss_gate"] == 1
+    assert opened["loss_crf"] > 3 * closed["loss_crf"] > 0
+    published = make_trainer("nnUNetTrainerAttenScribblePaper", kind="ignore", configuration="2d")
+    published.network.train()
+    assert published.train_step(tiny.batch(published))["loss_gate"] == 1
 
 
 def test_affinity_and_projections_are_trained_saved_and_restored(make_trainer, tmp_path):

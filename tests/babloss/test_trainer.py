@@ -160,6 +160,19 @@ def test_direction_b_moves_landmarks_that_nobody_placed(make):
     assert sum(found.values()) == 0
 
 
+def test_samples_in_which_nothing_is_drawn_do_not_dilute_the_dice(make):
+    trainer = make("nnUNetTrainerBaBLoss")
+    batch = batch_of(trainer, *BOTH_KINDS)
+    drawn = {key: value[1:] for key, value in batch.items() if key not in ("target", "keys")}
+    drawn |= {"target": [target[1:] for target in batch["target"]], "keys": batch["keys"][1:]}
+    trainer.network.eval()  # the network does not depend on who else is in the batch, and returns no landmarks
+    losses = []
+    for one in (batch, drawn):
+        with trainer.annotated_in(one), torch.no_grad():
+            losses.append(float(trainer.loss(trainer.network(one["data"]), one["target"])))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
 def test_the_bridge_waits_and_grows(make):
     trainer = make("nnUNetTrainerBaBLoss")
     trainer.num_epochs = 100

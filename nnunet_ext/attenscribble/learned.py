@@ -1,0 +1,58 @@
+"""How much has the network learned of what is annotated? Until it has, regularisers must wait.
+
+A CRF loss and an attentive similarity are smallest where everything is one class. At the start of a training, when the
+background is predicted everywhere, that is where the network already is; they can hold it there, so that the partial
+loss never makes a first prediction (one training of the hippocampus ended so, docs/results/attenscribble.md). A ramp
+over epochs only moves the problem: when a network takes off depends on the data and the schedule.
+
+Here the regularisers count by what is learned. With a_c the running mean probability of class c at voxels annotated as
+c::
+
+    gate = min(1, min_c a_c / wait)
+
+A class that was not seen yet has a_c = 0. The published code has a constant weight.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+INERTIA = 0.9
+"""Of the running mean, per batch in which the class is annotated."""
+
+
+class Learned(nn.Module):
+    """The gate; its state is part of the checkpoint.
+
+    Args:
+        classes: or regions, K.
+        wait: mean probability at annotated voxels, of the class that is worst, from which on the gate is open; 0: it
+            always is.
+    """
+
+    probability: Tensor
+    """``(K,)``: a_c."""
+
+    def __init__(self, classes: int, wait: float) -> None:
+        super().__init__()
+        self.wait = wait
+        self.register_buffer("probability", torch.zeros(classes))
+
+    @torch.no_grad()
+    def forward(self, probabilities: Tensor, one_hot: Tensor) -> Tensor:
+        """Take a batch into account, then say how far the gate is open, a scalar from 0 to 1 without gradient.
+
+        Args:
+            probabilities: ``(B, K, *spatial)``.
+            one_hot: same shape, 0 in all channels at voxels that are not annotated.
+        """
+        if self.wait <= 0:
+            return torch.ones_like(self.probability[0])
+        axes = (0, *range(2, probabilities.ndim))
+        voxels = one_hot.sum(axes)
+        mean = (probabilities.float() * one_hot).sum(axes) / voxels.clamp(min=1)
+        self.probability.copy_(
+            torch.where(voxels > 0, INERTIA * self.probability + (1 - INERTIA) * mean, self.probability)
+        )
+        return (self.probability.min() / self.wait).clamp(max=1)
