@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import Tensor, nn
 
 from nnunet_ext.babloss.loss import BridgeLoss
@@ -167,7 +168,7 @@ class nnUNetTrainerBaBLossPaper(LandmarkTrainer):
     def build_optimizer(self, aux_parameters: list[nn.Parameter]) -> tuple[torch.optim.Optimizer, Any]:
         """Adam with a constant learning rate: the published code never calls its scheduler."""
         optimizer = torch.optim.Adam([*self.network.parameters(), *aux_parameters], self.initial_lr)
-        return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, exponent=0.0)
 
     def _build_loss(self) -> nn.Module:
         if self.labels.has_regions:

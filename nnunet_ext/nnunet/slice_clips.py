@@ -10,12 +10,14 @@ Preprocessing keeps slices as they are: ``2d`` never resamples across them (``de
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from batchgeneratorsv2.helpers.scalar_type import sample_scalar
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import distributed as dist
@@ -82,9 +84,38 @@ class SliceClips(nnUNetTrainer):
         self.inference_allowed_mirroring_axes = axes
         return rotation, True, np.array([self.clip, *size]), axes
 
+    def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
+        transforms = super().get_training_transforms(*args, **kwargs)
+        for blur in blurs(transforms):
+            blur.blur_sigma = WithinSlices(blur.blur_sigma)
+        return transforms
+
     def _get_deep_supervision_scales(self) -> list[list[float]] | None:
         scales = super()._get_deep_supervision_scales()
         return None if scales is None else [[1.0, *scale] for scale in scales]
+
+
+class WithinSlices:
+    """Sigma of nnU-Net's blur that leaves the first axis out.
+
+    Slices are farther apart than pixels, and its kernel does not fit into a clip of one or two of them.
+    """
+
+    def __init__(self, sigma: Any) -> None:
+        self.sigma = sigma
+
+    def __call__(self, shape: Sequence[int], dim: int) -> float:
+        """``dim``: counted from 1."""
+        return 0.1 if dim == 1 else sample_scalar(self.sigma, shape, dim=dim)  # 0.1: a kernel of one voxel
+
+
+def blurs(transform: Any) -> Iterator[GaussianBlurTransform]:
+    """All of nnU-Net's blurs in nested transforms."""
+    if isinstance(transform, GaussianBlurTransform):
+        yield transform
+    nested = [getattr(transform, name, None) or [] for name in ("transforms", "list_of_transforms")]
+    for part in [*nested[0], *nested[1], *([transform.transform] if hasattr(transform, "transform") else [])]:
+        yield from blurs(part)
 
 
 def require_2d(plans: dict[str, Any], configuration: str, trainer: str) -> None:

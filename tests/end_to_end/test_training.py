@@ -14,6 +14,8 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_ext.catalogue import TRAINERS
+from nnunet_ext.landmarks.formats import write_markups
+from nnunet_ext.landmarks.points import present
 from nnunet_ext.nnunet.plans import write_plans
 from tests import tiny
 
@@ -27,21 +29,46 @@ def short_plans(**network):
     return plans
 
 
-NEEDS = {name: "ignore" for name, entry in TRAINERS.items() if "attenscribble" in entry.location}
-"""The kind of labels that a trainer needs; any other where none is given."""
+ROOMS = {name: entry.location.split(".")[1] for name, entry in TRAINERS.items()}
+NEEDS = {"attenscribble": "ignore", "babloss": "ignore"}
+"""The kind of labels that the trainers of a room need; any other where none is given."""
+DECLARES = {
+    "babloss": {"landmarks": {"names": ["tip"], "surface_of": {"tip": ["left"]}}},
+    "partial_labels": {"annotated_labels": {"tiny_0": ["left"]}},
+}
+"""What the dataset.json of these must say beside."""
 
-RUNS = [(name, c, False, NEEDS.get(name, "classes")) for name in TRAINERS for c in ("2d", "3d_fullres")] + [
+RUNS = [
+    (name, configuration, False, NEEDS.get(room, "classes"))
+    for name, room in ROOMS.items()
+    for configuration in (("2d",) if room == "s2vnet" else ("2d", "3d_fullres"))
+] + [
     ("nnUNetTrainerPnPNet", "3d_fullres", True, "classes"),
     ("nnUNetTrainerPnPNet", "2d", True, "regions"),
     ("nnUNetTrainerPnPNet", "3d_fullres", False, "ignore"),
 ]
 
 
+def declare(root, monkeypatch, content):
+    """Add to dataset.json, for trainers and on disk, and write the landmarks that it declares."""
+    stock = tiny.dataset_json
+    monkeypatch.setattr(tiny, "dataset_json", lambda kind="classes": {**stock(kind), **content})
+    for folder in ("raw", "preprocessed"):
+        file = root / folder / tiny.DATASET / "dataset.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **content}))
+    if "landmarks" in content:
+        image = sitk.ReadImage(str(root / "raw" / tiny.DATASET / "imagesTr" / "tiny_5_0000.nii.gz"))
+        tip = present(image.TransformIndexToPhysicalPoint([size // 2 for size in image.GetSize()]))
+        for case in ("tiny_0", "tiny_5"):
+            write_markups(root / "raw" / tiny.DATASET / "landmarksTr" / f"{case}.mrk.json", {"tip": tip})
+
+
 @pytest.mark.parametrize(("name", "configuration", "residual", "kind"), RUNS)
 def test_a_trained_model_is_predicted_with_by_nnunets_own_predictor(
-    nnunet_folders, make_trainer, name, configuration, residual, kind
+    nnunet_folders, make_trainer, monkeypatch, name, configuration, residual, kind
 ):
     root = nnunet_folders(kind)
+    declare(root, monkeypatch, DECLARES.get(ROOMS[name], {}))
     found = recursive_find_trainer_class_by_name(name)
     trainer = make_trainer(found, configuration=configuration, kind=kind, plans=short_plans(residual=residual))
     trainer.run_training()

@@ -1,17 +1,22 @@
 """The trainers: clips from a 2D configuration, both modes, checkpoints, and from training to prediction."""
 
 import json
+import pickle
 from copy import deepcopy
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_ext.catalogue import resolve
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.outputs import finest
+from nnunet_ext.nnunet.slice_clips import WithinSlices, blurs
 from nnunet_ext.nnunet.trainer import SEGMENTATION
 from nnunet_ext.s2vnet.prompts import Prompts
 from nnunet_ext.s2vnet.trainer import AUXILIARY, CLUSTERS
@@ -247,3 +252,20 @@ def test_prompts_pass_through_the_saved_network(trained):
         clicked = [out for out, _ in network.propagate(x.unbind(2), there, Prompts.click([1, 4, 4], 1))]
     assert torch.equal(plain[0], clicked[0])
     assert not torch.equal(plain[2], clicked[2])
+
+
+@pytest.mark.parametrize("slices", [1, 2, 4])
+def test_blur_stays_within_slices(slices):
+    blur = GaussianBlurTransform((0.5, 1.0), p_per_channel=1, benchmark=True)
+    (found,) = blurs(ComposeTransforms([RandomTransform(blur, apply_probability=0.2)]))
+    found.blur_sigma = WithinSlices(found.blur_sigma)
+    image = torch.rand(2, slices, 12, 12)
+    blurred = pickle.loads(pickle.dumps(found))(image=image.clone())["image"]
+    assert not torch.allclose(blurred, image)
+    if slices > 1:
+        changed = image.clone()
+        changed[:, 0] += 5
+        parameters = found.get_parameters(image=image)
+        a, b = (found._apply_to_image(x.clone(), **parameters) for x in (image, changed))
+        assert torch.allclose(a[:, 1:], b[:, 1:], atol=1e-5)
+        assert torch.allclose(a[:, 0] + 5, b[:, 0], atol=1e-4)
