@@ -453,8 +453,8 @@ def test_in_distributed_training_two_backward_passes_give_the_same_gradients(mak
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
-def test_a_compiled_network_is_compiled_once_for_both_views_and_the_teacher_is_not(make_trainer, monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
+@torch._dynamo.config.patch(error_on_recompile=True)  # monkeypatch would delete the entry afterwards
+def test_a_compiled_network_is_compiled_once_for_both_views_and_the_teacher_is_not(make_trainer):
     plain = make_trainer(nnUNetTrainerMedContext, configuration="2d")
     compiled = make_trainer(nnUNetTrainerMedContext, configuration="2d")
     compiled.network = torch.compile(compiled.network, backend="eager")
