@@ -7,10 +7,13 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.version import __version__
+
+if TYPE_CHECKING:
+    from nnunet_ext.nnunet.models import Prediction
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -223,21 +226,23 @@ def _model_folder(arguments: argparse.Namespace) -> Path:
     return model_folder(arguments.dataset, arguments.trainer, arguments.plans, arguments.configuration)
 
 
-def _prediction(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the flags of :func:`_add_prediction_flags` say, as arguments of a function ``predict``."""
-    folds = [fold if fold == "all" else int(fold) for fold in arguments.folds] if arguments.folds else None
-    return {
-        "folds": folds,
-        "checkpoint": arguments.checkpoint,
-        "device": arguments.device,
-        "tta": not arguments.disable_tta,
-        "step_size": arguments.step_size,
-        "save_probabilities": arguments.save_probabilities,
-        "continue_prediction": arguments.continue_prediction,
-        "on_device": not arguments.not_on_device,
-        "progress": not arguments.disable_progress_bar,
-        "processes": (arguments.npp, arguments.nps),
-    }
+def _prediction(arguments: argparse.Namespace) -> Prediction:
+    """What the flags of :func:`_add_prediction_flags` say."""
+    from nnunet_ext.nnunet.models import Prediction
+
+    return Prediction(
+        folds=arguments.folds,
+        checkpoint=arguments.checkpoint,
+        device=arguments.device,
+        tta=not arguments.disable_tta,
+        step_size=arguments.step_size,
+        save_probabilities=arguments.save_probabilities,
+        continue_prediction=arguments.continue_prediction,
+        previous_stage=getattr(arguments, "previous_stage", None),
+        on_device=not arguments.not_on_device,
+        progress=not arguments.disable_progress_bar,
+        processes=(arguments.npp, arguments.nps),
+    )
 
 
 def _landmarks_predict(arguments: argparse.Namespace) -> int:
@@ -247,9 +252,8 @@ def _landmarks_predict(arguments: argparse.Namespace) -> int:
         arguments.images,
         arguments.out,
         _model_folder(arguments),
+        _prediction(arguments),
         threshold=arguments.threshold,
-        previous_stage=arguments.previous_stage,
-        **_prediction(arguments),
     )
     out = Path(arguments.out)
     print(f"{len(found)} cases: segmentations in {out}, {out / FOLDER} for 3D Slicer, {out / TABLE} as one table")
@@ -263,8 +267,8 @@ def _s2v_predict(arguments: argparse.Namespace) -> int:
         arguments.images,
         arguments.out,
         _model_folder(arguments),
+        _prediction(arguments),
         direction=arguments.direction,
-        **_prediction(arguments),
     )
     print(f"{number} segmentations in {arguments.out}")
     return 0

@@ -77,7 +77,7 @@ def from_benchmark(benchmark: BenchmarkFolder, baseline: str | None = None) -> R
         InputError: no benchmark, nothing done, or an unknown baseline.
     """
     from nnunet_ext.benchmark.prepare import truth_of, use_folders
-    from nnunet_ext.nnunet.plans import dataset_folder
+    from nnunet_ext.nnunet.folders import dataset_folder
 
     spec, jobs, stored = benchmark.load()
     use_folders(spec, benchmark)

@@ -12,6 +12,7 @@ from nnunet_ext.benchmark.folder import BenchmarkFolder
 from nnunet_ext.benchmark.lock import held
 from nnunet_ext.benchmark.prepare import prepare
 from nnunet_ext.benchmark.spec import load
+from nnunet_ext.devices import require_device
 from nnunet_ext.errors import InputError
 from nnunet_ext.processes.children import StepFailed
 
@@ -44,7 +45,7 @@ def run_benchmark(
         if not free:
             raise InputError(f"{benchmark.folder}: another nnunet-ext benchmark run is working here.")
         if executor == "local":
-            require_device(spec.device)
+            require_device(spec.device, "device:")
         try:
             jobs = prepare(spec, benchmark)
         except StepFailed as error:
@@ -65,18 +66,6 @@ def run_benchmark(
         print(f"{len(failed)} of {len(jobs)} jobs failed: {', '.join(job.title for job in failed)}", file=sys.stderr)
     print(f"next: nnunet-ext benchmark report {benchmark.folder}")
     return 1 if failed else 0
-
-
-def require_device(device: str) -> None:
-    """Raise InputError if PyTorch has no such device here: every job would fail one after the other."""
-    import torch
-
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there[device]:
-        raise InputError(
-            f"device: {device} is asked for, but PyTorch finds none on this machine; write device: cpu, or run "
-            "nnunet-ext doctor."
-        )
 
 
 def _parsed(parameters: Sequence[str]) -> dict[str, Any]:

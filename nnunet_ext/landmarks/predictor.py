@@ -11,7 +11,7 @@ Heatmaps of several folds and of mirrored patches are averaged as logits, as nnU
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +28,7 @@ from nnunet_ext.landmarks.heatmaps import decode
 from nnunet_ext.landmarks.mirroring import Mirroring, unmirror
 from nnunet_ext.landmarks.points import Landmark, State, from_arrays
 from nnunet_ext.landmarks.preprocessed import PreprocessedGrid
+from nnunet_ext.nnunet.models import Prediction
 from nnunet_ext.nnunet.plans import extension_settings
 
 FOLDER = "landmarks"
@@ -178,19 +179,9 @@ def predict(
     images: str | Path,
     out: str | Path,
     model: str | Path,
+    how: Prediction,
     *,
-    folds: Sequence[int | str] | None = None,
-    checkpoint: str = "checkpoint_final.pth",
-    device: str = "cuda",
-    tta: bool = True,
-    step_size: float = 0.5,
     threshold: float | None = None,
-    save_probabilities: bool = False,
-    continue_prediction: bool = False,
-    previous_stage: str | Path | None = None,
-    on_device: bool = True,
-    progress: bool = True,
-    processes: tuple[int, int] = (3, 3),
 ) -> dict[str, dict[str, Landmark]]:
     """Segmentations and landmarks of all cases of a folder.
 
@@ -200,49 +191,20 @@ def predict(
         images: folder of images as for ``nnUNetv2_predict``.
         out: folder to write to.
         model: folder with ``plans.json`` and ``fold_…``.
-        folds: all that were trained by default.
-        checkpoint: file name in the folders of the folds.
-        device: ``cuda``, ``cpu`` or ``mps``.
-        tta: mirror as in training.
-        step_size: of the sliding window, in patches.
+        how: what flags of ``nnUNetv2_predict`` say. A prediction that is continued leaves out the cases that have both
+            a segmentation and landmarks.
         threshold: confidence below which a landmark is absent; by default that which the folds' validation found.
-        save_probabilities: also of the segmentation, for nnU-Net's ensembling.
-        continue_prediction: leave out cases that have both a segmentation and landmarks.
-        previous_stage: of a cascade, folder of its predictions.
-        on_device: keep results on a GPU; needs memory for the classes and landmarks of a whole image.
-        progress: show a bar per case.
-        processes: of preprocessing and of export.
 
     Returns:
         By case, those of an earlier call that was continued included.
 
     Raises:
-        InputError: there is no such model, or it predicts no landmarks.
+        InputError: there is no such model, fold, device or image, or the model predicts no landmarks.
     """
-    model, out = Path(model), Path(out)
-    if not (model / "plans.json").is_file():
-        raise InputError(
-            f"{model} is no trained model: it has no plans.json; give the folder that holds fold_0 and others."
-        )
-    predictor = LandmarkPredictor(
-        tile_step_size=step_size,
-        use_mirroring=tta,
-        perform_everything_on_device=on_device,
-        device=torch.device(device),
-        allow_tqdm=progress,
-    )
-    predictor.initialize_from_trained_model_folder(str(model), folds, checkpoint, threshold)
-    out.mkdir(parents=True, exist_ok=True)
-    earlier = _earlier(out, predictor.dataset_json["file_ending"]) if continue_prediction else {}
-    predictor.predict_from_files(
-        str(images),
-        str(out),
-        save_probabilities=save_probabilities,
-        overwrite=not continue_prediction,
-        num_processes_preprocessing=processes[0],
-        num_processes_segmentation_export=processes[1],
-        folder_with_segs_from_prev_stage=None if previous_stage is None else str(previous_stage),
-    )
+    images, out = Path(images), Path(out)
+    predictor = how.predictor(LandmarkPredictor, Path(model), {}, threshold=threshold)
+    earlier = _earlier(out, predictor.dataset_json["file_ending"]) if how.continue_prediction else {}
+    how.run(predictor, images, out)
     found = {**earlier, **predictor.found}
     write_table(out / TABLE, dict(sorted(found.items())))
     return found

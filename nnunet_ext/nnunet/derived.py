@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.raw import RawDataset, raw_root
+from nnunet_ext.nnunet.folders import root_folder
+from nnunet_ext.nnunet.raw import RawDataset
 
 
 def new_dataset_folder(source: RawDataset, out: str, suffix: str) -> Path:
@@ -32,7 +33,7 @@ def new_dataset_folder(source: RawDataset, out: str, suffix: str) -> Path:
         name = f"Dataset{int(out):03d}_{own}{suffix}"
     if not re.fullmatch(r"Dataset\d{3}_\w[\w.+-]*", name):
         raise InputError(f"--out {out!r} is no number from 1 to 999 and no name such as Dataset138_Liver{suffix}.")
-    root = raw_root()
+    root = root_folder("nnUNet_raw")
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         taken = sorted(Path(os.environ.get(variable) or root).glob(f"{name[:10]}_*"))
         if taken:

@@ -1,12 +1,185 @@
-"""Where nnU-Net keeps trained models."""
+"""Trained models: where nnU-Net keeps them, and predicting with them as ``nnUNetv2_predict`` does.
+
+nnU-Net answers a wrong folder, fold, device or data set with a traceback; here each of them is one sentence, before
+anything is loaded or written.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from nnunetv2.utilities.file_path_utilities import get_output_folder
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.file_path_utilities import convert_trainer_plans_config_to_identifier
+
+from nnunet_ext.devices import require_device
+from nnunet_ext.discovery import register
+from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.folders import dataset_folder
+
+CHECKPOINT = "checkpoint_final.pth"
 
 
-def model_folder(dataset: str, trainer: str, plans: str, configuration: str) -> Path:
-    """Where nnU-Net keeps the folds of a model; ``dataset`` is a number or a name."""
-    return Path(get_output_folder(dataset, trainer, plans, configuration))
+def model_folder(dataset: str | int, trainer: str, plans: str, configuration: str) -> Path:
+    """Where nnU-Net keeps the folds of a model.
+
+    Args:
+        dataset: number or name of a data set in ``nnUNet_results``.
+        trainer: name of its class.
+        plans: name without ``.json``.
+        configuration: such as ``3d_fullres``.
+
+    Raises:
+        InputError: ``nnUNet_results`` is not set, or holds no such model.
+    """
+    folder = dataset_folder(dataset, "nnUNet_results")
+    model = folder / convert_trainer_plans_config_to_identifier(trainer, plans, configuration)
+    if not model.is_dir():
+        there = sorted(path.name for path in folder.glob("*__*__*") if path.is_dir())
+        raise InputError(
+            f"{folder} holds no model {model.name} (TRAINER__PLANS__CONFIGURATION), but "
+            f"{', '.join(there) or 'none at all'}; give -tr, -p and -c of one that was trained."
+        )
+    return model
+
+
+def trained_folds(
+    model: Path, folds: Sequence[int | str] | None = None, checkpoint: str = CHECKPOINT
+) -> list[int | str]:
+    """Folds of a model that hold a checkpoint: numbers, or ``"all"``.
+
+    Args:
+        model: folder with ``plans.json`` and ``fold_…``.
+        folds: those that are wanted, also as text; all that there are by default, ``fold_all`` only if it is alone.
+        checkpoint: file name in the folders of the folds.
+
+    Raises:
+        InputError: it is no trained model, or a fold has no such checkpoint.
+    """
+    for name in ("plans.json", "dataset.json"):
+        if not (model / name).is_file():
+            raise InputError(
+                f"{model} is no trained model: it has no {name}; give the folder that holds fold_0 and others."
+            )
+    there = sorted(path.parent.name.removeprefix("fold_") for path in model.glob(f"fold_*/{checkpoint}"))
+    wanted = [str(fold) for fold in folds] if folds else [fold for fold in there if fold != "all"] or there
+    if missing := [fold for fold in wanted if fold not in there]:
+        raise InputError(
+            f"{model} has no {checkpoint} of fold {', '.join(missing)}; it has that of "
+            f"{', '.join(there) or 'no fold'}; choose with -f, or name another file, such as checkpoint_best.pth, with "
+            "-chk."
+        )
+    if not wanted:
+        raise InputError(
+            f"{model} holds no fold_…/{checkpoint}; finish the training, or name another file, such as "
+            "checkpoint_best.pth, with -chk."
+        )
+    return [fold if fold == "all" else int(fold) for fold in wanted]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the flags of ``nnUNetv2_predict`` say.
+
+    Attributes:
+        folds: all that were trained by default; several are averaged.
+        checkpoint: file name in the folders of the folds.
+        device: ``cuda``, ``cpu`` or ``mps``.
+        tta: mirror as in training.
+        step_size: of the sliding window, in patches.
+        save_probabilities: also of the segmentation, for nnU-Net's ensembling.
+        continue_prediction: leave out cases that are there.
+        previous_stage: of a cascade, folder of its predictions.
+        on_device: keep results on a GPU; needs memory for all channels of a whole image.
+        progress: show a bar per case.
+        processes: of preprocessing and of export.
+    """
+
+    folds: Sequence[int | str] | None = None
+    checkpoint: str = CHECKPOINT
+    device: str = "cuda"
+    tta: bool = True
+    step_size: float = 0.5
+    save_probabilities: bool = False
+    continue_prediction: bool = False
+    previous_stage: str | Path | None = None
+    on_device: bool = True
+    progress: bool = True
+    processes: tuple[int, int] = (3, 3)
+
+    def predictor(self, kind: type[nnUNetPredictor], model: Path, settings: dict[str, Any], **loading: Any) -> Any:
+        """A predictor with the weights of the model.
+
+        Args:
+            kind: its class.
+            model: folder with ``plans.json`` and ``fold_…``.
+            settings: further arguments of the class.
+            loading: further arguments of its ``initialize_from_trained_model_folder``.
+
+        Raises:
+            InputError: there is no such model, fold, device or trainer.
+        """
+        folds = trained_folds(model, self.folds, self.checkpoint)
+        require_device(self.device, "-device")
+        register()
+        made = kind(
+            tile_step_size=self.step_size,
+            use_mirroring=self.tta,
+            perform_everything_on_device=self.on_device,
+            device=torch.device(self.device),
+            allow_tqdm=self.progress,
+            **settings,
+        )
+        made.initialize_from_trained_model_folder(str(model), folds, self.checkpoint, **loading)
+        return made
+
+    def run(self, predictor: Any, images: Path, out: Path) -> None:
+        """Predict all cases of a folder, with nnU-Net's processes; writes nnU-Net's files.
+
+        Raises:
+            InputError: there is no such folder, or a channel of a case is missing.
+        """
+        require_images(images, predictor.dataset_json)
+        stage = predictor.configuration_manager.previous_stage_name
+        if stage is not None and self.previous_stage is None:
+            raise InputError(
+                f"The model is the second stage of a cascade; predict {stage} first and give its folder with "
+                "-prev_stage_predictions."
+            )
+        predictor.predict_from_files(
+            str(images),
+            str(out),
+            save_probabilities=self.save_probabilities,
+            overwrite=not self.continue_prediction,
+            num_processes_preprocessing=self.processes[0],
+            num_processes_segmentation_export=self.processes[1],
+            folder_with_segs_from_prev_stage=None if self.previous_stage is None else str(self.previous_stage),
+        )
+
+
+def require_images(images: Path, description: dict[str, Any]) -> None:
+    """Raise InputError if a folder does not hold all channels of at least one case.
+
+    Args:
+        images: folder.
+        description: content of the model's ``dataset.json``.
+    """
+    ending = description["file_ending"]
+    # older data sets say modality
+    channels = len(description.get("channel_names") or description["modality"])
+    if not images.is_dir():
+        raise InputError(f"-i {images} is no folder; give one that holds images named CASE_0000{ending}.")
+    names = {path.name.removesuffix(ending) for path in images.glob(f"*_[0-9][0-9][0-9][0-9]{ending}")}
+    cases = sorted({name[:-5] for name in names})
+    if not cases:
+        raise InputError(f"-i {images} holds no images named CASE_0000{ending}, as the model expects; rename them.")
+    for case in cases:
+        for channel in range(channels):
+            if f"{case}_{channel:04d}" not in names:
+                raise InputError(
+                    f"-i {images} has no {case}_{channel:04d}{ending}, but the model was trained with {channels} "
+                    f"{'channel' if channels == 1 else 'channels'}; add the file."
+                )

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
@@ -31,6 +30,7 @@ from typing import Any, TypeVar
 from nnunet_ext.discovery import shipped_folder
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing
+from nnunet_ext.nnunet.folders import dataset_folder
 
 Options = TypeVar("Options", bound=Any)
 
@@ -203,27 +203,6 @@ def write_plans(
         with replacing(path) as temporary:
             temporary.write_text(text)
     return WrittenPlans(path, name, folder.name, chosen, trainer, unchanged)
-
-
-def dataset_folder(dataset: str | int) -> Path:
-    """The folder of a data set, by number or full name, in ``nnUNet_preprocessed``.
-
-    Raises:
-        InputError: the variable is not set, or there is not exactly one such folder.
-    """
-    root = os.environ.get("nnUNet_preprocessed")
-    if not root:
-        raise InputError("nnUNet_preprocessed is not set; export it to the folder that holds your preprocessed data.")
-    text = str(dataset)
-    pattern = f"Dataset{int(text):03d}_*" if text.isdigit() else text
-    found = sorted(path for path in Path(root).glob(pattern) if path.is_dir())
-    if len(found) != 1:
-        several = ", ".join(path.name for path in found)
-        raise InputError(
-            f"Data set {text!r} is {'ambiguous (' + several + ')' if found else 'not'} in nnUNet_preprocessed={root}; "
-            f"{'give its full name' if found else f'run: nnUNetv2_plan_and_preprocess -d {text}'}."
-        )
-    return found[0]
 
 
 def _resolve(plans: dict[str, Any], configuration: str, source: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.labels import ScoredLabels, read_json
 from nnunet_ext.evaluation.reading import Reader
+from nnunet_ext.nnunet.folders import dataset_folder
 
 
 @dataclass(frozen=True)
@@ -54,19 +55,6 @@ class RawDataset:
     def reader(self) -> Reader:
         """The reader that nnU-Net would choose."""
         return Reader.for_file(self.cases[0].images[0], self.ending, self.description)
-
-
-def raw_root() -> Path:
-    """The folder ``nnUNet_raw``.
-
-    Raises:
-        InputError: the variable is not set, or names no folder.
-    """
-    root = os.environ.get("nnUNet_raw")
-    if not root or not Path(root).is_dir():
-        state = f"is {root}, which is no folder" if root else "is not set"
-        raise InputError(f"nnUNet_raw {state}; export it to the folder that holds your Dataset…_… folders.")
-    return Path(root)
 
 
 def open_dataset(dataset: str | int | Path) -> RawDataset:
@@ -123,16 +111,7 @@ def _folder(dataset: str | int | Path) -> Path:
         # nnU-Net joins paths without following links, and so do we
         folder = Path(os.path.abspath(text))
     else:
-        root = raw_root()
-        candidates = sorted(root.glob(f"Dataset{int(text):03d}_*")) if text.isdigit() else [root / text]
-        found = [path for path in candidates if path.is_dir()]
-        if len(found) != 1:
-            several = ", ".join(path.name for path in found)
-            raise InputError(
-                f"Data set {text!r} is {'ambiguous (' + several + ')' if found else 'not'} in nnUNet_raw={root}; give "
-                f"{'its full name' if found else 'the number or name of one that is, or a folder'}."
-            )
-        folder = Path(os.path.abspath(found[0]))
+        folder = Path(os.path.abspath(dataset_folder(text, "nnUNet_raw")))
     if not (folder / "dataset.json").is_file():
         raise InputError(f"{folder} holds no dataset.json; give a data set in nnU-Net's raw format.")
     return folder

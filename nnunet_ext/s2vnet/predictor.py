@@ -11,7 +11,7 @@ Everything else is nnU-Net's own prediction: preprocessing, several folds, resam
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,6 +24,7 @@ from nnunetv2.utilities.helpers import dummy_context, empty_cache
 from torch import Tensor
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.models import Prediction
 from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.s2vnet.network import S2VNet, slices_with_image
 
@@ -160,18 +161,9 @@ def predict(
     images: str | Path,
     out: str | Path,
     model: str | Path,
+    how: Prediction,
     *,
     direction: Direction = "both",
-    folds: Sequence[int | str] | None = None,
-    checkpoint: str = "checkpoint_final.pth",
-    device: str = "cuda",
-    tta: bool = True,
-    step_size: float = 0.5,
-    save_probabilities: bool = False,
-    continue_prediction: bool = False,
-    on_device: bool = True,
-    progress: bool = True,
-    processes: tuple[int, int] = (3, 3),
 ) -> int:
     """Segmentations of all cases of a folder; writes nnU-Net's files.
 
@@ -179,44 +171,16 @@ def predict(
         images: folder of images as for ``nnUNetv2_predict``.
         out: folder to write to.
         model: folder with ``plans.json`` and ``fold_…``.
+        how: what flags of ``nnUNetv2_predict`` say; mirroring and the sliding window stay within slices.
         direction: in which centres propagate; ``"both"`` takes twice the time of one.
-        folds: all that were trained by default.
-        checkpoint: file name in the folders of the folds.
-        device: ``cuda``, ``cpu`` or ``mps``.
-        tta: mirror within slices as in training.
-        step_size: of the sliding window within slices, in patches.
-        save_probabilities: for nnU-Net's ensembling.
-        continue_prediction: leave out cases that are there.
-        on_device: keep results on a GPU.
-        progress: show nnU-Net's progress bars.
-        processes: of preprocessing and of export.
 
     Returns:
         How many cases there are in ``out``.
 
     Raises:
-        InputError: there is no such model, or it is none of S2VNet.
+        InputError: there is no such model, fold, device or image, or the model is none of S2VNet.
     """
-    model, out = Path(model), Path(out)
-    if not (model / "plans.json").is_file():
-        raise InputError(
-            f"{model} is no trained model: it has no plans.json; give the folder that holds fold_0 and others."
-        )
-    predictor = S2VPredictor(
-        tile_step_size=step_size,
-        use_mirroring=tta,
-        perform_everything_on_device=on_device,
-        device=torch.device(device),
-        allow_tqdm=progress,
-        direction=direction,
-    )
-    predictor.initialize_from_trained_model_folder(str(model), folds, checkpoint)
-    predictor.predict_from_files(
-        str(images),
-        str(out),
-        save_probabilities=save_probabilities,
-        overwrite=not continue_prediction,
-        num_processes_preprocessing=processes[0],
-        num_processes_segmentation_export=processes[1],
-    )
+    out = Path(out)
+    predictor = how.predictor(S2VPredictor, Path(model), {"direction": direction})
+    how.run(predictor, Path(images), out)
     return len(list(out.glob(f"*{predictor.dataset_json['file_ending']}")))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.labels import read_json
-from nnunet_ext.nnunet.plans import dataset_folder
+from nnunet_ext.nnunet.folders import dataset_folder
 from nnunet_ext.nnunet.raw import open_dataset
 
 

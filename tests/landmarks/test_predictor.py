@@ -11,6 +11,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.mirroring import Mirroring
 from nnunet_ext.landmarks.points import State
 from nnunet_ext.landmarks.predictor import LandmarkHead, LandmarkPredictor, predict
+from nnunet_ext.nnunet.models import Prediction
 
 NAMES = ("left", "right", "middle")
 
@@ -80,7 +81,7 @@ def test_models_without_landmarks_and_folders_without_models_get_one_sentence(tm
     with pytest.raises(InputError, match="predicts no landmarks; train with nnUNetTrainerBaBLoss"):
         LandmarkHead.from_configuration({}, "fold")
     with pytest.raises(InputError, match=r"no plans\.json; give the folder that holds fold_0"):
-        predict(tmp_path, tmp_path / "out", tmp_path)
+        predict(tmp_path, tmp_path / "out", tmp_path, Prediction(device="cpu"))
     assert not (tmp_path / "out").exists()
 
 

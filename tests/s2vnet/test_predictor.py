@@ -13,6 +13,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_ext import cli
 from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.models import Prediction
 from nnunet_ext.s2vnet.labels import LabelHeads
 from nnunet_ext.s2vnet.predictor import Chain, S2VPredictor, predict
 from tests import tiny
@@ -119,7 +120,7 @@ def test_wrong_models_and_directions_get_one_sentence(tmp_path):
     with pytest.raises(InputError, match="'up'; it can be forward, backward, both"):
         S2VPredictor(direction="up")
     with pytest.raises(InputError, match=r"no plans\.json"):
-        predict(tmp_path, tmp_path / "out", tmp_path / "model")
+        predict(tmp_path, tmp_path / "out", tmp_path / "model", Prediction(device="cpu"))
 
 
 def test_a_model_of_another_trainer_is_refused(monkeypatch):
