@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Literal, TypeVar
 
 Severity = Literal["fatal", "warning", "note"]
 """``fatal``: a training would fail or learn the wrong thing; ``warning``: probably a mistake; ``note``."""
@@ -14,16 +15,24 @@ PRINTED = 20
 """Findings that are printed; the files hold all."""
 
 
-class AnyFinding(Protocol):
-    """One thing to look at; ``case``: None for the whole data set."""
+@dataclass(frozen=True)
+class Finding:
+    """One thing to look at.
 
-    @property
-    def severity(self) -> Severity: ...
-    @property
-    def case(self) -> str | None: ...
+    Attributes:
+        severity: how bad it is.
+        kind: one word or two, to sort by.
+        text: one sentence.
+        case: name; None for the whole data set.
+    """
+
+    severity: Severity
+    kind: str
+    text: str
+    case: str | None = None
 
 
-Found = TypeVar("Found", bound=AnyFinding)
+Found = TypeVar("Found", bound=Finding)
 
 
 def by_severity(findings: Iterable[Found]) -> list[Found]:
@@ -31,7 +40,7 @@ def by_severity(findings: Iterable[Found]) -> list[Found]:
     return sorted(findings, key=lambda found: (SEVERITIES.index(found.severity), found.case or ""))
 
 
-def verdict(findings: Iterable[AnyFinding]) -> str:
+def verdict(findings: Iterable[Finding]) -> str:
     """``findings: 0 fatal, 2 warning, 1 note``."""
     severities = [found.severity for found in findings]
     return "findings: " + ", ".join(f"{severities.count(severity)} {severity}" for severity in SEVERITIES)

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist, squareform
 
-from nnunet_ext.findings import Severity, some
+from nnunet_ext import findings
+from nnunet_ext.findings import some
 from nnunet_ext.landmarks.declaration import Declaration
 from nnunet_ext.landmarks.geometry import Floats, Geometry, inside
 from nnunet_ext.landmarks.points import Landmarks, State, as_arrays, to_lps
@@ -33,21 +34,13 @@ ENOUGH = 5
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing to look at.
+class Finding(findings.Finding):
+    """One thing to look at in landmarks.
 
     Attributes:
-        severity: ``fatal``: a training would fail or learn the wrong thing; ``warning``: probably a mistake; ``note``.
-        kind: one word or two, to sort by.
-        text: one sentence.
-        case: name; None for the whole data set.
         landmark: name, if it is about one.
     """
 
-    severity: Severity
-    kind: str
-    text: str
-    case: str | None = None
     landmark: str | None = None
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude, label
 
-from nnunet_ext.findings import Severity, some
+from nnunet_ext import findings
+from nnunet_ext.findings import some
 from nnunet_ext.scribbles.label_map import slice_axis, slices_of
 from nnunet_ext.scribbles.strokes import EIGHT
 
@@ -44,22 +45,14 @@ EDGE_SIGMA = 1.0
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing to look at.
+class Finding(findings.Finding):
+    """One thing to look at in scribbles.
 
     Attributes:
-        severity: ``fatal``: a training would fail or learn the wrong thing; ``warning``: probably a mistake; ``note``.
-        kind: one word or two, to sort by.
-        text: one sentence.
-        case: name; None for the whole data set.
         label: name of the class, if it is about one.
         index: of the slice to look at, from 0.
     """
 
-    severity: Severity
-    kind: str
-    text: str
-    case: str | None = None
     label: str | None = None
     index: int | None = None
 
