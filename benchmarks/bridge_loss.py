@@ -5,7 +5,7 @@
     python benchmarks/bridge_loss.py                  # 13 landmarks in a batch of 2×6×128³
     python benchmarks/bridge_loss.py --device cuda --patch 160 128 112
 
-Two tables, all of forward and backward, 13 landmarks in boxes of 33³ (Gaussian 17³, 8 levels around it):
+Two tables, all of forward and backward, with 13 landmarks in boxes of 33³ (Gaussian 17³, 8 levels around it):
 
 * *The loss in a training step.* The reference is nnU-Net's Dice and cross entropy at full resolution on the same patch,
   without deep supervision. Direction A is the landmark that pulls the boundary, B the boundary that pulls the landmark.
@@ -39,7 +39,7 @@ from nnunet_ext.babloss.boundary_distance import inner_boundary_distance, radius
 from nnunet_ext.babloss.loss import BridgeLoss
 from nnunet_ext.landmarks.points import State
 
-LANDMARKS, CLASSES, LEVELS, INNER = 13, 6, 8, 17
+CLASSES, LEVELS, INNER = 6, 8, 17
 STEPS = radius_steps(LEVELS, (1.0, 1.0, 1.0))
 WINDOW = INNER + 2 * LEVELS
 Job = tuple[Callable[[], Tensor], Tensor]
@@ -77,9 +77,9 @@ MAPS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def distance_map(name: str, device: str) -> Job:
-    p = torch.rand(LANDMARKS, *[WINDOW] * 3, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
-    weight = torch.rand(LANDMARKS, *[INNER] * 3, generator=torch.Generator().manual_seed(1)).to(device)
+def distance_map(name: str, landmarks: int, device: str) -> Job:
+    p = torch.rand(landmarks, *[WINDOW] * 3, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
+    weight = torch.rand(landmarks, *[INNER] * 3, generator=torch.Generator().manual_seed(1)).to(device)
     return lambda: (weight * MAPS[name](p)).sum(), p
 
 
@@ -88,7 +88,7 @@ def distance_map(name: str, device: str) -> Job:
 LOSSES = ("Dice + cross entropy", "direction A", "direction B")
 
 
-def loss(name: str, patch: Sequence[int], device: str) -> Job:
+def loss(name: str, landmarks: int, patch: Sequence[int], device: str) -> Job:
     """Everything has a boundary near every landmark, so that all of them take part."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.zeros(2, 1, *patch, dtype=torch.long, device=device)
@@ -100,16 +100,16 @@ def loss(name: str, patch: Sequence[int], device: str) -> Job:
         logits = (4 * hot + torch.randn(hot.shape, generator=generator).to(device)).requires_grad_()
         return lambda: both(logits, labels), logits
     bridge = BridgeLoss(
-        [[(1 + k % (CLASSES - 1),)] for k in range(LANDMARKS)],
+        [[(1 + k % (CLASSES - 1),)] for k in range(landmarks)],
         (1.0, 1.0, 1.0),
         levels=LEVELS,
         sigma=INNER / 2 / 3,
         heatmap_sigma=INNER // 2 / 3,
     )
     # sample 0 has landmarks, sample 1 has labels
-    points = torch.stack([torch.rand(LANDMARKS, generator=generator) * (n - 3) + 1 for n in patch], 1)
-    points[:, -1] = torch.tensor([patch[-1] * (1 + k % (CLASSES - 1)) / CLASSES for k in range(LANDMARKS)])
-    states = torch.full((2, LANDMARKS), State.UNKNOWN, device=device)
+    points = torch.stack([torch.rand(landmarks, generator=generator) * (n - 3) + 1 for n in patch], 1)
+    points[:, -1] = torch.tensor([patch[-1] * (1 + k % (CLASSES - 1)) / CLASSES for k in range(landmarks)])
+    states = torch.full((2, landmarks), State.UNKNOWN, device=device)
     if name == LOSSES[1]:
         states[0] = State.PRESENT
         logits = (4 * hot + torch.randn(hot.shape, generator=generator).to(device)).requires_grad_()
@@ -117,7 +117,7 @@ def loss(name: str, patch: Sequence[int], device: str) -> Job:
         run = lambda: bridge.landmark_pulls_boundary(logits, where, states, use)  # noqa: E731
         learned = logits
     else:
-        learned = torch.randn(2, LANDMARKS, *patch, generator=generator).sub_(5).to(device)
+        learned = torch.randn(2, landmarks, *patch, generator=generator).sub_(5).to(device)
         for k, point in enumerate(points.round().long().tolist()):
             learned[1, k][tuple(point)] = 5.0
         learned.requires_grad_()
@@ -125,8 +125,8 @@ def loss(name: str, patch: Sequence[int], device: str) -> Job:
         use[0] = False
         run = lambda: bridge.boundary_pulls_landmark(learned, hot, annotated, states, use)  # noqa: E731
     active = int(run().active)
-    if active != LANDMARKS:
-        raise SystemExit(f"{name}: {active} of {LANDMARKS} landmarks take part")
+    if active != landmarks:
+        raise SystemExit(f"{name}: {active} of {landmarks} landmarks take part")
     return lambda: run().loss, learned
 
 
@@ -225,6 +225,7 @@ def table(title: str, rows: dict[str, dict[str, float]]) -> str:
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patch", type=int, nargs=3, default=[128, 128, 128], metavar="VOXELS")
+    parser.add_argument("--landmarks", type=int, default=13)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path)
@@ -233,8 +234,8 @@ def main(argv: Sequence[str]) -> int:
 
     def job(name: str) -> Job:
         if name in MAPS:
-            return distance_map(name, arguments.device)
-        return loss(name, arguments.patch, arguments.device)
+            return distance_map(name, arguments.landmarks, arguments.device)
+        return loss(name, arguments.landmarks, arguments.patch, arguments.device)
 
     if arguments.peak:
         print(peak_mib(job(arguments.peak)))
@@ -257,9 +258,9 @@ def main(argv: Sequence[str]) -> int:
         f"torch {torch.__version__}, {arguments.device}, {torch.get_num_threads()} threads, {arguments.repeats} rounds"
     )
     print()
-    print(table(f"2×{CLASSES}×{patch}, {LANDMARKS} landmarks", measured["loss"]))
+    print(table(f"2×{CLASSES}×{patch}, {arguments.landmarks} landmarks", measured["loss"]))
     print()
-    print(table(f"{LANDMARKS} maps in {WINDOW}³", measured["distance_map"]))
+    print(table(f"{arguments.landmarks} maps in {WINDOW}³", measured["distance_map"]))
     print(f"\ngradients of the maps differ by at most {max(differences.values()):.0e} of the largest")
     if arguments.json:
         about = {
@@ -267,6 +268,7 @@ def main(argv: Sequence[str]) -> int:
             "device": arguments.device,
             "threads": torch.get_num_threads(),
             "patch": arguments.patch,
+            "landmarks": arguments.landmarks,
             "gradient_differences": differences,
         }
         arguments.json.write_text(json.dumps({**about, **measured}, indent=1) + "\n")

@@ -48,3 +48,18 @@ def test_step_cost_measures_scribble_trainers_with_an_ignore_label(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "out.json").read_text())["trainers"]["nnUNetTrainerMaskedCRF"]["step_ratio"]
+
+
+def test_bridge_loss_compares_the_losses_and_the_gradients_of_the_maps(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "bridge_loss.py"), "--landmarks", "2", "--patch", "40", "40", "40"]
+    result = subprocess.run(
+        [*command, "--repeats", "1", "--json", str(tmp_path / "out.json")], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    measured = json.loads((tmp_path / "out.json").read_text())
+    assert measured["gradient_differences"].keys() == measured["distance_map"].keys() == {"boxes", "pooled", "ours"}
+    for rows in (measured["loss"], measured["distance_map"]):
+        assert next(iter(rows.values()))["time_ratio"] == 1
+        for name, row in rows.items():
+            assert f"| {name} |" in result.stdout
+            assert all(math.isfinite(number) and number > 0 for number in row.values())
