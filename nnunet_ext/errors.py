@@ -1,4 +1,9 @@
-"""The one exception that a user's input causes."""
+"""The one exception that a user's input causes, and how a method refuses options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, get_args
 
 
 class InputError(ValueError):
@@ -6,3 +11,23 @@ class InputError(ValueError):
 
     The command line prints it without a traceback.
     """
+
+
+def require_choice(method: str, options: Any, name: str, known: Any) -> None:
+    """Raise InputError unless an option is one of the values of a ``Literal``."""
+    if (value := getattr(options, name)) not in get_args(known):
+        raise InputError(f"{method} option {name} is {value!r}; it can be {', '.join(get_args(known))}.")
+
+
+def refuse_out_of_range(method: str, options: Any, wrong: Sequence[str], rules: str) -> None:
+    """Raise InputError if any options are out of range.
+
+    Args:
+        method: of the options, as in plans.
+        options: a dataclass.
+        wrong: names of those that are.
+        rules: what they may be, the end of the sentence.
+    """
+    if wrong:
+        found = ", ".join(f"{name} = {getattr(options, name)}" for name in wrong)
+        raise InputError(f"{method} options out of range: {found}; {rules}.")

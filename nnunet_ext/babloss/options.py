@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from nnunet_ext.babloss.loss import Similarity
-from nnunet_ext.errors import InputError
+from nnunet_ext.errors import refuse_out_of_range, require_choice
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,14 @@ class BaBLossOptions:
     """Share of the epochs at which it has its whole weight. Published: 0."""
 
     def __post_init__(self) -> None:
-        if self.similarity not in get_args(Similarity):
-            raise InputError(
-                f"babloss option similarity is {self.similarity!r}; it can be {', '.join(get_args(Similarity))}."
-            )
+        require_choice("babloss", self, "similarity", Similarity)
         wrong = [name for name in ("heatmap_sigma", "sigma", "levels") if getattr(self, name) <= 0]
         wrong += [name for name in ("heatmap_weight", "a_weight", "b_weight") if getattr(self, name) < 0]
         wrong += [name for name in ("seen", "ramp_start", "ramp_end") if not 0 <= getattr(self, name) <= 1]
         if self.ramp_end < self.ramp_start:
             wrong.append("ramp_end")
-        if wrong:
-            raise InputError(
-                f"babloss options out of range: {', '.join(f'{name} = {getattr(self, name)}' for name in wrong)}; "
-                "lengths are positive, weights at least 0, shares from 0 to 1, and ramp_end is at least ramp_start."
-            )
+        rules = "lengths are positive, weights at least 0, shares from 0 to 1, and ramp_end is at least ramp_start"
+        refuse_out_of_range("babloss", self, wrong, rules)
 
     @classmethod
     def published(cls) -> BaBLossOptions:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-from nnunet_ext.errors import InputError
+from nnunet_ext.errors import refuse_out_of_range, require_choice
 from nnunet_ext.medcontext.consistency import Kind
 from nnunet_ext.medcontext.masking import Fill
 from nnunet_ext.medcontext.teacher import ema_momentum
@@ -58,12 +58,8 @@ class MedContextOptions:
     """Share of the samples that ``nnUNetTrainerTubeCutout`` masks: here half of what is seen is masked, too."""
 
     def __post_init__(self) -> None:
-        choices = {"fill": Fill, "consistency": Kind, "target": Target}
-        for name, known in choices.items():
-            if getattr(self, name) not in get_args(known):
-                raise InputError(
-                    f"medcontext option {name} is {getattr(self, name)!r}; it can be {', '.join(get_args(known))}."
-                )
+        for name, known in {"fill": Fill, "consistency": Kind, "target": Target}.items():
+            require_choice("medcontext", self, name, known)
         shares = ("ema_base", "ema_final", "ema_warmup", "cutout")
         weights = ("beta", "full_weight", "masked_weight")
         wrong = [name for name in shares if not 0 <= getattr(self, name) <= 1]
@@ -71,11 +67,8 @@ class MedContextOptions:
         wrong += [name for name in ("every", "block") if (value := getattr(self, name)) is not None and value < 1]
         if not 0 <= self.mask_ratio < 1:
             wrong.append("mask_ratio")
-        if wrong:
-            raise InputError(
-                f"medcontext options out of range: {', '.join(f'{name} = {getattr(self, name)}' for name in wrong)}; "
-                "shares are from 0 to 1 (mask_ratio below 1), weights at least 0, every and block at least 1."
-            )
+        rules = "shares are from 0 to 1 (mask_ratio below 1), weights at least 0, every and block at least 1"
+        refuse_out_of_range("medcontext", self, wrong, rules)
 
     def momentum(self, epoch: int, batch: int, epochs: int, iterations: int) -> float:
         """Momentum of the teacher's update after this batch of this epoch, both counted from 0.

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
 
-from nnunet_ext.errors import InputError
+from nnunet_ext.errors import refuse_out_of_range, require_choice
 from nnunet_ext.s2vnet.centroid_aggregation import Aggregation
 
 
@@ -59,10 +58,7 @@ class S2VNetOptions:
     """Of the loss of the planned segmentation layers."""
 
     def __post_init__(self) -> None:
-        if self.aggregation not in get_args(Aggregation):
-            raise InputError(
-                f"s2vnet option aggregation is {self.aggregation!r}; it can be {', '.join(get_args(Aggregation))}."
-            )
+        require_choice("s2vnet", self, "aggregation", Aggregation)
         positive = "clip inference_clip width heads stages layers embedding centres background_centres bank rounds"
         wrong = [name for name in positive.split() if getattr(self, name) < 1]
         shares = "state_dropout click_decay interactive first_click border_click"
@@ -70,9 +66,8 @@ class S2VNetOptions:
         wrong += [name for name in ("cluster_weight", "auxiliary_weight") if getattr(self, name) <= 0]
         if self.jitter < 0:
             wrong.append("jitter")
-        if wrong:
-            raise InputError(
-                f"s2vnet options out of range: {', '.join(f'{name} = {getattr(self, name)}' for name in wrong)}; "
-                "numbers are at least 1 (jitter 0), shares from 0 to 1, and both weights above 0, because the layers "
-                "they train learn from nothing else."
-            )
+        rules = (
+            "numbers are at least 1 (jitter 0), shares from 0 to 1, and both weights above 0, because the layers they "
+            "train learn from nothing else"
+        )
+        refuse_out_of_range("s2vnet", self, wrong, rules)
