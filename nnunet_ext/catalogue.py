@@ -76,10 +76,6 @@ TRAINERS: dict[str, Entry] = {
         "nnunet_ext.partial_labels.trainer:nnUNetTrainerPartialLabels",
         "not every label was annotated in every case: nnU-Net's loss on what was (annotated_labels in dataset.json)",
     ),
-    "nnUNetTrainerMedContextPnPNet": Entry(
-        "nnunet_ext.combinations:nnUNetTrainerMedContextPnPNet",
-        "MedContext around PnPNet: few labels and a confused boundary",
-    ),
     "nnUNetTrainerBaBLoss": Entry(
         "nnunet_ext.babloss.trainer:nnUNetTrainerBaBLoss",
         "some cases carry masks, others landmarks: both in one network, each teaching the other (BaBLoss)",
@@ -111,6 +107,30 @@ TRAINERS: dict[str, Entry] = {
     "nnUNetTrainerS2VNetNoPropagation": Entry(
         "nnunet_ext.s2vnet.trainer:nnUNetTrainerS2VNetNoPropagation",
         "S2VNet in which every slice stands alone: the control for propagation",
+    ),
+    "nnUNetTrainerMaskedCRFPnPNet": Entry(
+        "nnunet_ext.combinations:nnUNetTrainerMaskedCRFPnPNet",
+        "PnPNet with the masked CRF loss: scribbles and a confused boundary",
+    ),
+    "nnUNetTrainerMedContextPnPNet": Entry(
+        "nnunet_ext.combinations:nnUNetTrainerMedContextPnPNet",
+        "MedContext around PnPNet: few labels and a confused boundary",
+    ),
+    "nnUNetTrainerMedContextMaskedCRF": Entry(
+        "nnunet_ext.combinations:nnUNetTrainerMedContextMaskedCRF",
+        "MedContext around the masked CRF loss: scribbles in few volumes",
+    ),
+    "nnUNetTrainerMedContextAttenScribble": Entry(
+        "nnunet_ext.combinations:nnUNetTrainerMedContextAttenScribble",
+        "MedContext around AttenScribble: scribbles in few volumes",
+    ),
+    "nnUNetTrainerMedContextPartialLabels": Entry(
+        "nnunet_ext.combinations:nnUNetTrainerMedContextPartialLabels",
+        "MedContext around partial labels: few volumes, not every label in each",
+    ),
+    "nnUNetTrainerMedContextBaBLoss": Entry(
+        "nnunet_ext.combinations:nnUNetTrainerMedContextBaBLoss",
+        "MedContext around BaBLoss: masks in few cases, landmarks in others",
     ),
 }
 

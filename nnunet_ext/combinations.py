@@ -1,13 +1,37 @@
 """Trainers made of two methods: nothing but their bases, the framework first, then what it goes around.
 
-The only file that may import two methods.
+The only file that may import two methods. ``MedContext`` (two views and a teacher) and ``MaskedCRF`` (a loss on what is
+not annotated) go in front of any trainer of this package; those here are tested combinations, others are two lines.
 """
 
 from __future__ import annotations
 
+from nnunet_ext.attenscribble.trainer import MaskedCRF, nnUNetTrainerAttenScribble, nnUNetTrainerMaskedCRF
+from nnunet_ext.babloss.trainer import nnUNetTrainerBaBLoss
 from nnunet_ext.medcontext.trainer import MedContext
+from nnunet_ext.partial_labels.trainer import nnUNetTrainerPartialLabels
 from nnunet_ext.pnpnet.trainer import nnUNetTrainerPnPNet
+
+
+class nnUNetTrainerMaskedCRFPnPNet(MaskedCRF, nnUNetTrainerPnPNet):
+    """PnPNet from scribbles: its centres are learned from annotated voxels, the CRF loss acts on the others."""
 
 
 class nnUNetTrainerMedContextPnPNet(MedContext, nnUNetTrainerPnPNet):
     """PnPNet trained on full and masked views with a teacher; its centres are supervised on both."""
+
+
+class nnUNetTrainerMedContextMaskedCRF(MedContext, nnUNetTrainerMaskedCRF):
+    """Scribbles in few volumes: partial loss and masked CRF loss on full and masked views, with a teacher."""
+
+
+class nnUNetTrainerMedContextAttenScribble(MedContext, nnUNetTrainerAttenScribble):
+    """The same with attentive similarity."""
+
+
+class nnUNetTrainerMedContextPartialLabels(MedContext, nnUNetTrainerPartialLabels):
+    """Few volumes, and not every label was annotated in each: the teacher also says what nobody drew."""
+
+
+class nnUNetTrainerMedContextBaBLoss(MedContext, nnUNetTrainerBaBLoss):
+    """Masks in few cases, landmarks in others: both heads learn on both views, the teacher is one of segmentation."""

@@ -2,6 +2,8 @@
 
 All of them need the ignore label, which nnU-Net's own loss leaves out already (partial loss): stock ``nnUNetTrainer``
 on the same data is the baseline that the additional terms must beat.
+
+:class:`MaskedCRF` goes in front of any trainer of this package, see :mod:`nnunet_ext.combinations`.
 """
 
 from __future__ import annotations
@@ -13,33 +15,97 @@ import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import Tensor, nn
 
-from nnunet_ext.attenscribble.attentive_similarity_loss import attentive_similarity_loss, pooled, several_classes
+from nnunet_ext.attenscribble.attentive_similarity import AttentiveSimilarity
+from nnunet_ext.attenscribble.attentive_similarity_loss import several_classes
 from nnunet_ext.attenscribble.crf_loss import MaskedCRFLoss
 from nnunet_ext.attenscribble.learned import Learned
-from nnunet_ext.attenscribble.network import (
-    AttendedUNet,
-    AttenScribbleOptions,
-    as_projected,
-    crf_window,
-    similarity_window,
-)
-from nnunet_ext.attenscribble.similarity import AffinityHead
-from nnunet_ext.attenscribble.spatial_attention import QueriesAndKeys
+from nnunet_ext.attenscribble.network import AttendedUNet, AttenScribbleOptions, crf_window
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.clean_image import WithCleanImage
-from nnunet_ext.nnunet.outputs import finest
+from nnunet_ext.nnunet.outputs import finest, finest_logits
 from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
 from nnunet_ext.nnunet.plans import extension_settings, with_overrides
 from nnunet_ext.nnunet.pretrained import unwrap
-from nnunet_ext.nnunet.trainer import SEGMENTATION, CommonTrainer
+from nnunet_ext.nnunet.trainer import CommonTrainer
 
 CRF, ASL, MEAN_SIMILARITY, GATE = "crf", "similarity_loss", "mean_similarity", "gate"
+LEARNED, SIMILARITY = "learned", "similarity"
 
 
-class nnUNetTrainerAttenScribble(CommonTrainer):
+class MaskedCRF(CommonTrainer):
+    """The masked CRF loss, around the trainer that is next in the bases of a class: its network, its terms."""
+
+    # not "options": a trainer that is wrapped has its own under that name
+    attenscribble: ClassVar[AttenScribbleOptions] = AttenScribbleOptions(attention="none")
+
+    @classmethod
+    def attenscribble_from(cls, overrides: Mapping[str, Any]) -> AttenScribbleOptions:
+        """The options of this class with those of a plans file on top."""
+        return with_overrides(cls.attenscribble, overrides, "attenscribble")
+
+    def initialize(self) -> None:
+        if self.labels.ignore_label is None:
+            raise InputError(
+                f"{type(self).__name__} learns from scribbles, but data set {self.plans_manager.dataset_name} has no "
+                'ignore label; add "ignore": N to the labels in dataset.json, where N is the highest label plus 1, '
+                "and give it to every voxel that is not annotated."
+            )
+        settings = self.configuration_manager.configuration
+        self.scribble_options = self.attenscribble_from(extension_settings(settings, "attenscribble"))
+        window, downsample = crf_window(self.configuration_manager.spacing)
+        self.crf = MaskedCRFLoss(
+            window,
+            exclusive=not self.labels.has_regions,
+            downsample=downsample,
+            offsets_per_step=self.scribble_options.offsets_per_step,
+        )
+        super().initialize()
+
+    def build_aux(self) -> Mapping[str, nn.Module]:
+        """The gate."""
+        return {LEARNED: Learned(self.labels.num_heads, self.scribble_options.wait), **super().build_aux()}
+
+    @property
+    def ramp(self) -> float:
+        """From 0 to 1 in the first epochs."""
+        epochs = self.scribble_options.ramp * self.num_epochs
+        return min(1.0, self.current_epoch / epochs) if epochs > 0 else 1.0
+
+    def current_term_weights(self) -> Mapping[str, float]:
+        """The regulariser grows from 0; the gate is logged with the terms and is none."""
+        return {**super().current_term_weights(), CRF: self.ramp * self.scribble_options.crf_weight, GATE: 0.0}
+
+    def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
+        transforms = super().get_training_transforms(*args, **kwargs)
+        return WithCleanImage(transforms) if self.scribble_options.crf_image == "clean" else transforms
+
+    def network_input(self, data: Tensor) -> Tensor:
+        """Without the clean image, which only the CRF loss sees."""
+        return super().network_input(
+            data[:, : -self.image_channels] if self.scribble_options.crf_image == "clean" else data
+        )
+
+    def compute_terms(self, output: Any, data: Tensor, target: Tensor | list[Tensor]) -> dict[str, Tensor]:
+        clean, channels = self.scribble_options.crf_image == "clean", self.image_channels
+        image = data[:, -channels:] if clean else data[:, :channels]  # without the previous stage of a cascade
+        logits, labels = finest_logits(output), finest(target)
+        gate = self.aux[LEARNED](self.probabilities(logits.detach()), self.labels.one_hot(labels))
+        terms = {**super().compute_terms(output, data, target), GATE: gate}
+        return {**terms, CRF: gate * self.crf(logits, image, ~self.labels.annotated(labels))}
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """``(B, K, *spatial)`` of classes or regions, in single precision."""
+        return logits.float().sigmoid() if self.labels.has_regions else logits.float().softmax(1)
+
+
+class nnUNetTrainerMaskedCRF(MaskedCRF):
+    """The masked CRF loss alone; the network is stock nnU-Net's."""
+
+
+class nnUNetTrainerAttenScribble(MaskedCRF):
     """Partial loss, masked CRF loss and attentive similarity, with the sound defaults of the options."""
 
-    options: ClassVar[AttenScribbleOptions] = AttenScribbleOptions()
+    attenscribble: ClassVar[AttenScribbleOptions] = AttenScribbleOptions()
 
     @classmethod
     def build_network_architecture(
@@ -54,109 +120,38 @@ class nnUNetTrainerAttenScribble(CommonTrainer):
         planned = cls.planned_unet(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )
-        options = cls.options_from(extension_settings(configuration_manager.configuration, "attenscribble"))
+        options = cls.attenscribble_from(extension_settings(configuration_manager.configuration, "attenscribble"))
         return AttendedUNet(planned, options, configuration_manager.patch_size)
 
-    @classmethod
-    def options_from(cls, overrides: Mapping[str, Any]) -> AttenScribbleOptions:
-        """The options of this class with those of a plans file on top."""
-        return with_overrides(cls.options, overrides, "attenscribble")
-
-    def initialize(self) -> None:
-        if self.labels.ignore_label is None:
-            raise InputError(
-                f"{type(self).__name__} learns from scribbles, but data set {self.plans_manager.dataset_name} has no "
-                'ignore label; add "ignore": N to the labels in dataset.json, where N is the highest label plus 1, '
-                "and give it to every voxel that is not annotated."
-            )
-        settings = self.configuration_manager.configuration
-        self.method = self.options_from(extension_settings(settings, "attenscribble"))
-        window, downsample = crf_window(self.configuration_manager.spacing)
-        self.crf = MaskedCRFLoss(
-            window,
-            exclusive=not self.labels.has_regions,
-            downsample=downsample,
-            offsets_per_step=self.method.offsets_per_step,
-        )
-        super().initialize()
-
     def build_aux(self) -> Mapping[str, nn.Module]:
-        """The gate, the affinity head of every stage, and in side mode its queries and keys."""
+        """Beside the gate what turns attention into a similarity."""
         network = unwrap(self.network)
         assert isinstance(network, AttendedUNet)
-        planned, stages = network.planned, network.stages
-        self.windows = {str(s): similarity_window(planned, s, self.configuration_manager.spacing) for s in stages}
-        aux: dict[str, nn.Module] = {"learned": Learned(self.labels.num_heads, self.method.wait)}
-        aux |= {f"affinity_{stage}": AffinityHead(self.method.heads, self.method.published) for stage in stages}
-        if self.method.attention == "side":
-            for stage in stages:
-                channels = planned.channels[stage]
-                aux[f"projection_{stage}"] = QueriesAndKeys(channels, self.method.heads, self.method.head_dim)
-        return aux
+        spacing, exclusive = self.configuration_manager.spacing, not self.labels.has_regions
+        similarity = AttentiveSimilarity(network, self.scribble_options, spacing, exclusive=exclusive)
+        return {**super().build_aux(), SIMILARITY: similarity}
 
     def current_term_weights(self) -> Mapping[str, float]:
-        """Both regularisers grow from 0; gate and mean similarity are logged with the terms and are none."""
-        epochs = self.method.ramp * self.num_epochs
-        ramp = min(1.0, self.current_epoch / epochs) if epochs > 0 else 1.0
-        regularisers = {CRF: ramp * self.method.crf_weight, ASL: ramp * self.method.asl_weight}
-        return {**regularisers, MEAN_SIMILARITY: 0.0, GATE: 0.0}
-
-    def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
-        transforms = CommonTrainer.get_training_transforms(*args, **kwargs)
-        return WithCleanImage(transforms) if self.method.crf_image == "clean" else transforms
-
-    def network_input(self, data: Tensor) -> Tensor:
-        """Without the clean image, which only the CRF loss sees."""
-        return data[:, : -self.image_channels] if self.method.crf_image == "clean" else data
+        """As the CRF loss, so the similarity's; its mean is logged with the terms and is none."""
+        weights = {ASL: self.ramp * self.scribble_options.asl_weight, MEAN_SIMILARITY: 0.0}
+        return {**super().current_term_weights(), **weights}
 
     def compute_terms(self, output: Any, data: Tensor, target: Tensor | list[Tensor]) -> dict[str, Tensor]:
-        clean, channels = self.method.crf_image == "clean", self.image_channels
-        image = data[:, -channels:] if clean else data[:, :channels]  # without the previous stage of a cascade
         logits, attended = output
-        labels = finest(target)
-        full = finest(logits)
-        probabilities = full.float().sigmoid() if self.labels.has_regions else full.float().softmax(1)
-        gate = self.aux["learned"](probabilities.detach(), self.labels.one_hot(labels))
-        terms = {SEGMENTATION: self.loss(logits, target), GATE: gate}
-        terms[CRF] = gate * self.crf(full, image, ~self.labels.annotated(labels))
+        terms = super().compute_terms(logits, data, target)
         if attended:
-            terms |= self.similarity_terms(probabilities, labels, attended)
-            terms[ASL] = gate * terms[ASL]
+            counts = several_classes(self.labels.presence(finest(target)))
+            loss, mean = self.aux[SIMILARITY](self.probabilities(finest(logits)), counts, attended)
+            terms |= {ASL: terms[GATE] * loss, MEAN_SIMILARITY: mean}
         return terms
-
-    def similarity_terms(self, probabilities: Tensor, target: Tensor, attended: dict[str, Any]) -> dict[str, Tensor]:
-        """Attentive similarity loss, averaged over stages, and the mean similarity."""
-        counts = several_classes(self.labels.presence(target))
-        losses, means = [], []
-        for stage, given in attended.items():
-            projected = as_projected(given) if len(given) == 2 else self.aux[f"projection_{stage}"](given[0])
-            similarity = self.aux[f"affinity_{stage}"](projected, self.windows[stage])
-            p = pooled(probabilities, tuple(similarity.shape[2:]), self.method.published)
-            losses.append(
-                attentive_similarity_loss(
-                    similarity,
-                    p,
-                    self.windows[stage],
-                    counts,
-                    exclusive=not self.labels.has_regions,
-                    published=self.method.published,
-                    gamma=self.method.gamma,
-                )
-            )
-            means.append(similarity.detach().sigmoid().mean())
-        return {ASL: torch.stack(losses).mean(), MEAN_SIMILARITY: torch.stack(means).mean()}
-
-
-class nnUNetTrainerMaskedCRF(nnUNetTrainerAttenScribble):
-    """The masked CRF loss alone; the network is stock nnU-Net's."""
-
-    options: ClassVar[AttenScribbleOptions] = AttenScribbleOptions(attention="none")
 
 
 class nnUNetTrainerSSA(nnUNetTrainerAttenScribble):
     """Spatial self-attention in the trunk with the partial loss alone: what attention does without its losses."""
 
-    options: ClassVar[AttenScribbleOptions] = AttenScribbleOptions(attention="trunk", crf_weight=0.0, asl_weight=0.0)
+    attenscribble: ClassVar[AttenScribbleOptions] = AttenScribbleOptions(
+        attention="trunk", crf_weight=0.0, asl_weight=0.0
+    )
 
 
 class nnUNetTrainerAttenScribblePaper(nnUNetTrainerAttenScribble):
@@ -165,15 +160,15 @@ class nnUNetTrainerAttenScribblePaper(nnUNetTrainerAttenScribble):
     nnU-Net's stay the planned backbone, its augmentation and its schedule. Options in the plans do not apply to it.
     """
 
-    options: ClassVar[AttenScribbleOptions] = AttenScribbleOptions(
+    attenscribble: ClassVar[AttenScribbleOptions] = AttenScribbleOptions(
         attention="trunk", published=True, asl_weight=9.2, ramp=0.0, wait=0.0
     )
 
     hyperparameters: ClassVar[Mapping[str, Any]] = {"enable_deep_supervision": False, "weight_decay": 1e-4}
 
     @classmethod
-    def options_from(cls, overrides: Mapping[str, Any]) -> AttenScribbleOptions:
-        return cls.options
+    def attenscribble_from(cls, overrides: Mapping[str, Any]) -> AttenScribbleOptions:
+        return cls.attenscribble
 
     def build_optimizer(self, aux_parameters: list[nn.Parameter]) -> tuple[torch.optim.Optimizer, Any]:
         """SGD with momentum 0.9 and the polynomial schedule, as in the published code."""

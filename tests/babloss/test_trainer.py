@@ -125,6 +125,15 @@ def test_batches_of_one_kind_are_finite_and_have_the_same_terms(make, name, stat
         assert all(p.grad is not None for p in heads)  # DDP waits for all of them
 
 
+def test_around_the_bridge_both_views_have_both_heads(make):
+    trainer = make("nnUNetTrainerMedContextBaBLoss")
+    trainer.network.train()
+    step = trainer.train_step(batch_of(trainer, *BOTH_KINDS))
+    views = {f"loss_{view}{term}" for view in ("", "masked_") for term in (SEGMENTATION, HEATMAP, BRIDGE_A, BRIDGE_B)}
+    assert views | {"loss_consistency"} <= step.keys()
+    assert np.isfinite(list(step.values())).all()
+
+
 def gradients(trainer, term, batch):
     trainer.points, trainer.states = batch["landmarks"], batch["landmark_states"]
     with trainer.annotated_in(batch):

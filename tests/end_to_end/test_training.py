@@ -13,7 +13,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-from nnunet_ext.catalogue import TRAINERS
+from nnunet_ext.catalogue import TRAINERS, resolve
 from nnunet_ext.landmarks.formats import write_markups
 from nnunet_ext.landmarks.points import present
 from nnunet_ext.nnunet.plans import write_plans
@@ -29,19 +29,29 @@ def short_plans(**network):
     return plans
 
 
-ROOMS = {name: entry.location.split(".")[1] for name, entry in TRAINERS.items()}
-NEEDS = {"attenscribble": "ignore", "babloss": "ignore"}
-"""The kind of labels that the trainers of a room need; any other where none is given."""
+ROOMS = {
+    name: {base.__module__.split(".")[1] for base in resolve(name).__mro__ if base.__module__.startswith("nnunet_ext")}
+    for name in TRAINERS
+}
+"""Where the classes that a trainer is made of live."""
+NEEDS_IGNORE = {"attenscribble", "babloss"}
 DECLARES = {
     "babloss": {"landmarks": {"names": ["tip"], "surface_of": {"tip": ["left"]}}},
     "partial_labels": {"annotated_labels": {"tiny_0": ["left"]}},
 }
-"""What the dataset.json of these must say beside."""
+"""What the dataset.json must say beside for trainers of these rooms."""
+
+
+def declared(name):
+    # BaBLoss knows partial labels, but does not need them
+    room = "babloss" if "babloss" in ROOMS[name] else "partial_labels"
+    return DECLARES[room] if room in ROOMS[name] else {}
+
 
 RUNS = [
-    (name, configuration, False, NEEDS.get(room, "classes"))
-    for name, room in ROOMS.items()
-    for configuration in (("2d",) if room == "s2vnet" else ("2d", "3d_fullres"))
+    (name, configuration, False, "ignore" if rooms & NEEDS_IGNORE else "classes")
+    for name, rooms in ROOMS.items()
+    for configuration in (("2d",) if "s2vnet" in rooms else ("2d", "3d_fullres"))
 ] + [
     ("nnUNetTrainerPnPNet", "3d_fullres", True, "classes"),
     ("nnUNetTrainerPnPNet", "2d", True, "regions"),
@@ -68,7 +78,7 @@ def test_a_trained_model_is_predicted_with_by_nnunets_own_predictor(
     nnunet_folders, make_trainer, monkeypatch, name, configuration, residual, kind
 ):
     root = nnunet_folders(kind)
-    declare(root, monkeypatch, DECLARES.get(ROOMS[name], {}))
+    declare(root, monkeypatch, declared(name))
     found = recursive_find_trainer_class_by_name(name)
     trainer = make_trainer(found, configuration=configuration, kind=kind, plans=short_plans(residual=residual))
     trainer.run_training()

@@ -14,12 +14,11 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_ext.attenscribble.trainer import nnUNetTrainerAttenScribble
 from nnunet_ext.combinations import nnUNetTrainerMedContextPnPNet
 from nnunet_ext.errors import InputError
 from nnunet_ext.medcontext.consistency import consistency
 from nnunet_ext.medcontext.masking import apply_mask
-from nnunet_ext.medcontext.trainer import MedContext, nnUNetTrainerMedContext
+from nnunet_ext.medcontext.trainer import nnUNetTrainerMedContext
 from nnunet_ext.nnunet.outputs import finest_logits
 from nnunet_ext.nnunet.pretrained import load_pretrained_weights
 from nnunet_ext.nnunet.trainer import CHECKPOINT_KEY
@@ -409,15 +408,11 @@ def test_around_pnpnet_both_views_have_its_terms_and_the_teacher_its_branches(ma
     wrapped.network.load_state_dict(torch.load(tmp_path / "c.pth", weights_only=False)["network_weights"])
 
 
-class Scribbled(MedContext, nnUNetTrainerAttenScribble):
-    """Scribbles, whose loader hands on a clean image beside what the network sees."""
-
-
 def test_around_attenscribble_the_network_sees_a_masked_image_and_the_crf_loss_the_clean_one(make_trainer):
     plans = tiny.plans()
     options = {"attenscribble": {"crf_image": "clean"}, "medcontext": {"fill": "mean"}}
     plans["configurations"]["2d"]["nnunet_ext"] = options
-    trainer = make_trainer(Scribbled, kind="ignore", configuration="2d", plans=plans)
+    trainer = make_trainer("nnUNetTrainerMedContextAttenScribble", kind="ignore", configuration="2d", plans=plans)
     trainer.current_epoch = 500
     clean = []
     student, teacher = seen_by(trainer.network), seen_by(trainer.aux["teacher"])

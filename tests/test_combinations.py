@@ -1,0 +1,63 @@
+"""Combinations: the terms of both methods, the network of the one that is wrapped."""
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_ext.attenscribble.trainer import CRF, GATE
+from nnunet_ext.catalogue import TRAINERS
+from tests import tiny
+
+WRAPPED = {
+    "nnUNetTrainerMaskedCRFPnPNet": "nnUNetTrainerPnPNet",
+    "nnUNetTrainerMedContextPnPNet": "nnUNetTrainerPnPNet",
+    "nnUNetTrainerMedContextMaskedCRF": "nnUNetTrainerMaskedCRF",
+    "nnUNetTrainerMedContextAttenScribble": "nnUNetTrainerAttenScribble",
+}
+"""Those that need nothing but the ignore label; the others are tested with their methods and end to end."""
+
+
+def step(trainer):
+    torch.manual_seed(0)
+    return trainer.train_step(tiny.batch(trainer))
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+@pytest.mark.parametrize("name", WRAPPED)
+def test_the_terms_are_those_of_both_and_the_network_is_that_of_the_wrapped(make_trainer, name, configuration):
+    alone = make_trainer(WRAPPED[name], kind="ignore", configuration=configuration)
+    together = make_trainer(name, kind="ignore", configuration=configuration)
+    assert together.network.state_dict().keys() == alone.network.state_dict().keys()
+    terms, values = set(step(alone)) - {"loss"}, step(together)
+    if name.startswith("nnUNetTrainerMedContext"):
+        terms |= {term.replace("loss_", "loss_masked_", 1) for term in terms} | {"loss_consistency"}
+    else:
+        terms |= {f"loss_{CRF}", f"loss_{GATE}"}
+    assert values.keys() == terms | {"loss"}
+    assert np.isfinite(list(values.values())).all()
+    assert all(p.isfinite().all() for p in together.network.parameters())
+
+
+def test_the_crf_loss_teaches_the_network_that_it_is_put_around(make_trainer):
+    trainer = make_trainer("nnUNetTrainerMaskedCRFPnPNet", kind="ignore", configuration="2d")
+    trainer.current_epoch = trainer.num_epochs - 1
+    trainer.aux["learned"].probability.fill_(1)
+    batch = tiny.batch(trainer)
+    terms = trainer.compute_terms(trainer.network(batch["data"]), batch["data"], batch["target"])
+    assert terms[GATE] == 1
+    trainer.network.zero_grad()
+    (trainer.term_weight(CRF) * terms[CRF]).backward()
+    pulled = [
+        p.grad for n, p in trainer.network.named_parameters() if n.startswith(("pull.", "push.")) and p.requires_grad
+    ]
+    assert pulled
+    assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in pulled)
+
+
+def test_every_combination_is_in_the_catalogue():
+    from nnunet_ext import combinations
+
+    made = {
+        name for name, value in vars(combinations).items() if getattr(value, "__module__", "") == combinations.__name__
+    }
+    assert made == {name for name, entry in TRAINERS.items() if entry.location.startswith("nnunet_ext.combinations:")}
