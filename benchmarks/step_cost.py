@@ -223,6 +223,7 @@ def random_batch(trainer: Any) -> dict[str, Any]:
             full[1::2] = manager.ignore_label
         points = torch.rand(*states.shape, len(patch)) * (torch.tensor(patch) - 1)
         batch |= {"landmarks": points, "landmark_states": states, "landmark_case_states": states}
+        batch["segmented"] = torch.arange(trainer.batch_size) % 2 == 0
     return {**batch, "target": targets if scales is not None else targets[0]}
 
 

@@ -84,6 +84,7 @@ class LandmarkTrainer(LandmarkValidation, LandmarkData, CommonTrainer):
     def train_step(self, batch: dict) -> dict:
         self.points = batch["landmarks"].to(self.device, non_blocking=True)
         self.states = batch["landmark_states"].to(self.device, non_blocking=True)
+        self.segmented = batch["segmented"].to(self.device, non_blocking=True)
         return super().train_step(batch)
 
     def compute_terms(self, output: Any, data: Tensor, target: Tensor | list[Tensor]) -> dict[str, Tensor]:
@@ -94,7 +95,7 @@ class LandmarkTrainer(LandmarkValidation, LandmarkData, CommonTrainer):
 
     def bridge_terms(self, logits: Tensor, landmark_logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """The directions that this trainer has, and how many pairs of landmark and organ took part in each."""
-        drawn = self.drawn(target)
+        drawn = self.drawn()
         organs = [[channel for organ in of_landmark for channel in organ] for of_landmark in self.bridge.organs]
         terms: dict[str, Tensor] = {}
         if self.method.a_weight:
@@ -108,9 +109,9 @@ class LandmarkTrainer(LandmarkValidation, LandmarkData, CommonTrainer):
             terms |= {BRIDGE_B: b.loss, PAIRS_B: b.active.float()}
         return terms
 
-    def drawn(self, target: Tensor) -> Tensor:
+    def drawn(self) -> Tensor:
         """``(B, heads)`` bool: which labels somebody drew in this case, if only to say that they are not there."""
-        return self.labels.annotated(target).flatten(1).any(1, keepdim=True).expand(-1, self.labels.num_heads)
+        return self.segmented[:, None].expand(-1, self.labels.num_heads)
 
 
 class nnUNetTrainerLandmark(LandmarkTrainer, PartialLabels):
@@ -123,12 +124,12 @@ class nnUNetTrainerLandmark(LandmarkTrainer, PartialLabels):
     def annotated_in(self, batch: dict) -> Iterator[Tensor]:
         """A sample in which nothing is drawn leaves the mean of Dice; nnU-Net counts it as perfect, and learns less."""
         with super().annotated_in(batch) as annotated:
-            annotated &= super().drawn(finest(batch["target"]))
+            annotated &= batch["segmented"][:, None]
             yield annotated
 
-    def drawn(self, target: Tensor) -> Tensor:
+    def drawn(self) -> Tensor:
         assert self.partial_loss.annotated is not None
-        return self.partial_loss.annotated.to(target.device)
+        return self.partial_loss.annotated.to(self.device)
 
 
 class nnUNetTrainerBaBLoss(nnUNetTrainerLandmark):
@@ -176,7 +177,7 @@ class nnUNetTrainerBaBLossPaper(LandmarkTrainer):
         return PartialCrossEntropy(-1 if self.labels.ignore_label is None else self.labels.ignore_label)
 
     def bridge_terms(self, logits: Tensor, landmark_logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        drawn = self.drawn(target)[:, :1]
+        drawn = self.drawn()[:, :1]
         a, b = published_bridge(
             logits.float(),
             landmark_logits.float() / PaperHeatmapLoss.SCALE,

@@ -3,7 +3,7 @@
 ::
 
     class nnUNetTrainerMine(LandmarkData, CommonTrainer):
-        ...  # batch["landmarks"], batch["landmark_states"] and batch["landmark_case_states"] are there
+        ...  # batch["landmarks"], batch["landmark_states"], batch["segmented"] and more are there
 
 See :mod:`nnunet_ext.nnunet.landmark_loader` for the batch, and :mod:`nnunet_ext.nnunet.landmark_cases` for the files.
 """

@@ -7,6 +7,8 @@ key of a batch             type                 what it is
 ``landmark_states``        int8 (B, K)          :class:`State` in this patch: one that is elsewhere is absent here, in
                                                 2D one of another slice too
 ``landmark_case_states``   int8 (B, K)          :class:`State` in the case: absent means absent from the whole image
+``segmented``              bool (B,)            whether anything is drawn in the case. The target does not tell: beyond
+                                                the image nnU-Net writes background, also where nothing is drawn
 =========================  ===================  =======================================================================
 
 Where a flip exchanges left and right, both states are exchanged with the points.
@@ -27,9 +29,8 @@ from torch import Tensor
 from nnunet_ext.landmarks.annotation import systematic_sample
 from nnunet_ext.landmarks.geometry import inside
 from nnunet_ext.landmarks.points import State
-from nnunet_ext.landmarks.preprocessed import Keypoints
 from nnunet_ext.nnunet.keypoints import KEYPOINTS, STATES
-from nnunet_ext.nnunet.landmark_cases import DatasetWithLandmarks, Locations
+from nnunet_ext.nnunet.landmark_cases import DatasetWithLandmarks, LandmarkCase, Locations
 
 SEAM = "nnUNetDataLoader"
 """Global of nnU-Net's trainer module: the class that ``nnUNetTrainer.get_dataloaders`` builds, twice."""
@@ -59,7 +60,7 @@ class LandmarkDataLoader(nnUNetDataLoader):
         # with an ignore label nnU-Net centres patches on labelled voxels, and warns if there are none
         self.has_ignore = self.data_has_ignore and case.annotation.segmentation
         lower, upper = super().get_bbox(data_shape, force_fg, class_locations, *args, **kwargs)
-        self.patches.begin(case.keypoints, lower, self.patch_size_was_2d)
+        self.patches.begin(case, lower, self.patch_size_was_2d)
         return lower, upper
 
     def generate_train_batch(self) -> dict[str, Any]:
@@ -74,35 +75,38 @@ class _Patches:
     def __init__(self, transforms: Callable[..., dict[str, Any]] | None) -> None:
         self.transforms = transforms
         self.current: dict[str, Tensor] = {}
-        self.done: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.segmented = True
+        self.done: list[tuple[Tensor, ...]] = []
 
-    def begin(self, keypoints: Keypoints, start: Sequence[int], flat: bool) -> None:
+    def begin(self, case: LandmarkCase, start: Sequence[int], flat: bool) -> None:
         """A patch of a case was chosen.
 
         Args:
-            keypoints: of the case.
+            case: what is known of it.
             start: first voxel of the patch, ``(3,)``.
             flat: the patch is one slice, whose axis nnU-Net removes.
         """
-        voxels = torch.from_numpy(keypoints.voxels - np.asarray(start, np.float32))
-        case_states = torch.from_numpy(keypoints.states)
+        voxels = torch.from_numpy(case.keypoints.voxels - np.asarray(start, np.float32))
+        case_states = torch.from_numpy(case.keypoints.states)
         states = case_states.clone()
         if flat:
             states[(case_states == State.PRESENT) & (voxels[:, 0].abs() > 0.5)] = State.ABSENT
             voxels = voxels[:, 1:]
         self.current = {KEYPOINTS: voxels, STATES: torch.stack([states, case_states], 1)}
+        self.segmented = case.annotation.segmentation
 
     def __call__(self, image: Tensor, segmentation: Tensor) -> dict[str, Any]:
         result: dict[str, Any] = {"image": image, "segmentation": segmentation, **self.current}
         if self.transforms is not None:
             result = self.transforms(**result)
-        self.done.append(_seen(result.pop(KEYPOINTS), result.pop(STATES), tuple(result["image"].shape[1:])))
+        seen = _seen(result.pop(KEYPOINTS), result.pop(STATES), tuple(result["image"].shape[1:]))
+        self.done.append((*seen, torch.tensor(self.segmented)))
         return result
 
     def collated(self) -> dict[str, Tensor]:
         """The landmarks of a batch."""
-        points, states, case_states = (torch.stack(parts) for parts in zip(*self.done, strict=True))
-        return {"landmarks": points, "landmark_states": states, "landmark_case_states": case_states}
+        keys = ("landmarks", "landmark_states", "landmark_case_states", "segmented")
+        return {key: torch.stack(parts) for key, parts in zip(keys, zip(*self.done, strict=True), strict=True)}
 
 
 def _seen(voxels: Tensor, states: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:

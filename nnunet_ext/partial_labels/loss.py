@@ -41,7 +41,7 @@ class PartialLabelsLoss(nn.Module):
             ``batch_dice`` is, as in nnU-Net.
 
     ``annotated`` is set before every call: ``(B, K)`` bool, which heads were annotated in each sample, on the CPU (no
-    synchronisation); None: all.
+    synchronisation); None: all. A sample without any, not even the background, does not count.
     """
 
     annotated: Tensor | None
@@ -77,7 +77,8 @@ class PartialLabelsLoss(nn.Module):
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             logits = only_annotated_logits(logits, annotated, self.labels)
             target = only_annotated_target(target, annotated, self.labels)
-            valid = self.labels.annotated(target)
+            # where not even the background was annotated, it is only what nnU-Net pads patches with
+            valid = self.labels.annotated(target) & _as_channels(annotated.any(1, keepdim=True), target)
             annotated = annotated.to(logits.device)
             if self.labels.has_regions:
                 probabilities = logits.sigmoid()

@@ -71,6 +71,7 @@ def batch_of(trainer, states, drawn, seed=0):
         for sample in range(size):
             if not drawn[sample % 2]:
                 target[sample] = trainer.labels.ignore_label
+                target[sample, :, 0] = 0  # where nnU-Net pads, it writes background into every case
             else:
                 target[sample] = torch.where(target[sample] == trainer.labels.ignore_label, 0, target[sample])
     rows = [states[sample % 2] for sample in range(size)]
@@ -80,6 +81,7 @@ def batch_of(trainer, states, drawn, seed=0):
         "landmarks": points,
         "landmark_states": torch.tensor(rows, dtype=torch.int8),
         "landmark_case_states": torch.tensor(rows, dtype=torch.int8),
+        "segmented": torch.tensor([drawn[sample % 2] for sample in range(size)]),
         "keys": [f"case_{sample}" for sample in range(size)],
     }
     return batch
@@ -135,7 +137,9 @@ def test_around_the_bridge_both_views_have_both_heads(make):
 
 
 def gradients(trainer, term, batch):
-    trainer.points, trainer.states = batch["landmarks"], batch["landmark_states"]
+    trainer.points, trainer.states, trainer.segmented = (
+        batch[key] for key in ("landmarks", "landmark_states", "segmented")
+    )
     with trainer.annotated_in(batch):
         terms = trainer.compute_terms(trainer.network(batch["data"]), batch["data"], batch["target"])
     trainer.network.zero_grad(set_to_none=True)

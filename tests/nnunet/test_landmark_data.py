@@ -121,6 +121,22 @@ def test_landmarks_of_a_batch_are_where_the_image_shows_them(root, normalised, c
         assert (batch[key].shape, batch[key].dtype) == ((4, 4), torch.int8)
 
 
+def test_a_batch_says_what_is_drawn_where_the_target_does_not(root):
+    """Patches reach beyond the image: there nnU-Net writes background, which looks as if somebody had drawn it."""
+    made = trainer(root)
+    ignore = made.label_manager.ignore_label
+    transforms = made.get_training_transforms((24, 24, 24), 0, None, None, False, ignore_label=ignore)
+    batches = loader(root, patch=(24, 24, 24), transforms=transforms)
+    misleading = 0
+    for _ in range(5):
+        batch = next(batches)
+        drawn = [KINDS[int(name.removeprefix("case_"))].startswith("segmentation") for name in batch["keys"]]
+        assert batch["segmented"].tolist() == drawn
+        looks_drawn = (batch["target"] != ignore).flatten(1).any(1)
+        misleading += int((looks_drawn & ~batch["segmented"]).sum())
+    assert misleading > 0
+
+
 def test_in_2d_a_landmark_is_on_its_own_slice_only(root, normalised):
     np.random.seed(1)
     batches = loader(root, "2d", (22, 22), oversample_foreground_percent=0.5)
@@ -260,6 +276,7 @@ def test_the_augmenter_of_nnunet_works_with_one_process(root, monkeypatch):
                 "landmarks",
                 "landmark_states",
                 "landmark_case_states",
+                "segmented",
             }
     finally:
         training._finish()
