@@ -44,7 +44,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Case:
-    """One case; ``metrics`` by the name of the label or region, as is ``consistency``, which is empty if not asked for."""
+    """One case; ``metrics`` and ``consistency`` by the name of the label or region, the latter only if asked for."""
 
     name: str
     reference: Path

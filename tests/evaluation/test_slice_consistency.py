@@ -20,7 +20,7 @@ def by_hand(mask, axis, ignored=None) -> float:
     for z in range(mask.shape[axis] - 1):
         both = either = 0.0
         for index in np.ndindex(mask.take(0, axis).shape):
-            here, there = (index[:axis] + (s,) + index[axis:] for s in (z, z + 1))
+            here, there = ((*index[:axis], s, *index[axis:]) for s in (z, z + 1))
             if ignored is None or not (ignored[here] or ignored[there]):
                 both += mask[here] and mask[there]
                 either += int(mask[here]) + int(mask[there])
