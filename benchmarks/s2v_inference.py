@@ -125,9 +125,10 @@ def planned(shape: Sequence[int], spacing_mm: Sequence[float], dataset_json: dic
         "foreground_intensity_properties_per_channel": {"0": {}},
     }
     with tempfile.TemporaryDirectory(prefix="s2v_plans_") as folder, contextlib.redirect_stdout(io.StringIO()):
-        before = {key: os.environ.get(key) for key in ("nnUNet_raw", "nnUNet_preprocessed")}
+        before = {key: os.environ.get(key) for key in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_n_proc_DA")}
         try:
-            for key in before:
+            os.environ["nnUNet_n_proc_DA"] = "1"  # the planner cannot work with 0
+            for key in ("nnUNet_raw", "nnUNet_preprocessed"):
                 os.environ[key] = f"{folder}/{key}"
                 (place := Path(folder, key, name)).mkdir(parents=True)
                 (place / "dataset.json").write_text(json.dumps({**dataset_json, "numTraining": 100, "dataset": {}}))
