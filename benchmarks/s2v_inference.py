@@ -186,13 +186,11 @@ def predictor(setup: Setup, way: Way, mirroring: bool) -> nnUNetPredictor:
     settings: dict[str, Any] = {
         "tile_step_size": setup.step,
         "use_mirroring": mirroring,
-        "perform_everything_on_device": setup.device == "cuda",
         "device": torch.device(setup.device),
         "allow_tqdm": False,
     }
-    made = nnUNetPredictor(**settings)
-    if way.direction is not None:
-        made = S2VPredictor(**settings, direction=way.direction)
+    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net's prints that results are kept in main memory
+        made = S2VPredictor(**settings, direction=way.direction) if way.direction else nnUNetPredictor(**settings)
     name = way.trainer.__name__
     made.manual_initialization(network, manager, configuration, None, setup.dataset_json, name, axes)
     return made
@@ -258,6 +256,8 @@ def measure(
         row["parameters"] = sum(p.numel() for p in made[name].network.parameters())
         row["grid"] = list(images[name].shape[1:])
         row["patch"] = list(made[name].configuration_manager.patch_size)
+        if ways[name].direction:  # its columns are as long as the volume
+            row["patch"][0] = row["grid"][0]
         row["seconds"] = times[name]
         row["time_ratio"] = {"min": min(ratios), "median": median(ratios), "max": max(ratios)}
         peaks = row["peak_bytes"], result[REFERENCE]["peak_bytes"]

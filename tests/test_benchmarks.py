@@ -64,7 +64,7 @@ def test_s2v_inference_plans_and_measures_time_and_memory(tmp_path):
         assert row["grid"] == [8, 32, 32]
         numbers = [*row["seconds"], *row["time_ratio"].values(), row["peak_bytes"], row["peak_ratio"]]
         assert all(math.isfinite(number) and number > 0 for number in numbers)
-    assert row["patch"] == [64, 32, 32]
+    assert row["patch"] == [8, 32, 32]
     assert "claim" in result.stdout
 
 
