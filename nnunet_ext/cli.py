@@ -113,6 +113,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         nsd_tolerances_mm=arguments.nsd_tolerances,
         definition=arguments.definition,
         empty="zero" if arguments.legacy_empty_zero else "diagonal",
+        consistency=arguments.consistency,
         processes=arguments.processes,
     )
     out = Path(arguments.out) if arguments.out else Path(arguments.prediction) / "evaluation"
@@ -461,6 +462,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument(
         "--legacy-empty-zero", action="store_true", help="empty masks score 0 everywhere, as in the scribble papers"
+    )
+    evaluate.add_argument(
+        "--consistency",
+        action="store_true",
+        help="also how much neighbouring slices agree, in the predictions and in the references",
     )
     evaluate.add_argument("--common", action="store_true", help="score only the cases that are in both folders")
     evaluate.add_argument("--processes", type=int, metavar="N", help="cases at a time (default: number of cores)")

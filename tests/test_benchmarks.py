@@ -63,3 +63,31 @@ def test_bridge_loss_compares_the_losses_and_the_gradients_of_the_maps(tmp_path)
         for name, row in rows.items():
             assert f"| {name} |" in result.stdout
             assert all(math.isfinite(number) and number > 0 for number in row.values())
+
+
+def test_s2v_inference_plans_and_measures_time_and_memory(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "s2v_inference.py"), "--shape", "8", "32", "32", "--spacing", "4", "1"]
+    command += ["1", "--ways", "S2VNet B, both", "--mirroring", "on", "--repeats", "1", "--warmup", "0"]
+    command += ["--threads", "1", "--json", str(tmp_path / "out.json")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    measured = json.loads((tmp_path / "out.json").read_text())
+    assert list(measured["plans"]["configurations"]) == ["2d", "3d_fullres"]
+    assert list(measured["measured"]) == ["with mirroring"]
+    for name, row in measured["measured"]["with mirroring"].items():
+        assert f"| {name} |" in result.stdout
+        assert row["grid"] == [8, 32, 32]
+        numbers = [*row["seconds"], *row["time_ratio"].values(), row["peak_bytes"], row["peak_ratio"]]
+        assert all(math.isfinite(number) and number > 0 for number in numbers)
+    assert row["patch"] == [8, 32, 32]
+    assert "claim" in result.stdout
+
+
+def test_s2v_inference_refuses_plans_of_single_slices(tmp_path):
+    (tmp_path / "plans.json").write_text(json.dumps({"plans_name": "flat", "configurations": {"2d": {}}}))
+    command = [sys.executable, str(BENCHMARKS / "s2v_inference.py"), "--plans", str(tmp_path / "plans.json")]
+    result = subprocess.run(
+        [*command, "--shape", "1", "9", "9", "--spacing", "1", "1", "1"], capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert "no configuration 3d_fullres" in result.stderr

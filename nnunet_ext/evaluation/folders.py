@@ -7,7 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.labels import ScoredLabels, read_json
 from nnunet_ext.evaluation.metrics import DEFINITIONS, EMPTY_RULES, CaseMetrics, EmptyRule, label_metrics
 from nnunet_ext.evaluation.reading import Reader, require_same_geometry
+from nnunet_ext.evaluation.slice_consistency import DEFINITION, Consistency, slice_consistency
 from nnunet_ext.evaluation.surfaces import Definition
 from nnunet_ext.files import replacing
 from nnunet_ext.processes.parallel import for_every_case
@@ -28,24 +29,29 @@ ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl", ".png", ".bmp", ".tif", 
 
 @dataclass(frozen=True)
 class Settings:
-    """How every case is scored; see :func:`nnunet_ext.evaluation.metrics.label_metrics`."""
+    """How every case is scored; see :func:`nnunet_ext.evaluation.metrics.label_metrics`.
+
+    ``slice_axis``: along which neighbouring slices are compared; None: they are not.
+    """
 
     labels: ScoredLabels
     reader: str
     nsd_tolerances_mm: tuple[float, ...]
     definition: Definition
     empty: EmptyRule
+    slice_axis: int | None = None
 
 
 @dataclass(frozen=True)
 class Case:
-    """One case; ``metrics`` by the name of the label or region."""
+    """One case; ``metrics`` and ``consistency`` by the name of the label or region, the latter only if asked for."""
 
     name: str
     reference: Path
     prediction: Path
     metrics: Mapping[str, CaseMetrics]
     dimensions: int = 3
+    consistency: Mapping[str, Consistency] = field(default_factory=dict)
 
     def mean_dice(self) -> float:
         """Over the labels that count."""
@@ -69,10 +75,12 @@ class Evaluation:
             f"definition {self.settings.definition}: {DEFINITIONS[self.settings.definition]}",
             f"empty masks: {EMPTY_RULES[self.settings.empty]}",
             *([f"voxels whose reference is {ignored} (ignore) are left out of both masks"] if ignored else []),
+            *([DEFINITION] if self.settings.slice_axis is not None else []),
         ]
 
-    def numbers(self, metrics: CaseMetrics) -> dict[str, float]:
+    def numbers(self, case: Case, label: str) -> dict[str, float]:
         """The numbers of one case and label, by the column names of the CSV file."""
+        metrics = case.metrics[label]
         unit = "ml" if self.cases[0].dimensions == 3 else "mm2"
         return {
             "dice": metrics.dice,
@@ -82,13 +90,14 @@ class Evaluation:
             **{f"nsd_{tolerance:g}mm": value for tolerance, value in metrics.nsd.items()},
             f"reference_{unit}": metrics.size_reference,
             f"prediction_{unit}": metrics.size_prediction,
+            **_columns(case.consistency.get(label)),
         }
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One row per case and label: tidy."""
         for case in self.cases:
             for label, metrics in case.metrics.items():
-                yield {"case": case.name, "label": label, **self.numbers(metrics), "status": metrics.status}
+                yield {"case": case.name, "label": label, **self.numbers(case, label), "status": metrics.status}
 
     def means(self) -> dict[str, dict[str, float]]:
         """Per label the mean over the cases that count, how many they are, and how many masks were empty.
@@ -97,13 +106,12 @@ class Evaluation:
         """
         result: dict[str, dict[str, float]] = {}
         for label in self.settings.labels.values:
-            own = [case.metrics[label] for case in self.cases]
-            columns = [self.numbers(metrics) for metrics in own]
+            columns = [self.numbers(case, label) for case in self.cases]
             means = {key: _mean(row[key] for row in columns) for key in columns[0]}
-            states = Counter(metrics.status for metrics in own)
+            states = Counter(case.metrics[label].status for case in self.cases)
             result[label] = {
                 **means,
-                "counted": len(own) - states["both empty"],
+                "counted": len(columns) - states["both empty"],
                 "both_empty": states["both empty"],
                 "one_empty": states["prediction empty"] + states["reference empty"],
             }
@@ -155,7 +163,7 @@ class Evaluation:
             {
                 "reference_file": str(case.reference),
                 "prediction_file": str(case.prediction),
-                "metrics": {keys[name]: self._nnunet_names(metrics) for name, metrics in case.metrics.items()},
+                "metrics": {keys[name]: self._nnunet_names(case, name) for name in case.metrics},
                 "status": {keys[name]: metrics.status for name, metrics in case.metrics.items()},
             }
             for case in self.cases
@@ -178,8 +186,8 @@ class Evaluation:
             },
         }
 
-    def _nnunet_names(self, metrics: CaseMetrics) -> dict[str, float]:
-        numbers = self.numbers(metrics)
+    def _nnunet_names(self, case: Case, label: str) -> dict[str, float]:
+        metrics, numbers = case.metrics[label], self.numbers(case, label)
         return {
             "Dice": numbers.pop("dice"),
             "IoU": numbers.pop("iou"),
@@ -205,6 +213,7 @@ def evaluate_folders(
     nsd_tolerances_mm: Sequence[float] = (1.0,),
     definition: Definition = "surface",
     empty: EmptyRule = "diagonal",
+    consistency: bool = False,
     processes: int | None = None,
 ) -> Evaluation:
     """Score every case of ``reference`` with the file of the same name in ``prediction``.
@@ -213,10 +222,11 @@ def evaluate_folders(
         reference, prediction: folders of label maps in any format that nnU-Net reads.
         labels: what is scored; from ``dataset.json`` by default.
         dataset_json, plans: looked for beside the predictions, then beside the references, by default. The plans only
-            name the reader.
+            name the reader, and the axis of the slices.
         cases: only these; all of ``reference`` by default.
         common: score what is in both folders instead of refusing when they differ.
         nsd_tolerances_mm, definition, empty: see :func:`nnunet_ext.evaluation.metrics.label_metrics`.
+        consistency: compare neighbouring slices too, see :mod:`nnunet_ext.evaluation.slice_consistency`.
         processes: how many cases at a time; as many as there are cores by default.
 
     Raises:
@@ -238,10 +248,12 @@ def evaluate_folders(
     ending = description.get("file_ending") or _ending(reference)
     names, left_out = _matched(reference, prediction, ending, cases, common)
     plans_file = _beside(plans, "plans.json", prediction)
-    reader = read_json(plans_file).get("image_reader_writer") if plans_file else None
+    planned = read_json(plans_file) if plans_file else {}
+    axis = _slice_axis(planned, plans_file, prediction) if consistency else None
+    reader = planned.get("image_reader_writer")
     if reader is None:
         reader = Reader.for_file(reference / f"{names[0]}{ending}", ending, description).name
-    settings = Settings(labels, reader, tuple(map(float, nsd_tolerances_mm)), definition, empty)
+    settings = Settings(labels, reader, tuple(map(float, nsd_tolerances_mm)), definition, empty, axis)
     pairs = [(name, reference / f"{name}{ending}", prediction / f"{name}{ending}") for name in names]
     calls = [(*pair, settings) for pair in pairs]
     return Evaluation(tuple(for_every_case(evaluate_case, calls, processes, "evaluate")), settings, left_out)
@@ -274,7 +286,18 @@ def evaluate_case(name: str, reference: Path, prediction: Path, settings: Settin
         definition=settings.definition,
         empty=settings.empty,
     )
-    return Case(name, reference, prediction, metrics, truth.array.ndim)
+    found: Mapping[str, Consistency] = {}
+    if settings.slice_axis is not None:
+        if truth.array.ndim != 3:
+            raise InputError(f"{reference} is a single slice, which has no neighbours; leave --consistency out.")
+        found = slice_consistency(
+            predicted.array,
+            truth.array,
+            settings.labels.values,
+            settings.slice_axis,
+            ignore_label=settings.labels.ignore,
+        )
+    return Case(name, reference, prediction, metrics, truth.array.ndim, found)
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -288,6 +311,29 @@ def _beside(given: str | Path | None, name: str, *folders: Path) -> Path | None:
         return Path(given)
     places = [place for folder in folders for place in (folder, *folder.resolve().parents[:2])]
     return next((place / name for place in places if (place / name).is_file()), None)
+
+
+def _slice_axis(plans: Mapping[str, Any], file: Path | None, prediction: Path) -> int:
+    """Of the arrays that nnU-Net's reader gives: the axis that the plans put first, along which ``2d`` slices."""
+    if file is None:
+        raise InputError(
+            f"There is no plans.json beside {prediction}, which says along which axis nnU-Net slices; give "
+            "nnUNetPlans.json of the data set with --plans."
+        )
+    order = plans.get("transpose_forward")
+    if not isinstance(order, list) or sorted(order) != [0, 1, 2]:
+        raise InputError(f"{file} has transpose_forward {order!r}, but plans of nnU-Net have an order of three axes.")
+    return int(order[0])
+
+
+def _columns(consistency: Consistency | None) -> dict[str, float]:
+    if consistency is None:
+        return {}
+    return {
+        "consistency": consistency.prediction,
+        "consistency_reference": consistency.reference,
+        "consistency_difference": consistency.difference,
+    }
 
 
 def _ending(folder: Path) -> str:

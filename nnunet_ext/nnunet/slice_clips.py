@@ -56,9 +56,10 @@ class SliceClips(nnUNetTrainer):
         # a model that is loaded again has three axes already
         size = [length, *settings["patch_size"][-2:]]
         settings["patch_size"] = size
-        # as many slices per step as nnU-Net planned, so that memory stays what it was
+        # as many slices per step as nnU-Net planned, so that memory stays what it was; and as many clips in one process
+        # as in another, since nnU-Net's batch Dice gathers tensors whose sizes must be equal (dice.py, 2.8.1)
         ranks = dist.get_world_size() if self.is_ddp else 1
-        settings["batch_size"] = max(2, ranks, round(settings["batch_size"] / self.clip))
+        settings["batch_size"] = max(2, ranks * max(1, round(settings["batch_size"] / self.clip / ranks)))
         # nnU-Net writes these plans, not those above, into the model folder
         self.plans_manager.plans["configurations"][configuration]["patch_size"] = list(size)
 

@@ -18,6 +18,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.folders import evaluate_folders
 from nnunet_ext.evaluation.labels import ScoredLabels
 from nnunet_ext.evaluation.metrics import label_metrics
+from nnunet_ext.evaluation.slice_consistency import slice_consistency
 
 SPACING = (3.0, 1.0, 0.5)  # z, y, x
 LABELS = {"background": 0, "left": 1, "right": 2}
@@ -201,7 +202,57 @@ def test_what_is_printed_names_definition_rule_unit_and_cases_left_out(folders, 
         assert words in printed
 
 
+@pytest.fixture
+def planned(folders):
+    """The same cases with plans beside the predictions that slice along the last axis."""
+    (folders / "pred" / "plans.json").write_text(
+        json.dumps({"image_reader_writer": "SimpleITKIO", "transpose_forward": [2, 0, 1]})
+    )
+    return folders
+
+
+def test_neighbouring_slices_are_compared_along_the_axis_of_the_plans(planned, capsys):
+    command = ["evaluate", str(planned / "gt"), str(planned / "pred"), "--processes", "1"]
+    assert main([*command, "--consistency"]) == 0
+    printed = capsys.readouterr().out
+    assert "consistency_difference" in printed
+    assert "neighbouring slices" in printed
+    with (planned / "pred" / "evaluation" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    expected = slice_consistency(label_map(10), label_map(0), {"left": 1, "right": 2}, 2)
+    for row, label in zip(rows, ("left", "right"), strict=False):
+        assert float(row["consistency"]) == pytest.approx(expected[label].prediction)
+        assert float(row["consistency_reference"]) == pytest.approx(expected[label].reference)
+        assert float(row["consistency_difference"]) == pytest.approx(expected[label].difference)
+    summary = load_summary_json(str(planned / "pred" / "evaluation" / "summary.json"))
+    differences = [float(row["consistency_difference"]) for row in rows if row["label"] == "left"]
+    assert summary["mean"][1]["consistency_difference"] == pytest.approx(np.mean(differences))
+    assert main(command) == 0
+    assert "consistency" not in capsys.readouterr().out
+
+
 # --- bad input --------------------------------------------------------------------------------------------------------
+
+
+def test_consistency_needs_plans_and_volumes(folders, planned):
+    refused(planned, "bad.json", "transpose_forward", plans=bad_plans(planned), consistency=True)
+    (planned / "pred" / "plans.json").unlink()
+    refused(folders, "--plans", "plans.json", consistency=True)
+
+
+def bad_plans(folder: Path) -> Path:
+    (folder / "bad.json").write_text(json.dumps({"transpose_forward": [0, 1]}))
+    return folder / "bad.json"
+
+
+def test_consistency_of_single_slices(tmp_path):
+    for name in ("gt", "pred"):
+        (tmp_path / name).mkdir()
+        skimage_io.imsave(tmp_path / name / "case_0.png", label_map(0)[1], check_contrast=False)
+    describe(tmp_path, LABELS, file_ending=".png")
+    plans = tmp_path / "plans.json"
+    plans.write_text(json.dumps({"transpose_forward": [0, 1, 2]}))
+    refused(tmp_path, "single slice", consistency=True, plans=plans)
 
 
 def refused(folder: Path, *words: str, **options) -> str:

@@ -1,0 +1,144 @@
+"""Two processes train together, as ``nnUNetv2_train -num_gpus 2`` does, on CPUs with gloo.
+
+Each trainer of the table makes two steps, each process with samples of its own. DistributedDataParallel refuses the
+second step if a parameter had no gradient in the first.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import distributed as dist
+from torch import multiprocessing
+
+from tests import tiny
+
+RANKS, STEPS = 2, 2
+
+
+@dataclass(frozen=True)
+class Distributed:
+    """A trainer, and what it needs.
+
+    Attributes:
+        settings: of our section of the configuration in the plans.
+        batch_size: of all processes together.
+    """
+
+    trainer: str
+    configuration: str = "2d"
+    kind: str = "classes"
+    settings: dict[str, Any] = field(default_factory=dict)
+    batch_size: int = 4
+
+
+def s2v(**options: Any) -> dict[str, Any]:
+    return {"s2vnet": {"width": 8, "heads": 2, "embedding": 4, **options}}
+
+
+TRAINERS = (
+    Distributed("nnUNetTrainerReference"),
+    # 13 slices are 3 clips of 4, which two processes cannot share equally: one for each
+    Distributed("nnUNetTrainerS2VNet", settings=s2v(inference_clip=4), batch_size=13),
+    Distributed("nnUNetTrainerS2VNet", kind="regions", settings=s2v(inference_clip=4, interactive=1.0), batch_size=13),
+    Distributed("nnUNetTrainerS2VNetAutomatic", settings=s2v(inference_clip=4), batch_size=13),
+    Distributed("nnUNetTrainerS2VNetNoPropagation", settings=s2v(inference_clip=1)),
+)
+
+
+def train_together(rank: int, folder: Path) -> None:
+    """One process: all trainers, one after the other; what they did is in ``folder/<number>_<rank>.pt``."""
+    torch.set_num_threads(1)
+    os.environ |= {f"nnUNet_{name}": str(folder / name) for name in ("raw", "preprocessed", "results")}
+    for number, case in enumerate(TRAINERS):
+        where = f"file://{folder / f'rendezvous_{number}'}"
+        dist.init_process_group("gloo", init_method=where, rank=rank, world_size=RANKS, timeout=timedelta(seconds=90))
+        try:
+            found: dict[str, Any] = steps_of(case, rank)
+        except Exception:
+            found = {"error": traceback.format_exc()}
+        torch.save(found, folder / f"{number}_{rank}.pt")
+        dist.destroy_process_group()
+
+
+def steps_of(case: Distributed, rank: int) -> dict[str, Any]:
+    from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as stock
+    from torch.nn.parallel import DistributedDataParallel
+
+    from nnunet_ext.catalogue import resolve
+
+    # nnU-Net takes it for granted that processes which train together have a GPU each
+    stock.DDP = lambda network, device_ids: DistributedDataParallel(network)
+    trainer_class = resolve(case.trainer)
+
+    class OnCPU(trainer_class):
+        def __init__(
+            self,
+            plans: dict,
+            configuration: str,
+            fold: int,
+            dataset_json: dict,
+            device: torch.device = torch.device("cpu"),  # noqa: B008 (nnU-Net's signature)
+        ) -> None:
+            super().__init__(plans, configuration, fold, dataset_json, device)
+            self.device, self.grad_scaler = device, None
+
+    plans = {**tiny.plans(), "continue_training": False}
+    configuration = plans["configurations"][case.configuration]
+    configuration |= {"batch_size": case.batch_size, "nnunet_ext": case.settings}
+    torch.manual_seed(rank)  # DistributedDataParallel makes the weights equal
+    trainer = OnCPU(plans, case.configuration, 0, tiny.dataset_json(case.kind))
+    trainer.initialize()
+    assert isinstance(trainer.network, DistributedDataParallel)
+    trainer.network.train()
+    steps = []
+    for step in range(STEPS):
+        losses = trainer.train_step(tiny.batch(trainer, seed=10 * rank + step))
+        named = {**dict(trainer.network.module.named_parameters()), **dict(trainer.aux.named_parameters())}
+        learned = {name: p for name, p in named.items() if p.requires_grad}
+        steps.append(
+            {
+                "loss": float(losses["loss"]),
+                "without": [name for name, p in learned.items() if p.grad is None],
+                "gradients": {name: p.grad.clone() for name, p in learned.items() if p.grad is not None},
+                "weights": {name: p.detach().clone() for name, p in learned.items()},
+            }
+        )
+    return {"samples": trainer.batch_size, "steps": steps}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What all trainers did; starting processes is what takes time, so they are started once."""
+    folder = tmp_path_factory.mktemp("ddp")
+    for dim in (2, 3):
+        data = folder / "preprocessed" / tiny.DATASET / f"nnUNetPlans_{dim}d"
+        data.mkdir(parents=True)
+        (data / "case.b2nd").touch()  # nnU-Net infers the class of the data set from the file ending
+    multiprocessing.spawn(train_together, (folder,), RANKS)
+    return folder
+
+
+@pytest.mark.parametrize("number", range(len(TRAINERS)), ids=[f"{case.trainer}-{case.kind}" for case in TRAINERS])
+def test_two_processes_take_the_same_steps_on_different_samples(trained, number):
+    ranks = [torch.load(trained / f"{number}_{rank}.pt") for rank in range(RANKS)]
+    for rank in ranks:
+        assert "error" not in rank, rank["error"]
+    assert ranks[0]["samples"] == ranks[1]["samples"]  # nnU-Net's batch Dice adds up tensors of both
+    for first, second in zip(*(rank["steps"] for rank in ranks), strict=True):
+        assert first["without"] == second["without"] == []
+        assert first["loss"] != second["loss"]
+        for what in ("gradients", "weights"):
+            assert first[what].keys() == second[what].keys()
+            for name, value in first[what].items():
+                assert value.isfinite().all(), name
+                assert torch.equal(value, second[what][name]), name
+    before, after = (ranks[0]["steps"][step]["weights"] for step in (0, 1))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
