@@ -32,6 +32,7 @@ from torch import distributed as dist
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing
 from nnunet_ext.nnunet import plans as plans_file
+from nnunet_ext.nnunet.checkpoints import read_checkpoint
 from nnunet_ext.nnunet.labels import LabelView
 from nnunet_ext.nnunet.pretrained import install as install_pretrained_weights
 from nnunet_ext.nnunet.unet import PlannedUNet
@@ -286,8 +287,14 @@ class CommonTrainer(nnUNetTrainer):
             os.fsync(file.fileno())
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
-        super().load_checkpoint(filename_or_checkpoint)
-        checkpoint = torch.load(filename_or_checkpoint, map_location=self.device, weights_only=False)
+        path, checkpoint = read_checkpoint(Path(filename_or_checkpoint), self.device)
+        if path != Path(filename_or_checkpoint):
+            self.print_to_log_file(
+                f"{filename_or_checkpoint} is damaged; the training goes on from {path.name} instead, after epoch "
+                f"{checkpoint['current_epoch'] - 1}."
+            )
+        # as a file: given a dictionary, nnU-Net 2.8.1 fails
+        super().load_checkpoint(str(path))
         self.load_aux(checkpoint.get(CHECKPOINT_KEY, {}).get("aux", {}))
 
     def load_aux(self, state: dict[str, Tensor]) -> None:
