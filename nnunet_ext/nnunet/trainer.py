@@ -101,11 +101,15 @@ class CommonTrainer(nnUNetTrainer):
             InputError: the plans describe no U-Net.
         """
         plans_file.require_unet(configuration_manager.configuration, f"Plans {plans_manager.plans_name}")
-        return PlannedUNet(
+        planned = PlannedUNet(
             nnUNetTrainer.build_network_architecture(
                 plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
             )
         )
+        if not enable_deep_supervision:
+            # the coarser ones are computed for nobody, and distributed training allows no parameters without gradient
+            planned.decoder.seg_layers[:-1].requires_grad_(False)
+        return planned
 
     @property
     def image_channels(self) -> int:
@@ -168,6 +172,9 @@ class CommonTrainer(nnUNetTrainer):
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """Build the auxiliary modules and the optimizer; the first hook that nnU-Net calls when the network exists."""
         self.aux = nn.ModuleDict(dict(self.build_aux())).to(self.device)
+        if self.is_ddp:  # as DistributedDataParallel does for the network: every process drew its own
+            for tensor in self.aux.state_dict().values():
+                dist.broadcast(tensor, 0)
         return self.build_optimizer([p for p in self.aux.parameters() if p.requires_grad])
 
     def build_optimizer(self, aux_parameters: list[nn.Parameter]) -> tuple[torch.optim.Optimizer, Any]:

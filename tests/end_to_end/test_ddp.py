@@ -18,6 +18,7 @@ import torch
 from torch import distributed as dist
 from torch import multiprocessing
 
+from nnunet_ext.catalogue import TRAINERS as CATALOGUE
 from tests import tiny
 
 RANKS, STEPS = 2, 2
@@ -30,6 +31,7 @@ class Distributed:
     Attributes:
         settings: of our section of the configuration in the plans.
         batch_size: of all processes together.
+        declares: what dataset.json says beside the labels.
     """
 
     trainer: str
@@ -37,14 +39,38 @@ class Distributed:
     kind: str = "classes"
     settings: dict[str, Any] = field(default_factory=dict)
     batch_size: int = 4
+    declares: dict[str, Any] = field(default_factory=dict)
 
 
 def s2v(**options: Any) -> dict[str, Any]:
     return {"s2vnet": {"width": 8, "heads": 2, "embedding": 4, **options}}
 
 
+LANDMARKS = {"landmarks": {"names": ["tip", "end"], "surface_of": {"tip": ["left"], "end": ["left", "right"]}}}
+PARTIAL = {"annotated_labels": {"case_0": ["left"]}}
+
 TRAINERS = (
     Distributed("nnUNetTrainerReference"),
+    *(
+        Distributed(f"nnUNetTrainer{name}", configuration)
+        for name in ("PnPNet", "SDM", "CCM", "PnPNetPaper", "MedContext", "MedContextMaskedOnly", "TubeCutout")
+        for configuration in ("2d", "3d_fullres")
+    ),
+    Distributed("nnUNetTrainerMedContextPaper"),
+    Distributed("nnUNetTrainerMedContextPnPNet"),
+    *(
+        Distributed(f"nnUNetTrainer{name}", kind="ignore")
+        for name in ("AttenScribble", "MaskedCRF", "SSA", "AttenScribblePaper", "MaskedCRFPnPNet")
+    ),
+    *(Distributed(f"nnUNetTrainerMedContext{name}", kind="ignore") for name in ("MaskedCRF", "AttenScribble")),
+    Distributed("nnUNetTrainerAttenScribble", "3d_fullres", kind="ignore"),
+    Distributed("nnUNetTrainerPartialLabels", declares=PARTIAL),
+    Distributed("nnUNetTrainerMedContextPartialLabels", declares=PARTIAL),
+    *(
+        Distributed(f"nnUNetTrainer{name}", kind="ignore", declares=LANDMARKS)
+        for name in ("Landmark", "BaBLoss", "BaBLossA", "BaBLossB", "BaBLossPaper", "MedContextBaBLoss")
+    ),
+    Distributed("nnUNetTrainerBaBLoss", "3d_fullres", kind="ignore", declares=LANDMARKS),
     # 13 slices are 3 clips of 4, which two processes cannot share equally: one for each
     Distributed("nnUNetTrainerS2VNet", settings=s2v(inference_clip=4), batch_size=13),
     Distributed("nnUNetTrainerS2VNet", kind="regions", settings=s2v(inference_clip=4, interactive=1.0), batch_size=13),
@@ -76,6 +102,8 @@ def steps_of(case: Distributed, rank: int) -> dict[str, Any]:
 
     # nnU-Net takes it for granted that processes which train together have a GPU each
     stock.DDP = lambda network, device_ids: DistributedDataParallel(network)
+    # on CPUs there is none; PnPNetPaper's batch norm then knows its own samples alone
+    torch.nn.SyncBatchNorm.convert_sync_batchnorm = staticmethod(lambda network, group=None: network)  # type: ignore
     trainer_class = resolve(case.trainer)
 
     class OnCPU(trainer_class):
@@ -94,13 +122,13 @@ def steps_of(case: Distributed, rank: int) -> dict[str, Any]:
     configuration = plans["configurations"][case.configuration]
     configuration |= {"batch_size": case.batch_size, "nnunet_ext": case.settings}
     torch.manual_seed(rank)  # DistributedDataParallel makes the weights equal
-    trainer = OnCPU(plans, case.configuration, 0, tiny.dataset_json(case.kind))
+    trainer = OnCPU(plans, case.configuration, 0, {**tiny.dataset_json(case.kind), **case.declares})
     trainer.initialize()
     assert isinstance(trainer.network, DistributedDataParallel)
     trainer.network.train()
     steps = []
     for step in range(STEPS):
-        losses = trainer.train_step(tiny.batch(trainer, seed=10 * rank + step))
+        losses = trainer.train_step(batch_of(trainer, rank, step))
         named = {**dict(trainer.network.module.named_parameters()), **dict(trainer.aux.named_parameters())}
         learned = {name: p for name, p in named.items() if p.requires_grad}
         steps.append(
@@ -112,6 +140,21 @@ def steps_of(case: Distributed, rank: int) -> dict[str, Any]:
             }
         )
     return {"samples": trainer.batch_size, "steps": steps}
+
+
+def batch_of(trainer: Any, rank: int, step: int) -> dict[str, Any]:
+    """Samples of this process alone: the second one has landmarks only, the first one is drawn."""
+    batch = tiny.batch(trainer, seed=10 * rank + step)
+    size = len(batch["data"])
+    batch["keys"] = [f"case_{10 * rank + sample}" for sample in range(size)]
+    if hasattr(trainer, "landmark_declaration"):
+        landmarks_only = rank == 1
+        states = torch.full((size, 2), 1 if landmarks_only else -1, dtype=torch.int8)
+        points = torch.full((size, 2, batch["data"].ndim - 2), 8.0 if landmarks_only else torch.nan)
+        batch |= {"landmarks": points, "landmark_states": states, "segmented": torch.full((size,), not landmarks_only)}
+        for target in batch["target"] if isinstance(batch["target"], list) else [batch["target"]]:
+            target[target == 3 if not landmarks_only else target >= 0] = 0 if not landmarks_only else 3
+    return batch
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +169,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("number", range(len(TRAINERS)), ids=[f"{case.trainer}-{case.kind}" for case in TRAINERS])
+@pytest.mark.parametrize(
+    "number", range(len(TRAINERS)), ids=[f"{c.trainer}-{c.configuration}-{c.kind}" for c in TRAINERS]
+)
 def test_two_processes_take_the_same_steps_on_different_samples(trained, number):
     ranks = [torch.load(trained / f"{number}_{rank}.pt") for rank in range(RANKS)]
     for rank in ranks:
@@ -142,3 +187,7 @@ def test_two_processes_take_the_same_steps_on_different_samples(trained, number)
                 assert torch.equal(value, second[what][name]), name
     before, after = (ranks[0]["steps"][step]["weights"] for step in (0, 1))
     assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_every_trainer_is_in_the_table():
+    assert {case.trainer for case in TRAINERS} == set(CATALOGUE)
