@@ -32,6 +32,7 @@ from torch import distributed as dist
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing
 from nnunet_ext.nnunet import plans as plans_file
+from nnunet_ext.nnunet.checkpoints import read_checkpoint
 from nnunet_ext.nnunet.labels import LabelView
 from nnunet_ext.nnunet.pretrained import install as install_pretrained_weights
 from nnunet_ext.nnunet.unet import PlannedUNet
@@ -287,7 +288,7 @@ class CommonTrainer(nnUNetTrainer):
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         super().load_checkpoint(filename_or_checkpoint)
-        checkpoint = torch.load(filename_or_checkpoint, map_location=self.device, weights_only=False)
+        checkpoint = read_checkpoint(filename_or_checkpoint, self.device)
         self.load_aux(checkpoint.get(CHECKPOINT_KEY, {}).get("aux", {}))
 
     def load_aux(self, state: dict[str, Tensor]) -> None:
