@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def write_onnx(network: nn.Module, image: Tensor, file: Path) -> float:
             verbose=False,
         )
     except Exception as error:  # whatever the exporter of torch stumbles over
-        reason = str(error).strip().partition("\n")[0][:200]
+        reason = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().partition("\n")[0][:200]  # without its colours
         raise InputError(
             f"{type(network).__name__} cannot be written as ONNX ({type(error).__name__}: {reason}); export it without "
             "--onnx."

@@ -27,8 +27,8 @@ CASES = [
 
 
 @pytest.fixture
-def trained(make_trainer, monkeypatch):
-    """``trained(name, …)`` → a trainer, and the model that nnU-Net would find in its results."""
+def model_of(make_trainer, monkeypatch):
+    """``model_of(name, …)`` → a trainer, and the model that nnU-Net would find in its results."""
     stock = tiny.dataset_json
     monkeypatch.setattr(
         tiny,
@@ -54,8 +54,8 @@ def documented():
 
 
 @pytest.mark.parametrize(("name", "configuration", "residual"), CASES)
-def test_every_trainer_is_what_the_documentation_says(trained, name, configuration, residual):
-    trainer, model = trained(name, configuration, residual=residual)
+def test_every_trainer_is_what_the_documentation_says(model_of, name, configuration, residual):
+    trainer, model = model_of(name, configuration, residual=residual)
     verdict = judge(resolve(name), model, configuration)
     assert documented()[name] == ("yes" if verdict.planned else "no")
     assert bool(verdict.reason) != verdict.planned
@@ -75,15 +75,15 @@ def test_every_trainer_is_what_the_documentation_says(trained, name, configurati
     assert torch.equal(logits(stock, image), logits(own, image))
 
 
-def test_a_head_that_only_training_uses_is_left_out_and_named(trained):
-    _, model = trained("nnUNetTrainerBaBLoss", "2d")
+def test_a_head_that_only_training_uses_is_left_out_and_named(model_of):
+    _, model = model_of("nnUNetTrainerBaBLoss", "2d")
     assert judge(resolve("nnUNetTrainerBaBLoss"), model, "2d").left_out == ("landmark_decoder",)
 
 
-def test_attention_is_looked_for_in_the_network_and_not_in_the_name_of_the_trainer(trained):
+def test_attention_is_looked_for_in_the_network_and_not_in_the_name_of_the_trainer(model_of):
     plans = tiny.plans()
     plans["configurations"]["2d"]["nnunet_ext"] = {"attenscribble": {"attention": "trunk"}}
-    _, model = trained("nnUNetTrainerAttenScribble", "2d", plans=plans)
+    _, model = model_of("nnUNetTrainerAttenScribble", "2d", plans=plans)
     verdict = judge(resolve("nnUNetTrainerAttenScribble"), model, "2d")
     assert not verdict.planned
     assert "attention take part" in verdict.reason
@@ -131,8 +131,8 @@ class Activated(nnUNetTrainer):
         (Activated, "with the same weights"),
     ],
 )
-def test_what_is_not_the_planned_network_is_found_out(trained, trainer, reason):
-    _, model = trained("nnUNetTrainerReference", "2d")
+def test_what_is_not_the_planned_network_is_found_out(model_of, trainer, reason):
+    _, model = model_of("nnUNetTrainerReference", "2d")
     verdict = judge(trainer, model, "2d")
     assert not verdict.planned
     assert re.search(reason, verdict.reason)

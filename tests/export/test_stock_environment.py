@@ -102,6 +102,26 @@ def test_the_environment_does_not_have_this_package(stock):
     assert stock(code).strip() == "not here"
 
 
+FINE_TUNE = """
+import json, sys, torch
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+manager = PlansManager(json.load(open(sys.argv[1])))
+network = nnUNetTrainer.build_network_architecture(manager, manager.get_configuration("2d"), 1, 3)
+load_pretrained_weights(network, sys.argv[2])
+torch.save(network.state_dict(), sys.argv[3])
+"""
+
+
+def test_stock_nnunet_starts_from_a_checkpoint_of_ours_as_it_is(trained, stock, tmp_path):
+    folder, trainers = trained("nnUNetTrainerMedContextPnPNet")
+    stock(FINE_TUNE, folder / "plans.json", folder / "fold_0" / "checkpoint_final.pth", tmp_path / "started.pth")
+    started, own = torch.load(tmp_path / "started.pth"), trainers[0].network.state_dict()
+    assert all(torch.equal(value, own[key]) for key, value in started.items() if ".seg_layers." not in key)
+
+
 def train(nnunet_folders, make_trainer, monkeypatch, name, configuration, kind, declared=None):
     """A trained model, two images, and what our environment predicts."""
     root = nnunet_folders(kind)
