@@ -50,7 +50,14 @@ class Model:
                 "Dataset004_Hippocampus/nnUNetTrainer__nnUNetPlans__3d_fullres, with plans.json, dataset.json and "
                 "folds in it, is expected."
             )
-        return cls(path, read_json(path / "plans.json"), read_json(path / "dataset.json"))
+        plans, dataset_json = read_json(path / "plans.json"), read_json(path / "dataset.json")
+        for content, file, keys in (
+            (plans, "plans.json", ("dataset_name", "plans_name", "configurations")),
+            (dataset_json, "dataset.json", ("labels", "file_ending")),
+        ):
+            if missing := [key for key in keys if key not in content]:
+                raise InputError(f"{path / file} has no {' and '.join(missing)}; it is none of nnU-Net's.")
+        return cls(path, plans, dataset_json)
 
     def checkpoints(self, folds: Sequence[str] | None, names: Sequence[str]) -> list[Path]:
         """The checkpoint files of some folds.
@@ -78,6 +85,14 @@ class Model:
                 f"{', '.join(there) or 'none'}. Choose with --folds, or another file with -chk."
             )
         return [there[fold] / name for fold in chosen for name in names]
+
+    def require(self, configuration: str) -> None:
+        """Raise InputError unless the plans have this configuration."""
+        if configuration not in self.plans["configurations"]:
+            raise InputError(
+                f"{self.folder / 'plans.json'} has no configuration {configuration!r}, of which the checkpoint is; it "
+                f"has: {', '.join(self.plans['configurations'])}. Are they of the same training?"
+            )
 
     def managers(self, configuration: str) -> tuple[PlansManager, ConfigurationManager]:
         """nnU-Net's view of the plans."""
@@ -119,6 +134,9 @@ def read_model_checkpoint(file: Path) -> dict[str, Any]:
     missing = [key for key in NEEDED if key not in checkpoint]
     if missing:
         raise InputError(f"{file} has no {' and '.join(missing)}; it is no checkpoint of an nnU-Net training.")
+    arguments = checkpoint["init_args"]
+    if not isinstance(arguments, dict) or "configuration" not in arguments:
+        raise InputError(f"{file} does not say of which configuration it is; it is no checkpoint of nnU-Net v2.")
     return checkpoint
 
 

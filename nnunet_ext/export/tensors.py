@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_model
+from safetensors.torch import save_file
 from torch import nn
 
 from nnunet_ext.export.model import Model
+from nnunet_ext.nnunet.derived import write_json
 
 ENDING = ".safetensors"
 
@@ -18,10 +18,12 @@ ENDING = ".safetensors"
 def write_weights(network: nn.Module, file: Path) -> None:
     """For ``safetensors.torch.load_model``.
 
-    Tensors that a network holds under several names (nnU-Net's decoder knows its encoder) are written once; the
-    metadata of the file tells the other names.
+    Tensors that a network holds under several names (nnU-Net's decoder knows its encoder) are written under the first,
+    such as ``encoder.stages.0.0.convs.0.conv.weight``; ``load_model`` knows the others from the network.
     """
-    save_model(network, str(file), metadata={"format": "pt"})
+    kept = network.state_dict().keys()
+    named = [*network.named_parameters(), *network.named_buffers()]
+    save_file({name: value.detach().contiguous() for name, value in named if name in kept}, file, {"format": "pt"})
 
 
 def write_description(exported: Model, record: Mapping[str, Any], file: Path) -> None:
@@ -39,4 +41,4 @@ def write_description(exported: Model, record: Mapping[str, Any], file: Path) ->
         "dataset": dict(exported.dataset_json),
         "output": "sigmoid" if manager.get_label_manager(dict(exported.dataset_json)).has_regions else "softmax",
     }
-    file.write_text(json.dumps(content, indent=4), encoding="utf-8")
+    write_json(file, content)

@@ -10,7 +10,6 @@ again as nnU-Net's predictor would, and its logits must equal those of the origi
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import tempfile
@@ -29,6 +28,7 @@ from nnunet_ext.export import onnx_network, readme, tensors
 from nnunet_ext.export.model import Model, load_weights, read_model_checkpoint, trainer_class
 from nnunet_ext.export.planned import Verdict, judge, logits, random_image
 from nnunet_ext.files import replacing, written_as_a_whole
+from nnunet_ext.nnunet.derived import write_json
 from nnunet_ext.nnunet.plans import without_extension
 from nnunet_ext.version import __version__
 
@@ -57,8 +57,8 @@ STOCK_DESCRIPTION = (
 OF_CASES = ("dataset", "annotated_labels", "pseudo_labels")
 """Keys of ``dataset.json`` that name cases or their files; nothing of them is needed for inference."""
 
-BESIDE = ("progress.png", "landmark_thresholds.json")
-"""Files of a fold that go with it, if they are there."""
+BESIDE = "landmark_thresholds.json"
+"""In a fold whose network predicts landmarks: below which confidence they are absent."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,7 @@ def export_model(
     first = read_model_checkpoint(files[0])
     trainer = trainer_class(first["trainer_name"])
     configuration = first["init_args"]["configuration"]
+    model.require(configuration)
     verdict = judge(trainer, model, configuration)
     stock = verdict.planned and not keep_trainer
     name = name or first["trainer_name"]
@@ -156,6 +157,7 @@ def export_model(
             beside = root / file.parent.name / file.stem
             if safetensors:
                 tensors.write_weights(network, beside.with_suffix(tensors.ENDING))
+                shutil.copymode(root / file.parent.name / file.name, beside.with_suffix(tensors.ENDING))  # it is 0600
                 tensors.write_description(exported, record, beside.with_suffix(".json"))
             if onnx:
                 path = beside.with_suffix(".onnx")
@@ -232,7 +234,7 @@ def _write_descriptions(exported: Model, record: Mapping[str, Any], name: str) -
     root = exported.folder
     contents = {"plans.json": exported.plans, "dataset.json": exported.dataset_json, RECORD: record}
     for file, content in contents.items():
-        (root / file).write_text(json.dumps(content, indent=4), encoding="utf-8")
+        write_json(root / file, content)
     (root / readme.NAME).write_text(readme.text(record, name), encoding="utf-8")
 
 
@@ -282,9 +284,8 @@ def _write_checkpoint(
         },
         folder / file.name,
     )
-    for name in BESIDE:
-        if (file.parent / name).is_file() and (name.endswith(".png") or record["requires"]):
-            shutil.copyfile(file.parent / name, folder / name)
+    if record["requires"] and (file.parent / BESIDE).is_file():
+        shutil.copyfile(file.parent / BESIDE, folder / BESIDE)
 
     again = torch.load(folder / file.name, map_location="cpu", weights_only=True)
     load_weights(network, again, folder / file.name)

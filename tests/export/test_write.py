@@ -11,7 +11,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from safetensors.torch import load_model
+from safetensors.torch import load_file, load_model
 
 from nnunet_ext.cli import main
 from nnunet_ext.errors import InputError
@@ -160,7 +160,10 @@ def test_safetensors_and_their_description_rebuild_the_network_without_plans(tra
         description["output_channels"],
         deep_supervision=False,
     )
-    load_model(network, tmp_path / "out" / "fold_0" / "checkpoint_final.safetensors")
+    weights = tmp_path / "out" / "fold_0" / "checkpoint_final.safetensors"
+    assert "encoder.stages.0.0.convs.0.conv.weight" in load_file(weights)
+    assert weights.stat().st_mode == weights.with_suffix(".pth").stat().st_mode
+    load_model(network, weights)
     own = trainers[0].network.state_dict()
     assert all(torch.equal(value, own[key]) for key, value in network.state_dict().items())
     assert description["configuration"]["patch_size"] == [16, 16]
@@ -231,12 +234,17 @@ def test_what_cannot_be_exported_gets_one_sentence(trained, tmp_path):
     assert "does not fit the network of its plans and trainer nnUNetTrainerMedContext" in message(
         network_weights=weights
     )
+    assert "does not say of which configuration" in message(init_args={})
+    assert "has no configuration '4d', of which" in message(init_args={"configuration": "4d"})
     with pytest.raises(InputError, match="is no trained model"):
         export_model(folder / "fold_0", tmp_path / "out")
     with pytest.raises(InputError, match="lie in each other"):
         export_model(folder, folder / "out")
     with pytest.raises(InputError, match="there is no folder"):
         export_model(folder, tmp_path / "nowhere" / "out")
+    (folder / "dataset.json").write_text("{}")
+    with pytest.raises(InputError, match=r"dataset.json has no labels and file_ending"):
+        export_model(folder, tmp_path / "out")
 
 
 def test_a_stock_model_can_be_exported_too(trained, tmp_path):
