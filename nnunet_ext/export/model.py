@@ -18,7 +18,7 @@ from torch import nn
 from nnunet_ext.catalogue import resolve
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.labels import read_json
-from nnunet_ext.nnunet.checkpoints import read_checkpoint
+from nnunet_ext.nnunet.untrusted import load_untrusted
 
 NEEDED = ("network_weights", "trainer_name", "init_args")
 """Of a checkpoint, to predict with it."""
@@ -130,7 +130,7 @@ def read_model_checkpoint(file: Path) -> dict[str, Any]:
     Raises:
         InputError: it is damaged, or of something else.
     """
-    checkpoint = read_checkpoint(file)
+    checkpoint = load_untrusted(file)
     missing = [key for key in NEEDED if key not in checkpoint]
     if missing:
         raise InputError(f"{file} has no {' and '.join(missing)}; it is no checkpoint of an nnU-Net training.")

@@ -18,7 +18,7 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.checkpoints import read_checkpoint
+from nnunet_ext.nnunet.untrusted import load_untrusted
 
 PLANNED_PREFIXES = ("encoder.", "decoder.")
 """Parameters of the planned network; whatever a method adds must have another first name."""
@@ -43,7 +43,7 @@ def load_pretrained_weights(network: nn.Module, fname: str | Path, verbose: bool
     """
     module = unwrap(network)
     own = module.state_dict()
-    checkpoint = read_checkpoint(fname)
+    checkpoint = load_untrusted(fname)
     saved = _weights(checkpoint, fname)
     wanted = [key for key in own if ".seg_layers." not in key]
     fits = [key for key in wanted if key in saved and saved[key].shape == own[key].shape]

@@ -32,10 +32,10 @@ from torch import distributed as dist
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing
 from nnunet_ext.nnunet import plans as plans_file
-from nnunet_ext.nnunet.checkpoints import read_checkpoint
 from nnunet_ext.nnunet.labels import LabelView
 from nnunet_ext.nnunet.pretrained import install as install_pretrained_weights
 from nnunet_ext.nnunet.unet import PlannedUNet
+from nnunet_ext.nnunet.untrusted import load_untrusted
 
 CHECKPOINT_KEY = "nnunet_ext"
 SEGMENTATION = "segmentation"
@@ -288,7 +288,7 @@ class CommonTrainer(nnUNetTrainer):
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         super().load_checkpoint(filename_or_checkpoint)
-        checkpoint = read_checkpoint(filename_or_checkpoint, self.device)
+        checkpoint = load_untrusted(filename_or_checkpoint, self.device)
         self.load_aux(checkpoint.get(CHECKPOINT_KEY, {}).get("aux", {}))
 
     def load_aux(self, state: dict[str, Tensor]) -> None:

@@ -49,7 +49,7 @@ def _allow_list() -> AbstractContextManager[Any]:
     return nullcontext() if context is None else context(ALLOWED)
 
 
-def read_checkpoint(file: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+def load_untrusted(file: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     """The content of a checkpoint that may come from anybody.
 
     First with ``weights_only=True`` and :data:`ALLOWED`; if the file holds anything else, without, as nnU-Net does,

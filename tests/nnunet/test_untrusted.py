@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.checkpoints import UntrustedCheckpoint, read_checkpoint
+from nnunet_ext.nnunet.untrusted import UntrustedCheckpoint, load_untrusted
 from tests import tiny
 
 
@@ -39,7 +39,7 @@ def test_checkpoints_of_our_trainers_are_opened_without_running_anything(make_tr
     trainer.save_checkpoint(str(tmp_path / "c.pth"))
     with warnings.catch_warnings():
         warnings.simplefilter("error", UntrustedCheckpoint)
-        content = read_checkpoint(tmp_path / "c.pth")
+        content = load_untrusted(tmp_path / "c.pth")
     assert content["logging"]["train_losses"] == [0.5]
     assert isinstance(content["_best_ema"], np.float32)
     for key, value in trainer.network.state_dict().items():
@@ -66,7 +66,7 @@ def test_numbers_that_another_numpy_wrote_are_numbers(tmp_path):
         renamed(tmp_path / "own.pth", tmp_path / "other.pth", here, name)
         with warnings.catch_warnings():
             warnings.simplefilter("error", UntrustedCheckpoint)
-            found = read_checkpoint(tmp_path / "other.pth")
+            found = load_untrusted(tmp_path / "other.pth")
         assert found["numbers"] == [1.5, 3, True]
         assert found["array"].tolist() == [0, 1, 2]
 
@@ -78,10 +78,10 @@ def test_what_can_run_code_is_named_in_a_warning_before_it_is_opened(tmp_path):
         with pytest.raises(
             UntrustedCheckpoint, match=r"more than weights and numbers \(\w+\.mkdir\), so opening it can"
         ):
-            read_checkpoint(tmp_path / "c.pth")
+            load_untrusted(tmp_path / "c.pth")
     assert not (tmp_path / "ran").exists()
     with pytest.warns(UntrustedCheckpoint, match="people you trust"):
-        read_checkpoint(tmp_path / "c.pth")
+        load_untrusted(tmp_path / "c.pth")
     assert (tmp_path / "ran").is_dir()
 
 
@@ -92,23 +92,23 @@ def test_an_object_of_a_package_that_is_not_there_gets_one_sentence(tmp_path):
         pytest.warns(UntrustedCheckpoint),
         pytest.raises(InputError, match=r"not installed here .*a_package_nobody"),
     ):
-        read_checkpoint(tmp_path / "c.pth")
+        load_untrusted(tmp_path / "c.pth")
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "empty"])
-@pytest.mark.filterwarnings("ignore::nnunet_ext.nnunet.checkpoints.UntrustedCheckpoint")
+@pytest.mark.filterwarnings("ignore::nnunet_ext.nnunet.untrusted.UntrustedCheckpoint")
 def test_a_damaged_file_gets_one_sentence(tmp_path, damage):
     file = tmp_path / "c.pth"
     torch.save({"network_weights": {"a": torch.zeros(1000)}}, file)
     content = {"cut": file.read_bytes()[:2000], "text": b"not found", "empty": b""}[damage]
     file.write_bytes(content)
     with pytest.raises(InputError, match="it is damaged or no checkpoint"):
-        read_checkpoint(file)
+        load_untrusted(file)
 
 
 def test_what_is_no_checkpoint_gets_one_sentence(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(InputError, match="holds a list, but a checkpoint of nnU-Net holds a dict"):
-        read_checkpoint(tmp_path / "list.pth")
+        load_untrusted(tmp_path / "list.pth")
     with pytest.raises(InputError, match="There is no checkpoint"):
-        read_checkpoint(tmp_path / "missing.pth")
+        load_untrusted(tmp_path / "missing.pth")
