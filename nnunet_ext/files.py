@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,3 +18,30 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_as_a_whole(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A folder to write into; it gets the name ``target`` at the end, and is removed after an error.
+
+    Args:
+        target: must not exist, unless ``replace``; its parent must.
+        replace: a folder ``target`` that is there is kept until the new one is complete, then removed.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    before = target.with_name(f".{target.name}.{os.getpid()}.old")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if replace and target.exists():
+            target.rename(before)
+        try:
+            temporary.rename(target)
+        except OSError:
+            if before.exists():
+                before.rename(target)
+            raise
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    shutil.rmtree(before, ignore_errors=True)

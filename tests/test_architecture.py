@@ -20,9 +20,10 @@ SHARED = {
     "landmarks",
     "partial_labels",
     "demo",
+    "export",
 }
-# read nnU-Net's files with nnU-Net's own readers and ask it which trainers it knows
-USERS_OF_NNUNET = {"evaluation", "benchmark", "scribbles", "splits", "demo"}
+# read nnU-Net's files with nnU-Net's own readers, ask it which trainers it knows and which network it planned
+USERS_OF_NNUNET = {"evaluation", "benchmark", "scribbles", "splits", "demo", "export"}
 METHODS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()} - SHARED
 
 

@@ -82,9 +82,8 @@ class LandmarkTrainer(LandmarkValidation, LandmarkData, CommonTrainer):
         return {HEATMAP: self.method.heatmap_weight, **bridge, PAIRS_A: 0.0, PAIRS_B: 0.0}
 
     def train_step(self, batch: dict) -> dict:
-        self.points = batch["landmarks"].to(self.device, non_blocking=True)
-        self.states = batch["landmark_states"].to(self.device, non_blocking=True)
-        self.segmented = batch["segmented"].to(self.device, non_blocking=True)
+        keys = ("landmarks", "landmark_states", "segmented")
+        self.points, self.states, self.segmented = (batch[k].to(self.device, non_blocking=True) for k in keys)
         return super().train_step(batch)
 
     def compute_terms(self, output: Any, data: Tensor, target: Tensor | list[Tensor]) -> dict[str, Tensor]:

@@ -26,9 +26,9 @@ def training(fold: Path) -> dict[str, Any]:
         ``epoch_seconds`` and ``curves`` (one value per epoch), ``weights`` (numbers in the network that inference
         loads), ``trainer``, ``configuration``, and the settings of the configuration as trained.
     """
-    import torch
+    from nnunet_ext.nnunet.untrusted import load_untrusted
 
-    checkpoint = torch.load(fold / "checkpoint_final.pth", map_location="cpu", weights_only=False)
+    checkpoint = load_untrusted(fold / "checkpoint_final.pth")
     log = checkpoint["logging"]
     arguments = checkpoint["init_args"]
     starts, ends = log.get("epoch_start_timestamps", []), log.get("epoch_end_timestamps", [])

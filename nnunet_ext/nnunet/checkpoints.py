@@ -5,13 +5,13 @@ Ours are replaced as a whole, so a killed training leaves none; a full or failin
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.untrusted import load_untrusted
 
 LATEST, BEST = "checkpoint_latest.pth", "checkpoint_best.pth"
 
@@ -30,22 +30,15 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Pat
     """
     try:
         return path, _load(path, device)
-    except InputError:
+    except InputError as error:
         if path.name != LATEST or not path.with_name(BEST).is_file():
-            raise
+            advice = f"restore it from a copy, or delete it: then --c goes on from {BEST}, or starts anew"
+            raise InputError(f"{str(error).removesuffix('.')}; {advice}.") from None
     return path.with_name(BEST), _load(path.with_name(BEST), device)
 
 
 def _load(path: Path, device: torch.device | str) -> dict[str, Any]:
-    try:
-        # the user's own file, which holds more than tensors
-        checkpoint = torch.load(path, map_location=device, weights_only=False)
-        if "network_weights" in checkpoint:
-            return checkpoint
-        reason = "it has no network_weights"
-    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-    raise InputError(
-        f"{path} is no checkpoint that can be read ({reason}); restore it from a copy, or delete it: then --c goes on "
-        f"from {BEST}, or starts anew."
-    )
+    checkpoint = load_untrusted(path, device)
+    if "network_weights" not in checkpoint:
+        raise InputError(f"{path} is no checkpoint of nnU-Net: it has no network_weights.")
+    return checkpoint

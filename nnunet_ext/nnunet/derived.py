@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,19 +62,6 @@ def derived_description(source: RawDataset, target: Path, text: str) -> dict[str
             for case in source.cases
         },
     }
-
-
-@contextmanager
-def written_as_a_whole(target: Path) -> Iterator[Path]:
-    """A folder to write into; it gets the name ``target`` at the end, and is removed after an error."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
-    try:
-        yield temporary
-        temporary.rename(target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -6,7 +6,8 @@ anything is loaded or written.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,20 @@ def model_folder(dataset: str | int, trainer: str, plans: str, configuration: st
     return model
 
 
+def folds_with(model: Path, names: Sequence[str]) -> dict[str, Path]:
+    """``"0"``, …, ``"all"`` → folder: the folds that hold all these files."""
+    return {
+        match[1]: path
+        for path in sorted(model.glob("fold_*"))
+        if (match := re.fullmatch(r"fold_(\d+|all)", path.name)) and all((path / name).is_file() for name in names)
+    }
+
+
+def usual_folds(there: Iterable[str]) -> list[str]:
+    """Those of the cross-validation, or the fold ``all`` if there is no other; nnU-Net's predictor takes the first."""
+    return [fold for fold in there if fold != "all"] or list(there)
+
+
 def trained_folds(
     model: Path, folds: Sequence[int | str] | None = None, checkpoint: str = CHECKPOINT
 ) -> list[int | str]:
@@ -64,8 +79,8 @@ def trained_folds(
             raise InputError(
                 f"{model} is no trained model: it has no {name}; give the folder that holds fold_0 and others."
             )
-    there = sorted(path.parent.name.removeprefix("fold_") for path in model.glob(f"fold_*/{checkpoint}"))
-    wanted = [str(fold) for fold in folds] if folds else [fold for fold in there if fold != "all"] or there
+    there = folds_with(model, [checkpoint])
+    wanted = [str(fold) for fold in folds] if folds else usual_folds(there)
     if missing := [fold for fold in wanted if fold not in there]:
         raise InputError(
             f"{model} has no {checkpoint} of fold {', '.join(missing)}; it has that of "

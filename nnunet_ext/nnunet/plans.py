@@ -91,6 +91,14 @@ def remember(plans: dict[str, Any], configuration: str, section: str, content: M
     plans["configurations"][configuration][KEY] = own
 
 
+def without_extension(plans: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of ``plans`` as if nnU-Net had written them: without our settings in any configuration."""
+    copy = deepcopy(dict(plans))
+    for settings in copy["configurations"].values():
+        settings.pop(KEY, None)
+    return copy
+
+
 def load_presets() -> dict[str, dict[str, Any]]:
     """All presets of ``plans/`` by name; each is a JSON object, described in ``plans/README.md``."""
     return {path.stem: json.loads(path.read_text()) for path in sorted(shipped_folder("plans").glob("*.json"))}

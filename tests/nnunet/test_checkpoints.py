@@ -44,7 +44,7 @@ def test_one_that_nothing_can_replace_gets_one_sentence(tmp_path, name, damage):
     if name != LATEST:
         torch.save(GOOD, tmp_path / BEST)
     with pytest.raises(
-        InputError, match=f"{name} is no checkpoint that can be read .*; restore it from a copy, or del"
+        InputError, match=f"{name} .*checkpoint.*; restore it from a copy, or delete it: then --c goes on from"
     ):
         read_checkpoint(tmp_path / name)
 

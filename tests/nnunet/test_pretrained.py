@@ -5,9 +5,11 @@ import sys
 import nnunetv2.run.run_training as run_training
 import pytest
 import torch
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights as stock_function
 from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_ext.catalogue import TRAINERS
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.pretrained import load_pretrained_weights
 from tests import tiny
@@ -55,15 +57,22 @@ def test_our_weights_load_into_stock(make_trainer, tmp_path):
             assert torch.equal(value, weights[key]), key
 
 
-def test_another_architecture_gets_one_clear_sentence_and_changes_nothing(make_trainer, tmp_path):
+def test_another_architecture_gets_one_clear_sentence_and_changes_nothing(make_trainer, tmp_path, capsys):
     plans = tiny.plans()
     plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["features_per_stage"] = [4, 6, 10]
     other = make_trainer(nnUNetTrainer, plans=plans)
     other.save_checkpoint(str(tmp_path / "other.pth"))
     ours = make_trainer("nnUNetTrainerPnPNet")
     before = {k: v.clone() for k, v in ours.network.state_dict().items()}
-    with pytest.raises(InputError, match=r"does not fit the planned network: .* expected .*; use a checkpoint"):
+    capsys.readouterr()
+    with pytest.raises(InputError) as caught:
         load_pretrained_weights(ours.network, tmp_path / "other.pth")
+    message = str(caught.value)
+    assert f"({tiny.DATASET}, nnUNetTrainer, nnUNetPlans, 3d_fullres) does not fit the planned network" in message
+    assert "nnUNetv2_move_plans_between_datasets" in message
+    assert "(10, 6, 3, 3, 3) in the checkpoint, (8, 6, 3, 3, 3) here" in message
+    listed = capsys.readouterr().out.splitlines()
+    assert f"{sum('encoder.' in line or 'decoder.' in line for line in listed)} of " in message
     assert all(torch.equal(v, before[k]) for k, v in ours.network.state_dict().items())
 
 
@@ -72,3 +81,106 @@ def test_the_function_is_replaced_only_where_nnunet_calls_it(make_trainer):
     make_trainer("nnUNetTrainerPnPNet")
     assert run_training.load_pretrained_weights is load_pretrained_weights
     assert sys.modules["nnunetv2.run.load_pretrained_weights"].load_pretrained_weights is original
+
+
+def everything(kind, more=False):
+    """A dataset.json with which every trainer can be built; ``more``: one more class and landmark."""
+    labels = {"background": 0, "left": 1, "right": 2, **({"middle": 3} if more else {})}
+    if kind == "ignore":
+        labels["ignore"] = len(labels)
+    names = ["tip", "top"] if more else ["tip"]
+    return {
+        "channel_names": {"0": "MRI"},
+        "numTraining": 6,
+        "file_ending": ".nii.gz",
+        "labels": labels,
+        "landmarks": {"names": names, "surface_of": {"tip": ["left"]}},
+        "annotated_labels": {"tiny_0": ["left"]},
+    }
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_every_trainer_takes_stock_weights_gives_its_own_and_changes_its_classes(
+    make_trainer, monkeypatch, tmp_path, name
+):
+    kind = "ignore" if TRAINERS[name].location.split(".")[1] in ("attenscribble", "babloss") else "classes"
+    monkeypatch.setattr(tiny, "dataset_json", everything)
+    stock = make_trainer(nnUNetTrainer, configuration="2d", kind=kind, seed=1)
+    ours = make_trainer(name, configuration="2d", kind=kind, seed=2)
+
+    stock.save_checkpoint(str(tmp_path / "stock.pth"))
+    maybe_load_checkpoint(ours, False, False, str(tmp_path / "stock.pth"))
+    transferred = [key for key in stock.network.state_dict() if ".seg_layers." not in key]
+    assert all(torch.equal(ours.network.state_dict()[key], stock.network.state_dict()[key]) for key in transferred)
+
+    ours = make_trainer(name, configuration="2d", kind=kind, seed=3)
+    ours.save_checkpoint(str(tmp_path / "ours.pth"))
+    monkeypatch.setattr(run_training, "load_pretrained_weights", stock_function)
+    maybe_load_checkpoint(stock, False, False, str(tmp_path / "ours.pth"))
+    assert all(torch.equal(ours.network.state_dict()[key], stock.network.state_dict()[key]) for key in transferred)
+
+    monkeypatch.setattr(tiny, "dataset_json", lambda kind: everything(kind, more=True))
+    finer = make_trainer(name, configuration="2d", kind=kind, seed=4)
+    before = {key: value.clone() for key, value in finer.network.state_dict().items()}
+    maybe_load_checkpoint(finer, False, False, str(tmp_path / "ours.pth"))
+    old, new = ours.network.state_dict(), finer.network.state_dict()
+    assert old.keys() == new.keys()
+    for key, value in new.items():
+        kept = ".seg_layers." in key or old[key].shape != value.shape
+        assert torch.equal(value, before[key] if kept else old[key]), key
+        assert kept <= (not key.startswith("encoder."))
+
+
+def test_what_is_not_transferred_is_listed(make_trainer, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(tiny, "dataset_json", everything)
+    first = make_trainer("nnUNetTrainerBaBLoss", configuration="2d", kind="ignore")
+    first.save_checkpoint(str(tmp_path / "c.pth"))
+    monkeypatch.setattr(tiny, "dataset_json", lambda kind: everything(kind, more=True))
+    second = make_trainer("nnUNetTrainerBaBLoss", configuration="2d", kind="ignore")
+    capsys.readouterr()
+    load_pretrained_weights(second.network, tmp_path / "c.pth")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[:2] == [
+        "  landmark_decoder.head.weight: (1, 4, 1, 1) in the checkpoint, (2, 4, 1, 1) here",
+        "  landmark_decoder.head.bias: (1,) in the checkpoint, (2,) here",
+    ]
+    third = make_trainer("nnUNetTrainerPnPNet", configuration="2d")
+    load_pretrained_weights(third.network, tmp_path / "c.pth")
+    assert "In the checkpoint, but not in this network: landmark_decoder" in capsys.readouterr().out
+
+
+def test_two_and_three_dimensions_are_told_apart(make_trainer, tmp_path):
+    make_trainer(nnUNetTrainer, configuration="2d").save_checkpoint(str(tmp_path / "c.pth"))
+    ours = make_trainer("nnUNetTrainerPnPNet", configuration="3d_fullres")
+    with pytest.raises(InputError, match="it is of a 2D network, and this one is 3D; choose the configuration"):
+        load_pretrained_weights(ours.network, tmp_path / "c.pth")
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_another_number_of_channels_is_named(make_trainer, monkeypatch, tmp_path, residual):
+    plans = tiny.plans()
+    plans["configurations"]["2d"]["architecture"] = tiny.architecture(2, residual=residual)
+    make_trainer(nnUNetTrainer, configuration="2d", plans=plans).save_checkpoint(str(tmp_path / "c.pth"))
+    network = tiny.network(2, channels=4, residual=residual)
+    with pytest.raises(InputError, match="trained with 1 input channels, and this data set has 4"):
+        load_pretrained_weights(network, tmp_path / "c.pth")
+
+
+def test_names_that_ddp_and_compile_give_are_understood(make_trainer, tmp_path):
+    network = make_trainer(nnUNetTrainer, configuration="2d", seed=1).network.state_dict()
+    torch.save({"network_weights": {f"module._orig_mod.{k}": v for k, v in network.items()}}, tmp_path / "c.pth")
+    ours = make_trainer("nnUNetTrainerMedContext", configuration="2d", seed=2)
+    load_pretrained_weights(ours.network, tmp_path / "c.pth")
+    assert all(torch.equal(v, network[k]) for k, v in ours.network.state_dict().items() if ".seg_layers." not in k)
+
+
+def test_other_checkpoints_get_one_sentence(make_trainer, tmp_path):
+    ours = make_trainer("nnUNetTrainerPnPNet", configuration="2d")
+    torch.save({"state_dict": {}, "epoch": 3}, tmp_path / "c.pth")
+    with pytest.raises(InputError, match="is no checkpoint of nnU-Net: it holds state_dict, epoch, but the weights"):
+        load_pretrained_weights(ours.network, tmp_path / "c.pth")
+    torch.save({"network_weights": {"vit.weight": torch.zeros(3)}}, tmp_path / "c.pth")
+    with pytest.raises(InputError, match="not in the checkpoint"):
+        load_pretrained_weights(ours.network, tmp_path / "c.pth")
+    with pytest.raises(InputError, match="has no tensor in common with this network"):
+        load_pretrained_weights(torch.nn.Linear(1, 1), tmp_path / "c.pth")

@@ -1,0 +1,173 @@
+"""A trained model: the folder ``TRAINER__PLANS__CONFIGURATION`` that nnU-Net writes, with its folds and checkpoints."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+
+from nnunet_ext.catalogue import resolve
+from nnunet_ext.errors import InputError
+from nnunet_ext.evaluation.labels import read_json
+from nnunet_ext.nnunet.models import folds_with, usual_folds
+from nnunet_ext.nnunet.untrusted import load_untrusted
+
+NEEDED = ("network_weights", "trainer_name", "init_args")
+"""Of a checkpoint, to predict with it."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What nnU-Net's predictor reads beside the weights.
+
+    Attributes:
+        folder: that holds ``plans.json``, ``dataset.json`` and the folds.
+        plans: content of ``plans.json``.
+        dataset_json: content of ``dataset.json``.
+    """
+
+    folder: Path
+    plans: Mapping[str, Any]
+    dataset_json: Mapping[str, Any]
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> Model:
+        """Raises:
+        InputError: it is no folder of a trained model.
+        """
+        path = Path(folder)
+        if not (path / "plans.json").is_file() or not (path / "dataset.json").is_file():
+            raise InputError(
+                f"{path} is no trained model: a folder of nnU-Net's results such as "
+                "Dataset004_Hippocampus/nnUNetTrainer__nnUNetPlans__3d_fullres, with plans.json, dataset.json and "
+                "folds in it, is expected."
+            )
+        plans, dataset_json = read_json(path / "plans.json"), read_json(path / "dataset.json")
+        for content, file, keys in (
+            (plans, "plans.json", ("dataset_name", "plans_name", "configurations")),
+            (dataset_json, "dataset.json", ("labels", "file_ending")),
+        ):
+            if missing := [key for key in keys if key not in content]:
+                raise InputError(f"{path / file} has no {' and '.join(missing)}; it is none of nnU-Net's.")
+        return cls(path, plans, dataset_json)
+
+    def checkpoints(self, folds: Sequence[str] | None, names: Sequence[str]) -> list[Path]:
+        """The checkpoint files of some folds.
+
+        Args:
+            folds: ``"0"``, …, ``"all"``; by default those of the cross-validation that have all files, and the fold
+                ``all`` only if there is no other.
+            names: of the files in every fold.
+
+        Raises:
+            InputError: one is not there.
+        """
+        there = folds_with(self.folder, names)
+        chosen = list(folds) if folds else usual_folds(there)
+        missing = [fold for fold in chosen if fold not in there]
+        if missing or not chosen:
+            where = ", ".join(f"fold_{fold}" for fold in missing) or "any fold"
+            raise InputError(
+                f"{self.folder} has no {' and '.join(names)} in {where}; folds that have: "
+                f"{', '.join(there) or 'none'}. Choose with --folds, or another file with -chk."
+            )
+        return [there[fold] / name for fold in chosen for name in names]
+
+    def require(self, configuration: str) -> None:
+        """Raise InputError unless the plans have this configuration."""
+        if configuration not in self.plans["configurations"]:
+            raise InputError(
+                f"{self.folder / 'plans.json'} has no configuration {configuration!r}, of which the checkpoint is; it "
+                f"has: {', '.join(self.plans['configurations'])}. Are they of the same training?"
+            )
+
+    def managers(self, configuration: str) -> tuple[PlansManager, ConfigurationManager]:
+        """nnU-Net's view of the plans."""
+        manager = PlansManager(dict(self.plans))
+        return manager, manager.get_configuration(configuration)
+
+    def channels(self, configuration: str) -> tuple[int, int]:
+        """Of the input and of the output of the network."""
+        manager, settings = self.managers(configuration)
+        dataset_json = dict(self.dataset_json)
+        heads = manager.get_label_manager(dataset_json).num_segmentation_heads
+        return determine_num_input_channels(manager, settings, dataset_json), heads
+
+    def inference_network(self, trainer: type[nnUNetTrainer], configuration: str) -> nn.Module:
+        """The network that nnU-Net's predictor would build, without trained weights, in evaluation mode.
+
+        Raises:
+            InputError: the trainer has the old signature.
+        """
+        if "plans_manager" not in inspect.signature(trainer.build_network_architecture).parameters:
+            raise InputError(
+                f"{trainer.__name__}.build_network_architecture has the signature of nnU-Net before 2.8; give it "
+                "(plans_manager, configuration_manager, num_input_channels, num_output_channels, "
+                "enable_deep_supervision)."
+            )
+        network = trainer.build_network_architecture(
+            *self.managers(configuration), *self.channels(configuration), enable_deep_supervision=False
+        )
+        return network.eval()
+
+
+def read_model_checkpoint(file: Path) -> dict[str, Any]:
+    """A checkpoint that nnU-Net can predict with.
+
+    Raises:
+        InputError: it is damaged, or of something else.
+    """
+    checkpoint = load_untrusted(file)
+    missing = [key for key in NEEDED if key not in checkpoint]
+    if missing:
+        raise InputError(f"{file} has no {' and '.join(missing)}; it is no checkpoint of an nnU-Net training.")
+    arguments = checkpoint["init_args"]
+    if not isinstance(arguments, dict) or "configuration" not in arguments:
+        raise InputError(f"{file} does not say of which configuration it is; it is no checkpoint of nnU-Net v2.")
+    return checkpoint
+
+
+def trainer_class(name: str) -> type[nnUNetTrainer]:
+    """Of this package, or one that nnU-Net finds.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name == "nnUNetTrainer":
+        return nnUNetTrainer
+    try:
+        return resolve(name)
+    except ImportError as error:
+        raise InputError(f"The trainer {name} cannot be imported: {error}.") from None
+    except LookupError:
+        pass  # somebody else's
+    try:
+        return recursive_find_trainer_class_by_name(name)
+    except RuntimeError:
+        raise InputError(
+            f"nnU-Net finds no trainer {name}; set nnUNet_extTrainer to the folder that holds it."
+        ) from None
+
+
+def load_weights(network: nn.Module, checkpoint: Mapping[str, Any], where: Path) -> None:
+    """As nnU-Net's predictor does, strictly.
+
+    Raises:
+        InputError: the weights are those of another network.
+    """
+    try:
+        network.load_state_dict(checkpoint["network_weights"])
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise InputError(
+            f"{where} does not fit the network of its plans and trainer {checkpoint['trainer_name']} "
+            f"({' '.join(lines[1:2])[:300]}); are plans.json and the checkpoint of the same training?"
+        ) from None

@@ -1,0 +1,69 @@
+"""What an exported model says about itself: its place in nnU-Net's results, what it needs, and how to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from nnunet_ext.version import __version__
+
+NAME = "README.txt"
+
+
+def requirements() -> list[str]:
+    """Packages, as pip wants them, for a model whose network is one of this package's."""
+    return [f"nnunet-ext~={__version__}", f"nnunetv2>={metadata.version('nnunetv2')},<3"]
+
+
+def place_in_results(record: Mapping[str, Any], name: str) -> PurePosixPath:
+    """Of the model, relative to ``nnUNet_results``."""
+    return PurePosixPath(record["dataset"]) / f"{name}__{record['plans']}__{record['configuration']}"
+
+
+def commands(record: Mapping[str, Any], name: str, path: Path | None = None) -> str:
+    """To install and predict.
+
+    Args:
+        record: of the export.
+        name: that users give after ``-tr``.
+        path: of the exported folder or zip file; None inside of it, where nobody knows what it is called.
+    """
+    folds = list(dict.fromkeys(entry.partition("/")[0].removeprefix("fold_") for entry in record["checkpoints"]))
+    files = list(dict.fromkeys(entry.partition("/")[2] for entry in record["checkpoints"]))
+    tail = f"-f {' '.join(folds)}" + (f" -chk {files[0]}" if "checkpoint_final.pth" not in files else "")
+    lines = []
+    if record["requires"]:
+        packages = " ".join(f'"{package}"' for package in record["requires"])
+        lines += [f"pip install {packages}", 'export nnUNet_extTrainer="$(nnunet-ext path)"']
+    if path is None or path.suffix == ".zip":
+        lines += [
+            f"nnUNetv2_install_pretrained_model_from_zip {path or 'FILE.zip'}",
+            f"nnUNetv2_predict -i IMAGES -o PREDICTIONS -d {record['dataset']} -c {record['configuration']} "
+            f"-tr {name} -p {record['plans']} {tail}",
+        ]
+    if path is None or path.suffix != ".zip":
+        lines.append(f"nnUNetv2_predict_from_modelfolder -i IMAGES -o PREDICTIONS -m {path or 'THIS_FOLDER'} {tail}")
+    return "\n".join(f"  {line}" for line in lines)
+
+
+def text(record: Mapping[str, Any], name: str) -> str:
+    """Content of the README."""
+    needs = (
+        f"It needs {' and '.join(record['requires'])}" + (f": {record['reason']}." if record["reason"] else ".")
+        if record["requires"]
+        else "Stock nnU-Net v2 predicts with it; no other package is needed."
+    )
+    return f"""\
+A model of nnU-Net v2 for {record["dataset"]}, configuration {record["configuration"]}, trained with
+{record["trained_with"]}, exported by {record["exported_by"]}.
+
+{needs}
+
+How to predict (the first way from a zip file, the second from this folder):
+
+{commands(record, name)}
+
+Installing a zip file replaces a model of the same name in nnUNet_results without asking.
+"""

@@ -1,0 +1,306 @@
+"""``nnunet-ext export``: a trained model that predicts elsewhere, with stock nnU-Net alone wherever that is possible.
+
+Where the inference network of the trainer is the planned one (:mod:`nnunet_ext.export.planned`), the checkpoints are
+rewritten as those of ``nnUNetTrainer``: the tensors of the planned network and nothing else, and plans and
+``dataset.json`` without our entries. Otherwise the folder says which packages it needs.
+
+Either way nothing of the training is in it: no optimiser, no teacher, no log, no case names. What was written is read
+again as nnU-Net's predictor would, and its logits must equal those of the original, bit for bit.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.export import onnx_network, readme, tensors
+from nnunet_ext.export.model import Model, load_weights, read_model_checkpoint, trainer_class
+from nnunet_ext.export.planned import Verdict, judge, logits, random_image
+from nnunet_ext.files import replacing, written_as_a_whole
+from nnunet_ext.nnunet.derived import write_json
+from nnunet_ext.nnunet.plans import without_extension
+from nnunet_ext.version import __version__
+
+RECORD = "export.json"
+"""In an exported model: what it is and what it needs. Only folders that hold one are replaced."""
+
+STOCK_DESCRIPTION = (
+    "channel_names",
+    "modality",
+    "labels",
+    "regions_class_order",
+    "numTraining",
+    "file_ending",
+    "overwrite_image_reader_writer",
+    "name",
+    "description",
+    "reference",
+    "citation",
+    "release",
+    "license",
+    "licence",
+    "converted_by",
+)
+"""Keys of ``dataset.json`` that nnU-Net itself writes or reads, without those that name cases."""
+
+OF_CASES = ("dataset", "annotated_labels", "pseudo_labels")
+"""Keys of ``dataset.json`` that name cases or their files; nothing of them is needed for inference."""
+
+BESIDE = "landmark_thresholds.json"
+"""In a fold whose network predicts landmarks: below which confidence they are absent."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What :func:`export_model` wrote.
+
+    Attributes:
+        path: folder or zip file.
+        name: that users give after ``-tr``.
+        record: content of ``export.json``.
+        verdict: about the trainer.
+        onnx: largest difference from the original logits, by file.
+    """
+
+    path: Path
+    name: str
+    record: Mapping[str, Any]
+    verdict: Verdict
+    onnx: Mapping[str, float]
+
+    def report(self) -> str:
+        """What it is, what it needs, and the commands to type next."""
+        record = self.record
+        lines = [f"{self.path}: {record['trained_with']}, {len(record['checkpoints'])} checkpoint(s)."]
+        if not record["requires"]:
+            lines.append("Stock nnU-Net predicts with it, nothing of this package is needed.")
+            if self.verdict.left_out:
+                lines.append(
+                    f"Left out, because the segmentation does not need it: {', '.join(self.verdict.left_out)}."
+                )
+        else:
+            if self.verdict.planned:
+                lines.append("As --keep-trainer asks, it stays a model of its trainer.")
+            else:
+                lines.append(f"Stock nnU-Net alone cannot predict with it: {self.verdict.reason}.")
+            lines.append(f"It needs {' and '.join(record['requires'])}; {readme.NAME} in it says so.")
+        lines.append("Logits of what was written equal those of the original bit for bit.")
+        lines += [f"{name}: ONNX, logits differ by at most {gap:.2g}" for name, gap in self.onnx.items()]
+        return "\n".join([*lines, "", readme.commands(record, self.name, self.path)])
+
+
+def export_model(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    folds: Sequence[str] | None = None,
+    checkpoints: Sequence[str] = ("checkpoint_final.pth",),
+    name: str | None = None,
+    keep_trainer: bool = False,
+    safetensors: bool = False,
+    onnx: bool = False,
+    force: bool = False,
+) -> Exported:
+    """Write a trained model for others.
+
+    Args:
+        folder: of nnU-Net's results, ``TRAINER__PLANS__CONFIGURATION``.
+        out: a zip file for ``nnUNetv2_install_pretrained_model_from_zip``, or a folder, which becomes the model folder.
+        folds: by default all that were trained; ``"all"`` is a fold.
+        checkpoints: file names in every fold.
+        name: of the model in a zip file, what users give after ``-tr``; that of the trainer by default.
+        keep_trainer: write a model of its trainer even if it could be one of stock nnU-Net.
+        safetensors: write the weights as safetensors, and a description of the network as JSON, beside each checkpoint.
+        onnx: write the network as ONNX beside each checkpoint; needs the extra ``onnx``.
+        force: replace what an earlier export wrote.
+
+    Raises:
+        InputError: anything that does not exist or does not fit; the logits differ. Nothing is written then.
+    """
+    model = Model.from_folder(folder)
+    files = model.checkpoints(folds, checkpoints)
+    target = _target(Path(out), model.folder, force)
+    if onnx:
+        onnx_network.require_packages()
+
+    first = read_model_checkpoint(files[0])
+    trainer = trainer_class(first["trainer_name"])
+    configuration = first["init_args"]["configuration"]
+    model.require(configuration)
+    verdict = judge(trainer, model, configuration)
+    stock = verdict.planned and not keep_trainer
+    name = name or first["trainer_name"]
+    if not re.fullmatch(r"\w+", name) or "__" in name:
+        raise InputError(f"--as {name!r} is no name of a trainer: letters, digits and single '_' are expected.")
+    record = _record(model, first["trainer_name"], configuration, files, stock, verdict)
+    del first
+
+    def write_into(root: Path) -> dict[str, float]:
+        exported = replace(model, folder=root, **_descriptions(model, stock))
+        _write_descriptions(exported, record, name)
+        _copy_postprocessing(model.folder, root, files)
+        written_with = nnUNetTrainer if stock else trainer
+        differences: dict[str, float] = {}
+        for file in files:
+            network = _write_checkpoint(model, exported, file, record, trainer, written_with)
+            beside = root / file.parent.name / file.stem
+            if safetensors:
+                tensors.write_weights(network, beside.with_suffix(tensors.ENDING))
+                shutil.copymode(root / file.parent.name / file.name, beside.with_suffix(tensors.ENDING))  # it is 0600
+                tensors.write_description(exported, record, beside.with_suffix(".json"))
+            if onnx:
+                path = beside.with_suffix(".onnx")
+                image = random_image(exported, configuration, whole_patch=True)
+                differences[path.relative_to(root).as_posix()] = onnx_network.write_onnx(network, image, path)
+        return differences
+
+    if target.suffix == ".zip":
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
+            root = Path(temporary) / readme.place_in_results(record, name)
+            root.mkdir(parents=True)
+            differences = write_into(root)
+            with replacing(target) as file:
+                _zip(Path(temporary), file)
+    else:
+        with written_as_a_whole(target, replace=force) as root:
+            differences = write_into(root)
+    return Exported(target, name, record, verdict, differences)
+
+
+def _target(out: Path, source: Path, force: bool) -> Path:
+    """The absolute path to write.
+
+    Raises:
+        InputError: it must not be written.
+    """
+    target = out.absolute()
+    if not target.parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {target.parent}; create it first.")
+    resolved, original = target.resolve(), source.resolve()
+    if resolved.is_relative_to(original) or original.is_relative_to(resolved):
+        raise InputError(f"--out {out} and the trained model {source} lie in each other; choose another place.")
+    if not target.exists():
+        return target
+    if not force:
+        raise InputError(f"--out {out} exists; choose another name, or replace it with --force.")
+    if target.is_dir() and any(target.iterdir()) and not (target / RECORD).is_file():
+        raise InputError(f"--out {out} is a folder that no export wrote, which --force does not replace; delete it.")
+    if target.is_dir() == (target.suffix == ".zip"):
+        raise InputError(f"--out {out} exists and is {'a folder' if target.is_dir() else 'a file'}; delete it first.")
+    return target
+
+
+def _record(
+    model: Model, trainer: str, configuration: str, files: Sequence[Path], stock: bool, verdict: Verdict
+) -> dict[str, Any]:
+    return {
+        "exported_by": f"nnunet-ext {__version__}",
+        "dataset": model.plans["dataset_name"],
+        "plans": model.plans["plans_name"],
+        "configuration": configuration,
+        "trained_with": trainer,
+        "trainer": "nnUNetTrainer" if stock else trainer,
+        "requires": [] if stock else readme.requirements(),
+        "reason": "" if stock else verdict.reason,
+        "left_out": list(verdict.left_out) if stock else [],
+        "checkpoints": [f"{file.parent.name}/{file.name}" for file in files],
+    }
+
+
+def _descriptions(model: Model, stock: bool) -> dict[str, Any]:
+    """``plans`` and ``dataset_json`` of the exported model."""
+    description = model.dataset_json
+    if stock:
+        kept = {key: value for key, value in description.items() if key in STOCK_DESCRIPTION}
+        return {"plans": without_extension(model.plans), "dataset_json": kept}
+    return {
+        "plans": dict(model.plans),
+        "dataset_json": {key: value for key, value in description.items() if key not in OF_CASES},
+    }
+
+
+def _write_descriptions(exported: Model, record: Mapping[str, Any], name: str) -> None:
+    root = exported.folder
+    contents = {"plans.json": exported.plans, "dataset.json": exported.dataset_json, RECORD: record}
+    for file, content in contents.items():
+        write_json(root / file, content)
+    (root / readme.NAME).write_text(readme.text(record, name), encoding="utf-8")
+
+
+def _copy_postprocessing(source: Path, root: Path, files: Sequence[Path]) -> None:
+    """What ``nnUNetv2_find_best_configuration`` found for exactly these folds; not the metrics, which name cases."""
+    folds = sorted({file.parent.name.removeprefix("fold_") for file in files})
+    place = Path(f"crossval_results_folds_{'_'.join(folds)}", "postprocessing.pkl")
+    if (source / place).is_file():
+        (root / place).parent.mkdir()
+        shutil.copyfile(source / place, root / place)
+
+
+def _write_checkpoint(
+    model: Model,
+    exported: Model,
+    file: Path,
+    record: Mapping[str, Any],
+    trainer: type[nnUNetTrainer],
+    written_with: type[nnUNetTrainer],
+) -> nn.Module:
+    """Write one checkpoint and what goes with it, read it again, compare; returns the exported network.
+
+    Raises:
+        InputError: it is of another training than the first, or the logits differ.
+    """
+    configuration = record["configuration"]
+    checkpoint = read_model_checkpoint(file)
+    arguments = checkpoint["init_args"]
+    if (checkpoint["trainer_name"], arguments["configuration"]) != (record["trained_with"], configuration):
+        raise InputError(
+            f"{file} is of {checkpoint['trainer_name']}, configuration {arguments['configuration']}, but the first "
+            f"checkpoint is of {record['trained_with']}, {configuration}; one folder can hold models of one trainer."
+        )
+    original = model.inference_network(trainer, configuration)
+    load_weights(original, checkpoint, file)
+    network = exported.inference_network(written_with, configuration)
+    weights = checkpoint["network_weights"]
+    folder = exported.folder / file.parent.name
+    folder.mkdir(exist_ok=True)
+    torch.save(
+        {
+            "network_weights": {key: weights[key] for key in network.state_dict()},
+            "trainer_name": record["trainer"],
+            "init_args": {**arguments, "plans": dict(exported.plans), "dataset_json": dict(exported.dataset_json)},
+            "inference_allowed_mirroring_axes": checkpoint.get("inference_allowed_mirroring_axes"),
+            "current_epoch": checkpoint.get("current_epoch"),
+        },
+        folder / file.name,
+    )
+    if record["requires"] and (file.parent / BESIDE).is_file():
+        shutil.copyfile(file.parent / BESIDE, folder / BESIDE)
+
+    again = torch.load(folder / file.name, map_location="cpu", weights_only=True)
+    load_weights(network, again, folder / file.name)
+    image = random_image(model, configuration)
+    expected = logits(original, image)
+    if not (torch.isfinite(expected).all() and torch.equal(expected, logits(network, image))):
+        raise InputError(
+            f"{file}: the logits of the exported network are not those of the original one, or not finite; nothing "
+            "was written. With --keep-trainer the network stays what it is."
+        )
+    return network
+
+
+def _zip(folder: Path, file: Path) -> None:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                archive.write(path, path.relative_to(folder).as_posix())
