@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks.geometry import Floats
+from nnunet_ext.landmarks.geometry import Floats, inside
 from nnunet_ext.landmarks.preprocessed import PreprocessedGrid
 
 
@@ -73,12 +73,12 @@ class SlicedCase:
         )
         grid = PreprocessedGrid.from_properties(known, model.plans_manager.plans, data.shape[1:])
         size = list(settings.patch_size[-2:])
-        padded, inside = pad_nd_image(torch.from_numpy(data), size, "constant", {"value": 0}, True, None)
+        padded, unpadded = pad_nd_image(torch.from_numpy(data), size, "constant", {"value": 0}, True, None)
         steps = compute_steps_for_sliding_window(tuple(padded.shape[2:]), tuple(size), model.tile_step_size)
         tiles = [(slice(y, y + size[0]), slice(x, x + size[1])) for y, x in itertools.product(*steps)]
         weight = compute_gaussian(tuple(size), 1.0 / 8, 10, torch.float32, torch.device("cpu"))
         depth, height, width = image.shape[1:]
-        return cls(model, (depth, height, width), known, grid, padded, tuple(inside[-2:]), tuple(tiles), weight)
+        return cls(model, (depth, height, width), known, grid, padded, tuple(unpadded[-2:]), tuple(tiles), weight)
 
     @classmethod
     def from_files(cls, files: Sequence[str | Path], model: nnUNetPredictor) -> SlicedCase:
@@ -102,18 +102,11 @@ class SlicedCase:
         """Write a label map like the original array as a file with its geometry, as a whole or not at all.
 
         Raises:
-            InputError: the image came from no file, the folder is missing, or the model's writer does not know the file
-                ending.
+            InputError: see :meth:`require_writable`; the image came from no file.
         """
         target = Path(target)
+        self.require_writable(target)
         writer = self.model.plans_manager.image_reader_writer_class()
-        if not target.name.endswith(tuple(writer.supported_file_endings)):
-            raise InputError(
-                f"{target} cannot be written with {type(writer).__name__}; choose one of the endings "
-                f"{', '.join(writer.supported_file_endings)}."
-            )
-        if not target.parent.is_dir():
-            raise InputError(f"The folder {target.parent} does not exist; make it first.")
         temporary = target.with_name(f".{os.getpid()}.{target.name}")  # writers look at the ending
         try:
             writer.write_seg(labels.astype(self.label_type), str(temporary), self.properties)
@@ -125,6 +118,18 @@ class SlicedCase:
             ) from None
         finally:
             temporary.unlink(missing_ok=True)
+
+    def require_writable(self, target: str | Path) -> None:
+        """Raise InputError if the folder of a file is missing, or the model's writer does not know its ending."""
+        target = Path(target)
+        writer = self.model.plans_manager.image_reader_writer_class()
+        if not target.name.endswith(tuple(writer.supported_file_endings)):
+            raise InputError(
+                f"{target} cannot be written with {type(writer).__name__}; choose one of the endings "
+                f"{', '.join(writer.supported_file_endings)}."
+            )
+        if not target.parent.is_dir():
+            raise InputError(f"The folder {target.parent} does not exist; make it first.")
 
     @property
     def slice_axis(self) -> int:
@@ -154,7 +159,7 @@ class SlicedCase:
     def in_crop(self, voxels: NDArray) -> NDArray[np.bool_]:
         """``(P,)``: which of the voxels ``(P, 3)`` were not cropped away; nothing is ever segmented in the others."""
         transposed = np.asarray(voxels, float)[:, list(self.grid.transpose)] - self.grid.start
-        return ((transposed >= -0.5) & (transposed <= np.asarray(self.grid.cropped) - 0.5)).all(1)
+        return inside(transposed, self.grid.cropped)
 
     def cropped_view(self, array: NDArray) -> NDArray:
         """Of an array like the original image the part that is segmented, ``(D, H, W)`` as transposed; no copy."""

@@ -71,7 +71,7 @@ def box_voxels(box: Sequence[Sequence[int]], shape: Shape) -> NDArray[np.int64]:
     if 1 not in [stop - start for start, stop in ranges]:
         raise InputError(f"The box {ranges} is thick along all axes; draw it in one plane, such as [z, z + 1].")
     grid = np.meshgrid(*(np.arange(start, stop) for start, stop in ranges), indexing="ij")
-    return np.stack(grid, -1).reshape(-1, 3)
+    return np.stack(grid, -1).reshape(-1, 3).astype(np.int64)
 
 
 def mask_voxels(

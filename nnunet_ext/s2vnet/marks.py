@@ -129,4 +129,4 @@ def touches(mark: Mark, rows: slice, columns: slice) -> bool:
 
 def _in_tile(mark: Mark, rows: slice, columns: slice) -> NDArray[np.bool_]:
     low, high = np.array([rows.start, columns.start]), np.array([rows.stop, columns.stop])
-    return ((mark.pixels >= low - 0.5) & (mark.pixels <= high - 0.5)).all(1)
+    return np.asarray(((mark.pixels >= low - 0.5) & (mark.pixels <= high - 0.5)).all(1))

@@ -281,7 +281,7 @@ def _is_quiet(old: Step, new: Step | None) -> bool:
     if old.labels.data == new.labels.data:
         return True
     a, b = old.labels.unpacked(), new.labels.unpacked()
-    return np.count_nonzero(a != b) < QUIET_SHARE * a.size
+    return bool(np.count_nonzero(a != b) < QUIET_SHARE * a.size)
 
 
 def _bytes(features: Sequence[Tensor]) -> int:

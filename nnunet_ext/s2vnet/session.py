@@ -42,7 +42,7 @@ class S2VSession:
     """See the module's docstring.
 
     Args:
-        device: where the network runs.
+        device: where the network runs; by default a GPU if there is one.
         use_torch_compile, do_autozoom: of nnInteractive; without effect.
         verbose: print what changed.
         torch_n_threads: of PyTorch on the CPU, during predictions; by default as many as it has.
@@ -55,7 +55,7 @@ class S2VSession:
 
     def __init__(
         self,
-        device: torch.device | str = "cuda",
+        device: torch.device | str | None = None,
         use_torch_compile: bool = False,
         verbose: bool = False,
         torch_n_threads: int | None = None,
@@ -67,7 +67,7 @@ class S2VSession:
         undo_limit: int = 100,
         progress: Progress | None = None,
     ) -> None:
-        self.device = torch.device(device)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.verbose = verbose
         self.threads = torch_n_threads
         self.propagation = propagation
@@ -124,11 +124,21 @@ class S2VSession:
         self._active = next((value for value in self.labels.values() if value), 0)
 
     @property
+    def model(self) -> S2VPredictor:
+        """The predictor that holds the network, its plans and its labels.
+
+        Raises:
+            InputError: none is loaded.
+        """
+        if self._model is None:
+            raise InputError("No model is loaded; call initialize_from_trained_model_folder first.")
+        return self._model
+
+    @property
     def labels(self) -> dict[str, int]:
         """Values of the labels that prompts can have, by name; what is only part of regions is called ``label 2``."""
-        model = self._require_model()
-        names = {value: name for name, value in model.dataset_json["labels"].items() if isinstance(value, int)}
-        return {names.get(value, f"label {value}"): int(value) for value in model.label_manager.all_labels}
+        names = {value: name for name, value in self.model.dataset_json["labels"].items() if isinstance(value, int)}
+        return {names.get(value, f"label {value}"): int(value) for value in self.model.label_manager.all_labels}
 
     def set_image(self, image: ArrayLike | Tensor, image_properties: Mapping[str, Any] | None = None) -> None:
         """Preprocess an image and forget the one before, its prompts and its buffer.
@@ -140,7 +150,7 @@ class S2VSession:
         Raises:
             InputError: no model, or an image that does not fit it.
         """
-        self._use(SlicedCase.from_array(as_array(image), image_properties or {}, self._require_model()))
+        self._use(SlicedCase.from_array(as_array(image), image_properties or {}, self.model))
 
     def set_image_from_files(self, files: Sequence[str | Path]) -> None:
         """As :meth:`set_image`, of one file per channel; results can then be written with :meth:`write`.
@@ -148,10 +158,10 @@ class S2VSession:
         Raises:
             InputError: no model, or files that cannot be read or do not fit it.
         """
-        self._use(SlicedCase.from_files(files, self._require_model()))
+        self._use(SlicedCase.from_files(files, self.model))
 
     def _use(self, case: SlicedCase) -> None:
-        network = unwrap(self._require_model().network)
+        network = unwrap(self.model.network)
         assert isinstance(network, S2VNet)
         correction = Correction(
             case,
@@ -419,14 +429,9 @@ class S2VSession:
 
     # -- parts -----------------------------------------------------------------------------------------------------
 
-    def _require_model(self) -> S2VPredictor:
-        if self._model is None:
-            raise InputError("No model is loaded; call initialize_from_trained_model_folder first.")
-        return self._model
-
     def _require_image(self) -> tuple[Correction, NDArray]:
         if self._image is None:
-            self._require_model()
+            self.model  # noqa: B018 (the first thing that is missing)
             raise InputError("No image is set; call set_image or set_image_from_files first.")
         return self._image
 

@@ -53,7 +53,7 @@ def test_the_automatic_result_is_that_of_the_predictor(kind, shape, transpose, r
     options = {"kind": kind, "transpose": transpose}
     made = session(shape, border, **options, **({"resampled": resampled} if resampled else {}))
     made.predict_automatic()
-    predictor, case = made._require_model(), made.case
+    predictor, case = made.model, made.case
     data = case.image[(slice(None), slice(None), *case.inside)]
     logits = predictor.predict_logits_from_preprocessed_data(data)
     expected = export(
@@ -288,7 +288,7 @@ def test_full_propagation_is_that_of_the_network_with_prompts():
 
     made = session(LARGE, early_stop=False)
     made.add_point_interaction([5, 8, 8], label=2)
-    network, x = made._require_model().network, made.case.image
+    network, x = made.model.network, made.case.image
     there = torch.ones(1, len(x[0]), dtype=torch.bool)
     with torch.no_grad():
         click = Prompts.click([5, 8, 8], 2)
