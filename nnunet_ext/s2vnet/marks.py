@@ -26,7 +26,7 @@ SUPERSEDED_WITHIN = 3.0
 """Pixels of the network's grid."""
 
 MAX_PIXELS = 4096
-"""Of a mark; of larger ones every n-th pixel is taken, which changes the mean of their features by next to nothing."""
+"""Of a mark; larger ones are thinned evenly, which changes the mean of their features by next to nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +66,9 @@ def marks_of(
     found = []
     for index in np.unique(slices):
         own = pixels[slices == index, 1:]
-        step = -(-len(own) // MAX_PIXELS)
-        found.append(Mark(int(index), label, own[::step], weight, number, supersedes))
+        if len(own) > MAX_PIXELS:
+            own = own[np.linspace(0, len(own) - 1, MAX_PIXELS).astype(int)]
+        found.append(Mark(int(index), label, own, weight, number, supersedes))
     return tuple(found)
 
 

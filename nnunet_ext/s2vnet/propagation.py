@@ -5,11 +5,12 @@ centres of both chains are kept, which are small, instead of logits, which are n
 give its logits at any time. Features are cached as far as a number of bytes allows, and computed again otherwise, to
 the same bits.
 
-A mark on a slice changes both chains there, the upward one above it and the downward one below it. Each is followed
+A slice with a new mark is segmented from the chain that knows more there, and both chains go on from it, the upward one
+above it and the downward one below it; so what earlier marks told one chain is not lost to the other. Each is followed
 until it runs out of slices, or labels as before on three slices in a row (less than 0.1 % of their pixels differ). What
 it reached is blended anew: between two marked slices the upward chain counts most at the lower one and the downward
 chain at the upper one, linearly; beyond the outermost marks the chain that comes from there counts alone; without marks
-both are blended as in the automatic mode.
+both are blended as in the automatic mode. The chain that knows more is the one that counts more.
 
 Everything here is a function of its arguments: states are never changed, so a caller may keep earlier ones.
 
@@ -20,8 +21,9 @@ from __future__ import annotations
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -144,10 +146,9 @@ class Propagation:
     def automatic(self, tile: int, report: Report = lambda done: None) -> TileState:
         """The state of a tile without marks."""
         nothing: Chain = (None,) * self.depth
-        everywhere = set(range(self.depth))
         empty = Prompts.none(1, self.device)
-        up, _ = self._follow(tile, nothing, True, everywhere, lambda index: empty, None, report)
-        down, _ = self._follow(tile, nothing, False, everywhere, lambda index: empty, None, report)
+        up, _ = self._follow(tile, nothing, True, (), None, lambda index: empty, report)
+        down, _ = self._follow(tile, nothing, False, (), None, lambda index: empty, report)
         return TileState(up, down, tuple(share_of_upward(t, self.depth, ()) for t in range(self.depth)))
 
     def after_marks(
@@ -174,10 +175,27 @@ class Propagation:
         Returns:
             The new state, and the slices in which it differs.
         """
-        fresh = {index for index in changed if self.there[tile][index]}
-        up, above = self._follow(tile, state.up, True, fresh, prompts, automatic.up, report)
-        down, below = self._follow(tile, state.down, False, fresh, prompts, automatic.down, report)
-        reached = above | below
+        fresh = [index for index in sorted(changed) if self.there[tile][index]]
+        others = [index for index in marked if index not in fresh] if self.propagates else []
+        # where nothing propagates, what is known of the neighbours is what the automatic mode knows of them
+        known = state if self.propagates else automatic
+
+        @cache
+        def start(index: int) -> Step:
+            upwards = share_of_upward(index, self.depth, others) >= 0.5
+            report(1)
+            return self._segment(tile, known.up if upwards else known.down, index, upwards, prompts(index))
+
+        if self.propagates:
+            up, above = self._follow(tile, state.up, True, fresh, start, prompts, report)
+            down, below = self._follow(tile, state.down, False, fresh, start, prompts, report)
+            reached = above | below
+        else:
+            up, down = (
+                tuple(start(t) if t in fresh else step for t, step in enumerate(chain))
+                for chain in (state.up, state.down)
+            )
+            reached = set(fresh)
         share = [
             share_of_upward(t, self.depth, marked) if t in reached else before for t, before in enumerate(state.share)
         ]
@@ -211,28 +229,28 @@ class Propagation:
         tile: int,
         before: Chain,
         upwards: bool,
-        changed: set[int],
+        changed: Collection[int],
+        start: Callable[[int], Step] | None,
         prompts: PromptsOf,
-        automatic: Chain | None,
         report: Report,
     ) -> tuple[Chain, set[int]]:
-        """A chain after prompts have changed, and the slices that were segmented again."""
+        """A chain from slices with changed prompts on, all of it without ``start``; and the slices that are new in it."""
         chain = list(before)
         reached: set[int] = set()
-        running, quiet = False, 0
+        running, quiet = start is None, 0
         for index in range(self.depth) if upwards else reversed(range(self.depth)):
-            if index in changed:
-                running, quiet = True, 0
-            if not running or not self.there[tile][index]:
+            if not self.there[tile][index] or not (running or index in changed):
                 continue
-            # where nothing propagates, what is known of the neighbours is what the automatic mode knows of them
-            known = chain if self.propagates or automatic is None else automatic
-            old, chain[index] = chain[index], self._segment(tile, known, index, upwards, prompts(index))
+            old = chain[index]
+            if running or start is None:  # also on slices with new marks: what comes from before them must pass
+                new = self._segment(tile, chain, index, upwards, prompts(index))
+                report(1)
+            else:
+                new = start(index)
+            chain[index] = new
             reached.add(index)
-            report(1)
-            quiet = quiet + 1 if old is not None and _is_quiet(old, chain[index]) else 0
-            if not (self.propagates or automatic is None) or (self.early_stop and quiet == QUIET_SLICES):
-                running = False
+            quiet = quiet + 1 if old is not None and index not in changed and _is_quiet(old, new) else 0
+            running = not (self.early_stop and quiet == QUIET_SLICES)
         return tuple(chain), reached
 
     def _segment(self, tile: int, chain: Sequence[Step | None], index: int, upwards: bool, prompts: Prompts) -> Step:
@@ -276,8 +294,7 @@ def share_of_upward(index: int, depth: int, marked: Sequence[int]) -> float:
     return (above[0] - index) / (above[0] - below[-1])
 
 
-def _is_quiet(old: Step, new: Step | None) -> bool:
-    assert new is not None
+def _is_quiet(old: Step, new: Step) -> bool:
     if old.labels.data == new.labels.data:
         return True
     a, b = old.labels.unpacked(), new.labels.unpacked()
