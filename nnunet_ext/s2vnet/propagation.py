@@ -234,7 +234,7 @@ class Propagation:
         prompts: PromptsOf,
         report: Report,
     ) -> tuple[Chain, set[int]]:
-        """A chain from slices with changed prompts on, all of it without ``start``; and the slices that are new in it."""
+        """A chain from slices with changed prompts on, or all of it without ``start``; and its slices that are new."""
         chain = list(before)
         reached: set[int] = set()
         running, quiet = start is None, 0

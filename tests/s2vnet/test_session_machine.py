@@ -15,7 +15,7 @@ from nnunet_ext.errors import InputError
 from tests.s2vnet.sessions import quietly, session
 from tests.s2vnet.test_session import BAD
 
-STEPS = int(os.environ.get("NNUNET_EXT_SESSION_STEPS", "250"))
+STEPS = int(os.environ.get("NNUNET_EXT_SESSION_STEPS", "150"))
 """In all, over sequences of at most 25."""
 PER_SEQUENCE = 25
 
