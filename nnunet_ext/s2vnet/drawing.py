@@ -97,7 +97,7 @@ def mask_voxels(
     voxels = np.argwhere(array != 0)
     if not len(voxels):
         raise InputError(f"The {what} is empty; paint at least one voxel.")
-    return voxels + [start for start, _ in place]
+    return voxels + np.array([start for start, _ in place])
 
 
 def filled(voxels: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -114,4 +114,5 @@ def filled(voxels: NDArray[np.int64]) -> NDArray[np.int64]:
     mask = np.zeros(shape, bool)
     mask[tuple((voxels - low).T)] = True
     axis = int(flat[0])
-    return np.argwhere(np.expand_dims(binary_fill_holes(mask.squeeze(axis)), axis)) + low
+    inside = binary_fill_holes(mask.squeeze(axis))
+    return np.argwhere(np.expand_dims(inside, axis)) + low

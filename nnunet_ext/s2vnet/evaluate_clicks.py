@@ -72,7 +72,7 @@ def next_click(
         wrong &= reference != ignore
     slices, truth = np.moveaxis(wrong, slice_axis, 0), np.moveaxis(reference, slice_axis, 0)
     best, place = 0, None
-    for index in np.flatnonzero(slices.any((1, 2))):
+    for index in np.flatnonzero(slices.any((1, 2))).tolist():
         values, numbers = np.unique(truth[index][slices[index]], return_counts=True)
         for value, number in zip(values, numbers, strict=True):
             if number <= best:  # its regions are not larger
@@ -80,7 +80,7 @@ def next_click(
             regions, _ = label(slices[index] & (truth[index] == value), np.ones((3, 3)))
             sizes = np.bincount(regions.ravel())[1:]
             if sizes.max() > best:
-                best, place = int(sizes.max()), (int(index), int(value), regions == sizes.argmax() + 1)
+                best, place = int(sizes.max()), (index, int(value), regions == sizes.argmax() + 1)
     if place is None:
         return None
     index, value, region = place
