@@ -18,6 +18,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -413,9 +414,9 @@ def _files(
         raise InputError(f"{references} holds no {ending} files; is it the folder of the references?")
     result = {}
     for name in names:
-        channels = [images / f"{name}_{index:04d}{ending}" for index in range(len(description["channel_names"]))]
-        if missing := [path for path in channels if not path.is_file()]:
-            raise InputError(f"Case {name} has a reference, but there is no image {missing[0]}; restore it.")
+        channels = sorted(images.glob(f"{escape(name)}_[0-9][0-9][0-9][0-9]{ending}"))
+        if not channels:
+            raise InputError(f"Case {name} has a reference, but {images} holds no image {name}_0000{ending}; add it.")
         result[name] = (channels, references / f"{name}{ending}")
     return result
 

@@ -26,6 +26,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from nnunet_ext.discovery import register
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.sliced_case import SlicedCase
@@ -100,6 +101,7 @@ class S2VSession:
         """
         folder = Path(model_training_output_dir)
         fold = _fold(folder, use_folds, checkpoint_name)
+        register()  # nnU-Net looks for the trainer of the checkpoint
         predictor = S2VPredictor(
             use_mirroring=False, perform_everything_on_device=False, device=self.device, allow_tqdm=False
         )
@@ -193,6 +195,8 @@ class S2VSession:
             InputError: no image, or a buffer that cannot hold its labels.
         """
         correction, _ = self._require_image()
+        if isinstance(target_buffer, Tensor) and target_buffer.device.type != "cpu":
+            raise InputError(f"The target buffer is on {target_buffer.device}; give a tensor on the CPU, or an array.")
         buffer, shape, highest = as_array(target_buffer), correction.case.shape, max(self.labels.values())
         if buffer.shape != shape:
             raise InputError(f"The target buffer has shape {buffer.shape}, but the image {shape}; make it the same.")

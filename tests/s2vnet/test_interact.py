@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import SimpleITK as sitk
 
 from nnunet_ext import cli
 from nnunet_ext.errors import InputError
-from nnunet_ext.s2vnet.prompt_list import parse_prompts
+from nnunet_ext.s2vnet.prompt_list import KEYS, parse_prompts
 from nnunet_ext.s2vnet.session import S2VSession
 from tests import tiny
 from tests.s2vnet.sessions import session
@@ -136,7 +137,7 @@ def test_a_prompt_that_does_not_fit_the_image_is_named_by_its_number():
 # --- the commands on a model that was trained -----------------------------------------------------------------------
 
 
-def test_the_commands_repeat_a_session_and_evaluate_clicks(trained, tmp_path, capsys):  # noqa: F811
+def test_the_commands_repeat_a_session_and_evaluate_clicks(trained, tmp_path, capsys, monkeypatch):  # noqa: F811
     _, model, root = trained(inference_clip=8)
     images = root / "raw" / tiny.DATASET / "imagesTr"
     case, labels = images / "tiny_0_0000.nii.gz", root / "raw" / tiny.DATASET / "labelsTr"
@@ -154,6 +155,7 @@ def test_the_commands_repeat_a_session_and_evaluate_clicks(trained, tmp_path, ca
         {"type": "scribble", "label": "left", "file": "scribble.nii.gz"},
         {"type": "point", "label": 0, "at": [3, 2, 2], "wait": True},
     ]
+    monkeypatch.delenv("nnUNet_extTrainer")  # a user who only clicks need not know of it
     (tmp_path / "prompts.json").write_text(json.dumps({"prompts": prompts}))
     command = ["s2v", "interact", "-i", str(moved), "-m", str(model), "--prompts", str(tmp_path / "prompts.json")]
     written = []
@@ -209,4 +211,11 @@ def test_the_commands_repeat_a_session_and_evaluate_clicks(trained, tmp_path, ca
     shutil.copytree(labels, tmp_path / "more")
     shutil.copy(labels / "tiny_0.nii.gz", tmp_path / "more" / "other.nii.gz")
     assert cli.main([*command, "-r", str(tmp_path / "more"), "-device", "cpu"]) == 2
-    assert "no image" in capsys.readouterr().err
+    assert "holds no image other_0000.nii.gz" in capsys.readouterr().err
+
+
+def test_the_example_of_the_docs_is_in_the_format():
+    page = (Path(cli.__file__).parent.parent / "docs" / "s2vnet.md").read_text()
+    example = json.loads(page.partition("```json")[2].partition("```")[0])
+    assert len(parse_prompts(example, "docs", lambda name: MASK)) == 8
+    assert all(f"`{kind}`" in page or f'"type": "{kind}"' in page for kind in KEYS)

@@ -421,6 +421,10 @@ BAD = {
     "labels of a segmentation": (lambda s: s.add_initial_seg_interaction(np.full((6, 16, 16), 9)), r"holds \[9\]"),
     "shape of a buffer": (lambda s: s.set_target_buffer(np.zeros((6, 16, 15), np.uint8)), "target buffer has shape"),
     "type of a buffer": (lambda s: s.set_target_buffer(np.zeros((6, 16, 16))), "float64"),
+    "buffer elsewhere": (
+        lambda s: s.set_target_buffer(torch.zeros((6, 16, 16), dtype=torch.uint8, device="meta")),
+        "is on meta",
+    ),
     "read-only buffer": (lambda s: s.set_target_buffer(read_only()), "read-only"),
     "channels": (lambda s: s.set_image(np.ones((2, 6, 16, 16)), {"spacing": [1, 1, 1]}), "with 1 channels"),
     "axes": (lambda s: s.set_image(np.ones((6, 16, 16)), {"spacing": [1, 1, 1]}), "one slice"),

@@ -39,10 +39,15 @@ class Sessions(RuleBasedStateMachine):
     def start(self, case, cache):
         self.case = case
         self.session = session(cache_bytes=cache, **case)
+        self.session.progress = self.is_on_its_way
         self.shape = self.session.case.shape
         self.calls = []
         self.maps = [self.session.target_buffer.copy()]
         taken["sequences"] += 1
+
+    @staticmethod
+    def is_on_its_way(done, at_most):
+        assert 0 < done <= at_most
 
     def voxel(self, place):
         return [round(share * (n - 1)) for share, n in zip(place, self.shape, strict=True)]
