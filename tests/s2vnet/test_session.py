@@ -1,5 +1,6 @@
 """Sessions: what prompts change, that they can be undone and repeated, where voxels are, and what is refused."""
 
+import gc
 import threading
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from nnunet_ext.errors import InputError
 from nnunet_ext.s2vnet.centroid_aggregation import Bank
 from nnunet_ext.s2vnet.prompts import Prompts
+from nnunet_ext.s2vnet.propagation import Step
 from nnunet_ext.s2vnet.session import S2VSession
 from tests import tiny
 from tests.s2vnet.sessions import image, model, quietly, session
@@ -240,6 +242,20 @@ def test_only_so_many_calls_can_be_undone():
     after = made.target_buffer.copy()
     assert made.undo() is None
     assert np.array_equal(made.target_buffer, after)
+
+
+def test_of_what_cannot_be_undone_any_more_nothing_is_kept():
+    def slices_in_memory():
+        gc.collect()
+        return sum(type(found) is Step for found in gc.get_objects())
+
+    made = session(undo_limit=1)
+    counts = []
+    for number in range(12):
+        made.add_point_interaction([number % 6, 3 + number % 4, 8], label=number % 3)
+        counts.append(slices_in_memory())
+    # both chains of the automatic state, of the present one and of the one before
+    assert max(counts) - counts[0] <= 2 * 2 * made.case.depth
 
 
 def test_repeated_in_another_session_and_thread_everything_is_equal():
