@@ -293,6 +293,54 @@ def _s2v_predict(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _session(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the flags of :func:`_add_session_flags` say, as arguments of a function that opens a session."""
+    return {
+        "model": _model_folder(arguments),
+        "fold": arguments.fold,
+        "checkpoint": arguments.checkpoint,
+        "device": arguments.device,
+        "torch_n_threads": arguments.threads,
+        "cache_bytes": int(arguments.cache * 2**20),
+    }
+
+
+def _s2v_interact(arguments: argparse.Namespace) -> int:
+    from nnunet_ext.s2vnet.interact import interact
+
+    changes = interact(
+        arguments.images,
+        prompts=arguments.prompts,
+        out=arguments.out,
+        log=arguments.log,
+        propagation=arguments.propagation == "on",
+        **_session(arguments),
+    )
+    for number, change in enumerate(changes, 1):
+        kind = change["prompt"]["type"]
+        print(f"{number:>3} {kind:<9} changed {change['voxels']} voxels in {len(change['slices'])} slices")
+    print(f"{arguments.out}  the segmentation")
+    return 0
+
+
+def _s2v_evaluate_clicks(arguments: argparse.Namespace) -> int:
+    from nnunet_ext.s2vnet.evaluate_clicks import evaluate_clicks
+
+    evaluation = evaluate_clicks(
+        arguments.images,
+        arguments.references,
+        cases=arguments.cases,
+        clicks=arguments.clicks,
+        propagation={"on": [True], "off": [False], "both": [True, False]}[arguments.propagation],
+        nsd_tolerance_mm=arguments.nsd_tolerance,
+        done=lambda line: print(line, flush=True),
+        **_session(arguments),
+    )
+    evaluation.write(arguments.out)
+    print(f"\n{evaluation.report()}\n\n{Path(arguments.out) / 'clicks.csv'}, clicks.json and clicks.png")
+    return 0
+
+
 def _landmarks_pseudo_label(arguments: argparse.Namespace) -> int:
     from nnunet_ext.landmarks.pseudo.generate import Options, pseudo_label
 
@@ -381,6 +429,22 @@ def _add_prediction_flags(command: argparse.ArgumentParser, trainer: str) -> Non
     command.add_argument("--disable_progress_bar", action="store_true")
     command.add_argument("-npp", type=int, default=3, help="processes for preprocessing (%(default)s)")
     command.add_argument("-nps", type=int, default=3, help="processes for export (%(default)s)")
+
+
+def _add_session_flags(command: argparse.ArgumentParser) -> None:
+    """Which model, and how a session runs."""
+    command.add_argument("-m", dest="model", metavar="FOLDER", help="model folder, instead of -d, -c, -tr and -p")
+    command.add_argument("-d", dest="dataset", metavar="DATASET", help="number or name")
+    command.add_argument("-c", dest="configuration", default="2d", metavar="CONFIGURATION", help="%(default)s")
+    command.add_argument("-tr", dest="trainer", default="nnUNetTrainerS2VNet", metavar="TRAINER", help="%(default)s")
+    command.add_argument("-p", dest="plans", default="nnUNetPlans", metavar="PLANS", help="%(default)s")
+    command.add_argument("-f", dest="fold", metavar="FOLD", help="one; default: all, or the first that was trained")
+    command.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", metavar="FILE", help="%(default)s")
+    command.add_argument("-device", choices=["cuda", "cpu", "mps"], help="default: cuda if there is one, else cpu")
+    command.add_argument("--threads", type=int, metavar="N", help="of PyTorch on the CPU (default: all)")
+    command.add_argument(
+        "--cache", type=float, default=2048, metavar="MIB", help="memory for features; changes no result (%(default)s)"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -692,8 +756,8 @@ def _parser() -> argparse.ArgumentParser:
     pseudo.add_argument("--processes", type=int, metavar="N", help="cases at a time (default: number of cores)")
     s2v = commands.add_parser(
         "s2v",
-        help="predict with models of S2VNet, through whole volumes",
-        description="Predict with models of S2VNet, through whole volumes.",
+        help="predict with models of S2VNet through whole volumes, and correct segmentations with prompts",
+        description="Predict with models of S2VNet through whole volumes, and correct segmentations with prompts.",
     )
     parts = s2v.add_subparsers(title="commands", required=True, metavar="COMMAND")
     predict = add(
@@ -710,6 +774,41 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--direction", choices=["forward", "backward", "both"], default="both", help="of the slices (%(default)s)"
     )
+    interact = add(
+        "interact",
+        _s2v_interact,
+        "segment one image with prompts from a file; the same prompts give the same result",
+        "nnunet-ext s2v interact -i case_0000.nii.gz -m MODEL --prompts prompts.json -o case.nii.gz",
+        parts,
+    )
+    interact.add_argument("-i", dest="images", required=True, nargs="+", metavar="FILE", help="one per channel")
+    interact.add_argument("-o", dest="out", required=True, metavar="FILE", help="the segmentation")
+    interact.add_argument("--prompts", required=True, metavar="FILE", help="JSON, see docs/s2vnet.md")
+    interact.add_argument("--log", metavar="FILE", help="JSON, what every prompt changed")
+    interact.add_argument(
+        "--propagation", choices=["on", "off"], default="on", help="off: prompts change their slice only (%(default)s)"
+    )
+    _add_session_flags(interact)
+    clicks = add(
+        "evaluate-clicks",
+        _s2v_evaluate_clicks,
+        "click where segmentations are wrong most, and report how they get better: Dice, surface Dice, seconds",
+        "nnunet-ext s2v evaluate-clicks -i imagesTs -r labelsTs -m MODEL -o clicks --propagation both",
+        parts,
+    )
+    clicks.add_argument("-i", dest="images", required=True, metavar="FOLDER", help="images, as for nnUNetv2_predict")
+    clicks.add_argument("-r", dest="references", required=True, metavar="FOLDER", help="their label maps")
+    clicks.add_argument("-o", dest="out", required=True, metavar="FOLDER", help="for clicks.csv, .json and .png")
+    clicks.add_argument("--cases", nargs="+", metavar="CASE", help="default: all that have a reference")
+    clicks.add_argument("--clicks", type=int, default=10, metavar="N", help="per case at most (%(default)s)")
+    clicks.add_argument(
+        "--propagation",
+        choices=["on", "off", "both"],
+        default="on",
+        help="off: a click changes its slice only; both: compare (%(default)s)",
+    )
+    clicks.add_argument("--nsd-tolerance", type=float, default=1.0, metavar="MM", help="(%(default)s)")
+    _add_session_flags(clicks)
     splits = add(
         "splits",
         _splits,

@@ -78,13 +78,21 @@ class PreprocessedGrid:
 
     def to_voxels(self, points_mm: ArrayLike) -> Floats:
         """``(…, 3)`` in mm, LPS → ``(…, 3)``, continuous indices of the preprocessed array."""
-        index = self.geometry.to_index(points_mm)[..., list(self.transpose)] - self.start
-        return (index + 0.5) * self._scale - 0.5
+        return self.from_index(self.geometry.to_index(points_mm))
 
     def to_mm(self, voxels: ArrayLike) -> Floats:
         """``(…, 3)``, continuous indices of the preprocessed array → ``(…, 3)`` in mm, LPS."""
+        return self.geometry.to_mm(self.to_index(voxels))
+
+    def from_index(self, index: ArrayLike) -> Floats:
+        """``(…, 3)``, continuous indices of the original array → those of the preprocessed array."""
+        index = np.asarray(index, float)[..., list(self.transpose)] - self.start
+        return (index + 0.5) * self._scale - 0.5
+
+    def to_index(self, voxels: ArrayLike) -> Floats:
+        """``(…, 3)``, continuous indices of the preprocessed array → those of the original array."""
         index = (np.asarray(voxels, float) + 0.5) / self._scale - 0.5 + self.start
-        return self.geometry.to_mm(index[..., np.argsort(self.transpose)])
+        return index[..., np.argsort(self.transpose)]
 
     def keypoints(self, landmarks: Landmarks, names: Sequence[str]) -> Keypoints:
         """The landmarks called ``names``, in this order; what lies outside of the array is unknown."""

@@ -9,8 +9,11 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+from nnunet_ext.s2vnet.evaluate_clicks import next_click
 from nnunet_ext.s2vnet.predictor import S2VPredictor
 from nnunet_ext.s2vnet.prompts import Prompts
+from nnunet_ext.s2vnet.session import S2VSession
+from tests.s2vnet import sessions
 from tests.s2vnet.toy import SIZE, dice, discs, trained
 
 NAMES = ("position", "label", "weight", "age")
@@ -102,6 +105,50 @@ def test_after_a_slice_of_noise_aggregation_remembers_more(network, without_aggr
     scores = [min(dice(segmented(n, images)[:, after], labels[:, after])) for n in (network, without_aggregation)]
     assert scores[0] > 0.65
     assert scores[0] > scores[1] + 0.1
+
+
+def in_session(network, volume, **options):
+    """A session over one volume, with plans that leave its intensities."""
+    settings = sessions.model.__wrapped__()
+    settings.network = network
+    settings.configuration_manager.configuration["normalization_schemes"] = ["NoNormalization"]
+    made = S2VSession("cpu", **options)
+    made.initialize_from_predictor(settings)
+    made.set_image(volume.numpy(), {"spacing": [1.0, 1.0, 1.0]})
+    return made
+
+
+def test_one_click_in_a_session_corrects_the_volume_and_later_ones_do_not_undo_it(network):
+    images, labels = discs(8, 12, False, 2)
+    corrected = []
+    for volume, truth in zip(images, labels.numpy(), strict=True):
+        kind = int(truth.max())
+
+        def of_kind(one, kind=kind, truth=truth):
+            return dice(torch.from_numpy(one.target_buffer), torch.from_numpy(truth))[kind - 1]
+
+        made, alone = in_session(network, volume), in_session(network, volume, propagation=False)
+        wrong = in_session(network, volume)
+        for one in (made, alone, wrong):
+            one.predict_automatic()
+        click = next_click(made.target_buffer, truth, [1, 1, 1])
+        if click is None or click.label != kind or click.region < 10:
+            continue
+        corrected.append(kind)
+        for one in (made, alone):
+            one.add_point_interaction(click.voxel, label=kind)
+        assert of_kind(made) > 0.95
+        assert of_kind(alone) < 0.3
+        # a click that tells nothing about the class, on the far side of what the first one told
+        far = 1 if click.voxel[0] > 5 else 10
+        made.add_point_interaction([far, 0, 0], False)
+        assert of_kind(made) > 0.95
+        # the first click was wrong, the second one at the same place is right
+        wrong.add_point_interaction(click.voxel, label=3 - kind)
+        assert of_kind(wrong) < 0.1
+        wrong.add_point_interaction(click.voxel, label=kind)
+        assert of_kind(wrong) > 0.95
+    assert len(corrected) >= 2
 
 
 @pytest.mark.parametrize("length", [4, 8])

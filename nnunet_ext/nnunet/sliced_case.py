@@ -1,0 +1,220 @@
+"""One image as configuration ``2d`` sees it: its slices, where a voxel is in them, and slices of logits back.
+
+nnU-Net transposes the axes, crops to what is not zero, and resamples within slices. ``2d`` never resamples across them
+(``default_preprocessor.py``, 2.8.1), so slice z of the preprocessed image is one slice of the original one, and its
+logits go back alone. Within slices the network sees tiles of the patch size, with nnU-Net's steps and Gaussian.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.landmarks.geometry import Floats, inside
+from nnunet_ext.landmarks.preprocessed import PreprocessedGrid
+
+
+@dataclass(frozen=True, eq=False)
+class SlicedCase:
+    """A preprocessed image. Voxels are indices of the array that was given, ``(z, y, x)`` as nnU-Net's readers deliver.
+
+    Attributes:
+        model: an initialised predictor, which knows plans, configuration and labels.
+        shape: of the original array without its channels, ``(3,)``.
+        properties: of the reader, with what preprocessing added.
+        grid: where voxels are.
+        image: preprocessed and padded to at least a patch, ``(C, D, h, w)`` float32.
+        inside: rows and columns of :attr:`image` that are no padding.
+        tiles: rows and columns of :attr:`image` that the network sees together.
+        weight: of the pixels of a tile, ``(patch_h, patch_w)``.
+    """
+
+    model: nnUNetPredictor
+    shape: tuple[int, int, int]
+    properties: dict[str, Any]
+    grid: PreprocessedGrid
+    image: Tensor
+    inside: tuple[slice, slice]
+    tiles: tuple[tuple[slice, slice], ...]
+    weight: Tensor
+
+    @classmethod
+    def from_array(cls, image: NDArray, properties: Mapping[str, Any], model: nnUNetPredictor) -> SlicedCase:
+        """Preprocess an image.
+
+        Args:
+            image: ``(C, z, y, x)``.
+            properties: at least ``spacing``, mm of the three axes; to write files, all that nnU-Net's reader returned.
+            model: initialised, of configuration ``2d``.
+
+        Raises:
+            InputError: the image has another number of channels or axes, holds no numbers or only zeros, or its spacing
+                is missing or wrong.
+        """
+        _check(image, properties, len(model.dataset_json["channel_names"]))
+        known = dict(properties)
+        settings = model.configuration_manager
+        preprocessor = settings.preprocessor_class(verbose=False)
+        data, _, known = preprocessor.run_case_npy(
+            image, None, known, model.plans_manager, settings, model.dataset_json
+        )
+        grid = PreprocessedGrid.from_properties(known, model.plans_manager.plans, data.shape[1:])
+        size = list(settings.patch_size[-2:])
+        padded, unpadded = pad_nd_image(torch.from_numpy(data), size, "constant", {"value": 0}, True, None)
+        steps = compute_steps_for_sliding_window(tuple(padded.shape[2:]), tuple(size), model.tile_step_size)
+        tiles = [(slice(y, y + size[0]), slice(x, x + size[1])) for y, x in itertools.product(*steps)]
+        weight = compute_gaussian(tuple(size), 1.0 / 8, 10, torch.float32, torch.device("cpu"))
+        depth, height, width = image.shape[1:]
+        return cls(model, (depth, height, width), known, grid, padded, tuple(unpadded[-2:]), tuple(tiles), weight)
+
+    @classmethod
+    def from_files(cls, files: Sequence[str | Path], model: nnUNetPredictor) -> SlicedCase:
+        """Read the channels of one image, in their order, and preprocess them.
+
+        Raises:
+            InputError: a file is missing or cannot be read; see :meth:`from_array`.
+        """
+        paths = [Path(file) for file in files]
+        if missing := [str(path) for path in paths if not path.is_file()]:
+            raise InputError(f"There is no image file {missing[0]}.")
+        reader = model.plans_manager.image_reader_writer_class()
+        try:
+            image, properties = reader.read_images([str(path) for path in paths])
+        except Exception as error:  # every reader raises something else
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise InputError(f"{paths[0]} cannot be read with {type(reader).__name__}: {reason}") from None
+        return cls.from_array(image, properties, model)
+
+    def write(self, labels: NDArray, target: str | Path) -> None:
+        """Write a label map like the original array as a file with its geometry, as a whole or not at all.
+
+        Raises:
+            InputError: see :meth:`require_writable`; the image came from no file.
+        """
+        target = Path(target)
+        self.require_writable(target)
+        writer = self.model.plans_manager.image_reader_writer_class()
+        temporary = target.with_name(f".{os.getpid()}.{target.name}")  # writers look at the ending
+        try:
+            writer.write_seg(labels.astype(self.label_type), str(temporary), self.properties)
+            temporary.replace(target)
+        except KeyError:
+            raise InputError(
+                "The image was given as an array without the geometry of a file; read it with set_image_from_files to "
+                "write segmentations."
+            ) from None
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def require_writable(self, target: str | Path) -> None:
+        """Raise InputError if the folder of a file is missing, or the model's writer does not know its ending."""
+        target = Path(target)
+        writer = self.model.plans_manager.image_reader_writer_class()
+        if not target.name.endswith(tuple(writer.supported_file_endings)):
+            raise InputError(
+                f"{target} cannot be written with {type(writer).__name__}; choose one of the endings "
+                f"{', '.join(writer.supported_file_endings)}."
+            )
+        if not target.parent.is_dir():
+            raise InputError(f"The folder {target.parent} does not exist; make it first.")
+
+    @property
+    def slice_axis(self) -> int:
+        """Of the original array: the axis across which slices lie."""
+        return self.grid.transpose[0]
+
+    @property
+    def depth(self) -> int:
+        """Number of slices within the crop."""
+        return self.grid.cropped[0]
+
+    @property
+    def heads(self) -> int:
+        """Number of labels or regions that the network has logits for."""
+        return self.model.label_manager.num_segmentation_heads
+
+    def to_pixels(self, voxels: NDArray) -> Floats:
+        """``(P, 3)``, continuous indices of the original array → slice, row and column of :attr:`image`."""
+        offset = [0, self.inside[0].start, self.inside[1].start]
+        return self.grid.from_index(voxels) + offset
+
+    def to_voxels(self, pixels: NDArray) -> Floats:
+        """``(P, 3)``, slice, row and column of :attr:`image` → continuous indices of the original array."""
+        offset = [0, self.inside[0].start, self.inside[1].start]
+        return self.grid.to_index(np.asarray(pixels, float) - offset)
+
+    def in_crop(self, voxels: NDArray) -> NDArray[np.bool_]:
+        """``(P,)``: which of the voxels ``(P, 3)`` were not cropped away; nothing is ever segmented in the others."""
+        transposed = np.asarray(voxels, float)[:, list(self.grid.transpose)] - self.grid.start
+        return inside(transposed, self.grid.cropped)
+
+    def cropped_view(self, array: NDArray) -> NDArray:
+        """Of an array like the original image the part that is segmented, ``(D, H, W)`` as transposed; no copy."""
+        box = tuple(slice(a, a + n) for a, n in zip(self.grid.start, self.grid.cropped, strict=True))
+        return array.transpose(self.grid.transpose)[box]
+
+    def uncropped(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """``(P, 3)``, indices of :meth:`cropped_view` → voxels of the original array."""
+        return (indices + self.grid.start)[:, np.argsort(self.grid.transpose)]
+
+    def labels_of(self, logits: Tensor) -> NDArray:
+        """Labels of one slice on the grid of the original image.
+
+        Args:
+            logits: ``(heads, h, w)``, on the grid of :attr:`image`.
+
+        Returns:
+            ``(H, W)``, a slice of :meth:`cropped_view`; uint8, or uint16 if there are many labels.
+        """
+        settings, manager = self.model.configuration_manager, self.model.label_manager
+        spacing = [self.properties["spacing"][axis] for axis in self.grid.transpose]
+        target = [1, *self.grid.cropped[1:]]
+        # as nnU-Net's export does, with one slice for the volume
+        resampled = settings.resampling_fn_probabilities(
+            logits[(slice(None), *self.inside)][:, None].float().cpu(),
+            target,
+            [spacing[0], *settings.spacing[-2:]],
+            spacing,
+        )
+        segmentation = manager.convert_logits_to_segmentation(torch.as_tensor(np.asarray(resampled)))
+        return np.asarray(segmentation)[0].astype(self.label_type)
+
+    @property
+    def label_type(self) -> type[np.unsignedinteger]:
+        """Of label maps, as nnU-Net chooses it."""
+        return np.uint8 if len(self.model.label_manager.foreground_labels) < 255 else np.uint16
+
+
+def _check(image: NDArray, properties: Mapping[str, Any], channels: int) -> None:
+    if image.ndim != 4 or image.shape[0] != channels or 0 in image.shape:
+        raise InputError(
+            f"The image has shape {image.shape}, but the model expects (channels, z, y, x) with {channels} channels; a "
+            "2D image has one slice."
+        )
+    spacing = properties.get("spacing")
+    if (
+        not isinstance(spacing, (Sequence, np.ndarray))
+        or len(spacing) != 3
+        or not all(0 < mm < np.inf for mm in spacing)
+    ):
+        raise InputError(
+            f"The spacing of the image is {spacing!r}; give image_properties={{'spacing': [z, y, x]}} in mm, in the "
+            "order of the axes of the array."
+        )
+    if not np.issubdtype(image.dtype, np.number) or not np.isfinite(image).all():
+        raise InputError("The image holds values that are no finite numbers; repair it.")
+    if not image.any():
+        raise InputError("The image holds nothing but zeros; is it the right file?")

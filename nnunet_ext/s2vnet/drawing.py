@@ -1,0 +1,118 @@
+"""What a user draws, as voxels of the image: points, masks, lassos and boxes, checked before anything else happens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import binary_fill_holes
+from torch import Tensor
+
+from nnunet_ext.errors import InputError
+
+Shape = tuple[int, int, int]
+
+Box = list[list[int]]
+"""Half-open ranges of voxels, ``[[z0, z1], [y0, y1], [x0, x1]]``."""
+
+
+def as_array(given: ArrayLike | Tensor) -> NDArray:
+    """An array that shares memory with what was given, if it can."""
+    return given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
+
+
+def point_voxels(coordinates: Sequence[float], shape: Shape) -> NDArray[np.float64]:
+    """``(1, 3)``: a point in an image.
+
+    Raises:
+        InputError: it is no point, or outside.
+    """
+    try:
+        point = np.asarray(coordinates, float).reshape(3)
+    except (TypeError, ValueError):
+        raise InputError(f"The point is {coordinates!r}, but three numbers z, y, x are expected.") from None
+    if not ((point >= -0.5) & (point <= np.asarray(shape) - 0.5)).all():
+        raise InputError(
+            f"The point {point.tolist()} is outside of the image, whose shape is {shape}; give voxels z, y, x."
+        )
+    return point[None]
+
+
+def checked_box(box: Sequence[Sequence[int]], shape: Shape) -> Box:
+    """A box in an image.
+
+    Raises:
+        InputError: it is no box, empty, or not inside.
+    """
+    try:
+        array = np.asarray(box)
+        whole = array.astype(int)
+        if array.shape != (3, 2) or not (whole == array).all():
+            raise ValueError
+    except (TypeError, ValueError):
+        raise InputError(
+            f"The box is {box!r}, but three ranges of whole numbers [[z0, z1], [y0, y1], [x0, x1]] are expected."
+        ) from None
+    if not ((whole[:, 0] >= 0) & (whole[:, 0] < whole[:, 1]) & (whole[:, 1] <= shape)).all():
+        raise InputError(
+            f"The box {whole.tolist()} is empty or not inside of the image of shape {shape}; ranges are half-open."
+        )
+    return whole.tolist()
+
+
+def box_voxels(box: Sequence[Sequence[int]], shape: Shape) -> NDArray[np.int64]:
+    """``(P, 3)``: the voxels of a box in one plane.
+
+    Raises:
+        InputError: see :func:`checked_box`; the box is in no plane.
+    """
+    ranges = checked_box(box, shape)
+    if 1 not in [stop - start for start, stop in ranges]:
+        raise InputError(f"The box {ranges} is thick along all axes; draw it in one plane, such as [z, z + 1].")
+    grid = np.meshgrid(*(np.arange(start, stop) for start, stop in ranges), indexing="ij")
+    return np.stack(grid, -1).reshape(-1, 3).astype(np.int64)
+
+
+def mask_voxels(
+    mask: ArrayLike | Tensor, shape: Shape, box: Sequence[Sequence[int]] | None = None, what: str = "scribble"
+) -> NDArray[np.int64]:
+    """``(P, 3)``: the voxels of a mask, at least one.
+
+    Args:
+        mask: everything but 0 belongs to it.
+        shape: of the image.
+        box: where in the image the mask is; None: it is like the image.
+        what: the mask is, for messages.
+
+    Raises:
+        InputError: the mask is empty or has another shape.
+    """
+    array = as_array(mask)
+    place = [[0, n] for n in shape] if box is None else checked_box(box, shape)
+    expected = tuple(stop - start for start, stop in place)
+    if array.shape != expected:
+        where = "the image" if box is None else "its interaction_bbox"
+        raise InputError(f"The {what} has shape {array.shape}, but {where} {expected}; make it the same.")
+    voxels = np.argwhere(array != 0)
+    if not len(voxels):
+        raise InputError(f"The {what} is empty; paint at least one voxel.")
+    return voxels + np.array([start for start, _ in place])
+
+
+def filled(voxels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The voxels ``(P, 3)`` of a lasso in one plane, and those that they surround.
+
+    Raises:
+        InputError: the lasso is in no plane.
+    """
+    low = voxels.min(0)
+    shape = voxels.max(0) - low + 1
+    flat = np.flatnonzero(shape == 1)
+    if not len(flat):
+        raise InputError("The lasso is thick along all axes; draw it in one plane.")
+    mask = np.zeros(shape, bool)
+    mask[tuple((voxels - low).T)] = True
+    axis = int(flat[0])
+    inside = binary_fill_holes(mask.squeeze(axis))
+    return np.argwhere(np.expand_dims(inside, axis)) + low

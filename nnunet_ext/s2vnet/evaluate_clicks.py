@@ -1,0 +1,435 @@
+"""``nnunet-ext s2v evaluate-clicks``: how good segmentations are after so many clicks of a simulated user.
+
+The user sees the reference and clicks once per round: on the slice and label with the largest connected region that is
+wrong (eight neighbours, in pixels of the image), with the label that it should have, background included, at the pixel
+farthest from the region's border and from earlier clicks. So nothing is random. Clicks go through the session, as those
+of a person do.
+
+Protocol: one click at a time over all labels, not one per label. *NoC@85* and *NoC@90* are how many clicks it takes
+until the mean Dice over the labels of a case is that high; cases in which that does not happen count as the highest
+number of clicks that was tried, and are counted.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from glob import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt, label
+
+from nnunet_ext.benchmark.train import peak_host_mib
+from nnunet_ext.errors import InputError
+from nnunet_ext.evaluation.labels import ScoredLabels
+from nnunet_ext.evaluation.metrics import DEFINITIONS, EMPTY_RULES, CaseMetrics, label_metrics
+from nnunet_ext.evaluation.reading import Reader, Volume, require_same_geometry
+from nnunet_ext.files import replacing
+from nnunet_ext.s2vnet.click_figure import clicks_figure
+from nnunet_ext.s2vnet.session import S2VSession
+from nnunet_ext.version import __version__
+
+SHOWN = (0, 1, 2, 3, 5, 10, 15, 20)
+"""Numbers of clicks in the report, as far as there are so many."""
+
+TARGETS = (0.85, 0.9)
+
+
+class Click(NamedTuple):
+    """What a simulated user does: a voxel ``(z, y, x)``, the value of its label, and the pixels of the wrong region."""
+
+    voxel: tuple[int, int, int]
+    label: int
+    region: int
+
+
+def next_click(
+    prediction: NDArray,
+    reference: NDArray,
+    spacing_mm: Sequence[float],
+    slice_axis: int = 0,
+    ignore: int | None = None,
+    earlier: Sequence[Click] = (),
+) -> Click | None:
+    """Where the largest region is wrong; None if nothing is.
+
+    Args:
+        prediction, reference: label maps, ``(z, y, x)``.
+        spacing_mm: of their axes.
+        slice_axis: across which slices lie.
+        ignore: label of the reference that is nowhere wrong.
+        earlier: clicks that were made.
+    """
+    wrong = prediction != reference
+    if ignore is not None:
+        wrong &= reference != ignore
+    slices, truth = np.moveaxis(wrong, slice_axis, 0), np.moveaxis(reference, slice_axis, 0)
+    best, place = 0, None
+    for index in np.flatnonzero(slices.any((1, 2))).tolist():
+        values, numbers = np.unique(truth[index][slices[index]], return_counts=True)
+        for value, number in zip(values, numbers, strict=True):
+            if number <= best:  # its regions are not larger
+                continue
+            regions, _ = label(slices[index] & (truth[index] == value), np.ones((3, 3)))
+            sizes = np.bincount(regions.ravel())[1:]
+            if sizes.max() > best:
+                best, place = int(sizes.max()), (index, int(value), regions == sizes.argmax() + 1)
+    if place is None:
+        return None
+    index, value, region = place
+    in_plane = [mm for axis, mm in enumerate(spacing_mm) if axis != slice_axis]
+    free = region.copy()
+    for click in earlier:
+        if click.voxel[slice_axis] == index:
+            free[tuple(np.delete(click.voxel, slice_axis))] = False
+    depth = distance_transform_edt(np.pad(free if free.any() else region, 1), in_plane)[1:-1, 1:-1]
+    row, column = np.unravel_index(int(depth.argmax()), depth.shape)
+    voxel = [int(row), int(column)]
+    voxel.insert(slice_axis, index)
+    return Click((voxel[0], voxel[1], voxel[2]), value, best)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One case after so many clicks.
+
+    Attributes:
+        clicks: how many.
+        metrics: by label or region.
+        click: the last one.
+        seconds: that its prediction took, or the automatic one.
+    """
+
+    clicks: int
+    metrics: Mapping[str, CaseMetrics]
+    click: Click | None
+    seconds: float
+
+    @property
+    def dice(self) -> float:
+        """Mean over the labels that count."""
+        return _mean([metrics.dice for metrics in self.metrics.values()])
+
+    @property
+    def nsd(self) -> float:
+        """Mean over the labels that count, at the one tolerance."""
+        return _mean([value for metrics in self.metrics.values() for value in metrics.nsd.values()])
+
+
+@dataclass(frozen=True)
+class Clicked:
+    """All moments of a case; if nothing was wrong any more there are fewer than clicks asked for.
+
+    Attributes:
+        case: its name.
+        propagation: whether clicks propagated.
+        moments: from the automatic result on.
+    """
+
+    case: str
+    propagation: bool
+    moments: tuple[Moment, ...]
+
+    def at(self, clicks: int) -> Moment:
+        """After so many clicks; the last moment if no more were needed."""
+        return self.moments[min(clicks, len(self.moments) - 1)]
+
+    def clicks_to(self, dice: float) -> int | None:
+        """How many clicks it takes until the mean Dice is so high; None if it never is."""
+        return next((moment.clicks for moment in self.moments if moment.dice >= dice), None)
+
+
+@dataclass
+class ClickEvaluation:
+    """All cases, with propagation and without.
+
+    Attributes:
+        labels: that are scored.
+        tolerance_mm: of NSD.
+        most: clicks at most.
+        device: on which it ran.
+        threads: of PyTorch.
+        cases: so far.
+        peak_mib: of the process, after the last of them; None where that cannot be measured.
+        peak_gpu_mib: allocated.
+    """
+
+    labels: ScoredLabels
+    tolerance_mm: float
+    most: int
+    device: str
+    threads: int
+    cases: list[Clicked] = field(default_factory=list)
+    peak_mib: float | None = None
+    peak_gpu_mib: float | None = None
+
+    @property
+    def ways(self) -> list[bool]:
+        """With propagation, without, or both."""
+        return sorted({case.propagation for case in self.cases}, reverse=True)
+
+    @property
+    def shown(self) -> list[int]:
+        """The numbers of clicks in the report."""
+        return sorted({n for n in SHOWN if n <= self.most} | {self.most})
+
+    def curve(self, propagation: bool, metric: str, name: str | None = None) -> list[float]:
+        """Mean over cases after 0, 1, … clicks.
+
+        Args:
+            propagation: of which cases.
+            metric: ``"dice"`` or ``"nsd"``.
+            name: of a label; by default the mean over labels.
+        """
+        own = [case for case in self.cases if case.propagation == propagation]
+        result = []
+        for clicks in range(self.most + 1):
+            moments = [case.at(clicks) for case in own]
+            if name is None:
+                result.append(_mean([getattr(moment, metric) for moment in moments]))
+            else:
+                metrics = [moment.metrics[name] for moment in moments]
+                values = [m.dice if metric == "dice" else m.nsd[self.tolerance_mm] for m in metrics]
+                result.append(_mean(values))
+        return result
+
+    def summary(self) -> dict[str, Any]:
+        """Everything but the cases."""
+        return {
+            "nnunet_ext": __version__,
+            "clicks": self.most,
+            "nsd_tolerance_mm": self.tolerance_mm,
+            "definitions": [DEFINITIONS["surface"], EMPTY_RULES["diagonal"]],
+            "device": self.device,
+            "threads": self.threads,
+            "peak_memory_mib": self.peak_mib,
+            "peak_gpu_memory_mib": self.peak_gpu_mib,
+            "cases": len({case.case for case in self.cases}),
+            **{f"propagation {_word(way)}": self._of(way) for way in self.ways},
+        }
+
+    def _of(self, way: bool) -> dict[str, Any]:
+        own = [case for case in self.cases if case.propagation == way]
+        names = [None, *self.labels.values]
+        seconds = [moment.seconds for case in own for moment in case.moments[1:]]
+        result: dict[str, Any] = {
+            metric: {
+                name or "mean": {str(n): _number(self.curve(way, metric, name)[n]) for n in self.shown}
+                for name in names
+            }
+            for metric in ("dice", "nsd")
+        }
+        for target in TARGETS:
+            found = [case.clicks_to(target) for case in own]
+            numbers = [self.most if n is None else n for n in found]
+            result[f"noc_{round(100 * target)}"] = {"mean": _number(_mean(numbers)), "failed": found.count(None)}
+        result["seconds_automatic"] = _number(_mean([case.moments[0].seconds for case in own]))
+        result["seconds_per_click"] = {
+            "mean": _number(_mean(seconds)),
+            "median": _number(float(np.median(seconds))) if seconds else None,
+            "max": _number(max(seconds, default=math.nan)),
+            "clicks": len(seconds),
+        }
+        return result
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One row per case, way, number of clicks and label."""
+        for case in self.cases:
+            for moment in case.moments:
+                click = moment.click
+                for name, metrics in moment.metrics.items():
+                    yield {
+                        "case": case.case,
+                        "propagation": _word(case.propagation),
+                        "clicks": moment.clicks,
+                        "label": name,
+                        "dice": metrics.dice,
+                        f"nsd_{self.tolerance_mm:g}mm": metrics.nsd[self.tolerance_mm],
+                        "status": metrics.status,
+                        "seconds": round(moment.seconds, 4),
+                        "clicked_label": click.label if click else "",
+                        "clicked_z_y_x": " ".join(map(str, click.voxel)) if click else "",
+                        "wrong_region": click.region if click else "",
+                    }
+
+    def report(self) -> str:
+        """The means, as text."""
+        content = self.summary()
+        lines = [f"{'clicks':<22}" + "".join(f"{n:>8}" for n in self.shown)]
+        for way in self.ways:
+            own = content[f"propagation {_word(way)}"]
+            for metric in ("dice", "nsd"):
+                numbers = own[metric]["mean"].values()
+                cells = "".join(f"{'–' if n is None else format(n, '.3f'):>8}" for n in numbers)
+                lines.append(f"{f'{metric}, propagation {_word(way)}':<22}" + cells)
+            for target in TARGETS:
+                found = own[f"noc_{round(100 * target)}"]
+                lines.append(
+                    f"clicks to Dice {target:g}: {found['mean']:.1f} on average, not reached in {found['failed']} of "
+                    f"{content['cases']} cases, which count as {self.most}"
+                )
+            spent, automatic = own["seconds_per_click"]["mean"], own["seconds_automatic"]
+            lines.append(f"seconds: automatic {automatic:.2f}, per click {'–' if spent is None else f'{spent:.2f}'}")
+        if self.peak_mib is not None:
+            lines.append(f"peak memory of the process: {self.peak_mib:.0f} MiB")
+        return "\n".join(lines)
+
+    def write(self, folder: str | Path) -> None:
+        """``clicks.csv``, ``clicks.json`` and ``clicks.png``."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = list(self.rows())
+        with replacing(folder / "clicks.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
+        with replacing(folder / "clicks.json") as temporary:
+            temporary.write_text(json.dumps(self.summary(), indent=2, ensure_ascii=False), encoding="utf-8")
+        curves = {
+            metric: {
+                (name or "mean", _word(way)): self.curve(way, metric, name)
+                for way in self.ways
+                for name in (None, *self.labels.values)
+            }
+            for metric in ("dice", "nsd")
+        }
+        figure = clicks_figure({"Dice": curves["dice"], f"NSD at {self.tolerance_mm:g} mm": curves["nsd"]})
+        with replacing(folder / "clicks.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=120)
+
+
+def evaluate_clicks(
+    images: str | Path,
+    references: str | Path,
+    model: str | Path,
+    *,
+    cases: Sequence[str] | None = None,
+    clicks: int = 10,
+    propagation: Sequence[bool] = (True,),
+    nsd_tolerance_mm: float = 1.0,
+    fold: int | str | None = None,
+    checkpoint: str = "checkpoint_final.pth",
+    device: str | None = None,
+    done: Callable[[str], None] = lambda line: None,
+    **options: Any,
+) -> ClickEvaluation:
+    """Click in all cases of a folder.
+
+    Args:
+        images: folder, files as for nnU-Net.
+        references: folder of their label maps.
+        model: folder with ``plans.json`` and ``fold_…``.
+        cases: only these; by default all that have a reference.
+        clicks: per case at most.
+        propagation: True, False for clicks that change their slice only, or both.
+        nsd_tolerance_mm: of NSD.
+        fold: see :meth:`S2VSession.initialize_from_trained_model_folder`.
+        checkpoint: file name in the folder of the fold.
+        device: ``cuda``, ``cpu`` or ``mps``; by default a GPU if there is one.
+        done: is told a line after every case.
+        options: of the session.
+
+    Raises:
+        InputError: the model, a file or a case is missing, or does not fit.
+    """
+    if clicks < 1:
+        raise InputError(f"The number of clicks is {clicks}; it is at least 1.")
+    session = S2VSession(device, **options)
+    session.initialize_from_trained_model_folder(model, fold, checkpoint)
+    description = session.model.dataset_json
+    labels = ScoredLabels.from_dataset_json(description, f"dataset.json of {model}")
+    files = _files(Path(images), Path(references), description, cases)
+    reader = Reader(session.model.plans_manager.plans["image_reader_writer"])
+    threads = session.threads or torch.get_num_threads()
+    found = ClickEvaluation(labels, float(nsd_tolerance_mm), clicks, str(session.device), threads)
+    for name, (channels, reference) in files.items():
+        truth = reader.labels(reference)
+        require_same_geometry(name, truth, reader.image(channels[0]))
+        for way in propagation:
+            session.propagation = way
+            session.set_image_from_files(channels)
+            case = Clicked(name, way, tuple(_click_through(session, truth, found)))
+            found.cases.append(case)
+            first, last = case.moments[0], case.moments[-1]
+            done(
+                f"{name}, propagation {_word(way)}: Dice {first.dice:.3f}, after {last.clicks} clicks {last.dice:.3f}, "
+                f"{sum(moment.seconds for moment in case.moments):.1f} s"
+            )
+    found.peak_mib = peak_host_mib()
+    if session.device.type == "cuda":
+        found.peak_gpu_mib = torch.cuda.max_memory_allocated(session.device) / 2**20
+    return found
+
+
+def _click_through(session: S2VSession, truth: Volume, about: ClickEvaluation) -> Iterator[Moment]:
+    reference = truth.array.reshape(session.case.shape)
+    spacing = truth.spacing_mm if truth.array.ndim == 3 else (1.0, *truth.spacing_mm)
+    start = time.perf_counter()
+    session.predict_automatic()
+    click, spent = None, time.perf_counter() - start
+    clicks: list[Click] = []
+    for number in range(about.most + 1):
+        metrics = label_metrics(
+            session.target_buffer.reshape(truth.array.shape),
+            truth.array,
+            truth.spacing_mm,
+            about.labels.values,
+            ignore_label=about.labels.ignore,
+            nsd_tolerances_mm=[about.tolerance_mm],
+        )
+        yield Moment(number, metrics, click, spent)
+        axis, ignore = session.case.slice_axis, about.labels.ignore
+        click = next_click(session.target_buffer, reference, spacing, axis, ignore, clicks)
+        if click is None or number == about.most:
+            return
+        clicks.append(click)
+        start = time.perf_counter()
+        session.add_point_interaction(click.voxel, label=click.label)
+        spent = time.perf_counter() - start
+
+
+def _files(
+    images: Path, references: Path, description: Mapping[str, Any], cases: Sequence[str] | None
+) -> dict[str, tuple[list[Path], Path]]:
+    """By case its channels and its reference."""
+    for name, folder in (("image", images), ("reference", references)):
+        if not folder.is_dir():
+            raise InputError(f"The {name} folder {folder} does not exist.")
+    ending = description["file_ending"]
+    names = sorted(path.name.removesuffix(ending) for path in references.glob(f"*{ending}") if path.name[0] != ".")
+    if cases is not None and (unknown := sorted(set(cases) - set(names))):
+        raise InputError(
+            f"{references} holds no reference of case {unknown[0]}; there are {len(names)} {ending} files."
+        )
+    names = names if cases is None else sorted(set(cases))
+    if not names:
+        raise InputError(f"{references} holds no {ending} files; is it the folder of the references?")
+    result = {}
+    for name in names:
+        channels = sorted(images.glob(f"{escape(name)}_[0-9][0-9][0-9][0-9]{ending}"))
+        if not channels:
+            raise InputError(f"Case {name} has a reference, but {images} holds no image {name}_0000{ending}; add it.")
+        result[name] = (channels, references / f"{name}{ending}")
+    return result
+
+
+def _word(propagation: bool) -> str:
+    return "on" if propagation else "off"
+
+
+def _mean(values: Sequence[float]) -> float:
+    counted = [value for value in values if not math.isnan(value)]
+    return float(np.mean(counted)) if counted else math.nan
+
+
+def _number(value: float) -> float | None:
+    """For JSON, which has no NaN."""
+    return None if math.isnan(value) else round(value, 4)

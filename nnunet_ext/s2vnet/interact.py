@@ -1,0 +1,122 @@
+"""``nnunet-ext s2v interact``: a session without a screen, with prompts from a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.evaluation.reading import Reader, require_same_geometry
+from nnunet_ext.files import replacing
+from nnunet_ext.s2vnet.prompt_list import read_prompts
+from nnunet_ext.s2vnet.session import S2VSession
+from nnunet_ext.version import __version__
+
+
+def mask_reader(session: S2VSession, image: Path) -> Any:
+    """A function that reads label maps like an image: file → ``(z, y, x)``.
+
+    It raises InputError if the file cannot be read, or lies on other voxels.
+    """
+    model = session.model
+    reader = Reader(model.plans_manager.plans["image_reader_writer"])
+    like = reader.image(image)
+
+    def read(path: Path) -> NDArray:
+        if not path.is_file():
+            raise InputError(f"There is no file {path}.")
+        found = reader.labels(path)
+        try:
+            require_same_geometry(path.name, like, found)
+        except InputError:
+            raise InputError(f"{path} does not lie on the voxels of {image}; resample it to the image.") from None
+        return found.array if found.array.ndim == 3 else found.array[None]
+
+    return read
+
+
+def interact(
+    images: Sequence[str | Path],
+    model: str | Path,
+    prompts: str | Path,
+    out: str | Path,
+    *,
+    fold: int | str | None = None,
+    checkpoint: str = "checkpoint_final.pth",
+    device: str | None = None,
+    log: str | Path | None = None,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Segment one image with prompts from a file; the same prompts give the same bytes.
+
+    Prompts that wait at the end are segmented; without any prompt it is the automatic result.
+
+    Args:
+        images: one file per channel.
+        model: folder with ``plans.json`` and ``fold_…``.
+        prompts: see :mod:`nnunet_ext.s2vnet.prompt_list`.
+        out: file to write, with the geometry of the image.
+        fold: see :meth:`S2VSession.initialize_from_trained_model_folder`.
+        checkpoint: file name in the folder of the fold.
+        device: ``cuda``, ``cpu`` or ``mps``; by default a GPU if there is one.
+        log: JSON file to write, with what every prompt changed.
+        options: of the session.
+
+    Returns:
+        Of each prompt what it changed: voxels, slices, box, and voxels by label.
+
+    Raises:
+        InputError: a file, the model or a prompt is wrong; nothing is written then.
+    """
+    session = S2VSession(device, **options)
+    session.initialize_from_trained_model_folder(model, fold, checkpoint)
+    session.set_image_from_files(images)
+    session.case.require_writable(out)
+    if log is not None and not Path(log).parent.is_dir():
+        raise InputError(f"The folder {Path(log).parent} does not exist; make it first.")
+    todo = read_prompts(prompts, mask_reader(session, Path(images[0])))
+    entries = []
+    for prompt in todo:
+        before = session.target_buffer.copy()
+        prompt.apply(session)
+        entries.append({"prompt": prompt.content, **_changes(session, before)})
+    before = session.target_buffer.copy()
+    if not todo or todo[-1].waits:
+        session.predict()
+        entries.append({"prompt": {"type": "predict"}, **_changes(session, before)})
+    session.write(out)
+    if log is not None:
+        content = {
+            "nnunet_ext": __version__,
+            "images": [Path(image).name for image in images],
+            "model": Path(model).name,
+            "axes": "zyx",
+            "prompts": entries,
+        }
+        with replacing(Path(log)) as temporary:
+            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+    return entries
+
+
+def _changes(session: S2VSession, before: NDArray) -> dict[str, Any]:
+    """What is different in the label map."""
+    after = session.target_buffer
+    where = np.argwhere(before != after)
+    if not len(where):
+        return {"voxels": 0, "slices": [], "box": None, "labels": {}}
+    was, becomes = before[tuple(where.T)], after[tuple(where.T)]
+    labels = {
+        name: {"added": int((becomes == value).sum()), "removed": int((was == value).sum())}
+        for name, value in session.labels.items()
+    }
+    return {
+        "voxels": len(where),
+        "slices": np.unique(where[:, session.case.slice_axis]).tolist(),
+        "box": [[int(low), int(high) + 1] for low, high in zip(where.min(0), where.max(0), strict=True)],
+        "labels": labels,
+    }

@@ -1,0 +1,133 @@
+"""Marks: what a user drew on a slice, and what counts of it when somebody drew again.
+
+A click, a scribble, a lasso and a box are the same, a set of pixels with a label and a total weight. Two rules for what
+is drawn later, both *inferred*:
+
+* It *supersedes*: pixels of another label within 3 pixels of it, on the same slice, are forgotten, because a user who
+  clicks again at the same place has changed their mind. A box does not; there is more in it than the object.
+* It weighs more: what is older on the same slice has aged by one round. The age is counted per slice, so that a mark
+  changes nothing but its own slice and what propagates from there, and ends where the ages of a training end, so that
+  nothing that was drawn vanishes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from nnunet_ext.s2vnet.prompts import Prompts
+
+SUPERSEDED_WITHIN = 3.0
+"""Pixels of the network's grid."""
+
+MAX_PIXELS = 4096
+"""Of a mark; larger ones are thinned evenly, which changes the mean of their features by next to nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mark:
+    """Pixels of one slice with a label.
+
+    Attributes:
+        slice: index.
+        label: index of the label.
+        pixels: ``(P, 2)`` float, row and column, in pixels of the preprocessed slice.
+        weight: of all pixels together.
+        round: of interaction, in which it was drawn.
+        supersedes: whether older marks of other labels give way.
+    """
+
+    slice: int
+    label: int
+    pixels: NDArray[np.float64]
+    weight: float
+    round: int
+    supersedes: bool = True
+
+
+def marks_of(
+    pixels: NDArray[np.float64], label: int, weight: float, number: int, supersedes: bool = True
+) -> tuple[Mark, ...]:
+    """One mark per slice.
+
+    Args:
+        pixels: ``(P, 3)``, slice, row and column; slices are rounded.
+        label: index of the label.
+        weight: of the pixels of each slice together.
+        number: of the round.
+        supersedes: whether older marks of other labels give way.
+    """
+    slices = np.rint(pixels[:, 0]).astype(int)
+    found = []
+    for index in np.unique(slices):
+        own = pixels[slices == index, 1:]
+        if len(own) > MAX_PIXELS:
+            own = own[np.linspace(0, len(own) - 1, MAX_PIXELS).astype(int)]
+        found.append(Mark(int(index), label, own, weight, number, supersedes))
+    return tuple(found)
+
+
+def with_newer(marks: Sequence[Mark], newer: Sequence[Mark]) -> tuple[Mark, ...]:
+    """The marks that count after ``newer`` ones were drawn: those, and what they leave of the older ones."""
+    kept = []
+    winners = [mark for mark in newer if mark.supersedes]
+    for old in marks:
+        for new in winners:
+            if new.slice == old.slice and new.label != old.label:
+                distance, _ = cKDTree(new.pixels).query(old.pixels)
+                old = replace(old, pixels=old.pixels[distance > SUPERSEDED_WITHIN])
+                if not len(old.pixels):
+                    break
+        else:
+            kept.append(old)
+    return (*kept, *newer)
+
+
+def prompts_in(
+    marks: Sequence[Mark], rows: slice, columns: slice, oldest: int, device: torch.device | str = "cpu"
+) -> Prompts:
+    """What marks of one slice say to the network about a tile of it.
+
+    Args:
+        marks: of one slice.
+        rows, columns: of the tile.
+        oldest: age at which marks stop to age.
+        device: of the result.
+
+    Returns:
+        Prompts for a batch of one, on slice 0; none if no pixel is in the tile.
+    """
+    rounds = sorted({mark.round for mark in marks})
+    position, label, weight, age = [], [], [], []
+    for mark in marks:
+        inside = _in_tile(mark, rows, columns)
+        if not inside.any():
+            continue
+        own = mark.pixels[inside] - [rows.start, columns.start]
+        position.append(np.concatenate((np.zeros((len(own), 1)), own), 1))
+        label.append(np.full(len(own), mark.label))
+        weight.append(np.full(len(own), mark.weight / len(own)))
+        later = len(rounds) - 1 - rounds.index(mark.round)
+        age.append(np.full(len(own), min(later, oldest)))
+    if not position:
+        return Prompts.none(1, device)
+    place, total, since = (
+        torch.as_tensor(np.concatenate(part), dtype=torch.float32, device=device)[None]
+        for part in (position, weight, age)
+    )
+    return Prompts(place, torch.as_tensor(np.concatenate(label), device=device)[None], total, since)
+
+
+def touches(mark: Mark, rows: slice, columns: slice) -> bool:
+    """Whether a mark has a pixel in this tile."""
+    return bool(_in_tile(mark, rows, columns).any())
+
+
+def _in_tile(mark: Mark, rows: slice, columns: slice) -> NDArray[np.bool_]:
+    low, high = np.array([rows.start, columns.start]), np.array([rows.stop, columns.stop])
+    return np.asarray(((mark.pixels >= low - 0.5) & (mark.pixels <= high - 0.5)).all(1))

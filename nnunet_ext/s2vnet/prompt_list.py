@@ -1,0 +1,227 @@
+"""Prompts as a JSON file, so that what somebody did in a session can be repeated.
+
+::
+
+    {
+      "axes": "zyx",
+      "prompts": [
+        {"type": "point", "label": "liver", "at": [12, 140, 96]},
+        {"type": "point", "label": 2, "at": [12, 150, 200], "include": false},
+        {"type": "scribble", "label": 2, "line": [[20, 90, 70], [20, 95, 80]], "wait": true},
+        {"type": "lasso", "label": 2, "line": [[21, 80, 60], [21, 80, 90], [21, 110, 75]]},
+        {"type": "box", "label": 1, "box": [[30, 31], [80, 120], [60, 90]]},
+        {"type": "scribble", "label": 1, "file": "scribble.nii.gz"},
+        {"type": "initial", "file": "segmentation.nii.gz", "show": "prediction"},
+        {"type": "undo"}
+      ]
+    }
+
+Positions are voxels, 0 is the centre of the first one. ``axes`` is ``zyx`` (slice, row, column, the order of the array;
+the default) or ``xyz`` (the index that ITK, NIfTI viewers and 3D Slicer show). Further types, without anything else:
+``automatic``, ``predict``, ``undo`` and ``reset``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage.draw import line_nd, polygon
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.s2vnet.drawing import Box
+from nnunet_ext.s2vnet.session import S2VSession
+
+AXES = ("zyx", "xyz")
+
+DRAWN = {"label", "include", "wait"}
+"""What all prompts that are drawn may say."""
+
+KEYS: dict[str, tuple[set[str], tuple[set[str], ...]]] = {
+    "point": (DRAWN, ({"at"},)),
+    "scribble": (DRAWN, ({"line"}, {"file"})),
+    "lasso": (DRAWN, ({"line"}, {"file"})),
+    "box": (DRAWN, ({"box"},)),
+    "initial": ({"show"}, ({"file"},)),
+    "automatic": (set(), (set(),)),
+    "predict": (set(), (set(),)),
+    "undo": (set(), (set(),)),
+    "reset": (set(), (set(),)),
+}
+"""By type: what a prompt may say, and what it must, in one of several ways."""
+
+ReadMask = Callable[[Path], NDArray]
+"""File → label map, ``(z, y, x)``, like the image."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """One entry of the list, checked.
+
+    Attributes:
+        content: as it was written.
+        where: file and number, for messages.
+        reversed: positions are x, y, z.
+        mask: of ``file``.
+    """
+
+    content: Mapping[str, Any]
+    where: str
+    reversed: bool = False
+    mask: NDArray | None = None
+
+    @property
+    def waits(self) -> bool:
+        """For the next prompt, instead of being segmented."""
+        return bool(self.content.get("wait"))
+
+    def apply(self, session: S2VSession) -> Box | None:
+        """Do it.
+
+        Returns:
+            Where the label map has changed; None if nowhere.
+
+        Raises:
+            InputError: it does not fit the image or the model; the session is what it was.
+        """
+        try:
+            return self._apply(session)
+        except InputError as error:
+            raise InputError(f"{self.where}: {error}") from None
+
+    def _apply(self, session: S2VSession) -> Box | None:
+        kind, content = self.content["type"], self.content
+        if kind == "initial":
+            assert self.mask is not None
+            return session.add_initial_seg_interaction(self.mask, content.get("show") == "prediction")
+        if kind == "automatic":
+            return session.predict_automatic()
+        if kind == "predict":
+            return session.predict()
+        if kind == "undo":
+            return session.undo()
+        if kind == "reset":
+            session.reset_interactions()
+            return None
+        how = (content.get("include", True), not self.waits)
+        label = content.get("label")
+        if kind == "point":
+            return session.add_point_interaction(self._positions([content["at"]])[0].tolist(), *how, label=label)
+        if kind == "box":
+            ranges = content["box"][::-1] if self.reversed else content["box"]
+            return session.add_bbox_interaction(ranges, *how, label=label)
+        add = session.add_scribble_interaction if kind == "scribble" else session.add_lasso_interaction
+        if self.mask is not None:
+            return add(self.mask, *how, label=label)
+        voxels = self._line(session.case.shape, closed=kind == "lasso")
+        low = voxels.min(0)
+        mask = np.zeros(voxels.max(0) - low + 1, bool)
+        mask[tuple((voxels - low).T)] = True
+        box = np.stack((low, low + mask.shape), 1).tolist()
+        return add(mask, *how, interaction_bbox=box, label=label)
+
+    def _positions(self, given: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+        """``(P, 3)``, z, y, x."""
+        array = np.asarray(given, float)
+        return array[:, ::-1] if self.reversed else array
+
+    def _line(self, shape: Sequence[int], closed: bool) -> NDArray[np.int64]:
+        """``(P, 3)``: the voxels of a line through positions, or of the inside of a polygon and its border."""
+        corners = self._positions(self.content["line"])
+        if not ((corners >= -0.5) & (corners <= np.asarray(shape) - 0.5)).all():
+            raise InputError(f"A position of the line is outside of the image, whose shape is {tuple(shape)}.")
+        corners = np.clip(np.rint(corners), 0, np.asarray(shape) - 1).astype(int)
+        ends = [*corners[1:], corners[0]] if closed else corners[1:]
+        lines = [np.stack(line_nd(a, b, endpoint=True), 1) for a, b in zip(corners, ends, strict=False)]
+        voxels = np.concatenate([corners, *lines])
+        flat = np.flatnonzero((corners == corners[0]).all(0))
+        if closed and len(flat):
+            others = [axis for axis in range(3) if axis != flat[0]]
+            inside = np.stack(polygon(*corners[:, others].T), 1)
+            voxels = np.concatenate((voxels, np.insert(inside, int(flat[0]), corners[0, flat[0]], axis=1)))
+        return np.unique(voxels, axis=0)
+
+
+def read_prompts(file: str | Path, read_mask: ReadMask) -> list[Prompt]:
+    """The prompts of a file; files that they name are beside it.
+
+    Raises:
+        InputError: it cannot be read, or is not as the module's docstring says.
+    """
+    path = Path(file)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}).") from None
+    return parse_prompts(content, str(path), lambda name: read_mask(path.parent / name))
+
+
+def parse_prompts(content: Any, where: str, read_mask: Callable[[str], NDArray]) -> list[Prompt]:
+    """The prompts of what a JSON file holds.
+
+    Args:
+        content: of the file.
+        where: its name, for messages.
+        read_mask: file name → label map like the image.
+
+    Raises:
+        InputError: see :func:`read_prompts`.
+    """
+    if not isinstance(content, Mapping) or not isinstance(content.get("prompts"), list):
+        raise InputError(f'{where} holds no list of prompts; write {{"axes": "zyx", "prompts": [...]}}.')
+    axes = content.get("axes", AXES[0])
+    if axes not in AXES or set(content) - {"axes", "prompts"}:
+        raise InputError(
+            f"{where} has axes {axes!r} and the entries {sorted(content)}; expected are axes (zyx or xyz) and prompts."
+        )
+    return [
+        _parsed(entry, f"{where}, prompt {number}", axes == "xyz", read_mask)
+        for number, entry in enumerate(content["prompts"], 1)
+    ]
+
+
+def _parsed(entry: Any, where: str, is_xyz: bool, read_mask: Callable[[str], NDArray]) -> Prompt:
+    kind = entry.get("type") if isinstance(entry, Mapping) else None
+    if not isinstance(kind, str) or kind not in KEYS:
+        raise InputError(f"{where} is of type {kind!r}; the types are {', '.join(KEYS)}.")
+    optional, required = KEYS[kind]
+    given = set(entry) - {"type"}
+    if given - optional not in required:
+        ways = " or ".join(", ".join(sorted(way)) for way in required if way)
+        may = f", and it may have {', '.join(sorted(optional))}" if optional else ""
+        raise InputError(f"{where} ({kind}) has {sorted(given)}; it needs {ways or 'nothing else'}{may}.")
+    for key in ("include", "wait"):
+        if not isinstance(entry.get(key, True), bool):
+            raise InputError(f"{where}: {key} is {entry[key]!r}; it can be true or false.")
+    if not isinstance(entry.get("label", 0), (int, str)):
+        raise InputError(f"{where}: the label is {entry['label']!r}; give its value or its name.")
+    if entry.get("show", "file") not in ("file", "prediction"):
+        raise InputError(f"{where}: show is {entry['show']!r}; it can be 'file' or 'prediction'.")
+    for key, columns in (("at", 3), ("line", 3), ("box", 2)):
+        if key in entry and not _is_table([entry[key]] if key == "at" else entry[key], columns):
+            expected = {"at": "[z, y, x]", "line": "[[z, y, x], ...]", "box": "[[z0, z1], [y0, y1], [x0, x1]]"}[key]
+            raise InputError(f"{where}: {key} is {json.dumps(entry[key])[:80]}; expected is {expected}.")
+    mask = None
+    if "file" in entry:
+        if not isinstance(entry["file"], str):
+            raise InputError(f"{where}: file is {entry['file']!r}; give its name.")
+        try:
+            mask = read_mask(entry["file"])
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+    return Prompt(dict(entry), where, is_xyz, mask)
+
+
+def _is_table(rows: Any, columns: int) -> bool:
+    """Whether it is a list, not empty, of lists of so many finite numbers."""
+    if not isinstance(rows, list) or not rows:
+        return False
+    if not all(isinstance(row, list) and len(row) == columns for row in rows):
+        return False
+    numbers = [number for row in rows for number in row]
+    return all(isinstance(n, (int, float)) and not isinstance(n, bool) and np.isfinite(n) for n in numbers)

@@ -1,0 +1,305 @@
+"""Propagation that can be changed: what every slice of a tile knows, and what has to be computed again after a click.
+
+A tile is propagated through upwards and downwards, as in :mod:`nnunet_ext.s2vnet.predictor`. Of every slice the final
+centres of both chains are kept, which are small, instead of logits, which are not; with the features of a slice they
+give its logits at any time. Features are cached as far as a number of bytes allows, and computed again otherwise, to
+the same bits.
+
+A slice with a new mark is segmented from the chain that knows more there, and both chains go on from it, the upward one
+above it and the downward one below it; so what earlier marks told one chain is not lost to the other. Each is followed
+until it runs out of slices, or labels as before on three slices in a row (less than 0.1 % of their pixels differ). What
+it reached is blended anew: between two marked slices the upward chain counts most at the lower one and the downward
+chain at the upper one, linearly; beyond the outermost marks the chain that comes from there counts alone; without marks
+both are blended as in the automatic mode. The chain that knows more is the one that counts more.
+
+Everything here is a function of its arguments: states are never changed, so a caller may keep earlier ones.
+
+*Inferred*: all of it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nnunet_ext.s2vnet.centroid_aggregation import Bank
+from nnunet_ext.s2vnet.network import S2VNet, slices_with_image
+from nnunet_ext.s2vnet.prompts import Prompts
+
+QUIET_SHARE, QUIET_SLICES = 0.001, 3
+"""A chain ends after so many slices in a row of which less than this share of the pixels changed its label."""
+
+PromptsOf = Callable[[int], Prompts]
+"""Index of a slice → the prompts on it."""
+
+Report = Callable[[int], None]
+"""Is told how many slices were segmented since it was told last."""
+
+
+class Packed(NamedTuple):
+    """A label map, compressed: label maps are large and simple, and histories hold many of them."""
+
+    data: bytes
+    shape: tuple[int, ...]
+    type: str
+
+    @classmethod
+    def of(cls, labels: NDArray) -> Packed:
+        return cls(zlib.compress(np.ascontiguousarray(labels).tobytes(), 1), labels.shape, labels.dtype.str)
+
+    def unpacked(self) -> NDArray:
+        return np.frombuffer(zlib.decompress(self.data), self.type).reshape(self.shape)
+
+
+class Step(NamedTuple):
+    """One slice of a chain: its final centres ``(1, N, D)``, and the labels ``(h, w)`` that they give."""
+
+    centres: Tensor
+    labels: Packed
+
+
+Chain = tuple[Step | None, ...]
+"""By slice; None where there is no image."""
+
+
+@dataclass(frozen=True, eq=False)
+class TileState:
+    """What is known about a tile.
+
+    Attributes:
+        up, down: the chains.
+        share: by slice, of the upward chain in the result; the downward one has the rest.
+    """
+
+    up: Chain
+    down: Chain
+    share: tuple[float, ...]
+
+
+class FeatureCache:
+    """The features that were used last, as many as fit.
+
+    Args:
+        limit: bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.size = 0
+        self._kept: OrderedDict[tuple[int, int], list[Tensor]] = OrderedDict()
+
+    def get(self, key: tuple[int, int], compute: Callable[[], list[Tensor]]) -> list[Tensor]:
+        """The features of this key, which are computed if they are not there."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        found = compute()
+        size = _bytes(found)
+        if size <= self.limit:
+            while self.size + size > self.limit:
+                self.size -= _bytes(self._kept.popitem(last=False)[1])
+            self._kept[key] = found
+            self.size += size
+        return found
+
+
+class Propagation:
+    """Segments the tiles of one image.
+
+    Args:
+        network: in evaluation, on its device.
+        image: ``(C, D, h, w)``; may be on another device.
+        tiles: rows and columns.
+        cache: of features.
+        propagates: False: a mark changes its own slice only, the others keep their automatic result.
+        early_stop: False: chains are followed to the last slice.
+    """
+
+    def __init__(
+        self,
+        network: S2VNet,
+        image: Tensor,
+        tiles: Sequence[tuple[slice, slice]],
+        cache: FeatureCache,
+        propagates: bool = True,
+        early_stop: bool = True,
+    ) -> None:
+        self.network = network
+        self.image = image
+        self.tiles = tiles
+        self.cache = cache
+        self.propagates = propagates
+        self.early_stop = early_stop
+        self.device = next(network.parameters()).device
+        self.depth = image.shape[1]
+        self.there = [slices_with_image(image[None, :, :, rows, columns])[0].tolist() for rows, columns in tiles]
+
+    def automatic(self, tile: int, report: Report = lambda done: None) -> TileState:
+        """The state of a tile without marks."""
+        nothing: Chain = (None,) * self.depth
+        empty = Prompts.none(1, self.device)
+        up, _ = self._follow(tile, nothing, True, (), None, lambda index: empty, report)
+        down, _ = self._follow(tile, nothing, False, (), None, lambda index: empty, report)
+        return TileState(up, down, tuple(share_of_upward(t, self.depth, ()) for t in range(self.depth)))
+
+    def after_marks(
+        self,
+        tile: int,
+        state: TileState,
+        prompts: PromptsOf,
+        changed: Iterable[int],
+        marked: Sequence[int],
+        automatic: TileState,
+        report: Report = lambda done: None,
+    ) -> tuple[TileState, set[int]]:
+        """The state of a tile when marks have changed.
+
+        Args:
+            tile: index.
+            state: before.
+            prompts: in this tile.
+            changed: slices whose prompts are no longer those of ``state``.
+            marked: slices that have prompts, ascending.
+            automatic: the state without marks.
+            report: see there.
+
+        Returns:
+            The new state, and the slices in which it differs.
+        """
+        fresh = [index for index in sorted(changed) if self.there[tile][index]]
+        others = [index for index in marked if index not in fresh] if self.propagates else []
+        # where nothing propagates, what is known of the neighbours is what the automatic mode knows of them
+        known = state if self.propagates else automatic
+
+        @cache
+        def start(index: int) -> Step:
+            upwards = share_of_upward(index, self.depth, others) >= 0.5
+            report(1)
+            return self._segment(tile, known.up if upwards else known.down, index, upwards, prompts(index))
+
+        if self.propagates:
+            up, above = self._follow(tile, state.up, True, fresh, start, prompts, report)
+            down, below = self._follow(tile, state.down, False, fresh, start, prompts, report)
+            reached = above | below
+        else:
+            up, down = (
+                tuple(start(t) if t in fresh else step for t, step in enumerate(chain))
+                for chain in (state.up, state.down)
+            )
+            reached = set(fresh)
+        share = [
+            share_of_upward(t, self.depth, marked) if t in reached else before for t, before in enumerate(state.share)
+        ]
+        return TileState(up, down, tuple(share)), reached
+
+    def logits(self, tile: int, state: TileState, index: int) -> Tensor:
+        """Of one slice of a tile, ``(heads, h, w)``, float32."""
+        heads, share = self.network.label_heads, state.share[index]
+        up, down = state.up[index], state.down[index]
+        with self._precision():
+            if up is None or down is None:
+                rows, columns = self.tiles[tile]
+                size = (1, heads.num_labels, rows.stop - rows.start, columns.stop - columns.start)
+                nothing = torch.zeros(size, device=self.device)
+                no = torch.zeros(1, dtype=torch.bool, device=self.device)
+                return heads.head_logits(self.network.where_image(nothing, no))[0]
+            features = self._features(tile, index)
+            total: Tensor | float = 0.0
+            for step, weight in ((up, share), (down, 1 - share)):
+                if weight:
+                    found = self.network.pixels(step.centres, features[0])
+                    labels = heads.label_logits(found, self.network.owners)
+                    total = total + weight * heads.head_logits(labels)
+            assert isinstance(total, Tensor)
+            return total[0].float()
+
+    # -- parts -----------------------------------------------------------------------------------------------------
+
+    def _follow(
+        self,
+        tile: int,
+        before: Chain,
+        upwards: bool,
+        changed: Collection[int],
+        start: Callable[[int], Step] | None,
+        prompts: PromptsOf,
+        report: Report,
+    ) -> tuple[Chain, set[int]]:
+        """A chain from slices with changed prompts on, or all of it without ``start``; and its slices that are new."""
+        chain = list(before)
+        reached: set[int] = set()
+        running, quiet = start is None, 0
+        for index in range(self.depth) if upwards else reversed(range(self.depth)):
+            if not self.there[tile][index] or not (running or index in changed):
+                continue
+            old = chain[index]
+            if running or start is None:  # also on slices with new marks: what comes from before them must pass
+                new = self._segment(tile, chain, index, upwards, prompts(index))
+                report(1)
+            else:
+                new = start(index)
+            chain[index] = new
+            reached.add(index)
+            quiet = quiet + 1 if old is not None and index not in changed and _is_quiet(old, new) else 0
+            running = not (self.early_stop and quiet == QUIET_SLICES)
+        return tuple(chain), reached
+
+    def _segment(self, tile: int, chain: Sequence[Step | None], index: int, upwards: bool, prompts: Prompts) -> Step:
+        size = self.network.options.bank
+        past = chain[max(0, index - size) : index] if upwards else chain[index + 1 : index + 1 + size][::-1]
+        centres = tuple(step.centres for step in past if step is not None)
+        filled = torch.ones(1, dtype=torch.bool, device=self.device)
+        with self._precision():
+            one = self.network.cluster(self._features(tile, index), Bank(centres, (filled,) * len(centres)), prompts)
+        labels = one.logits[0].argmax(0).to(torch.int16).cpu().numpy()
+        return Step(one.centres, Packed.of(labels))
+
+    def _features(self, tile: int, index: int) -> list[Tensor]:
+        rows, columns = self.tiles[tile]
+
+        def compute() -> list[Tensor]:
+            return self.network.features(self.image[None, :, index, rows, columns].to(self.device))
+
+        return self.cache.get((tile, index), compute)
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, enabled=self.device.type == "cuda")
+
+
+def share_of_upward(index: int, depth: int, marked: Sequence[int]) -> float:
+    """What the upward chain counts on a slice, from 0 to 1; see the module's docstring.
+
+    Args:
+        index: of the slice.
+        depth: number of slices.
+        marked: slices with marks, ascending.
+    """
+    if not marked:
+        return (index + 1) / (depth + 1)
+    if index in marked:
+        return 0.5
+    below = [other for other in marked if other < index]
+    above = [other for other in marked if other > index]
+    if not below or not above:
+        return 1.0 if below else 0.0
+    return (above[0] - index) / (above[0] - below[-1])
+
+
+def _is_quiet(old: Step, new: Step) -> bool:
+    if old.labels.data == new.labels.data:
+        return True
+    a, b = old.labels.unpacked(), new.labels.unpacked()
+    return bool(np.count_nonzero(a != b) < QUIET_SHARE * a.size)
+
+
+def _bytes(features: Sequence[Tensor]) -> int:
+    return sum(f.numel() * f.element_size() for f in features)

@@ -1,0 +1,498 @@
+"""An interactive session: an image, a model, a label map, and what a user draws to correct it.
+
+Names and semantics are those of nnInteractive's ``nnInteractiveInferenceSession``, so that programs that use it can use
+this one. What differs: all classes are segmented at once into one label map, so prompts have a label
+(:meth:`S2VSession.set_active_label`, or ``label=`` of a prompt), and "not this" (``include_interaction=False``) is a
+prompt for the background. The automatic result of the same checkpoint is :meth:`S2VSession.predict_automatic`; a first
+prompt starts from it.
+
+Positions are voxels of the image as it was given, continuous; 0 is the centre of the first one. The result is a
+function of the image and of the calls since: the same calls give the same bytes, on the same machine.
+
+A session may be used from any thread, from one at a time. The drawing is in ``drawing``, what it becomes on slices in
+``marks``, what is computed again in ``propagation``, and how that becomes a label map in ``correction``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from nnunet_ext.devices import require_device
+from nnunet_ext.discovery import register
+from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.models import folds_with, trained_folds
+from nnunet_ext.nnunet.pretrained import unwrap
+from nnunet_ext.nnunet.sliced_case import SlicedCase
+from nnunet_ext.s2vnet.correction import Correction, Progress, State
+from nnunet_ext.s2vnet.drawing import Box, as_array, box_voxels, filled, mask_voxels, point_voxels
+from nnunet_ext.s2vnet.network import S2VNet
+from nnunet_ext.s2vnet.predictor import S2VPredictor
+
+BOX_WEIGHT = 0.5
+"""There is more in a box than the object."""
+
+
+class S2VSession:
+    """See the module's docstring.
+
+    Args:
+        device: where the network runs; by default a GPU if there is one.
+        use_torch_compile, do_autozoom: of nnInteractive; without effect.
+        verbose: print what changed.
+        torch_n_threads: of PyTorch on the CPU, during predictions; by default as many as it has.
+        propagation: False: a prompt changes its own slice only; for comparison.
+        early_stop: False: a prompt is followed to the ends of the volume.
+        cache_bytes: for features of slices; without space they are computed again, with the same result.
+        undo_limit: how many calls can be undone.
+        progress: is told how far a prediction is; may be replaced at any time.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str | None = None,
+        use_torch_compile: bool = False,
+        verbose: bool = False,
+        torch_n_threads: int | None = None,
+        do_autozoom: bool = True,
+        *,
+        propagation: bool = True,
+        early_stop: bool = True,
+        cache_bytes: int = 2 * 2**30,
+        undo_limit: int = 100,
+        progress: Progress | None = None,
+    ) -> None:
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        require_device(self.device.type, "-device")
+        self.verbose = verbose
+        self.threads = torch_n_threads
+        self.propagation = propagation
+        self.early_stop = early_stop
+        self.cache_bytes = cache_bytes
+        self.progress = progress
+        self._model: S2VPredictor | None = None
+        self._image: tuple[Correction, NDArray] | None = None
+        self._active = 1
+        self._state = State()
+        self._history: deque[State] = deque(maxlen=undo_limit)
+
+    # -- model and image -------------------------------------------------------------------------------------------
+
+    def initialize_from_trained_model_folder(
+        self,
+        model_training_output_dir: str | Path,
+        use_folds: int | str | Sequence[int | str] | None = None,
+        checkpoint_name: str = "checkpoint_final.pth",
+    ) -> None:
+        """Load a model that was trained with ``nnUNetTrainerS2VNet``; forgets the image.
+
+        Args:
+            model_training_output_dir: folder with ``plans.json`` and ``fold_…``.
+            use_folds: one fold; by default ``all`` if it was trained, else the first of those that were.
+            checkpoint_name: file in the folder of the fold.
+
+        Raises:
+            InputError: there is no such model, it is none of S2VNet, or several folds are asked for.
+        """
+        folder = Path(model_training_output_dir)
+        fold = _fold(folder, use_folds, checkpoint_name)
+        register()  # nnU-Net looks for the trainer of the checkpoint
+        predictor = S2VPredictor(
+            use_mirroring=False, perform_everything_on_device=False, device=self.device, allow_tqdm=False
+        )
+        predictor.initialize_from_trained_model_folder(str(folder), (fold,), checkpoint_name)
+        self.initialize_from_predictor(predictor)
+
+    def initialize_from_predictor(self, predictor: S2VPredictor) -> None:
+        """Use the network that a predictor holds; forgets the image.
+
+        Raises:
+            InputError: it is not an S2VNet.
+        """
+        network = unwrap(predictor.network)
+        if not isinstance(network, S2VNet):
+            raise InputError(
+                f"The predictor holds a {type(network).__name__}, but a session needs an S2VNet; train with "
+                "nnUNetTrainerS2VNet."
+            )
+        network.to(self.device).eval()
+        self._model, self._image = predictor, None
+        self._forget()
+        self._active = next((value for value in self.labels.values() if value), 0)
+
+    @property
+    def model(self) -> S2VPredictor:
+        """The predictor that holds the network, its plans and its labels.
+
+        Raises:
+            InputError: none is loaded.
+        """
+        if self._model is None:
+            raise InputError("No model is loaded; call initialize_from_trained_model_folder first.")
+        return self._model
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Values of the labels that prompts can have, by name; what is only part of regions is called ``label 2``."""
+        names = {value: name for name, value in self.model.dataset_json["labels"].items() if isinstance(value, int)}
+        return {names.get(value, f"label {value}"): int(value) for value in self.model.label_manager.all_labels}
+
+    def set_image(self, image: ArrayLike | Tensor, image_properties: Mapping[str, Any] | None = None) -> None:
+        """Preprocess an image and forget the one before, its prompts and its buffer.
+
+        Args:
+            image: ``(C, z, y, x)``, as nnU-Net's readers deliver it.
+            image_properties: with ``"spacing"``, mm of z, y and x.
+
+        Raises:
+            InputError: no model, or an image that does not fit it.
+        """
+        self._use(SlicedCase.from_array(as_array(image), image_properties or {}, self.model))
+
+    def set_image_from_files(self, files: Sequence[str | Path]) -> None:
+        """As :meth:`set_image`, of one file per channel; results can then be written with :meth:`write`.
+
+        Raises:
+            InputError: no model, or files that cannot be read or do not fit it.
+        """
+        self._use(SlicedCase.from_files(files, self.model))
+
+    def _use(self, case: SlicedCase) -> None:
+        network = unwrap(self.model.network)
+        assert isinstance(network, S2VNet)
+        correction = Correction(
+            case,
+            network,
+            propagates=self.propagation,
+            early_stop=self.early_stop,
+            cache_bytes=self.cache_bytes,
+            threads=self.threads,
+        )
+        self._image = correction, np.zeros(case.shape, case.label_type)
+        self._forget()
+
+    @property
+    def case(self) -> SlicedCase:
+        """The image.
+
+        Raises:
+            InputError: none is set.
+        """
+        return self._require_image()[0].case
+
+    def set_target_buffer(self, target_buffer: NDArray | Tensor) -> None:
+        """The label map that results are written into from now on; the present one is written at once.
+
+        Args:
+            target_buffer: shape of the image without its channels, integers; an array, or a tensor on the CPU.
+
+        Raises:
+            InputError: no image, or a buffer that cannot hold its labels.
+        """
+        correction, _ = self._require_image()
+        if isinstance(target_buffer, Tensor) and target_buffer.device.type != "cpu":
+            raise InputError(f"The target buffer is on {target_buffer.device}; give a tensor on the CPU, or an array.")
+        buffer, shape, highest = as_array(target_buffer), correction.case.shape, max(self.labels.values())
+        if buffer.shape != shape:
+            raise InputError(f"The target buffer has shape {buffer.shape}, but the image {shape}; make it the same.")
+        if not np.issubdtype(buffer.dtype, np.integer) or np.iinfo(buffer.dtype).max < highest:
+            raise InputError(
+                f"The target buffer is of type {buffer.dtype}, which cannot hold labels up to {highest}; use uint8 or "
+                "uint16."
+            )
+        if not buffer.flags.writeable:
+            raise InputError("The target buffer is read-only; give a writeable copy.")
+        self._image = correction, buffer
+        buffer[...] = 0
+        correction.write(State(), self._state, buffer)
+
+    @property
+    def target_buffer(self) -> NDArray:
+        """``(z, y, x)``, the label map: that of :meth:`set_target_buffer`, or one of our own.
+
+        Raises:
+            InputError: no image.
+        """
+        return self._require_image()[1]
+
+    def write(self, file: str | Path) -> None:
+        """Write the label map with the geometry of the image.
+
+        Raises:
+            InputError: no image, or one that came from no file; the file cannot be written.
+        """
+        self.case.write(self.target_buffer, file)
+
+    # -- prompts ---------------------------------------------------------------------------------------------------
+
+    def set_active_label(self, label: int | str) -> None:
+        """The label of prompts that name none, by value or name; the first of the foreground until this is called.
+
+        Raises:
+            InputError: no model, or it has no such label.
+        """
+        self._active = self._value_of(label)
+
+    @property
+    def active_label(self) -> int:
+        """Of prompts that name none."""
+        return self._active
+
+    def add_point_interaction(
+        self,
+        coordinates: Sequence[float],
+        include_interaction: bool = True,
+        run_prediction: bool = True,
+        *,
+        label: int | str | None = None,
+        override_capability_checks: bool = False,
+    ) -> Box | None:
+        """A click.
+
+        Args:
+            coordinates: ``z, y, x`` in voxels; fractions count within slices.
+            include_interaction: False: this is background.
+            run_prediction: False: wait for the next prompt, or for :meth:`predict`; for prompts of several labels.
+            label: instead of the active one.
+            override_capability_checks: of nnInteractive; without effect.
+
+        Returns:
+            Where the label map has changed, half-open ranges of voxels; None if nowhere.
+
+        Raises:
+            InputError: no image, no such label, or the point is outside of the image. The session is what it was.
+        """
+        value, shape = self._label(label, include_interaction), self.case.shape
+        return self._add(point_voxels(coordinates, shape), value, 1.0, True, run_prediction)
+
+    def add_scribble_interaction(
+        self,
+        scribble_image: ArrayLike | Tensor,
+        include_interaction: bool = True,
+        run_prediction: bool = True,
+        *,
+        interaction_bbox: Sequence[Sequence[int]] | None = None,
+        label: int | str | None = None,
+        override_capability_checks: bool = False,
+    ) -> Box | None:
+        """Voxels that a user painted, on one slice or several.
+
+        Args:
+            scribble_image: mask like the image, or like ``interaction_bbox``.
+            interaction_bbox: half-open ranges of voxels, where the mask is.
+            include_interaction, run_prediction, label, override_capability_checks: as for a point.
+
+        Returns:
+            As for a point.
+
+        Raises:
+            InputError: as for a point; the mask is empty or has another shape.
+        """
+        value, shape = self._label(label, include_interaction), self.case.shape
+        voxels = mask_voxels(scribble_image, shape, interaction_bbox, "scribble")
+        return self._add(voxels, value, 1.0, True, run_prediction)
+
+    def add_lasso_interaction(
+        self,
+        lasso_image: ArrayLike | Tensor,
+        include_interaction: bool = True,
+        run_prediction: bool = True,
+        *,
+        interaction_bbox: Sequence[Sequence[int]] | None = None,
+        label: int | str | None = None,
+        override_capability_checks: bool = False,
+    ) -> Box | None:
+        """The outline of an object in one plane, or its inside: outlines are filled.
+
+        Args:
+            lasso_image: mask like the image, or like ``interaction_bbox``.
+            interaction_bbox: half-open ranges of voxels, where the mask is.
+            include_interaction, run_prediction, label, override_capability_checks: as for a point.
+
+        Returns:
+            As for a point.
+
+        Raises:
+            InputError: as for a scribble; the lasso is in no plane.
+        """
+        value, shape = self._label(label, include_interaction), self.case.shape
+        voxels = filled(mask_voxels(lasso_image, shape, interaction_bbox, "lasso"))
+        return self._add(voxels, value, 1.0, True, run_prediction)
+
+    def add_bbox_interaction(
+        self,
+        bbox_coords: Sequence[Sequence[int]],
+        include_interaction: bool = True,
+        run_prediction: bool = True,
+        *,
+        label: int | str | None = None,
+        override_capability_checks: bool = False,
+    ) -> Box | None:
+        """A box around an object in one plane.
+
+        Args:
+            bbox_coords: ``[[z0, z1], [y0, y1], [x0, x1]]``, half-open; one of the ranges holds one voxel.
+            include_interaction, run_prediction, label, override_capability_checks: as for a point.
+
+        Returns:
+            As for a point.
+
+        Raises:
+            InputError: as for a point; the box is empty, not inside of the image, or in no plane.
+        """
+        value, shape = self._label(label, include_interaction), self.case.shape
+        return self._add(box_voxels(bbox_coords, shape), value, BOX_WEIGHT, False, run_prediction)
+
+    def add_initial_seg_interaction(
+        self, initial_seg: ArrayLike | Tensor, run_prediction: bool = False, *, override_capability_checks: bool = False
+    ) -> Box | None:
+        """A label map to start from, of all labels; earlier prompts are forgotten.
+
+        Every label of every slice becomes a prompt, which later ones supersede. Without ``run_prediction`` the label
+        map is shown as it is, and only what a later prompt reaches is replaced.
+
+        Args:
+            initial_seg: like the image, labels.
+            run_prediction: show what the network makes of it.
+            override_capability_checks: of nnInteractive; without effect.
+
+        Returns:
+            As for a point.
+
+        Raises:
+            InputError: no image; another shape, or values that are no labels of the model.
+        """
+        correction, _ = self._require_image()
+        given, shape, values = as_array(initial_seg), correction.case.shape, list(self.labels.values())
+        if given.shape != shape:
+            raise InputError(
+                f"The initial segmentation has shape {given.shape}, but the image {shape}; resample it to the image."
+            )
+        if unknown := sorted(set(np.unique(given).tolist()) - set(values)):
+            raise InputError(
+                f"The initial segmentation holds {unknown[:5]}, but the model knows {self._known_labels()}."
+            )
+        return self._become(correction.of_label_map(given, values, not run_prediction, self.progress))
+
+    def predict(self) -> Box | None:
+        """Segment with the prompts that wait, because they were added without ``run_prediction``.
+
+        Returns:
+            As for a point.
+
+        Raises:
+            InputError: no image.
+        """
+        state = self._require_image()[0].predicted(self._state, self.progress)
+        return None if state is self._state else self._become(state)
+
+    def predict_automatic(self) -> Box | None:
+        """The result without prompts; those that were given are forgotten.
+
+        Returns:
+            As for a point.
+
+        Raises:
+            InputError: no image.
+        """
+        return self._become(self._require_image()[0].automatic(self.progress))
+
+    def undo(self) -> Box | None:
+        """Take back the last prompt, initial segmentation or prediction: the label map is what it was, exactly.
+
+        Returns:
+            As for a point; None also if there is nothing to undo, see :attr:`undo_steps`.
+
+        Raises:
+            InputError: no image.
+        """
+        correction, buffer = self._require_image()
+        if not self._history:
+            return None
+        before, self._state = self._state, self._history.pop()
+        return correction.write(before, self._state, buffer)
+
+    @property
+    def undo_steps(self) -> int:
+        """How many calls can be undone."""
+        return len(self._history)
+
+    def reset_interactions(self) -> None:
+        """Forget all prompts and what could be undone; the label map becomes background.
+
+        Raises:
+            InputError: no image.
+        """
+        self._require_image()
+        self._forget()
+
+    # -- parts -----------------------------------------------------------------------------------------------------
+
+    def _require_image(self) -> tuple[Correction, NDArray]:
+        if self._image is None:
+            self.model  # noqa: B018 (the first thing that is missing)
+            raise InputError("No image is set; call set_image or set_image_from_files first.")
+        return self._image
+
+    def _known_labels(self) -> str:
+        return ", ".join(f"{value} ({name})" for name, value in self.labels.items())
+
+    def _value_of(self, label: int | str) -> int:
+        known = self.labels
+        if isinstance(label, str) and label in known:
+            return known[label]
+        if isinstance(label, (int, np.integer)) and not isinstance(label, bool) and label in known.values():
+            return int(label)
+        raise InputError(f"There is no label {label!r}; the model knows {self._known_labels()}.")
+
+    def _label(self, label: int | str | None, include: bool) -> int:
+        """The value of a prompt's label."""
+        self._require_image()
+        value = self._active if label is None else self._value_of(label)
+        return value if include else 0
+
+    def _add(self, voxels: NDArray, label: int, weight: float, supersedes: bool, run: bool) -> Box | None:
+        correction, _ = self._require_image()
+        voxels = voxels[correction.case.in_crop(voxels)]
+        if not len(voxels):
+            warnings.warn(
+                "A prompt lies where the image is empty, which nnU-Net crops away; it stays background there.",
+                stacklevel=3,
+            )
+            return None
+        index = list(self.labels.values()).index(label)
+        state = self._state.with_drawn(correction.case.to_pixels(voxels), index, weight, supersedes)
+        return self._become(correction.predicted(state, self.progress) if run else state)
+
+    def _become(self, state: State) -> Box | None:
+        correction, buffer = self._require_image()
+        before, self._state = self._state, state
+        self._history.append(before)
+        changed = correction.write(before, state, buffer)
+        if self.verbose:
+            print(f"changed: {changed}")
+        return changed
+
+    def _forget(self) -> None:
+        self._state = State()
+        self._history.clear()
+        if self._image is not None:
+            self._image[1][...] = 0
+
+
+def _fold(folder: Path, wanted: int | str | Sequence[int | str] | None, checkpoint: str) -> int | str:
+    """The one fold to use: that of all cases by default, or the first that was trained."""
+    folds = [wanted] if isinstance(wanted, (int, str)) else list(wanted or [])
+    if len(folds) > 1:
+        raise InputError(f"A session works with one network, but folds {folds} are asked for; choose one of them.")
+    if not folds and "all" in folds_with(folder, [checkpoint]):
+        folds = ["all"]
+    return trained_folds(folder, folds, checkpoint)[0]

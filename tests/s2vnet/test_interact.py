@@ -1,0 +1,221 @@
+"""Prompts from a file, without a screen: the format, and that the command repeats what a session does."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_ext import cli
+from nnunet_ext.errors import InputError
+from nnunet_ext.s2vnet.prompt_list import KEYS, parse_prompts
+from nnunet_ext.s2vnet.session import S2VSession
+from tests import tiny
+from tests.s2vnet.sessions import session
+from tests.s2vnet.test_trainer import trained  # noqa: F401 (a fixture)
+
+SHAPE = (6, 16, 16)
+
+
+def parsed(*prompts, axes="zyx", mask=None):
+    return parse_prompts({"axes": axes, "prompts": list(prompts)}, "p.json", lambda name: mask)
+
+
+def result(*prompts, **options):
+    made = session(SHAPE)
+    for prompt in parsed(*prompts, **options):
+        prompt.apply(made)
+    return made.target_buffer
+
+
+def of_calls(*calls):
+    made = session(SHAPE)
+    for name, *args, settings in calls:
+        getattr(made, name)(*args, **settings)
+    return made.target_buffer
+
+
+MASK = np.zeros(SHAPE, np.int32)
+MASK[3, 4, 4:8] = 1
+CALLS = {
+    "point": ({"type": "point", "at": [2, 8, 4], "label": "right"}, ("add_point_interaction", [2, 8, 4], {"label": 2})),
+    "background": (
+        {"type": "point", "at": [2, 8, 4], "label": 1, "include": False},
+        ("add_point_interaction", [2, 8, 4], {"label": 0}),
+    ),
+    "line": ({"type": "scribble", "line": [[3, 4, 4], [3, 4, 7]]}, ("add_scribble_interaction", MASK, {})),
+    "one voxel": ({"type": "scribble", "line": [[3, 4, 4]]}, ("add_point_interaction", [3, 4, 4], {})),
+    "file": ({"type": "scribble", "file": "x"}, ("add_scribble_interaction", MASK, {})),
+    "lasso": (
+        {"type": "lasso", "line": [[3, 4, 4], [3, 4, 9], [3, 9, 9], [3, 9, 4]]},
+        (
+            "add_lasso_interaction",
+            np.ones((1, 6, 6)),
+            {"interaction_bbox": [[3, 4], [4, 10], [4, 10]]},
+        ),
+    ),
+    "box": ({"type": "box", "box": [[3, 4], [2, 9], [1, 5]]}, ("add_bbox_interaction", [[3, 4], [2, 9], [1, 5]], {})),
+    "initial": ({"type": "initial", "file": "x"}, ("add_initial_seg_interaction", MASK, {})),
+    "initial predicted": (
+        {"type": "initial", "file": "x", "show": "prediction"},
+        ("add_initial_seg_interaction", MASK, {"run_prediction": True}),
+    ),
+    "automatic": ({"type": "automatic"}, ("predict_automatic", {})),
+}
+
+
+@pytest.mark.parametrize("kind", CALLS)
+def test_every_type_is_the_call_of_its_name(kind):
+    prompt, call = CALLS[kind]
+    assert np.array_equal(result(prompt, mask=MASK), of_calls(call))
+
+
+def test_other_axes_are_the_same_voxels():
+    for prompt, other in (
+        ({"type": "point", "at": [2, 8, 4]}, {"type": "point", "at": [4, 8, 2]}),
+        ({"type": "box", "box": [[3, 4], [2, 9], [1, 5]]}, {"type": "box", "box": [[1, 5], [2, 9], [3, 4]]}),
+        ({"type": "lasso", "line": [[3, 4, 4], [3, 4, 9], [3, 9, 9]]},) * 2,
+    ):
+        if prompt is other:
+            other = {**prompt, "line": [corner[::-1] for corner in prompt["line"]]}
+        assert np.array_equal(result(prompt), result(other, axes="xyz"))
+
+
+def test_waiting_undo_reset_and_predict():
+    first, second = {"type": "point", "at": [2, 8, 4]}, {"type": "point", "at": [4, 3, 3], "label": 2}
+    together = of_calls(
+        ("add_point_interaction", [2, 8, 4], {"run_prediction": False}),
+        ("add_point_interaction", [4, 3, 3], {"label": 2}),
+    )
+    assert np.array_equal(result({**first, "wait": True}, second), together)
+    assert np.array_equal(result({**first, "wait": True}, {**second, "wait": True}, {"type": "predict"}), together)
+    assert np.array_equal(result(second, {"type": "reset"}, first), result(first))
+    assert np.array_equal(result(first, second, {"type": "undo"}), result(first))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "no list of prompts"),
+        ({"prompts": {}}, "no list of prompts"),
+        ({"prompts": [], "axes": "ijk"}, "axes 'ijk'"),
+        ({"prompts": [], "order": "zyx"}, "entries .*order"),
+        ({"prompts": [3]}, "prompt 1 is of type None"),
+        ({"prompts": [{"type": "automatic"}, {"type": "click"}]}, "prompt 2 is of type 'click'; the types are point"),
+        ({"prompts": [{"type": "point"}]}, r"\(point\) has \[\]; it needs at, and it may have include, label, wait"),
+        ({"prompts": [{"type": "undo", "at": [1, 2, 3]}]}, "needs nothing else"),
+        ({"prompts": [{"type": "scribble", "line": [[1, 2, 3]], "file": "x"}]}, "it needs line or file"),
+        ({"prompts": [{"type": "point", "at": [1, 2]}]}, r"at is \[1, 2\]; expected is \[z, y, x\]"),
+        ({"prompts": [{"type": "point", "at": [1, 2, True]}]}, "expected is"),
+        ({"prompts": [{"type": "point", "at": [1, 2, "3"]}]}, "expected is"),
+        ({"prompts": [{"type": "scribble", "line": []}]}, "expected is"),
+        ({"prompts": [{"type": "box", "box": [[1, 2], [3, 4, 5], [6, 7]]}]}, "expected is"),
+        ({"prompts": [{"type": "point", "at": [1, 2, 3], "wait": "no"}]}, "true or false"),
+        ({"prompts": [{"type": "point", "at": [1, 2, 3], "label": [1]}]}, "its value or its name"),
+        ({"prompts": [{"type": "initial", "file": "x", "show": "me"}]}, "show is 'me'"),
+        ({"prompts": [{"type": "initial", "file": 3}]}, "file is 3"),
+    ],
+)
+def test_what_is_not_in_the_format_is_named(content, message):
+    with pytest.raises(InputError, match=message) as found:
+        parse_prompts(content, "p.json", lambda name: MASK)
+    assert str(found.value).startswith("p.json")
+
+
+def test_a_prompt_that_does_not_fit_the_image_is_named_by_its_number():
+    made = session(SHAPE)
+    good, bad = parsed({"type": "point", "at": [2, 8, 4]}, {"type": "scribble", "line": [[2, 8, 4], [2, 8, 40]]})
+    good.apply(made)
+    before = made.target_buffer.copy()
+    with pytest.raises(InputError, match=r"p\.json, prompt 2: A position of the line is outside"):
+        bad.apply(made)
+    assert np.array_equal(before, made.target_buffer)
+
+
+# --- the commands on a model that was trained -----------------------------------------------------------------------
+
+
+def test_the_commands_repeat_a_session_and_evaluate_clicks(trained, tmp_path, capsys, monkeypatch):  # noqa: F811
+    _, model, root = trained(inference_clip=8)
+    images = root / "raw" / tiny.DATASET / "imagesTr"
+    case, labels = images / "tiny_0_0000.nii.gz", root / "raw" / tiny.DATASET / "labelsTr"
+    image = sitk.ReadImage(str(case))
+    image.SetOrigin((5.0, -3.0, 2.0))
+    moved = tmp_path / "moved_0000.nii.gz"
+    sitk.WriteImage(image, str(moved))
+    scribble = np.zeros((18, 20, 22), np.uint8)
+    scribble[9, 5:9, 7] = 1
+    mask = sitk.GetImageFromArray(scribble)
+    mask.CopyInformation(image)
+    sitk.WriteImage(mask, str(tmp_path / "scribble.nii.gz"))
+    prompts = [
+        {"type": "point", "label": "right", "at": [9, 8, 12]},
+        {"type": "scribble", "label": "left", "file": "scribble.nii.gz"},
+        {"type": "point", "label": 0, "at": [3, 2, 2], "wait": True},
+    ]
+    monkeypatch.delenv("nnUNet_extTrainer")  # a user who only clicks need not know of it
+    (tmp_path / "prompts.json").write_text(json.dumps({"prompts": prompts}))
+    command = ["s2v", "interact", "-i", str(moved), "-m", str(model), "--prompts", str(tmp_path / "prompts.json")]
+    written = []
+    for name in ("a.nii.gz", "b.nii.gz"):
+        log = tmp_path / f"{name}.json"
+        assert cli.main([*command, "-o", str(tmp_path / name), "--log", str(log), "-device", "cpu"]) == 0
+        written.append(((tmp_path / name).read_bytes(), log.read_bytes()))
+    assert written[0] == written[1]
+    assert "prompts" not in capsys.readouterr().err
+    found = sitk.ReadImage(str(tmp_path / "a.nii.gz"))
+    assert found.GetOrigin() == image.GetOrigin()
+    made = S2VSession("cpu")
+    made.initialize_from_trained_model_folder(model, 0)
+    made.set_image_from_files([moved])
+    made.add_point_interaction([9, 8, 12], label=2)
+    made.add_scribble_interaction(scribble, label=1)
+    made.add_point_interaction([3, 2, 2], label=0, run_prediction=False)
+    made.predict()
+    assert np.array_equal(sitk.GetArrayFromImage(found), made.target_buffer)
+    entries = json.loads((tmp_path / "a.nii.gz.json").read_text())["prompts"]
+    assert [entry["prompt"]["type"] for entry in entries] == ["point", "scribble", "point", "predict"]
+    assert entries[2]["voxels"] == 0
+    assert sum(n["added"] for n in entries[0]["labels"].values()) == entries[0]["voxels"]
+
+    # what is wrong is said before anything is written
+    for change, message in (
+        (["-o", str(tmp_path / "no" / "a.nii.gz")], "does not exist"),
+        (["-o", str(tmp_path / "c.txt")], "endings"),
+        (["-o", str(tmp_path / "c.nii.gz"), "-f", "3"], "of fold 3; folds with one are: 0"),
+        (["-o", str(tmp_path / "c.nii.gz"), "-i", str(case)], "does not lie on the voxels of"),
+        (["-o", str(tmp_path / "c.nii.gz"), "--log", str(tmp_path / "no" / "log")], "does not exist"),
+    ):
+        assert cli.main([*command, "-device", "cpu", *change]) == 2
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("c.*"))
+    assert not list(tmp_path.glob(".*"))
+
+    # clicks on two cases
+    out = tmp_path / "clicks"
+    command = ["s2v", "evaluate-clicks", "-i", str(images), "-r", str(labels), "-m", str(model), "-o", str(out)]
+    chosen = ["--cases", "tiny_0", "tiny_3", "--clicks", "2", "--propagation", "both", "-device", "cpu"]
+    assert cli.main([*command, *chosen]) == 0
+    assert "clicks to Dice 0.85" in capsys.readouterr().out
+    assert (out / "clicks.png").stat().st_size > 1000
+    summary = json.loads((out / "clicks.json").read_text())
+    assert summary["cases"] == 2
+    assert set(summary["propagation on"]["dice"]) == {"mean", "left", "right"}
+    assert set(summary["propagation off"]["nsd"]["mean"]) == {"0", "1", "2"}
+    rows = (out / "clicks.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2 * 2 * 3 * 2  # cases, ways, moments, labels
+    assert cli.main([*command, "--cases", "tiny_9", "-device", "cpu"]) == 2
+    assert "no reference of case tiny_9" in capsys.readouterr().err
+    shutil.copytree(labels, tmp_path / "more")
+    shutil.copy(labels / "tiny_0.nii.gz", tmp_path / "more" / "other.nii.gz")
+    assert cli.main([*command, "-r", str(tmp_path / "more"), "-device", "cpu"]) == 2
+    assert "holds no image other_0000.nii.gz" in capsys.readouterr().err
+
+
+def test_the_example_of_the_docs_is_in_the_format():
+    page = (Path(cli.__file__).parent.parent / "docs" / "s2vnet.md").read_text()
+    example = json.loads(page.partition("```json")[2].partition("```")[0])
+    assert len(parse_prompts(example, "docs", lambda name: MASK)) == 8
+    assert all(f"`{kind}`" in page or f'"type": "{kind}"' in page for kind in KEYS)

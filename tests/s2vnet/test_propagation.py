@@ -1,0 +1,69 @@
+"""Parts of the propagation: which chain counts how much, and what is kept in memory."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnunet_ext.s2vnet.propagation import FeatureCache, Packed, share_of_upward
+
+
+def test_shares_without_marks_are_those_of_the_predictor():
+    assert [share_of_upward(t, 4, ()) for t in range(4)] == [0.2, 0.4, 0.6, 0.8]
+
+
+def test_shares_between_marks_are_linear_and_beyond_them_the_nearer_chain_counts_alone():
+    found = [share_of_upward(t, 10, (2, 6)) for t in range(10)]
+    assert found == [0, 0, 0.5, 0.75, 0.5, 0.25, 0.5, 1, 1, 1]
+
+
+@given(st.integers(1, 20), st.sets(st.integers(0, 19)))
+def test_shares_are_symmetric(depth, marked):
+    """A volume that is turned over exchanges the chains."""
+    marked = sorted(index for index in marked if index < depth)
+    turned = sorted(depth - 1 - index for index in marked)
+    for index in range(depth):
+        up, down = share_of_upward(index, depth, marked), share_of_upward(depth - 1 - index, depth, turned)
+        assert up + down == pytest.approx(1)
+
+
+def features(number, seed=0):
+    return [torch.full((number,), float(seed))]
+
+
+def test_the_cache_keeps_what_was_used_last():
+    cache, computed = FeatureCache(3 * 40), []
+
+    def get(key):
+        def compute():
+            computed.append(key)
+            return features(10, key)
+
+        assert cache.get((0, key), compute)[0][0] == key
+
+    for key in (0, 1, 2, 0, 3, 0, 1):
+        get(key)
+    assert computed == [0, 1, 2, 3, 1]
+    assert cache.size == 120
+
+
+@given(st.integers(0, 200), st.lists(st.tuples(st.integers(0, 5), st.integers(1, 60)), max_size=30))
+def test_the_cache_is_never_larger_than_it_may_be(limit, requests):
+    cache = FeatureCache(limit)
+    sizes = {}
+    for key, size in requests:
+        size = sizes.setdefault(key, size)
+        assert len(cache.get((0, key), lambda size=size: features(size))[0]) == size
+        assert cache.size <= limit
+        assert cache.size == sum(4 * len(kept[0]) for kept in cache._kept.values())
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint16])
+def test_packed_labels_come_back(kind):
+    labels = np.random.default_rng(0).integers(0, 5, (7, 9)).astype(kind)
+    packed = Packed.of(labels.T)
+    assert packed == Packed.of(labels.T.copy())
+    found = packed.unpacked()
+    assert found.dtype == kind
+    np.testing.assert_array_equal(found, labels.T)
