@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,3 +92,18 @@ def test_s2v_inference_refuses_plans_of_single_slices(tmp_path):
     )
     assert result.returncode == 2
     assert "no configuration 3d_fullres" in result.stderr
+
+
+def test_the_gpu_page_is_filled_from_the_costs_of_the_planned_networks(nnunet_folders, tmp_path):
+    nnunet_folders()
+    command = [sys.executable, str(BENCHMARKS / "gpu_page.py"), "--datasets", "901", "--configurations", "2d"]
+    command += ["--device", "cpu", "--repeats", "1", "--warmup", "0", "--out", str(tmp_path / "gpu.md"), "--trainers"]
+    trainers = ["nnUNetTrainerPartialLabels", "nnUNetTrainerLandmark"]
+    result = subprocess.run([*command, *trainers], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    page = (tmp_path / "gpu.md").read_text()
+    assert "### Dataset901_Tiny, `2d`" in page
+    for name in trainers:
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+        assert len(re.findall(r"\d+\.\d\d \(", row)) == 2, row
+    assert "Not measured yet" in page.partition("## Accuracy")[2]
