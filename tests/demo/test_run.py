@@ -20,6 +20,8 @@ from nnunet_ext.demo.run import Demo, run_demo, small_patch
 from nnunet_ext.demo.workspace import RECORD, Workspace, files_digest
 from nnunet_ext.errors import InputError
 
+pytestmark = pytest.mark.xdist_group("demo")
+
 # --- the folder -------------------------------------------------------------------------------------------------------
 
 

@@ -23,6 +23,8 @@ from tests import tiny
 
 RANKS, STEPS = 2, 2
 
+pytestmark = pytest.mark.xdist_group("two processes")
+
 
 @dataclass(frozen=True)
 class Distributed:

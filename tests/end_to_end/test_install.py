@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("install")
+
 ROOT = Path(__file__).parents[2]
 
 # runs in the scratch environment, as a file, because spawned processes import the main module again

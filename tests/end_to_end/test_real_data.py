@@ -14,6 +14,7 @@ DATA = Path(os.environ.get("NNUNET_EXT_DATA", Path(__file__).parents[3] / "share
 HIPPOCAMPUS = DATA / "Dataset004_Hippocampus"
 
 pytestmark = [
+    pytest.mark.xdist_group("real data"),
     pytest.mark.real_data,
     pytest.mark.skipif(
         not HIPPOCAMPUS.is_dir(), reason=f"no {HIPPOCAMPUS}; set NNUNET_EXT_DATA to a folder that holds this data set"

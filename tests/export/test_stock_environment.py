@@ -17,6 +17,8 @@ from nnunet_ext.export.write import export_model
 from tests import tiny
 from tests.end_to_end.test_training import declare, short_plans
 
+pytestmark = pytest.mark.xdist_group("stock environment")
+
 # where this package lies as plain files among the heavy packages, leaving out their .pth files does not hide it
 BLOCK = """
 import sys

@@ -16,6 +16,8 @@ from nnunet_ext.s2vnet.session import S2VSession
 from tests.s2vnet import sessions
 from tests.s2vnet.toy import SIZE, dice, discs, trained
 
+pytestmark = pytest.mark.xdist_group("toy")
+
 NAMES = ("position", "label", "weight", "age")
 
 
