@@ -182,7 +182,9 @@ def test_after_a_flip_left_is_left_again():
 
 
 @pytest.mark.parametrize(
-    "wrap", [lambda t: t, lambda t: RandomTransform(t, 0.1), lambda t: OneOfTransform([t, t])], ids=str
+    "wrap",
+    [lambda t: t, lambda t: RandomTransform(t, 0.1), lambda t: OneOfTransform([t, t])],
+    ids=["alone", "at random", "one of"],
 )
 def test_what_is_not_known_to_move_points_is_refused(wrap):
     unknown = ComposeTransforms([MirrorTransform((0,)), wrap(Rot90Transform(1))])
