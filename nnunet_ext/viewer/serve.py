@@ -70,9 +70,8 @@ def serve(
     with listening(host, port) as listener:
         port, token = listener.getsockname()[1], secrets.token_urlsafe(32)
         door = Doorkeeper(app, hosts=names_of(host), token=token, port=port, limit=PROMPT_BYTES)
-        say(
-            f"Open this link; it works once:\n\n    http://{shown(host)}:{port}/?token={token}\n\nCtrl-C ends the server."
-        )
+        say(f"Open this link; it works once:\n\n    http://{shown(host)}:{port}/?token={token}\n")
+        say("Ctrl-C ends the server.")
         run(door, listener)
 
 

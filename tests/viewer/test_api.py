@@ -209,7 +209,7 @@ def test_the_image_is_turned_to_the_patient_and_back_by_whole_numbers(room, tmp_
 
 
 def test_prompts_answer_with_what_they_changed(room, tmp_path):
-    client, desk = room
+    client, _ = room
     same = session_on(tmp_path / "case_0000.nii.gz")
     same.predict_automatic()
     assert np.array_equal(whole(client), same.target_buffer)
@@ -266,7 +266,7 @@ def test_prompts_answer_with_what_they_changed(room, tmp_path):
     ],
 )
 def test_bad_prompts_are_refused_with_one_sentence_and_change_nothing(room, body, message):
-    client, desk = room
+    client, _ = room
     client.post("/api/prompt", json=POINT)
     before, state = whole(client), client.get("/api/state").json()
     answer = client.post("/api/prompt", content=body)
@@ -385,11 +385,10 @@ def test_without_an_output_file_saving_says_so(tmp_path):
 def test_addresses_that_cannot_be_used_are_refused():
     with pytest.raises(InputError, match=r"every address .* ssh -L"):
         serving.listening("0.0.0.0", 0)
-    with pytest.raises(InputError, match="cannot listen on 127.0.0.1, port 70000"):
+    with pytest.raises(InputError, match=r"cannot listen on 127\.0\.0\.1, port 70000"):
         serving.listening("127.0.0.1", 70000)
-    with serving.listening("127.0.0.1", 0) as taken:
-        with pytest.raises(InputError, match="choose others"):
-            serving.listening("127.0.0.1", taken.getsockname()[1])
+    with serving.listening("127.0.0.1", 0) as taken, pytest.raises(InputError, match="choose others"):
+        serving.listening("127.0.0.1", taken.getsockname()[1])
     assert serving.shown("::1") == "[::1]"
 
 
