@@ -342,16 +342,25 @@ def _s2v_evaluate_clicks(arguments: argparse.Namespace) -> int:
 
 
 def _s2v_serve(arguments: argparse.Namespace) -> int:
-    from nnunet_ext.viewer.serve import serve
+    from nnunet_ext.viewer.serve import serve, serve_remote
 
+    said = {"host": arguments.host, "say": lambda line: print(line, flush=True), **_session(arguments)}
+    if arguments.nninteractive:
+        if arguments.images or arguments.out or arguments.prompts_out:
+            raise InputError(
+                "With --nninteractive the plug-in opens the image and saves; leave out --image, --out and "
+                "--prompts-out."
+            )
+        serve_remote(port=1527 if arguments.port is None else arguments.port, upload_mib=arguments.upload, **said)
+        return 0
+    if not arguments.images:
+        raise InputError("Which image? Give --image FILE, one per channel.")
     serve(
         images=arguments.images,
         out=arguments.out,
         prompts_out=arguments.prompts_out,
-        host=arguments.host,
-        port=arguments.port,
-        say=lambda line: print(line, flush=True),
-        **_session(arguments),
+        port=8000 if arguments.port is None else arguments.port,
+        **said,
     )
     return 0
 
@@ -830,14 +839,23 @@ def _parser() -> argparse.ArgumentParser:
         "serve",
         _s2v_serve,
         "correct one image by clicking, in a web page that this machine serves; needs nnunet-ext[viewer]",
-        "nnunet-ext s2v serve -i case_0000.nii.gz -m MODEL -o case.nii.gz --prompts-out prompts.json",
+        "nnunet-ext s2v serve -i case_0000.nii.gz -m MODEL -o case.nii.gz --prompts-out prompts.json\n"
+        "  nnunet-ext s2v serve -m MODEL --nninteractive",
         parts,
     )
-    serve.add_argument("-i", "--image", dest="images", required=True, nargs="+", metavar="FILE", help="one per channel")
+    serve.add_argument("-i", "--image", dest="images", nargs="+", metavar="FILE", help="one per channel")
     serve.add_argument("-o", "--out", metavar="FILE", help="where Save writes the segmentation; default: download only")
     serve.add_argument("--prompts-out", metavar="FILE", help="JSON of all prompts, for s2v interact")
     serve.add_argument("--host", default="127.0.0.1", help="address of this machine to listen on (%(default)s)")
-    serve.add_argument("--port", type=int, default=8000, help="0: any that is free (%(default)s)")
+    serve.add_argument("--port", type=int, help="0: any that is free (8000; with --nninteractive 1527)")
+    serve.add_argument(
+        "--nninteractive",
+        action="store_true",
+        help="instead of a page, nnInteractive's remote protocol, for its plug-ins in napari and 3D Slicer",
+    )
+    serve.add_argument(
+        "--upload", type=int, default=2048, metavar="MIB", help="of an image with --nninteractive (%(default)s)"
+    )
     _add_session_flags(serve)
     splits = add(
         "splits",

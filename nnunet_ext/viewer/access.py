@@ -42,7 +42,6 @@ class Doorkeeper:
         port: part of the cookie's name, since cookies do not tell ports apart.
         limit: bytes of a request's body.
         bearer: programs: the token comes with every request, as ``Authorization: Bearer``; there is no cookie.
-        open_paths: need no token.
     """
 
     def __init__(
@@ -54,9 +53,8 @@ class Doorkeeper:
         port: int,
         limit: int,
         bearer: bool = False,
-        open_paths: frozenset[str] = frozenset(),
     ) -> None:
-        self.app, self.hosts, self.limit, self.bearer, self.open_paths = app, hosts, limit, bearer, open_paths
+        self.app, self.hosts, self.limit, self.bearer = app, hosts, limit, bearer
         self._token = token
         self._unused = not bearer
         self._cookie = f"nnunet_ext_{port}"
@@ -102,7 +100,7 @@ class Doorkeeper:
         # a link that was clicked in a mail or a chat may come from another site, but only to the front door
         if foreign and not (scope["path"] == "/" and scope["method"] == "GET"):
             return PlainTextResponse("Requests of other sites are refused.", 403)
-        if scope["path"] not in self.open_paths and not self._known(headers):
+        if not self._known(headers):
             return self._unknown(scope)
         if self._given_token(scope) is not None and not self.bearer:
             return RedirectResponse("/", 303)  # so that the token does not stay in the address bar

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing
@@ -72,6 +73,45 @@ def serve(
         door = Doorkeeper(app, hosts=names_of(host), token=token, port=port, limit=PROMPT_BYTES)
         say(f"Open this link; it works once:\n\n    http://{shown(host)}:{port}/?token={token}\n")
         say("Ctrl-C ends the server.")
+        run(door, listener)
+
+
+def serve_remote(
+    model: str | Path,
+    *,
+    fold: int | str | None = None,
+    checkpoint: str = "checkpoint_final.pth",
+    device: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 1527,
+    upload_mib: int = 2048,
+    say: Callable[[str], None] = print,
+    **options: Any,
+) -> None:
+    """Serve nnInteractive's remote protocol, for its plug-ins; returns when the server is stopped.
+
+    Args:
+        model, fold, checkpoint, device, options: as for :func:`serve`.
+        host, port: to listen on.
+        upload_mib: what an image may have, compressed.
+        say: is told addresses and the key.
+
+    Raises:
+        InputError: see :func:`serve`.
+    """
+    require_viewer_extra()
+    from nnunet_ext.viewer.access import Doorkeeper
+    from nnunet_ext.viewer.remote import create_remote
+
+    session = S2VSession(device, **options)
+    session.initialize_from_trained_model_folder(model, fold, checkpoint)
+    app = create_remote(session)
+    with listening(host, port) as listener:
+        port, token = listener.getsockname()[1], secrets.token_urlsafe(32)
+        door = Doorkeeper(app, hosts=names_of(host), token=token, port=port, limit=upload_mib * 2**20, bearer=True)
+        addresses = [f"http://{shown(host)}:{port}/{quote(name)}" for name, value in session.labels.items() if value]
+        say("Addresses for nnInteractive's plug-ins, one per label:\n\n    " + "\n    ".join(addresses))
+        say(f"\nAPI key, for all of them: {token}\n\nCtrl-C ends the server.")
         run(door, listener)
 
 

@@ -1,6 +1,6 @@
 """The page in a real browser, in front of the command: see, click, undo, save, and the same file without a screen.
 
-Needs Chromium, node and ``npm ci`` in ``viewer/``; skipped otherwise, but with ``NNUNET_EXT_BROWSER=1`` they must be there.
+Needs Chromium, node and ``npm ci`` in ``viewer/``; skipped otherwise. With ``NNUNET_EXT_BROWSER=1`` they must be there.
 """
 
 import json
