@@ -115,7 +115,7 @@ function send(prompt) {
   return sending
 }
 
-const undo = () => !$('undo').disabled && send({ type: 'undo' })
+const undo = () => (!$('undo').disabled || marks.pending.length) && send({ type: 'undo' })
 const automatic = () => send({ type: 'automatic' })
 const reset = () => $('confirm-reset').showModal()
 const save = () =>
@@ -245,8 +245,14 @@ function key(event) {
     return entry && chooseLabel(entry.value)
   }
   if (onControl && typed.startsWith('arrow')) return undefined
-  const steps = { arrowup: 1, arrowdown: -1, pageup: 5, pagedown: -5 }[typed]
-  if (steps) return handled(), volume.scroll(volume.planes.find(({ axis }) => axis === volume.main), steps)
+  const onButton = event.target instanceof HTMLElement && event.target.matches('button, a')
+  if (typed === 'pageup' || typed === 'pagedown') return handled(), volume.scroll(volume.plane, typed === 'pageup' ? 1 : -1)
+  const direction = { arrowleft: [-1, 0], arrowright: [1, 0], arrowup: [0, -1], arrowdown: [0, 1] }[typed]
+  if (direction) return handled(), volume.step(direction)
+  if ((typed === 'enter' && !onButton) || typed === 'delete') {
+    const prompt = { type: 'point', label, at: volume.crosshair }
+    return handled(), send(typed === 'delete' ? { ...prompt, include: false } : prompt)
+  }
   if (typed === 'h') return (hidden = !hidden), showOpacity()
   if (typed === 'a') return automatic()
   if (typed === '?') return $('help').showModal()

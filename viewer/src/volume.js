@@ -87,7 +87,7 @@ export class Volume {
     return this.axes.map(([to, sign], axis) => (sign > 0 ? ijk[to] : this.shape[axis] - 1 - ijk[to]))
   }
 
-  /** Half-open box of the shown → corners first and last voxel. */
+  /** Millimetres of the patient, RAS. */
   toMm([z, y, x]) {
     return this.affine.slice(0, 3).map((row) => row[0] * x + row[1] * y + row[2] * z + row[3])
   }
@@ -137,8 +137,13 @@ export class Volume {
     return [width < 0 ? left + width : left, top, Math.abs(width), height]
   }
 
+  /** The one that is large. */
+  get plane() {
+    return PLANES[this.main]
+  }
+
   get planes() {
-    return this.size[this.main] === 1 ? [PLANES[this.main]] : PLANES
+    return this.size[this.main] === 1 ? [this.plane] : PLANES
   }
 
   get shownCrosshair() {
@@ -158,6 +163,20 @@ export class Volume {
     const ijk = this.shownCrosshair
     ijk[plane.axis] = Math.min(this.size[plane.axis] - 1, Math.max(0, ijk[plane.axis] + by))
     this.moveTo(this.fromShown(ijk))
+  }
+
+  /** Move the crosshair by a voxel in the large view: right, down. */
+  step([right, down]) {
+    const here = this.crosshair
+    const from = this.pixelOf(here, this.plane)
+    const ways = [0, 1, 2].filter((axis) => this.axes[axis][0] !== this.main).flatMap((axis) => [-1, 1].map((sign) => here.map((n, other) => (other === axis ? n + sign : n))))
+    const along = (to) => {
+      const [x, y] = this.pixelOf(to, this.plane) ?? from
+      return (x - from[0]) * right + (y - from[1]) * down
+    }
+    const inside = (to) => to.every((n, axis) => n >= 0 && n < this.shape[axis])
+    const best = ways.filter(inside).sort((a, b) => along(b) - along(a))[0]
+    if (from && best && along(best) > 0) this.moveTo(best)
   }
 
   zoom(factor) {
