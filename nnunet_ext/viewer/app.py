@@ -84,7 +84,7 @@ def create_app(desk: Desk, images: Sequence[Path], out: Path | None) -> FastAPI:
         }
 
     @app.get("/api/image/{channel}.nii")
-    async def image(channel: int) -> Response:
+    def image(channel: int) -> Response:
         if not 0 <= channel < len(images):
             raise InputError(f"There is no channel {channel}.")
         array = reader.image(images[channel]).array

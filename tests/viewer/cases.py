@@ -9,6 +9,7 @@ from nnunet_ext.s2vnet.session import S2VSession
 from nnunet_ext.viewer.access import Doorkeeper
 from nnunet_ext.viewer.app import create_app
 from nnunet_ext.viewer.desk import Desk
+from nnunet_ext.viewer.serve import names_of
 from tests.s2vnet.sessions import SPACING, image, model
 
 SHAPE = (6, 16, 20)
@@ -41,5 +42,5 @@ def served(session, file, out=None, **options):
     """The app behind its door."""
     desk = Desk(session)
     app = create_app(desk, [file], out)
-    hosts = frozenset({"127.0.0.1", "localhost"})
+    hosts = names_of("127.0.0.1")
     return Doorkeeper(app, hosts=hosts, token=TOKEN, port=8123, limit=2**16, **options), desk
