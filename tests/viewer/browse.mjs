@@ -150,13 +150,27 @@ await ready()
 await keep('reloaded')
 seen.undo = await page.isEnabled('#undo')
 
+// the keyboard alone: the crosshair, a click, undo; and a reset that is thought over
+const crosshair = () => page.evaluate(() => window.viewer.volume.crosshair)
+const places = [await crosshair()]
+await page.keyboard.press('ArrowRight')
+places.push(await crosshair())
+await page.keyboard.press('ArrowDown')
+await page.keyboard.press('PageUp')
+places.push(await crosshair())
+seen.crosshair = places
+await doing(() => page.keyboard.press('Enter'))
+await doing(() => page.keyboard.press('Control+z'))
+await page.click('#reset')
+await page.click('#confirm-reset button:first-of-type')
+
 await page.click('#save')
 await page.waitForFunction(() => document.getElementById('toast').textContent.startsWith('Saved as'))
 const [download] = await Promise.all([page.waitForEvent('download'), page.click('#download')])
 await download.saveAs(join(out, 'downloaded.nii.gz'))
 seen.download = download.suggestedFilename()
 
-// the keyboard alone reaches everything, and help says how
+// help says which keys there are
 await page.keyboard.press('?')
 seen.help = await page.isVisible('#help')
 await page.keyboard.press('Escape')

@@ -114,11 +114,15 @@ def test_a_user_sees_clicks_undoes_and_saves(link, model, image, tmp_path):
         assert tuple(map(int, found.groups()))[::-1] == BRIGHT, view
     prompts = json.loads((tmp_path / "prompts.json").read_text())["prompts"]
     kinds = ["automatic", "point", "point", "scribble", "lasso", "box", "scribble", "undo", "undo", "undo"]
-    assert [prompt["type"] for prompt in prompts] == [*kinds, "automatic", "undo"]
+    assert [prompt["type"] for prompt in prompts] == [*kinds, "automatic", "undo", "point", "undo"]
     assert prompts[1] == {"type": "point", "label": 2, "at": list(BRIGHT)}
     assert prompts[2]["include"] is False
     assert prompts[6]["include"] is False
     assert {position[0] for position in prompts[3]["line"]} == {BRIGHT[0]}  # the slice that is shown
+    start, right, there = np.array(seen["crosshair"])
+    assert np.abs(right - start).tolist() == [0, 0, 1]
+    assert np.abs(there - right).tolist() == [1, 1, 0]
+    assert prompts[12] == {"type": "point", "label": 1, "at": there.tolist()}
     assert prompts[5]["box"][0] == [BRIGHT[0], BRIGHT[0] + 1]
 
     # what the page showed after every step

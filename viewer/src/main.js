@@ -77,6 +77,7 @@ function receive(change) {
   if (change.box && change.version === version + 1) volume.setLabels(change.box, change.labels)
   const complete = change.version === version + 1
   version = complete ? change.version : version
+  marks.changed = change.box?.[volume.main] ?? null
   for (const notice of change.notices) toast(notice)
   if (!complete) return refresh()
   countVoxels()
@@ -88,6 +89,7 @@ async function refresh() {
   version = change.version
   volume.setLabels(change.box, change.labels)
   marks.steps = [[]]
+  marks.changed = null
   for (const prompt of await server.prompts()) marks.add(prompt)
   marks.draw()
   countVoxels()
@@ -200,8 +202,8 @@ function hover(found) {
   const at = found?.at ?? volume.crosshair
   const value = volume.labelAt(at)
   const name = description.labels.find((entry) => entry.value === value)?.name ?? ''
-  const mm = volume.toMm(at).map((part) => part.toFixed(1)).join(', ')
-  $('where').textContent = `x ${at[2]}  y ${at[1]}  z ${at[0]}   ${mm} mm   ${name}`
+  const mm = volume.toMm(at).map((part, axis) => `${'RAS'[axis]} ${part.toFixed(1)}`).join('  ')
+  $('where').textContent = `x ${at[2]}  y ${at[1]}  z ${at[0]}    ${mm} mm    ${name}`
 }
 
 function showOpacity() {

@@ -1,6 +1,7 @@
 // What lies over the image: the crosshair, which slice is shown, and what the user has drawn in it.
 
 const BACKGROUND = '#f4f6fa'
+const CHANGED = '#63b3ff'
 
 export class Marks {
   /** @param colourOf label value → colour */
@@ -11,6 +12,7 @@ export class Marks {
     this.steps = [[]] // after every prompt: what is drawn
     this.pending = [] // sent, not answered yet
     this.stroke = null // being drawn
+    this.changed = null // slices of the large view that the last prompt has changed, half-open
     this.visible = true
   }
 
@@ -57,13 +59,26 @@ export class Marks {
     context.shadowBlur = 3 * scale
     const tile = volume.nv.getCustomLayout().find(({ sliceType }) => sliceType === plane.type).position
     const [x, y] = [tile[0] * this.canvas.width, tile[1] * this.canvas.height]
-    context.fillText(`${plane.name}  ${index + 1} / ${count}`, x + 10 * scale, y + 9 * scale)
+    const title = `${plane.name}  ${index + 1} / ${count}`
+    context.fillText(title, x + 10 * scale, y + 9 * scale)
+    const changed = plane === volume.plane && count > 1 ? this.changed : null
+    if (changed) {
+      const slices = changed[1] - changed[0] === 1 ? `slice ${changed[1]}` : `slices ${changed[0] + 1} to ${changed[1]}`
+      const before = context.measureText(title).width
+      context.fillStyle = CHANGED
+      context.fillText(`last change: ${slices}`, x + 26 * scale + before, y + 9 * scale)
+    }
     context.shadowBlur = 0
     if (count > 1) { // where in the volume this is
       const [barTop, barHeight] = [y + 30 * scale, tile[3] * this.canvas.height - 44 * scale]
       const barLeft = x + tile[2] * this.canvas.width - 6 * scale
       context.fillStyle = '#ffffff1c'
       context.fillRect(barLeft, barTop, 2 * scale, barHeight)
+      if (changed) {
+        context.fillStyle = CHANGED
+        const step = barHeight / count
+        context.fillRect(barLeft, barTop + (count - changed[1]) * step, 2 * scale, (changed[1] - changed[0]) * step)
+      }
       context.fillStyle = '#8fa3bf'
       const thumb = Math.max(10 * scale, barHeight / count)
       context.fillRect(barLeft - scale, barTop + (1 - index / (count - 1)) * (barHeight - thumb), 4 * scale, thumb)
