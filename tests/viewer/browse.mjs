@@ -107,6 +107,22 @@ for (const [name, [left, top, width, height]] of Object.entries(views)) {
   seen.bright[name] = await page.textContent('#where')
   if (name === 'large') bright = best
 }
+// the same where the image is zoomed and moved
+await page.mouse.click(bright.x, bright.y)
+for (let step = 0; step < 3; step++) await page.keyboard.press('+')
+await page.keyboard.down('Shift')
+await page.mouse.move(bright.x, bright.y)
+await page.mouse.down()
+await page.mouse.move(bright.x - 60, bright.y - 45, { steps: 3 })
+await page.mouse.up()
+await page.keyboard.up('Shift')
+const large = [stage.x, stage.y, 0.62 * stage.width, stage.height].map(Math.round)
+const moved = await pixels(large, 'white')
+seen.dragged = [moved.x - bright.x, moved.y - bright.y]
+await page.mouse.click(stage.x + 20, stage.y + stage.height / 2) // away, and back
+await page.mouse.click(moved.x, moved.y)
+seen.bright.zoomed = await page.textContent('#where')
+await page.keyboard.press('0')
 await page.keyboard.press('h')
 await page.screenshot({ path: join(out, 'look.png') })
 

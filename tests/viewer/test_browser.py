@@ -108,8 +108,9 @@ def test_a_user_sees_clicks_undoes_and_saves(link, model, image, tmp_path):
     assert (seen["scripts"], seen["again"]) == ("", 401)
     assert seen["help"]
 
-    # a voxel that was found in the picture is that of the file, in all three views
-    for view in ("large", "above", "below"):
+    # a voxel that was found in the picture is that of the file, in all three views, zoomed and moved
+    assert seen["dragged"] == pytest.approx([-60, -45], abs=3)
+    for view in ("large", "above", "below", "zoomed"):
         found = re.match(r"x (\d+) +y (\d+) +z (\d+)", seen["bright"][view])
         assert tuple(map(int, found.groups()))[::-1] == BRIGHT, view
     prompts = json.loads((tmp_path / "prompts.json").read_text())["prompts"]

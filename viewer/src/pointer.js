@@ -97,8 +97,9 @@ export class Pointer {
     const mirrored = slice.leftTopWidthHeight[2] < 0 ? -1 : 1
     const [across, up] = [0, 1, 2].filter((axis) => axis !== plane.axis)
     const place = this.volume.nv.scene.pan2Dxyzmm
-    place[across] += (mirrored * (event.clientX - this.drag.x) * scale * slice.fovMM[0]) / frame[2]
-    place[up] -= ((event.clientY - this.drag.y) * scale * slice.fovMM[1]) / frame[3]
+    const zoom = place[3]
+    place[across] += (zoom * mirrored * (event.clientX - this.drag.x) * scale * slice.fovMM[0]) / frame[2]
+    place[up] -= (zoom * (event.clientY - this.drag.y) * scale * slice.fovMM[1]) / frame[3]
     this.drag.x = event.clientX
     this.drag.y = event.clientY
     this.volume.nv.setPan2Dxyzmm(place)

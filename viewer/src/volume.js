@@ -25,6 +25,7 @@ export class Volume {
       interactive: false, // clicks are prompts here; see pointer.js
       dragAndDropEnabled: false,
       isRadiologicalConvention: true,
+      sagittalNoseLeft: true,
       multiplanarShowRender: SHOW_RENDER.NEVER,
       crosshairWidth: 0, // marks.js draws one that hides less
       fontColor: [0.62, 0.67, 0.74, 1],
