@@ -70,6 +70,10 @@ def create_app(desk: Desk, images: Sequence[Path], out: Path | None) -> FastAPI:
     async def cancelled(_: Request, error: Exception) -> Response:
         return JSONResponse({"detail": "Cancelled; nothing has changed."}, 409)
 
+    @app.exception_handler(Exception)  # a full disk, say; the traceback is in the server's log
+    async def failed(_: Request, error: Exception) -> Response:
+        return JSONResponse({"detail": f"The server could not do this: {error or type(error).__name__}"}, 500)
+
     @app.get("/api/case")
     async def case() -> dict[str, Any]:
         return {
@@ -98,7 +102,7 @@ def create_app(desk: Desk, images: Sequence[Path], out: Path | None) -> FastAPI:
     async def prompt(request: Request) -> Response:
         try:
             entry = json.loads(await request.body())
-        except ValueError:
+        except (ValueError, RecursionError):
             raise InputError("The request is no JSON.") from None
         return _answer(await desk.apply(entry), display)
 

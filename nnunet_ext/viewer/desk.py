@@ -176,9 +176,13 @@ class Desk:
         self._undoable = 0 if kind == "reset" else max(0, steps)
         self.prompts.append(dict(prompt.content))
         self._version += 1
-        self._changed(self.prompts)
+        notices = [str(warning.message) for warning in caught]
+        try:
+            self._changed(self.prompts)
+        except OSError as error:  # the label map has changed all the same
+            notices.append(f"The prompts could not be written: {error}.")
         labels = None if box is None else np.array(self.session.target_buffer[tuple(slice(*ends) for ends in box)])
-        return Change(self._version, box, labels, tuple(str(warning.message) for warning in caught))
+        return Change(self._version, box, labels, tuple(notices))
 
 
 def _no_file(name: str) -> NDArray:

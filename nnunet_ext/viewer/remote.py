@@ -114,14 +114,11 @@ def create_remote(session: S2VSession) -> FastAPI:
     @router.post("/claim")
     async def claim(request: Request) -> dict[str, Any]:
         label = request.path_params.get("label")
-        known = session.labels
-        default = next(value for value in known.values() if value)
-        value = default if label is None else known.get(label, int(label) if label.isdecimal() else -1)
-        if value not in known.values() or value == 0:
-            raise InputError(
-                f"The address names the label {label!r}; the model has "
-                f"{', '.join(name for name, value in known.items() if value)}."
-            )
+        known = {name: value for name, value in session.labels.items() if value}
+        by_value = {str(value): value for value in known.values()}
+        value = next(iter(known.values())) if label is None else known.get(label, by_value.get(label))
+        if value is None:
+            raise InputError(f"The address names the label {label!r}; the model has {', '.join(known)}.")
         if current and time.monotonic() - current[0].seen < LIVENESS_SECONDS:
             raise Full("Another client is connected; close it, or wait a minute after it was closed.")
         current[:] = [Client(secrets.token_hex(16), value, time.monotonic())]
@@ -269,7 +266,7 @@ async def _json(request: Request) -> dict[str, Any]:
 def _object(text: str | bytes, what: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise InputError(f"{what} is no JSON object.")

@@ -38,9 +38,9 @@ def session_on(file, **options):
     return made
 
 
-def served(session, file, out=None, **options):
-    """The app behind its door."""
-    desk = Desk(session)
+def served(session, file, out=None, changed=lambda prompts: None):
+    """The app behind its door, and the desk."""
+    desk = Desk(session, changed)
     app = create_app(desk, [file], out)
     hosts = names_of("127.0.0.1")
-    return Doorkeeper(app, hosts=hosts, token=TOKEN, port=8123, limit=2**16, **options), desk
+    return Doorkeeper(app, hosts=hosts, token=TOKEN, port=8123, limit=2**16), desk

@@ -254,6 +254,7 @@ def test_prompts_answer_with_what_they_changed(room, tmp_path):
     [
         (b"", "no JSON"),
         (b"{", "no JSON"),
+        (b"[" * 60000, "no JSON"),
         (b"\xff\xfe", "no JSON"),
         (b"[]", "type None"),
         (b'{"type": "click"}', "the types are"),
@@ -378,6 +379,45 @@ def test_without_an_output_file_saving_says_so(tmp_path):
         assert answer.status_code == 400
         assert "--out" in answer.json()["detail"]
         assert 'filename="case_segmentation.nii.gz"' in client.get("/api/segmentation").headers["content-disposition"]
+
+
+def test_what_the_disk_refuses_is_said(tmp_path):
+    file = write_image(tmp_path)
+    out = tmp_path / "out" / "case.nii.gz"
+    out.parent.mkdir()
+
+    def full(prompts):
+        raise OSError("no space left")
+
+    door, _ = served(session_on(file), file, out, changed=full)
+    with TestClient(door, base_url=HOST, raise_server_exceptions=False) as client:
+        client.get(f"/?token={TOKEN}")
+        answer = client.post("/api/prompt", json=POINT)
+        assert change_of(answer)["notices"] == ["The prompts could not be written: no space left."]
+        assert answer.content
+        out.parent.rmdir()
+        answer = client.post("/api/save")
+        assert answer.status_code in (400, 500)
+        assert str(out.parent) in answer.json()["detail"]
+
+
+def test_an_image_of_one_slice(tmp_path):
+    array = np.random.default_rng(0).random((16, 20)).astype(np.float32)
+    made = sitk.GetImageFromArray(array)
+    made.SetSpacing(SPACING[:0:-1])
+    file = tmp_path / "flat_0000.nii.gz"
+    sitk.WriteImage(made, str(file))
+    door, desk = served(session_on(file), file, tmp_path / "flat.nii.gz")
+    with TestClient(door, base_url=HOST) as client:
+        client.get(f"/?token={TOKEN}")
+        case = client.get("/api/case").json()
+        assert case["shape"] == [1, 16, 20]
+        shown = nibabel.Nifti1Image.from_bytes(client.get("/api/image/0.nii").content)
+        assert np.array_equal(to_file(shown.get_fdata(dtype=np.float32), case)[0], array)
+        change_of(client.post("/api/prompt", json={"type": "point", "at": [0, 8, 9], "label": 2}))
+        assert np.array_equal(whole(client), desk.session.target_buffer)
+        assert client.post("/api/save").status_code == 200
+    assert sitk.ReadImage(str(tmp_path / "flat.nii.gz")).GetSize() == (20, 16)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

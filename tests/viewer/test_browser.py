@@ -16,6 +16,8 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+pytest.importorskip("fastapi", reason="the extra viewer is not installed")
+
 from nnunet_ext import cli
 from nnunet_ext.landmarks.geometry import Geometry
 from nnunet_ext.viewer.display import Display
@@ -29,7 +31,6 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 MISSING = [
     what
     for what, there in {
-        "the extra viewer": all(__import__("importlib.util").util.find_spec(name) for name in ("fastapi", "uvicorn")),
         "node": shutil.which("node"),
         "Chromium": CHROMIUM,
         "playwright-core (npm ci in viewer/)": PLAYWRIGHT.is_dir(),

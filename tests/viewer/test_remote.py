@@ -166,7 +166,14 @@ def claimed(client, prefix=""):
 
 
 def test_the_address_names_the_label(client):
-    for prefix, there in (("/left", True), ("/2", True), ("", True), ("/liver", False), ("/0", False), ("/9", False)):
+    for prefix, there in (
+        ("/left", True),
+        ("/2", True),
+        ("", True),
+        ("/liver", False),
+        ("/0", False),
+        ("/" + "9" * 5000, False),
+    ):
         answer = client.post(f"{prefix}/claim")
         assert answer.status_code == (200 if there else 400), prefix
         if there:
