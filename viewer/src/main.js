@@ -302,6 +302,10 @@ async function start() {
   document.addEventListener('keydown', key)
   new ResizeObserver(() => requestAnimationFrame(() => volume.draw())).observe($('image'))
   if (description.saves_to) $('save').title = `Save as ${description.saves_to} (Ctrl+S)`
+  else { // there is nothing to save to, so the download is what saves
+    $('save').hidden = true
+    $('download').classList.add('primary')
+  }
 
   watch()
   await refresh() // waits for the automatic result

@@ -38,7 +38,7 @@ export class Marks {
       context.beginPath()
       context.rect(...frame)
       context.clip()
-      if (volume.planes.length > 1) this.#crosshair(context, plane, frame, scale)
+      this.#crosshair(context, plane, frame, scale)
       if (this.visible) {
         for (const mark of this.steps.at(-1)) this.#mark(context, plane, mark, scale, 1)
         for (const mark of this.pending) this.#mark(context, plane, mark, scale, 0.55)
