@@ -299,6 +299,7 @@ async function start() {
   $('save').addEventListener('click', save)
   $('cancel').addEventListener('click', () => attempt(server.cancel))
   $('help-open').addEventListener('click', () => $('help').showModal())
+  for (const dialog of document.querySelectorAll('dialog')) dialog.addEventListener('close', () => $('image').focus())
   document.addEventListener('keydown', key)
   new ResizeObserver(() => requestAnimationFrame(() => volume.draw())).observe($('image'))
   if (description.saves_to) $('save').title = `Save as ${description.saves_to} (Ctrl+S)`
