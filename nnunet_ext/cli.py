@@ -341,6 +341,30 @@ def _s2v_evaluate_clicks(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _s2v_serve(arguments: argparse.Namespace) -> int:
+    from nnunet_ext.viewer.serve import serve, serve_remote
+
+    said = {"host": arguments.host, "say": lambda line: print(line, flush=True), **_session(arguments)}
+    if arguments.nninteractive:
+        if arguments.images or arguments.out or arguments.prompts_out:
+            raise InputError(
+                "With --nninteractive the plug-in opens the image and saves; leave out --image, --out and "
+                "--prompts-out."
+            )
+        serve_remote(port=1527 if arguments.port is None else arguments.port, upload_mib=arguments.upload, **said)
+        return 0
+    if not arguments.images:
+        raise InputError("Which image? Give --image FILE, one per channel.")
+    serve(
+        images=arguments.images,
+        out=arguments.out,
+        prompts_out=arguments.prompts_out,
+        port=8000 if arguments.port is None else arguments.port,
+        **said,
+    )
+    return 0
+
+
 def _landmarks_pseudo_label(arguments: argparse.Namespace) -> int:
     from nnunet_ext.landmarks.pseudo.generate import Options, pseudo_label
 
@@ -414,7 +438,7 @@ def _add_prediction_flags(command: argparse.ArgumentParser, trainer: str) -> Non
     """Those of ``nnUNetv2_predict``, without ``-c``; with the trainer that is meant if none is named."""
     command.add_argument("-i", dest="images", required=True, metavar="FOLDER", help="images, as for nnUNetv2_predict")
     command.add_argument("-o", dest="out", required=True, metavar="FOLDER")
-    command.add_argument("-m", dest="model", metavar="FOLDER", help="model folder, instead of -d, -c, -tr and -p")
+    command.add_argument("-m", "--model", metavar="FOLDER", help="model folder, instead of -d, -c, -tr and -p")
     command.add_argument("-d", dest="dataset", metavar="DATASET", help="number or name")
     command.add_argument("-tr", dest="trainer", default=trainer, metavar="TRAINER", help="%(default)s")
     command.add_argument("-p", dest="plans", default="nnUNetPlans", metavar="PLANS", help="%(default)s")
@@ -433,14 +457,16 @@ def _add_prediction_flags(command: argparse.ArgumentParser, trainer: str) -> Non
 
 def _add_session_flags(command: argparse.ArgumentParser) -> None:
     """Which model, and how a session runs."""
-    command.add_argument("-m", dest="model", metavar="FOLDER", help="model folder, instead of -d, -c, -tr and -p")
+    command.add_argument("-m", "--model", metavar="FOLDER", help="model folder, instead of -d, -c, -tr and -p")
     command.add_argument("-d", dest="dataset", metavar="DATASET", help="number or name")
     command.add_argument("-c", dest="configuration", default="2d", metavar="CONFIGURATION", help="%(default)s")
     command.add_argument("-tr", dest="trainer", default="nnUNetTrainerS2VNet", metavar="TRAINER", help="%(default)s")
     command.add_argument("-p", dest="plans", default="nnUNetPlans", metavar="PLANS", help="%(default)s")
-    command.add_argument("-f", dest="fold", metavar="FOLD", help="one; default: all, or the first that was trained")
+    command.add_argument("-f", "--fold", metavar="FOLD", help="one; default: all, or the first that was trained")
     command.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", metavar="FILE", help="%(default)s")
-    command.add_argument("-device", choices=["cuda", "cpu", "mps"], help="default: cuda if there is one, else cpu")
+    command.add_argument(
+        "-device", "--device", choices=["cuda", "cpu", "mps"], help="default: cuda if there is one, else cpu"
+    )
     command.add_argument("--threads", type=int, metavar="N", help="of PyTorch on the CPU (default: all)")
     command.add_argument(
         "--cache", type=float, default=2048, metavar="MIB", help="memory for features; changes no result (%(default)s)"
@@ -809,6 +835,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     clicks.add_argument("--nsd-tolerance", type=float, default=1.0, metavar="MM", help="(%(default)s)")
     _add_session_flags(clicks)
+    serve = add(
+        "serve",
+        _s2v_serve,
+        "correct one image by clicking, in a web page that this machine serves; needs nnunet-ext[viewer]",
+        "nnunet-ext s2v serve -i case_0000.nii.gz -m MODEL -o case.nii.gz --prompts-out prompts.json\n"
+        "  nnunet-ext s2v serve -m MODEL --nninteractive",
+        parts,
+    )
+    serve.add_argument("-i", "--image", dest="images", nargs="+", metavar="FILE", help="one per channel")
+    serve.add_argument("-o", "--out", metavar="FILE", help="where Save writes the segmentation; default: download only")
+    serve.add_argument("--prompts-out", metavar="FILE", help="JSON of all prompts, for s2v interact")
+    serve.add_argument("--host", default="127.0.0.1", help="address of this machine to listen on (%(default)s)")
+    serve.add_argument("--port", type=int, help="0: any that is free (8000; with --nninteractive 1527)")
+    serve.add_argument(
+        "--nninteractive",
+        action="store_true",
+        help="instead of a page, nnInteractive's remote protocol, for its plug-ins in napari and 3D Slicer",
+    )
+    serve.add_argument(
+        "--upload", type=int, default=2048, metavar="MIB", help="of an image with --nninteractive (%(default)s)"
+    )
+    _add_session_flags(serve)
     splits = add(
         "splits",
         _splits,

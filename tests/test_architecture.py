@@ -21,6 +21,7 @@ SHARED = {
     "partial_labels",
     "demo",
     "export",
+    "viewer",
 }
 # read nnU-Net's files with nnU-Net's own readers, ask it which trainers it knows and which network it planned
 USERS_OF_NNUNET = {"evaluation", "benchmark", "scribbles", "splits", "demo", "export"}

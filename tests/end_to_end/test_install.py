@@ -107,6 +107,7 @@ def test_the_wheel(source, tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     top_level = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert top_level == {"nnunet_ext"}
+    assert "nnunet_ext/viewer/page/viewer.js" in names
     python = environment(tmp_path / "venv")
     pip(python, str(wheel))
     probe(python, tmp_path / "venv", tmp_path)

@@ -1,0 +1,85 @@
+"""Arrays as nnInteractive's client (2.6) sends them: a small header, and chunks that blosc2 has compressed.
+
+::
+
+    "NNIA"  version 1  codec  ndim  length of dtype     4 × uint8 after the name
+    dtype, ASCII
+    shape, int64 each
+    number of chunks, uint32
+    of each chunk: bytes, compressed bytes (uint64 each), the compressed bytes
+
+All numbers are little-endian. A chunk holds at most 1 GiB, since blosc2 counts with 32 bits.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+
+import blosc2
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_ext.errors import InputError
+
+MAGIC, VERSION, ZSTD = b"NNIA", 1, 1
+CHUNK = 2**30
+ARRAY_BYTES = 2**32
+"""What an array may have when it is unpacked; a few compressed bytes can claim to be anything."""
+
+
+def pack(array: NDArray) -> bytes:
+    """An array as bytes; see the module's docstring."""
+    array = np.ascontiguousarray(array)
+    name = array.dtype.name.encode()
+    parts = [struct.pack("<4s4B", MAGIC, VERSION, ZSTD, array.ndim, len(name)), name]
+    parts.append(struct.pack(f"<{array.ndim}q", *array.shape))
+    raw = array.reshape(-1).view(np.uint8).data
+    chunks = [raw[start : start + CHUNK] for start in range(0, len(raw), CHUNK)]
+    parts.append(struct.pack("<I", len(chunks)))
+    for chunk in chunks:
+        # with another typesize, blosc2 cannot read zeros back whose number it does not divide
+        small = blosc2.compress2(chunk, typesize=array.itemsize, codec=blosc2.Codec.ZSTD, clevel=1)
+        parts += [struct.pack("<2Q", len(chunk), len(small)), small]
+    return b"".join(parts)
+
+
+def unpack(content: bytes) -> NDArray:
+    """The array of :func:`pack`, or of nnInteractive's client.
+
+    Raises:
+        InputError: it is none, or would need more than :data:`ARRAY_BYTES`.
+    """
+    try:
+        return _unpacked(content)
+    except (struct.error, TypeError, UnicodeDecodeError, RuntimeError, ValueError) as error:
+        reason = str(error) or type(error).__name__
+        raise InputError(f"The request holds no array of nnInteractive's protocol ({VERSION}): {reason}") from None
+
+
+def _unpacked(content: bytes) -> NDArray:
+    magic, version, _, ndim, length = struct.unpack_from("<4s4B", content)
+    if (magic, version) != (MAGIC, VERSION):
+        raise ValueError(f"it begins with {magic!r}, version {version}.")
+    dtype = np.dtype(content[8 : 8 + length].decode("ascii"))
+    if dtype.kind not in "biuf":
+        raise ValueError(f"its type is {dtype}.")
+    at = 8 + length
+    shape = struct.unpack_from(f"<{ndim}q", content, at)
+    (chunks,) = struct.unpack_from("<I", content, at + 8 * ndim)
+    at += 8 * ndim + 4
+    size = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or size > ARRAY_BYTES:
+        raise ValueError(f"its shape is {shape}; {ARRAY_BYTES} bytes are the limit.")
+    array = np.empty(shape, dtype)
+    raw, done = array.reshape(-1).view(np.uint8).data, 0
+    for _ in range(chunks):
+        whole, small = struct.unpack_from("<2Q", content, at)
+        chunk = content[at + 16 : at + 16 + small]
+        if len(chunk) != small or done + whole > size or blosc2.get_cbuffer_sizes(chunk)[:2] != (whole, small):
+            raise ValueError("a chunk has another length than it says.")
+        blosc2.decompress2(chunk, dst=raw[done : done + whole])
+        at, done = at + 16 + small, done + whole
+    if done != size:
+        raise ValueError(f"it has {done} of {size} bytes.")
+    return array

@@ -1,0 +1,46 @@
+"""An oblique, anisotropic image in a file, a session on it, and the server in front of that, for tests."""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_ext.s2vnet.session import S2VSession
+from nnunet_ext.viewer.access import Doorkeeper
+from nnunet_ext.viewer.app import create_app
+from nnunet_ext.viewer.desk import Desk
+from nnunet_ext.viewer.serve import names_of
+from tests.s2vnet.sessions import SPACING, image, model
+
+SHAPE = (6, 16, 20)
+TOKEN = "a-token"
+HOST = "http://127.0.0.1:8123"
+OBLIQUE = (0.9578, 0.1688, -0.2325, -0.1688, -0.3256, -0.9303, -0.2327, 0.9303, -0.2834)
+"""Rows of a coronal acquisition: y of the file runs down, its slices back to front."""
+
+
+def write_image(folder, array=None, direction=OBLIQUE, name="case_0000.nii.gz"):
+    """A file of nnU-Net's; array z, y, x."""
+    made = sitk.GetImageFromArray(image(SHAPE)[0] if array is None else array)
+    made.SetSpacing(SPACING[::-1])
+    made.SetOrigin((12.0, -40.0, 7.5))
+    u, _, v = np.linalg.svd(np.reshape(direction, (3, 3)))
+    made.SetDirection((u @ v).ravel().tolist())
+    file = folder / name
+    sitk.WriteImage(made, str(file))
+    return file
+
+
+def session_on(file, **options):
+    made = S2VSession("cpu", **options)
+    made.initialize_from_predictor(model(spacing=tuple(SPACING[1:])))
+    made.set_image_from_files([file])
+    return made
+
+
+def served(session, file, out=None, changed=lambda prompts: None):
+    """The app behind its door, and the desk."""
+    desk = Desk(session, changed)
+    app = create_app(desk, [file], out)
+    hosts = names_of("127.0.0.1")
+    return Doorkeeper(app, hosts=hosts, token=TOKEN, port=8123, limit=2**16), desk

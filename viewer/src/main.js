@@ -1,0 +1,327 @@
+// The page: one image, its labels, and a session on the server.
+import { Marks } from './marks.js'
+import { Pointer, TOOLS } from './pointer.js'
+import { server } from './server.js'
+import { Volume } from './volume.js'
+
+// distinct from each other, also with a colour vision deficiency for the first ones, and from the grey image
+const COLOURS = ['#ff6b5e', '#38a3ff', '#ffc83d', '#2fd08f', '#c58bff', '#ff9ad5', '#35e0e6', '#ff9d42', '#a5e85c', '#8fa0ff', '#f2e6a0', '#d98c6a']
+
+const $ = (id) => document.getElementById(id)
+const element = (tag, properties, ...children) => {
+  const made = Object.assign(document.createElement(tag), properties)
+  made.append(...children)
+  return made
+}
+
+let volume, marks, pointer, description
+let version = -1
+let tool = 'point'
+let label = 1
+let opacity = 0.5
+let hidden = false
+let polling = null
+let toastTimer = null
+let sending = Promise.resolve()
+
+const colourOf = (value) => COLOURS[(value - 1) % COLOURS.length]
+const foreground = () => description.labels.filter(({ value }) => value > 0)
+
+// -- messages ------------------------------------------------------------------------------------------------------
+
+function toast(text, kind = 'notice') {
+  const box = $('toast')
+  box.textContent = text
+  box.className = kind
+  box.hidden = false
+  clearTimeout(toastTimer)
+  toastTimer = setTimeout(() => (box.hidden = true), kind === 'error' ? 9000 : 5000)
+}
+
+async function attempt(action) {
+  try {
+    return await action()
+  } catch (error) {
+    toast(error.message, error.status === 409 ? 'notice' : 'error')
+    return undefined
+  }
+}
+
+// -- the session ---------------------------------------------------------------------------------------------------
+
+/** Ask how far the server is, for as long as it works. */
+function watch() {
+  polling ??= setInterval(async () => {
+    const state = await server.state().catch(() => null)
+    if (state) showState(state)
+    if (!state || (!state.busy && !marks.pending.length)) {
+      clearInterval(polling)
+      polling = null
+    }
+  }, 150)
+}
+
+function showState(state) {
+  const [done, of] = state.progress ?? [0, 0]
+  $('working').hidden = !state.busy
+  document.body.classList.toggle('busy', state.busy)
+  $('bar').value = of ? Math.min(1, done / of) : 0
+  $('bar').toggleAttribute('data-unknown', !of)
+  $('progress').textContent = of ? `Segmenting: ${done} slices done` : 'Segmenting'
+  $('undo').disabled = state.undo === 0
+  $('undo').title = state.undo ? `Undo (Ctrl+Z), ${state.undo} possible` : 'There is nothing to undo'
+  if (state.failure) toast(state.failure, 'error')
+}
+
+function receive(change) {
+  if (change.box && change.version === version + 1) volume.setLabels(change.box, change.labels)
+  const complete = change.version === version + 1
+  version = complete ? change.version : version
+  marks.changed = change.box?.[volume.main] ?? null
+  for (const notice of change.notices) toast(notice)
+  if (!complete) return refresh()
+  countVoxels()
+}
+
+/** All of the label map: at the start, and if somebody else has changed it. */
+async function refresh() {
+  const change = await server.labels()
+  version = change.version
+  volume.setLabels(change.box, change.labels)
+  marks.steps = [[]]
+  marks.changed = null
+  for (const prompt of await server.prompts()) marks.add(prompt)
+  marks.draw()
+  countVoxels()
+}
+
+/** One after the other, in the order of the clicks. */
+function send(prompt) {
+  const drawn = !['undo', 'reset', 'automatic'].includes(prompt.type)
+  if (drawn) marks.pending.push(prompt)
+  volume.draw()
+  sending = sending.then(() =>
+    attempt(async () => {
+      watch()
+      try {
+        const change = await server.prompt(prompt)
+        marks.add(prompt)
+        await receive(change)
+      } finally {
+        marks.pending = marks.pending.filter((other) => other !== prompt)
+        showState(await server.state())
+        volume.draw()
+      }
+    }),
+  )
+  return sending
+}
+
+const undo = () => (!$('undo').disabled || marks.pending.length) && send({ type: 'undo' })
+const automatic = () => send({ type: 'automatic' })
+const reset = () => $('confirm-reset').showModal()
+const save = () =>
+  attempt(async () => {
+    if (!description.saves_to) return void $('download').click()
+    const { file } = await server.save()
+    toast(`Saved as ${file}`, 'good')
+  })
+
+// -- labels, tools, view -------------------------------------------------------------------------------------------
+
+function buildLabels() {
+  const list = $('labels')
+  foreground().forEach(({ value, name }, number) => {
+    const swatch = element('span', { className: 'swatch' })
+    swatch.style.background = colourOf(value)
+    const key = number < 9 ? element('kbd', {}, String(number + 1)) : ''
+    const amount = element('span', { className: 'amount', id: `amount-${value}` })
+    const button = element('button', { type: 'button', id: `label-${value}` }, swatch, element('span', { className: 'name' }, name), amount, key)
+    button.addEventListener('click', () => chooseLabel(value))
+    button.setAttribute('role', 'radio')
+    list.append(button)
+  })
+  chooseLabel(foreground()[0].value)
+}
+
+function chooseLabel(value) {
+  label = value
+  for (const { value: other } of foreground()) $(`label-${other}`).setAttribute('aria-checked', String(other === value))
+}
+
+function buildTools() {
+  for (const [name, { name: shown, key, hint }] of Object.entries(TOOLS)) {
+    const button = element('button', { type: 'button', id: `tool-${name}`, title: `${hint} (${key.toUpperCase()})` })
+    button.append(icon(name), element('span', {}, shown))
+    button.setAttribute('role', 'radio')
+    button.addEventListener('click', () => chooseTool(name))
+    $('tools').append(button)
+  }
+  chooseTool('point')
+}
+
+const ICONS = {
+  point: 'M12 3v6M12 15v6M3 12h6M15 12h6',
+  scribble: 'M3 17c4-10 6-10 7-5s3 6 5 0 3-6 6-4',
+  lasso: 'M12 4c5 0 8 2.5 8 6s-3 6-8 6-8-2.5-8-6 3-6 8-6zM8 16c-1 3 0 4 3 4',
+  box: 'M4 5h16v14H4z',
+  eraser: 'M4 15L13 6l6 6-7 7H8zM9 10l6 6',
+  look: 'M2 12c4-7 16-7 20 0-4 7-16 7-20 0zM12 9a3 3 0 1 0 0 6 3 3 0 0 0 0-6',
+}
+
+function icon(name) {
+  const svg = document.createElementNS('http://www.w3.org/2000/svg', 'svg')
+  svg.setAttribute('viewBox', '0 0 24 24')
+  svg.setAttribute('aria-hidden', 'true')
+  const path = document.createElementNS('http://www.w3.org/2000/svg', 'path')
+  path.setAttribute('d', ICONS[name])
+  svg.append(path)
+  return svg
+}
+
+function chooseTool(name) {
+  tool = name
+  for (const other of Object.keys(TOOLS)) $(`tool-${other}`).setAttribute('aria-checked', String(other === name))
+  $('hint').textContent = TOOLS[name].hint
+  $('image').dataset.tool = name
+}
+
+function countVoxels() {
+  const counts = new Float64Array(256)
+  for (const value of volume.labels) counts[value]++
+  const [rows, columns] = [0, 1].map((row) => volume.affine[row])
+  const voxel = Math.abs(determinant([rows, columns, volume.affine[2]])) / 1000
+  for (const { value } of foreground()) $(`amount-${value}`).textContent = counts[value] ? `${millilitres(counts[value] * voxel)} ml` : '–'
+}
+
+const millilitres = (ml) => ml.toLocaleString('en', { maximumSignificantDigits: ml < 100 ? 2 : 3 })
+
+const determinant = ([a, b, c]) => a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) + a[2] * (b[0] * c[1] - b[1] * c[0])
+
+function hover(found) {
+  const at = found?.at ?? volume.crosshair
+  const value = volume.labelAt(at)
+  const name = description.labels.find((entry) => entry.value === value)?.name ?? ''
+  const mm = volume.toMm(at).map((part, axis) => `${'RAS'[axis]} ${part.toFixed(1)}`).join('  ')
+  $('where').textContent = `x ${at[2]}  y ${at[1]}  z ${at[0]}    ${mm} mm    ${name}`
+}
+
+function showOpacity() {
+  volume.setOpacity(hidden ? 0 : opacity)
+  marks.visible = !hidden
+  marks.draw()
+  $('visible').checked = !hidden
+}
+
+function showWindow() {
+  const [low, high] = volume.range
+  const share = (id) => low + ((high - low) * Number($(id).value)) / 1000
+  const [centre, width] = [share('level'), share('width') - low]
+  volume.setWindow(centre - width / 2, centre + width / 2)
+}
+
+function resetWindow() {
+  const [low, high] = volume.range
+  const [from, to] = volume.automaticWindow
+  const span = high - low || 1
+  $('level').value = String((1000 * ((from + to) / 2 - low)) / span)
+  $('width').value = String((1000 * (to - from)) / span)
+  volume.setWindow(from, to)
+}
+
+// -- keys ----------------------------------------------------------------------------------------------------------
+
+function key(event) {
+  if (document.querySelector('dialog[open]') || event.altKey) return
+  const typed = event.key.toLowerCase()
+  const onControl = event.target instanceof HTMLElement && event.target.matches('input, select')
+  const handled = () => event.preventDefault()
+  if (event.ctrlKey || event.metaKey) {
+    if (typed === 'z' && !event.shiftKey) return handled(), undo()
+    if (typed === 's') return handled(), save()
+    return undefined
+  }
+  if (typed === 'escape') return pointer.drawing ? pointer.abandon() : $('working').hidden ? undefined : server.cancel()
+  if (/^[1-9]$/.test(typed)) {
+    const entry = foreground()[Number(typed) - 1]
+    return entry && chooseLabel(entry.value)
+  }
+  if (onControl && typed.startsWith('arrow')) return undefined
+  const onButton = event.target instanceof HTMLElement && event.target.matches('button, a')
+  if (typed === 'pageup' || typed === 'pagedown') return handled(), volume.scroll(volume.plane, typed === 'pageup' ? 1 : -1)
+  const direction = { arrowleft: [-1, 0], arrowright: [1, 0], arrowup: [0, -1], arrowdown: [0, 1] }[typed]
+  if (direction) return handled(), volume.step(direction)
+  if ((typed === 'enter' && !onButton) || typed === 'delete') {
+    const prompt = { type: 'point', label, at: volume.crosshair }
+    return handled(), send(typed === 'delete' ? { ...prompt, include: false } : prompt)
+  }
+  if (typed === 'h') return (hidden = !hidden), showOpacity()
+  if (typed === 'a') return automatic()
+  if (typed === '?') return $('help').showModal()
+  if (typed === '+' || typed === '-') return volume.zoom(typed === '+' ? 1.25 : 0.8)
+  if (typed === '0') return volume.zoom(0)
+  const chosen = Object.keys(TOOLS).find((name) => TOOLS[name].key === typed)
+  return chosen && chooseTool(chosen)
+}
+
+// -- start ---------------------------------------------------------------------------------------------------------
+
+async function start() {
+  description = await server.case()
+  document.title = `${description.name} · nnunet-ext`
+  $('name').textContent = description.name
+  const colours = new Map(foreground().map(({ value }) => [value, colourOf(value)]))
+  volume = new Volume($('image'), description, colours)
+  marks = new Marks($('marks'), volume, colourOf)
+  volume.onDraw = () => {
+    marks.draw()
+    hover(null)
+  }
+  buildLabels()
+  buildTools()
+  const channels = $('channel')
+  description.channels.forEach((name, number) => channels.append(element('option', { value: String(number) }, name)))
+  $('channels').hidden = description.channels.length < 2
+  await volume.load(0)
+  showOpacity()
+  resetWindow()
+  pointer = new Pointer($('image'), volume, marks, { now: () => ({ tool, label }), send, hover })
+
+  channels.addEventListener('change', () => attempt(async () => (await volume.load(Number(channels.value)), resetWindow())))
+  $('opacity').addEventListener('input', () => ((opacity = Number($('opacity').value) / 100), (hidden = false), showOpacity()))
+  $('visible').addEventListener('change', () => ((hidden = !$('visible').checked), showOpacity()))
+  for (const id of ['level', 'width']) $(id).addEventListener('input', showWindow)
+  $('window-reset').addEventListener('click', resetWindow)
+  $('undo').addEventListener('click', undo)
+  $('automatic').addEventListener('click', automatic)
+  $('reset').addEventListener('click', reset)
+  $('reset-yes').addEventListener('click', () => send({ type: 'reset' }))
+  $('save').addEventListener('click', save)
+  $('cancel').addEventListener('click', () => attempt(server.cancel))
+  $('help-open').addEventListener('click', () => $('help').showModal())
+  for (const dialog of document.querySelectorAll('dialog')) dialog.addEventListener('close', () => $('image').focus())
+  document.addEventListener('keydown', key)
+  new ResizeObserver(() => requestAnimationFrame(() => volume.draw())).observe($('image'))
+  if (description.saves_to) $('save').title = `Save as ${description.saves_to} (Ctrl+S)`
+  else { // there is nothing to save to, so the download is what saves
+    $('save').hidden = true
+    $('download').classList.add('primary')
+  }
+
+  watch()
+  await refresh() // waits for the automatic result
+  showState(await server.state())
+  document.body.dataset.ready = 'true'
+}
+
+// for tests, and for whoever opens the console
+window.viewer = {
+  get volume() {
+    return volume
+  },
+  get version() {
+    return version
+  },
+}
+
+start().catch((error) => toast(error.message, 'error'))
