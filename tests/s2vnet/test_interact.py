@@ -184,7 +184,7 @@ def test_the_commands_repeat_a_session_and_evaluate_clicks(trained, tmp_path, ca
     for change, message in (
         (["-o", str(tmp_path / "no" / "a.nii.gz")], "does not exist"),
         (["-o", str(tmp_path / "c.txt")], "endings"),
-        (["-o", str(tmp_path / "c.nii.gz"), "-f", "3"], "of fold 3; folds with one are: 0"),
+        (["-o", str(tmp_path / "c.nii.gz"), "-f", "3"], "of fold 3; it has that of 0; choose with -f"),
         (["-o", str(tmp_path / "c.nii.gz"), "-i", str(case)], "does not lie on the voxels of"),
         (["-o", str(tmp_path / "c.nii.gz"), "--log", str(tmp_path / "no" / "log")], "does not exist"),
     ):
