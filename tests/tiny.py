@@ -16,6 +16,8 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
+from nnunet_ext.catalogue import resolve
+
 DATASET = "Dataset901_Tiny"
 LABELS: dict[str, dict[str, Any]] = {
     "classes": {"labels": {"background": 0, "left": 1, "right": 2}},
@@ -26,6 +28,17 @@ LABELS: dict[str, dict[str, Any]] = {
         "regions_class_order": [1, 2],
     },
 }
+
+
+def rooms_of(trainer: str) -> set[str]:
+    """The packages of ours in which the classes that a trainer of the catalogue is made of live."""
+    bases = [base.__module__.split(".") for base in resolve(trainer).__mro__]
+    return {module[1] for module in bases if module[0] == "nnunet_ext"}
+
+
+def kind_for(trainer: str) -> str:
+    """The kind of labels that a trainer of the catalogue needs."""
+    return "ignore" if rooms_of(trainer) & {"attenscribble", "babloss"} else "classes"
 
 
 def dataset_json(kind: str = "classes") -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-from nnunet_ext.catalogue import TRAINERS, resolve
+from nnunet_ext.catalogue import TRAINERS
 from nnunet_ext.landmarks.formats import write_markups
 from nnunet_ext.landmarks.points import present
 from nnunet_ext.nnunet.plans import write_plans
@@ -29,12 +29,6 @@ def short_plans(**network):
     return plans
 
 
-ROOMS = {
-    name: {base.__module__.split(".")[1] for base in resolve(name).__mro__ if base.__module__.startswith("nnunet_ext")}
-    for name in TRAINERS
-}
-"""Where the classes that a trainer is made of live."""
-NEEDS_IGNORE = {"attenscribble", "babloss"}
 DECLARES = {
     "babloss": {"landmarks": {"names": ["tip"], "surface_of": {"tip": ["left"]}}},
     "partial_labels": {"annotated_labels": {"tiny_0": ["left"]}},
@@ -44,14 +38,15 @@ DECLARES = {
 
 def declared(name):
     # BaBLoss knows partial labels, but does not need them
-    room = "babloss" if "babloss" in ROOMS[name] else "partial_labels"
-    return DECLARES[room] if room in ROOMS[name] else {}
+    rooms = tiny.rooms_of(name)
+    room = "babloss" if "babloss" in rooms else "partial_labels"
+    return DECLARES[room] if room in rooms else {}
 
 
 RUNS = [
-    (name, configuration, False, "ignore" if rooms & NEEDS_IGNORE else "classes")
-    for name, rooms in ROOMS.items()
-    for configuration in (("2d",) if "s2vnet" in rooms else ("2d", "3d_fullres"))
+    (name, configuration, False, tiny.kind_for(name))
+    for name in TRAINERS
+    for configuration in (("2d",) if "s2vnet" in tiny.rooms_of(name) else ("2d", "3d_fullres"))
 ] + [
     ("nnUNetTrainerPnPNet", "3d_fullres", True, "classes"),
     ("nnUNetTrainerPnPNet", "2d", True, "regions"),

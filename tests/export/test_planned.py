@@ -16,7 +16,6 @@ from tests import tiny
 
 DOCS = Path(__file__).parents[2] / "docs" / "export.md"
 LANDMARKS = {"names": ["tip", "top"], "surface_of": {"tip": ["left"]}}
-KINDS = dict.fromkeys(("attenscribble", "babloss", "combinations"), "ignore")
 CASES = [
     (name, configuration, residual)
     for name, entry in TRAINERS.items()
@@ -40,8 +39,8 @@ def model_of(make_trainer, monkeypatch):
         plans = plans or tiny.plans()
         for each, settings in plans["configurations"].items():
             settings["architecture"] = tiny.architecture(int(each[0]), residual=residual)
-        room = TRAINERS[name].location.split(".")[1] if name in TRAINERS else ""
-        trainer = make_trainer(name, configuration=configuration, kind=kind or KINDS.get(room, "classes"), plans=plans)
+        kind = kind or (tiny.kind_for(name) if name in TRAINERS else "classes")
+        trainer = make_trainer(name, configuration=configuration, kind=kind, plans=plans)
         return trainer, Model(Path("a_model"), trainer.plans_manager.plans, trainer.dataset_json)
 
     return made

@@ -103,7 +103,7 @@ def everything(kind, more=False):
 def test_every_trainer_takes_stock_weights_gives_its_own_and_changes_its_classes(
     make_trainer, monkeypatch, tmp_path, name
 ):
-    kind = "ignore" if TRAINERS[name].location.split(".")[1] in ("attenscribble", "babloss") else "classes"
+    kind = tiny.kind_for(name)
     monkeypatch.setattr(tiny, "dataset_json", everything)
     stock = make_trainer(nnUNetTrainer, configuration="2d", kind=kind, seed=1)
     ours = make_trainer(name, configuration="2d", kind=kind, seed=2)
