@@ -25,8 +25,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.helpers import dummy_context
-from torch import Tensor, autocast, nn
+from torch import Tensor, nn
 from torch import distributed as dist
 
 from nnunet_ext.errors import InputError
@@ -34,6 +33,8 @@ from nnunet_ext.files import replacing
 from nnunet_ext.nnunet import plans as plans_file
 from nnunet_ext.nnunet.checkpoints import read_checkpoint
 from nnunet_ext.nnunet.labels import LabelView
+from nnunet_ext.nnunet.precision import SECTION as PRECISION
+from nnunet_ext.nnunet.precision import Precision
 from nnunet_ext.nnunet.pretrained import install as install_pretrained_weights
 from nnunet_ext.nnunet.unet import PlannedUNet
 
@@ -71,7 +72,9 @@ class CommonTrainer(nnUNetTrainer):
         self.aux = nn.ModuleDict()
         for name, value in self.hyperparameters.items():
             setattr(self, name, value)
-        self._apply_schedule(plans_file.extension_settings(self.configuration_manager.configuration, "schedule"))
+        settings = self.configuration_manager.configuration
+        self.precision = Precision(self.device, plans_file.extension_settings(settings, PRECISION))
+        self._apply_schedule(plans_file.extension_settings(settings, "schedule"))
 
     def _apply_schedule(self, schedule: Mapping[str, int]) -> None:
         unknown = set(schedule) - set(plans_file.SCHEDULE)
@@ -167,6 +170,7 @@ class CommonTrainer(nnUNetTrainer):
 
     def initialize(self) -> None:
         super().initialize()
+        self.precision.guard(self.loss)
         install_pretrained_weights()
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
@@ -204,7 +208,7 @@ class CommonTrainer(nnUNetTrainer):
         while True:
             # entered again for every pass: until it is left, autocast keeps half-precision copies of the weights, and
             # the backward pass frees what led to them
-            with autocast(self.device.type, enabled=True) if self.device.type == "cuda" else dummy_context():
+            with self.precision.autocast():
                 terms = next(passes, None)
                 if terms is None:
                     break

@@ -249,7 +249,8 @@ class S2VNet(nn.Module):
                 parts += self.planned.logits(features, True)[1:]
             if not found:
                 # as large as the whole result, so filled in place, and in the precision in which nnU-Net adds up tiles
-                kind = torch.half if torch.is_autocast_enabled(x.device.type) else torch.float32
+                half = torch.is_autocast_enabled(x.device.type)
+                kind = torch.get_autocast_dtype(x.device.type) if half else torch.float32
                 found = [p.new_empty(*p.shape[:2], length, *p.shape[2:], dtype=kind) for p in parts]
             for whole, part in zip(found, parts, strict=True):
                 whole[:, :, t] = part
