@@ -36,7 +36,8 @@ def test_a_step_in_bfloat16_is_that_of_float32_up_to_rounding(make_trainer, name
     for trainer in (exact, half):
         torch.manual_seed(3)
         steps.append([trainer.train_step(tiny.batch(trainer, seed)) for seed in range(3)])
-    assert seen and set(seen) == {torch.bfloat16}
+    assert seen
+    assert set(seen) == {torch.bfloat16}
     for want, got in zip(*steps, strict=True):
         assert want.keys() == got.keys()
         for key in want:
@@ -54,7 +55,8 @@ def test_nnunets_loss_gets_float32_logits(make_trainer, kind):
             lambda _, inputs, out: seen.extend(x.dtype for x in (*inputs, out) if isinstance(x, torch.Tensor))
         )
     trainer.train_step(tiny.batch(trainer))
-    assert seen and torch.bfloat16 not in seen
+    assert seen
+    assert torch.bfloat16 not in seen
 
 
 def test_the_gradients_are_those_of_float32_up_to_rounding(make_trainer):
