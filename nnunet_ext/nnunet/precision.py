@@ -50,7 +50,7 @@ class Precision:
         return autocast(self.device_type, enabled=True) if self.device_type == "cuda" else nullcontext()
 
     def guard(self, loss: nn.Module) -> None:
-        """Give nnU-Net's losses float32 logits: on a GPU, autocast computes softmax and sums so, on a CPU it does not."""
+        """Give nnU-Net's losses float32 logits: autocast computes softmax and sums so on a GPU, but not on a CPU."""
         if self.bfloat16:
             for module in loss.modules():
                 module.register_forward_pre_hook(_logits_in_float32)
