@@ -17,6 +17,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from nnunet_ext.catalogue import resolve
+from nnunet_ext.landmarks.formats import write_markups
+from nnunet_ext.landmarks.points import present
 
 DATASET = "Dataset901_Tiny"
 LABELS: dict[str, dict[str, Any]] = {
@@ -39,6 +41,33 @@ def rooms_of(trainer: str) -> set[str]:
 def kind_for(trainer: str) -> str:
     """The kind of labels that a trainer of the catalogue needs."""
     return "ignore" if rooms_of(trainer) & {"attenscribble", "babloss"} else "classes"
+
+
+DECLARES: dict[str, dict[str, Any]] = {
+    "babloss": {"landmarks": {"names": ["tip"], "surface_of": {"tip": ["left"]}}},
+    "partial_labels": {"annotated_labels": {"tiny_0": ["left"]}},
+}
+"""What the dataset.json must say beside the labels for trainers of these rooms."""
+
+
+def declared(trainer: str) -> dict[str, Any]:
+    """What the dataset.json must say beside the labels for a trainer of the catalogue."""
+    # BaBLoss knows partial labels, but does not need them
+    rooms = rooms_of(trainer)
+    room = "babloss" if "babloss" in rooms else "partial_labels"
+    return DECLARES[room] if room in rooms else {}
+
+
+def declare(root: Path, content: dict[str, Any]) -> None:
+    """Add to dataset.json of a data set of :func:`write_preprocessed`, and write the landmarks that it declares."""
+    for folder in ("raw", "preprocessed"):
+        file = root / folder / DATASET / "dataset.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **content}))
+    if "landmarks" in content:
+        image = sitk.ReadImage(str(root / "raw" / DATASET / "imagesTr" / "tiny_5_0000.nii.gz"))
+        tip = present(image.TransformIndexToPhysicalPoint([size // 2 for size in image.GetSize()]))
+        for case in ("tiny_0", "tiny_5"):
+            write_markups(root / "raw" / DATASET / "landmarksTr" / f"{case}.mrk.json", {"tip": tip})
 
 
 def dataset_json(kind: str = "classes") -> dict[str, Any]:

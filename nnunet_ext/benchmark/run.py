@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunet_ext.benchmark import queue
 from nnunet_ext.benchmark.folder import BenchmarkFolder
-from nnunet_ext.benchmark.lock import held
+from nnunet_ext.processes.lock import held
 from nnunet_ext.benchmark.prepare import prepare
 from nnunet_ext.benchmark.spec import load
 from nnunet_ext.devices import require_device

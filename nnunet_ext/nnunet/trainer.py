@@ -306,6 +306,9 @@ class CommonTrainer(nnUNetTrainer):
             )
         # as a file: given a dictionary, nnU-Net 2.8.1 fails
         super().load_checkpoint(str(path))
+        # nnUNetTrainer.on_epoch_end writes the latest checkpoint before it looks whether the epoch was the best one, so
+        # it holds the best value up to the epoch before, and a worse epoch would replace checkpoint_best.pth
+        self._best_ema = max(self.logger.get_value("ema_fg_dice", step=None), default=self._best_ema)
         self.load_aux(checkpoint.get(CHECKPOINT_KEY, {}).get("aux", {}))
 
     def load_aux(self, state: dict[str, Tensor]) -> None:

@@ -115,8 +115,9 @@ class DifferentialConv(nn.Module):
             kernel = kernel / kernel.square().sum(spatial, keepdim=True).sqrt()
         self.weight = nn.Parameter(kernel)
         self.freeze_explicit = freeze_explicit
-        self.register_buffer("explicit", kernel * ~implicit, persistent=freeze_explicit)
-        self.register_buffer("implicit_mask", implicit, persistent=False)
+        if freeze_explicit:
+            self.register_buffer("explicit", kernel * ~implicit)
+            self.register_buffer("implicit_mask", implicit, persistent=False)
         self.padding_mode = padding_mode
         self.padding = [size // 2 for size in kernel_size]
         self.convolve = torch.nn.functional.conv3d if conv_op is nn.Conv3d else torch.nn.functional.conv2d

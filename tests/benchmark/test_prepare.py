@@ -10,7 +10,7 @@ import textwrap
 import pytest
 
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
-from nnunet_ext.benchmark.lock import held, is_held
+from nnunet_ext.processes.lock import held, is_held
 from nnunet_ext.benchmark.prepare import job_key, prepare, truth_of
 from nnunet_ext.benchmark.run import run_benchmark
 from nnunet_ext.benchmark.spec import parse
@@ -275,7 +275,7 @@ def test_a_lock_is_held_until_the_last_process_that_inherited_it_has_ended(tmp_p
     parent = f"""
         import os, subprocess, sys
         from pathlib import Path
-        from nnunet_ext.benchmark.lock import held
+        from nnunet_ext.processes.lock import held
         with held(Path({str(lock)!r})) as free:
             assert free
             child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], close_fds=False,

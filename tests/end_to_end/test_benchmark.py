@@ -13,7 +13,7 @@ import pytest
 
 from nnunet_ext.benchmark import queue
 from nnunet_ext.benchmark.folder import BenchmarkFolder
-from nnunet_ext.benchmark.lock import is_held
+from nnunet_ext.processes.lock import is_held
 from nnunet_ext.benchmark.prepare import prepare
 from nnunet_ext.benchmark.report import report_benchmark, report_results
 from nnunet_ext.benchmark.run import run_benchmark

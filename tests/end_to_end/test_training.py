@@ -14,8 +14,6 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_ext.catalogue import TRAINERS
-from nnunet_ext.landmarks.formats import write_markups
-from nnunet_ext.landmarks.points import present
 from nnunet_ext.nnunet.plans import write_plans
 from tests import tiny
 
@@ -27,20 +25,6 @@ def short_plans(**network):
         settings["nnunet_ext"] = {"schedule": {"epochs": 1, "iterations": 2, "validation_iterations": 1}}
         settings["architecture"] = tiny.architecture(int(name[0]), **network)
     return plans
-
-
-DECLARES = {
-    "babloss": {"landmarks": {"names": ["tip"], "surface_of": {"tip": ["left"]}}},
-    "partial_labels": {"annotated_labels": {"tiny_0": ["left"]}},
-}
-"""What the dataset.json must say beside for trainers of these rooms."""
-
-
-def declared(name):
-    # BaBLoss knows partial labels, but does not need them
-    rooms = tiny.rooms_of(name)
-    room = "babloss" if "babloss" in rooms else "partial_labels"
-    return DECLARES[room] if room in rooms else {}
 
 
 RUNS = [
@@ -58,14 +42,7 @@ def declare(root, monkeypatch, content):
     """Add to dataset.json, for trainers and on disk, and write the landmarks that it declares."""
     stock = tiny.dataset_json
     monkeypatch.setattr(tiny, "dataset_json", lambda kind="classes": {**stock(kind), **content})
-    for folder in ("raw", "preprocessed"):
-        file = root / folder / tiny.DATASET / "dataset.json"
-        file.write_text(json.dumps({**json.loads(file.read_text()), **content}))
-    if "landmarks" in content:
-        image = sitk.ReadImage(str(root / "raw" / tiny.DATASET / "imagesTr" / "tiny_5_0000.nii.gz"))
-        tip = present(image.TransformIndexToPhysicalPoint([size // 2 for size in image.GetSize()]))
-        for case in ("tiny_0", "tiny_5"):
-            write_markups(root / "raw" / tiny.DATASET / "landmarksTr" / f"{case}.mrk.json", {"tip": tip})
+    tiny.declare(root, content)
 
 
 @pytest.mark.parametrize(("name", "configuration", "residual", "kind"), RUNS)
@@ -73,7 +50,7 @@ def test_a_trained_model_is_predicted_with_by_nnunets_own_predictor(
     nnunet_folders, make_trainer, monkeypatch, name, configuration, residual, kind
 ):
     root = nnunet_folders(kind)
-    declare(root, monkeypatch, declared(name))
+    declare(root, monkeypatch, tiny.declared(name))
     found = recursive_find_trainer_class_by_name(name)
     trainer = make_trainer(found, configuration=configuration, kind=kind, plans=short_plans(residual=residual))
     trainer.run_training()

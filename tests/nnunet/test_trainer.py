@@ -87,6 +87,32 @@ def test_a_restored_training_continues_as_if_it_had_not_been_interrupted(make_tr
         assert restored.train_step(tiny.batch(restored, seed=step)) == expected
 
 
+def test_a_restored_training_knows_how_good_the_best_epoch_was(make_trainer):
+    trainer = make_trainer("nnUNetTrainerReference", configuration="2d")
+    trainer.num_epochs, trainer.save_every = 3, 1
+    trainer.logger.plot_progress_png = lambda _: None
+
+    def epoch(trainer, dice):
+        trainer.on_epoch_start()
+        for name, value in {"mean_fg_dice": dice, "dice_per_class_or_region": [dice] * 2}.items():
+            trainer.logger.log(name, value, trainer.current_epoch)
+        for name in ("train_losses", "val_losses", "lrs"):
+            trainer.logger.log(name, 0.0, trainer.current_epoch)
+        trainer.on_epoch_end()
+
+    epoch(trainer, 0.9)
+    folder = Path(trainer.output_folder)
+    # nnU-Net writes it before it looks whether the epoch was the best one
+    assert torch.load(folder / "checkpoint_latest.pth", weights_only=False)["_best_ema"] is None
+    restored = make_trainer("nnUNetTrainerReference", configuration="2d", seed=1)
+    restored.load_checkpoint(str(folder / "checkpoint_latest.pth"))
+    assert restored._best_ema == 0.9
+    restored.num_epochs, restored.save_every = 3, 1
+    restored.logger.plot_progress_png = lambda _: None
+    epoch(restored, 0.1)
+    assert torch.load(folder / "checkpoint_best.pth", weights_only=False)["current_epoch"] == 1
+
+
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one_and_no_temporary_file(
     make_trainer, tmp_path, monkeypatch
 ):

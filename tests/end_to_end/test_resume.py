@@ -1,0 +1,85 @@
+"""Every trainer, killed with SIGKILL at a random iteration and continued with ``--c``, ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_ext.catalogue import TRAINERS
+from tests import tiny
+from tests.end_to_end.trainings import FORKS, Training, prepare, run_all
+
+EPOCHS, ITERATIONS = 4, 3
+
+pytestmark = [
+    pytest.mark.xdist_group("killed trainings"),
+    pytest.mark.skipif(not FORKS, reason="forking a process that has imported PyTorch is safe on Linux only"),
+]
+
+
+def killed_at(trainer: str) -> tuple[int, int]:
+    """Epoch and iteration, after the first checkpoint and before the last epoch; another for every trainer."""
+    drawn = random.Random(trainer)
+    return drawn.randrange(1, EPOCHS - 1), drawn.randrange(ITERATIONS)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[int]]]:
+    """Three trainings of every trainer: uninterrupted, killed, continued; and how they ended."""
+    root = tmp_path_factory.mktemp("resume")
+    rounds: list[list[Training]] = []
+    for name in TRAINERS:
+        kind, declares = tiny.kind_for(name), tiny.declared(name)
+        data = root / f"{kind}_{'_'.join(declares)}"
+        if not data.exists():
+            template = root / kind
+            if not template.exists():
+                tiny.write_preprocessed(template / "raw", template / "preprocessed", kind)
+            prepare(template, data, declares, epochs=EPOCHS, iterations=ITERATIONS)
+        whole, parts = root / name / "whole", root / name / "parts"
+        rounds += [
+            [Training(name, data, whole, root / name / "uninterrupted")],
+            [Training(name, data, parts, root / name / "killed", killed_at=killed_at(name))],
+            # other weights at first, or it would not matter whether they are restored
+            [Training(name, data, parts, root / name / "continued", resume=True, seed=1)],
+        ]
+    codes = [code for (code,) in run_all(rounds)]
+    return root, {name: codes[3 * number : 3 * number + 3] for number, name in enumerate(TRAINERS)}
+
+
+def assert_equal(first: Any, second: Any, where: str) -> None:
+    """Numbers within float tolerance, in whatever they are nested."""
+    if isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            assert_equal(first[key], second[key], f"{where}.{key}")
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second), where
+        for number, (a, b) in enumerate(zip(first, second, strict=True)):
+            assert_equal(a, b, f"{where}[{number}]")
+    elif isinstance(first, torch.Tensor):
+        torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-6, equal_nan=True, msg=lambda m: f"{where}: {m}")
+    elif isinstance(first, bool | None):
+        assert first is second, where
+    else:
+        np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-6, err_msg=where)
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_killed_and_continued_training_equals_one_that_was_not(trained, name):
+    root, codes = trained
+    epoch, iteration = killed_at(name)
+    print(f"killed in epoch {epoch} before iteration {iteration}")
+    logs = {run: (root / name / f"{run}.log").read_text()[-3000:] for run in ("uninterrupted", "killed", "continued")}
+    assert codes[name] == [0, -9, 0], json.dumps(logs, indent=2).replace("\\n", "\n")
+    expected, got = (torch.load(root / name / f"{run}.pt", weights_only=False) for run in ("uninterrupted", "continued"))
+    assert expected.pop("started") == list(range(EPOCHS))
+    assert got.pop("started") == list(range(epoch, EPOCHS))  # from the last checkpoint on
+    assert_equal(expected, got, name)
+    assert len(expected["log"]["loss_segmentation"]) == EPOCHS
