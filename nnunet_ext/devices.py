@@ -9,13 +9,13 @@ def require_device(device: str, option: str) -> None:
     """Raise InputError if PyTorch has no such device here, before anything is started on it.
 
     Args:
-        device: ``cpu``, ``cuda`` or ``mps``.
+        device: ``cpu``, ``cuda`` or ``mps``; any other is left to PyTorch.
         option: how the user says which, such as ``-device``.
     """
     import torch
 
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there[device]:
+    if not there.get(device, True):
         raise InputError(
             f"{option} {device} is asked for, but PyTorch finds none on this machine; write {option} cpu, or run "
             "nnunet-ext doctor."

@@ -11,7 +11,8 @@
    from ``network_weights``, so that the network stays what nnU-Net planned.
 3. **Schedule from the plans.** Epochs and iterations come from the plans (``nnunet-ext plans``) or from the class name
    (``…_50epochs``).
-4. **Whole checkpoints.** Written to a temporary file, then renamed: a killed training never leaves half a file.
+4. **Whole checkpoints.** Written to a temporary file, then renamed: a killed training never leaves half a file. Two
+   trainings of one fold do not run at once, see :mod:`nnunet_ext.nnunet.results`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,6 +30,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from nnunet_ext.devices import require_device
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing
 from nnunet_ext.nnunet import plans as plans_file
@@ -36,6 +39,7 @@ from nnunet_ext.nnunet.labels import LabelView
 from nnunet_ext.nnunet.precision import SECTION as PRECISION
 from nnunet_ext.nnunet.precision import Precision
 from nnunet_ext.nnunet.pretrained import install as install_pretrained_weights
+from nnunet_ext.nnunet.results import alone_in, written_or_said_why
 from nnunet_ext.nnunet.unet import PlannedUNet
 
 CHECKPOINT_KEY = "nnunet_ext"
@@ -67,7 +71,9 @@ class CommonTrainer(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
     ) -> None:
         plans_file.remember_labels(plans, configuration, dataset_json)
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        require_device(device.type, "-device")
+        with written_or_said_why(Path(os.environ.get("nnUNet_results", "."))):
+            super().__init__(plans, configuration, fold, dataset_json, device)
         self.labels = LabelView.from_label_manager(self.label_manager)
         self.aux = nn.ModuleDict()
         for name, value in self.hyperparameters.items():
@@ -188,6 +194,10 @@ class CommonTrainer(nnUNetTrainer):
             optimizer.add_param_group({"params": aux_parameters})
         return optimizer, scheduler
 
+    def run_training(self) -> None:
+        with alone_in(Path(self.output_folder)) if self.local_rank == 0 else nullcontext():
+            super().run_training()
+
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         self.aux.train()
@@ -293,7 +303,11 @@ class CommonTrainer(nnUNetTrainer):
         checkpoint = torch.load(buffer, map_location="cpu", weights_only=False)
         checkpoint[CHECKPOINT_KEY] = {"aux": self.aux.state_dict()}
         with replacing(Path(filename)) as temporary, temporary.open("wb") as file:
-            torch.save(checkpoint, file)
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:
+                # PyTorch complains about a position in the file and hides what the file system said
+                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
             file.flush()
             os.fsync(file.fileno())
 
