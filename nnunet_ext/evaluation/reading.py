@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +87,9 @@ class Reader:
         return self._read(path, lambda: self._reader.read_images([str(path)]))
 
     def _read(self, path: Path, read: Any) -> Volume:
+        if not path.is_file():
+            raise InputError(f"There is no file {path}.")
+        require_whole(path)
         try:
             with _quiet():
                 array, properties = read()
@@ -102,6 +107,21 @@ class Reader:
         if array.ndim == 3 and array.shape[0] == 1 and spacing[0] > PSEUDO_2D * max(spacing[1:]):
             return Volume(array[0], spacing[1:], geometry)
         return Volume(array, spacing, geometry)
+
+
+def require_whole(path: Path) -> None:
+    """Raise InputError if a compressed file (``.gz``) is cut off or damaged.
+
+    SimpleITK reads one that is cut off without a word, as if zeros followed.
+    """
+    if path.suffix != ".gz":
+        return
+    try:
+        with gzip.open(path) as file:
+            while file.read(2**20):
+                pass
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} is damaged or not complete ({error}); restore it, or write it again.") from None
 
 
 def require_same_geometry(case: str, reference: Volume, prediction: Volume) -> None:

@@ -38,6 +38,8 @@ def from_fcsv(text: str, where: str, system: CoordinateSystem | None = None) -> 
     Raises:
         InputError: the coordinate system, a name or a position cannot be read.
     """
+    if not text.strip():
+        raise InputError(f"{where} is empty, but an .fcsv file begins with a header.")
     columns, own = COLUMNS.split(","), system or "RAS"
     lines = []
     for line in text.splitlines():

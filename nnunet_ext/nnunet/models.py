@@ -6,6 +6,7 @@ anything is loaded or written.
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from nnunetv2.utilities.file_path_utilities import convert_trainer_plans_config_
 from nnunet_ext.devices import require_device
 from nnunet_ext.discovery import register
 from nnunet_ext.errors import InputError
+from nnunet_ext.evaluation.labels import read_json
+from nnunet_ext.nnunet.checkpoints import read_checkpoint
 from nnunet_ext.nnunet.folders import dataset_folder
 
 CHECKPOINT = "checkpoint_final.pth"
@@ -79,6 +82,9 @@ def trained_folds(
             raise InputError(
                 f"{model} is no trained model: it has no {name}; give the folder that holds fold_0 and others."
             )
+    for name, entry in {"plans.json": "configurations", "dataset.json": "labels"}.items():
+        if not isinstance(read_json(model / name).get(entry), dict):
+            raise InputError(f"{model / name} has no {entry}; restore it from a copy of the model.")
     there = folds_with(model, [checkpoint])
     wanted = [str(fold) for fold in folds] if folds else usual_folds(there)
     if missing := [fold for fold in wanted if fold not in there]:
@@ -148,7 +154,12 @@ class Prediction:
             allow_tqdm=self.progress,
             **settings,
         )
-        made.initialize_from_trained_model_folder(str(model), folds, self.checkpoint, **loading)
+        try:
+            made.initialize_from_trained_model_folder(str(model), folds, self.checkpoint, **loading)
+        except (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError):
+            for fold in folds:
+                read_checkpoint(model / f"fold_{fold}" / self.checkpoint)  # says if it is damaged
+            raise
         return made
 
     def run(self, predictor: Any, images: Path, out: Path) -> None:

@@ -171,6 +171,11 @@ def write_plans(
         raise InputError(
             f"{source} is no JSON file ({error}); restore it, or plan again with nnUNetv2_plan_experiment."
         ) from None
+    if not isinstance(plans, dict) or not isinstance(plans.get("configurations"), dict):
+        raise InputError(
+            f"{source} holds no plans of nnU-Net: it has no configurations; restore it, or plan again with "
+            "nnUNetv2_plan_experiment."
+        )
     available = load_presets()
     for preset in presets:
         if preset not in available:

@@ -68,13 +68,21 @@ def load_untrusted(file: str | Path, map_location: Any = "cpu") -> dict[str, Any
     try:
         with _allow_list():
             content = torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError:
+    except pickle.UnpicklingError as error:
+        if not _may_be_a_pickle(path):
+            raise _damaged(path, error) from None
         content = _opened_with_a_warning(path, map_location)
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         raise _damaged(path, error) from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, but a checkpoint of nnU-Net holds a dict.")
     return content
+
+
+def _may_be_a_pickle(path: Path) -> bool:
+    """Whether it begins as the files of ``torch.save`` do, now and formerly; of anything else nobody need be warned."""
+    with path.open("rb") as file:
+        return file.read(2) in {b"PK", b"\x80\x02"}
 
 
 def _opened_with_a_warning(path: Path, map_location: Any) -> Any:
