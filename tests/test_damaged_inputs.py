@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,12 +40,14 @@ class Reads:
 
 JSON = ("missing", "empty", "cut off", "something else", "another shape", "a folder")
 LABEL = ("empty", "cut off", "something else", "a folder")  # without it the case is not there, or not segmented
+EVALUATE = "evaluate references predictions --processes 1 -o OUT --dataset-json about.json"
 TEXT = ("missing", "empty", "something else", "a folder")  # half of a table is a table
 BOXES = f"raw/{boxes.NAME}"
 TINY = f"raw/{tiny.DATASET}"
 MODEL = f"results/{tiny.DATASET}/nnUNetTrainer{{}}__nnUNetPlans__2d"
 S2V, LANDMARK, PLAIN = (MODEL.format(name) for name in ("S2VNet", "Landmark", "Reference"))
 IMAGE = f"{TINY}/imagesTr/tiny_5_0000.nii.gz"
+INTERACT = f"s2v interact -i {IMAGE} -m {S2V} --prompts prompts.json -o OUT.nii.gz -device cpu"
 
 COMMANDS = [
     Reads("plans 901 --preset pnpnet --out OUT", f"preprocessed/{tiny.DATASET}/nnUNetPlans.json", JSON),
@@ -56,10 +57,10 @@ COMMANDS = [
         for name, kinds in {"plans.json": JSON, "dataset.json": JSON, "fold_0/checkpoint_final.pth": ()}.items()
         for kinds in [kinds or JSON[:4] + JSON[5:]]
     ),
-    Reads("evaluate references predictions --processes 1 -o OUT --dataset-json about.json", "predictions/tiny_1.nii.gz"),
-    Reads("evaluate references predictions --processes 1 -o OUT --dataset-json about.json", "references/tiny_1.nii.gz"),
-    Reads("evaluate references predictions --processes 1 -o OUT --dataset-json about.json", "about.json", JSON),
-    Reads("evaluate references predictions --processes 1 -o OUT --dataset-json about.json --plans plans.json", "plans.json", JSON),
+    Reads(EVALUATE, "predictions/tiny_1.nii.gz"),
+    Reads(EVALUATE, "references/tiny_1.nii.gz"),
+    Reads(EVALUATE, "about.json", JSON),
+    Reads(f"{EVALUATE} --plans plans.json", "plans.json", JSON),
     Reads("benchmark run spec.yaml --folder OUT", "spec.yaml"),
     Reads(f"benchmark report --from-results {PLAIN} -o OUT", f"{PLAIN}/fold_0/validation/summary.json", JSON),
     Reads(f"scribbles generate {TINY} --out 777 --processes 1", f"{TINY}/dataset.json", JSON),
@@ -83,9 +84,9 @@ COMMANDS = [
         for name, kinds in {"plans.json": JSON, "dataset.json": JSON, "fold_0/checkpoint_final.pth": ()}.items()
         for kinds in [kinds or JSON[:4] + JSON[5:]]
     ),
-    Reads(f"s2v interact -i {IMAGE} -m {S2V} --prompts prompts.json -o OUT.nii.gz -device cpu", IMAGE),
-    Reads(f"s2v interact -i {IMAGE} -m {S2V} --prompts prompts.json -o OUT.nii.gz -device cpu", "prompts.json", JSON),
-    Reads(f"s2v interact -i {IMAGE} -m {S2V} --prompts prompts.json -o OUT.nii.gz -device cpu", f"{S2V}/plans.json", JSON),
+    Reads(INTERACT, IMAGE),
+    Reads(INTERACT, "prompts.json", JSON),
+    Reads(INTERACT, f"{S2V}/plans.json", JSON),
     Reads(f"s2v evaluate-clicks -i images -r references -m {S2V} -o OUT --clicks 1 --device cpu",
           "images/tiny_1_0000.nii.gz"),
     Reads(f"s2v evaluate-clicks -i images -r references -m {S2V} -o OUT --clicks 1 --device cpu",
@@ -98,7 +99,7 @@ COMMANDS = [
 
 
 @pytest.fixture(scope="module")
-def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All files that the commands read, whole."""
     root = tmp_path_factory.mktemp("damaged")
     with pytest.MonkeyPatch.context() as patch:
@@ -146,7 +147,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (root / "subjects.csv").write_text("case,subject\n" + "".join(f"{name},{name}\n" for name in names))
     (root / "subjects.json").write_text(json.dumps({name: name for name in names}))
     (root / "folds.json").write_text(json.dumps([{"train": names[:4], "val": names[4:]}]))
-    yield root
+    return root
 
 
 def damage(file: Path, how: str) -> None:

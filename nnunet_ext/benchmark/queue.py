@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.benchmark.job import run_job
-from nnunet_ext.processes.lock import is_held
 from nnunet_ext.errors import InputError
 from nnunet_ext.processes.children import Progress, end_group, follow_lines, last_lines, own_group, signals_noted
+from nnunet_ext.processes.lock import is_held
 from nnunet_ext.processes.progress import training
 
 POLL_SECONDS = 0.5

@@ -9,12 +9,12 @@ from typing import Any
 
 from nnunet_ext.benchmark import queue
 from nnunet_ext.benchmark.folder import BenchmarkFolder
-from nnunet_ext.processes.lock import held
 from nnunet_ext.benchmark.prepare import prepare
 from nnunet_ext.benchmark.spec import load
 from nnunet_ext.devices import require_device
 from nnunet_ext.errors import InputError
 from nnunet_ext.processes.children import StepFailed
+from nnunet_ext.processes.lock import held
 
 
 def run_benchmark(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from nnunet_ext.devices import require_device
 from nnunet_ext.discovery import register
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.labels import read_json
-from nnunet_ext.nnunet.checkpoints import read_checkpoint
 from nnunet_ext.nnunet.folders import dataset_folder
+from nnunet_ext.nnunet.untrusted import load_untrusted
 
 CHECKPOINT = "checkpoint_final.pth"
 
@@ -101,6 +102,23 @@ def trained_folds(
     return [fold if fold == "all" else int(fold) for fold in wanted]
 
 
+@contextmanager
+def damage_named(model: Path, folds: Sequence[int | str], checkpoint: str) -> Iterator[None]:
+    """Inside, nnU-Net opens these checkpoints; an InputError says which one is damaged if that fails.
+
+    Args:
+        model: as for :func:`trained_folds`, which returned ``folds``.
+        folds: see there.
+        checkpoint: the same.
+    """
+    try:
+        yield
+    except (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError):
+        for fold in folds:
+            load_untrusted(model / f"fold_{fold}" / checkpoint)
+        raise
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What the flags of ``nnUNetv2_predict`` say.
@@ -154,12 +172,8 @@ class Prediction:
             allow_tqdm=self.progress,
             **settings,
         )
-        try:
+        with damage_named(model, folds, self.checkpoint):
             made.initialize_from_trained_model_folder(str(model), folds, self.checkpoint, **loading)
-        except (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError):
-            for fold in folds:
-                read_checkpoint(model / f"fold_{fold}" / self.checkpoint)  # says if it is damaged
-            raise
         return made
 
     def run(self, predictor: Any, images: Path, out: Path) -> None:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.evaluation.reading import require_whole
 from nnunet_ext.landmarks.geometry import Floats, inside
 from nnunet_ext.landmarks.preprocessed import PreprocessedGrid
 
@@ -90,6 +91,8 @@ class SlicedCase:
         paths = [Path(file) for file in files]
         if missing := [str(path) for path in paths if not path.is_file()]:
             raise InputError(f"There is no image file {missing[0]}.")
+        for path in paths:
+            require_whole(path)
         reader = model.plans_manager.image_reader_writer_class()
         try:
             image, properties = reader.read_images([str(path) for path in paths])

@@ -29,7 +29,7 @@ from torch import Tensor
 from nnunet_ext.devices import require_device
 from nnunet_ext.discovery import register
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.models import folds_with, trained_folds
+from nnunet_ext.nnunet.models import damage_named, folds_with, trained_folds
 from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.sliced_case import SlicedCase
 from nnunet_ext.s2vnet.correction import Correction, Progress, State
@@ -108,7 +108,8 @@ class S2VSession:
         predictor = S2VPredictor(
             use_mirroring=False, perform_everything_on_device=False, device=self.device, allow_tqdm=False
         )
-        predictor.initialize_from_trained_model_folder(str(folder), (fold,), checkpoint_name)
+        with damage_named(folder, [fold], checkpoint_name):
+            predictor.initialize_from_trained_model_folder(str(folder), (fold,), checkpoint_name)
         self.initialize_from_predictor(predictor)
 
     def initialize_from_predictor(self, predictor: S2VPredictor) -> None:

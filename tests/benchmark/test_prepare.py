@@ -10,11 +10,11 @@ import textwrap
 import pytest
 
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
-from nnunet_ext.processes.lock import held, is_held
 from nnunet_ext.benchmark.prepare import job_key, prepare, truth_of
 from nnunet_ext.benchmark.run import run_benchmark
 from nnunet_ext.benchmark.spec import parse
 from nnunet_ext.errors import InputError
+from nnunet_ext.processes.lock import held, is_held
 from tests import tiny
 
 SPEC = {

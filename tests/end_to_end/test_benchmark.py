@@ -13,13 +13,13 @@ import pytest
 
 from nnunet_ext.benchmark import queue
 from nnunet_ext.benchmark.folder import BenchmarkFolder
-from nnunet_ext.processes.lock import is_held
 from nnunet_ext.benchmark.prepare import prepare
 from nnunet_ext.benchmark.report import report_benchmark, report_results
 from nnunet_ext.benchmark.run import run_benchmark
 from nnunet_ext.benchmark.spec import parse
 from nnunet_ext.cli import main
 from nnunet_ext.errors import InputError
+from nnunet_ext.processes.lock import is_held
 from tests import tiny
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="kill -9 and process groups of POSIX")

@@ -1,4 +1,7 @@
-"""Every trainer, killed with SIGKILL at a random iteration and continued with ``--c``, ends as if nothing had happened."""
+"""Every trainer, killed with SIGKILL at a random iteration and continued, ends as if nothing had happened.
+
+And two trainings at once: of two folds both end, of one fold the second is refused.
+"""
 
 from __future__ import annotations
 
@@ -49,8 +52,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, l
             # other weights at first, or it would not matter whether they are restored
             [Training(name, data, parts, root / name / "continued", resume=True, seed=1)],
         ]
-    codes = [code for (code,) in run_all(rounds)]
-    return root, {name: codes[3 * number : 3 * number + 3] for number, name in enumerate(TRAINERS)}
+    name, data, results = "nnUNetTrainerCCM", root / "classes_", root / "at once"
+    both = [root / "at once" / which for which in ("first", "second")]
+    rounds += [
+        [Training(name, data, results, root / "at once" / f"fold_{fold}", fold=fold) for fold in (0, 1)],
+        # whichever begins goes on when the other one is gone
+        [Training(name, data, results / "one fold", both[i], outlasts=both[1 - i]) for i in (0, 1)],
+    ]
+    *alone, folds, one_fold = run_all(rounds)
+    codes = [code for (code,) in alone]
+    return root, {"two folds": folds, "one fold": one_fold} | {
+        name: codes[3 * number : 3 * number + 3] for number, name in enumerate(TRAINERS)
+    }
 
 
 def assert_equal(first: Any, second: Any, where: str) -> None:
@@ -78,8 +91,29 @@ def test_a_killed_and_continued_training_equals_one_that_was_not(trained, name):
     print(f"killed in epoch {epoch} before iteration {iteration}")
     logs = {run: (root / name / f"{run}.log").read_text()[-3000:] for run in ("uninterrupted", "killed", "continued")}
     assert codes[name] == [0, -9, 0], json.dumps(logs, indent=2).replace("\\n", "\n")
-    expected, got = (torch.load(root / name / f"{run}.pt", weights_only=False) for run in ("uninterrupted", "continued"))
+    expected, got = (
+        torch.load(root / name / f"{run}.pt", weights_only=False) for run in ("uninterrupted", "continued")
+    )
     assert expected.pop("started") == list(range(EPOCHS))
     assert got.pop("started") == list(range(epoch, EPOCHS))  # from the last checkpoint on
     assert_equal(expected, got, name)
     assert len(expected["log"]["loss_segmentation"]) == EPOCHS
+
+
+def test_two_folds_train_at_once(trained):
+    root, codes = trained
+    logs = [(root / "at once" / f"fold_{fold}.log").read_text()[-3000:] for fold in (0, 1)]
+    assert codes["two folds"] == [0, 0], logs
+    assert len(list((root / "at once" / tiny.DATASET).glob("*/fold_*/checkpoint_final.pth"))) == 2
+
+
+def test_one_fold_is_trained_by_one_at_a_time(trained):
+    root, codes = trained
+    texts = [(root / "at once" / f"{which}.log").read_text() for which in ("first", "second")]
+    logs = dict(zip(codes["one fold"], texts, strict=True))
+    assert sorted(codes["one fold"]) == [0, 1], logs
+    *_, last = logs[1].strip().splitlines()
+    assert "InputError: Another training is at work in" in last
+    assert "another training" not in logs[0].lower()
+    (final,) = (root / "at once" / "one fold").rglob("checkpoint_final.pth")
+    assert torch.load(final, weights_only=False)["current_epoch"] == EPOCHS

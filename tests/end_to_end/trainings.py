@@ -2,9 +2,9 @@
 
 Importing nnU-Net takes longer than a training does here, so one process imports it and forks for each of them.
 
-What makes two trainings comparable that nnU-Net has no setting for: the state of the random numbers is in no checkpoint,
-and the loader, the augmentation, simulated clicks and masks all draw from it. So every epoch begins with a seed of its
-own; then an epoch depends on nothing but the weights, the optimizer and what else must be in the checkpoint.
+What makes two trainings comparable that nnU-Net has no setting for: the state of the random numbers is in no
+checkpoint, and the loader, the augmentation, simulated clicks and masks all draw from it. So every epoch begins with a
+seed of its own; then an epoch depends on nothing but the weights, the optimizer and what else the checkpoint must hold.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +43,7 @@ class Training:
         resume: ``--c``.
         killed_at: epoch and iteration, from 0, before which it is killed with SIGKILL.
         seed: of the initial weights.
+        outlasts: the second epoch begins when the training with this report has ended.
     """
 
     trainer: str
@@ -52,12 +55,11 @@ class Training:
     seed: int = 0
     fold: int = 0
     configuration: str = "2d"
+    outlasts: Path | None = None
 
 
 def prepare(template: Path, root: Path, declares: dict[str, Any], **schedule: int) -> Path:
     """A copy of a data set that :func:`tests.tiny.write_preprocessed` made, with a schedule in its plans."""
-    import shutil
-
     shutil.copytree(template, root)
     tiny.declare(root, declares)
     plans = tiny.plans()
@@ -125,7 +127,9 @@ def _train(training: Training) -> None:
         traceback.print_exc()
         sys.stderr.flush()
         sys.stdout.flush()
+        training.report.with_suffix(".ended").touch()
         os._exit(1)
+    training.report.with_suffix(".ended").touch()
 
 
 def seed_everything(seed: int) -> None:
@@ -148,6 +152,10 @@ def _run(training: Training) -> None:
     def on_epoch_start(trainer: Any) -> None:
         seed_everything(1000 + trainer.current_epoch)
         started.append(trainer.current_epoch)
+        if training.outlasts is not None and trainer.current_epoch == 1:
+            patience = time.monotonic() + PATIENCE / 2
+            while not training.outlasts.with_suffix(".ended").exists() and time.monotonic() < patience:
+                time.sleep(0.05)
         begin(trainer)
 
     def on_epoch_end(trainer: Any) -> None:
