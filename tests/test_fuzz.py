@@ -21,7 +21,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.outputs import finest_logits
 from tests import tiny
 
-EXAMPLES = 5
+EXAMPLES = 8
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def setups(draw: st.DrawFn) -> Setup:
     whole = [math.prod(stride[axis] for stride in strides) for axis in range(dim)]
     return Setup(
         dim=dim,
-        patch_size=tuple(max(4, size * factor) for size, factor in zip(whole, per_axis([2, 3]), strict=True)),
+        patch_size=tuple(max(8, size * factor) for size, factor in zip(whole, per_axis([2, 3]), strict=True)),
         network={
             "residual": draw(st.booleans()),
             "features": draw(st.lists(st.integers(3, 8), min_size=stages, max_size=stages)),

@@ -87,6 +87,15 @@ def test_a_restored_training_continues_as_if_it_had_not_been_interrupted(make_tr
         assert restored.train_step(tiny.batch(restored, seed=step)) == expected
 
 
+@pytest.mark.parametrize("name", ["nnUNetTrainerReference", "nnUNetTrainerS2VNet"])
+def test_a_network_of_two_stages_has_finite_losses(make_trainer, name):
+    plans = tiny.plans(**{"2d": tiny.configuration(2, features=(4, 6))})
+    trainer = make_trainer(name, configuration="2d", plans=plans)
+    assert all(np.isfinite(value) for value in trainer.train_step(tiny.batch(trainer)).values())
+    with torch.no_grad():
+        assert np.isfinite(trainer.validation_step(tiny.batch(trainer))["loss"])
+
+
 def test_a_restored_training_knows_how_good_the_best_epoch_was(make_trainer):
     trainer = make_trainer("nnUNetTrainerReference", configuration="2d")
     trainer.num_epochs, trainer.save_every = 3, 1
