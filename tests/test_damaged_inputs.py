@@ -62,7 +62,6 @@ COMMANDS = [
     Reads(EVALUATE, "about.json", JSON),
     Reads(f"{EVALUATE} --plans plans.json", "plans.json", JSON),
     Reads("benchmark run spec.yaml --folder OUT", "spec.yaml"),
-    Reads(f"benchmark report --from-results {PLAIN} --baseline nnUNetTrainerReference -o OUT", f"{PLAIN}/fold_0/validation/summary.json", JSON),
     Reads(f"scribbles generate {TINY} --out 777 --processes 1", f"{TINY}/dataset.json", JSON),
     Reads(f"scribbles generate {TINY} --out 777 --processes 1", f"{TINY}/labelsTr/tiny_3.nii.gz", LABEL),
     Reads(f"scribbles check {TINY} --processes 1 -o OUT", f"{TINY}/dataset.json", JSON),
@@ -119,10 +118,6 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dataset = root / "raw" / tiny.DATASET
     for folder, source in {"references": "labelsTr", "predictions": "labelsTr", "images": "imagesTr"}.items():
         shutil.copytree(dataset / source, root / folder)
-    validation = root / PLAIN / "fold_0" / "validation"
-    validation.mkdir()
-    cli.main(["evaluate", str(root / "references"), str(root / "predictions"), "--processes", "1", "-o",
-              str(validation), "--dataset-json", str(dataset / "dataset.json")])  # fmt: skip
     shutil.copy(dataset / "dataset.json", root / "about.json")
     shutil.copy(root / "preprocessed" / tiny.DATASET / "nnUNetPlans.json", root / "plans.json")
     spans = {**boxes.BLOCK, "spans": {"box": [["left", "right"]]}}
