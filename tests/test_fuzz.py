@@ -71,6 +71,7 @@ class Setup:
 def setups(draw: st.DrawFn) -> Setup:
     dim = draw(st.sampled_from([2, 3]))
     stages = draw(st.integers(2, 4))
+    classes = draw(st.integers(1, 3))
 
     def per_axis(values: list[int]) -> list[int]:
         return draw(st.lists(st.sampled_from(values), min_size=dim, max_size=dim))
@@ -87,8 +88,8 @@ def setups(draw: st.DrawFn) -> Setup:
             "strides": strides,
         },
         channels=draw(st.integers(1, 3)),
-        classes=draw(st.integers(1, 3)),
-        regions=draw(st.booleans()),
+        classes=classes,
+        regions=classes > 1 and draw(st.booleans()),  # of one label they are classes to nnU-Net
         ignore=draw(st.sampled_from([True, True, False])),
         batch_dice=draw(st.booleans()),
         deep_supervision=draw(st.booleans()),

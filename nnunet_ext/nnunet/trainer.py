@@ -58,6 +58,9 @@ class CommonTrainer(nnUNetTrainer):
     hyperparameters: ClassVar[Mapping[str, Any]] = {}
     """Attributes that ``nnUNetTrainer.__init__`` sets and this trainer wants otherwise, such as ``initial_lr``."""
 
+    enable_deep_supervision: bool
+    _best_ema: float | None
+
     term_weights: ClassVar[Mapping[str, float]] = {}
     """Weight of every loss term; 1 for a term that is not listed."""
 

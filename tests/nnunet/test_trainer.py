@@ -92,6 +92,7 @@ def test_a_network_of_two_stages_has_finite_losses(make_trainer, name):
     plans = tiny.plans(**{"2d": tiny.configuration(2, features=(4, 6))})
     trainer = make_trainer(name, configuration="2d", plans=plans)
     assert all(np.isfinite(value) for value in trainer.train_step(tiny.batch(trainer)).values())
+    trainer.network.eval()
     with torch.no_grad():
         assert np.isfinite(trainer.validation_step(tiny.batch(trainer))["loss"])
 
