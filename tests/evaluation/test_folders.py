@@ -323,7 +323,7 @@ def test_an_unknown_label(folders, folder):
 
 def test_a_damaged_file(folders):
     (folders / "pred" / "case_1.nii.gz").write_bytes(b"no image")
-    refused(folders, "case_1", "cannot be read with SimpleITKIO")
+    refused(folders, "case_1", "is damaged or not complete")
 
 
 @pytest.mark.parametrize("folder", ["gt", "pred"])

@@ -22,7 +22,7 @@ def results(tmp_path, monkeypatch):
     fold = root / "Dataset027_Heart" / MODEL
     fold.mkdir(parents=True)
     for name in ("plans.json", "dataset.json"):
-        (fold / name).write_text("{}")
+        (fold / name).write_text('{"configurations": {}, "labels": {}}')
     monkeypatch.setenv("nnUNet_results", str(root))
     return root
 
