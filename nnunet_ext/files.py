@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nnunet_ext.errors import InputError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -45,3 +47,9 @@ def written_as_a_whole(target: Path, *, replace: bool = False) -> Iterator[Path]
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     shutil.rmtree(before, ignore_errors=True)
+
+
+def require_folder_of(file: str | Path) -> None:
+    """Raise InputError if the folder that a file is to be written to is missing."""
+    if not (folder := Path(file).parent).is_dir():
+        raise InputError(f"The folder {folder} does not exist; make it first.")

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.files import require_folder_of
 from nnunet_ext.landmarks.geometry import Floats, inside
 from nnunet_ext.landmarks.preprocessed import PreprocessedGrid
 
@@ -128,8 +129,7 @@ class SlicedCase:
                 f"{target} cannot be written with {type(writer).__name__}; choose one of the endings "
                 f"{', '.join(writer.supported_file_endings)}."
             )
-        if not target.parent.is_dir():
-            raise InputError(f"The folder {target.parent} does not exist; make it first.")
+        require_folder_of(target)
 
     @property
     def slice_axis(self) -> int:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.reading import Reader, require_same_geometry
-from nnunet_ext.files import replacing
+from nnunet_ext.files import replacing, require_folder_of
 from nnunet_ext.s2vnet.prompt_list import read_prompts
 from nnunet_ext.s2vnet.session import S2VSession
 from nnunet_ext.version import __version__
@@ -77,8 +77,8 @@ def interact(
     session.initialize_from_trained_model_folder(model, fold, checkpoint)
     session.set_image_from_files(images)
     session.case.require_writable(out)
-    if log is not None and not Path(log).parent.is_dir():
-        raise InputError(f"The folder {Path(log).parent} does not exist; make it first.")
+    if log is not None:
+        require_folder_of(log)
     todo = read_prompts(prompts, mask_reader(session, Path(images[0])))
     entries = []
     for prompt in todo:
