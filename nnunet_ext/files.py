@@ -7,19 +7,22 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from nnunet_ext.errors import InputError
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file to write; it takes the place of ``path`` at the end, and is removed after an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    """A temporary file to write; it takes the place of ``path`` at the end, and is removed after an error.
+
+    It has the same name, because many writers look at the ending, in a folder of its own, because others may list the
+    files of that ending at any time.
+    """
+    with TemporaryDirectory(dir=path.parent, prefix=".", suffix=".tmp") as folder:
+        temporary = Path(folder) / path.name
         yield temporary
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

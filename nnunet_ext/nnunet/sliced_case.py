@@ -8,7 +8,6 @@ logits go back alone. Within slices the network sees tiles of the patch size, wi
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import require_folder_of
+from nnunet_ext.files import replacing, require_folder_of
 from nnunet_ext.landmarks.geometry import Floats, inside
 from nnunet_ext.landmarks.preprocessed import PreprocessedGrid
 
@@ -108,17 +107,14 @@ class SlicedCase:
         target = Path(target)
         self.require_writable(target)
         writer = self.model.plans_manager.image_reader_writer_class()
-        temporary = target.with_name(f".{os.getpid()}.{target.name}")  # writers look at the ending
         try:
-            writer.write_seg(labels.astype(self.label_type), str(temporary), self.properties)
-            temporary.replace(target)
+            with replacing(target) as temporary:
+                writer.write_seg(labels.astype(self.label_type), str(temporary), self.properties)
         except KeyError:
             raise InputError(
                 "The image was given as an array without the geometry of a file; read it with set_image_from_files to "
                 "write segmentations."
             ) from None
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def require_writable(self, target: str | Path) -> None:
         """Raise InputError if the folder of a file is missing, or the model's writer does not know its ending."""
