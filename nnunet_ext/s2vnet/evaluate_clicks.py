@@ -27,12 +27,12 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, label
 
-from nnunet_ext.benchmark.train import peak_host_mib
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.labels import ScoredLabels
 from nnunet_ext.evaluation.metrics import DEFINITIONS, EMPTY_RULES, CaseMetrics, label_metrics
 from nnunet_ext.evaluation.reading import Reader, Volume, require_same_geometry
 from nnunet_ext.files import replacing
+from nnunet_ext.processes.memory import peak_host_mib
 from nnunet_ext.s2vnet.click_figure import clicks_figure
 from nnunet_ext.s2vnet.session import S2VSession
 from nnunet_ext.version import __version__
