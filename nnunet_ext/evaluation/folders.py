@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.labels import ScoredLabels, read_json
 from nnunet_ext.evaluation.metrics import DEFINITIONS, EMPTY_RULES, CaseMetrics, EmptyRule, label_metrics
+from nnunet_ext.evaluation.numbers import mean, shown
 from nnunet_ext.evaluation.reading import Reader, require_same_geometry
 from nnunet_ext.evaluation.slice_consistency import DEFINITION, Consistency, slice_consistency
 from nnunet_ext.evaluation.surfaces import Definition
@@ -55,7 +55,7 @@ class Case:
 
     def mean_dice(self) -> float:
         """Over the labels that count."""
-        return _mean(metrics.dice for metrics in self.metrics.values())
+        return mean(metrics.dice for metrics in self.metrics.values())
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Evaluation:
         result: dict[str, dict[str, float]] = {}
         for label in self.settings.labels.values:
             columns = [self.numbers(case, label) for case in self.cases]
-            means = {key: _mean(row[key] for row in columns) for key in columns[0]}
+            means = {key: mean(row[key] for row in columns) for key in columns[0]}
             states = Counter(case.metrics[label].status for case in self.cases)
             result[label] = {
                 **means,
@@ -116,7 +116,7 @@ class Evaluation:
                 "one_empty": states["prediction empty"] + states["reference empty"],
             }
         keys = next(iter(result.values()))
-        result["mean"] = {key: _mean(row[key] for row in result.values()) for key in keys}
+        result["mean"] = {key: mean(row[key] for row in result.values()) for key in keys}
         return result
 
     def table(self) -> str:
@@ -126,7 +126,7 @@ class Evaluation:
         rows = [["", *columns]]
         for label, row in means.items():
             counts = ("counted", "both_empty", "one_empty")
-            cells = [_shown(row[key], 0 if key in counts else 3) for key in columns]
+            cells = [shown(row[key], 0 if key in counts else 3) for key in columns]
             rows.append([label, *cells[: len(columns) - 3], *(["", "", ""] if label == "mean" else cells[-3:])])
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         return "\n".join(
@@ -168,15 +168,15 @@ class Evaluation:
             }
             for case in self.cases
         ]
-        mean = {
-            key: {metric: _mean(case["metrics"][key][metric] for case in cases) for metric in cases[0]["metrics"][key]}
+        means = {
+            key: {metric: mean(case["metrics"][key][metric] for case in cases) for metric in cases[0]["metrics"][key]}
             for key in keys.values()
         }
-        columns = next(iter(mean.values()))
+        columns = next(iter(means.values()))
         return {
             "metric_per_case": cases,
-            "mean": mean,
-            "foreground_mean": {metric: _mean(row[metric] for row in mean.values()) for metric in columns},
+            "mean": means,
+            "foreground_mean": {metric: mean(row[metric] for row in means.values()) for metric in columns},
             "nnunet_ext": {
                 "version": __version__,
                 "definitions": self.definitions,
@@ -380,12 +380,3 @@ def _matched(
 def _some(names: Sequence[str]) -> str:
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
     return f"case {shown}" if len(names) == 1 else f"{len(names)} cases ({shown})"
-
-
-def _mean(values: Iterable[float]) -> float:
-    counted = [value for value in values if not math.isnan(value)]
-    return float(np.mean(counted)) if counted else math.nan
-
-
-def _shown(value: float, digits: int) -> str:
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"

@@ -14,6 +14,7 @@ import numpy as np
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.labels import ScoredLabels, read_json
+from nnunet_ext.evaluation.numbers import mean, shown
 from nnunet_ext.evaluation.reading import Reader
 from nnunet_ext.files import replacing
 from nnunet_ext.findings import aligned, some
@@ -52,9 +53,7 @@ class Evaluation:
 
     def mean_of_landmarks(self) -> float:
         """Mean of the MREs of the landmarks: every landmark counts the same, however often it was found."""
-        values = [summary.mre for name, summary in self.summaries().items() if name != "all"]
-        counted = [value for value in values if not math.isnan(value)]
-        return float(np.mean(counted)) if counted else math.nan
+        return mean(summary.mre for name, summary in self.summaries().items() if name != "all")
 
     def table(self) -> list[list[str]]:
         """Texts with header; distances in mm, SDR in percent."""
@@ -63,10 +62,10 @@ class Evaluation:
         rows = [[*header, *(["surface", "reference"] if surface else []), "found", "missed", "false"]]
         for name, s in self.summaries().items():
             distances = [s.mre, s.sd, s.median, s.maximum]
-            rates = [_shown(100 * rate, 1) for rate in s.sdr.values()]
-            to_organs = [_shown(s.surface, 2), _shown(s.reference_surface, 2)] if surface else []
+            rates = [shown(100 * rate, 1) for rate in s.sdr.values()]
+            to_organs = [shown(s.surface, 2), shown(s.reference_surface, 2)] if surface else []
             counts = [str(count) for count in (s.found, s.missed, s.false)]
-            rows.append([name, *(_shown(mm, 2) for mm in distances), *rates, *to_organs, *counts])
+            rows.append([name, *(shown(mm, 2) for mm in distances), *rates, *to_organs, *counts])
         return rows
 
     def report(self) -> str:
@@ -75,7 +74,7 @@ class Evaluation:
         lines = [
             *aligned(self.table()),
             "",
-            f"{cases} cases; mean of the MREs of the landmarks {_shown(self.mean_of_landmarks(), 2)} mm",
+            f"{cases} cases; mean of the MREs of the landmarks {shown(self.mean_of_landmarks(), 2)} mm",
             *self.definitions,
         ]
         if self.left_out:
@@ -262,7 +261,3 @@ def _as_json(summary: Summary) -> dict[str, Any]:
 
 def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
-
-
-def _shown(value: float, digits: int) -> str:
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"

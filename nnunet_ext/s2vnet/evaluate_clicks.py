@@ -30,6 +30,7 @@ from scipy.ndimage import distance_transform_edt, label
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.labels import ScoredLabels
 from nnunet_ext.evaluation.metrics import DEFINITIONS, EMPTY_RULES, CaseMetrics, label_metrics
+from nnunet_ext.evaluation.numbers import mean
 from nnunet_ext.evaluation.reading import Reader, Volume, require_same_geometry
 from nnunet_ext.files import replacing
 from nnunet_ext.processes.memory import peak_host_mib
@@ -116,12 +117,12 @@ class Moment:
     @property
     def dice(self) -> float:
         """Mean over the labels that count."""
-        return _mean([metrics.dice for metrics in self.metrics.values()])
+        return mean([metrics.dice for metrics in self.metrics.values()])
 
     @property
     def nsd(self) -> float:
         """Mean over the labels that count, at the one tolerance."""
-        return _mean([value for metrics in self.metrics.values() for value in metrics.nsd.values()])
+        return mean([value for metrics in self.metrics.values() for value in metrics.nsd.values()])
 
 
 @dataclass(frozen=True)
@@ -194,11 +195,11 @@ class ClickEvaluation:
         for clicks in range(self.most + 1):
             moments = [case.at(clicks) for case in own]
             if name is None:
-                result.append(_mean([getattr(moment, metric) for moment in moments]))
+                result.append(mean([getattr(moment, metric) for moment in moments]))
             else:
                 metrics = [moment.metrics[name] for moment in moments]
                 values = [m.dice if metric == "dice" else m.nsd[self.tolerance_mm] for m in metrics]
-                result.append(_mean(values))
+                result.append(mean(values))
         return result
 
     def summary(self) -> dict[str, Any]:
@@ -230,10 +231,10 @@ class ClickEvaluation:
         for target in TARGETS:
             found = [case.clicks_to(target) for case in own]
             numbers = [self.most if n is None else n for n in found]
-            result[f"noc_{round(100 * target)}"] = {"mean": _number(_mean(numbers)), "failed": found.count(None)}
-        result["seconds_automatic"] = _number(_mean([case.moments[0].seconds for case in own]))
+            result[f"noc_{round(100 * target)}"] = {"mean": _number(mean(numbers)), "failed": found.count(None)}
+        result["seconds_automatic"] = _number(mean([case.moments[0].seconds for case in own]))
         result["seconds_per_click"] = {
-            "mean": _number(_mean(seconds)),
+            "mean": _number(mean(seconds)),
             "median": _number(float(np.median(seconds))) if seconds else None,
             "max": _number(max(seconds, default=math.nan)),
             "clicks": len(seconds),
@@ -423,11 +424,6 @@ def _files(
 
 def _word(propagation: bool) -> str:
     return "on" if propagation else "off"
-
-
-def _mean(values: Sequence[float]) -> float:
-    counted = [value for value in values if not math.isnan(value)]
-    return float(np.mean(counted)) if counted else math.nan
 
 
 def _number(value: float) -> float | None:
