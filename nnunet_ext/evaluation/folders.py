@@ -20,6 +20,7 @@ from nnunet_ext.evaluation.reading import Reader, require_same_geometry
 from nnunet_ext.evaluation.slice_consistency import DEFINITION, Consistency, slice_consistency
 from nnunet_ext.evaluation.surfaces import Definition
 from nnunet_ext.files import replacing
+from nnunet_ext.findings import aligned, some
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.version import __version__
 
@@ -128,17 +129,13 @@ class Evaluation:
             counts = ("counted", "both_empty", "one_empty")
             cells = [shown(row[key], 0 if key in counts else 3) for key in columns]
             rows.append([label, *cells[: len(columns) - 3], *(["", "", ""] if label == "mean" else cells[-3:])])
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        return "\n".join(
-            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-            for row in rows
-        )
+        return "\n".join(aligned(rows))
 
     def report(self) -> str:
         """Table, what its numbers mean, and what was left out: everything a reader needs."""
         lines = [self.table(), "", f"{len(self.cases)} cases, the case is the unit", *self.definitions]
         if self.left_out:
-            lines.append(f"left out, because they are in one folder only: {_some(self.left_out)}")
+            lines.append(f"left out, because they are in one folder only: {some(self.left_out)}")
         return "\n".join(lines)
 
     def write(self, summary: Path, table: Path) -> None:
@@ -364,19 +361,14 @@ def _matched(
     both = sorted(references & predictions)
     if not common and missing:
         raise InputError(
-            f"{prediction} has no prediction for {_some(missing)}; predict {'it' if len(missing) == 1 else 'them'}, or "
+            f"{prediction} has no prediction for {some(missing)}; predict {'it' if len(missing) == 1 else 'them'}, or "
             "score only what is in both folders with --common."
         )
     if not common and extra:
         raise InputError(
-            f"{reference} has no reference for {_some(extra)} in {prediction}; remove "
+            f"{reference} has no reference for {some(extra)} in {prediction}; remove "
             f"{'it' if len(extra) == 1 else 'them'}, or score only what is in both folders with --common."
         )
     if not both:
         raise InputError(f"{reference} and {prediction} have no case in common.")
     return both, tuple(missing + extra)
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    return f"case {shown}" if len(names) == 1 else f"{len(names)} cases ({shown})"
