@@ -25,6 +25,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing, require_folder_of
 from nnunet_ext.landmarks.geometry import Floats, inside
 from nnunet_ext.landmarks.preprocessed import PreprocessedGrid
+from nnunet_ext.nnunet.models import channel_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,7 @@ class SlicedCase:
             InputError: the image has another number of channels or axes, holds no numbers or only zeros, or its spacing
                 is missing or wrong.
         """
-        _check(image, properties, len(model.dataset_json["channel_names"]))
+        _check(image, properties, len(channel_names(model.dataset_json)))
         known = dict(properties)
         settings = model.configuration_manager
         preprocessor = settings.preprocessor_class(verbose=False)

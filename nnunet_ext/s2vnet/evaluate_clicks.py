@@ -18,7 +18,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from glob import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +32,7 @@ from nnunet_ext.evaluation.metrics import DEFINITIONS, EMPTY_RULES, CaseMetrics,
 from nnunet_ext.evaluation.numbers import mean
 from nnunet_ext.evaluation.reading import Reader, Volume, require_same_geometry
 from nnunet_ext.files import replacing
+from nnunet_ext.nnunet.models import require_images
 from nnunet_ext.processes.memory import peak_host_mib
 from nnunet_ext.s2vnet.click_figure import clicks_figure
 from nnunet_ext.s2vnet.session import S2VSession
@@ -401,9 +401,8 @@ def _files(
     images: Path, references: Path, description: Mapping[str, Any], cases: Sequence[str] | None
 ) -> dict[str, tuple[list[Path], Path]]:
     """By case its channels and its reference."""
-    for name, folder in (("image", images), ("reference", references)):
-        if not folder.is_dir():
-            raise InputError(f"The {name} folder {folder} does not exist.")
+    if not references.is_dir():
+        raise InputError(f"The reference folder {references} does not exist.")
     ending = description["file_ending"]
     names = sorted(path.name.removesuffix(ending) for path in references.glob(f"*{ending}") if path.name[0] != ".")
     if cases is not None and (unknown := sorted(set(cases) - set(names))):
@@ -413,13 +412,8 @@ def _files(
     names = names if cases is None else sorted(set(cases))
     if not names:
         raise InputError(f"{references} holds no {ending} files; is it the folder of the references?")
-    result = {}
-    for name in names:
-        channels = sorted(images.glob(f"{escape(name)}_[0-9][0-9][0-9][0-9]{ending}"))
-        if not channels:
-            raise InputError(f"Case {name} has a reference, but {images} holds no image {name}_0000{ending}; add it.")
-        result[name] = (channels, references / f"{name}{ending}")
-    return result
+    channels = require_images(images, description, names)
+    return {name: (channels[name], references / f"{name}{ending}") for name in names}
 
 
 def _word(propagation: bool) -> str:

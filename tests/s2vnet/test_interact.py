@@ -211,7 +211,7 @@ def test_the_commands_repeat_a_session_and_evaluate_clicks(trained, tmp_path, ca
     shutil.copytree(labels, tmp_path / "more")
     shutil.copy(labels / "tiny_0.nii.gz", tmp_path / "more" / "other.nii.gz")
     assert cli.main([*command, "-r", str(tmp_path / "more"), "-device", "cpu"]) == 2
-    assert "holds no image other_0000.nii.gz" in capsys.readouterr().err
+    assert "has no other_0000.nii.gz" in capsys.readouterr().err
 
 
 def test_the_example_of_the_docs_is_in_the_format():
