@@ -304,7 +304,7 @@ class CommonTrainer(nnUNetTrainer):
                 f"{filename_or_checkpoint} is damaged; the training goes on from {path.name} instead, after epoch "
                 f"{checkpoint['current_epoch'] - 1}."
             )
-        # as a file: given a dictionary, nnU-Net 2.8.1 fails
+        # read a second time: nnU-Net 2.8.1's load_checkpoint takes a dict, but binds its `checkpoint` only for a name
         super().load_checkpoint(str(path))
         self.load_aux(checkpoint.get(CHECKPOINT_KEY, {}).get("aux", {}))
 
