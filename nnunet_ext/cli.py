@@ -306,7 +306,7 @@ def _session(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _s2v_interact(arguments: argparse.Namespace) -> int:
-    from nnunet_ext.s2vnet.interact import interact
+    from nnunet_ext.s2vnet.interactive.interact import interact
 
     changes = interact(
         arguments.images,
@@ -324,7 +324,7 @@ def _s2v_interact(arguments: argparse.Namespace) -> int:
 
 
 def _s2v_evaluate_clicks(arguments: argparse.Namespace) -> int:
-    from nnunet_ext.s2vnet.evaluate_clicks import evaluate_clicks
+    from nnunet_ext.s2vnet.interactive.evaluate_clicks import evaluate_clicks
 
     evaluation = evaluate_clicks(
         arguments.images,

@@ -73,6 +73,11 @@ def test_a_combination_is_nothing_but_its_bases():
         assert [type(statement) for statement in combination.body] == [ast.Expr]  # the docstring
 
 
+def test_what_is_trained_does_not_know_the_sessions_with_it():
+    for file in (PACKAGE / "s2vnet").glob("*.py"):
+        assert not {name for name in imports(file) if name.startswith("nnunet_ext.s2vnet.interactive")}, file
+
+
 # what people use of a method: reads and writes files, with nnU-Net's preprocessing and our evaluation
 APPLICATIONS = {"correction.py", "session.py", "interact.py", "evaluate_clicks.py", "click_figure.py"}
 

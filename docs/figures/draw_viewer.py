@@ -27,10 +27,10 @@ sys.path.insert(0, str(ROOT))
 
 from nnunet_ext.nnunet.labels import LabelView  # noqa: E402
 from nnunet_ext.s2vnet.click_simulation import ClickRules, SimulatedUser  # noqa: E402
+from nnunet_ext.s2vnet.interactive.session import S2VSession  # noqa: E402
 from nnunet_ext.s2vnet.labels import LabelHeads  # noqa: E402
 from nnunet_ext.s2vnet.loss import auxiliary_loss, cluster_loss  # noqa: E402
 from nnunet_ext.s2vnet.predictor import S2VPredictor  # noqa: E402
-from nnunet_ext.s2vnet.session import S2VSession  # noqa: E402
 from nnunet_ext.viewer.access import Doorkeeper  # noqa: E402
 from nnunet_ext.viewer.app import create_app  # noqa: E402
 from nnunet_ext.viewer.desk import Desk  # noqa: E402

@@ -15,7 +15,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
 from nnunet_ext.landmarks.geometry import Floats, Geometry
-from nnunet_ext.s2vnet.drawing import Box
+from nnunet_ext.s2vnet.interactive.drawing import Box
 
 
 @dataclass(frozen=True, eq=False)

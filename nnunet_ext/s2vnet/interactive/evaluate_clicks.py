@@ -34,8 +34,8 @@ from nnunet_ext.evaluation.reading import Reader, Volume, require_same_geometry
 from nnunet_ext.files import replacing
 from nnunet_ext.nnunet.models import require_images
 from nnunet_ext.processes.memory import peak_host_mib
-from nnunet_ext.s2vnet.click_figure import clicks_figure
-from nnunet_ext.s2vnet.session import S2VSession
+from nnunet_ext.s2vnet.interactive.click_figure import clicks_figure
+from nnunet_ext.s2vnet.interactive.session import S2VSession
 from nnunet_ext.version import __version__
 
 SHOWN = (0, 1, 2, 3, 5, 10, 15, 20)
