@@ -22,6 +22,7 @@ SHARED = {
     "demo",
     "export",
     "viewer",
+    "cli",
 }
 # read nnU-Net's files with nnU-Net's own readers, ask it which trainers it knows and which network it planned
 USERS_OF_NNUNET = {"evaluation", "benchmark", "scribbles", "splits", "demo", "export"}
@@ -93,7 +94,7 @@ def test_beside_its_trainer_a_method_needs_only_the_walk_over_the_planned_networ
 
 def test_nobody_imports_the_demo_but_the_benchmark_for_its_data():
     for file in FILES:
-        if file.relative_to(PACKAGE).parts[0] not in {"demo", "cli.py"}:
+        if file.relative_to(PACKAGE).parts[0] not in {"demo", "cli"}:
             ours = {name for name in imports(file) if name.startswith("nnunet_ext.demo")}
             assert not {n for n in ours if not n.startswith(("nnunet_ext.demo.data", "nnunet_ext.demo.raw"))}, file
 

@@ -153,7 +153,7 @@ def test_the_help_of_the_command_names_its_flags():
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(cli.__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
     ).stdout
     for flag in ("-i ", "-o ", "-d ", "-f ", "-c ", "--direction", "--disable_tta", "nnUNetTrainerS2VNet"):
         assert flag in shown
