@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from nnunet_ext.evaluation.numbers import mean, shown
 from nnunet_ext.evaluation.reading import Reader, require_same_geometry
 from nnunet_ext.evaluation.slice_consistency import DEFINITION, Consistency, slice_consistency
 from nnunet_ext.evaluation.surfaces import Definition
-from nnunet_ext.files import replacing
+from nnunet_ext.files import replacing, write_rows
 from nnunet_ext.findings import aligned, some
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.version import __version__
@@ -146,10 +145,7 @@ class Evaluation:
         content = json.dumps(self._summary(), indent=4, sort_keys=True, ensure_ascii=False)
         with replacing(summary) as temporary:
             temporary.write_text(content, encoding="utf-8")
-        with replacing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
+        write_rows(table, rows[0], rows)
 
     def _summary(self) -> dict[str, Any]:
         labels = self.settings.labels.values

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -16,7 +14,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.labels import ScoredLabels, read_json
 from nnunet_ext.evaluation.numbers import mean, shown
 from nnunet_ext.evaluation.reading import Reader
-from nnunet_ext.files import replacing
+from nnunet_ext.files import write_json, write_rows
 from nnunet_ext.findings import aligned, some
 from nnunet_ext.landmarks.dataset import Organs
 from nnunet_ext.landmarks.declaration import Declaration
@@ -97,11 +95,8 @@ class Evaluation:
         """Write ``landmarks_metrics.csv``, one row per case and landmark, and ``landmarks_summary.json``."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        table, summary = folder / "landmarks_metrics.csv", folder / "landmarks_summary.json"
-        with replacing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(ScoredLandmark)], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({k: "" if v != v else v for k, v in asdict(one).items()} for one in self.scored)
+        columns = [field.name for field in fields(ScoredLandmark)]
+        write_rows(folder / "landmarks_metrics.csv", columns, map(asdict, self.scored))
         content = {
             "nnunet_ext": __version__,
             "definitions": self.definitions,
@@ -110,8 +105,7 @@ class Evaluation:
             "mean_of_landmarks_mm": _or_none(self.mean_of_landmarks()),
             "left_out": list(self.left_out),
         }
-        with replacing(summary) as temporary:
-            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+        write_json(folder / "landmarks_summary.json", content)
 
 
 def evaluate(

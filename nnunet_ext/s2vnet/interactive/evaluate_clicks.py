@@ -12,8 +12,6 @@ number of clicks that was tried, and are counted.
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +29,7 @@ from nnunet_ext.evaluation.labels import ScoredLabels
 from nnunet_ext.evaluation.metrics import DEFINITIONS, EMPTY_RULES, CaseMetrics, label_metrics
 from nnunet_ext.evaluation.numbers import mean
 from nnunet_ext.evaluation.reading import Reader, Volume, require_same_geometry
-from nnunet_ext.files import replacing
+from nnunet_ext.files import replacing, write_json, write_rows
 from nnunet_ext.nnunet.models import require_images
 from nnunet_ext.processes.memory import peak_host_mib
 from nnunet_ext.s2vnet.interactive.click_figure import clicks_figure
@@ -288,12 +286,8 @@ class ClickEvaluation:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         rows = list(self.rows())
-        with replacing(folder / "clicks.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
-        with replacing(folder / "clicks.json") as temporary:
-            temporary.write_text(json.dumps(self.summary(), indent=2, ensure_ascii=False), encoding="utf-8")
+        write_rows(folder / "clicks.csv", rows[0], rows)
+        write_json(folder / "clicks.json", self.summary())
         curves = {
             metric: {
                 (name or "mean", _word(way)): self.curve(way, metric, name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.reading import Reader, require_same_geometry
-from nnunet_ext.files import replacing, require_folder_of
+from nnunet_ext.files import require_folder_of, write_json
 from nnunet_ext.s2vnet.interactive.prompt_list import read_prompts
 from nnunet_ext.s2vnet.interactive.session import S2VSession
 from nnunet_ext.version import __version__
@@ -98,8 +97,7 @@ def interact(
             "axes": "zyx",
             "prompts": entries,
         }
-        with replacing(Path(log)) as temporary:
-            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+        write_json(Path(log), content)
     return entries
 
 
