@@ -96,7 +96,7 @@ def test_nobody_imports_the_demo_but_the_benchmark_for_its_data():
     for file in FILES:
         if file.relative_to(PACKAGE).parts[0] not in {"demo", "cli"}:
             ours = {name for name in imports(file) if name.startswith("nnunet_ext.demo")}
-            assert not {n for n in ours if not n.startswith(("nnunet_ext.demo.data", "nnunet_ext.demo.raw"))}, file
+            assert not {name for name in ours if not name.startswith("nnunet_ext.demo.data")}, file
 
 
 def test_nnunet_imports_no_method():
