@@ -27,8 +27,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.export import onnx_network, readme, tensors
 from nnunet_ext.export.model import Model, load_weights, read_model_checkpoint, trainer_class
 from nnunet_ext.export.planned import Verdict, judge, logits, random_image
-from nnunet_ext.files import replacing, written_as_a_whole
-from nnunet_ext.nnunet.derived import write_json
+from nnunet_ext.files import replacing, write_json, written_as_a_whole
 from nnunet_ext.nnunet.plans import without_extension
 from nnunet_ext.version import __version__
 
