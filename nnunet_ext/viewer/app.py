@@ -65,7 +65,7 @@ def create_app(desk: Desk, images: Sequence[Path], out: Path | None) -> FastAPI:
 
     @app.exception_handler(Busy)
     async def busy(_: Request, error: Exception) -> Response:
-        return JSONResponse({"detail": "Too many prompts are waiting; wait for the first of them."}, 429)
+        return JSONResponse({"detail": str(error)}, 429)
 
     @app.exception_handler(Cancelled)
     async def cancelled(_: Request, error: Exception) -> Response:
