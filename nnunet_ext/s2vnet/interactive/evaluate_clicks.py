@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -40,6 +40,9 @@ SHOWN = (0, 1, 2, 3, 5, 10, 15, 20)
 """Numbers of clicks in the report, as far as there are so many."""
 
 TARGETS = (0.85, 0.9)
+
+Metric = Literal["dice", "nsd"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
 
 
 class Click(NamedTuple):
@@ -102,7 +105,7 @@ class Moment:
 
     Attributes:
         clicks: how many.
-        metrics: by label or region.
+        metrics: by label or region, with NSD at one tolerance.
         click: the last one.
         seconds: that its prediction took, or the automatic one.
     """
@@ -112,15 +115,15 @@ class Moment:
     click: Click | None
     seconds: float
 
+    def score(self, metric: Metric, name: str | None = None) -> float:
+        """Of a label; by default the mean over the labels that count."""
+        chosen = self.metrics.values() if name is None else [self.metrics[name]]
+        return mean(m.dice if metric == "dice" else next(iter(m.nsd.values())) for m in chosen)
+
     @property
     def dice(self) -> float:
         """Mean over the labels that count."""
-        return mean([metrics.dice for metrics in self.metrics.values()])
-
-    @property
-    def nsd(self) -> float:
-        """Mean over the labels that count, at the one tolerance."""
-        return mean([value for metrics in self.metrics.values() for value in metrics.nsd.values()])
+        return self.score("dice")
 
 
 @dataclass(frozen=True)
@@ -180,25 +183,15 @@ class ClickEvaluation:
         """The numbers of clicks in the report."""
         return sorted({n for n in SHOWN if n <= self.most} | {self.most})
 
-    def curve(self, propagation: bool, metric: str, name: str | None = None) -> list[float]:
-        """Mean over cases after 0, 1, … clicks.
-
-        Args:
-            propagation: of which cases.
-            metric: ``"dice"`` or ``"nsd"``.
-            name: of a label; by default the mean over labels.
-        """
+    def curve(self, propagation: bool, metric: Metric, name: str | None = None) -> list[float]:
+        """Mean over cases after 0, 1, … clicks, with propagation or without; ``name`` as for :meth:`Moment.score`."""
         own = [case for case in self.cases if case.propagation == propagation]
-        result = []
-        for clicks in range(self.most + 1):
-            moments = [case.at(clicks) for case in own]
-            if name is None:
-                result.append(mean([getattr(moment, metric) for moment in moments]))
-            else:
-                metrics = [moment.metrics[name] for moment in moments]
-                values = [m.dice if metric == "dice" else m.nsd[self.tolerance_mm] for m in metrics]
-                result.append(mean(values))
-        return result
+        return [mean(case.at(clicks).score(metric, name) for case in own) for clicks in range(self.most + 1)]
+
+    def curves(self, propagation: bool, metric: Metric) -> dict[str, list[float]]:
+        """:meth:`curve` by label, after that of their mean."""
+        names = [None, *self.labels.values]
+        return {name or "mean": self.curve(propagation, metric, name) for name in names}
 
     def summary(self) -> dict[str, Any]:
         """Everything but the cases."""
@@ -217,14 +210,13 @@ class ClickEvaluation:
 
     def _of(self, way: bool) -> dict[str, Any]:
         own = [case for case in self.cases if case.propagation == way]
-        names = [None, *self.labels.values]
         seconds = [moment.seconds for case in own for moment in case.moments[1:]]
         result: dict[str, Any] = {
             metric: {
-                name or "mean": {str(n): _number(self.curve(way, metric, name)[n]) for n in self.shown}
-                for name in names
+                name: {str(n): _number(curve[n]) for n in self.shown}
+                for name, curve in self.curves(way, metric).items()
             }
-            for metric in ("dice", "nsd")
+            for metric in METRICS
         }
         for target in TARGETS:
             found = [case.clicks_to(target) for case in own]
@@ -265,7 +257,7 @@ class ClickEvaluation:
         lines = [f"{'clicks':<22}" + "".join(f"{n:>8}" for n in self.shown)]
         for way in self.ways:
             own = content[f"propagation {_word(way)}"]
-            for metric in ("dice", "nsd"):
+            for metric in METRICS:
                 numbers = own[metric]["mean"].values()
                 cells = "".join(f"{'–' if n is None else format(n, '.3f'):>8}" for n in numbers)
                 lines.append(f"{f'{metric}, propagation {_word(way)}':<22}" + cells)
@@ -288,15 +280,15 @@ class ClickEvaluation:
         rows = list(self.rows())
         write_rows(folder / "clicks.csv", rows[0], rows)
         write_json(folder / "clicks.json", self.summary())
-        curves = {
-            metric: {
-                (name or "mean", _word(way)): self.curve(way, metric, name)
-                for way in self.ways
-                for name in (None, *self.labels.values)
+        titles: dict[str, Metric] = {"Dice": "dice", f"NSD at {self.tolerance_mm:g} mm": "nsd"}
+        figure = clicks_figure(
+            {
+                title: {
+                    (name, _word(way)): curve for way in self.ways for name, curve in self.curves(way, metric).items()
+                }
+                for title, metric in titles.items()
             }
-            for metric in ("dice", "nsd")
-        }
-        figure = clicks_figure({"Dice": curves["dice"], f"NSD at {self.tolerance_mm:g} mm": curves["nsd"]})
+        )
         with replacing(folder / "clicks.png") as temporary:
             figure.savefig(temporary, format="png", dpi=120)
 
