@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from nnunet_ext.nnunet.sliced_case import SlicedCase
+from nnunet_ext.s2vnet.feature_cache import FeatureCache
 from nnunet_ext.s2vnet.interactive.drawing import Box
 from nnunet_ext.s2vnet.interactive.marks import Mark, marks_of, prompts_in, touches, with_newer
-from nnunet_ext.s2vnet.interactive.propagation import FeatureCache, Packed, Propagation, TileState
+from nnunet_ext.s2vnet.interactive.propagation import Packed, Propagation, TileState
 from nnunet_ext.s2vnet.network import S2VNet
 from nnunet_ext.s2vnet.prompts import Prompts
 
