@@ -129,3 +129,15 @@ def test_ablations_of_s2vnet_answer_every_question_for_every_variant():
         if row[0].strip():
             assert all(0 <= float(cell.split()[0]) <= 1 for cell in row[1:])
             assert len(row) == 7
+
+
+def test_many_clicks_report_time_and_memory_against_the_beginning():
+    command = [sys.executable, str(BENCHMARKS / "s2v_clicks.py"), "--clicks", "20", "--threads", "1"]
+    result = subprocess.run([*command, "--shape", "3", "32", "32"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    *_, row = result.stdout.splitlines()
+    clicks, seconds, ratio, *memory = (cell.strip() for cell in row.split("|")[1:-1])
+    assert clicks == "20"
+    assert float(seconds) > 0
+    assert float(ratio) > 0
+    assert memory[1] in {"1.000", "–"}
