@@ -43,6 +43,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
@@ -54,7 +55,8 @@ from step_cost import reset_resident_peak, resident_bytes, synthetic_dataset, ta
 from torch import Tensor
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.plans import dataset_folder
+from nnunet_ext.nnunet.folders import dataset_folder
+from nnunet_ext.nnunet.models import channel_names
 from nnunet_ext.s2vnet.predictor import S2VPredictor
 from nnunet_ext.s2vnet.trainer import nnUNetTrainerS2VNet
 
@@ -125,19 +127,15 @@ def planned(shape: Sequence[int], spacing_mm: Sequence[float], dataset_json: dic
         "foreground_intensity_properties_per_channel": {"0": {}},
     }
     with tempfile.TemporaryDirectory(prefix="s2v_plans_") as folder, contextlib.redirect_stdout(io.StringIO()):
-        before = {key: os.environ.get(key) for key in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_n_proc_DA")}
-        try:
-            os.environ["nnUNet_n_proc_DA"] = "1"  # the planner cannot work with 0
-            for key in ("nnUNet_raw", "nnUNet_preprocessed"):
-                os.environ[key] = f"{folder}/{key}"
-                (place := Path(folder, key, name)).mkdir(parents=True)
-                (place / "dataset.json").write_text(json.dumps({**dataset_json, "numTraining": 100, "dataset": {}}))
-            (place / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
+        folders = {key: f"{folder}/{key}" for key in ("nnUNet_raw", "nnUNet_preprocessed")}
+        for root in folders.values():
+            Path(root, name).mkdir(parents=True)
+            description = json.dumps({**dataset_json, "numTraining": 100, "dataset": {}})
+            Path(root, name, "dataset.json").write_text(description)
+        Path(folders["nnUNet_preprocessed"], name, "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
+        with patch.dict(os.environ, {**folders, "nnUNet_n_proc_DA": "1"}):  # the planner cannot work with 0 workers
             plans = Planner(name).plan_experiment()
-        finally:
-            for key, value in before.items():
-                os.environ.pop(key) if value is None else os.environ.update({key: value})
-    return json.loads(json.dumps(plans))
+    return json.loads(json.dumps(plans))  # plain lists and numbers
 
 
 def setup_from(args: argparse.Namespace) -> Setup:
@@ -181,7 +179,7 @@ def predictor(setup: Setup, way: Way, mirroring: bool) -> nnUNetPredictor:
     configuration, labels = manager.get_configuration(way.configuration), manager.get_label_manager(setup.dataset_json)
     torch.manual_seed(0)
     network = way.trainer.build_network_architecture(
-        manager, configuration, len(setup.dataset_json["channel_names"]), labels.num_segmentation_heads, False
+        manager, configuration, len(channel_names(setup.dataset_json)), labels.num_segmentation_heads, False
     )
     settings: dict[str, Any] = {
         "tile_step_size": setup.step,
@@ -198,7 +196,7 @@ def predictor(setup: Setup, way: Way, mirroring: bool) -> nnUNetPredictor:
 
 def volume(setup: Setup, way: Way) -> Tensor:
     """``(C, D, H, W)`` of noise, on the grid of the configuration."""
-    size = (len(setup.dataset_json["channel_names"]), *setup.size_for(way))
+    size = (len(channel_names(setup.dataset_json)), *setup.size_for(way))
     return torch.randn(size, generator=torch.Generator().manual_seed(0))
 
 

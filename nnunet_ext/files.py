@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from nnunet_ext.errors import InputError
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file to write; it takes the place of ``path`` at the end, and is removed after an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    """A temporary file to write; it takes the place of ``path`` at the end, and is removed after an error.
+
+    It has the same name, because many writers look at the ending, in a folder of its own, because others may list the
+    files of that ending at any time.
+    """
+    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp") as folder:
+        temporary = Path(folder) / path.name
         yield temporary
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """For people to read, too."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_rows(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """A CSV file with a header; NaN is an empty cell."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
 
 
 @contextmanager
@@ -45,3 +67,9 @@ def written_as_a_whole(target: Path, *, replace: bool = False) -> Iterator[Path]
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     shutil.rmtree(before, ignore_errors=True)
+
+
+def require_folder_of(file: str | Path) -> None:
+    """Raise InputError if the folder that a file is to be written to is missing."""
+    if not (folder := Path(file).parent).is_dir():
+        raise InputError(f"The folder {folder} does not exist; make it first.")

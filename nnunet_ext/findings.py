@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -44,6 +44,13 @@ def verdict(findings: Iterable[Finding]) -> str:
     """``findings: 0 fatal, 2 warning, 1 note``."""
     severities = [found.severity for found in findings]
     return "findings: " + ", ".join(f"{severities.count(severity)} {severity}" for severity in SEVERITIES)
+
+
+def listed(findings: Sequence[Found], place: Callable[[Found], str] = lambda found: "") -> list[str]:
+    """A line each, for the first of them; ``place``: where in the case, to follow its name."""
+    lines = [f"{f.severity:<8} {f.case or 'all cases'}{place(f)}: {f.text}" for f in findings[:PRINTED]]
+    more = len(findings) - PRINTED
+    return [*lines, f"… and {more} more in findings.csv"] if more > 0 else lines
 
 
 def some(names: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ SHARED = {
     "demo",
     "export",
     "viewer",
+    "cli",
 }
 # read nnU-Net's files with nnU-Net's own readers, ask it which trainers it knows and which network it planned
 USERS_OF_NNUNET = {"evaluation", "benchmark", "scribbles", "splits", "demo", "export"}
@@ -73,6 +74,11 @@ def test_a_combination_is_nothing_but_its_bases():
         assert [type(statement) for statement in combination.body] == [ast.Expr]  # the docstring
 
 
+def test_what_is_trained_does_not_know_the_sessions_with_it():
+    for file in (PACKAGE / "s2vnet").glob("*.py"):
+        assert not {name for name in imports(file) if name.startswith("nnunet_ext.s2vnet.interactive")}, file
+
+
 # what people use of a method: reads and writes files, with nnU-Net's preprocessing and our evaluation
 APPLICATIONS = {"correction.py", "session.py", "interact.py", "evaluate_clicks.py", "click_figure.py"}
 
@@ -88,9 +94,9 @@ def test_beside_its_trainer_a_method_needs_only_the_walk_over_the_planned_networ
 
 def test_nobody_imports_the_demo_but_the_benchmark_for_its_data():
     for file in FILES:
-        if file.relative_to(PACKAGE).parts[0] not in {"demo", "cli.py"}:
+        if file.relative_to(PACKAGE).parts[0] not in {"demo", "cli"}:
             ours = {name for name in imports(file) if name.startswith("nnunet_ext.demo")}
-            assert not {n for n in ours if not n.startswith(("nnunet_ext.demo.data", "nnunet_ext.demo.raw"))}, file
+            assert not {name for name in ours if not name.startswith("nnunet_ext.demo.data")}, file
 
 
 def test_nnunet_imports_no_method():

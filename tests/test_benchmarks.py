@@ -107,3 +107,37 @@ def test_the_gpu_page_is_filled_from_the_costs_of_the_planned_networks(nnunet_fo
         (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
         assert len(re.findall(r"\d+\.\d\d \(", row)) == 2, row
     assert "Not measured yet" in page.partition("## Accuracy")[2]
+
+
+def test_ablations_of_s2vnet_answer_every_question_for_every_variant():
+    command = [sys.executable, str(BENCHMARKS / "s2v_ablations.py"), "--seeds", "1", "--steps", "2"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    rows = [line.split("|")[1:-1] for line in result.stdout.splitlines() if line.startswith("| ")]
+    assert [row[0].strip() for row in rows] == [
+        "",
+        "S2VNet",
+        "no propagation",
+        "aggregation: last slice only",
+        "aggregation: mean",
+        "click decay 1 (all clicks count alike)",
+        "click decay 0.25",
+        "",
+        *(f"interactive {share}" for share in ("0", "0.25", "0.5", "0.75")),
+    ]
+    for row in rows:
+        if row[0].strip():
+            assert all(0 <= float(cell.split()[0]) <= 1 for cell in row[1:])
+            assert len(row) == 7
+
+
+def test_many_clicks_report_time_and_memory_against_the_beginning():
+    command = [sys.executable, str(BENCHMARKS / "s2v_clicks.py"), "--clicks", "20", "--threads", "1"]
+    result = subprocess.run([*command, "--shape", "3", "32", "32"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    *_, row = result.stdout.splitlines()
+    clicks, seconds, ratio, *memory = (cell.strip() for cell in row.split("|")[1:-1])
+    assert clicks == "20"
+    assert float(seconds) > 0
+    assert float(ratio) > 0
+    assert memory[1] in {"1.000", "–"}

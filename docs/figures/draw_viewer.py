@@ -20,23 +20,21 @@ import torch
 import uvicorn
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy.ndimage import gaussian_filter
-from torch.nn.functional import cross_entropy
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from nnunet_ext.nnunet.labels import LabelView  # noqa: E402
 from nnunet_ext.s2vnet.click_simulation import ClickRules, SimulatedUser  # noqa: E402
+from nnunet_ext.s2vnet.interactive.session import S2VSession  # noqa: E402
 from nnunet_ext.s2vnet.labels import LabelHeads  # noqa: E402
-from nnunet_ext.s2vnet.loss import auxiliary_loss, cluster_loss  # noqa: E402
 from nnunet_ext.s2vnet.predictor import S2VPredictor  # noqa: E402
-from nnunet_ext.s2vnet.session import S2VSession  # noqa: E402
 from nnunet_ext.viewer.access import Doorkeeper  # noqa: E402
 from nnunet_ext.viewer.app import create_app  # noqa: E402
 from nnunet_ext.viewer.desk import Desk  # noqa: E402
 from nnunet_ext.viewer.serve import listening, names_of  # noqa: E402
 from tests import tiny  # noqa: E402
 from tests.s2vnet.test_network import s2vnet  # noqa: E402
+from tests.s2vnet.toy import Batch, fit  # noqa: E402
 
 SIZE, STEPS = 96, 420
 LABELS = {"background": 0, "organ": 1, "cyst": 2, "tumour": 3, "vessel": 4}
@@ -112,15 +110,10 @@ def trained() -> torch.nn.Module:
     """Every other step with clicks; then the lesion is a tumour half of the time."""
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
-    network = s2vnet(LabelHeads(5), **NETWORK).train()
-    optimizer = torch.optim.AdamW(network.parameters(), 4e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, STEPS)
-    resize, weight = LabelView(5, False).resize, torch.tensor([0.3, 0.6, 1.5, 1.5, 1.0])
 
-    def loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return cross_entropy(logits, target[:, 0].long(), weight=weight)
-
-    for step in range(STEPS):
+    def batch(step: int) -> Batch:
+        if step % 20 == 0:
+            print(f"step {step} of {STEPS}", flush=True)
         clicks = step % 2 == 0
         pairs = [phantom(rng, 10, int(rng.choice([2, 3])) if clicks else 2) for _ in range(2)]
         starts = rng.integers(0, 7, 2)
@@ -129,20 +122,9 @@ def trained() -> torch.nn.Module:
             for part in (0, 1)
         )
         images = ((images - images.mean()) / images.std())[:, None]
-        user = SimulatedUser(labels.long(), 5, 0.9, 2, ClickRules(0.5, 0.0, 1)) if clicks else None
-        output, supervision = network(images, user)
-        target = labels[:, None].short()
-        total = loss(output[0], target) + cluster_loss(supervision.clusters, target, loss, resize)
-        total = total + 0.5 * auxiliary_loss(supervision.auxiliary, target, loss, resize)
-        optimizer.zero_grad()
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 12)
-        optimizer.step()
-        schedule.step()
-        if step % 20 == 0:
-            print(f"step {step} of {STEPS}: loss {float(total.detach()):.3f}", flush=True)
-    network.decoder.deep_supervision = False
-    return network.eval()
+        return images, labels, SimulatedUser(labels.long(), 5, 0.9, 2, ClickRules(0.5, 0.0, 1)) if clicks else None
+
+    return fit(s2vnet(LabelHeads(5), **NETWORK), STEPS, batch, [0.3, 0.6, 1.5, 1.5, 1.0])
 
 
 def session(network: torch.nn.Module, file: Path) -> S2VSession:

@@ -21,8 +21,9 @@ class BaBLossOptions:
 
     heatmap_sigma: float = 4.0
     """Of the Gaussian that is the target of a landmark. Published: 5 voxels of a volume resized to 128³."""
-    heatmap_weight: float = 1.0
-    """Of the loss of the heatmaps. Published: 1, with targets that reach 255."""
+    heatmap_weight: float = 10.0
+    """Of the loss of the heatmaps, whose targets reach 1. Published: 1, with targets that reach 255. With 1, landmarks
+    stay for long where a heatmap starts, the same everywhere; see docs/results/babloss.md."""
     a_weight: float = 0.1
     """Of direction A, a known landmark pulls the boundary of an organ. Published: 1, with gradients of about 1e-7."""
     b_weight: float = 0.1
@@ -53,7 +54,9 @@ class BaBLossOptions:
     @classmethod
     def published(cls) -> BaBLossOptions:
         """The values of the published code."""
-        return cls(heatmap_sigma=5.0, a_weight=1.0, b_weight=1.0, levels=10, ramp_start=0.0, ramp_end=0.0)
+        return cls(
+            heatmap_sigma=5.0, heatmap_weight=1.0, a_weight=1.0, b_weight=1.0, levels=10, ramp_start=0.0, ramp_end=0.0
+        )
 
     def of_the_bridge(self) -> dict[str, Any]:
         """Those of :class:`nnunet_ext.babloss.loss.BridgeLoss`."""

@@ -16,14 +16,13 @@ killed at any moment.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from nnunet_ext.benchmark.spec import Spec
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import replacing
+from nnunet_ext.files import write_json
 
 PREPARED = "benchmark.json"
 
@@ -135,9 +134,3 @@ class BenchmarkFolder:
 
     def log(self, job: Job) -> Path:
         return self.of(job) / "log.txt"
-
-
-def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file as a whole: a reader finds the old one or the new one."""
-    with replacing(file) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nnunet_ext.benchmark.folder import BenchmarkFolder, Job, write_json
+from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.errors import InputError
+from nnunet_ext.files import write_json
 from nnunet_ext.processes.commands import continuation, environment
 from nnunet_ext.processes.lock import held
 

@@ -15,6 +15,7 @@ from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.folders import evaluate_folders
 from nnunet_ext.evaluation.labels import ScoredLabels, read_json
+from nnunet_ext.nnunet.raw import training_images
 
 
 @dataclass(frozen=True)
@@ -210,12 +211,10 @@ def from_models(
 
 def image_of(group: Group, case: str) -> Path | None:
     """The first channel of a training case, to draw it; None if ``nnUNet_raw`` does not have it."""
-    from nnunet_ext.demo.raw import RawDataset
-
     folder = Path(os.environ.get("nnUNet_raw", ".")) / group.dataset
     if not (folder / "dataset.json").is_file():
         return None
-    image = RawDataset(folder).training_image(case)
+    image = training_images(folder, read_json(folder / "dataset.json"), case)[0]
     return image if image.is_file() else None
 
 

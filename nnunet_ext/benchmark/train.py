@@ -16,6 +16,8 @@ import time
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from nnunet_ext.processes.memory import peak_host_mib
+
 
 def main(argv: list[str]) -> None:
     """Seed, run the command in this process, and append one line about memory to the file."""
@@ -35,21 +37,6 @@ def main(argv: list[str]) -> None:
         line = {"seconds": round(time.time() - begin, 1), "host_mib": peak_host_mib(), **_gpu()}
         with Path(memory_file).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-
-
-def peak_host_mib() -> float | None:
-    """The largest resident set of this process so far; its data-loading workers are not part of it."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # getrusage would count what a parent had before it started this process
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) / 2**10
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def _gpu() -> dict[str, float | str]:

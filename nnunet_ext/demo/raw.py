@@ -1,48 +1,22 @@
-"""A data set in nnU-Net's raw format, of which the demo only reads."""
+"""What the demo needs of a data set in nnU-Net's raw format, of which it only reads."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.raw import RawDataset, open_dataset
 
 
-@dataclass(frozen=True)
-class RawDataset:
-    """A data set in nnU-Net's raw format."""
+def number(dataset: RawDataset) -> str:
+    """As nnU-Net's commands take it."""
+    return str(int(dataset.name[7:10]))
 
-    folder: Path
 
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @property
-    def number(self) -> str:
-        return str(int(self.name[7:10]))
-
-    @property
-    def description(self) -> dict[str, Any]:
-        return json.loads((self.folder / "dataset.json").read_text(encoding="utf-8"))
-
-    @property
-    def ending(self) -> str:
-        return self.description["file_ending"]
-
-    def held_out(self) -> list[str]:
-        """Names of the cases that have an image in ``imagesTs`` and a reference in ``labelsTs``."""
-        names = sorted(path.name.removesuffix(self.ending) for path in (self.folder / "labelsTs").glob("*"))
-        return [name for name in names if (self.folder / "imagesTs" / f"{name}_0000{self.ending}").is_file()]
-
-    def training_image(self, case: str) -> Path:
-        """The first channel; ``dataset.json`` may list files that lie elsewhere."""
-        listed = self.description.get("dataset", {}).get(case)
-        if listed is None:
-            return self.folder / "imagesTr" / f"{case}_0000{self.ending}"
-        return self.folder / listed["images"][0]
+def held_out(dataset: RawDataset) -> list[str]:
+    """Names of the cases that have an image in ``imagesTs`` and a reference in ``labelsTs``."""
+    names = sorted(path.name.removesuffix(dataset.ending) for path in (dataset.folder / "labelsTs").glob("*"))
+    return [name for name in names if (dataset.folder / "imagesTs" / f"{name}_0000{dataset.ending}").is_file()]
 
 
 def find_dataset(raw: str | Path, dataset: str | int) -> RawDataset:
@@ -59,7 +33,7 @@ def find_dataset(raw: str | Path, dataset: str | int) -> RawDataset:
             f"--dataset {text} is {'ambiguous' if found else 'not'} in {root}; there {'match' if found else 'is'}: "
             f"{names}."
         )
-    result = RawDataset(found[0])
-    if (cases := result.description["numTraining"]) < 5:
+    result = open_dataset(found[0])
+    if (cases := len(result.cases)) < 5:
         raise InputError(f"{result.name} has {cases} training cases, but nnU-Net's five folds need at least 5.")
     return result

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nnunet_ext.evaluation.folders import Evaluation
+from nnunet_ext.files import write_json, write_rows
 from nnunet_ext.version import __version__
 
 
@@ -45,8 +44,5 @@ def write_results(folder: Path, evaluations: Mapping[str, Evaluation], **about: 
         "means": {name: plain(evaluation.means()) for name, evaluation in evaluations.items()},
         "scores": [plain(row) for row in rows],
     }
-    (folder / "results.json").write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
-    with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_json(folder / "results.json", content)
+    write_rows(folder / "results.csv", rows[0], rows)

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from nnunet_ext.demo import data, report
-from nnunet_ext.demo.raw import RawDataset, find_dataset
+from nnunet_ext.demo.raw import find_dataset, held_out, number
 from nnunet_ext.demo.workspace import Workspace, digest, files_digest
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.folders import Evaluation, evaluate_folders
 from nnunet_ext.evaluation.overlay import OverlayCase, draw_overlay
 from nnunet_ext.evaluation.reading import Reader
+from nnunet_ext.nnunet.raw import RawDataset, open_dataset
 from nnunet_ext.processes import progress
 from nnunet_ext.processes.children import Progress, StepFailed, run_step
 from nnunet_ext.processes.commands import console, continuation
@@ -81,7 +82,7 @@ def run_demo(
         _say(f"continuing in {workspace.folder}")
     workspace.create()
     try:
-        Demo(workspace, own or RawDataset(data.write_dataset(workspace.raw)), own is not None, device).run()
+        Demo(workspace, own or open_dataset(data.write_dataset(workspace.raw)), own is not None, device).run()
     except StepFailed as error:
         _say(f"nnunet-ext demo: {error}", sys.stderr)
         return 1
@@ -103,6 +104,8 @@ class Demo:
     def __init__(self, workspace: Workspace, dataset: RawDataset, own_data: bool, device: str) -> None:
         self.workspace = workspace
         self.dataset = dataset
+        self.number = number(dataset)
+        self.held_out = held_out(dataset)
         self.own_data = own_data
         self.device = device
         self.environment = workspace.environment(dataset.folder.parent)
@@ -111,22 +114,22 @@ class Demo:
 
     def run(self) -> None:
         begin = time.monotonic()
-        held_out = self.dataset.held_out()
         _say(f"data: {self.dataset.folder}")
         key, configuration = self.preprocess()
         key = self.plan(key, configuration)
         predictions = {}
         for trainer in TRAINERS:
             trained, model = self.train(key, configuration, trainer)
-            predictions[trainer] = (
-                self.predict(trained, configuration, trainer, len(held_out)) if held_out else model / "validation"
-            )
-        evaluations = self.evaluate(held_out, predictions)
-        if held_out:
+            predictions[trainer] = model / "validation"
+            if number_of_cases := len(self.held_out):
+                predictions[trainer] = self.predict(trained, configuration, trainer, number_of_cases)
+        evaluations = self.evaluate(self.held_out, predictions)
+        if self.held_out:
             images = self.dataset.folder / "imagesTs"
             self.compare(evaluations, "held-out cases", lambda name: images / f"{name}_0000{self.dataset.ending}")
         else:
-            self.compare(evaluations, "validation cases of fold 0", self.dataset.training_image)
+            first_channels = {case.name: case.images[0] for case in self.dataset.cases}
+            self.compare(evaluations, "validation cases of fold 0", first_channels.__getitem__)
         _say(f"this run took {(time.monotonic() - begin) / 60:.1f} minutes")
 
     # -- steps -----------------------------------------------------------------------------------------------------
@@ -141,13 +144,13 @@ class Demo:
 
         def work(_: bool) -> None:
             shutil.rmtree(self.preprocessed, ignore_errors=True)
-            command = ["nnUNetv2_plan_and_preprocess", "-d", self.dataset.number, "-np", self.workers]
+            command = ["nnUNetv2_plan_and_preprocess", "-d", self.number, "-np", self.workers]
             command += ["-npfp", self.workers, "-c", "3d_fullres"]
             if self.own_data:
                 command.append("--verify_dataset_integrity")
             self._console("preprocess", command, progress.preprocessing())
             if self._configuration() == "2d":
-                command = ["nnUNetv2_preprocess", "-d", self.dataset.number, "-np", self.workers, "-c", "2d"]
+                command = ["nnUNetv2_preprocess", "-d", self.number, "-np", self.workers, "-c", "2d"]
                 self._console("preprocess", command, progress.preprocessing())
 
         self._step("preprocess", key, work, "plans and preprocessed data")
@@ -180,7 +183,7 @@ class Demo:
         step = f"train {trainer}"
         model = self.workspace.results / self.dataset.name / f"{trainer}__{PLANS}__{configuration}"
         fold = model / "fold_0"
-        command = ["nnUNetv2_train", self.dataset.number, configuration, "0", "-tr", trainer, "-p", PLANS]
+        command = ["nnUNetv2_train", self.number, configuration, "0", "-tr", trainer, "-p", PLANS]
         command += ["-device", self.device]
 
         def work(interrupted: bool) -> None:
@@ -201,7 +204,7 @@ class Demo:
         """Predict the held-out cases; returns the folder of the predictions."""
         images = self.dataset.folder / "imagesTs"
         output = self.workspace.predictions / self.dataset.name / trainer
-        command = ["nnUNetv2_predict", "-d", self.dataset.number, "-i", str(images), "-o", str(output), "-f", "0"]
+        command = ["nnUNetv2_predict", "-d", self.number, "-i", str(images), "-o", str(output), "-f", "0"]
         command += ["-tr", trainer, "-p", PLANS, "-c", configuration, "-device", self.device, "-npp", "0", "-nps", "0"]
 
         def work(_: bool) -> None:
@@ -209,7 +212,7 @@ class Demo:
             self._console(f"predict {trainer}", command, progress.prediction(cases))
 
         key = digest(key, files_digest(self.dataset.folder, "imagesTs"))
-        there = all((output / f"{name}{self.dataset.ending}").is_file() for name in self.dataset.held_out())
+        there = all((output / f"{name}{self.dataset.ending}").is_file() for name in self.held_out)
         self._step(f"predict {trainer}", key, work, f"the predictions in {output}", there=there)
         return output
 
@@ -253,7 +256,7 @@ class Demo:
                 definitions="\n".join(first.definitions),
                 iterations=EPOCHS * ITERATIONS,
                 folder=folder,
-                number=self.dataset.number if self.own_data else "ID",
+                number=self.number if self.own_data else "ID",
                 configuration=next(iter(plans["configurations"])),
             )
         )

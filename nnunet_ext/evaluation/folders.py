@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,12 @@ import numpy as np
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.labels import ScoredLabels, read_json
 from nnunet_ext.evaluation.metrics import DEFINITIONS, EMPTY_RULES, CaseMetrics, EmptyRule, label_metrics
+from nnunet_ext.evaluation.numbers import mean, shown
 from nnunet_ext.evaluation.reading import Reader, require_same_geometry
 from nnunet_ext.evaluation.slice_consistency import DEFINITION, Consistency, slice_consistency
 from nnunet_ext.evaluation.surfaces import Definition
-from nnunet_ext.files import replacing
+from nnunet_ext.files import replacing, write_rows
+from nnunet_ext.findings import aligned, some
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.version import __version__
 
@@ -55,7 +55,7 @@ class Case:
 
     def mean_dice(self) -> float:
         """Over the labels that count."""
-        return _mean(metrics.dice for metrics in self.metrics.values())
+        return mean(metrics.dice for metrics in self.metrics.values())
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Evaluation:
         result: dict[str, dict[str, float]] = {}
         for label in self.settings.labels.values:
             columns = [self.numbers(case, label) for case in self.cases]
-            means = {key: _mean(row[key] for row in columns) for key in columns[0]}
+            means = {key: mean(row[key] for row in columns) for key in columns[0]}
             states = Counter(case.metrics[label].status for case in self.cases)
             result[label] = {
                 **means,
@@ -116,7 +116,7 @@ class Evaluation:
                 "one_empty": states["prediction empty"] + states["reference empty"],
             }
         keys = next(iter(result.values()))
-        result["mean"] = {key: _mean(row[key] for row in result.values()) for key in keys}
+        result["mean"] = {key: mean(row[key] for row in result.values()) for key in keys}
         return result
 
     def table(self) -> str:
@@ -126,19 +126,15 @@ class Evaluation:
         rows = [["", *columns]]
         for label, row in means.items():
             counts = ("counted", "both_empty", "one_empty")
-            cells = [_shown(row[key], 0 if key in counts else 3) for key in columns]
+            cells = [shown(row[key], 0 if key in counts else 3) for key in columns]
             rows.append([label, *cells[: len(columns) - 3], *(["", "", ""] if label == "mean" else cells[-3:])])
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        return "\n".join(
-            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-            for row in rows
-        )
+        return "\n".join(aligned(rows))
 
     def report(self) -> str:
         """Table, what its numbers mean, and what was left out: everything a reader needs."""
         lines = [self.table(), "", f"{len(self.cases)} cases, the case is the unit", *self.definitions]
         if self.left_out:
-            lines.append(f"left out, because they are in one folder only: {_some(self.left_out)}")
+            lines.append(f"left out, because they are in one folder only: {some(self.left_out)}")
         return "\n".join(lines)
 
     def write(self, summary: Path, table: Path) -> None:
@@ -149,10 +145,7 @@ class Evaluation:
         content = json.dumps(self._summary(), indent=4, sort_keys=True, ensure_ascii=False)
         with replacing(summary) as temporary:
             temporary.write_text(content, encoding="utf-8")
-        with replacing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
+        write_rows(table, rows[0], rows)
 
     def _summary(self) -> dict[str, Any]:
         labels = self.settings.labels.values
@@ -168,15 +161,15 @@ class Evaluation:
             }
             for case in self.cases
         ]
-        mean = {
-            key: {metric: _mean(case["metrics"][key][metric] for case in cases) for metric in cases[0]["metrics"][key]}
+        means = {
+            key: {metric: mean(case["metrics"][key][metric] for case in cases) for metric in cases[0]["metrics"][key]}
             for key in keys.values()
         }
-        columns = next(iter(mean.values()))
+        columns = next(iter(means.values()))
         return {
             "metric_per_case": cases,
-            "mean": mean,
-            "foreground_mean": {metric: _mean(row[metric] for row in mean.values()) for metric in columns},
+            "mean": means,
+            "foreground_mean": {metric: mean(row[metric] for row in means.values()) for metric in columns},
             "nnunet_ext": {
                 "version": __version__,
                 "definitions": self.definitions,
@@ -364,28 +357,14 @@ def _matched(
     both = sorted(references & predictions)
     if not common and missing:
         raise InputError(
-            f"{prediction} has no prediction for {_some(missing)}; predict {'it' if len(missing) == 1 else 'them'}, or "
+            f"{prediction} has no prediction for {some(missing)}; predict {'it' if len(missing) == 1 else 'them'}, or "
             "score only what is in both folders with --common."
         )
     if not common and extra:
         raise InputError(
-            f"{reference} has no reference for {_some(extra)} in {prediction}; remove "
+            f"{reference} has no reference for {some(extra)} in {prediction}; remove "
             f"{'it' if len(extra) == 1 else 'them'}, or score only what is in both folders with --common."
         )
     if not both:
         raise InputError(f"{reference} and {prediction} have no case in common.")
     return both, tuple(missing + extra)
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    return f"case {shown}" if len(names) == 1 else f"{len(names)} cases ({shown})"
-
-
-def _mean(values: Iterable[float]) -> float:
-    counted = [value for value in values if not math.isnan(value)]
-    return float(np.mean(counted)) if counted else math.nan
-
-
-def _shown(value: float, digits: int) -> str:
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"

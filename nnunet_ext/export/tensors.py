@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from nnunet_ext.export.model import Model
-from nnunet_ext.nnunet.derived import write_json
+from nnunet_ext.files import write_json
 
 ENDING = ".safetensors"
 

@@ -27,8 +27,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.export import onnx_network, readme, tensors
 from nnunet_ext.export.model import Model, load_weights, read_model_checkpoint, trainer_class
 from nnunet_ext.export.planned import Verdict, judge, logits, random_image
-from nnunet_ext.files import replacing, written_as_a_whole
-from nnunet_ext.nnunet.derived import write_json
+from nnunet_ext.files import replacing, write_json, written_as_a_whole
 from nnunet_ext.nnunet.plans import without_extension
 from nnunet_ext.version import __version__
 
@@ -154,13 +153,14 @@ def export_model(
         differences: dict[str, float] = {}
         for file in files:
             network = _write_checkpoint(model, exported, file, record, trainer, written_with)
-            beside = root / file.parent.name / file.stem
+            written = root / file.parent.name / file.name
             if safetensors:
-                tensors.write_weights(network, beside.with_suffix(tensors.ENDING))
-                shutil.copymode(root / file.parent.name / file.name, beside.with_suffix(tensors.ENDING))  # it is 0600
-                tensors.write_description(exported, record, beside.with_suffix(".json"))
+                weights = written.with_suffix(tensors.ENDING)
+                tensors.write_weights(network, weights)
+                shutil.copymode(written, weights)  # safetensors lets only its owner read it
+                tensors.write_description(exported, record, written.with_suffix(".json"))
             if onnx:
-                path = beside.with_suffix(".onnx")
+                path = written.with_suffix(".onnx")
                 image = random_image(exported, configuration, whole_patch=True)
                 differences[path.relative_to(root).as_posix()] = onnx_network.write_onnx(network, image, path)
         return differences

@@ -9,17 +9,15 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nnunet_ext.files import replacing
-from nnunet_ext.findings import PRINTED, aligned, verdict
+from nnunet_ext.files import write_json, write_rows
+from nnunet_ext.findings import aligned, listed, verdict
 from nnunet_ext.landmarks.dataset import LandmarkDataset
 from nnunet_ext.landmarks.findings import Finding, Position
 from nnunet_ext.landmarks.points import State
@@ -111,10 +109,7 @@ class CheckReport:
                 "≈: across cases, with images laid centre on centre, because no case has both; a rough estimate"
             )
         if self.findings:
-            lines.append("")
-            lines += [f"{f.severity:<8} {f.case or 'all cases'}: {f.text}" for f in self.findings[:PRINTED]]
-            if len(self.findings) > PRINTED:
-                lines.append(f"… and {len(self.findings) - PRINTED} more in findings.csv")
+            lines += ["", *listed(self.findings)]
         return "\n".join(lines)
 
     def write(self, folder: str | Path) -> None:
@@ -123,8 +118,8 @@ class CheckReport:
         folder.mkdir(parents=True, exist_ok=True)
         findings = [asdict(found) for found in self.findings]
         distances = [{**asdict(distance), "mm": round(distance.mm, 4)} for distance in self.distances]
-        _write_rows(folder / "findings.csv", [field.name for field in fields(Finding)], findings)
-        _write_rows(folder / "distances.csv", [field.name for field in fields(Distance)], distances)
+        write_rows(folder / "findings.csv", [field.name for field in fields(Finding)], findings)
+        write_rows(folder / "distances.csv", [field.name for field in fields(Distance)], distances)
         header, *rows = self.table()
         content = {
             "nnunet_ext": __version__,
@@ -135,8 +130,7 @@ class CheckReport:
             "distances": distances,
             "cases": {case.name: self._case(case.name) for case in self.dataset.raw.cases},
         }
-        with replacing(folder / "check.json") as temporary:
-            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+        write_json(folder / "check.json", content)
 
     def _case(self, name: str) -> dict[str, Any]:
         states: dict[str, str] = {}
@@ -144,10 +138,3 @@ class CheckReport:
             both = zip(self.dataset.declaration.names, self.positions[name].states, strict=True)
             states = {landmark: State(int(state)).name.lower() for landmark, state in both}
         return {"segmented": name in self.segmented, "landmarks": states}
-
-
-def _write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)

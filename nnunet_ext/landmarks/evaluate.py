@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -14,8 +12,9 @@ import numpy as np
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.labels import ScoredLabels, read_json
+from nnunet_ext.evaluation.numbers import mean, shown
 from nnunet_ext.evaluation.reading import Reader
-from nnunet_ext.files import replacing
+from nnunet_ext.files import write_json, write_rows
 from nnunet_ext.findings import aligned, some
 from nnunet_ext.landmarks.dataset import Organs
 from nnunet_ext.landmarks.declaration import Declaration
@@ -52,9 +51,7 @@ class Evaluation:
 
     def mean_of_landmarks(self) -> float:
         """Mean of the MREs of the landmarks: every landmark counts the same, however often it was found."""
-        values = [summary.mre for name, summary in self.summaries().items() if name != "all"]
-        counted = [value for value in values if not math.isnan(value)]
-        return float(np.mean(counted)) if counted else math.nan
+        return mean(summary.mre for name, summary in self.summaries().items() if name != "all")
 
     def table(self) -> list[list[str]]:
         """Texts with header; distances in mm, SDR in percent."""
@@ -63,10 +60,10 @@ class Evaluation:
         rows = [[*header, *(["surface", "reference"] if surface else []), "found", "missed", "false"]]
         for name, s in self.summaries().items():
             distances = [s.mre, s.sd, s.median, s.maximum]
-            rates = [_shown(100 * rate, 1) for rate in s.sdr.values()]
-            to_organs = [_shown(s.surface, 2), _shown(s.reference_surface, 2)] if surface else []
+            rates = [shown(100 * rate, 1) for rate in s.sdr.values()]
+            to_organs = [shown(s.surface, 2), shown(s.reference_surface, 2)] if surface else []
             counts = [str(count) for count in (s.found, s.missed, s.false)]
-            rows.append([name, *(_shown(mm, 2) for mm in distances), *rates, *to_organs, *counts])
+            rows.append([name, *(shown(mm, 2) for mm in distances), *rates, *to_organs, *counts])
         return rows
 
     def report(self) -> str:
@@ -75,7 +72,7 @@ class Evaluation:
         lines = [
             *aligned(self.table()),
             "",
-            f"{cases} cases; mean of the MREs of the landmarks {_shown(self.mean_of_landmarks(), 2)} mm",
+            f"{cases} cases; mean of the MREs of the landmarks {shown(self.mean_of_landmarks(), 2)} mm",
             *self.definitions,
         ]
         if self.left_out:
@@ -98,11 +95,8 @@ class Evaluation:
         """Write ``landmarks_metrics.csv``, one row per case and landmark, and ``landmarks_summary.json``."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        table, summary = folder / "landmarks_metrics.csv", folder / "landmarks_summary.json"
-        with replacing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(ScoredLandmark)], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({k: "" if v != v else v for k, v in asdict(one).items()} for one in self.scored)
+        columns = [field.name for field in fields(ScoredLandmark)]
+        write_rows(folder / "landmarks_metrics.csv", columns, map(asdict, self.scored))
         content = {
             "nnunet_ext": __version__,
             "definitions": self.definitions,
@@ -111,8 +105,7 @@ class Evaluation:
             "mean_of_landmarks_mm": _or_none(self.mean_of_landmarks()),
             "left_out": list(self.left_out),
         }
-        with replacing(summary) as temporary:
-            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+        write_json(folder / "landmarks_summary.json", content)
 
 
 def evaluate(
@@ -262,7 +255,3 @@ def _as_json(summary: Summary) -> dict[str, Any]:
 
 def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
-
-
-def _shown(value: float, digits: int) -> str:
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -62,8 +61,3 @@ def derived_description(source: RawDataset, target: Path, text: str) -> dict[str
             for case in source.cases
         },
     }
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Indented, in UTF-8."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,26 +200,38 @@ class Prediction:
         )
 
 
-def require_images(images: Path, description: dict[str, Any]) -> None:
-    """Raise InputError if a folder does not hold all channels of at least one case.
+def channel_names(description: Mapping[str, Any]) -> list[str]:
+    """Of a model's image, from the content of its ``dataset.json``; older data sets say ``modality``."""
+    # in nnU-Net's order (determine_num_input_channels), which decides how many channels the network has
+    return list((description["modality"] if "modality" in description else description["channel_names"]).values())
+
+
+def require_images(
+    images: Path, description: Mapping[str, Any], cases: Sequence[str] | None = None
+) -> dict[str, list[Path]]:
+    """Images of a folder by case, one file per channel.
 
     Args:
         images: folder.
         description: content of the model's ``dataset.json``.
+        cases: those that are needed; all that there are by default.
+
+    Raises:
+        InputError: there is no case at all, or a channel of one is missing.
     """
-    ending = description["file_ending"]
-    # older data sets say modality
-    channels = len(description.get("channel_names") or description["modality"])
+    ending, channels = description["file_ending"], len(channel_names(description))
     if not images.is_dir():
         raise InputError(f"-i {images} is no folder; give one that holds images named CASE_0000{ending}.")
-    names = {path.name.removesuffix(ending) for path in images.glob(f"*_[0-9][0-9][0-9][0-9]{ending}")}
-    cases = sorted({name[:-5] for name in names})
-    if not cases:
+    found: dict[str, list[Path]] = {}
+    for path in sorted(images.glob(f"*_[0-9][0-9][0-9][0-9]{ending}")):
+        found.setdefault(path.name.removesuffix(ending)[:-5], []).append(path)
+    if not found:
         raise InputError(f"-i {images} holds no images named CASE_0000{ending}, as the model expects; rename them.")
-    for case in cases:
-        for channel in range(channels):
-            if f"{case}_{channel:04d}" not in names:
+    for case in found if cases is None else cases:
+        for name in (f"{case}_{channel:04d}{ending}" for channel in range(channels)):
+            if images / name not in found.get(case, ()):
                 raise InputError(
-                    f"-i {images} has no {case}_{channel:04d}{ending}, but the model was trained with {channels} "
+                    f"-i {images} has no {name}, but the model was trained with {channels} "
                     f"{'channel' if channels == 1 else 'channels'}; add the file."
                 )
+    return found

@@ -83,6 +83,20 @@ def open_dataset(dataset: str | int | Path) -> RawDataset:
     return RawDataset(folder, description, classes, ignore, tuple(cases))
 
 
+def training_images(folder: Path, description: Mapping[str, Any], case: str) -> tuple[Path, ...]:
+    """The images of a training case by channel: those that ``dataset.json`` lists, otherwise in ``imagesTr`` by name.
+
+    Args:
+        folder: of the data set.
+        description: content of its ``dataset.json``.
+        case: its name.
+    """
+    if listed := description.get("dataset", {}).get(case):
+        return tuple(_place(folder, image) for image in listed["images"])
+    ending, channels = description["file_ending"], range(len(description["channel_names"]))
+    return tuple(folder / "imagesTr" / f"{case}_{channel:04d}{ending}" for channel in channels)
+
+
 def write_label_map(reader: Reader, array: NDArray, like: Path, target: Path) -> None:
     """Write ``array`` with the geometry of the label map ``like``, through nnU-Net's own writer."""
     from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
@@ -135,27 +149,24 @@ def _classes(description: Mapping[str, Any], where: str) -> tuple[dict[int, str]
 
 
 def _listed(folder: Path, description: Mapping[str, Any]) -> list[RawCase]:
-    """The cases that ``dataset.json`` lists, with paths relative to the folder; nnU-Net's own rule."""
-
-    def place(text: str) -> Path:
-        return Path(os.path.abspath(folder / os.path.expandvars(text)))
-
+    """The cases that ``dataset.json`` lists."""
     return [
-        RawCase(name, tuple(place(image) for image in entry["images"]), place(entry["label"]))
+        RawCase(name, training_images(folder, description, name), _place(folder, entry["label"]))
         for name, entry in sorted(description["dataset"].items())
     ]
+
+
+def _place(folder: Path, text: str) -> Path:
+    """A path of ``dataset.json``, relative to the folder; nnU-Net's own rule."""
+    return Path(os.path.abspath(folder / os.path.expandvars(text)))
 
 
 def _found(folder: Path, description: Mapping[str, Any]) -> list[RawCase]:
     """The cases of ``labelsTr``, with one image per channel in ``imagesTr``."""
     ending = description["file_ending"]
     labels = sorted(path for path in (folder / "labelsTr").glob(f"*{ending}") if not path.name.startswith("."))
-    channels = range(len(description["channel_names"]))
+    names = [path.name.removesuffix(ending) for path in labels]
     return [
-        RawCase(
-            name := path.name.removesuffix(ending),
-            tuple(folder / "imagesTr" / f"{name}_{channel:04d}{ending}" for channel in channels),
-            path,
-        )
-        for path in labels
+        RawCase(name, training_images(folder, description, name), path)
+        for name, path in zip(names, labels, strict=True)
     ]

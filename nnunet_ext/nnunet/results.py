@@ -7,6 +7,7 @@ checkpoints.
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,5 +57,5 @@ def alone_in(folder: Path) -> Iterator[None]:
                 "it to end, or end it and go on with --c."
             )
         for half in folder.glob(".checkpoint_*.tmp"):  # see nnunet_ext.files.replacing
-            half.unlink(missing_ok=True)
+            shutil.rmtree(half, ignore_errors=True)
         yield

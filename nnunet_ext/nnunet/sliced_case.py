@@ -8,7 +8,6 @@ logits go back alone. Within slices the network sees tiles of the patch size, wi
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,10 @@ from torch import Tensor
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.reading import require_whole
+from nnunet_ext.files import replacing, require_folder_of
 from nnunet_ext.landmarks.geometry import Floats, inside
 from nnunet_ext.landmarks.preprocessed import PreprocessedGrid
+from nnunet_ext.nnunet.models import channel_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ class SlicedCase:
             InputError: the image has another number of channels or axes, holds no numbers or only zeros, or its spacing
                 is missing or wrong.
         """
-        _check(image, properties, len(model.dataset_json["channel_names"]))
+        _check(image, properties, len(channel_names(model.dataset_json)))
         known = dict(properties)
         settings = model.configuration_manager
         preprocessor = settings.preprocessor_class(verbose=False)
@@ -110,17 +111,14 @@ class SlicedCase:
         target = Path(target)
         self.require_writable(target)
         writer = self.model.plans_manager.image_reader_writer_class()
-        temporary = target.with_name(f".{os.getpid()}.{target.name}")  # writers look at the ending
         try:
-            writer.write_seg(labels.astype(self.label_type), str(temporary), self.properties)
-            temporary.replace(target)
+            with replacing(target) as temporary:
+                writer.write_seg(labels.astype(self.label_type), str(temporary), self.properties)
         except KeyError:
             raise InputError(
                 "The image was given as an array without the geometry of a file; read it with set_image_from_files to "
                 "write segmentations."
             ) from None
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def require_writable(self, target: str | Path) -> None:
         """Raise InputError if the folder of a file is missing, or the model's writer does not know its ending."""
@@ -131,8 +129,7 @@ class SlicedCase:
                 f"{target} cannot be written with {type(writer).__name__}; choose one of the endings "
                 f"{', '.join(writer.supported_file_endings)}."
             )
-        if not target.parent.is_dir():
-            raise InputError(f"The folder {target.parent} does not exist; make it first.")
+        require_folder_of(target)
 
     @property
     def slice_axis(self) -> int:

@@ -325,7 +325,7 @@ class CommonTrainer(nnUNetTrainer):
                 f"{filename_or_checkpoint} is damaged; the training goes on from {path.name} instead, after epoch "
                 f"{checkpoint['current_epoch'] - 1}."
             )
-        # as a file: given a dictionary, nnU-Net 2.8.1 fails
+        # read a second time: nnU-Net 2.8.1's load_checkpoint takes a dict, but binds its `checkpoint` only for a name
         super().load_checkpoint(str(path))
         # nnUNetTrainer.on_epoch_end writes the latest checkpoint before it looks whether the epoch was the best one, so
         # it holds the best value up to the epoch before, and a worse epoch would replace checkpoint_best.pth

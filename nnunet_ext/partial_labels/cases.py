@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.evaluation.numbers import mean
 from nnunet_ext.findings import some
 from nnunet_ext.partial_labels.declaration import EXAMPLE, KEY, annotated_labels, organs
 
@@ -91,12 +92,7 @@ class AnnotatedHeads:
                 if name in names and key in entry["metrics"]:
                     cases[key].append(entry["metrics"][key])
         metrics = list(next(iter(summary["mean"].values())))
-        means = {key: {name: _nanmean([m[name] for m in found]) for name in metrics} for key, found in cases.items()}
-        foreground = {name: _nanmean([mean[name] for mean in means.values()]) for name in metrics}
+        means = {key: {name: mean(m[name] for m in found) for name in metrics} for key, found in cases.items()}
+        foreground = {name: mean(row[name] for row in means.values()) for name in metrics}
         counts = {key: len(found) for key, found in cases.items()}
         return {"foreground_mean": foreground, "mean": means, "cases": counts}
-
-
-def _nanmean(values: list[float]) -> float:
-    kept = [value for value in values if not np.isnan(value)]
-    return float(np.mean(kept)) if kept else float("nan")

@@ -11,7 +11,5 @@ Read in this order: ``clustering`` (one slice: assign pixels to centres, move th
 centres to labels and regions), ``network`` (all of it on the planned 2D U-Net), ``loss``, ``click_simulation`` (who
 clicks in a training), ``trainer``, ``predictor``.
 
-What a person does with a trained model: ``session``, made of ``drawing`` (voxels), ``marks`` (of which slices, and what
-newer ones supersede), ``propagation`` (what is computed again), ``correction`` (from marks to a label map). Around it
-``prompt_list`` (JSON), ``interact`` and ``evaluate_clicks`` (commands).
+What a person does with a trained model is in ``interactive``.
 """

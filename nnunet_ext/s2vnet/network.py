@@ -173,7 +173,11 @@ class S2VNet(nn.Module):
         return final, layers
 
     def propagate(
-        self, slices: Iterable[Tensor], there: Tensor, prompts: Prompts | None = None
+        self,
+        slices: Iterable[Tensor],
+        there: Tensor,
+        prompts: Prompts | None = None,
+        features_of: Callable[[int, Tensor], list[Tensor]] | None = None,
     ) -> Iterator[tuple[Tensor, list[Tensor] | None]]:
         """Segment slices one after the other, with the features of one in memory: what inference does.
 
@@ -181,6 +185,7 @@ class S2VNet(nn.Module):
             slices: each ``(B, C, H, W)``, T of them, in the order in which centres propagate.
             there: ``(B, T)`` bool, False for padding.
             prompts: on any of the slices; none by default.
+            features_of: what :meth:`features` gives for the slice at a step, for a caller who may know it already.
 
         Yields:
             Logits ``(B, heads, H, W)`` and features, finest first; None in padding of all samples, which is skipped.
@@ -189,7 +194,7 @@ class S2VNet(nn.Module):
         prompts = prompts or Prompts.none(len(there), there.device)
         for t, (x, present) in enumerate(zip(slices, there.unbind(1), strict=True)):
             if present.any():
-                features = self.features(x)
+                features = features_of(t, x) if features_of else self.features(x)
                 one = self.cluster(features, bank, prompts.on_slice(t))
                 bank = bank.remember(one.centres, present, self.options.bank)
                 logits = one.logits

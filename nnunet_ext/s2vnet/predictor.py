@@ -2,8 +2,9 @@
 
 ``nnUNetv2_predict`` works too, but its patch ends after some slices, it flips patches to go backwards, and where
 patches overlap slices are segmented twice. Here the volume is cut into columns as wide as the patch and as long as the
-volume; every column is propagated through from end to end, upwards and downwards, in all in-plane flips at once. Both
-directions are blended linearly: an upward chain has seen most at the top, a downward one at the bottom (*inferred*).
+volume; every column is propagated through from end to end, upwards and then downwards on the same features, in all
+in-plane flips at once. Both directions are blended linearly: an upward chain has seen most at the top, a downward one
+at the bottom (*inferred*).
 
 Everything else is nnU-Net's own prediction: preprocessing, several folds, resampling, export.
 """
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -26,30 +26,13 @@ from torch import Tensor
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.models import Prediction
 from nnunet_ext.nnunet.pretrained import unwrap
+from nnunet_ext.s2vnet.feature_cache import FeatureCache
 from nnunet_ext.s2vnet.network import S2VNet, slices_with_image
 
 Direction = Literal["forward", "backward", "both"]
 
-
-@dataclass(frozen=True)
-class Chain:
-    """One way through a column.
-
-    Attributes:
-        flips: axes of a slice that are mirrored, of 0 (rows) and 1 (columns).
-        upwards: from the first slice to the last.
-    """
-
-    flips: tuple[int, ...]
-    upwards: bool
-
-    def slice_at(self, step: int, depth: int) -> int:
-        """Index of the slice that this chain reaches at this step."""
-        return step if self.upwards else depth - 1 - step
-
-    def flipped(self, x: Tensor) -> Tensor:
-        """``(C, h, w)``, mirrored; its own inverse."""
-        return x.flip([axis + 1 for axis in self.flips])
+FEATURE_BYTES = 512 * 2**20
+"""Of features kept for the second direction: some 35 slices of 256 × 224 pixels in one flip, in a planned network."""
 
 
 class S2VPredictor(nnUNetPredictor):
@@ -57,6 +40,7 @@ class S2VPredictor(nnUNetPredictor):
 
     Args:
         direction: in which centres propagate.
+        feature_bytes: of the first direction's features that are kept for the second, instead of computed again.
         kwargs: of nnU-Net's predictor. ``tile_step_size`` and mirroring are in-plane.
 
     Raises:
@@ -66,11 +50,14 @@ class S2VPredictor(nnUNetPredictor):
     label_manager: Any
     network: Any
 
-    def __init__(self, *args: Any, direction: Direction = "both", **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, direction: Direction = "both", feature_bytes: int = FEATURE_BYTES, **kwargs: Any
+    ) -> None:
         if direction not in get_args(Direction):
             raise InputError(f"direction is {direction!r}; it can be {', '.join(get_args(Direction))}.")
         super().__init__(*args, **kwargs)
         self.direction = direction
+        self.feature_bytes = feature_bytes
 
     def initialize_from_trained_model_folder(
         self, model_training_output_dir: str, use_folds: Any, checkpoint_name: str = "checkpoint_final.pth"
@@ -87,13 +74,11 @@ class S2VPredictor(nnUNetPredictor):
                 "nnUNetv2_predict."
             )
 
-    def chains(self) -> list[Chain]:
-        """All ways through a column; the network goes them together, as one batch."""
+    def flips(self) -> list[tuple[int, ...]]:
+        """Axes of a slice that are mirrored, 1 (rows) and 2 (columns); the network sees all flips as one batch."""
         axes = (self.allowed_mirroring_axes or ()) if self.use_mirroring else ()
-        in_plane = [axis - 1 for axis in axes if axis > 0]
-        flips = [chosen for n in range(len(in_plane) + 1) for chosen in itertools.combinations(in_plane, n)]
-        ways = {"forward": [True], "backward": [False], "both": [True, False]}[self.direction]
-        return [Chain(chosen, upwards) for upwards in ways for chosen in flips]
+        in_plane = [axis for axis in axes if axis > 0]
+        return [chosen for n in range(len(in_plane) + 1) for chosen in itertools.combinations(in_plane, n)]
 
     @torch.inference_mode()
     def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
@@ -138,23 +123,24 @@ class S2VPredictor(nnUNetPredictor):
         Args:
             column: ``(C, D, h, w)``.
         """
-        network, chains, depth = unwrap(self.network), self.chains(), column.shape[1]
-        per_way = sum(chain.upwards == chains[0].upwards for chain in chains)
-        image = slices_with_image(column[None])[0]
-        # of each chain, at each step
-        there = torch.stack([image if chain.upwards else image.flip(0) for chain in chains]).to(self.device)
-
-        def slices() -> Iterator[Tensor]:
-            for step in range(depth):
-                seen = [chain.flipped(column[:, chain.slice_at(step, depth)]) for chain in chains]
-                yield torch.stack(seen).to(self.device)
-
+        network, flips, depth = unwrap(self.network), self.flips(), column.shape[1]
         assert isinstance(network, S2VNet)
-        for step, (logits, _) in enumerate(network.propagate(slices(), there)):
-            # of both directions, each counts as much as it has seen
-            share = (step + 1) / (depth + 1) if self.direction == "both" else 1.0
-            for chain, found in zip(chains, logits, strict=True):
-                yield chain.slice_at(step, depth), chain.flipped(found) * share / per_way
+        there = slices_with_image(column[None])[0].to(self.device)
+        ways = {"forward": [True], "backward": [False], "both": [True, False]}[self.direction]
+        cache = FeatureCache(self.feature_bytes if len(ways) == 2 else 0)
+        for upwards in ways:
+            order = range(depth) if upwards else range(depth)[::-1]
+
+            def features_of(step: int, x: Tensor, order: range = order) -> list[Tensor]:
+                return cache.get(order[step], lambda: network.features(x))
+
+            slices = (torch.stack([column[:, index].flip(axes) for axes in flips]).to(self.device) for index in order)
+            present = (there if upwards else there.flip(0)).expand(len(flips), -1)
+            for step, (logits, _) in enumerate(network.propagate(slices, present, features_of=features_of)):
+                # of both directions, each counts as much as it has seen
+                share = (step + 1) / (depth + 1) if self.direction == "both" else 1.0
+                mean = sum(one.flip(axes) for axes, one in zip(flips, logits, strict=True)) / len(flips)
+                yield order[step], share * mean
 
 
 def predict(

@@ -159,7 +159,7 @@ def _spacing(label: Path, reader_name: str) -> tuple[float, ...]:
 
 
 def _require_same_grid(case: RawCase, scribbles: Volume, other: Volume, file: Path) -> None:
-    """Shape and spacing; what file formats round is no difference."""
+    """Shape and spacing, not the whole geometry: nnU-Net only warns when origin or direction differ, and trains."""
     for what, ours, theirs in (
         ("shape", scribbles.array.shape, other.array.shape),
         ("spacing (mm)", scribbles.spacing_mm, other.spacing_mm),

@@ -10,15 +10,14 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from nnunet_ext.findings import PRINTED, aligned, by_severity, verdict
+from nnunet_ext.files import write_json, write_rows
+from nnunet_ext.findings import aligned, by_severity, listed, verdict
 from nnunet_ext.nnunet.raw import RawCase, RawDataset
 from nnunet_ext.scribbles.findings import CheckedCase, Finding
 from nnunet_ext.scribbles.overview import Panels, draw_panels, most_annotated_slice
@@ -76,15 +75,8 @@ class CheckReport:
         lines = [self.summary()]
         if self.cases:
             lines += ["", *aligned(self.table())]
-        findings = self.findings
-        if findings:
-            lines.append("")
-            lines += [
-                f"{found.severity:<8} {found.case or 'all cases'}{_place(found)}: {found.text}"
-                for found in findings[:PRINTED]
-            ]
-            if len(findings) > PRINTED:
-                lines.append(f"… and {len(findings) - PRINTED} more in findings.csv")
+        if findings := self.findings:
+            lines += ["", *listed(findings, _place)]
         return "\n".join(lines)
 
     def write(self, folder: str | Path) -> None:
@@ -92,10 +84,7 @@ class CheckReport:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         findings = [asdict(found) for found in self.findings]
-        with (folder / "findings.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [entry.name for entry in fields(Finding)], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(findings)
+        write_rows(folder / "findings.csv", [entry.name for entry in fields(Finding)], findings)
         content = {
             "nnunet_ext": __version__,
             "dataset": str(self.dataset.folder),
@@ -111,7 +100,7 @@ class CheckReport:
                 for case in self.cases
             },
         }
-        (folder / "check.json").write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+        write_json(folder / "check.json", content)
         (folder / "overview.html").write_text(self._page(), encoding="utf-8")
 
     def suspicious(self) -> list[CheckedCase]:

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from nnunet_ext.evaluation.reading import Reader
-from nnunet_ext.files import written_as_a_whole
-from nnunet_ext.nnunet.derived import derived_description, new_dataset_folder, write_json
+from nnunet_ext.files import write_json, written_as_a_whole
+from nnunet_ext.nnunet.derived import derived_description, new_dataset_folder
 from nnunet_ext.nnunet.raw import RawCase, open_dataset, require_labels, write_label_map
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.scribbles.label_map import Options, scribble_label_map, slice_axis, slices_with

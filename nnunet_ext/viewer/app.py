@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.reading import Reader
 from nnunet_ext.landmarks.geometry import Geometry
+from nnunet_ext.nnunet.models import channel_names
 from nnunet_ext.viewer.desk import Busy, Cancelled, Change, Desk
 from nnunet_ext.viewer.display import Display
 
@@ -44,7 +45,7 @@ def create_app(desk: Desk, images: Sequence[Path], out: Path | None) -> FastAPI:
     reader = Reader(session.model.plans_manager.plans["image_reader_writer"])
     display = Display.of(Geometry.from_properties(session.case.properties), session.case.shape)
     description = session.model.dataset_json
-    channels = list(description["channel_names"].values())[: len(images)]
+    channels = channel_names(description)[: len(images)]
     name = out.name if out else _stem(images[0]) + "_segmentation" + description["file_ending"]
     # by name, so that what a request says never becomes a path
     files = {f"/{path.name}": path for path in sorted(PAGE.glob("*.*"))}
@@ -64,7 +65,7 @@ def create_app(desk: Desk, images: Sequence[Path], out: Path | None) -> FastAPI:
 
     @app.exception_handler(Busy)
     async def busy(_: Request, error: Exception) -> Response:
-        return JSONResponse({"detail": "Too many prompts are waiting; wait for the first of them."}, 429)
+        return JSONResponse({"detail": str(error)}, 429)
 
     @app.exception_handler(Cancelled)
     async def cancelled(_: Request, error: Exception) -> Response:

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.s2vnet.drawing import Box
-from nnunet_ext.s2vnet.prompt_list import parse_prompts
-from nnunet_ext.s2vnet.session import S2VSession
+from nnunet_ext.s2vnet.interactive.drawing import Box
+from nnunet_ext.s2vnet.interactive.prompt_list import parse_prompts
+from nnunet_ext.s2vnet.interactive.session import S2VSession
 
 Result = TypeVar("Result")
 
@@ -57,8 +57,8 @@ class Desk:
         changed: is told the prompts after every change, in the thread that works.
 
     Attributes:
-        prompts: what was done so far, as :mod:`nnunet_ext.s2vnet.prompt_list` has it; the same prompts give the same
-            label map.
+        prompts: what was done so far, as :mod:`nnunet_ext.s2vnet.interactive.prompt_list` has it; the same prompts give
+            the same label map.
         progress: slices that are done, and how many there are at most; None while nothing is computed.
         failure: why the last call that nobody waited for did not work.
     """
@@ -87,7 +87,7 @@ class Desk:
             Exception: what the call raises.
         """
         if self._waiting >= QUEUE:
-            raise Busy
+            raise Busy("Too many prompts are waiting; wait for the first of them.")
         self._waiting += 1
         try:
             return await asyncio.wrap_future(self._worker.submit(self._called, call))
@@ -102,7 +102,7 @@ class Desk:
                 self._called(lambda: self._apply({"type": "automatic"}))
                 self._undoable = 0  # nobody wants to go back to before
             except Cancelled:
-                self._version += 1
+                pass  # prompts follow without it
             except Exception as error:
                 self.failure = str(error) or type(error).__name__
 
@@ -163,17 +163,16 @@ class Desk:
     def _apply(self, entry: Any) -> Change:
         (prompt,) = parse_prompts({"prompts": [entry]}, "Request", _no_file)
         kind = prompt.content["type"]
-        if kind == "undo" and self.state["undo"] == 0:
+        if kind == "undo" and not self._undoable:
             raise InputError("There is nothing to undo.")
         before = self.session.undo_steps
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             box = prompt.apply(self.session)
         if kind == "reset":
-            box = [[0, size] for size in self.session.case.shape]
-        # what lies where the image is empty is no step
-        steps = self._undoable + self.session.undo_steps - before
-        self._undoable = 0 if kind == "reset" else max(0, steps)
+            box, self._undoable = [[0, size] for size in self.session.case.shape], 0
+        else:  # the session knows what was a step: a prompt where the image is empty is none
+            self._undoable = max(0, self._undoable + self.session.undo_steps - before)
         self.prompts.append(dict(prompt.content))
         self._version += 1
         notices = [str(warning.message) for warning in caught]

@@ -15,7 +15,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
 from nnunet_ext.landmarks.geometry import Floats, Geometry
-from nnunet_ext.s2vnet.drawing import Box
+from nnunet_ext.s2vnet.interactive.drawing import Box
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +60,7 @@ class Display:
     def turned_box(self, box: Box) -> list[list[int]]:
         """Half-open ranges of z, y, x → of i, j, k."""
         turned = [[0, 0]] * 3
-        for axis, (low, high), size in zip(range(3), box[::-1], self.shape[::-1], strict=True):
-            to, sign = self.orientation[axis]
+        for (to, sign), (low, high), size in zip(self.orientation, box[::-1], self.shape[::-1], strict=True):
             turned[int(to)] = [int(low), int(high)] if sign > 0 else [int(size - high), int(size - low)]
         return turned
 

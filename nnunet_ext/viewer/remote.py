@@ -24,8 +24,8 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.s2vnet.drawing import Box
-from nnunet_ext.s2vnet.session import S2VSession
+from nnunet_ext.s2vnet.interactive.drawing import Box
+from nnunet_ext.s2vnet.interactive.session import S2VSession
 from nnunet_ext.viewer.desk import Busy, Desk
 from nnunet_ext.viewer.wire import pack, unpack
 
@@ -66,7 +66,7 @@ class Full(Exception):
 def create_remote(session: S2VSession) -> FastAPI:
     """nnInteractive's server, in front of a session with a model."""
     desk = Desk(session)
-    current: list[Client] = []
+    current: Client | None = None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -81,10 +81,10 @@ def create_remote(session: S2VSession) -> FastAPI:
     def client(request: Request) -> Client:
         """The one whose lease this is; it is alive."""
         token = request.headers.get(LEASE, "")
-        if not current or not secrets.compare_digest(current[0].token.encode(), token.encode()):
+        if current is None or not secrets.compare_digest(current.token.encode(), token.encode()):
             raise Gone("The lease is unknown or has ended; connect again.")
-        current[0].seen = time.monotonic()
-        return current[0]
+        current.seen = time.monotonic()
+        return current
 
     def client_with_image(request: Request) -> Client:
         found = client(request)
@@ -92,16 +92,16 @@ def create_remote(session: S2VSession) -> FastAPI:
             raise InputError("No image is set; call set_image first.")
         return found
 
-    async def changed(request: Request, call: Callable[[], Box | None], ran: bool = True) -> Response:
-        """What a call has changed, as the client reads it."""
+    async def changed(request: Request, call: Callable[[], Box | None], runs: bool = True) -> Response:
+        """What a call has changed, as the client reads it; ``runs``: it always predicts."""
         whose = client_with_image(request)
 
         def work() -> Response:
             before = session.undo_steps
             box = call()
-            has_run = ran or session.undo_steps < before
-            if not has_run or box is None or whose.dtype is None:
-                return _answer(has_run, None, b"")
+            ran = runs or session.undo_steps < before  # an undo, if there was anything to undo
+            if not ran or box is None or whose.dtype is None:
+                return _answer(ran, None, b"")
             part = session.target_buffer[tuple(slice(*ends) for ends in box)]
             return _answer(True, box, pack((part == whose.label).astype(whose.dtype)))
 
@@ -113,17 +113,18 @@ def create_remote(session: S2VSession) -> FastAPI:
 
     @router.post("/claim")
     async def claim(request: Request) -> dict[str, Any]:
+        nonlocal current
         label = request.path_params.get("label")
         known = {name: value for name, value in session.labels.items() if value}
         by_value = {str(value): value for value in known.values()}
         value = next(iter(known.values())) if label is None else known.get(label, by_value.get(label))
         if value is None:
             raise InputError(f"The address names the label {label!r}; the model has {', '.join(known)}.")
-        if current and time.monotonic() - current[0].seen < LIVENESS_SECONDS:
+        if current and time.monotonic() - current.seen < LIVENESS_SECONDS:
             raise Full("Another client is connected; close it, or wait a minute after it was closed.")
-        current[:] = [Client(secrets.token_hex(16), value, time.monotonic())]
+        current = Client(secrets.token_hex(16), value, time.monotonic())
         return {
-            "lease_token": current[0].token,
+            "lease_token": current.token,
             "idle_timeout_seconds": 0.0,
             "liveness_timeout_seconds": LIVENESS_SECONDS,
             "max_sessions": 1,
@@ -131,8 +132,9 @@ def create_remote(session: S2VSession) -> FastAPI:
 
     @router.post("/release")
     async def release(request: Request) -> dict[str, Any]:
+        nonlocal current
         client(request)
-        current.clear()
+        current = None
         return {"released": True}
 
     @router.post("/heartbeat")
@@ -203,7 +205,7 @@ def create_remote(session: S2VSession) -> FastAPI:
 
     @router.post("/undo")
     async def undo(request: Request) -> Response:
-        return await changed(request, session.undo, ran=False)
+        return await changed(request, session.undo, runs=False)
 
     @router.post("/predict")
     async def predict(request: Request) -> Response:
@@ -247,7 +249,7 @@ def create_remote(session: S2VSession) -> FastAPI:
 
 
 def _refusal(status: int) -> Callable[[Request, Exception], JSONResponse]:
-    return lambda request, error: JSONResponse({"detail": str(error) or "Too many requests wait."}, status)
+    return lambda request, error: JSONResponse({"detail": str(error)}, status)
 
 
 def _answer(ran: bool, box: Box | None, content: bytes) -> Response:
@@ -287,8 +289,7 @@ def _how(given: dict[str, Any]) -> tuple[bool, bool]:
 def _box(box: Any, shape: Sequence[int]) -> Box:
     """In voxels: viewers send corners with fractions, and beyond the border."""
     try:
-        pairs = [(float(low), float(high)) for low, high in box]
-        ranges = [[math.floor(low + 0.5), math.ceil(high - 0.5)] for low, high in pairs]
+        pairs = [(math.floor(float(low) + 0.5), math.ceil(float(high) - 0.5)) for low, high in box]
+        return [[max(0, low), min(size, max(low + 1, high))] for (low, high), size in zip(pairs, shape, strict=True)]
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"The box is {json.dumps(box)[:80]}; expected is [[z0, z1], [y0, y1], [x0, x1]].") from None
-    return [[max(0, low), min(size, max(low + 1, high))] for (low, high), size in zip(ranges, shape, strict=False)]

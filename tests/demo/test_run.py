@@ -15,10 +15,11 @@ import pytest
 from nnunet_ext.cli import main
 from nnunet_ext.demo import run
 from nnunet_ext.demo.data import LABELS, write_dataset
-from nnunet_ext.demo.raw import RawDataset, find_dataset
+from nnunet_ext.demo.raw import find_dataset, held_out, number
 from nnunet_ext.demo.run import Demo, run_demo, small_patch
 from nnunet_ext.demo.workspace import RECORD, Workspace, files_digest
 from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.raw import open_dataset
 
 pytestmark = pytest.mark.xdist_group("demo")
 
@@ -238,12 +239,12 @@ def test_too_few_cases_for_the_folds_are_refused(tmp_path):
 @pytest.mark.parametrize("dataset", [900, "900", "Dataset900_TouchingStructures"])
 def test_a_data_set_is_found_by_number_or_name(own_raw, dataset):
     found = find_dataset(own_raw, dataset)
-    assert found.number == "900"
-    assert found.held_out() == ["touching_005"]
+    assert number(found) == "900"
+    assert held_out(found) == ["touching_005"]
 
 
 def test_without_references_for_the_test_cases_the_validation_cases_are_compared(own_raw, tmp_path):
-    dataset = RawDataset(own_raw / "Dataset900_TouchingStructures")
+    dataset = open_dataset(own_raw / "Dataset900_TouchingStructures")
     demo = Demo(Workspace(tmp_path), dataset, True, "cpu")
     shutil.copytree(dataset.folder / "labelsTr", demo.preprocessed / "gt_segmentations")
     shutil.copytree(dataset.folder / "labelsTr", tmp_path / "validation")

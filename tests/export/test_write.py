@@ -170,6 +170,15 @@ def test_safetensors_and_their_description_rebuild_the_network_without_plans(tra
     assert (description["output"], description["trainer"]) == ("softmax", "nnUNetTrainer")
 
 
+def test_weights_of_checkpoints_with_dots_in_their_names_lie_beside_each_of_them(trained, tmp_path):
+    folder, _ = trained("nnUNetTrainerMedContext")
+    for name in ("epoch.1.pth", "epoch.2.pth"):
+        shutil.copy(folder / "fold_0" / "checkpoint_final.pth", folder / "fold_0" / name)
+    export_model(folder, tmp_path / "out", checkpoints=["epoch.1.pth", "epoch.2.pth"], safetensors=True)
+    kinds = ("json", "pth", "safetensors")
+    assert {f"fold_0/epoch.{n}.{kind}" for n in (1, 2) for kind in kinds} <= set(files(tmp_path / "out"))
+
+
 @pytest.mark.parametrize("out", ["out", "out.zip"])
 def test_only_what_an_export_wrote_is_replaced(trained, tmp_path, out):
     folder, _ = trained("nnUNetTrainerMedContext")

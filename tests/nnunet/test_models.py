@@ -150,9 +150,18 @@ def test_a_gpu_that_is_not_there(model):
 
 def test_images_with_all_channels_pass(tmp_path):
     names = [f"case_{c}_{channel:04d}.nii.gz" for c in "ab" for channel in range(2)]
-    require_images(images(tmp_path / "images", *names, "notes.txt"), DESCRIPTION)
+    folder = images(tmp_path / "images", *reversed(names), "notes.txt")
+    by_case = {f"case_{c}": [folder / f"case_{c}_{channel:04d}.nii.gz" for channel in range(2)] for c in "ab"}
+    assert require_images(folder, DESCRIPTION) == by_case
     old = {"file_ending": ".nii.gz", "modality": {"0": "T1", "1": "T2"}}
-    require_images(tmp_path / "images", old)
+    assert require_images(folder, old) == by_case
+
+
+def test_only_the_cases_that_are_needed_must_be_complete(tmp_path):
+    folder = images(tmp_path / "images", "a_0000.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz")
+    assert len(require_images(folder, DESCRIPTION, ["b"])["b"]) == 2
+    with pytest.raises(InputError, match=r"has no c_0000\.nii\.gz"):
+        require_images(folder, DESCRIPTION, ["b", "c"])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.files import replacing
 from nnunet_ext.nnunet.results import LOCK, alone_in
 from nnunet_ext.processes.lock import held
 from tests import tiny
@@ -120,7 +121,8 @@ def test_a_fold_that_another_process_trains_is_refused_until_that_is_killed(tmp_
     )
     try:
         assert other.stdout.readline() == b"at work\n"
-        half = tmp_path / ".checkpoint_latest.pth.123.tmp"
+        writing = replacing(tmp_path / "checkpoint_latest.pth")
+        half = writing.__enter__()  # and it is killed before it leaves
         half.touch()
         with pytest.raises(ValueError, match=f"Another training is at work in {tmp_path}, .* --c") as excinfo:
             alone_in(tmp_path).__enter__()
@@ -130,7 +132,7 @@ def test_a_fold_that_another_process_trains_is_refused_until_that_is_killed(tmp_
         other.kill()
         other.communicate()
     with alone_in(tmp_path):
-        assert not half.exists()
+        assert not half.parent.exists()
     assert (tmp_path / LOCK).read_bytes() == b""
     with held(tmp_path / LOCK) as free:
         assert free

@@ -15,7 +15,7 @@ from nnunet_ext import cli
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.models import Prediction
 from nnunet_ext.s2vnet.labels import LabelHeads
-from nnunet_ext.s2vnet.predictor import Chain, S2VPredictor, predict
+from nnunet_ext.s2vnet.predictor import S2VPredictor, predict
 from tests import tiny
 from tests.s2vnet.test_network import s2vnet
 from tests.s2vnet.test_trainer import trained  # noqa: F401 (a fixture)
@@ -68,8 +68,7 @@ def test_stock_patches_that_hold_the_volume_equal_the_forward_chain(gaussian, de
 def test_mirroring_averages_in_plane_flips():
     network, x = s2vnet(deep_supervision=False).eval(), volume()
     found = predictor(network=network, direction="forward", use_gaussian=False)
-    assert found.chains() == [Chain(flips, True) for flips in ((), (0,), (1,), (0, 1))]
-    assert len(predictor(direction="both").chains()) == 8
+    assert found.flips() == [(), (1,), (2,), (1, 2)]
     with torch.no_grad():
         flips = [(), (3,), (4,), (3, 4)]
         expected = sum(network(x[None].flip(f)).flip(f)[0] for f in flips) / 4
@@ -102,11 +101,19 @@ def test_a_column_that_is_empty_at_its_ends_starts_where_there_is_an_image():
     torch.testing.assert_close(found[:, 2:], alone, atol=1e-4, rtol=1e-4)
 
 
-def test_chains_reach_every_slice_once():
-    for chain in predictor(direction="both").chains():
-        assert sorted(chain.slice_at(step, 5) for step in range(5)) == list(range(5))
-        x = torch.randn(2, 3, 4)
-        assert torch.equal(chain.flipped(chain.flipped(x)), x)
+def test_both_directions_share_features_as_far_as_memory_allows():
+    """The network sees every slice once, or those again that did not fit, and finds the same to the last bit."""
+    network, x = s2vnet(deep_supervision=False).eval(), volume()
+    one = sum(f[:4].numel() * 4 for f in network.features(torch.zeros(4, 1, 16, 16)))
+    computed, features = [], network.features
+    network.features = lambda x: computed.append(len(x)) or features(x)
+    found = []
+    for limit, passes in ((6 * one, 6), (4 * one, 8), (0, 12)):
+        computed.clear()
+        found.append(logits(predictor(network=network, feature_bytes=limit), x))
+        assert computed == [4] * passes
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 def test_regions_have_as_many_channels_as_heads():
@@ -153,7 +160,7 @@ def test_the_help_of_the_command_names_its_flags():
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(cli.__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
     ).stdout
     for flag in ("-i ", "-o ", "-d ", "-f ", "-c ", "--direction", "--disable_tta", "nnUNetTrainerS2VNet"):
         assert flag in shown

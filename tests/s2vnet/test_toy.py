@@ -9,11 +9,11 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunet_ext.s2vnet.evaluate_clicks import next_click
+from nnunet_ext.s2vnet.interactive.evaluate_clicks import next_click
+from nnunet_ext.s2vnet.interactive.session import S2VSession
 from nnunet_ext.s2vnet.predictor import S2VPredictor
 from nnunet_ext.s2vnet.prompts import Prompts
-from nnunet_ext.s2vnet.session import S2VSession
-from tests.s2vnet import sessions
+from tests.s2vnet.interactive import sessions
 from tests.s2vnet.toy import SIZE, dice, discs, trained
 
 pytestmark = pytest.mark.xdist_group("toy")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,13 +10,14 @@ from torch.nn.functional import cross_entropy
 
 from nnunet_ext.nnunet.labels import LabelView
 from nnunet_ext.s2vnet.click_simulation import ClickRules, SimulatedUser
-from nnunet_ext.s2vnet.labels import LabelHeads
 from nnunet_ext.s2vnet.loss import auxiliary_loss, cluster_loss
 from nnunet_ext.s2vnet.network import S2VNet
 from tests.s2vnet.test_network import s2vnet
 
 SIZE = 16
-LABELS = LabelHeads(3)
+
+Batch = tuple[Tensor, Tensor, SimulatedUser | None]
+"""Images ``(B, C, T, H, W)``, labels ``(B, T, H, W)``, and who clicks in them."""
 
 
 def discs(number: int, slices: int, cue: bool, seed: int) -> tuple[Tensor, Tensor]:
@@ -44,18 +45,27 @@ def trained(
 ) -> S2VNet:
     """A network after so many steps on clips of 4 slices; ``cue``: in which steps class cues are visible."""
     network = s2vnet(propagates=propagates, features=(8, 12, 16), options={"width": 16, "layers": 1, **options})
+
+    def batch(step: int) -> Batch:
+        visible = cue(step)
+        images, labels = discs(8, 4, visible, 1000 + step)
+        return images, labels, None if visible else SimulatedUser(labels, 3, interactive, 2, ClickRules(1.0, 0.0, 1))
+
+    return fit(network, steps, batch, [0.2, 1.0, 1.0])
+
+
+def fit(network: S2VNet, steps: int, batch: Callable[[int], Batch], class_weights: Sequence[float]) -> S2VNet:
+    """The network after so many steps with cross entropy, for inference; ``batch``: of every step."""
     optimizer = torch.optim.AdamW(network.parameters(), 4e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps)
-    resize = LabelView(3, False).resize
+    resize, weight = LabelView(len(class_weights), False).resize, torch.tensor(class_weights)
 
     def loss(logits: Tensor, target: Tensor) -> Tensor:
-        return cross_entropy(logits, target[:, 0].long(), weight=torch.tensor([0.2, 1.0, 1.0]))
+        return cross_entropy(logits, target[:, 0].long(), weight=weight)
 
     network.train()
     for step in range(steps):
-        visible = cue(step)
-        images, labels = discs(8, 4, visible, 1000 + step)
-        user = None if visible else SimulatedUser(labels, 3, interactive, 2, ClickRules(1.0, 0.0, 1))
+        images, labels, user = batch(step)
         output, supervision = network(images, user)
         target = labels[:, None].short()
         total = loss(output[0], target) + cluster_loss(supervision.clusters, target, loss, resize)

@@ -19,12 +19,12 @@ from hypothesis.extra import numpy as arrays
 
 from nnunet_ext import cli
 from nnunet_ext.errors import InputError
-from nnunet_ext.s2vnet.session import S2VSession
+from nnunet_ext.s2vnet.interactive.session import S2VSession
 from nnunet_ext.viewer import serve as serving
 from nnunet_ext.viewer import wire
 from nnunet_ext.viewer.access import Doorkeeper
 from nnunet_ext.viewer.remote import create_remote
-from tests.s2vnet.sessions import SPACING, image, model
+from tests.s2vnet.interactive.sessions import SPACING, image, model
 
 SHAPE = (6, 16, 20)
 KEY = "a-key"
@@ -195,6 +195,7 @@ def test_the_address_names_the_label(client):
         ("add_point_interaction", {"json": {"coordinates": [1, 2, 3]}}, "no include_interaction"),
         ("add_point_interaction", {"content": b"{"}, "no JSON object"),
         ("add_bbox_interaction", {"json": {"bbox_coords": [[0, 2], "a"], "include_interaction": True}}, "expected is"),
+        ("add_bbox_interaction", {"json": {"bbox_coords": [[0, 3]] * 4, "include_interaction": True}}, "expected is"),
         ("add_bbox_interaction", {"json": {"bbox_coords": [[0, 3]] * 3, "include_interaction": True}}, "plane"),
         ("add_scribble_interaction", {"content": wire.pack(np.ones(3)), "headers": {"X-Meta": "{}"}}, "no include"),
     ],

@@ -32,8 +32,8 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.models import damage_named, folds_with, trained_folds
 from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.sliced_case import SlicedCase
-from nnunet_ext.s2vnet.correction import Correction, Progress, State
-from nnunet_ext.s2vnet.drawing import Box, as_array, box_voxels, filled, mask_voxels, point_voxels
+from nnunet_ext.s2vnet.interactive.correction import Correction, Progress, State
+from nnunet_ext.s2vnet.interactive.drawing import Box, as_array, box_voxels, filled, mask_voxels, point_voxels
 from nnunet_ext.s2vnet.network import S2VNet
 from nnunet_ext.s2vnet.predictor import S2VPredictor
 

@@ -20,7 +20,6 @@ Everything here is a function of its arguments: states are never changed, so a c
 from __future__ import annotations
 
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -32,6 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nnunet_ext.s2vnet.centroid_aggregation import Bank
+from nnunet_ext.s2vnet.feature_cache import FeatureCache
 from nnunet_ext.s2vnet.network import S2VNet, slices_with_image
 from nnunet_ext.s2vnet.prompts import Prompts
 
@@ -83,33 +83,6 @@ class TileState:
     up: Chain
     down: Chain
     share: tuple[float, ...]
-
-
-class FeatureCache:
-    """The features that were used last, as many as fit.
-
-    Args:
-        limit: bytes.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.size = 0
-        self._kept: OrderedDict[tuple[int, int], list[Tensor]] = OrderedDict()
-
-    def get(self, key: tuple[int, int], compute: Callable[[], list[Tensor]]) -> list[Tensor]:
-        """The features of this key, which are computed if they are not there."""
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
-        found = compute()
-        size = _bytes(found)
-        if size <= self.limit:
-            while self.size + size > self.limit:
-                self.size -= _bytes(self._kept.popitem(last=False)[1])
-            self._kept[key] = found
-            self.size += size
-        return found
 
 
 class Propagation:
@@ -299,7 +272,3 @@ def _is_quiet(old: Step, new: Step) -> bool:
         return True
     a, b = old.labels.unpacked(), new.labels.unpacked()
     return bool(np.count_nonzero(a != b) < QUIET_SHARE * a.size)
-
-
-def _bytes(features: Sequence[Tensor]) -> int:
-    return sum(f.numel() * f.element_size() for f in features)

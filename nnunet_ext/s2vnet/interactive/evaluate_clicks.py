@@ -12,35 +12,37 @@ number of clicks that was tried, and are counted.
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from glob import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, label
 
-from nnunet_ext.benchmark.train import peak_host_mib
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.labels import ScoredLabels
 from nnunet_ext.evaluation.metrics import DEFINITIONS, EMPTY_RULES, CaseMetrics, label_metrics
+from nnunet_ext.evaluation.numbers import mean
 from nnunet_ext.evaluation.reading import Reader, Volume, require_same_geometry
-from nnunet_ext.files import replacing
-from nnunet_ext.s2vnet.click_figure import clicks_figure
-from nnunet_ext.s2vnet.session import S2VSession
+from nnunet_ext.files import replacing, write_json, write_rows
+from nnunet_ext.nnunet.models import require_images
+from nnunet_ext.processes.memory import peak_host_mib
+from nnunet_ext.s2vnet.interactive.click_figure import clicks_figure
+from nnunet_ext.s2vnet.interactive.session import S2VSession
 from nnunet_ext.version import __version__
 
 SHOWN = (0, 1, 2, 3, 5, 10, 15, 20)
 """Numbers of clicks in the report, as far as there are so many."""
 
 TARGETS = (0.85, 0.9)
+
+Metric = Literal["dice", "nsd"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
 
 
 class Click(NamedTuple):
@@ -103,7 +105,7 @@ class Moment:
 
     Attributes:
         clicks: how many.
-        metrics: by label or region.
+        metrics: by label or region, with NSD at one tolerance.
         click: the last one.
         seconds: that its prediction took, or the automatic one.
     """
@@ -113,15 +115,15 @@ class Moment:
     click: Click | None
     seconds: float
 
+    def score(self, metric: Metric, name: str | None = None) -> float:
+        """Of a label; by default the mean over the labels that count."""
+        chosen = self.metrics.values() if name is None else [self.metrics[name]]
+        return mean(m.dice if metric == "dice" else next(iter(m.nsd.values())) for m in chosen)
+
     @property
     def dice(self) -> float:
         """Mean over the labels that count."""
-        return _mean([metrics.dice for metrics in self.metrics.values()])
-
-    @property
-    def nsd(self) -> float:
-        """Mean over the labels that count, at the one tolerance."""
-        return _mean([value for metrics in self.metrics.values() for value in metrics.nsd.values()])
+        return self.score("dice")
 
 
 @dataclass(frozen=True)
@@ -181,25 +183,15 @@ class ClickEvaluation:
         """The numbers of clicks in the report."""
         return sorted({n for n in SHOWN if n <= self.most} | {self.most})
 
-    def curve(self, propagation: bool, metric: str, name: str | None = None) -> list[float]:
-        """Mean over cases after 0, 1, … clicks.
-
-        Args:
-            propagation: of which cases.
-            metric: ``"dice"`` or ``"nsd"``.
-            name: of a label; by default the mean over labels.
-        """
+    def curve(self, propagation: bool, metric: Metric, name: str | None = None) -> list[float]:
+        """Mean over cases after 0, 1, … clicks, with propagation or without; ``name`` as for :meth:`Moment.score`."""
         own = [case for case in self.cases if case.propagation == propagation]
-        result = []
-        for clicks in range(self.most + 1):
-            moments = [case.at(clicks) for case in own]
-            if name is None:
-                result.append(_mean([getattr(moment, metric) for moment in moments]))
-            else:
-                metrics = [moment.metrics[name] for moment in moments]
-                values = [m.dice if metric == "dice" else m.nsd[self.tolerance_mm] for m in metrics]
-                result.append(_mean(values))
-        return result
+        return [mean(case.at(clicks).score(metric, name) for case in own) for clicks in range(self.most + 1)]
+
+    def curves(self, propagation: bool, metric: Metric) -> dict[str, list[float]]:
+        """:meth:`curve` by label, after that of their mean."""
+        names = [None, *self.labels.values]
+        return {name or "mean": self.curve(propagation, metric, name) for name in names}
 
     def summary(self) -> dict[str, Any]:
         """Everything but the cases."""
@@ -218,22 +210,21 @@ class ClickEvaluation:
 
     def _of(self, way: bool) -> dict[str, Any]:
         own = [case for case in self.cases if case.propagation == way]
-        names = [None, *self.labels.values]
         seconds = [moment.seconds for case in own for moment in case.moments[1:]]
         result: dict[str, Any] = {
             metric: {
-                name or "mean": {str(n): _number(self.curve(way, metric, name)[n]) for n in self.shown}
-                for name in names
+                name: {str(n): _number(curve[n]) for n in self.shown}
+                for name, curve in self.curves(way, metric).items()
             }
-            for metric in ("dice", "nsd")
+            for metric in METRICS
         }
         for target in TARGETS:
             found = [case.clicks_to(target) for case in own]
             numbers = [self.most if n is None else n for n in found]
-            result[f"noc_{round(100 * target)}"] = {"mean": _number(_mean(numbers)), "failed": found.count(None)}
-        result["seconds_automatic"] = _number(_mean([case.moments[0].seconds for case in own]))
+            result[f"noc_{round(100 * target)}"] = {"mean": _number(mean(numbers)), "failed": found.count(None)}
+        result["seconds_automatic"] = _number(mean([case.moments[0].seconds for case in own]))
         result["seconds_per_click"] = {
-            "mean": _number(_mean(seconds)),
+            "mean": _number(mean(seconds)),
             "median": _number(float(np.median(seconds))) if seconds else None,
             "max": _number(max(seconds, default=math.nan)),
             "clicks": len(seconds),
@@ -266,7 +257,7 @@ class ClickEvaluation:
         lines = [f"{'clicks':<22}" + "".join(f"{n:>8}" for n in self.shown)]
         for way in self.ways:
             own = content[f"propagation {_word(way)}"]
-            for metric in ("dice", "nsd"):
+            for metric in METRICS:
                 numbers = own[metric]["mean"].values()
                 cells = "".join(f"{'–' if n is None else format(n, '.3f'):>8}" for n in numbers)
                 lines.append(f"{f'{metric}, propagation {_word(way)}':<22}" + cells)
@@ -287,21 +278,17 @@ class ClickEvaluation:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         rows = list(self.rows())
-        with replacing(folder / "clicks.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
-        with replacing(folder / "clicks.json") as temporary:
-            temporary.write_text(json.dumps(self.summary(), indent=2, ensure_ascii=False), encoding="utf-8")
-        curves = {
-            metric: {
-                (name or "mean", _word(way)): self.curve(way, metric, name)
-                for way in self.ways
-                for name in (None, *self.labels.values)
+        write_rows(folder / "clicks.csv", rows[0], rows)
+        write_json(folder / "clicks.json", self.summary())
+        titles: dict[str, Metric] = {"Dice": "dice", f"NSD at {self.tolerance_mm:g} mm": "nsd"}
+        figure = clicks_figure(
+            {
+                title: {
+                    (name, _word(way)): curve for way in self.ways for name, curve in self.curves(way, metric).items()
+                }
+                for title, metric in titles.items()
             }
-            for metric in ("dice", "nsd")
-        }
-        figure = clicks_figure({"Dice": curves["dice"], f"NSD at {self.tolerance_mm:g} mm": curves["nsd"]})
+        )
         with replacing(folder / "clicks.png") as temporary:
             figure.savefig(temporary, format="png", dpi=120)
 
@@ -400,9 +387,8 @@ def _files(
     images: Path, references: Path, description: Mapping[str, Any], cases: Sequence[str] | None
 ) -> dict[str, tuple[list[Path], Path]]:
     """By case its channels and its reference."""
-    for name, folder in (("image", images), ("reference", references)):
-        if not folder.is_dir():
-            raise InputError(f"The {name} folder {folder} does not exist.")
+    if not references.is_dir():
+        raise InputError(f"The reference folder {references} does not exist.")
     ending = description["file_ending"]
     names = sorted(path.name.removesuffix(ending) for path in references.glob(f"*{ending}") if path.name[0] != ".")
     if cases is not None and (unknown := sorted(set(cases) - set(names))):
@@ -412,22 +398,12 @@ def _files(
     names = names if cases is None else sorted(set(cases))
     if not names:
         raise InputError(f"{references} holds no {ending} files; is it the folder of the references?")
-    result = {}
-    for name in names:
-        channels = sorted(images.glob(f"{escape(name)}_[0-9][0-9][0-9][0-9]{ending}"))
-        if not channels:
-            raise InputError(f"Case {name} has a reference, but {images} holds no image {name}_0000{ending}; add it.")
-        result[name] = (channels, references / f"{name}{ending}")
-    return result
+    channels = require_images(images, description, names)
+    return {name: (channels[name], references / f"{name}{ending}") for name in names}
 
 
 def _word(propagation: bool) -> str:
     return "on" if propagation else "off"
-
-
-def _mean(values: Sequence[float]) -> float:
-    counted = [value for value in values if not math.isnan(value)]
-    return float(np.mean(counted)) if counted else math.nan
 
 
 def _number(value: float) -> float | None:

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_ext.s2vnet.propagation import FeatureCache, Packed, share_of_upward
+from nnunet_ext.s2vnet.interactive.propagation import Packed, share_of_upward
 
 
 def test_shares_without_marks_are_those_of_the_predictor():
@@ -26,37 +25,6 @@ def test_shares_are_symmetric(depth, marked):
     for index in range(depth):
         up, down = share_of_upward(index, depth, marked), share_of_upward(depth - 1 - index, depth, turned)
         assert up + down == pytest.approx(1)
-
-
-def features(number, seed=0):
-    return [torch.full((number,), float(seed))]
-
-
-def test_the_cache_keeps_what_was_used_last():
-    cache, computed = FeatureCache(3 * 40), []
-
-    def get(key):
-        def compute():
-            computed.append(key)
-            return features(10, key)
-
-        assert cache.get((0, key), compute)[0][0] == key
-
-    for key in (0, 1, 2, 0, 3, 0, 1):
-        get(key)
-    assert computed == [0, 1, 2, 3, 1]
-    assert cache.size == 120
-
-
-@given(st.integers(0, 200), st.lists(st.tuples(st.integers(0, 5), st.integers(1, 60)), max_size=30))
-def test_the_cache_is_never_larger_than_it_may_be(limit, requests):
-    cache = FeatureCache(limit)
-    sizes = {}
-    for key, size in requests:
-        size = sizes.setdefault(key, size)
-        assert len(cache.get((0, key), lambda size=size: features(size))[0]) == size
-        assert cache.size <= limit
-        assert cache.size == sum(4 * len(kept[0]) for kept in cache._kept.values())
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint16])

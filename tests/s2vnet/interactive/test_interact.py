@@ -10,10 +10,10 @@ import SimpleITK as sitk
 
 from nnunet_ext import cli
 from nnunet_ext.errors import InputError
-from nnunet_ext.s2vnet.prompt_list import KEYS, parse_prompts
-from nnunet_ext.s2vnet.session import S2VSession
+from nnunet_ext.s2vnet.interactive.prompt_list import KEYS, parse_prompts
+from nnunet_ext.s2vnet.interactive.session import S2VSession
 from tests import tiny
-from tests.s2vnet.sessions import session
+from tests.s2vnet.interactive.sessions import session
 from tests.s2vnet.test_trainer import trained  # noqa: F401 (a fixture)
 
 SHAPE = (6, 16, 16)
@@ -211,11 +211,11 @@ def test_the_commands_repeat_a_session_and_evaluate_clicks(trained, tmp_path, ca
     shutil.copytree(labels, tmp_path / "more")
     shutil.copy(labels / "tiny_0.nii.gz", tmp_path / "more" / "other.nii.gz")
     assert cli.main([*command, "-r", str(tmp_path / "more"), "-device", "cpu"]) == 2
-    assert "holds no image other_0000.nii.gz" in capsys.readouterr().err
+    assert "has no other_0000.nii.gz" in capsys.readouterr().err
 
 
 def test_the_example_of_the_docs_is_in_the_format():
-    page = (Path(cli.__file__).parent.parent / "docs" / "s2vnet.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "s2vnet.md").read_text()
     example = json.loads(page.partition("```json")[2].partition("```")[0])
     assert len(parse_prompts(example, "docs", lambda name: MASK)) == 8
     assert all(f"`{kind}`" in page or f'"type": "{kind}"' in page for kind in KEYS)

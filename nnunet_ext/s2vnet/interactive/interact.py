@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ from numpy.typing import NDArray
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.reading import Reader, require_same_geometry
-from nnunet_ext.files import replacing
-from nnunet_ext.s2vnet.prompt_list import read_prompts
-from nnunet_ext.s2vnet.session import S2VSession
+from nnunet_ext.files import require_folder_of, write_json
+from nnunet_ext.s2vnet.interactive.prompt_list import read_prompts
+from nnunet_ext.s2vnet.interactive.session import S2VSession
 from nnunet_ext.version import __version__
 
 
@@ -59,7 +58,7 @@ def interact(
     Args:
         images: one file per channel.
         model: folder with ``plans.json`` and ``fold_…``.
-        prompts: see :mod:`nnunet_ext.s2vnet.prompt_list`.
+        prompts: see :mod:`nnunet_ext.s2vnet.interactive.prompt_list`.
         out: file to write, with the geometry of the image.
         fold: see :meth:`S2VSession.initialize_from_trained_model_folder`.
         checkpoint: file name in the folder of the fold.
@@ -77,8 +76,8 @@ def interact(
     session.initialize_from_trained_model_folder(model, fold, checkpoint)
     session.set_image_from_files(images)
     session.case.require_writable(out)
-    if log is not None and not Path(log).parent.is_dir():
-        raise InputError(f"The folder {Path(log).parent} does not exist; make it first.")
+    if log is not None:
+        require_folder_of(log)
     todo = read_prompts(prompts, mask_reader(session, Path(images[0])))
     entries = []
     for prompt in todo:
@@ -98,8 +97,7 @@ def interact(
             "axes": "zyx",
             "prompts": entries,
         }
-        with replacing(Path(log)) as temporary:
-            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+        write_json(Path(log), content)
     return entries
 
 

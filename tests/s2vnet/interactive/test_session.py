@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.s2vnet.centroid_aggregation import Bank
+from nnunet_ext.s2vnet.interactive.propagation import Step
+from nnunet_ext.s2vnet.interactive.session import S2VSession
 from nnunet_ext.s2vnet.prompts import Prompts
-from nnunet_ext.s2vnet.propagation import Step
-from nnunet_ext.s2vnet.session import S2VSession
 from tests import tiny
-from tests.s2vnet.sessions import image, model, quietly, session
+from tests.s2vnet.interactive.sessions import image, model, quietly, session
 
 LARGE = (12, 16, 16)
 

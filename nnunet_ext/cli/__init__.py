@@ -1,0 +1,42 @@
+"""The command ``nnunet-ext``. Thin: every command parses its arguments and calls one public function.
+
+One file per command, or per group of commands such as ``landmarks``. What a command calls is imported when it runs, so
+that the help appears at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from nnunet_ext.cli import benchmark, demo, evaluate, export, install, landmarks, plans, s2v, scribbles, splits
+from nnunet_ext.errors import InputError
+from nnunet_ext.version import __version__
+
+FILES = (install, plans, demo, evaluate, export, benchmark, scribbles, landmarks, s2v, splits)
+"""In the order of the help."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nnunet-ext", description="Trainers that plug into stock nnU-Net v2, and the tools around them."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for file in FILES:
+        file.add(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code (2 for bad input, 130 for Ctrl-C)."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.function(arguments) or 0
+    except InputError as error:
+        print(f"nnunet-ext: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("nnunet-ext: interrupted", file=sys.stderr)
+        return 130

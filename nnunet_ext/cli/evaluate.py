@@ -1,0 +1,69 @@
+"""``nnunet-ext evaluate``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nnunet_ext.cli.flags import Commands, add_command, add_processes
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from nnunet_ext.evaluation.folders import evaluate_folders
+    from nnunet_ext.evaluation.labels import ScoredLabels
+
+    evaluation = evaluate_folders(
+        arguments.reference,
+        arguments.prediction,
+        labels=ScoredLabels.from_words(arguments.labels) if arguments.labels else None,
+        dataset_json=arguments.dataset_json,
+        plans=arguments.plans,
+        common=arguments.common,
+        nsd_tolerances_mm=arguments.nsd_tolerances,
+        definition=arguments.definition,
+        empty="zero" if arguments.legacy_empty_zero else "diagonal",
+        consistency=arguments.consistency,
+        processes=arguments.processes,
+    )
+    out = Path(arguments.out) if arguments.out else Path(arguments.prediction) / "evaluation"
+    evaluation.write(out / "summary.json", out / "metrics.csv")
+    print(evaluation.report())
+    print(f"\n{out / 'summary.json'}  nnU-Net's format and more\n{out / 'metrics.csv'}  every case and label")
+
+
+def add(commands: Commands) -> None:
+    """To the commands of ``nnunet-ext``."""
+    evaluate = add_command(
+        commands,
+        "evaluate",
+        _evaluate,
+        "compare predictions with their references: Dice, IoU, HD95, ASSD, normalised surface Dice, volumes",
+        "nnunet-ext evaluate labelsTs predictions",
+        "nnunet-ext evaluate labelsTs predictions --labels liver=1 organs=1,2 ignore=3",
+    )
+    evaluate.add_argument("reference", metavar="GT_FOLDER", help="references, in any format that nnU-Net reads")
+    evaluate.add_argument("prediction", metavar="PRED_FOLDER", help="predictions, with the same file names")
+    evaluate.add_argument("--labels", nargs="+", metavar="NAME=N", help="what is scored (default: from dataset.json)")
+    evaluate.add_argument("--dataset-json", metavar="FILE", help="default: beside predictions or references")
+    evaluate.add_argument("--plans", metavar="FILE", help="default: plans.json beside the predictions, if there is one")
+    evaluate.add_argument(
+        "--nsd-tolerances", nargs="+", type=float, default=[1.0], metavar="MM", help="for surface Dice, in mm (1)"
+    )
+    evaluate.add_argument(
+        "--definition",
+        choices=["surface", "voxel"],
+        default="surface",
+        help="surface: elements weighted by area, as DeepMind's surface-distance; voxel: border voxels, as MedPy "
+        "(%(default)s)",
+    )
+    evaluate.add_argument(
+        "--legacy-empty-zero", action="store_true", help="empty masks score 0 everywhere, as in the scribble papers"
+    )
+    evaluate.add_argument(
+        "--consistency",
+        action="store_true",
+        help="also how much neighbouring slices agree, in the predictions and in the references",
+    )
+    evaluate.add_argument("--common", action="store_true", help="score only the cases that are in both folders")
+    add_processes(evaluate)
+    evaluate.add_argument("-o", "--out", metavar="FOLDER", help="default: PRED_FOLDER/evaluation")

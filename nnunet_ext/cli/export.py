@@ -1,0 +1,63 @@
+"""``nnunet-ext export``."""
+
+from __future__ import annotations
+
+import argparse
+
+from nnunet_ext.cli.flags import Commands, add_command
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from nnunet_ext.export.write import export_model
+
+    exported = export_model(
+        arguments.model,
+        arguments.out,
+        folds=arguments.folds,
+        checkpoints=arguments.checkpoints,
+        name=arguments.name,
+        keep_trainer=arguments.keep_trainer,
+        safetensors=arguments.safetensors,
+        onnx=arguments.onnx,
+        force=arguments.force,
+    )
+    print(exported.report())
+
+
+def add(commands: Commands) -> None:
+    """To the commands of ``nnunet-ext``."""
+    export = add_command(
+        commands,
+        "export",
+        _export,
+        "write a trained model for others: one of stock nnU-Net if its network is the planned one, otherwise one that "
+        "says what it needs",
+        "nnunet-ext export $nnUNet_results/Dataset004_Hippocampus/nnUNetTrainerMedContext__nnUNetPlans__3d_fullres "
+        "--out medcontext.zip",
+    )
+    export.add_argument("model", metavar="RESULT_FOLDER", help="TRAINER__PLANS__CONFIGURATION in nnUNet_results")
+    export.add_argument(
+        "--out",
+        required=True,
+        metavar="FOLDER|ZIP",
+        help="NAME.zip for nnUNetv2_install_pretrained_model_from_zip, or a folder for "
+        "nnUNetv2_predict_from_modelfolder",
+    )
+    export.add_argument("-f", "--folds", nargs="+", metavar="FOLD", help="default: all that were trained")
+    export.add_argument(
+        "-chk",
+        dest="checkpoints",
+        nargs="+",
+        default=["checkpoint_final.pth"],
+        metavar="FILE",
+        help="checkpoint_final.pth",
+    )
+    export.add_argument(
+        "--as", dest="name", metavar="NAME", help="what others give after -tr (default: the name of the trainer)"
+    )
+    export.add_argument(
+        "--keep-trainer", action="store_true", help="stay a model of its trainer, for example with its landmarks"
+    )
+    export.add_argument("--safetensors", action="store_true", help="weights also without pickle, described by JSON")
+    export.add_argument("--onnx", action="store_true", help="network also as ONNX; needs the extra: nnunet-ext[onnx]")
+    export.add_argument("--force", action="store_true", help="replace what an earlier export wrote")

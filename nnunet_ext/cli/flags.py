@@ -1,0 +1,55 @@
+"""How a command is added to its parser, and what several of them take."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Commands = Any
+"""What ``add_subparsers`` of argparse returns, whose class has no public name."""
+
+Command = Callable[[argparse.Namespace], int | None]
+"""Runs with the parsed arguments; returns the exit code, None for 0."""
+
+
+def add_group(commands: Commands, name: str, help_: str) -> Commands:
+    """A command that has commands."""
+    group = commands.add_parser(name, help=help_, description=_sentence(help_))
+    return group.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+
+def add_command(
+    commands: Commands, name: str, function: Command, help_: str, *examples: str
+) -> argparse.ArgumentParser:
+    """A command with its help, and lines that can be typed."""
+    command = commands.add_parser(
+        name,
+        help=help_,
+        description=_sentence(help_),
+        epilog="\n  ".join(["example:", *examples]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(function=function)
+    return command
+
+
+def add_raw_dataset(command: argparse.ArgumentParser) -> None:
+    """The data set that a command reads."""
+    command.add_argument("dataset", metavar="DATASET", help="number or name in nnUNet_raw, or a folder")
+
+
+def add_processes(command: argparse.ArgumentParser, what: str = "cases") -> None:
+    """On how many cores."""
+    command.add_argument("--processes", type=int, metavar="N", help=f"{what} at a time (default: number of cores)")
+
+
+def write_and_print(found: Any, out: Path, files: str) -> None:
+    """What a command found: into a folder and onto the screen, with what lies in the folder."""
+    found.write(out)
+    print(f"{found.report()}\n\n{out / files}")
+
+
+def _sentence(help_: str) -> str:
+    return f"{help_[0].upper()}{help_[1:]}."

@@ -1,0 +1,75 @@
+"""Flags that name a trained model and say how it predicts."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunet_ext.errors import InputError
+
+if TYPE_CHECKING:
+    from nnunet_ext.nnunet.models import Prediction
+
+
+def model_folder(arguments: argparse.Namespace) -> Path:
+    """The folder that is named, or the one that nnU-Net has for a data set, trainer, plans and configuration."""
+    from nnunet_ext.nnunet import models
+
+    if arguments.model is not None:
+        return Path(arguments.model)
+    if arguments.dataset is None or arguments.configuration is None:
+        raise InputError("Which model? Give -d DATASET -c CONFIGURATION -tr TRAINER -p PLANS, or -m MODEL_FOLDER.")
+    return models.model_folder(arguments.dataset, arguments.trainer, arguments.plans, arguments.configuration)
+
+
+def prediction(arguments: argparse.Namespace) -> Prediction:
+    """What the flags of :func:`add_prediction_flags` say."""
+    from nnunet_ext.nnunet.models import Prediction
+
+    return Prediction(
+        folds=arguments.folds,
+        checkpoint=arguments.checkpoint,
+        device=arguments.device,
+        tta=not arguments.disable_tta,
+        step_size=arguments.step_size,
+        save_probabilities=arguments.save_probabilities,
+        continue_prediction=arguments.continue_prediction,
+        previous_stage=getattr(arguments, "previous_stage", None),
+        on_device=not arguments.not_on_device,
+        progress=not arguments.disable_progress_bar,
+        processes=(arguments.npp, arguments.nps),
+    )
+
+
+def add_model_flags(command: argparse.ArgumentParser, trainer: str, configuration: str | None = None) -> None:
+    """Which model; with the trainer and the configuration that are meant if none is named."""
+    command.add_argument("-m", "--model", metavar="FOLDER", help="model folder, instead of -d, -c, -tr and -p")
+    command.add_argument("-d", dest="dataset", metavar="DATASET", help="number or name")
+    command.add_argument(
+        "-c",
+        dest="configuration",
+        default=configuration,
+        metavar="CONFIGURATION",
+        help="%(default)s" if configuration else None,
+    )
+    command.add_argument("-tr", dest="trainer", default=trainer, metavar="TRAINER", help="%(default)s")
+    command.add_argument("-p", dest="plans", default="nnUNetPlans", metavar="PLANS", help="%(default)s")
+    command.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", metavar="FILE", help="%(default)s")
+
+
+def add_prediction_flags(command: argparse.ArgumentParser, trainer: str, configuration: str | None = None) -> None:
+    """Those of ``nnUNetv2_predict``; see :func:`add_model_flags`."""
+    command.add_argument("-i", dest="images", required=True, metavar="FOLDER", help="images, as for nnUNetv2_predict")
+    command.add_argument("-o", dest="out", required=True, metavar="FOLDER")
+    add_model_flags(command, trainer, configuration)
+    command.add_argument("-f", dest="folds", nargs="+", metavar="FOLD", help="default: all that were trained")
+    command.add_argument("-device", default="cuda", choices=["cuda", "cpu", "mps"], help="%(default)s")
+    command.add_argument("-step_size", type=float, default=0.5, help="of the sliding window (%(default)s)")
+    command.add_argument("--disable_tta", action="store_true", help="do not mirror")
+    command.add_argument("--save_probabilities", action="store_true", help="of the segmentation")
+    command.add_argument("--continue_prediction", action="store_true", help="leave out cases that are there")
+    command.add_argument("--not_on_device", action="store_true", help="keep results in main memory")
+    command.add_argument("--disable_progress_bar", action="store_true")
+    command.add_argument("-npp", type=int, default=3, help="processes for preprocessing (%(default)s)")
+    command.add_argument("-nps", type=int, default=3, help="processes for export (%(default)s)")

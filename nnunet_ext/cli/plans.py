@@ -1,0 +1,78 @@
+"""``nnunet-ext plans``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from nnunet_ext.cli.flags import Commands, add_command
+from nnunet_ext.errors import InputError
+
+
+def _plans(arguments: argparse.Namespace) -> None:
+    from nnunet_ext.nnunet.plans import write_plans
+
+    written = write_plans(
+        arguments.dataset,
+        arguments.preset,
+        base=arguments.plans,
+        configurations=arguments.configuration,
+        epochs=arguments.epochs,
+        iterations=arguments.iterations,
+        batch_size=arguments.batch_size,
+        patch_size=arguments.patch_size,
+        features=arguments.features,
+        options=_options(arguments.option),
+        out=arguments.out,
+        force=arguments.force,
+    )
+    print(written.summary())
+
+
+def _options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """``["attenscribble.crf_weight=1.0"]`` → ``{"attenscribble": {"crf_weight": 1.0}}``; values are read as YAML."""
+    import yaml
+
+    options: dict[str, dict[str, Any]] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        method, dot, option = name.partition(".")
+        if not (equals and dot and method and option and value):
+            raise InputError(f"--option {text!r} is not METHOD.NAME=VALUE, such as attenscribble.crf_weight=1.0.")
+        try:
+            options.setdefault(method, {})[option] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(f"--option {text!r}: {value!r} is no YAML value.") from None
+    return options
+
+
+def add(commands: Commands) -> None:
+    """To the commands of ``nnunet-ext``."""
+    plans = add_command(
+        commands,
+        "plans",
+        _plans,
+        "write a plans file with a preset or a short schedule beside an existing one; nothing is preprocessed again",
+        "nnunet-ext plans 4 --preset pnpnet --configuration 3d_fullres --epochs 100",
+    )
+    plans.add_argument("dataset", metavar="DATASET", help="number or name of a preprocessed data set")
+    plans.add_argument(
+        "--preset", nargs="+", default=[], metavar="NAME", help="presets from plans/, applied in this order"
+    )
+    plans.add_argument("--plans", default="nnUNetPlans", metavar="NAME", help="plans to start from (%(default)s)")
+    plans.add_argument("--configuration", nargs="+", metavar="C", help="configurations to change (default: all)")
+    plans.add_argument("--epochs", type=int, metavar="E", help="number of epochs")
+    plans.add_argument("--iterations", type=int, metavar="I", help="training iterations per epoch")
+    plans.add_argument("--batch-size", type=int, metavar="B")
+    plans.add_argument("--patch-size", type=int, nargs="+", metavar="X")
+    plans.add_argument("--features", type=int, nargs="+", metavar="F", help="channels of every stage")
+    plans.add_argument(
+        "--option",
+        nargs="+",
+        default=[],
+        metavar="METHOD.NAME=VALUE",
+        help="option of a method, such as attenscribble.crf_weight=1.0",
+    )
+    plans.add_argument("--out", metavar="NAME", help="name of the new plans (default: old name + presets)")
+    plans.add_argument("--force", action="store_true", help="replace a different file of that name")

@@ -1,0 +1,183 @@
+"""``nnunet-ext s2v …``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from nnunet_ext.cli.flags import Commands, add_command, add_group, write_and_print
+from nnunet_ext.cli.models import add_model_flags, add_prediction_flags, model_folder, prediction
+from nnunet_ext.errors import InputError
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from nnunet_ext.s2vnet.predictor import predict
+
+    number = predict(
+        arguments.images,
+        arguments.out,
+        model_folder(arguments),
+        prediction(arguments),
+        direction=arguments.direction,
+    )
+    print(f"{number} segmentations in {arguments.out}")
+
+
+def _session(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the flags of :func:`_add_session_flags` say, as arguments of a function that opens a session."""
+    return {
+        "model": model_folder(arguments),
+        "fold": arguments.fold,
+        "checkpoint": arguments.checkpoint,
+        "device": arguments.device,
+        "torch_n_threads": arguments.threads,
+        "cache_bytes": int(arguments.cache * 2**20),
+    }
+
+
+def _interact(arguments: argparse.Namespace) -> None:
+    from nnunet_ext.s2vnet.interactive.interact import interact
+
+    changes = interact(
+        arguments.images,
+        prompts=arguments.prompts,
+        out=arguments.out,
+        log=arguments.log,
+        propagation=arguments.propagation == "on",
+        **_session(arguments),
+    )
+    for number, change in enumerate(changes, 1):
+        kind = change["prompt"]["type"]
+        print(f"{number:>3} {kind:<9} changed {change['voxels']} voxels in {len(change['slices'])} slices")
+    print(f"{arguments.out}  the segmentation")
+
+
+def _evaluate_clicks(arguments: argparse.Namespace) -> None:
+    from nnunet_ext.s2vnet.interactive.evaluate_clicks import evaluate_clicks
+
+    evaluation = evaluate_clicks(
+        arguments.images,
+        arguments.references,
+        cases=arguments.cases,
+        clicks=arguments.clicks,
+        propagation={"on": [True], "off": [False], "both": [True, False]}[arguments.propagation],
+        nsd_tolerance_mm=arguments.nsd_tolerance,
+        done=lambda line: print(line, flush=True),
+        **_session(arguments),
+    )
+    print()
+    write_and_print(evaluation, Path(arguments.out), "clicks.csv, clicks.json and clicks.png")
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    from nnunet_ext.viewer.serve import serve, serve_remote
+
+    said = {"host": arguments.host, "say": lambda line: print(line, flush=True), **_session(arguments)}
+    if arguments.nninteractive:
+        if arguments.images or arguments.out or arguments.prompts_out:
+            raise InputError(
+                "With --nninteractive the plug-in opens the image and saves; leave out --image, --out and "
+                "--prompts-out."
+            )
+        serve_remote(port=1527 if arguments.port is None else arguments.port, upload_mib=arguments.upload, **said)
+        return
+    if not arguments.images:
+        raise InputError("Which image? Give --image FILE, one per channel.")
+    serve(
+        images=arguments.images,
+        out=arguments.out,
+        prompts_out=arguments.prompts_out,
+        port=8000 if arguments.port is None else arguments.port,
+        **said,
+    )
+
+
+def _add_session_flags(command: argparse.ArgumentParser) -> None:
+    """Which model, and how a session runs."""
+    add_model_flags(command, "nnUNetTrainerS2VNet", "2d")
+    command.add_argument("-f", "--fold", metavar="FOLD", help="one; default: all, or the first that was trained")
+    command.add_argument(
+        "-device", "--device", choices=["cuda", "cpu", "mps"], help="default: cuda if there is one, else cpu"
+    )
+    command.add_argument("--threads", type=int, metavar="N", help="of PyTorch on the CPU (default: all)")
+    command.add_argument(
+        "--cache", type=float, default=2048, metavar="MIB", help="memory for features; changes no result (%(default)s)"
+    )
+
+
+def add(commands: Commands) -> None:
+    """To the commands of ``nnunet-ext``."""
+    parts = add_group(
+        commands, "s2v", "predict with models of S2VNet through whole volumes, and correct segmentations with prompts"
+    )
+    predict = add_command(
+        parts,
+        "predict",
+        _predict,
+        "segmentations of a folder of images, with the flags of nnUNetv2_predict; centres propagate through the whole "
+        "volume",
+        "nnunet-ext s2v predict -i imagesTs -o predictions -d 4 -f 0",
+        "nnunet-ext s2v predict -i imagesTs -o predictions -d 4 --direction forward --disable_tta",
+    )
+    add_prediction_flags(predict, "nnUNetTrainerS2VNet", "2d")
+    predict.add_argument(
+        "--direction", choices=["forward", "backward", "both"], default="both", help="of the slices (%(default)s)"
+    )
+    interact = add_command(
+        parts,
+        "interact",
+        _interact,
+        "segment one image with prompts from a file; the same prompts give the same result",
+        "nnunet-ext s2v interact -i case_0000.nii.gz -m MODEL --prompts prompts.json -o case.nii.gz",
+    )
+    interact.add_argument("-i", dest="images", required=True, nargs="+", metavar="FILE", help="one per channel")
+    interact.add_argument("-o", dest="out", required=True, metavar="FILE", help="the segmentation")
+    interact.add_argument("--prompts", required=True, metavar="FILE", help="JSON, see docs/s2vnet.md")
+    interact.add_argument("--log", metavar="FILE", help="JSON, what every prompt changed")
+    interact.add_argument(
+        "--propagation", choices=["on", "off"], default="on", help="off: prompts change their slice only (%(default)s)"
+    )
+    _add_session_flags(interact)
+    clicks = add_command(
+        parts,
+        "evaluate-clicks",
+        _evaluate_clicks,
+        "click where segmentations are wrong most, and report how they get better: Dice, surface Dice, seconds",
+        "nnunet-ext s2v evaluate-clicks -i imagesTs -r labelsTs -m MODEL -o clicks --propagation both",
+    )
+    clicks.add_argument("-i", dest="images", required=True, metavar="FOLDER", help="images, as for nnUNetv2_predict")
+    clicks.add_argument("-r", dest="references", required=True, metavar="FOLDER", help="their label maps")
+    clicks.add_argument("-o", dest="out", required=True, metavar="FOLDER", help="for clicks.csv, .json and .png")
+    clicks.add_argument("--cases", nargs="+", metavar="CASE", help="default: all that have a reference")
+    clicks.add_argument("--clicks", type=int, default=10, metavar="N", help="per case at most (%(default)s)")
+    clicks.add_argument(
+        "--propagation",
+        choices=["on", "off", "both"],
+        default="on",
+        help="off: a click changes its slice only; both: compare (%(default)s)",
+    )
+    clicks.add_argument("--nsd-tolerance", type=float, default=1.0, metavar="MM", help="(%(default)s)")
+    _add_session_flags(clicks)
+    serve = add_command(
+        parts,
+        "serve",
+        _serve,
+        "correct one image by clicking, in a web page that this machine serves; needs nnunet-ext[viewer]",
+        "nnunet-ext s2v serve -i case_0000.nii.gz -m MODEL -o case.nii.gz --prompts-out prompts.json",
+        "nnunet-ext s2v serve -m MODEL --nninteractive",
+    )
+    serve.add_argument("-i", "--image", dest="images", nargs="+", metavar="FILE", help="one per channel")
+    serve.add_argument("-o", "--out", metavar="FILE", help="where Save writes the segmentation; default: download only")
+    serve.add_argument("--prompts-out", metavar="FILE", help="JSON of all prompts, for s2v interact")
+    serve.add_argument("--host", default="127.0.0.1", help="address of this machine to listen on (%(default)s)")
+    serve.add_argument("--port", type=int, help="0: any that is free (8000; with --nninteractive 1527)")
+    serve.add_argument(
+        "--nninteractive",
+        action="store_true",
+        help="instead of a page, nnInteractive's remote protocol, for its plug-ins in napari and 3D Slicer",
+    )
+    serve.add_argument(
+        "--upload", type=int, default=2048, metavar="MIB", help="of an image with --nninteractive (%(default)s)"
+    )
+    _add_session_flags(serve)

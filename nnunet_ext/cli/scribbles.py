@@ -1,0 +1,79 @@
+"""``nnunet-ext scribbles …``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nnunet_ext.cli.flags import Commands, add_command, add_group, add_processes, add_raw_dataset, write_and_print
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    from nnunet_ext.scribbles.generate import generate_dataset
+    from nnunet_ext.scribbles.label_map import Options
+
+    options = Options(
+        mode=arguments.mode,
+        slice_fraction=arguments.slice_fraction,
+        thickness=arguments.thickness,
+        min_area=arguments.min_area,
+        components=arguments.components,
+        background=not arguments.no_background,
+        seed=arguments.seed,
+    )
+    print(generate_dataset(arguments.dataset, arguments.out, options, processes=arguments.processes).report())
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from nnunet_ext.scribbles.check import check_dataset
+
+    report = check_dataset(
+        arguments.dataset, dense=arguments.dense, plans=arguments.plans, processes=arguments.processes
+    )
+    out = Path(arguments.out or f"nnunet_ext_scribbles_{report.dataset.name}")
+    write_and_print(report, out, "overview.html  pictures of the suspicious cases")
+    return report.exit_code
+
+
+def add(commands: Commands) -> None:
+    """To the commands of ``nnunet-ext``."""
+    parts = add_group(commands, "scribbles", "draw scribbles from dense labels, and check a data set with scribbles")
+    generate = add_command(
+        parts,
+        "generate",
+        _generate,
+        "write a data set with scribbles from one with dense labels; images are not copied",
+        "nnunet-ext scribbles generate 38 --out 138",
+        "nnunet-ext scribbles generate 38 --out Dataset139_Lines --mode line --slice-fraction 0.3",
+    )
+    add_raw_dataset(generate)
+    generate.add_argument("--out", required=True, metavar="NEW_ID", help="number or whole name of the new data set")
+    generate.add_argument(
+        "--mode", choices=["interior+border", "skeleton", "line"], default="interior+border", help="(%(default)s)"
+    )
+    generate.add_argument(
+        "--slice-fraction", type=float, default=1.0, metavar="F", help="share of the slices to annotate (%(default)s)"
+    )
+    generate.add_argument("--thickness", type=int, default=3, metavar="N", help="in voxels (%(default)s)")
+    generate.add_argument(
+        "--min-area", type=int, default=1, metavar="N", help="voxels of a class in a slice to scribble (%(default)s)"
+    )
+    generate.add_argument(
+        "--components", choices=["one", "all"], default="one", help="per class and slice (%(default)s)"
+    )
+    generate.add_argument("--no-background", action="store_true", help="draw foreground classes only")
+    generate.add_argument("--seed", type=int, default=0, metavar="N", help="(%(default)s)")
+    add_processes(generate)
+    check = add_command(
+        parts,
+        "check",
+        _check,
+        "look for what is wrong with scribbles before a training; exit code 1 if something is fatal",
+        "nnunet-ext scribbles check 138",
+        "nnunet-ext scribbles check 138 --dense $nnUNet_raw/Dataset138_LiverScribble/labelsTr_dense",
+    )
+    add_raw_dataset(check)
+    check.add_argument("--dense", metavar="FOLDER", help="dense label maps, to find leaks and what is missed")
+    check.add_argument("--plans", default="nnUNetPlans", metavar="NAME", help="whose spacings are tried (%(default)s)")
+    add_processes(check)
+    check.add_argument("-o", "--out", metavar="FOLDER", help="default: nnunet_ext_scribbles_DATASET")

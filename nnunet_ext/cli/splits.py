@@ -1,0 +1,96 @@
+"""``nnunet-ext splits``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Literal
+
+from nnunet_ext.cli.flags import Commands, add_command, add_processes
+from nnunet_ext.errors import InputError
+
+
+def _splits(arguments: argparse.Namespace) -> int:
+    if arguments.check is not None:
+        from nnunet_ext.splits.check import check_splits
+
+        if arguments.few_shot or arguments.out or arguments.force:
+            raise InputError("--check writes nothing; leave out --few-shot, --out and --force.")
+        checked = check_splits(
+            arguments.dataset,
+            arguments.check or None,
+            by=arguments.by,
+            images=not arguments.no_images,
+            processes=arguments.processes,
+        )
+        print(checked.report())
+        return checked.exit_code
+    from nnunet_ext.splits.write import write_splits
+
+    written = write_splits(
+        arguments.dataset,
+        arguments.by,
+        folds=arguments.folds,
+        shots=arguments.few_shot,
+        seeds=arguments.seeds,
+        validation_from=arguments.validation_from,
+        validation_fold=arguments.validation_fold,
+        out=arguments.out,
+        force=arguments.force,
+    )
+    print(written.report())
+    return 0
+
+
+def _number_or_all(text: str) -> int | Literal["all"]:
+    if text == "all":
+        return "all"
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of subjects nor 'all'") from None
+
+
+def add(commands: Commands) -> None:
+    """To the commands of ``nnunet-ext``."""
+    splits = add_command(
+        commands,
+        "splits",
+        _splits,
+        "write splits_final.json with folds by subject or nested few-shot subsets, or look for leaks in one",
+        "nnunet-ext splits 27 --by 'patient\\d+'",
+        "nnunet-ext splits 4 --by pairs --few-shot 4 8 all --seeds 0 1 2",
+        "nnunet-ext splits 4 --check",
+    )
+    splits.add_argument("dataset", metavar="DATASET", help="number or name")
+    splits.add_argument(
+        "--by",
+        metavar="SUBJECTS",
+        help="which cases are one subject: a regular expression, a table FILE.csv (case,subject) or FILE.json, pairs "
+        "(001 and 002, ...), pairs-from-0, subject (guess from the names), or case (each is its own)",
+    )
+    splits.add_argument("--folds", type=int, default=5, metavar="K", help="of the cross-validation (%(default)s)")
+    splits.add_argument(
+        "--few-shot",
+        nargs="+",
+        type=_number_or_all,
+        default=[],
+        metavar="N",
+        help="numbers of training subjects, or all; each with every seed is a fold, all with one validation set",
+    )
+    splits.add_argument("--seeds", nargs="+", type=int, metavar="S", help="of the few-shot subsets (0)")
+    splits.add_argument(
+        "--validation-fold", type=int, default=0, metavar="F", help="fold that few-shot subsets come from (%(default)s)"
+    )
+    splits.add_argument("--validation-from", metavar="FILE", help="existing folds to take it from")
+    splits.add_argument("-o", "--out", metavar="FILE", help="default: splits_final.json in the preprocessed data set")
+    splits.add_argument("--force", action="store_true", help="replace different folds")
+    splits.add_argument(
+        "--check",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="look for mistakes and leaks in FILE (default: splits_final.json, or what nnU-Net would do without); exit "
+        "code 1 if there are any",
+    )
+    splits.add_argument("--no-images", action="store_true", help="with --check: do not compare images")
+    add_processes(splits, "images")

@@ -1,0 +1,12 @@
+"""What a person does with a trained S2VNet: prompts on one volume, and a segmentation that follows them.
+
+Begin with ``session``: an image goes into an :class:`S2VSession`, prompts follow, and a label map comes out. Its parts,
+in the order in which a prompt passes them: ``drawing`` (its voxels), ``marks`` (its pixels in slices, and what newer
+prompts supersede), ``propagation`` (which slices are computed again), ``correction`` (from marks to a label map).
+
+Around it the commands: ``interact`` repeats prompts from a file, whose format is ``prompt_list``; ``evaluate_clicks``
+clicks like a simulated user and measures, and ``click_figure`` draws what came of it. The page of ``nnunet-ext s2v
+serve`` is in :mod:`nnunet_ext.viewer`.
+
+The network does not know this folder: training and automatic prediction are in :mod:`nnunet_ext.s2vnet`.
+"""
