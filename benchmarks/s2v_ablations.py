@@ -37,13 +37,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the toy is that of the tes
 from nnunet_ext.s2vnet.click_simulation import ClickRules, SimulatedUser
 from nnunet_ext.s2vnet.network import S2VNet
 from nnunet_ext.s2vnet.predictor import Direction, S2VPredictor
-from nnunet_ext.s2vnet.prompts import Prompts
 from tests.s2vnet.test_network import s2vnet
-from tests.s2vnet.toy import SIZE, Batch, dice, discs, fit
+from tests.s2vnet.toy import SIZE, Batch, clicks, dice, discs, fit, segmented
 
 SLICES, CLIP, VOLUMES = 8, 4, 32
 RULES = ClickRules(1.0, 0.0, 1)
-NAMES = ("position", "label", "weight", "age")
 
 MECHANISMS: dict[str, dict[str, object]] = {
     "S2VNet": {},
@@ -81,22 +79,6 @@ def with_share(seed: int, steps: int, share: float) -> S2VNet:
     return fit(network(seed), steps, batch, [0.2, 1.0, 1.0])
 
 
-def segmented(trained: S2VNet, images: Tensor, prompts: Prompts | None = None) -> Tensor:
-    there = torch.ones(images.shape[0], images.shape[2], dtype=torch.bool)
-    with torch.inference_mode():
-        return torch.stack([one.argmax(1) for one, _ in trained.propagate(images.unbind(2), there, prompts)], 1)
-
-
-def clicked(labels: Tensor, wrong: bool = False) -> Prompts:
-    """One click in the middle of every disc, in slice 0."""
-    one_each = []
-    for volume in labels:
-        kind = int(volume.max())
-        middle = (volume[0] > 0).nonzero().float().mean(0).round().tolist()
-        one_each.append(Prompts.click([0, *middle], 3 - kind if wrong else kind))
-    return Prompts(*(torch.cat([getattr(one, name) for one in one_each]) for name in NAMES))
-
-
 def both_ways(trained: S2VNet, images: Tensor, direction: Direction) -> Tensor:
     cpu = torch.device("cpu")
     predictor = S2VPredictor(
@@ -116,7 +98,7 @@ def answers(trained: S2VNet) -> dict[str, float]:
     middle = torch.cat([images[:, :, 4:5], images[:, :, 1:4], images[:, :, :1], images[:, :, 5:]], 2)
     moved = torch.cat([labels[:, 4:5], labels[:, 1:4], labels[:, :1], labels[:, 5:]], 1)
     silent, unknown = discs(VOLUMES, SLICES, False, 2)
-    right, wrong = clicked(unknown), clicked(unknown, wrong=True)
+    right, wrong = clicks(unknown), clicks(unknown, wrong=True)
     found = {
         "cue": (segmented(trained, images)[:, 1:], labels[:, 1:]),
         "after noise": (segmented(trained, noisy)[:, 4:], labels[:, 4:]),

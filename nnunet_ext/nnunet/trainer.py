@@ -178,7 +178,7 @@ class CommonTrainer(nnUNetTrainer):
     # -- nnU-Net's hooks -----------------------------------------------------------------------------------------
 
     def initialize(self) -> None:
-        if self.enable_deep_supervision and len(self._get_deep_supervision_scales()) < 2:
+        if len(self.configuration_manager.network_arch_init_kwargs.get("strides", ())) == 2:
             # nnUNetTrainer._build_loss leaves the coarsest output out, which in a network of two stages is the only
             # one: its weights are 0 / 0, and every loss is nan
             self.enable_deep_supervision = False

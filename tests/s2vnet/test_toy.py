@@ -12,13 +12,10 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunet_ext.s2vnet.interactive.evaluate_clicks import next_click
 from nnunet_ext.s2vnet.interactive.session import S2VSession
 from nnunet_ext.s2vnet.predictor import S2VPredictor
-from nnunet_ext.s2vnet.prompts import Prompts
 from tests.s2vnet.interactive import sessions
-from tests.s2vnet.toy import SIZE, dice, discs, trained
+from tests.s2vnet.toy import SIZE, clicks, dice, discs, segmented, trained
 
 pytestmark = pytest.mark.xdist_group("toy")
-
-NAMES = ("position", "label", "weight", "age")
 
 
 @pytest.fixture(scope="module")
@@ -39,22 +36,6 @@ def without_aggregation():
     """The same training, but a slice sees the centres of the last one only."""
     torch.set_num_threads(1)
     return trained(240, lambda step: step % 2 == 0, interactive=0.9, aggregation="last")
-
-
-def segmented(network, images, prompts=None):
-    there = torch.ones(images.shape[0], images.shape[2], dtype=torch.bool)
-    with torch.no_grad():
-        return torch.stack([one.argmax(1) for one, _ in network.propagate(images.unbind(2), there, prompts)], 1)
-
-
-def clicks(labels, wrong=False):
-    """One on each disc, in slice 0, of its class or of the other one."""
-    one_each = []
-    for volume in labels:
-        kind = int(volume.max())
-        middle = (volume[0] > 0).nonzero().float().mean(0).round().tolist()
-        one_each.append(Prompts.click([0, *middle], 3 - kind if wrong else kind))
-    return Prompts(*(torch.cat([getattr(one, name) for one in one_each]) for name in NAMES))
 
 
 def worst(predicted, labels):

@@ -12,6 +12,7 @@ from nnunet_ext.nnunet.labels import LabelView
 from nnunet_ext.s2vnet.click_simulation import ClickRules, SimulatedUser
 from nnunet_ext.s2vnet.loss import auxiliary_loss, cluster_loss
 from nnunet_ext.s2vnet.network import S2VNet
+from nnunet_ext.s2vnet.prompts import Prompts
 from tests.s2vnet.test_network import s2vnet
 
 SIZE = 16
@@ -86,3 +87,21 @@ def dice(predicted: Tensor, labels: Tensor) -> list[float]:
         a, b = predicted == kind, labels == kind
         scores.append(2 * float((a & b).sum()) / max(1, float(a.sum() + b.sum())))
     return scores
+
+
+def segmented(network: S2VNet, images: Tensor, prompts: Prompts | None = None) -> Tensor:
+    """Labels ``(B, T, H, W)``, by the forward chain."""
+    there = torch.ones(images.shape[0], images.shape[2], dtype=torch.bool)
+    with torch.no_grad():
+        return torch.stack([one.argmax(1) for one, _ in network.propagate(images.unbind(2), there, prompts)], 1)
+
+
+def clicks(labels: Tensor, wrong: bool = False) -> Prompts:
+    """One in the middle of each disc, in slice 0, of its class or of the other one."""
+    one_each = []
+    for volume in labels:
+        kind = int(volume.max())
+        middle = (volume[0] > 0).nonzero().float().mean(0).round().tolist()
+        one_each.append(Prompts.click([0, *middle], 3 - kind if wrong else kind))
+    names = ("position", "label", "weight", "age")
+    return Prompts(*(torch.cat([getattr(one, name) for one in one_each]) for name in names))
