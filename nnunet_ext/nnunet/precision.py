@@ -19,7 +19,7 @@ from nnunet_ext.errors import InputError
 SECTION = "precision"
 """Of our settings in the plans: ``{"cpu": "bfloat16"}``."""
 
-_ON_CPU = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_ON_CPU = ("float32", "bfloat16")
 
 
 class Precision:

@@ -36,6 +36,7 @@ from nnunet_ext.files import replacing
 from nnunet_ext.nnunet import plans as plans_file
 from nnunet_ext.nnunet.checkpoints import read_checkpoint
 from nnunet_ext.nnunet.labels import LabelView
+from nnunet_ext.nnunet.models import channel_names
 from nnunet_ext.nnunet.precision import SECTION as PRECISION
 from nnunet_ext.nnunet.precision import Precision
 from nnunet_ext.nnunet.pretrained import install as install_pretrained_weights
@@ -126,7 +127,7 @@ class CommonTrainer(nnUNetTrainer):
     @property
     def image_channels(self) -> int:
         """Channels of the image; in a cascade the previous stage's prediction follows them."""
-        return len(self.dataset_json["channel_names"])
+        return len(channel_names(self.dataset_json))
 
     # -- what a method overrides ---------------------------------------------------------------------------------
 
