@@ -77,11 +77,7 @@ def make_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainerFact
         if "nnUNet_results" not in os.environ:
             monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
         if "nnUNet_preprocessed" not in os.environ:
-            folder = tmp_path / "preprocessed" / tiny.DATASET
-            for dim in (2, 3):
-                data = folder / f"nnUNetPlans_{dim}d"
-                data.mkdir(parents=True)
-                (data / "case.b2nd").touch()  # nnU-Net infers the dataset class from the file ending
+            folder = tiny.make_data_folders(tmp_path / "preprocessed")
             monkeypatch.setenv("nnUNet_preprocessed", str(folder.parent))
         settings = json.loads(json.dumps(plans or tiny.plans()))
         settings["continue_training"] = False

@@ -126,10 +126,7 @@ def batch_of(trainer: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("fuzz")
-    for dim in (2, 3):
-        data = root / "preprocessed" / tiny.DATASET / f"nnUNetPlans_{dim}d"
-        data.mkdir(parents=True)
-        (data / "case.b2nd").touch()  # nnU-Net infers the class of the data set from the file ending
+    tiny.make_data_folders(root / "preprocessed")
     return root
 
 

@@ -206,6 +206,15 @@ def write_preprocessed(raw: Path, preprocessed: Path, kind: str = "classes", see
     return folder
 
 
+def make_data_folders(preprocessed: Path) -> Path:
+    """Folders of preprocessed data without data, for trainers that are only given batches; returns the data set's."""
+    for dim in (2, 3):
+        data = preprocessed / DATASET / f"nnUNetPlans_{dim}d"
+        data.mkdir(parents=True)
+        (data / "case.b2nd").touch()  # nnU-Net infers the class of the data set from the file ending
+    return preprocessed / DATASET
+
+
 def batch(trainer: Any, seed: int = 0) -> dict[str, Any]:
     """A random batch as nnU-Net's loader would give it to this trainer."""
     generator = torch.Generator().manual_seed(seed)

@@ -163,10 +163,7 @@ def batch_of(trainer: Any, rank: int, step: int) -> dict[str, Any]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What all trainers did; starting processes is what takes time, so they are started once."""
     folder = tmp_path_factory.mktemp("ddp")
-    for dim in (2, 3):
-        data = folder / "preprocessed" / tiny.DATASET / f"nnUNetPlans_{dim}d"
-        data.mkdir(parents=True)
-        (data / "case.b2nd").touch()  # nnU-Net infers the class of the data set from the file ending
+    tiny.make_data_folders(folder / "preprocessed")
     multiprocessing.spawn(train_together, (folder,), RANKS)
     return folder
 

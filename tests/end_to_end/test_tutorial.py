@@ -11,7 +11,7 @@ TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.ipynb"
 SCHEDULE = "epochs, iterations = 8, 40"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def notebook():
     return nbformat.read(TUTORIAL, as_version=4)
 
@@ -35,7 +35,7 @@ def test_the_tutorial_runs_from_raw_data_to_an_exported_model(notebook, tmp_path
 
 
 def test_the_committed_outputs_are_complete_and_name_no_machine(notebook):
-    cells = code(nbformat.read(TUTORIAL, as_version=4))
+    cells = code(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = str([cell.outputs for cell in cells])
     assert outputs.count("image/png") == 2
