@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nnunet_ext.cli.flags import Commands, add_command, add_group
+from nnunet_ext.cli.flags import SEVERAL, Commands, add_command, add_group
 from nnunet_ext.errors import InputError
 
 
@@ -66,7 +66,7 @@ def add(commands: Commands) -> None:
     run.add_argument("--folder", help="where everything is written (nnunet_ext_benchmark_NAME)")
     run.add_argument("--jobs", type=int, default=1, metavar="N", help="trainings at a time on this machine (1)")
     run.add_argument("--executor", choices=["local", "slurm"], default="local", help="(%(default)s)")
-    run.add_argument("--parameter", nargs="+", default=[], metavar="NAME=VALUE", help="for submitit")
+    run.add_argument("--parameter", **SEVERAL, default=[], metavar="NAME=VALUE", help="for submitit")
     report = add_command(
         parts,
         "report",
@@ -77,8 +77,8 @@ def add(commands: Commands) -> None:
         "$nnUNet_results/Dataset004_Hippocampus/* --baseline nnUNetTrainer__nnUNetPlans__3d_fullres",
     )
     report.add_argument("folder", nargs="?", metavar="FOLDER", help="of the benchmark")
-    report.add_argument("--from-results", nargs="+", metavar="MODEL", help="folders TRAINER__PLANS__CONFIGURATION")
+    report.add_argument("--from-results", **SEVERAL, metavar="MODEL", help="folders TRAINER__PLANS__CONFIGURATION")
     report.add_argument("--baseline", help="what the others are compared with (default: that of the benchmark)")
     report.add_argument("--reference", metavar="FOLDER", help="with --from-results: references (default: nnU-Net's)")
-    report.add_argument("--folds", nargs="+", type=int, metavar="F", help="with --from-results (default: all)")
+    report.add_argument("--folds", **SEVERAL, type=int, metavar="F", help="with --from-results (default: all)")
     report.add_argument("-o", "--out", metavar="FOLDER", help="default: FOLDER/report")

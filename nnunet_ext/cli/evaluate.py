@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunet_ext.cli.flags import Commands, add_command, add_processes
+from nnunet_ext.cli.flags import SEVERAL, Commands, add_command, add_processes
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -19,7 +19,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         dataset_json=arguments.dataset_json,
         plans=arguments.plans,
         common=arguments.common,
-        nsd_tolerances_mm=arguments.nsd_tolerances,
+        nsd_tolerances_mm=arguments.nsd_tolerances or [1.0],
         definition=arguments.definition,
         empty="zero" if arguments.legacy_empty_zero else "diagonal",
         consistency=arguments.consistency,
@@ -43,12 +43,10 @@ def add(commands: Commands) -> None:
     )
     evaluate.add_argument("reference", metavar="GT_FOLDER", help="references, in any format that nnU-Net reads")
     evaluate.add_argument("prediction", metavar="PRED_FOLDER", help="predictions, with the same file names")
-    evaluate.add_argument("--labels", nargs="+", metavar="NAME=N", help="what is scored (default: from dataset.json)")
+    evaluate.add_argument("--labels", **SEVERAL, metavar="NAME=N", help="what is scored (default: from dataset.json)")
     evaluate.add_argument("--dataset-json", metavar="FILE", help="default: beside predictions or references")
     evaluate.add_argument("--plans", metavar="FILE", help="default: plans.json beside the predictions, if there is one")
-    evaluate.add_argument(
-        "--nsd-tolerances", nargs="+", type=float, default=[1.0], metavar="MM", help="for surface Dice, in mm (1)"
-    )
+    evaluate.add_argument("--nsd-tolerances", **SEVERAL, type=float, metavar="MM", help="for surface Dice, in mm (1)")
     evaluate.add_argument(
         "--definition",
         choices=["surface", "voxel"],

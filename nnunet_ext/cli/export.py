@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nnunet_ext.cli.flags import Commands, add_command
+from nnunet_ext.cli.flags import SEVERAL, Commands, add_command
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -14,7 +14,7 @@ def _export(arguments: argparse.Namespace) -> None:
         arguments.model,
         arguments.out,
         folds=arguments.folds,
-        checkpoints=arguments.checkpoints,
+        checkpoints=arguments.checkpoints or ["checkpoint_final.pth"],
         name=arguments.name,
         keep_trainer=arguments.keep_trainer,
         safetensors=arguments.safetensors,
@@ -43,12 +43,11 @@ def add(commands: Commands) -> None:
         help="NAME.zip for nnUNetv2_install_pretrained_model_from_zip, or a folder for "
         "nnUNetv2_predict_from_modelfolder",
     )
-    export.add_argument("-f", "--folds", nargs="+", metavar="FOLD", help="default: all that were trained")
+    export.add_argument("-f", "--folds", **SEVERAL, metavar="FOLD", help="default: all that were trained")
     export.add_argument(
         "-chk",
         dest="checkpoints",
-        nargs="+",
-        default=["checkpoint_final.pth"],
+        **SEVERAL,
         metavar="FILE",
         help="checkpoint_final.pth",
     )

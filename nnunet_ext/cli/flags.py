@@ -13,6 +13,9 @@ Commands = Any
 Command = Callable[[argparse.Namespace], int | None]
 """Runs with the parsed arguments; returns the exit code, None for 0."""
 
+SEVERAL: dict[str, Any] = {"nargs": "+", "action": "extend"}
+"""For ``add_argument``: one value or more. A flag that is given twice adds up; by itself argparse forgets the first."""
+
 
 def add_group(commands: Commands, name: str, help_: str) -> Commands:
     """A command that has commands."""

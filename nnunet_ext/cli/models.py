@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnunet_ext.cli.flags import SEVERAL
 from nnunet_ext.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def add_prediction_flags(command: argparse.ArgumentParser, trainer: str, configu
     command.add_argument("-i", dest="images", required=True, metavar="FOLDER", help="images, as for nnUNetv2_predict")
     command.add_argument("-o", dest="out", required=True, metavar="FOLDER")
     add_model_flags(command, trainer, configuration)
-    command.add_argument("-f", dest="folds", nargs="+", metavar="FOLD", help="default: all that were trained")
+    command.add_argument("-f", dest="folds", **SEVERAL, metavar="FOLD", help="default: all that were trained")
     command.add_argument("-device", default="cuda", choices=["cuda", "cpu", "mps"], help="%(default)s")
     command.add_argument("-step_size", type=float, default=0.5, help="of the sliding window (%(default)s)")
     command.add_argument("--disable_tta", action="store_true", help="do not mirror")

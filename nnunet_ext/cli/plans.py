@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from nnunet_ext.cli.flags import Commands, add_command
+from nnunet_ext.cli.flags import SEVERAL, Commands, add_command
 from nnunet_ext.errors import InputError
 
 
@@ -40,8 +40,10 @@ def _options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
         method, dot, option = name.partition(".")
         if not (equals and dot and method and option and value):
             raise InputError(f"--option {text!r} is not METHOD.NAME=VALUE, such as attenscribble.crf_weight=1.0.")
+        if option in options.setdefault(method, {}):
+            raise InputError(f"--option {text!r}: {name} is given twice; give it once.")
         try:
-            options.setdefault(method, {})[option] = yaml.safe_load(value)
+            options[method][option] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise InputError(f"--option {text!r}: {value!r} is no YAML value.") from None
     return options
@@ -58,18 +60,18 @@ def add(commands: Commands) -> None:
     )
     plans.add_argument("dataset", metavar="DATASET", help="number or name of a preprocessed data set")
     plans.add_argument(
-        "--preset", nargs="+", default=[], metavar="NAME", help="presets from plans/, applied in this order"
+        "--preset", **SEVERAL, default=[], metavar="NAME", help="presets from plans/, applied in this order"
     )
     plans.add_argument("--plans", default="nnUNetPlans", metavar="NAME", help="plans to start from (%(default)s)")
-    plans.add_argument("--configuration", nargs="+", metavar="C", help="configurations to change (default: all)")
+    plans.add_argument("--configuration", **SEVERAL, metavar="C", help="configurations to change (default: all)")
     plans.add_argument("--epochs", type=int, metavar="E", help="number of epochs")
     plans.add_argument("--iterations", type=int, metavar="I", help="training iterations per epoch")
     plans.add_argument("--batch-size", type=int, metavar="B")
-    plans.add_argument("--patch-size", type=int, nargs="+", metavar="X")
-    plans.add_argument("--features", type=int, nargs="+", metavar="F", help="channels of every stage")
+    plans.add_argument("--patch-size", type=int, **SEVERAL, metavar="X")
+    plans.add_argument("--features", type=int, **SEVERAL, metavar="F", help="channels of every stage")
     plans.add_argument(
         "--option",
-        nargs="+",
+        **SEVERAL,
         default=[],
         metavar="METHOD.NAME=VALUE",
         help="option of a method, such as attenscribble.crf_weight=1.0",

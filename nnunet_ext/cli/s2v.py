@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nnunet_ext.cli.flags import Commands, add_command, add_group, write_and_print
+from nnunet_ext.cli.flags import SEVERAL, Commands, add_command, add_group, write_and_print
 from nnunet_ext.cli.models import add_model_flags, add_prediction_flags, model_folder, prediction
 from nnunet_ext.errors import InputError
 
@@ -131,7 +131,7 @@ def add(commands: Commands) -> None:
         "segment one image with prompts from a file; the same prompts give the same result",
         "nnunet-ext s2v interact -i case_0000.nii.gz -m MODEL --prompts prompts.json -o case.nii.gz",
     )
-    interact.add_argument("-i", dest="images", required=True, nargs="+", metavar="FILE", help="one per channel")
+    interact.add_argument("-i", dest="images", required=True, **SEVERAL, metavar="FILE", help="one per channel")
     interact.add_argument("-o", dest="out", required=True, metavar="FILE", help="the segmentation")
     interact.add_argument("--prompts", required=True, metavar="FILE", help="JSON, see docs/s2vnet.md")
     interact.add_argument("--log", metavar="FILE", help="JSON, what every prompt changed")
@@ -149,7 +149,7 @@ def add(commands: Commands) -> None:
     clicks.add_argument("-i", dest="images", required=True, metavar="FOLDER", help="images, as for nnUNetv2_predict")
     clicks.add_argument("-r", dest="references", required=True, metavar="FOLDER", help="their label maps")
     clicks.add_argument("-o", dest="out", required=True, metavar="FOLDER", help="for clicks.csv, .json and .png")
-    clicks.add_argument("--cases", nargs="+", metavar="CASE", help="default: all that have a reference")
+    clicks.add_argument("--cases", **SEVERAL, metavar="CASE", help="default: all that have a reference")
     clicks.add_argument("--clicks", type=int, default=10, metavar="N", help="per case at most (%(default)s)")
     clicks.add_argument(
         "--propagation",
@@ -167,7 +167,7 @@ def add(commands: Commands) -> None:
         "nnunet-ext s2v serve -i case_0000.nii.gz -m MODEL -o case.nii.gz --prompts-out prompts.json",
         "nnunet-ext s2v serve -m MODEL --nninteractive",
     )
-    serve.add_argument("-i", "--image", dest="images", nargs="+", metavar="FILE", help="one per channel")
+    serve.add_argument("-i", "--image", dest="images", **SEVERAL, metavar="FILE", help="one per channel")
     serve.add_argument("-o", "--out", metavar="FILE", help="where Save writes the segmentation; default: download only")
     serve.add_argument("--prompts-out", metavar="FILE", help="JSON of all prompts, for s2v interact")
     serve.add_argument("--host", default="127.0.0.1", help="address of this machine to listen on (%(default)s)")

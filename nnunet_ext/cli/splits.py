@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Literal
 
-from nnunet_ext.cli.flags import Commands, add_command, add_processes
+from nnunet_ext.cli.flags import SEVERAL, Commands, add_command, add_processes
 from nnunet_ext.errors import InputError
 
 
@@ -71,13 +71,13 @@ def add(commands: Commands) -> None:
     splits.add_argument("--folds", type=int, default=5, metavar="K", help="of the cross-validation (%(default)s)")
     splits.add_argument(
         "--few-shot",
-        nargs="+",
+        **SEVERAL,
         type=_number_or_all,
         default=[],
         metavar="N",
         help="numbers of training subjects, or all; each with every seed is a fold, all with one validation set",
     )
-    splits.add_argument("--seeds", nargs="+", type=int, metavar="S", help="of the few-shot subsets (0)")
+    splits.add_argument("--seeds", **SEVERAL, type=int, metavar="S", help="of the few-shot subsets (0)")
     splits.add_argument(
         "--validation-fold", type=int, default=0, metavar="F", help="fold that few-shot subsets come from (%(default)s)"
     )
