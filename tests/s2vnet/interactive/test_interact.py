@@ -185,11 +185,13 @@ def test_the_commands_repeat_a_session_and_evaluate_clicks(trained, tmp_path, ca
         (["-o", str(tmp_path / "no" / "a.nii.gz")], "does not exist"),
         (["-o", str(tmp_path / "c.txt")], "endings"),
         (["-o", str(tmp_path / "c.nii.gz"), "-f", "3"], "of fold 3; it has that of 0; choose with -f"),
-        (["-o", str(tmp_path / "c.nii.gz"), "-i", str(case)], "does not lie on the voxels of"),
         (["-o", str(tmp_path / "c.nii.gz"), "--log", str(tmp_path / "no" / "log")], "does not exist"),
     ):
         assert cli.main([*command, "-device", "cpu", *change]) == 2
         assert message in capsys.readouterr().err
+    of_another_image = [str(case) if part == str(moved) else part for part in command]
+    assert cli.main([*of_another_image, "-device", "cpu", "-o", str(tmp_path / "c.nii.gz")]) == 2
+    assert "does not lie on the voxels of" in capsys.readouterr().err
     assert not list(tmp_path.glob("c.*"))
     assert not list(tmp_path.glob(".*"))
 
