@@ -44,13 +44,7 @@ def add(commands: Commands) -> None:
         "nnUNetv2_predict_from_modelfolder",
     )
     export.add_argument("-f", "--folds", **SEVERAL, metavar="FOLD", help="default: all that were trained")
-    export.add_argument(
-        "-chk",
-        dest="checkpoints",
-        **SEVERAL,
-        metavar="FILE",
-        help="checkpoint_final.pth",
-    )
+    export.add_argument("-chk", dest="checkpoints", **SEVERAL, metavar="FILE", help="checkpoint_final.pth")
     export.add_argument(
         "--as", dest="name", metavar="NAME", help="what others give after -tr (default: the name of the trainer)"
     )

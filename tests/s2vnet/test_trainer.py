@@ -109,6 +109,14 @@ def test_without_neighbours_slices_stand_alone(make, name, depth):
     assert np.isfinite(trainer.train_step(batch_of(trainer))["loss"])
 
 
+def test_patches_of_one_slice_leave_propagation_out_and_clips_in(make):
+    trainer = make(options={"clip": 4, "inference_clip": 1})
+    assert trainer.clip == 4
+    assert batch_of(trainer)["data"].shape[2] == 4
+    assert trainer.configuration_manager.patch_size[0] == 1
+    assert trainer.network.aggregation is None
+
+
 def test_a_3d_configuration_is_refused_before_a_folder_is_made(make, tmp_path):
     with pytest.raises(InputError, match=r"3d_fullres has Conv3d; train configuration 2d"):
         make(configuration="3d_fullres")
