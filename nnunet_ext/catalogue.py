@@ -134,7 +134,22 @@ TRAINERS: dict[str, Entry] = {
     ),
 }
 
+OPTIONS: dict[str, str] = {
+    "pnpnet": "nnunet_ext.pnpnet.network:PnPNetOptions",
+    "attenscribble": "nnunet_ext.attenscribble.network:AttenScribbleOptions",
+    "medcontext": "nnunet_ext.medcontext.options:MedContextOptions",
+    "babloss": "nnunet_ext.babloss.options:BaBLossOptions",
+    "s2vnet": "nnunet_ext.s2vnet.options:S2VNetOptions",
+}
+"""Where the options of a method live, by their section in the plans: a dataclass whose defaults are the sound ones."""
+
 _EPOCHS = re.compile(r"(?P<name>.+)_(?P<epochs>[1-9][0-9]*)epochs?")
+
+
+def default_options(method: str) -> Any:
+    """The sound defaults of a method of :data:`OPTIONS`."""
+    module, _, attribute = OPTIONS[method].partition(":")
+    return getattr(import_module(module), attribute)()
 
 
 def resolve(name: str) -> type:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 
 class InputError(ValueError):
@@ -11,12 +11,6 @@ class InputError(ValueError):
 
     The command line prints it without a traceback.
     """
-
-
-def require_choice(method: str, options: Any, name: str, known: Any) -> None:
-    """Raise InputError unless an option is one of the values of a ``Literal``."""
-    if (value := getattr(options, name)) not in get_args(known):
-        raise InputError(f"{method} option {name} is {value!r}; it can be {', '.join(get_args(known))}.")
 
 
 def refuse_out_of_range(method: str, options: Any, wrong: Sequence[str], rules: str) -> None:

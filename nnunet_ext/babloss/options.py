@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnunet_ext.babloss.loss import Similarity
-from nnunet_ext.errors import refuse_out_of_range, require_choice
+from nnunet_ext.errors import refuse_out_of_range
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class BaBLossOptions:
     Lengths are in voxels of the finest spacing of the configuration, so that thick slices are far apart.
 
     Raises:
-        InputError: a value that is out of range or unknown.
+        InputError: a value that is out of range.
     """
 
     heatmap_sigma: float = 4.0
@@ -42,7 +42,6 @@ class BaBLossOptions:
     """Share of the epochs at which it has its whole weight. Published: 0."""
 
     def __post_init__(self) -> None:
-        require_choice("babloss", self, "similarity", Similarity)
         wrong = [name for name in ("heatmap_sigma", "sigma", "levels") if getattr(self, name) <= 0]
         wrong += [name for name in ("heatmap_weight", "a_weight", "b_weight") if getattr(self, name) < 0]
         wrong += [name for name in ("seen", "ramp_start", "ramp_end") if not 0 <= getattr(self, name) <= 1]

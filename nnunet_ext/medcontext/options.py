@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from nnunet_ext.errors import refuse_out_of_range, require_choice
+from nnunet_ext.errors import refuse_out_of_range
 from nnunet_ext.medcontext.consistency import Kind
 from nnunet_ext.medcontext.masking import Fill
 from nnunet_ext.medcontext.teacher import ema_momentum
@@ -22,7 +22,7 @@ class MedContextOptions:
     Published values are those of the released nnFormer for Synapse, where others differ they are named.
 
     Raises:
-        InputError: a value that is out of range or unknown.
+        InputError: a value that is out of range.
     """
 
     mask_ratio: float = 0.4
@@ -58,8 +58,6 @@ class MedContextOptions:
     """Share of the samples that ``nnUNetTrainerTubeCutout`` masks: here half of what is seen is masked, too."""
 
     def __post_init__(self) -> None:
-        for name, known in {"fill": Fill, "consistency": Kind, "target": Target}.items():
-            require_choice("medcontext", self, name, known)
         shares = ("ema_base", "ema_final", "ema_warmup", "cutout")
         weights = ("beta", "full_weight", "masked_weight")
         wrong = [name for name in shares if not 0 <= getattr(self, name) <= 1]

@@ -25,12 +25,18 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from nnunet_ext.catalogue import OPTIONS, default_options
 from nnunet_ext.discovery import shipped_folder
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing
 from nnunet_ext.nnunet.folders import dataset_folder
+from nnunet_ext.nnunet.precision import SECTION as PRECISION
+from nnunet_ext.nnunet.precision import Precision
 
 Options = TypeVar("Options", bound=Any)
 
@@ -54,12 +60,43 @@ def with_overrides(options: Options, overrides: Mapping[str, Any], method: str) 
     """The options of a method, a dataclass, with those of a plans file on top.
 
     Raises:
-        InputError: an option that the method does not have.
+        InputError: an option that the method does not have, or a value that is none of its type or out of its range.
     """
     known = {field.name for field in fields(options)}
     if unknown := set(overrides) - known:
         raise InputError(f"The plans have unknown {method} options {sorted(unknown)}; known are {sorted(known)}.")
+    hints = get_type_hints(type(options))
+    for name, value in overrides.items():
+        try:
+            TypeAdapter(hints[name]).validate_python(value, strict=True)
+        except ValidationError as error:
+            reasons = " or ".join(dict.fromkeys(_lower_first(detail["msg"]) for detail in error.errors()))
+            raise InputError(f"The plans have {method}.{name} = {value!r}: {reasons}.") from None
     return replace(options, **overrides)
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def require_options(options: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise InputError unless these options exist and have values that a trainer takes.
+
+    They are tried on the sound defaults; what a trainer sees also depends on its own defaults and on the plans, so it
+    looks again.
+
+    Args:
+        options: by the name of a method's package, or ``precision``.
+    """
+    for method, chosen in options.items():
+        if method == PRECISION:
+            Precision(torch.device("cpu"), chosen)
+        elif method in OPTIONS:
+            with_overrides(default_options(method), chosen, method)
+        else:
+            raise InputError(
+                f"There are no options of {method!r}; there are those of {', '.join([*OPTIONS, PRECISION])}."
+            )
 
 
 def remember_labels(plans: dict[str, Any], configuration: str, dataset_json: Mapping[str, Any]) -> None:
@@ -184,6 +221,7 @@ def write_plans(
     for name in chosen:
         if name not in plans["configurations"]:
             raise InputError(f"{source} has no configuration {name!r}; it has: {', '.join(plans['configurations'])}.")
+    require_options(options or {})
     given = {"--epochs": epochs, "--iterations": iterations, "--batch-size": batch_size}
     for argument, value in given.items():
         if value is not None and value < 1:

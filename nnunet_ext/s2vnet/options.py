@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nnunet_ext.errors import refuse_out_of_range, require_choice
+from nnunet_ext.errors import refuse_out_of_range
 from nnunet_ext.s2vnet.centroid_aggregation import Aggregation
 
 
@@ -13,7 +13,7 @@ class S2VNetOptions:
     """The options and their defaults, all of them inferred; a plans file may override any of them.
 
     Raises:
-        InputError: a value that is out of range or unknown.
+        InputError: a value that is out of range.
     """
 
     clip: int = 4
@@ -58,7 +58,6 @@ class S2VNetOptions:
     """Of the loss of the planned segmentation layers."""
 
     def __post_init__(self) -> None:
-        require_choice("s2vnet", self, "aggregation", Aggregation)
         positive = "clip inference_clip width heads stages layers embedding centres background_centres bank rounds"
         wrong = [name for name in positive.split() if getattr(self, name) < 1]
         shares = "state_dropout click_decay interactive first_click border_click"

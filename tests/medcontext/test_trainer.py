@@ -377,9 +377,9 @@ def test_cutout_of_nothing_is_the_reference_bit_for_bit(make_trainer):
     ("options", "sentence"),
     [
         ({"ratio": 0.4}, r"unknown medcontext options \['ratio'\]"),
-        ({"fill": "token"}, "medcontext option fill is 'token'; it can be zero, noise, mean"),
-        ({"consistency": "cosine"}, "consistency is 'cosine'; it can be relative, official, kl"),
-        ({"target": "student"}, "target is 'student'; it can be teacher, self"),
+        ({"fill": "token"}, "medcontext.fill = 'token': input should be 'zero', 'noise' or 'mean'"),
+        ({"consistency": "cosine"}, "consistency = 'cosine': input should be 'relative', 'official' or 'kl'"),
+        ({"target": "student"}, "target = 'student': input should be 'teacher' or 'self'"),
         ({"mask_ratio": 1.0}, "out of range: mask_ratio = 1.0"),
         ({"every": 0, "beta": -1}, "out of range: beta = -1, every = 0"),
         ({"block": 0}, "out of range: block = 0"),

@@ -1,13 +1,18 @@
 """``nnunet-ext plans``: presets and short schedules in a plans file beside the old one."""
 
 import json
+import re
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_ext import catalogue
+from nnunet_ext.catalogue import OPTIONS, default_options
 from nnunet_ext.cli import main
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.plans import extension_settings, load_presets, write_plans
+from nnunet_ext.nnunet.plans import extension_settings, load_presets, require_options, with_overrides, write_plans
 from tests import tiny
 
 
@@ -165,7 +170,42 @@ def test_an_option_that_cannot_be_read_gets_one_sentence(folder, capsys, text):
     assert not (folder / "new.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("medcontext.ratio=0.4", r"unknown medcontext options \['ratio'\]; known are"),
+        ("medcontext.mask_ratio=1.5", "medcontext options out of range: mask_ratio = 1.5"),
+        ("medcontext.mask_ratio=half", "medcontext.mask_ratio = 'half': input should be a valid number"),
+        ("medcontext.fill=grey", "medcontext.fill = 'grey': input should be 'zero', 'noise' or 'mean'"),
+        ("attenscribble.stages=2", "attenscribble.stages = 2: "),
+        ("pnpnet.levels=[2, x]", "pnpnet.levels = .*: input should be a valid integer"),
+        ("pnpnet.push=1", "pnpnet.push = 1: input should be a valid boolean"),
+        ("med.mask_ratio=0.4", "no options of 'med'; there are those of pnpnet, .*precision"),
+        ("precision.cpu=float16", "The plans have the precision"),
+    ],
+)
+def test_an_option_or_value_that_no_trainer_takes_is_refused_when_the_plans_are_written(folder, capsys, text, sentence):
+    assert main(["plans", "901", "--option", text, "--out", "new"]) == 2
+    assert re.search(sentence, capsys.readouterr().err)
+    assert not (folder / "new.json").exists()
+
+
+@pytest.mark.parametrize("method", OPTIONS)
+def test_every_default_is_a_value_that_plans_may_give(method):
+    options = default_options(method)
+    overrides = {field.name: getattr(options, field.name) for field in fields(options)}
+    assert with_overrides(options, overrides, method) == options
+
+
+def test_every_method_with_options_is_known():
+    sections = set()
+    for file in Path(catalogue.__file__).parent.glob("*/trainer.py"):
+        sections |= set(re.findall(r'with_overrides\(.*"(\w+)"\)', file.read_text()))
+    assert sections == set(OPTIONS)
+
+
 def test_every_shipped_preset_says_what_it_is_and_applies(folder):
     for name, preset in load_presets().items():
         assert preset["description"].endswith(".")
+        require_options(preset.get("options", {}))
         write_plans(901, [name])
