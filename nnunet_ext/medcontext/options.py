@@ -46,8 +46,9 @@ class MedContextOptions:
     """Of the loss terms on the whole patch. Published: 1."""
     masked_weight: float = 1.0
     """Of the loss terms on the masked patch. Published: 1. With 0.5 and 0.5 gradients stay as large as nnU-Net's."""
-    ema_base: float = 0.996
-    """Momentum of the teacher after its warm-up. Meant by the code: 0.996."""
+    ema_base: float | None = None
+    """Momentum of the teacher after its warm-up. None: that of a mean over a thousandth of the training, and over 10
+    steps at least, which is 0.996 for nnU-Net's 250,000. Meant by the code: 0.996."""
     ema_final: float = 1.0
     """And at the end of the training. Meant by the code: 1."""
     ema_warmup: float = 0.01
@@ -60,7 +61,7 @@ class MedContextOptions:
     def __post_init__(self) -> None:
         shares = ("ema_base", "ema_final", "ema_warmup", "cutout")
         weights = ("beta", "full_weight", "masked_weight")
-        wrong = [name for name in shares if not 0 <= getattr(self, name) <= 1]
+        wrong = [name for name in shares if (share := getattr(self, name)) is not None and not 0 <= share <= 1]
         wrong += [name for name in weights if getattr(self, name) < 0]
         wrong += [name for name in ("every", "block") if (value := getattr(self, name)) is not None and value < 1]
         if not 0 <= self.mask_ratio < 1:
@@ -78,11 +79,12 @@ class MedContextOptions:
             iterations: of an epoch.
         """
         step, total = epoch * iterations + batch, epochs * iterations
+        base = 1 - 1 / max(10, total / 1000) if self.ema_base is None else self.ema_base
         if self.ema_restarts:
             step, total = batch, 2 * total
-        return ema_momentum(step, total, self.ema_base, self.ema_final, round(self.ema_warmup * total))
+        return ema_momentum(step, total, base, self.ema_final, round(self.ema_warmup * total))
 
     @classmethod
     def paper(cls) -> MedContextOptions:
         """The arithmetic of the released nnFormer for Synapse."""
-        return cls(block=4, mask_per_sample=False, consistency="official", beta=0.4, ema_restarts=True)
+        return cls(block=4, mask_per_sample=False, consistency="official", beta=0.4, ema_base=0.996, ema_restarts=True)

@@ -1,13 +1,16 @@
 """The teacher: a moving average of the network (exponential, EMA), which sees the patch as a whole.
 
-After each step of the optimizer ``teacher ← m · teacher + (1 − m) · student``; m rises from 0 to 0.996 at once and to 1
-by the end of the training, so the teacher is the student at first and hardly moves in the end.
+After each step of the optimizer ``teacher ← m · teacher + (1 − m) · student``; m rises from 0 to a base at once and
+to 1 by the end of the training, so the teacher is the student at first and hardly moves in the end. In between it is a
+mean over about ``1 / (1 − m)`` steps.
 
 Deviations from the published code, each with its reason:
 
 * *m follows the steps of the whole training.* The code computes that schedule, too, but looks it up by the number of
   the batch within its epoch: m starts at 0 again in every epoch and never exceeds 0.05, so the code's teacher is the
   student of the step before. ``ema_restarts`` in the options restores it.
+* *The base follows the length of the training.* 0.996 is a mean over 250 steps, a thousandth of nnU-Net's 250,000. In a
+  training of 1000 steps it would be a network from before half of it, which the student is asked to resemble.
 * *The teacher is in evaluation mode and without gradient.* In part of the code it is trained on, and dropped from.
 * *Statistics of norms are averaged, too*, or a teacher with BatchNorm would normalise by those of another network.
 """

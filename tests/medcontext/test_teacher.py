@@ -43,6 +43,21 @@ def test_the_momentum_never_falls_not_even_where_an_epoch_ends(epochs, iteration
     assert 0 <= min(momenta) <= max(momenta) <= 1
 
 
+@pytest.mark.parametrize(("epochs", "iterations"), [(20, 50), (50, 250), (1000, 250)])
+def test_in_the_middle_of_any_training_the_teacher_is_a_network_of_just_now(epochs, iterations):
+    """With a base of 0.996 it would be one of 265 steps ago in a training of 1000."""
+
+    def age(options):
+        mean_age = 0.0
+        for step in range(epochs * iterations // 2):
+            mean_age = options.momentum(*divmod(step, iterations), epochs, iterations) * (mean_age + 1)
+        return mean_age / (epochs * iterations)
+
+    assert age(MedContextOptions()) < 0.02
+    if epochs == 20:
+        assert age(MedContextOptions(ema_base=0.996)) > 0.25
+
+
 def test_the_released_momentum_never_leaves_its_warm_up():
     released = [MedContextOptions.paper().momentum(17, batch, EPOCHS, ITERATIONS) for batch in range(ITERATIONS)]
     assert released[0] == 0
