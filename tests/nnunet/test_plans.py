@@ -177,6 +177,8 @@ def test_an_option_that_cannot_be_read_gets_one_sentence(folder, capsys, text):
         ("medcontext.mask_ratio=1.5", "medcontext options out of range: mask_ratio = 1.5"),
         ("medcontext.mask_ratio=half", "medcontext.mask_ratio = 'half': input should be a valid number"),
         ("medcontext.fill=grey", "medcontext.fill = 'grey': input should be 'zero', 'noise' or 'mean'"),
+        ("s2vnet.aggregation=gru", "s2vnet.aggregation = 'gru': input should be 'attention', 'mean' or 'last'"),
+        ("babloss.similarity=dot", "babloss.similarity = 'dot': input should be "),
         ("attenscribble.stages=2", "attenscribble.stages = 2: "),
         ("pnpnet.levels=[2, x]", "pnpnet.levels = .*: input should be a valid integer"),
         ("pnpnet.push=1", "pnpnet.push = 1: input should be a valid boolean"),

@@ -279,5 +279,3 @@ def test_a_3d_network_is_refused():
 def test_options_out_of_range(wrong):
     with pytest.raises(InputError, match=f"{next(iter(wrong))} = "):
         S2VNetOptions(**wrong)
-    with pytest.raises(InputError, match="aggregation is 'gru'"):
-        S2VNetOptions(aggregation="gru")
