@@ -8,7 +8,7 @@ with spawn or forkserver resolves the name again through :func:`__getattr__` and
 from __future__ import annotations
 
 import re
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 
@@ -148,8 +148,7 @@ _EPOCHS = re.compile(r"(?P<name>.+)_(?P<epochs>[1-9][0-9]*)epochs?")
 
 def default_options(method: str) -> Any:
     """The sound defaults of a method of :data:`OPTIONS`."""
-    module, _, attribute = OPTIONS[method].partition(":")
-    return getattr(import_module(module), attribute)()
+    return resolve_name(OPTIONS[method])()
 
 
 def resolve(name: str) -> type:
@@ -160,8 +159,7 @@ def resolve(name: str) -> type:
         ImportError: the trainer exists, but something it needs is not installed.
     """
     if name in TRAINERS:
-        module, _, attribute = TRAINERS[name].location.partition(":")
-        return getattr(import_module(module), attribute)
+        return resolve_name(TRAINERS[name].location)
     match = _EPOCHS.fullmatch(name)
     if match is None or match["name"] not in TRAINERS:
         raise LookupError(

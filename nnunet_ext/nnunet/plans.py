@@ -221,7 +221,6 @@ def write_plans(
     for name in chosen:
         if name not in plans["configurations"]:
             raise InputError(f"{source} has no configuration {name!r}; it has: {', '.join(plans['configurations'])}.")
-    require_options(options or {})
     given = {"--epochs": epochs, "--iterations": iterations, "--batch-size": batch_size}
     for argument, value in given.items():
         if value is not None and value < 1:
@@ -296,6 +295,7 @@ def _apply_options(settings: dict[str, Any], options: Mapping[str, Mapping[str, 
     own = settings.setdefault(KEY, {})
     for method, chosen in options.items():
         own.setdefault(method, {}).update(chosen)
+        require_options({method: own[method]})
 
 
 def _apply_arguments(

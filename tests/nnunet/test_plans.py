@@ -192,6 +192,14 @@ def test_an_option_or_value_that_no_trainer_takes_is_refused_when_the_plans_are_
     assert not (folder / "new.json").exists()
 
 
+def test_an_option_is_judged_together_with_those_of_the_plans_it_is_added_to(folder, capsys):
+    assert main(["plans", "901", "--option", "babloss.ramp_start=0", "--out", "at_once"]) == 0
+    assert main(["plans", "901", "--plans", "at_once", "--option", "babloss.ramp_end=0.05", "--out", "soon"]) == 0
+    assert main(["plans", "901", "--option", "babloss.ramp_end=0.05", "--out", "alone"]) == 2
+    assert "ramp_end is at least ramp_start" in capsys.readouterr().err
+    assert not (folder / "alone.json").exists()
+
+
 @pytest.mark.parametrize("method", OPTIONS)
 def test_every_default_is_a_value_that_plans_may_give(method):
     options = default_options(method)
