@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.benchmark.job import run_job
+from nnunet_ext.benchmark.train import THREADS
 from nnunet_ext.errors import InputError
 from nnunet_ext.processes.children import Progress, end_group, follow_lines, last_lines, own_group, signals_noted
 from nnunet_ext.processes.lock import is_held
@@ -44,6 +46,9 @@ class _Running:
 def run_here(benchmark: BenchmarkFolder, jobs: Sequence[Job], at_once: int = 1) -> list[Job]:
     """Run jobs on this machine, ``at_once`` at a time, each in a process group of its own.
 
+    On a CPU they share its cores: trainings with more threads than cores wait for each other at every barrier. The
+    environment variable ``NNUNET_EXT_THREADS`` says otherwise.
+
     A job on which processes of an earlier start still work is waited for. SIGINT, SIGTERM and SIGHUP end all that was
     started here before ``KeyboardInterrupt`` is raised.
 
@@ -51,6 +56,7 @@ def run_here(benchmark: BenchmarkFolder, jobs: Sequence[Job], at_once: int = 1) 
         The jobs that failed.
     """
     waiting = list(jobs)
+    threads = max(1, (os.cpu_count() or 1) // max(1, min(at_once, len(jobs))))
     failed: list[Job] = []
     running: list[_Running] = []
     elsewhere: list[Job] = []
@@ -69,7 +75,7 @@ def run_here(benchmark: BenchmarkFolder, jobs: Sequence[Job], at_once: int = 1) 
                         )
                         elsewhere.append(job)
                     else:
-                        running.append(_start(benchmark, job))
+                        running.append(_start(benchmark, job, threads))
                 for one in list(running):
                     ended = one.process.poll() is not None
                     one.look()
@@ -118,13 +124,18 @@ def run_on_cluster(benchmark: BenchmarkFolder, jobs: Sequence[Job], cluster: str
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def _start(benchmark: BenchmarkFolder, job: Job) -> _Running:
+def _start(benchmark: BenchmarkFolder, job: Job, threads: int) -> _Running:
     log = benchmark.log(job)
     log.parent.mkdir(parents=True, exist_ok=True)
     output = log.open("ab")
     command = [sys.executable, "-m", "nnunet_ext.benchmark.job", str(benchmark.folder), job.name]
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, **own_group()
+        command,
+        env={THREADS: str(threads), **os.environ},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        **own_group(),
     )
     return _Running(job, process, output, follow_lines(log, output.tell()), training(job.epochs or 1000))
 

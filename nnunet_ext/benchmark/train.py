@@ -10,6 +10,8 @@ same seed still differ; only several seeds show by how much.
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import random
 import sys
 import time
@@ -17,6 +19,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from nnunet_ext.processes.memory import peak_host_mib
+
+THREADS = "NNUNET_EXT_THREADS"
+"""Environment variable: how many CPU threads the training may compute with; a thread per core without it."""
 
 
 def main(argv: list[str]) -> None:
@@ -30,6 +35,9 @@ def main(argv: list[str]) -> None:
     torch.manual_seed(int(seed))
     sys.argv = command
     [entry] = entry_points(group="console_scripts", name=command[0])
+    if THREADS in os.environ:
+        # on the CPU nnU-Net takes as many threads as this says, and has no setting for it
+        multiprocessing.cpu_count = lambda: int(os.environ[THREADS])
     begin = time.time()
     try:
         entry.load()()

@@ -1,0 +1,56 @@
+"""Trainings that run at the same time share the cores of a CPU."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from nnunet_ext.benchmark import queue, train
+from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
+
+
+def jobs(number: int) -> list[Job]:
+    return [Job(f"arm {n}", "T", "P", "Dataset901_Tiny", "2d", 0, 0, "cpu", 1, "key") for n in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("cores", "number", "at_once", "asked", "threads"),
+    [
+        (16, 3, 1, None, 16),
+        (16, 3, 2, None, 8),
+        (16, 3, 8, None, 5),
+        (2, 3, 3, None, 1),
+        (None, 1, 1, None, 1),
+        (2, 1, 1, "7", 7),
+    ],
+)
+def test_every_training_gets_its_share_of_the_cores(monkeypatch, tmp_path, cores, number, at_once, asked, threads):
+    started = []
+
+    def start(command, *, env, **kwargs):
+        started.append(env)
+        return subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"], env=env, **kwargs)
+
+    monkeypatch.delenv(train.THREADS, raising=False)
+    if asked:
+        monkeypatch.setenv(train.THREADS, asked)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(queue, "subprocess", SimpleNamespace(Popen=start, DEVNULL=-3, STDOUT=-2))
+    everything = jobs(number)
+    assert queue.run_here(BenchmarkFolder(tmp_path), everything, at_once) == everything  # all failed
+    assert [env[train.THREADS] for env in started] == [str(threads)] * number
+
+
+def test_a_training_computes_with_the_threads_it_was_given(monkeypatch, tmp_path):
+    seen = []
+    command = SimpleNamespace(load=lambda: lambda: seen.append(multiprocessing.cpu_count()))
+    monkeypatch.setattr(train, "entry_points", lambda **_: [command])
+    monkeypatch.setattr(multiprocessing, "cpu_count", lambda: 16)
+    monkeypatch.delenv(train.THREADS, raising=False)
+    train.main(["0", str(tmp_path / "memory.jsonl"), "nnUNetv2_train"])
+    monkeypatch.setenv(train.THREADS, "3")
+    train.main(["0", str(tmp_path / "memory.jsonl"), "nnUNetv2_train"])
+    assert seen == [16, 3]
