@@ -5,7 +5,8 @@ connects them but the losses, so the segmentation is that of the planned network
 landmark decoder can be left out where nobody asks for landmarks.
 
 Deviations from the published code, whose network file is missing: the planned stages, norms and nonlinearities instead
-of a residual U-Net of its own, and logits instead of outputs after a ReLU.
+of a residual U-Net of its own, logits instead of outputs after a ReLU, and a landmark decoder that may end before full
+resolution, where most of the time of a decoder goes and a heatmap, many voxels wide, has nothing to show.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from copy import deepcopy
 import torch
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from nnunet_ext.nnunet.unet import PlannedUNet
 
@@ -26,21 +28,27 @@ class LandmarkDecoder(nn.Module):
     Args:
         planned: the network that nnU-Net planned.
         num_landmarks: K.
+        stage: at which it ends, 0 is full resolution; from there logits are interpolated. The coarsest is the one above
+            the bottleneck, so a network of two stages is always decoded to full resolution.
     """
 
-    def __init__(self, planned: PlannedUNet, num_landmarks: int) -> None:
+    def __init__(self, planned: PlannedUNet, num_landmarks: int, stage: int = 0) -> None:
         super().__init__()
-        self.transpconvs = deepcopy(planned.decoder.transpconvs)
-        self.stages = deepcopy(planned.decoder.stages)
-        self.head = planned.conv_op(planned.channels[0], num_landmarks, 1)
+        self.stage = min(stage, planned.n_stages - 2)
+        steps = planned.n_stages - 1 - self.stage
+        self.transpconvs = deepcopy(planned.decoder.transpconvs[:steps])
+        self.stages = deepcopy(planned.decoder.stages[:steps])
+        self.head = planned.conv_op(planned.channels[self.stage], num_landmarks, 1)
+        self.interpolation = "bilinear" if planned.dim == 2 else "trilinear"
         self.apply(InitWeights_He(1e-2))
 
     def forward(self, skips: Sequence[Tensor]) -> Tensor:
         """``skips``: of the encoder, finest first. Returns ``(B, K, *spatial)``."""
         x = skips[-1]
-        for upsample, convs, skip in zip(self.transpconvs, self.stages, reversed(skips[:-1]), strict=True):
+        for upsample, convs, skip in zip(self.transpconvs, self.stages, reversed(skips[self.stage : -1]), strict=True):
             x = convs(torch.cat((upsample(x), skip), 1))
-        return self.head(x)
+        logits = self.head(x)
+        return logits if self.stage == 0 else interpolate(logits, skips[0].shape[2:], mode=self.interpolation)
 
 
 class LandmarkUNet(nn.Module):
@@ -49,13 +57,14 @@ class LandmarkUNet(nn.Module):
     Args:
         planned: the network that nnU-Net planned.
         num_landmarks: K.
+        heatmap_stage: at which the landmark decoder ends, 0 is full resolution.
     """
 
-    def __init__(self, planned: PlannedUNet, num_landmarks: int) -> None:
+    def __init__(self, planned: PlannedUNet, num_landmarks: int, heatmap_stage: int = 0) -> None:
         super().__init__()
         self.encoder = planned.encoder
         self.decoder = planned.decoder
-        self.landmark_decoder = LandmarkDecoder(planned, num_landmarks)
+        self.landmark_decoder = LandmarkDecoder(planned, num_landmarks, heatmap_stage)
 
     def forward(
         self, x: Tensor, landmarks: bool | None = None

@@ -47,18 +47,15 @@ class LandmarkTrainer(LandmarkValidation, LandmarkData, CommonTrainer):
         """The options of this class with those of a plans file on top."""
         return with_overrides(cls.options, overrides, "babloss")
 
-    @staticmethod
+    @classmethod
     def build_network_architecture(
-        plans_manager: Any,
-        configuration_manager: Any,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = True,
+        cls, plans_manager: Any, configuration_manager: Any, *args: Any, **kwargs: Any
     ) -> nn.Module:
-        planned = CommonTrainer.planned_unet(
-            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
-        )
-        return LandmarkUNet(planned, len(extension_settings(configuration_manager.configuration, SECTION)["names"]))
+        """The planned network with a landmark decoder; nnU-Net calls this for training and for inference."""
+        settings = configuration_manager.configuration
+        options = cls.options_from(extension_settings(settings, "babloss"))
+        planned = cls.planned_unet(plans_manager, configuration_manager, *args, **kwargs)
+        return LandmarkUNet(planned, len(extension_settings(settings, SECTION)["names"]), options.heatmap_stage)
 
     def initialize(self) -> None:
         self.method = self.options_from(extension_settings(self.configuration_manager.configuration, "babloss"))

@@ -1,9 +1,15 @@
 """Two decoders on one encoder, of which the segmentation's is what nnU-Net planned."""
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.ndimage import map_coordinates
 
 from nnunet_ext.babloss.network import LandmarkUNet
+from nnunet_ext.landmarks.heatmaps import decode, heatmaps
+from nnunet_ext.landmarks.points import State
 from nnunet_ext.nnunet.unet import PlannedUNet
 from tests import tiny
 
@@ -15,12 +21,17 @@ NETWORKS = [
 ]
 
 
+@pytest.fixture(params=[0, 1], ids=["full", "half"])
+def stage(request):
+    return request.param
+
+
 @pytest.fixture(params=NETWORKS, ids=["2D", "3D", "residual", "anisotropic"])
-def pair(request):
+def pair(request, stage):
     torch.manual_seed(0)
     planned = tiny.network(**request.param)
     x = torch.randn(2, 1, *[16] * request.param["dim"])
-    return planned, LandmarkUNet(PlannedUNet(planned), 5), x
+    return planned, LandmarkUNet(PlannedUNet(planned), 5, stage), x
 
 
 def test_the_segmentation_is_that_of_the_planned_network(pair):
@@ -60,3 +71,37 @@ def test_without_the_landmark_decoder_the_state_is_that_of_the_planned_network(p
     planned, network, _ = pair
     state = {k: v for k, v in network.state_dict().items() if not k.startswith("landmark_decoder.")}
     assert state.keys() == planned.state_dict().keys()
+
+
+def test_logits_of_a_coarser_stage_are_interpolated_at_the_centres_of_the_voxels(pair, stage):
+    planned, network, x = pair
+    network.double().eval()
+    coarse = []
+    network.landmark_decoder.head.register_forward_hook(lambda module, args, output: coarse.append(output))
+    with torch.no_grad():
+        logits = network(x.double(), landmarks=True)[1].numpy()
+    [coarse] = coarse
+    factors = PlannedUNet(planned).downsampling(stage)
+    assert list(coarse.shape[2:]) == [n // f for n, f in zip(x.shape[2:], factors, strict=True)]
+    axes = [(np.arange(n) + 0.5) / f - 0.5 for n, f in zip(x.shape[2:], factors, strict=True)]
+    where = np.meshgrid(*axes, indexing="ij")
+    for sample in range(2):
+        for landmark in range(5):
+            expected = map_coordinates(coarse[sample, landmark].numpy(), where, order=1, mode="nearest")
+            np.testing.assert_allclose(logits[sample, landmark], expected, atol=1e-12)
+
+
+def test_a_network_of_two_stages_is_decoded_to_full_resolution():
+    planned = tiny.network(3, features=(4, 6))
+    decoder = LandmarkUNet(PlannedUNet(planned), 5, 1).landmark_decoder
+    assert (decoder.stage, len(decoder.stages)) == (0, 1)
+
+
+@given(point=st.lists(st.floats(8, 23), min_size=3, max_size=3))
+def test_half_of_the_resolution_is_enough_for_a_heatmap(point):
+    """A perfect heatmap of the default width, interpolated from stage 1, is decoded to 0.05 voxels."""
+    coarse = (torch.tensor([[point]], dtype=torch.float64) + 0.5) / 2 - 0.5
+    perfect = heatmaps(coarse, torch.full((1, 1), int(State.PRESENT)), (16,) * 3, (2.0,) * 3)
+    logits = perfect.clamp(1e-6, 1 - 1e-6).logit()
+    interpolated = torch.nn.functional.interpolate(logits, (32,) * 3, mode="trilinear").sigmoid()
+    assert np.abs(decode(interpolated[0])[0][0] - point).max() < 0.05
