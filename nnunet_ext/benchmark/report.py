@@ -45,9 +45,10 @@ COMPARISON_COLUMNS = (
 )
 """Of ``comparisons.csv``, beside group, metric and label: attributes of ``Comparison``."""
 
-NOT_DETERMINISTIC = (
-    "nnU-Net is not deterministic: augmentation workers seed themselves and kernels are chosen by timing, so two "
-    "trainings with the same seed differ. A seed here fixes the initial weights. A difference between two single "
+WHAT_A_SEED_FIXES = (
+    "A seed fixes the initial weights, and on a CPU the patches and their augmentation until a trainer draws random "
+    "numbers of its own; with augmentation workers, which seed themselves, or on a GPU, whose kernels are chosen by "
+    "timing, two trainings with the same seed differ. A difference between two single "
     "trainings says little about two trainers; only several seeds show how much a training varies, and the intervals, "
     "which are over cases, do not."
 )
@@ -390,7 +391,7 @@ def how_measured(results: Results) -> list[str]:
         lines += [f"{arm} differs from the baseline in {'; '.join(own)}" for arm, own in deviating.items()]
         if not deviating:
             lines.append(f"{group.name}: all trainers had the same plans, schedule, patch and batch size")
-    lines.append(NOT_DETERMINISTIC)
+    lines.append(WHAT_A_SEED_FIXES)
     return lines
 
 

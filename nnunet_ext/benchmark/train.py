@@ -2,9 +2,10 @@
 
 ``python -m nnunet_ext.benchmark.train SEED MEMORY_FILE nnUNetv2_train ARGUMENTS…``
 
-The seed decides the initial weights and whatever else the main process draws. nnU-Net's augmentation workers seed
-themselves from the operating system and its kernels are chosen by timing, both on purpose, so two trainings with the
-same seed still differ; only several seeds show by how much.
+The seed decides the initial weights and whatever else the main process draws: on a CPU also the patches and their
+augmentation, unless workers were asked for. Those seed themselves from the operating system, and kernels of a GPU are
+chosen by timing, both on purpose in nnU-Net, so there two trainings with the same seed still differ; only several seeds
+show by how much.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""Trainings that run at the same time share the cores of a CPU."""
+"""What a training of a benchmark finds around it: its share of the cores, and on a CPU nothing that is not seeded."""
 
 import multiprocessing
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from nnunet_ext.benchmark import queue, train
+from nnunet_ext.benchmark import job, queue, train
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 
 
@@ -54,3 +55,23 @@ def test_a_training_computes_with_the_threads_it_was_given(monkeypatch, tmp_path
     monkeypatch.setenv(train.THREADS, "3")
     train.main(["0", str(tmp_path / "memory.jsonl"), "nnUNetv2_train"])
     assert seen == [16, 3]
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "workers"), [("cpu", None, "0"), ("cpu", "3", "3"), ("cuda", None, "2"), ("cuda", "3", "3")]
+)
+def test_on_a_cpu_the_main_process_which_is_seeded_augments(monkeypatch, tmp_path, device, asked, workers):
+    monkeypatch.delenv("nnUNet_n_proc_DA", raising=False)
+    if asked:
+        monkeypatch.setenv("nnUNet_n_proc_DA", asked)
+    for name in ("nnUNet_raw", "nnUNet_preprocessed"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    started = []
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, *, env, **_: started.append(env) or SimpleNamespace(returncode=1)
+    )
+    [one] = jobs(1)
+    with pytest.raises(job.JobFailed):
+        job.train(BenchmarkFolder(tmp_path), replace(one, device=device))
+    assert [env["nnUNet_n_proc_DA"] for env in started] == [workers]
