@@ -30,9 +30,11 @@ class NotInstalled:
 
 sys.meta_path.insert(0, NotInstalled())
 """
+# as many threads as here: with another number, other kernels may round differently in the last bit
 RUN = """
-import sys
+import multiprocessing, os, sys
 from importlib.metadata import entry_points
+multiprocessing.cpu_count = lambda: int(os.environ["OMP_NUM_THREADS"])  # what nnU-Net asks
 (command,) = entry_points(group="console_scripts", name=sys.argv[1])
 del sys.argv[0]
 command.load()()

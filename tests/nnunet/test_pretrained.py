@@ -141,7 +141,7 @@ def test_what_is_not_transferred_is_listed(make_trainer, monkeypatch, tmp_path, 
     load_pretrained_weights(second.network, tmp_path / "c.pth")
     printed = capsys.readouterr().out.splitlines()
     assert printed[:2] == [
-        "  landmark_decoder.head.weight: (1, 4, 1, 1) in the checkpoint, (2, 4, 1, 1) here",
+        "  landmark_decoder.head.weight: (1, 6, 1, 1) in the checkpoint, (2, 6, 1, 1) here",
         "  landmark_decoder.head.bias: (1,) in the checkpoint, (2,) here",
     ]
     third = make_trainer("nnUNetTrainerPnPNet", configuration="2d")
