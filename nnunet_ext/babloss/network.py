@@ -32,7 +32,7 @@ class LandmarkDecoder(nn.Module):
             the bottleneck, so a network of two stages is always decoded to full resolution.
     """
 
-    def __init__(self, planned: PlannedUNet, num_landmarks: int, stage: int = 0) -> None:
+    def __init__(self, planned: PlannedUNet, num_landmarks: int, stage: int) -> None:
         super().__init__()
         self.stage = min(stage, planned.n_stages - 2)
         steps = planned.n_stages - 1 - self.stage
@@ -60,7 +60,7 @@ class LandmarkUNet(nn.Module):
         heatmap_stage: at which the landmark decoder ends, 0 is full resolution.
     """
 
-    def __init__(self, planned: PlannedUNet, num_landmarks: int, heatmap_stage: int = 0) -> None:
+    def __init__(self, planned: PlannedUNet, num_landmarks: int, heatmap_stage: int) -> None:
         super().__init__()
         self.encoder = planned.encoder
         self.decoder = planned.decoder
