@@ -54,7 +54,13 @@ def run_here(benchmark: BenchmarkFolder, jobs: Sequence[Job], at_once: int = 1) 
 
     Returns:
         The jobs that failed.
+
+    Raises:
+        InputError: ``NNUNET_EXT_THREADS`` is no number of threads.
     """
+    asked = os.environ.get(THREADS, "1")
+    if not asked.isdecimal() or int(asked) < 1:
+        raise InputError(f"{THREADS} is {asked!r}, but it must be a number of threads, at least 1; set it or unset it.")
     waiting = list(jobs)
     threads = max(1, (os.cpu_count() or 1) // max(1, min(at_once, len(jobs))))
     failed: list[Job] = []

@@ -11,6 +11,7 @@ import pytest
 
 from nnunet_ext.benchmark import job, queue, train
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
+from nnunet_ext.errors import InputError
 
 
 def jobs(number: int) -> list[Job]:
@@ -43,6 +44,14 @@ def test_every_training_gets_its_share_of_the_cores(monkeypatch, tmp_path, cores
     everything = jobs(number)
     assert queue.run_here(BenchmarkFolder(tmp_path), everything, at_once) == everything  # all failed
     assert [env[train.THREADS] for env in started] == [str(threads)] * number
+
+
+@pytest.mark.parametrize("asked", ["two", "0", "-1", "1.5", ""])
+def test_threads_that_are_no_number_are_refused_before_anything_starts(monkeypatch, tmp_path, asked):
+    monkeypatch.setenv(train.THREADS, asked)
+    with pytest.raises(InputError, match=f"NNUNET_EXT_THREADS is '{asked}', but it must be a number of threads"):
+        queue.run_here(BenchmarkFolder(tmp_path), jobs(1))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_training_computes_with_the_threads_it_was_given(monkeypatch, tmp_path):

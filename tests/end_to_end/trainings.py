@@ -124,9 +124,9 @@ def _train(training: Training) -> None:
     try:
         _run(training)
     except Exception:
+        sys.stdout.flush()  # first, so that the error is the end of the log
         traceback.print_exc()
         sys.stderr.flush()
-        sys.stdout.flush()
         training.report.with_suffix(".ended").touch()
         os._exit(1)
     training.report.with_suffix(".ended").touch()
