@@ -84,10 +84,9 @@ def train(benchmark: BenchmarkFolder, job: Job) -> None:
         raw=os.environ["nnUNet_raw"],
         preprocessed=os.environ["nnUNet_preprocessed"],
         results=benchmark.results(job),
+        # the process that trains is seeded, so trainings with the same seed see the same patches
+        augmenting=0 if job.device == "cpu" else None,
     )
-    if job.device == "cpu":
-        # the main process augments, and it is seeded: trainings with the same seed see the same patches
-        own["nnUNet_n_proc_DA"] = os.environ.get("nnUNet_n_proc_DA", "0")
     print(f"$ {shlex.join(command)}", flush=True)
     # close_fds: the training holds the lock of the job too, and keeps it should this process be killed
     code = subprocess.run(

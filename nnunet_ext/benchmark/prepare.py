@@ -30,7 +30,7 @@ from nnunet_ext.nnunet.folders import dataset_folder
 from nnunet_ext.nnunet.plans import extension_settings, write_plans
 from nnunet_ext.processes import progress
 from nnunet_ext.processes.children import run_step
-from nnunet_ext.processes.commands import console, environment
+from nnunet_ext.processes.commands import console, environment, for_planner
 from nnunet_ext.splits.files import read_about
 
 NUMBER_OF_EPOCHS = re.compile(r"_(\d+)epochs?$")
@@ -122,14 +122,14 @@ def make_synthetic(benchmark: BenchmarkFolder) -> None:
         return
     write_dataset(raw)
     own = environment(raw=raw, preprocessed=preprocessed, results=benchmark.folder / "results")
-    workers = "1" if own["nnUNet_n_proc_DA"] == "0" else own["nnUNet_n_proc_DA"]  # with 0 the planner fails
+    workers = own["nnUNet_def_n_proc"]
     command = ["nnUNetv2_plan_and_preprocess", "-d", DATASET.removeprefix("Dataset")[:3], "-c", "2d", "3d_fullres"]
     run_step(
         "synthetic data",
         console([*command, "-np", workers, "-npfp", workers]),
         shown=shlex.join(command),
         log=benchmark.folder / "synthetic.log",
-        env={**own, "nnUNet_n_proc_DA": workers},
+        env=for_planner(own),
         progress=progress.preprocessing(),
     )
     (preprocessed / DATASET / "prepared").touch()

@@ -80,7 +80,7 @@ class Workspace:
             raw: ``nnUNet_raw``, which nnU-Net only reads.
         """
         own = commands.environment(raw=raw, preprocessed=self.preprocessed, results=self.results)
-        return own if own["nnUNet_n_proc_DA"] != "0" else {**own, "nnUNet_n_proc_DA": "1"}  # with 0 the planner fails
+        return commands.for_planner(own)
 
 
 def digest(*parts: object) -> str:

@@ -33,8 +33,18 @@ def continuation(fold: Path) -> str | None:
     return "--c" if any(fold.glob("checkpoint_*.pth")) else ""
 
 
-def environment(*, raw: Path | str, preprocessed: Path | str, results: Path | str) -> dict[str, str]:
-    """The environment of every command: the caller's, with nnU-Net's folders set and our trainers known."""
+def environment(
+    *, raw: Path | str, preprocessed: Path | str, results: Path | str, augmenting: int | None = None
+) -> dict[str, str]:
+    """The environment of every command: the caller's, with nnU-Net's folders set and our trainers known.
+
+    Args:
+        raw: ``nnUNet_raw``.
+        preprocessed: ``nnUNet_preprocessed``.
+        results: ``nnUNet_results``.
+        augmenting: processes that augment in a training, 0 for the training's own, unless the caller's environment
+            says so; None: as many as this machine carries.
+    """
     # the main process computes and the others mostly wait, so even two cores carry two workers
     workers = str(max(2, min(8, os.cpu_count() or 1)))
     return {
@@ -43,10 +53,15 @@ def environment(*, raw: Path | str, preprocessed: Path | str, results: Path | st
         "nnUNet_preprocessed": str(preprocessed),
         "nnUNet_results": str(results),
         VARIABLE: extended_value(os.environ.get(VARIABLE)),
-        "nnUNet_n_proc_DA": os.environ.get("nnUNet_n_proc_DA", workers),
+        "nnUNet_n_proc_DA": os.environ.get("nnUNet_n_proc_DA", workers if augmenting is None else str(augmenting)),
         "nnUNet_def_n_proc": os.environ.get("nnUNet_def_n_proc", workers),
         "nnUNet_wandb_enabled": "0",  # trials are nothing to log
         # for the workers; on the CPU nnU-Net lets the main process use all cores (torch.set_num_threads)
         "OMP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",  # the progress bars read along
     }
+
+
+def for_planner(environment: dict[str, str]) -> dict[str, str]:
+    """The same environment with at least one process that augments: without, nnU-Net's planner fails."""
+    return environment if environment["nnUNet_n_proc_DA"] != "0" else {**environment, "nnUNet_n_proc_DA": "1"}

@@ -199,4 +199,15 @@ def test_the_environment_of_commands_points_to_the_folders_and_keeps_what_the_us
     own = commands.environment(raw="/r", preprocessed="/p", results="/s")
     assert (own["nnUNet_raw"], own["nnUNet_preprocessed"], own["nnUNet_results"]) == ("/r", "/p", "/s")
     assert own["nnUNet_n_proc_DA"] == "5"
+    assert commands.for_planner(own) == own
     assert own["nnUNet_extTrainer"].split(os.pathsep) == ["/elsewhere", str(discovery_folder())]
+
+
+def test_a_training_may_augment_itself_but_the_planner_gets_a_worker(monkeypatch):
+    monkeypatch.delenv("nnUNet_n_proc_DA", raising=False)
+    own = commands.environment(raw="/r", preprocessed="/p", results="/s", augmenting=0)
+    assert own["nnUNet_n_proc_DA"] == "0"
+    assert commands.for_planner(own) == {**own, "nnUNet_n_proc_DA": "1"}
+    monkeypatch.setenv("nnUNet_n_proc_DA", "3")
+    own = commands.environment(raw="/r", preprocessed="/p", results="/s", augmenting=0)
+    assert own["nnUNet_n_proc_DA"] == "3"
