@@ -58,6 +58,12 @@ def test_a_method_imports_no_other_method(method):
         assert not {name for name in imports(file) if ".".join(name.split(".")[:2]) in others}, file
 
 
+@pytest.mark.parametrize("room", sorted({"nnunet"} | METHODS))
+def test_what_trains_does_not_look_into_the_catalogue_that_names_it(room):
+    for file in (PACKAGE / room).rglob("*.py"):
+        assert not imports(file) & {"nnunet_ext.catalogue", "nnunet_ext.planning"}, file
+
+
 def methods_imported_by(file: Path) -> set[str]:
     return {method for method in METHODS if any(name.startswith(f"nnunet_ext.{method}.") for name in imports(file))}
 

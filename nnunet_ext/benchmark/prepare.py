@@ -27,7 +27,8 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.labels import read_json
 from nnunet_ext.files import replacing
 from nnunet_ext.nnunet.folders import dataset_folder
-from nnunet_ext.nnunet.plans import extension_settings, write_plans
+from nnunet_ext.nnunet.plans import extension_settings
+from nnunet_ext.planning import write_plans
 from nnunet_ext.processes import progress
 from nnunet_ext.processes.children import run_step
 from nnunet_ext.processes.commands import console, environment, for_planner

@@ -42,7 +42,7 @@ SYNTHETIC = "synthetic"
 
 @dataclass(frozen=True)
 class PlansRecipe:
-    """The arguments of :func:`nnunet_ext.nnunet.plans.write_plans`; without any, the plans are used as they are."""
+    """The arguments of :func:`nnunet_ext.planning.write_plans`; without any, the plans are used as they are."""
 
     base: str = "nnUNetPlans"
     presets: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ from nnunet_ext.errors import InputError
 
 
 def _plans(arguments: argparse.Namespace) -> None:
-    from nnunet_ext.nnunet.plans import write_plans
+    from nnunet_ext.planning import write_plans
 
     written = write_plans(
         arguments.dataset,

@@ -93,7 +93,7 @@ def probe(python: Path, installed_in: Path, tmp_path: Path) -> None:
     )
     assert "probe passed" in result.stdout, result.stdout[-2000:] + result.stderr[-2000:]
     presets = subprocess.check_output(
-        [str(python), "-c", "from nnunet_ext.nnunet.plans import load_presets; print(*load_presets())"],
+        [str(python), "-c", "from nnunet_ext.planning import load_presets; print(*load_presets())"],
         text=True,
         cwd=tmp_path,
     )

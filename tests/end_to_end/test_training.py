@@ -14,7 +14,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_ext.catalogue import TRAINERS
-from nnunet_ext.nnunet.plans import write_plans
+from nnunet_ext.planning import write_plans
 from tests import tiny
 
 

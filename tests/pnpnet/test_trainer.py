@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.plans import load_presets
 from nnunet_ext.nnunet.trainer import CHECKPOINT_KEY
+from nnunet_ext.planning import load_presets
 from tests import tiny
 
 TRAINERS = ["nnUNetTrainerPnPNet", "nnUNetTrainerSDM", "nnUNetTrainerCCM", "nnUNetTrainerPnPNetPaper"]
