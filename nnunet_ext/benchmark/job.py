@@ -84,7 +84,8 @@ def train(benchmark: BenchmarkFolder, job: Job) -> None:
         raw=os.environ["nnUNet_raw"],
         preprocessed=os.environ["nnUNet_preprocessed"],
         results=benchmark.results(job),
-        # the process that trains is seeded, so trainings with the same seed see the same patches
+        # the process that trains is seeded: trainings of one arm repeat themselves, and so do the patches of arms that
+        # draw no random numbers of their own
         augmenting=0 if job.device == "cpu" else None,
     )
     print(f"$ {shlex.join(command)}", flush=True)

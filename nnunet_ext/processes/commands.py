@@ -62,6 +62,6 @@ def environment(
     }
 
 
-def for_planner(environment: dict[str, str]) -> dict[str, str]:
-    """The same environment with at least one process that augments: without, nnU-Net's planner fails."""
-    return environment if environment["nnUNet_n_proc_DA"] != "0" else {**environment, "nnUNet_n_proc_DA": "1"}
+def for_planner(own: dict[str, str]) -> dict[str, str]:
+    """The environment ``own`` with at least one process that augments: without, nnU-Net's planner fails."""
+    return own if own["nnUNet_n_proc_DA"] != "0" else {**own, "nnUNet_n_proc_DA": "1"}
