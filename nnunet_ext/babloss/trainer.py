@@ -23,8 +23,8 @@ from nnunet_ext.babloss.published import published_bridge
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.heatmaps import HeatmapLoss, PaperHeatmapLoss, heatmaps
 from nnunet_ext.landmarks.points import State
-from nnunet_ext.nnunet.landmark_data import SECTION, LandmarkData
-from nnunet_ext.nnunet.landmark_validation import LandmarkValidation
+from nnunet_ext.landmarks.training.data import SECTION, LandmarkData
+from nnunet_ext.landmarks.training.validation import LandmarkValidation
 from nnunet_ext.nnunet.outputs import finest
 from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
 from nnunet_ext.nnunet.plans import extension_settings, with_overrides

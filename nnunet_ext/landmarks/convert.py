@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.geometry import CoordinateSystem
 from nnunet_ext.landmarks.formats import MARKUPS, Cases, landmark_files, read_files, write_markups, write_table
-from nnunet_ext.landmarks.points import CoordinateSystem
 
 Format = Literal["mrk.json", "csv"]
 TABLE = "landmarks.csv"

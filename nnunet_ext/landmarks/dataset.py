@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from nnunet_ext.evaluation.labels import Label, ScoredLabels
 from nnunet_ext.evaluation.reading import Volume
+from nnunet_ext.geometry import Geometry
 from nnunet_ext.landmarks.declaration import Declaration
 from nnunet_ext.landmarks.formats import Cases, landmark_files, read_files
-from nnunet_ext.landmarks.geometry import Geometry
 from nnunet_ext.landmarks.surface import OrganSurface
 from nnunet_ext.nnunet.raw import RawDataset, open_dataset
 from nnunet_ext.partial_labels.declaration import annotated_labels

@@ -16,10 +16,10 @@ from nnunet_ext.evaluation.numbers import mean, shown
 from nnunet_ext.evaluation.reading import Reader
 from nnunet_ext.files import write_json, write_rows
 from nnunet_ext.findings import aligned, some
+from nnunet_ext.geometry import Geometry
 from nnunet_ext.landmarks.dataset import Organs
 from nnunet_ext.landmarks.declaration import Declaration
 from nnunet_ext.landmarks.formats import read
-from nnunet_ext.landmarks.geometry import Geometry
 from nnunet_ext.landmarks.points import UNKNOWN, Landmark, Landmarks
 from nnunet_ext.landmarks.radial_errors import RADII_MM, ScoredLandmark, Summary, outcome_of, summarise
 from nnunet_ext.partial_labels.declaration import annotated_labels

@@ -11,17 +11,9 @@ import csv
 from collections.abc import Iterator
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.geometry import CoordinateSystem, to_lps
 from nnunet_ext.landmarks.markups import state_of_status
-from nnunet_ext.landmarks.points import (
-    ABSENT,
-    UNKNOWN,
-    CoordinateSystem,
-    Landmark,
-    State,
-    coordinate_system,
-    present,
-    to_lps,
-)
+from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, Landmark, State, coordinate_system, present
 
 COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
 """Of Slicer 4 and 5, if the header names none."""

@@ -11,9 +11,9 @@ from scipy.spatial.distance import pdist, squareform
 
 from nnunet_ext import findings
 from nnunet_ext.findings import some
+from nnunet_ext.geometry import Floats, Geometry, inside, to_lps
 from nnunet_ext.landmarks.declaration import Declaration
-from nnunet_ext.landmarks.geometry import Floats, Geometry, inside
-from nnunet_ext.landmarks.points import Landmarks, State, as_arrays, to_lps
+from nnunet_ext.landmarks.points import Landmarks, State, as_arrays
 
 OUTSIDE_SHARE = 0.2
 """Of the points of a case, outside of its image, above which RAS and LPS are tried for a mix-up; below, single points

@@ -12,9 +12,10 @@ from pathlib import Path
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.labels import read_json
 from nnunet_ext.files import replacing
+from nnunet_ext.geometry import CoordinateSystem
 from nnunet_ext.landmarks.fcsv import from_fcsv
 from nnunet_ext.landmarks.markups import from_markups, to_markups
-from nnunet_ext.landmarks.points import CoordinateSystem, Landmark, Landmarks
+from nnunet_ext.landmarks.points import Landmark, Landmarks
 from nnunet_ext.landmarks.simple_json import from_simple_json
 from nnunet_ext.landmarks.tables import from_table, to_table
 

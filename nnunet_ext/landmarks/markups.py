@@ -12,17 +12,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks.points import (
-    ABSENT,
-    UNKNOWN,
-    CoordinateSystem,
-    Landmark,
-    Landmarks,
-    State,
-    coordinate_system,
-    present,
-    to_lps,
-)
+from nnunet_ext.geometry import CoordinateSystem, to_lps
+from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, Landmark, Landmarks, State, coordinate_system, present
 
 SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"

@@ -9,15 +9,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.geometry import CoordinateSystem
 
 Position = tuple[float, float, float]
-CoordinateSystem = Literal["LPS", "RAS"]
 
 
 class State(IntEnum):
@@ -69,12 +68,6 @@ def present(position_mm: ArrayLike, confidence: float | None = None) -> Landmark
 
 ABSENT = Landmark(State.ABSENT)
 UNKNOWN = Landmark(State.UNKNOWN)
-
-
-def to_lps(points_mm: ArrayLike, system: CoordinateSystem) -> NDArray[np.float64]:
-    """``(…, 3)`` in ``system`` → the same points in LPS; and back, because x and y only change their sign."""
-    points = np.asarray(points_mm, float)
-    return points if system == "LPS" else points * (-1.0, -1.0, 1.0)
 
 
 def coordinate_system(code: object, where: str) -> CoordinateSystem:

@@ -27,9 +27,9 @@ from nnunet_ext.landmarks.formats import MARKUPS, read_file, write_markups, writ
 from nnunet_ext.landmarks.heatmaps import decode
 from nnunet_ext.landmarks.mirroring import Mirroring, unmirror
 from nnunet_ext.landmarks.points import Landmark, State, from_arrays
-from nnunet_ext.landmarks.preprocessed import PreprocessedGrid
 from nnunet_ext.nnunet.models import Prediction
 from nnunet_ext.nnunet.plans import extension_settings
+from nnunet_ext.nnunet.preprocessed import PreprocessedGrid
 
 FOLDER = "landmarks"
 TABLE = "landmarks.csv"

@@ -14,15 +14,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks.points import (
-    ABSENT,
-    UNKNOWN,
-    CoordinateSystem,
-    Landmark,
-    coordinate_system,
-    present,
-    to_lps,
-)
+from nnunet_ext.geometry import CoordinateSystem, to_lps
+from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, Landmark, coordinate_system, present
 
 
 def from_simple_json(

@@ -14,16 +14,8 @@ from collections.abc import Iterator, Mapping
 from itertools import dropwhile
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks.points import (
-    ABSENT,
-    UNKNOWN,
-    CoordinateSystem,
-    Landmark,
-    Landmarks,
-    State,
-    present,
-    to_lps,
-)
+from nnunet_ext.geometry import CoordinateSystem, to_lps
+from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, Landmark, Landmarks, State, present
 
 COLUMNS = ("case", "landmark", "x", "y", "z", "state", "confidence")
 _NAMES = ("landmark", "label", "name")

@@ -1,1 +1,1 @@
-"""The only place that knows nnU-Net's internals. Methods import from here, never the other way round."""
+"""The place that knows nnU-Net's internals. Methods and landmarks import from here, never the other way round."""

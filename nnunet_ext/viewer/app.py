@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.reading import Reader
-from nnunet_ext.landmarks.geometry import Geometry
+from nnunet_ext.geometry import Geometry
 from nnunet_ext.nnunet.models import channel_names
 from nnunet_ext.viewer.desk import Busy, Cancelled, Change, Desk
 from nnunet_ext.viewer.display import Display

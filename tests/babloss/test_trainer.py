@@ -19,7 +19,7 @@ from nnunet_ext.landmarks.predictor import predict
 from nnunet_ext.nnunet.models import Prediction
 from nnunet_ext.nnunet.trainer import SEGMENTATION
 from tests import tiny
-from tests.nnunet import landmark_dataset
+from tests.landmarks.training import landmark_dataset
 
 TRAINERS = [
     "nnUNetTrainerLandmark",

@@ -9,11 +9,12 @@ import pytest
 
 from nnunet_ext.cli import main
 from nnunet_ext.errors import InputError
+from nnunet_ext.geometry import to_lps
 from nnunet_ext.landmarks.check import check_dataset
 from nnunet_ext.landmarks.check_report import CheckReport
 from nnunet_ext.landmarks.dataset import open_landmarks
 from nnunet_ext.landmarks.formats import write_markups, write_table
-from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, present, to_lps
+from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, present
 from tests.landmarks.raw import BLOCK, LABELS, Case, describe, write_dataset
 
 KINDS = {"a": "both", "b": "both", "c": "landmarks", "d": "landmarks", "e": "labels", "f": "both"}

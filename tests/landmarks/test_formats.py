@@ -9,19 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.geometry import to_lps
 from nnunet_ext.landmarks.fcsv import from_fcsv
 from nnunet_ext.landmarks.formats import case_of, read, read_file, read_files, write_markups, write_table
 from nnunet_ext.landmarks.markups import from_markups, to_markups
-from nnunet_ext.landmarks.points import (
-    ABSENT,
-    UNKNOWN,
-    Landmark,
-    State,
-    as_arrays,
-    from_arrays,
-    present,
-    to_lps,
-)
+from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, Landmark, State, as_arrays, from_arrays, present
 from nnunet_ext.landmarks.tables import from_table, to_table
 
 LPS = (12.5, -3.25, 40.125)

@@ -38,9 +38,9 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.reading import Reader
 from nnunet_ext.files import write_json, written_as_a_whole
 from nnunet_ext.findings import aligned
+from nnunet_ext.geometry import Floats, Geometry
 from nnunet_ext.landmarks.dataset import FOLDER, LandmarkDataset, Organs, as_3d, open_landmarks
 from nnunet_ext.landmarks.declaration import Declaration
-from nnunet_ext.landmarks.geometry import Floats, Geometry
 from nnunet_ext.landmarks.points import Landmarks, State
 from nnunet_ext.landmarks.pseudo.engines import Engine, load_engine, runs_in_parallel
 from nnunet_ext.landmarks.pseudo.filters import Limits, Verdict, judge

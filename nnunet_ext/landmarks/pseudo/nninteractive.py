@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks.geometry import Floats
+from nnunet_ext.geometry import Floats
 from nnunet_ext.landmarks.pseudo.engines import Engine
 
 

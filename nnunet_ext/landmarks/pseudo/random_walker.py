@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter, zoom
 from scipy.spatial import cKDTree
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks.geometry import Floats
+from nnunet_ext.geometry import Floats
 from nnunet_ext.landmarks.pseudo.engines import Engine
 
 # BETA and RADIUS are the best of a few values on a dozen cases of the hippocampus; MARGIN matters little

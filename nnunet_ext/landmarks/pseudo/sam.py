@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks.geometry import Floats
+from nnunet_ext.geometry import Floats
 from nnunet_ext.landmarks.pseudo.engines import Engine
 
 JUMP = 2.0

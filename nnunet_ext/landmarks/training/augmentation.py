@@ -68,7 +68,7 @@ def with_keypoints(transform: BasicTransform, mirroring: Mirroring | None = None
         return transform
     raise InputError(
         f"The augmentation {type(transform).__name__} may move voxels, and landmarks would not follow it; remove it "
-        "from the training transforms, or teach nnunet_ext.nnunet.keypoints how it moves points."
+        "from the training transforms, or teach nnunet_ext.landmarks.training.augmentation how it moves points."
     )
 
 

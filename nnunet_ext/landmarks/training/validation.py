@@ -15,8 +15,8 @@ from nnunet_ext.landmarks.formats import MARKUPS, write_markups
 from nnunet_ext.landmarks.heatmaps import decode
 from nnunet_ext.landmarks.points import State
 from nnunet_ext.landmarks.predictor import FOLDER, LandmarkHead, LandmarkPredictor
-from nnunet_ext.nnunet.landmark_cases import find_landmarks
-from nnunet_ext.nnunet.landmark_data import LandmarkData
+from nnunet_ext.landmarks.training.cases import find_landmarks
+from nnunet_ext.landmarks.training.data import LandmarkData
 
 
 class LandmarkValidation(LandmarkData):

@@ -9,16 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.reading import PSEUDO_2D, Volume
-from nnunet_ext.landmarks.points import to_lps
 
+CoordinateSystem = Literal["LPS", "RAS"]
 Floats = NDArray[np.float64]
+
+
+def to_lps(points_mm: ArrayLike, system: CoordinateSystem) -> Floats:
+    """``(…, 3)`` in ``system`` → the same points in LPS; and back, because x and y only change their sign."""
+    points = np.asarray(points_mm, float)
+    return points if system == "LPS" else points * (-1.0, -1.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing
+from nnunet_ext.geometry import Floats
 from nnunet_ext.landmarks.annotation import Annotation, has_landmarks, is_segmented
 from nnunet_ext.landmarks.dataset import FOLDER
 from nnunet_ext.landmarks.formats import landmark_files, read_files
-from nnunet_ext.landmarks.geometry import Floats
+from nnunet_ext.landmarks.keypoints import Keypoints
 from nnunet_ext.landmarks.points import State
-from nnunet_ext.landmarks.preprocessed import Keypoints, PreprocessedGrid
+from nnunet_ext.nnunet.preprocessed import PreprocessedGrid
 
 LANDMARKS = "landmarks"
 """Key of ``class_locations``, beside nnU-Net's labels and regions."""
@@ -40,7 +41,7 @@ class LandmarkCase:
     Attributes:
         keypoints: in voxels of the preprocessed array.
         annotation: what of it is annotated.
-        matrix: ``(3, 3)``, of its image, :attr:`nnunet_ext.landmarks.geometry.Geometry.matrix`.
+        matrix: ``(3, 3)``, of its image, :attr:`nnunet_ext.geometry.Geometry.matrix`.
     """
 
     keypoints: Keypoints
@@ -114,7 +115,7 @@ def read_cases(
     for name in sorted(dataset.identifiers):
         data, _, _, properties = dataset.load_case(name)
         grid = PreprocessedGrid.from_properties(properties, plans, data.shape[1:])
-        keypoints = grid.keypoints(known.get(name, {}), names)
+        keypoints = Keypoints.of(known.get(name, {}), names, grid)
         annotation = Annotation.of(is_segmented(properties["class_locations"]), has_landmarks(keypoints.states))
         cases[name] = LandmarkCase(keypoints, annotation, grid.geometry.matrix)
     if not any(case.annotation.landmarks for case in cases.values()):

@@ -21,15 +21,15 @@ from scipy.ndimage import map_coordinates
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.annotation import Annotation
 from nnunet_ext.landmarks.points import State
-from nnunet_ext.nnunet.keypoints import _WithKeypoints
-from nnunet_ext.nnunet.landmark_cases import DatasetWithLandmarks, find_landmarks, keep_copy, read_cases
-from nnunet_ext.nnunet.landmark_data import LandmarkData
-from nnunet_ext.nnunet.landmark_folds import not_validated
-from nnunet_ext.nnunet.landmark_loader import SEAM, LandmarkDataLoader, landmark_loaders
+from nnunet_ext.landmarks.training.augmentation import _WithKeypoints
+from nnunet_ext.landmarks.training.cases import DatasetWithLandmarks, find_landmarks, keep_copy, read_cases
+from nnunet_ext.landmarks.training.data import LandmarkData
+from nnunet_ext.landmarks.training.folds import not_validated
+from nnunet_ext.landmarks.training.loader import SEAM, LandmarkDataLoader, landmark_loaders
 from nnunet_ext.nnunet.trainer import CommonTrainer
 from tests import tiny
-from tests.nnunet import landmark_dataset
-from tests.nnunet.landmark_dataset import BRIGHTNESS, KINDS, NAMES
+from tests.landmarks.training import landmark_dataset
+from tests.landmarks.training.landmark_dataset import BRIGHTNESS, KINDS, NAMES
 
 PAIRS = [["left", "right"]]
 KNOWN = {f"case_{index}" for index, kind in enumerate(KINDS) if kind.endswith("landmarks")}

@@ -9,25 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks.geometry import Floats, Geometry, inside
-from nnunet_ext.landmarks.points import Landmarks, State, as_arrays
-
-
-class Keypoints(NamedTuple):
-    """The landmarks of one case for a training."""
-
-    voxels: NDArray[np.float32]
-    """``(K, 3)``, continuous indices of the preprocessed array; nan unless present."""
-    states: NDArray[np.int8]
-    """``(K,)``, values of :class:`nnunet_ext.landmarks.points.State`."""
-    outside: tuple[str, ...]
-    """Names of landmarks that are present outside of the array; their state is unknown here."""
+from nnunet_ext.geometry import Floats, Geometry
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,15 +81,6 @@ class PreprocessedGrid:
         """``(…, 3)``, continuous indices of the preprocessed array → those of the original array."""
         index = (np.asarray(voxels, float) + 0.5) / self._scale - 0.5 + self.start
         return index[..., np.argsort(self.transpose)]
-
-    def keypoints(self, landmarks: Landmarks, names: Sequence[str]) -> Keypoints:
-        """The landmarks called ``names``, in this order; what lies outside of the array is unknown."""
-        points_mm, states = as_arrays(landmarks, names)
-        voxels = self.to_voxels(points_mm)
-        lost = (states == State.PRESENT) & ~inside(voxels, self.shape)
-        voxels[lost], states[lost] = np.nan, State.UNKNOWN
-        outside = tuple(name for name, is_lost in zip(names, lost, strict=True) if is_lost)
-        return Keypoints(voxels.astype(np.float32), states, outside)
 
     @property
     def _scale(self) -> Floats:

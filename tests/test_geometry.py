@@ -14,8 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.reading import Reader
-from nnunet_ext.landmarks.geometry import Geometry, inside
-from nnunet_ext.landmarks.points import to_lps
+from nnunet_ext.geometry import Geometry, inside, to_lps
 
 READERS_3D = ("SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient")
 SHAPE = (4, 5, 6)  # z, y, x

@@ -9,9 +9,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy.spatial.transform import Rotation
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks.geometry import Geometry
-from nnunet_ext.landmarks.points import ABSENT, State, present
-from nnunet_ext.landmarks.preprocessed import PreprocessedGrid
+from nnunet_ext.geometry import Geometry
+from nnunet_ext.nnunet.preprocessed import PreprocessedGrid
 from tests import tiny
 
 DIRECTION = Rotation.from_euler("xyz", (25, -15, 40), degrees=True).as_matrix()
@@ -110,22 +109,6 @@ def test_there_and_back_is_the_same_point(transpose, cropped, shape, start, spac
     }
     grid = PreprocessedGrid.from_properties(properties, {"transpose_forward": transpose}, shape)
     np.testing.assert_allclose(grid.to_mm(grid.to_voxels(point)), point, rtol=0, atol=1e-3)
-
-
-def test_keypoints_in_the_order_of_the_names_and_unknown_outside_of_the_crop():
-    properties = {
-        **read((1.0, 1.0, 1.0)),
-        "bbox_used_for_cropping": [[2, 10], [0, 10], [0, 10]],
-        "shape_after_cropping_and_before_resampling": (8, 10, 10),
-    }
-    grid = PreprocessedGrid.from_properties(properties, {"transpose_forward": (0, 1, 2)}, (8, 10, 10))
-    in_crop, cut_off = (tuple(grid.geometry.to_mm(index)) for index in ((5, 4, 3), (1, 4, 3)))
-    found = grid.keypoints({"a": present(cut_off), "b": present(in_crop), "c": ABSENT}, ["c", "b", "nobody", "a"])
-    assert found.states.tolist() == [State.ABSENT, State.PRESENT, State.UNKNOWN, State.UNKNOWN]
-    assert found.outside == ("a",)
-    np.testing.assert_allclose(found.voxels[1], (3, 4, 3), atol=1e-5)
-    assert np.isnan(found.voxels[[0, 2, 3]]).all()
-    assert (found.voxels.dtype, found.states.dtype) == (np.float32, np.int8)
 
 
 def test_properties_that_were_not_preprocessed_are_refused():

@@ -26,11 +26,11 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nnunet_ext.geometry import inside
 from nnunet_ext.landmarks.annotation import systematic_sample
-from nnunet_ext.landmarks.geometry import inside
 from nnunet_ext.landmarks.points import State
-from nnunet_ext.nnunet.keypoints import KEYPOINTS, STATES
-from nnunet_ext.nnunet.landmark_cases import DatasetWithLandmarks, LandmarkCase, Locations
+from nnunet_ext.landmarks.training.augmentation import KEYPOINTS, STATES
+from nnunet_ext.landmarks.training.cases import DatasetWithLandmarks, LandmarkCase, Locations
 
 SEAM = "nnUNetDataLoader"
 """Global of nnU-Net's trainer module: the class that ``nnUNetTrainer.get_dataloaders`` builds, twice."""

@@ -17,7 +17,7 @@ from scipy.ndimage import map_coordinates
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.mirroring import Mirroring
-from nnunet_ext.nnunet.keypoints import with_keypoints
+from nnunet_ext.landmarks.training.augmentation import with_keypoints
 
 MOVING = {
     "p_rotation": 1,

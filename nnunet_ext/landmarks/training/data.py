@@ -5,7 +5,7 @@
     class nnUNetTrainerMine(LandmarkData, CommonTrainer):
         ...  # batch["landmarks"], batch["landmark_states"], batch["segmented"] and more are there
 
-See :mod:`nnunet_ext.nnunet.landmark_loader` for the batch, and :mod:`nnunet_ext.nnunet.landmark_cases` for the files.
+``loader`` says what is in a batch, ``cases`` where the landmarks come from.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.declaration import Declaration
 from nnunet_ext.landmarks.mirroring import Mirroring, allowed_mirror_axes
-from nnunet_ext.nnunet.keypoints import with_keypoints
-from nnunet_ext.nnunet.landmark_cases import (
+from nnunet_ext.landmarks.training.augmentation import with_keypoints
+from nnunet_ext.landmarks.training.cases import (
     DatasetWithLandmarks,
     LandmarkCase,
     by_annotation,
@@ -31,8 +31,8 @@ from nnunet_ext.nnunet.landmark_cases import (
     outside_of_crop,
     read_cases,
 )
-from nnunet_ext.nnunet.landmark_folds import not_validated, write_stratified_folds
-from nnunet_ext.nnunet.landmark_loader import landmark_loaders
+from nnunet_ext.landmarks.training.folds import not_validated, write_stratified_folds
+from nnunet_ext.landmarks.training.loader import landmark_loaders
 from nnunet_ext.nnunet.plans import remember
 from nnunet_ext.splits.files import NAME as SPLITS
 
