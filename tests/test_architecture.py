@@ -41,16 +41,17 @@ def imports(file: Path) -> set[str]:
     return names
 
 
+def room(file: Path) -> str:
+    """A package or a module directly in ours."""
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
 def knows_nnunet(file: Path) -> bool:
     inside = file.relative_to(PACKAGE).parts
     # landmarks/training are mix-ins of trainers, and the loader that they need
     return (
         inside[0] == "nnunet" or inside[:2] == ("landmarks", "training") or inside[-1] in {"trainer.py", "predictor.py"}
     )
-
-
-def room(file: Path) -> str:
-    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def test_no_rooms_need_each_other():
@@ -65,7 +66,7 @@ def test_no_rooms_need_each_other():
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
 def test_only_nnunet_and_the_trainers_import_nnunetv2(file):
-    if file.relative_to(PACKAGE).parts[0] not in USERS_OF_NNUNET and not knows_nnunet(file):
+    if room(file) not in USERS_OF_NNUNET and not knows_nnunet(file):
         assert not {name for name in imports(file) if name.split(".")[0] == "nnunetv2"}
 
 
@@ -76,9 +77,9 @@ def test_a_method_imports_no_other_method(method):
         assert not {name for name in imports(file) if ".".join(name.split(".")[:2]) in others}, file
 
 
-@pytest.mark.parametrize("room", sorted({"nnunet"} | METHODS))
-def test_what_trains_does_not_look_into_the_catalogue_that_names_it(room):
-    for file in (PACKAGE / room).rglob("*.py"):
+@pytest.mark.parametrize("trains", sorted({"nnunet"} | METHODS))
+def test_what_trains_does_not_look_into_the_catalogue_that_names_it(trains):
+    for file in (PACKAGE / trains).rglob("*.py"):
         assert not imports(file) & {"nnunet_ext.catalogue", "nnunet_ext.planning"}, file
 
 
@@ -118,7 +119,7 @@ def test_beside_its_trainer_a_method_needs_only_the_walk_over_the_planned_networ
 
 def test_nobody_imports_the_demo_but_the_benchmark_for_its_data():
     for file in FILES:
-        if file.relative_to(PACKAGE).parts[0] not in {"demo", "cli"}:
+        if room(file) not in {"demo", "cli"}:
             ours = {name for name in imports(file) if name.startswith("nnunet_ext.demo")}
             assert not {name for name in ours if not name.startswith("nnunet_ext.demo.data")}, file
 
