@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ext.catalogue import TRAINERS
+from nnunet_ext.data.folders import dataset_folder
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.folders import dataset_folder
 
 STEP_COST = Path(__file__).with_name("step_cost.py")
 CONFIGURATIONS = ("2d", "3d_fullres")

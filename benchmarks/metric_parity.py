@@ -21,10 +21,10 @@ import numpy as np
 import surface_distance
 from medpy.metric import binary
 
+from nnunet_ext.data.label_definitions import ScoredLabels
+from nnunet_ext.data.reading import Reader
 from nnunet_ext.evaluation.folders import evaluate_folders
-from nnunet_ext.evaluation.labels import ScoredLabels
 from nnunet_ext.evaluation.overlay import masks
-from nnunet_ext.evaluation.reading import Reader
 
 NUMBERS = ("HD95 (mm)", "ASSD (mm)", "NSD at 1 mm")
 

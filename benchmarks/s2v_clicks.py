@@ -25,7 +25,7 @@ import s2v_inference
 from step_cost import resident_bytes
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.s2vnet.interactive.session import S2VSession
+from nnunet_ext.interactive.session import S2VSession
 
 EVERY = 20
 SEED = 0

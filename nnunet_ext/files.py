@@ -73,3 +73,18 @@ def require_folder_of(file: str | Path) -> None:
     """Raise InputError if the folder that a file is to be written to is missing."""
     if not (folder := Path(file).parent).is_dir():
         raise InputError(f"The folder {folder} does not exist; make it first.")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        InputError: it is not there, or something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}).") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object.")
+    return content

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from nnunet_ext.catalogue import OPTIONS, default_options
+from nnunet_ext.data.folders import dataset_folder
 from nnunet_ext.discovery import shipped_folder
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing
-from nnunet_ext.nnunet.folders import dataset_folder
 from nnunet_ext.nnunet.plans import KEY, require_unet, resolved, with_overrides
 from nnunet_ext.nnunet.precision import SECTION as PRECISION
 from nnunet_ext.nnunet.precision import Precision

@@ -13,8 +13,10 @@ PACKAGE = ROOT / "nnunet_ext"
 FILES = sorted(PACKAGE.rglob("*.py"))
 SHARED = {
     "nnunet",
+    "data",
     "processes",
     "evaluation",
+    "interactive",
     "benchmark",
     "scribbles",
     "splits",
@@ -26,7 +28,7 @@ SHARED = {
     "cli",
 }
 # read nnU-Net's files with nnU-Net's own readers, ask it which trainers it knows and which network it planned
-USERS_OF_NNUNET = {"evaluation", "benchmark", "scribbles", "splits", "demo", "export"}
+USERS_OF_NNUNET = {"data", "evaluation", "interactive", "benchmark", "scribbles", "splits", "demo", "export"}
 METHODS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()} - SHARED
 
 
@@ -101,19 +103,24 @@ def test_a_combination_is_nothing_but_its_bases():
 
 def test_what_is_trained_does_not_know_the_sessions_with_it():
     for file in (PACKAGE / "s2vnet").glob("*.py"):
-        assert not {name for name in imports(file) if name.startswith("nnunet_ext.s2vnet.interactive")}, file
-
-
-# what people use of a method: reads and writes files, with nnU-Net's preprocessing and our evaluation
-APPLICATIONS = {"correction.py", "session.py", "interact.py", "evaluate_clicks.py", "click_figure.py"}
+        assert not {name for name in imports(file) if name.startswith("nnunet_ext.interactive")}, file
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_beside_its_trainer_a_method_needs_only_the_walk_over_the_planned_network_and_what_a_landmark_is(method):
     allowed = ("nnunet_ext.nnunet.unet", "nnunet_ext.landmarks.points", "nnunet_ext.errors", f"nnunet_ext.{method}")
     for file in (PACKAGE / method).rglob("*.py"):
-        if not knows_nnunet(file) and file.name not in APPLICATIONS:
+        if not knows_nnunet(file):
             ours = {name for name in imports(file) if name.startswith("nnunet_ext")}
+            assert not {name for name in ours if not name.startswith(allowed)}, file
+
+
+def test_evaluation_and_data_are_leaves():
+    names = ("data", "errors", "files", "findings", "processes", "version")
+    ground = tuple(f"nnunet_ext.{name}" for name in names)
+    for leaf, allowed in {"data": ground, "evaluation": ("nnunet_ext.evaluation", *ground)}.items():
+        for file in (PACKAGE / leaf).rglob("*.py"):
+            ours = {name for name in imports(file) if name.startswith("nnunet_ext.")}
             assert not {name for name in ours if not name.startswith(allowed)}, file
 
 

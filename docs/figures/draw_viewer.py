@@ -24,8 +24,8 @@ from scipy.ndimage import gaussian_filter
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
+from nnunet_ext.interactive.session import S2VSession  # noqa: E402
 from nnunet_ext.s2vnet.click_simulation import ClickRules, SimulatedUser  # noqa: E402
-from nnunet_ext.s2vnet.interactive.session import S2VSession  # noqa: E402
 from nnunet_ext.s2vnet.labels import LabelHeads  # noqa: E402
 from nnunet_ext.s2vnet.predictor import S2VPredictor  # noqa: E402
 from nnunet_ext.viewer.access import Doorkeeper  # noqa: E402

@@ -22,11 +22,10 @@ from typing import Any
 from nnunet_ext import catalogue
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.benchmark.spec import SYNTHETIC, Arm, Metrics, PlansRecipe, Spec
+from nnunet_ext.data.folders import dataset_folder
 from nnunet_ext.discovery import register
 from nnunet_ext.errors import InputError
-from nnunet_ext.evaluation.labels import read_json
-from nnunet_ext.files import replacing
-from nnunet_ext.nnunet.folders import dataset_folder
+from nnunet_ext.files import read_json, replacing
 from nnunet_ext.nnunet.plans import extension_settings
 from nnunet_ext.planning import write_plans
 from nnunet_ext.processes import progress

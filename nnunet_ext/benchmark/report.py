@@ -25,9 +25,9 @@ from nnunet_ext.benchmark import analysis, figures
 from nnunet_ext.benchmark.analysis import MEAN, Finding, Metric
 from nnunet_ext.benchmark.folder import BenchmarkFolder
 from nnunet_ext.benchmark.results import Group, Results, from_benchmark, from_models, image_of
+from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.overlay import OverlayCase, draw_overlay
-from nnunet_ext.evaluation.reading import Reader
 from nnunet_ext.version import __version__
 
 SHOWN_CASES = 2

@@ -12,10 +12,11 @@ import pandas as pd
 
 from nnunet_ext.benchmark import records
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
+from nnunet_ext.data.label_definitions import ScoredLabels
+from nnunet_ext.data.raw import training_images
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.folders import evaluate_folders
-from nnunet_ext.evaluation.labels import ScoredLabels, read_json
-from nnunet_ext.nnunet.raw import training_images
+from nnunet_ext.files import read_json
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def from_benchmark(benchmark: BenchmarkFolder, baseline: str | None = None) -> R
         InputError: no benchmark, nothing done, or an unknown baseline.
     """
     from nnunet_ext.benchmark.prepare import truth_of, use_folders
-    from nnunet_ext.nnunet.folders import dataset_folder
+    from nnunet_ext.data.folders import dataset_folder
 
     spec, jobs, stored = benchmark.load()
     use_folders(spec, benchmark)

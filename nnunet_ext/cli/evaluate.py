@@ -9,8 +9,8 @@ from nnunet_ext.cli.flags import SEVERAL, Commands, add_command, add_processes
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    from nnunet_ext.data.label_definitions import ScoredLabels
     from nnunet_ext.evaluation.folders import evaluate_folders
-    from nnunet_ext.evaluation.labels import ScoredLabels
 
     evaluation = evaluate_folders(
         arguments.reference,

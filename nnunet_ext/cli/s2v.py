@@ -37,7 +37,7 @@ def _session(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _interact(arguments: argparse.Namespace) -> None:
-    from nnunet_ext.s2vnet.interactive.interact import interact
+    from nnunet_ext.interactive.interact import interact
 
     changes = interact(
         arguments.images,
@@ -54,7 +54,7 @@ def _interact(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate_clicks(arguments: argparse.Namespace) -> None:
-    from nnunet_ext.s2vnet.interactive.evaluate_clicks import evaluate_clicks
+    from nnunet_ext.interactive.evaluate_clicks import evaluate_clicks
 
     evaluation = evaluate_clicks(
         arguments.images,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nnunet_ext.data.raw import RawDataset, open_dataset
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.raw import RawDataset, open_dataset
 
 
 def number(dataset: RawDataset) -> str:

@@ -17,14 +17,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
+from nnunet_ext.data.raw import RawDataset, open_dataset
+from nnunet_ext.data.reading import Reader
 from nnunet_ext.demo import data, report
 from nnunet_ext.demo.raw import find_dataset, held_out, number
 from nnunet_ext.demo.workspace import Workspace, digest, files_digest
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.folders import Evaluation, evaluate_folders
 from nnunet_ext.evaluation.overlay import OverlayCase, draw_overlay
-from nnunet_ext.evaluation.reading import Reader
-from nnunet_ext.nnunet.raw import RawDataset, open_dataset
 from nnunet_ext.processes import progress
 from nnunet_ext.processes.children import Progress, StepFailed, run_step
 from nnunet_ext.processes.commands import console, continuation

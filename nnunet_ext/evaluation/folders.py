@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_ext.data.label_definitions import ScoredLabels
+from nnunet_ext.data.reading import Reader, require_same_geometry
 from nnunet_ext.errors import InputError
-from nnunet_ext.evaluation.labels import ScoredLabels, read_json
 from nnunet_ext.evaluation.metrics import DEFINITIONS, EMPTY_RULES, CaseMetrics, EmptyRule, label_metrics
 from nnunet_ext.evaluation.numbers import mean, shown
-from nnunet_ext.evaluation.reading import Reader, require_same_geometry
 from nnunet_ext.evaluation.slice_consistency import DEFINITION, Consistency, slice_consistency
 from nnunet_ext.evaluation.surfaces import Definition
-from nnunet_ext.files import replacing, write_rows
+from nnunet_ext.files import read_json, replacing, write_rows
 from nnunet_ext.findings import aligned, some
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.version import __version__

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_ext.evaluation.labels import ScoredLabels
-from nnunet_ext.evaluation.reading import Reader
+from nnunet_ext.data.label_definitions import ScoredLabels
+from nnunet_ext.data.reading import Reader
 
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442", "#d55e00", "#0072b2")
 """By class; Okabe and Ito's, which colour-blind readers can tell apart."""

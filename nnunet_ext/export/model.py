@@ -16,7 +16,7 @@ from torch import nn
 
 from nnunet_ext.catalogue import resolve
 from nnunet_ext.errors import InputError
-from nnunet_ext.evaluation.labels import read_json
+from nnunet_ext.files import read_json
 from nnunet_ext.nnunet.models import folds_with, usual_folds
 from nnunet_ext.nnunet.untrusted import load_untrusted
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nnunet_ext.evaluation.labels import read_json
-from nnunet_ext.files import replacing
+from nnunet_ext.files import read_json, replacing
 from nnunet_ext.landmarks.points import Landmark, Landmarks, State
 
 DEFAULT_THRESHOLD = 0.1

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_ext.data.geometry import Floats, Geometry, to_lps
+from nnunet_ext.data.raw import RawCase, require_labels
+from nnunet_ext.data.reading import Reader, Volume
 from nnunet_ext.errors import InputError
-from nnunet_ext.evaluation.reading import Reader, Volume
 from nnunet_ext.findings import by_severity, some
-from nnunet_ext.geometry import Floats, Geometry, to_lps
 from nnunet_ext.landmarks.check_report import CheckReport, Distance
 from nnunet_ext.landmarks.dataset import FOLDER, LandmarkDataset, Organs, as_3d, open_landmarks
 from nnunet_ext.landmarks.declaration import Declaration
@@ -34,7 +35,6 @@ from nnunet_ext.landmarks.findings import (
 )
 from nnunet_ext.landmarks.formats import Cases, read_file
 from nnunet_ext.landmarks.points import Landmarks, State
-from nnunet_ext.nnunet.raw import RawCase, require_labels
 from nnunet_ext.processes.parallel import for_every_case
 
 ACROSS = 20

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from nnunet_ext.data.geometry import CoordinateSystem
 from nnunet_ext.errors import InputError
-from nnunet_ext.geometry import CoordinateSystem
 from nnunet_ext.landmarks.formats import MARKUPS, Cases, landmark_files, read_files, write_markups, write_table
 
 Format = Literal["mrk.json", "csv"]

@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_ext.evaluation.labels import Label, ScoredLabels
-from nnunet_ext.evaluation.reading import Volume
-from nnunet_ext.geometry import Geometry
+from nnunet_ext.data.geometry import Geometry
+from nnunet_ext.data.label_definitions import Label, ScoredLabels
+from nnunet_ext.data.raw import RawDataset, open_dataset
+from nnunet_ext.data.reading import Volume
 from nnunet_ext.landmarks.declaration import Declaration
 from nnunet_ext.landmarks.formats import Cases, landmark_files, read_files
 from nnunet_ext.landmarks.surface import OrganSurface
-from nnunet_ext.nnunet.raw import RawDataset, open_dataset
 from nnunet_ext.partial_labels.declaration import annotated_labels
 
 FOLDER = "landmarksTr"

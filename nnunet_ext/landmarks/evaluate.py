@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_ext.data.geometry import Geometry
+from nnunet_ext.data.label_definitions import ScoredLabels
+from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
-from nnunet_ext.evaluation.labels import ScoredLabels, read_json
 from nnunet_ext.evaluation.numbers import mean, shown
-from nnunet_ext.evaluation.reading import Reader
-from nnunet_ext.files import write_json, write_rows
+from nnunet_ext.files import read_json, write_json, write_rows
 from nnunet_ext.findings import aligned, some
-from nnunet_ext.geometry import Geometry
 from nnunet_ext.landmarks.dataset import Organs
 from nnunet_ext.landmarks.declaration import Declaration
 from nnunet_ext.landmarks.formats import read

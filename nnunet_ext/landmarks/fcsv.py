@@ -10,8 +10,8 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 
+from nnunet_ext.data.geometry import CoordinateSystem, to_lps
 from nnunet_ext.errors import InputError
-from nnunet_ext.geometry import CoordinateSystem, to_lps
 from nnunet_ext.landmarks.markups import state_of_status
 from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, Landmark, State, coordinate_system, present
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import pdist, squareform
 
 from nnunet_ext import findings
+from nnunet_ext.data.geometry import Floats, Geometry, inside, to_lps
 from nnunet_ext.findings import some
-from nnunet_ext.geometry import Floats, Geometry, inside, to_lps
 from nnunet_ext.landmarks.declaration import Declaration
 from nnunet_ext.landmarks.points import Landmarks, State, as_arrays
 

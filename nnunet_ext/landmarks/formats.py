@@ -9,10 +9,9 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from nnunet_ext.data.geometry import CoordinateSystem
 from nnunet_ext.errors import InputError
-from nnunet_ext.evaluation.labels import read_json
-from nnunet_ext.files import replacing
-from nnunet_ext.geometry import CoordinateSystem
+from nnunet_ext.files import read_json, replacing
 from nnunet_ext.landmarks.fcsv import from_fcsv
 from nnunet_ext.landmarks.markups import from_markups, to_markups
 from nnunet_ext.landmarks.points import Landmark, Landmarks

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_ext.geometry import inside
+from nnunet_ext.data.geometry import inside
+from nnunet_ext.data.preprocessed import PreprocessedGrid
 from nnunet_ext.landmarks.points import Landmarks, State, as_arrays
-from nnunet_ext.nnunet.preprocessed import PreprocessedGrid
 
 
 class Keypoints(NamedTuple):

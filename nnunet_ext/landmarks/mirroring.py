@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nnunet_ext.geometry import Floats
+from nnunet_ext.data.geometry import Floats
 from nnunet_ext.landmarks.declaration import Declaration
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def allowed_mirror_axes(
 
     Args:
         declaration: of its landmarks.
-        matrices: ``(3, 3)`` of every case, :attr:`nnunet_ext.geometry.Geometry.matrix`.
+        matrices: ``(3, 3)`` of every case, :attr:`nnunet_ext.data.geometry.Geometry.matrix`.
         transpose_forward: of the plans.
         requested: axes of a patch that nnU-Net would flip.
         dim: of a patch; 2 leaves out the first axis of the array.

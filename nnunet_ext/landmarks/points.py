@@ -13,8 +13,8 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nnunet_ext.data.geometry import CoordinateSystem
 from nnunet_ext.errors import InputError
-from nnunet_ext.geometry import CoordinateSystem
 
 Position = tuple[float, float, float]
 

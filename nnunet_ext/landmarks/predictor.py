@@ -21,6 +21,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import Tensor
 
+from nnunet_ext.data.preprocessed import PreprocessedGrid
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.calibration import read_thresholds, sure_enough
 from nnunet_ext.landmarks.formats import MARKUPS, read_file, write_markups, write_table
@@ -29,7 +30,6 @@ from nnunet_ext.landmarks.mirroring import Mirroring, unmirror
 from nnunet_ext.landmarks.points import Landmark, State, from_arrays
 from nnunet_ext.nnunet.models import Prediction
 from nnunet_ext.nnunet.plans import extension_settings
-from nnunet_ext.nnunet.preprocessed import PreprocessedGrid
 
 FOLDER = "landmarks"
 TABLE = "landmarks.csv"

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from nnunet_ext.data.geometry import CoordinateSystem, to_lps
 from nnunet_ext.errors import InputError
-from nnunet_ext.geometry import CoordinateSystem, to_lps
 from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, Landmark, coordinate_system, present
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
-from nnunet_ext.geometry import Floats
+from nnunet_ext.data.geometry import Floats
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,8 @@ import io
 from collections.abc import Iterator, Mapping
 from itertools import dropwhile
 
+from nnunet_ext.data.geometry import CoordinateSystem, to_lps
 from nnunet_ext.errors import InputError
-from nnunet_ext.geometry import CoordinateSystem, to_lps
 from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, Landmark, Landmarks, State, present
 
 COLUMNS = ("case", "landmark", "x", "y", "z", "state", "confidence")

@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nnunet_ext.geometry import Floats
+from nnunet_ext.data.geometry import Floats
 
 TOLERANCE = 1e-3
 """Voxels of the new image. A grid of float32 is exact to about a tenth of it."""

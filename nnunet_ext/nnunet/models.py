@@ -18,11 +18,11 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.file_path_utilities import convert_trainer_plans_config_to_identifier
 
+from nnunet_ext.data.folders import dataset_folder
 from nnunet_ext.devices import require_device
 from nnunet_ext.discovery import register
 from nnunet_ext.errors import InputError
-from nnunet_ext.evaluation.labels import read_json
-from nnunet_ext.nnunet.folders import dataset_folder
+from nnunet_ext.files import read_json
 from nnunet_ext.nnunet.untrusted import load_untrusted
 
 CHECKPOINT = "checkpoint_final.pth"

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_ext.data.raw import RawCase, RawDataset, open_dataset, require_labels
+from nnunet_ext.data.reading import Reader, Volume
 from nnunet_ext.errors import InputError
-from nnunet_ext.evaluation.reading import Reader, Volume
 from nnunet_ext.findings import by_severity
-from nnunet_ext.nnunet.raw import RawCase, RawDataset, open_dataset, require_labels
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.scribbles.check_report import CheckReport
 from nnunet_ext.scribbles.findings import (

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from nnunet_ext.data.raw import RawCase, RawDataset
 from nnunet_ext.files import write_json, write_rows
 from nnunet_ext.findings import aligned, by_severity, listed, verdict
-from nnunet_ext.nnunet.raw import RawCase, RawDataset
 from nnunet_ext.scribbles.findings import CheckedCase, Finding
 from nnunet_ext.scribbles.overview import Panels, draw_panels, most_annotated_slice
 from nnunet_ext.version import __version__

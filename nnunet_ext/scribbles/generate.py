@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_ext.evaluation.reading import Reader
+from nnunet_ext.data.derived import derived_description, new_dataset_folder
+from nnunet_ext.data.raw import RawCase, open_dataset, require_labels, write_label_map
+from nnunet_ext.data.reading import Reader
 from nnunet_ext.files import write_json, written_as_a_whole
-from nnunet_ext.nnunet.derived import derived_description, new_dataset_folder
-from nnunet_ext.nnunet.raw import RawCase, open_dataset, require_labels, write_label_map
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.scribbles.label_map import Options, scribble_label_map, slice_axis, slices_with
 from nnunet_ext.scribbles.overview import Panels, draw_panels, most_annotated_slice

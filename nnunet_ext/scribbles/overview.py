@@ -10,8 +10,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_ext.data.reading import Volume
 from nnunet_ext.evaluation.overlay import COLOURS
-from nnunet_ext.evaluation.reading import Volume
 from nnunet_ext.scribbles.label_map import slice_axis, slices_of
 
 BACKGROUND = "#ffffff"

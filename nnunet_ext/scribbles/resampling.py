@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.evaluation.labels import read_json
+from nnunet_ext.files import read_json
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_ext.data.folders import dataset_folder
+from nnunet_ext.data.raw import open_dataset
 from nnunet_ext.errors import InputError
-from nnunet_ext.evaluation.labels import read_json
-from nnunet_ext.nnunet.folders import dataset_folder
-from nnunet_ext.nnunet.raw import open_dataset
+from nnunet_ext.files import read_json
 
 
 @dataclass(frozen=True)

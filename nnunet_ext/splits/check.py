@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from nnunet_ext.data.raw import open_dataset
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.raw import open_dataset
 from nnunet_ext.splits.cases import Cases, find_cases
 from nnunet_ext.splits.files import NAME, About, about_file, read_about, read_folds
 from nnunet_ext.splits.folds import Fold, cross_validation

@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.evaluation.labels import read_json
-from nnunet_ext.files import replacing
+from nnunet_ext.files import read_json, replacing
 from nnunet_ext.splits.folds import Fold
 from nnunet_ext.splits.subjects import Grouping
 from nnunet_ext.version import __version__

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import mannwhitneyu, rankdata
 
-from nnunet_ext.evaluation.reading import Reader
-from nnunet_ext.nnunet.raw import RawDataset
+from nnunet_ext.data.raw import RawDataset
+from nnunet_ext.data.reading import Reader
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.splits.subjects import numbered
 

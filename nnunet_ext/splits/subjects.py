@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.evaluation.labels import read_json
+from nnunet_ext.files import read_json
 from nnunet_ext.splits.names import subjects_from_names
 
 WAYS = (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.evaluation.labels import read_json
+from nnunet_ext.files import read_json
 from nnunet_ext.splits.cases import Cases, find_cases
 from nnunet_ext.splits.files import NAME, about_file, read_folds, table, write_folds
 from nnunet_ext.splits.folds import Fold, Shots, cross_validation, few_shot

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.s2vnet.interactive.drawing import Box
-from nnunet_ext.s2vnet.interactive.prompt_list import parse_prompts
-from nnunet_ext.s2vnet.interactive.session import S2VSession
+from nnunet_ext.interactive.drawing import Box
+from nnunet_ext.interactive.prompt_list import parse_prompts
+from nnunet_ext.interactive.session import S2VSession
 
 Result = TypeVar("Result")
 
@@ -57,7 +57,7 @@ class Desk:
         changed: is told the prompts after every change, in the thread that works.
 
     Attributes:
-        prompts: what was done so far, as :mod:`nnunet_ext.s2vnet.interactive.prompt_list` has it; the same prompts give
+        prompts: what was done so far, as :mod:`nnunet_ext.interactive.prompt_list` has it; the same prompts give
             the same label map.
         progress: slices that are done, and how many there are at most; None while nothing is computed.
         failure: why the last call that nobody waited for did not work.

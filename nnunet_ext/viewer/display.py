@@ -14,8 +14,8 @@ import numpy as np
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
-from nnunet_ext.geometry import Floats, Geometry
-from nnunet_ext.s2vnet.interactive.drawing import Box
+from nnunet_ext.data.geometry import Floats, Geometry
+from nnunet_ext.interactive.drawing import Box
 
 
 @dataclass(frozen=True, eq=False)

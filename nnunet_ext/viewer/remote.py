@@ -24,8 +24,8 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.s2vnet.interactive.drawing import Box
-from nnunet_ext.s2vnet.interactive.session import S2VSession
+from nnunet_ext.interactive.drawing import Box
+from nnunet_ext.interactive.session import S2VSession
 from nnunet_ext.viewer.desk import Busy, Desk
 from nnunet_ext.viewer.wire import pack, unpack
 

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing, require_folder_of
-from nnunet_ext.s2vnet.interactive.session import S2VSession
+from nnunet_ext.interactive.session import S2VSession
 from nnunet_ext.viewer.needs_extra import require_viewer_extra
 
 PROMPT_BYTES = 2**20
@@ -40,7 +40,7 @@ def serve(
         out: file that the page's button saves to, with the geometry of the image; without it, the page can only
             download.
         prompts_out: JSON file, written after every prompt; ``nnunet-ext s2v interact`` repeats it.
-        fold, checkpoint, device, options: as for :func:`nnunet_ext.s2vnet.interactive.interact.interact`.
+        fold, checkpoint, device, options: as for :func:`nnunet_ext.interactive.interact.interact`.
         host: address or name of this machine that the page is opened with; others are refused.
         port: 0: any that is free.
         say: is told the link.

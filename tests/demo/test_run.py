@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from nnunet_ext.cli import main
+from nnunet_ext.data.raw import open_dataset
 from nnunet_ext.demo import run
 from nnunet_ext.demo.data import LABELS, write_dataset
 from nnunet_ext.demo.raw import find_dataset, held_out, number
 from nnunet_ext.demo.run import Demo, run_demo, small_patch
 from nnunet_ext.demo.workspace import RECORD, Workspace, files_digest
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.raw import open_dataset
 
 pytestmark = pytest.mark.xdist_group("demo")
 

@@ -14,9 +14,9 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from skimage import io as skimage_io
 
 from nnunet_ext.cli import main
+from nnunet_ext.data.label_definitions import ScoredLabels
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.folders import evaluate_folders
-from nnunet_ext.evaluation.labels import ScoredLabels
 from nnunet_ext.evaluation.metrics import label_metrics
 from nnunet_ext.evaluation.slice_consistency import slice_consistency
 

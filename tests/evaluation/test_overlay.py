@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunet_ext.data.label_definitions import ScoredLabels
+from nnunet_ext.data.reading import Reader
 from nnunet_ext.demo import report
 from nnunet_ext.evaluation.folders import evaluate_folders
-from nnunet_ext.evaluation.labels import ScoredLabels
 from nnunet_ext.evaluation.overlay import OverlayCase, chosen_slice, draw_overlay, longest_interface, masks
-from nnunet_ext.evaluation.reading import Reader
 
 LABELS = ScoredLabels({"left": 1, "right": 2})
 

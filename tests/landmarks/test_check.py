@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from nnunet_ext.cli import main
+from nnunet_ext.data.geometry import to_lps
 from nnunet_ext.errors import InputError
-from nnunet_ext.geometry import to_lps
 from nnunet_ext.landmarks.check import check_dataset
 from nnunet_ext.landmarks.check_report import CheckReport
 from nnunet_ext.landmarks.dataset import open_landmarks

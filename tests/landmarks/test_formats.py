@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nnunet_ext.data.geometry import to_lps
 from nnunet_ext.errors import InputError
-from nnunet_ext.geometry import to_lps
 from nnunet_ext.landmarks.fcsv import from_fcsv
 from nnunet_ext.landmarks.formats import case_of, read, read_file, read_files, write_markups, write_table
 from nnunet_ext.landmarks.markups import from_markups, to_markups

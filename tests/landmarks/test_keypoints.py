@@ -3,10 +3,10 @@
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from nnunet_ext.geometry import Geometry
+from nnunet_ext.data.geometry import Geometry
+from nnunet_ext.data.preprocessed import PreprocessedGrid
 from nnunet_ext.landmarks.keypoints import Keypoints
 from nnunet_ext.landmarks.points import ABSENT, State, present
-from nnunet_ext.nnunet.preprocessed import PreprocessedGrid
 
 
 def test_keypoints_in_the_order_of_the_names_and_unknown_outside_of_the_crop():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from nnunet_ext.geometry import Geometry
+from nnunet_ext.data.geometry import Geometry
 from nnunet_ext.landmarks.declaration import Declaration
 from nnunet_ext.landmarks.mirroring import Mirroring, allowed_mirror_axes, left_right_axis, unmirror
 

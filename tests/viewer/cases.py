@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ext.s2vnet.interactive.session import S2VSession
+from nnunet_ext.interactive.session import S2VSession
 from nnunet_ext.viewer.access import Doorkeeper
 from nnunet_ext.viewer.app import create_app
 from nnunet_ext.viewer.desk import Desk
 from nnunet_ext.viewer.serve import names_of
-from tests.s2vnet.interactive.sessions import SPACING, image, model
+from tests.interactive.sessions import SPACING, image, model
 
 SHAPE = (6, 16, 20)
 TOKEN = "a-token"

@@ -16,7 +16,7 @@ from nnunet_ext import cli
 from nnunet_ext.errors import InputError
 from nnunet_ext.viewer import serve as serving
 from nnunet_ext.viewer.desk import QUEUE
-from tests.s2vnet.interactive.sessions import SPACING
+from tests.interactive.sessions import SPACING
 from tests.viewer.cases import HOST, SHAPE, TOKEN, served, session_on, write_image
 
 POINT = {"type": "point", "at": [3, 8, 9], "label": 2}

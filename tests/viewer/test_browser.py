@@ -19,7 +19,7 @@ import torch
 pytest.importorskip("fastapi", reason="the extra viewer is not installed")
 
 from nnunet_ext import cli
-from nnunet_ext.geometry import Geometry
+from nnunet_ext.data.geometry import Geometry
 from nnunet_ext.viewer.display import Display
 from tests import tiny
 from tests.s2vnet.test_trainer import trained  # noqa: F401 (a fixture)

@@ -19,12 +19,12 @@ from hypothesis.extra import numpy as arrays
 
 from nnunet_ext import cli
 from nnunet_ext.errors import InputError
-from nnunet_ext.s2vnet.interactive.session import S2VSession
+from nnunet_ext.interactive.session import S2VSession
 from nnunet_ext.viewer import serve as serving
 from nnunet_ext.viewer import wire
 from nnunet_ext.viewer.access import Doorkeeper
 from nnunet_ext.viewer.remote import create_remote
-from tests.s2vnet.interactive.sessions import SPACING, image, model
+from tests.interactive.sessions import SPACING, image, model
 
 SHAPE = (6, 16, 20)
 KEY = "a-key"

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_ext.data.geometry import Floats
 from nnunet_ext.errors import InputError
-from nnunet_ext.geometry import Floats
 
 Engine = Callable[[NDArray, Sequence[float], Floats, Floats], NDArray[np.bool_]]
 

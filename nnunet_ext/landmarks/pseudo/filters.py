@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import label as connected_components
 
-from nnunet_ext.geometry import Floats, Geometry
+from nnunet_ext.data.geometry import Floats, Geometry
 from nnunet_ext.landmarks.pseudo.prompts import Prompts
 from nnunet_ext.landmarks.surface import OrganSurface
 

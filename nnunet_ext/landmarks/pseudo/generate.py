@@ -34,19 +34,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+from nnunet_ext.data.derived import derived_description, new_dataset_folder
+from nnunet_ext.data.geometry import Floats, Geometry
+from nnunet_ext.data.raw import RawCase, require_labels, write_label_map
+from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
-from nnunet_ext.evaluation.reading import Reader
 from nnunet_ext.files import write_json, written_as_a_whole
 from nnunet_ext.findings import aligned
-from nnunet_ext.geometry import Floats, Geometry
 from nnunet_ext.landmarks.dataset import FOLDER, LandmarkDataset, Organs, as_3d, open_landmarks
 from nnunet_ext.landmarks.declaration import Declaration
 from nnunet_ext.landmarks.points import Landmarks, State
 from nnunet_ext.landmarks.pseudo.engines import Engine, load_engine, runs_in_parallel
 from nnunet_ext.landmarks.pseudo.filters import Limits, Verdict, judge
 from nnunet_ext.landmarks.pseudo.prompts import Prompts, prompts_of
-from nnunet_ext.nnunet.derived import derived_description, new_dataset_folder
-from nnunet_ext.nnunet.raw import RawCase, require_labels, write_label_map
 from nnunet_ext.partial_labels.declaration import KEY as ANNOTATED
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.version import __version__

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_ext.data.geometry import Floats
 from nnunet_ext.errors import InputError
-from nnunet_ext.geometry import Floats
 from nnunet_ext.landmarks.pseudo.engines import Engine
 
 

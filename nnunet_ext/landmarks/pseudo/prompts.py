@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nnunet_ext.geometry import Floats, Geometry, inside
+from nnunet_ext.data.geometry import Floats, Geometry, inside
 from nnunet_ext.landmarks.points import Landmarks, State, as_arrays
 
 BETWEEN = (1 / 3, 2 / 3)

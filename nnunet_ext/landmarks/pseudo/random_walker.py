@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, zoom
 from scipy.spatial import cKDTree
 
+from nnunet_ext.data.geometry import Floats
 from nnunet_ext.errors import InputError
-from nnunet_ext.geometry import Floats
 from nnunet_ext.landmarks.pseudo.engines import Engine
 
 # BETA and RADIUS are the best of a few values on a dozen cases of the hippocampus; MARGIN matters little

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+from nnunet_ext.data.geometry import Floats
 from nnunet_ext.errors import InputError
-from nnunet_ext.geometry import Floats
 from nnunet_ext.landmarks.pseudo.engines import Engine
 
 JUMP = 2.0

@@ -17,15 +17,15 @@ import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from numpy.typing import NDArray
 
+from nnunet_ext.data.geometry import Floats
+from nnunet_ext.data.preprocessed import PreprocessedGrid
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing
-from nnunet_ext.geometry import Floats
 from nnunet_ext.landmarks.annotation import Annotation, has_landmarks, is_segmented
 from nnunet_ext.landmarks.dataset import FOLDER
 from nnunet_ext.landmarks.formats import landmark_files, read_files
 from nnunet_ext.landmarks.keypoints import Keypoints
 from nnunet_ext.landmarks.points import State
-from nnunet_ext.nnunet.preprocessed import PreprocessedGrid
 
 LANDMARKS = "landmarks"
 """Key of ``class_locations``, beside nnU-Net's labels and regions."""
@@ -41,7 +41,7 @@ class LandmarkCase:
     Attributes:
         keypoints: in voxels of the preprocessed array.
         annotation: what of it is annotated.
-        matrix: ``(3, 3)``, of its image, :attr:`nnunet_ext.geometry.Geometry.matrix`.
+        matrix: ``(3, 3)``, of its image, :attr:`nnunet_ext.data.geometry.Geometry.matrix`.
     """
 
     keypoints: Keypoints

@@ -26,7 +26,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nnunet_ext.geometry import inside
+from nnunet_ext.data.geometry import inside
 from nnunet_ext.landmarks.annotation import systematic_sample
 from nnunet_ext.landmarks.points import State
 from nnunet_ext.landmarks.training.augmentation import KEYPOINTS, STATES

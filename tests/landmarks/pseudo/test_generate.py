@@ -7,13 +7,13 @@ import pytest
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
 from nnunet_ext.cli import main
+from nnunet_ext.data.raw import open_dataset
+from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
-from nnunet_ext.evaluation.reading import Reader
 from nnunet_ext.landmarks.dataset import open_landmarks
 from nnunet_ext.landmarks.formats import write_markups
 from nnunet_ext.landmarks.points import present
 from nnunet_ext.landmarks.pseudo.generate import Options, label_map, pseudo_label
-from nnunet_ext.nnunet.raw import open_dataset
 from nnunet_ext.partial_labels.declaration import annotated_labels
 from tests.landmarks.raw import BLOCK, Case, describe, write_dataset
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nnunet_ext.geometry import Geometry
+from nnunet_ext.data.geometry import Geometry
 from nnunet_ext.landmarks.points import ABSENT, present
 from nnunet_ext.landmarks.pseudo.prompts import Prompts, prompts_of
 

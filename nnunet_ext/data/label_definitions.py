@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from nnunet_ext.errors import InputError
@@ -81,21 +79,6 @@ class ScoredLabels:
     def key(value: Label) -> str:
         """The key of a label or region in nnU-Net's ``summary.json``."""
         return str(value)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
-
-    Raises:
-        InputError: it is not there, or something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({error}).") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no JSON object.")
-    return content
 
 
 def _numbers(value: Label) -> tuple[int, ...]:

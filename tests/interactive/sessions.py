@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_ext.s2vnet.interactive.session import S2VSession
+from nnunet_ext.interactive.session import S2VSession
 from nnunet_ext.s2vnet.labels import LabelHeads
 from nnunet_ext.s2vnet.predictor import S2VPredictor
 from tests import tiny

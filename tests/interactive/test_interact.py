@@ -10,10 +10,10 @@ import SimpleITK as sitk
 
 from nnunet_ext import cli
 from nnunet_ext.errors import InputError
-from nnunet_ext.s2vnet.interactive.prompt_list import KEYS, parse_prompts
-from nnunet_ext.s2vnet.interactive.session import S2VSession
+from nnunet_ext.interactive.prompt_list import KEYS, parse_prompts
+from nnunet_ext.interactive.session import S2VSession
 from tests import tiny
-from tests.s2vnet.interactive.sessions import session
+from tests.interactive.sessions import session
 from tests.s2vnet.test_trainer import trained  # noqa: F401 (a fixture)
 
 SHAPE = (6, 16, 16)

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from nnunet_ext.data.folders import root_folder
+from nnunet_ext.data.raw import RawDataset
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.folders import root_folder
-from nnunet_ext.nnunet.raw import RawDataset
 
 
 def new_dataset_folder(source: RawDataset, out: str, suffix: str) -> Path:

@@ -8,9 +8,9 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy.spatial.transform import Rotation
 
+from nnunet_ext.data.geometry import Geometry
+from nnunet_ext.data.preprocessed import PreprocessedGrid
 from nnunet_ext.errors import InputError
-from nnunet_ext.geometry import Geometry
-from nnunet_ext.nnunet.preprocessed import PreprocessedGrid
 from tests import tiny
 
 DIRECTION = Rotation.from_euler("xyz", (25, -15, 40), degrees=True).as_matrix()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_ext.s2vnet.interactive.propagation import Packed, share_of_upward
+from nnunet_ext.interactive.propagation import Packed, share_of_upward
 
 
 def test_shares_without_marks_are_those_of_the_predictor():

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from nnunet_ext.errors import InputError
-from tests.s2vnet.interactive.sessions import quietly, session
-from tests.s2vnet.interactive.test_session import BAD
+from tests.interactive.sessions import quietly, session
+from tests.interactive.test_session import BAD
 
 STEPS = int(os.environ.get("NNUNET_EXT_SESSION_STEPS", "150"))
 """In all, over sequences of at most 25."""

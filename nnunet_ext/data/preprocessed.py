@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from nnunet_ext.data.geometry import Floats, Geometry
 from nnunet_ext.errors import InputError
-from nnunet_ext.geometry import Floats, Geometry
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_ext.data.folders import dataset_folder
+from nnunet_ext.data.label_definitions import ScoredLabels
+from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
-from nnunet_ext.evaluation.labels import ScoredLabels, read_json
-from nnunet_ext.evaluation.reading import Reader
-from nnunet_ext.nnunet.folders import dataset_folder
+from nnunet_ext.files import read_json
 
 
 @dataclass(frozen=True)

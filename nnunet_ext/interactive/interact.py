@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_ext.data.reading import Reader, require_same_geometry
 from nnunet_ext.errors import InputError
-from nnunet_ext.evaluation.reading import Reader, require_same_geometry
 from nnunet_ext.files import require_folder_of, write_json
-from nnunet_ext.s2vnet.interactive.prompt_list import read_prompts
-from nnunet_ext.s2vnet.interactive.session import S2VSession
+from nnunet_ext.interactive.prompt_list import read_prompts
+from nnunet_ext.interactive.session import S2VSession
 from nnunet_ext.version import __version__
 
 
@@ -58,7 +58,7 @@ def interact(
     Args:
         images: one file per channel.
         model: folder with ``plans.json`` and ``fold_…``.
-        prompts: see :mod:`nnunet_ext.s2vnet.interactive.prompt_list`.
+        prompts: see :mod:`nnunet_ext.interactive.prompt_list`.
         out: file to write, with the geometry of the image.
         fold: see :meth:`S2VSession.initialize_from_trained_model_folder`.
         checkpoint: file name in the folder of the fold.

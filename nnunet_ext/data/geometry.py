@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nnunet_ext.data.reading import PSEUDO_2D, Volume
 from nnunet_ext.errors import InputError
-from nnunet_ext.evaluation.reading import PSEUDO_2D, Volume
 
 CoordinateSystem = Literal["LPS", "RAS"]
 Floats = NDArray[np.float64]
@@ -69,7 +69,7 @@ class Geometry:
 
     @classmethod
     def from_volume(cls, volume: Volume) -> Geometry:
-        """Of a volume that :class:`nnunet_ext.evaluation.reading.Reader` read; the index is 3D even if it is 2D."""
+        """Of a volume that :class:`nnunet_ext.data.reading.Reader` read; the index is 3D even if it is 2D."""
         return cls._from_parts(volume.geometry)
 
     @classmethod

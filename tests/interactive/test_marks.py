@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_ext.s2vnet.interactive.drawing import filled
-from nnunet_ext.s2vnet.interactive.marks import MAX_PIXELS, SUPERSEDED_WITHIN, marks_of, prompts_in, touches, with_newer
+from nnunet_ext.interactive.drawing import filled
+from nnunet_ext.interactive.marks import MAX_PIXELS, SUPERSEDED_WITHIN, marks_of, prompts_in, touches, with_newer
 
 WHOLE = slice(0, 40), slice(0, 40)
 

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.interactive.propagation import Step
+from nnunet_ext.interactive.session import S2VSession
 from nnunet_ext.s2vnet.centroid_aggregation import Bank
-from nnunet_ext.s2vnet.interactive.propagation import Step
-from nnunet_ext.s2vnet.interactive.session import S2VSession
 from nnunet_ext.s2vnet.prompts import Prompts
 from tests import tiny
-from tests.s2vnet.interactive.sessions import image, model, quietly, session
+from tests.interactive.sessions import image, model, quietly, session
 
 LARGE = (12, 16, 16)
 

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nnunet_ext.interactive.drawing import Box
+from nnunet_ext.interactive.marks import Mark, marks_of, prompts_in, touches, with_newer
+from nnunet_ext.interactive.propagation import Packed, Propagation, TileState
 from nnunet_ext.nnunet.sliced_case import SlicedCase
 from nnunet_ext.s2vnet.feature_cache import FeatureCache
-from nnunet_ext.s2vnet.interactive.drawing import Box
-from nnunet_ext.s2vnet.interactive.marks import Mark, marks_of, prompts_in, touches, with_newer
-from nnunet_ext.s2vnet.interactive.propagation import Packed, Propagation, TileState
 from nnunet_ext.s2vnet.network import S2VNet
 from nnunet_ext.s2vnet.prompts import Prompts
 
@@ -46,7 +46,7 @@ class State:
     shown: tuple[Packed, ...] | None = None
 
     def with_drawn(self, pixels: NDArray, label: int, weight: float, supersedes: bool) -> State:
-        """After a prompt that no prediction knows yet; see :func:`nnunet_ext.s2vnet.interactive.marks.marks_of`."""
+        """After a prompt that no prediction knows yet; see :func:`nnunet_ext.interactive.marks.marks_of`."""
         return replace(self, marks=with_newer(self.marks, marks_of(pixels, label, weight, self.round, supersedes)))
 
 
@@ -56,7 +56,7 @@ class Correction:
     Args:
         case: the image.
         network: in evaluation, on its device.
-        propagates, early_stop: see :class:`nnunet_ext.s2vnet.interactive.propagation.Propagation`.
+        propagates, early_stop: see :class:`nnunet_ext.interactive.propagation.Propagation`.
         cache_bytes: for features.
         threads: of PyTorch during predictions; None: as it is.
     """

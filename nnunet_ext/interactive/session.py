@@ -29,11 +29,11 @@ from torch import Tensor
 from nnunet_ext.devices import require_device
 from nnunet_ext.discovery import register
 from nnunet_ext.errors import InputError
+from nnunet_ext.interactive.correction import Correction, Progress, State
+from nnunet_ext.interactive.drawing import Box, as_array, box_voxels, filled, mask_voxels, point_voxels
 from nnunet_ext.nnunet.models import damage_named, folds_with, trained_folds
 from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.sliced_case import SlicedCase
-from nnunet_ext.s2vnet.interactive.correction import Correction, Progress, State
-from nnunet_ext.s2vnet.interactive.drawing import Box, as_array, box_voxels, filled, mask_voxels, point_voxels
 from nnunet_ext.s2vnet.network import S2VNet
 from nnunet_ext.s2vnet.predictor import S2VPredictor
 

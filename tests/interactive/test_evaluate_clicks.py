@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from nnunet_ext.evaluation.labels import ScoredLabels
+from nnunet_ext.data.label_definitions import ScoredLabels
 from nnunet_ext.evaluation.metrics import label_metrics
-from nnunet_ext.s2vnet.interactive.evaluate_clicks import Click, Clicked, ClickEvaluation, Moment, next_click
+from nnunet_ext.interactive.evaluate_clicks import Click, Clicked, ClickEvaluation, Moment, next_click
 
 SPACING = [5.0, 1.0, 1.0]
 

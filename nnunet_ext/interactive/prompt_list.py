@@ -34,8 +34,8 @@ from numpy.typing import NDArray
 from skimage.draw import line_nd, polygon
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.s2vnet.interactive.drawing import Box
-from nnunet_ext.s2vnet.interactive.session import S2VSession
+from nnunet_ext.interactive.drawing import Box
+from nnunet_ext.interactive.session import S2VSession
 
 AXES = ("zyx", "xyz")
 

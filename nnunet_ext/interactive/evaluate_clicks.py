@@ -24,16 +24,16 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, label
 
+from nnunet_ext.data.label_definitions import ScoredLabels
+from nnunet_ext.data.reading import Reader, Volume, require_same_geometry
 from nnunet_ext.errors import InputError
-from nnunet_ext.evaluation.labels import ScoredLabels
 from nnunet_ext.evaluation.metrics import DEFINITIONS, EMPTY_RULES, CaseMetrics, label_metrics
 from nnunet_ext.evaluation.numbers import mean
-from nnunet_ext.evaluation.reading import Reader, Volume, require_same_geometry
 from nnunet_ext.files import replacing, write_json, write_rows
+from nnunet_ext.interactive.click_figure import clicks_figure
+from nnunet_ext.interactive.session import S2VSession
 from nnunet_ext.nnunet.models import require_images
 from nnunet_ext.processes.memory import peak_host_mib
-from nnunet_ext.s2vnet.interactive.click_figure import clicks_figure
-from nnunet_ext.s2vnet.interactive.session import S2VSession
 from nnunet_ext.version import __version__
 
 SHOWN = (0, 1, 2, 3, 5, 10, 15, 20)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 from scipy.spatial.transform import Rotation
 
+from nnunet_ext.data.geometry import Geometry, inside, to_lps
+from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
-from nnunet_ext.evaluation.reading import Reader
-from nnunet_ext.geometry import Geometry, inside, to_lps
 
 READERS_3D = ("SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient")
 SHAPE = (4, 5, 6)  # z, y, x

@@ -1,0 +1,1 @@
+"""Reads and describes files: label maps and images, label definitions, geometry, raw and preprocessed data sets."""
