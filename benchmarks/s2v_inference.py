@@ -172,7 +172,7 @@ def predictor(setup: Setup, way: Way, mirroring: bool) -> nnUNetPredictor:
     resolved = PlansManager(plans).get_configuration(way.configuration).configuration
     axes: tuple[int, ...] = tuple(range(len(resolved["patch_size"])))
     if way.trainer is nnUNetTrainerS2VNet:
-        options = nnUNetTrainerS2VNet.options_from(resolved)
+        options = nnUNetTrainerS2VNet.resolve_options(resolved).s2vnet
         plans["configurations"][way.configuration]["patch_size"] = [options.inference_clip, *resolved["patch_size"]]
         axes = (0, 1, 2)
     manager = PlansManager(plans)

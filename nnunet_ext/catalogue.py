@@ -135,8 +135,8 @@ TRAINERS: dict[str, Entry] = {
 }
 
 OPTIONS: dict[str, str] = {
-    "pnpnet": "nnunet_ext.pnpnet.network:PnPNetOptions",
-    "attenscribble": "nnunet_ext.attenscribble.network:AttenScribbleOptions",
+    "pnpnet": "nnunet_ext.pnpnet.options:PnPNetOptions",
+    "attenscribble": "nnunet_ext.attenscribble.options:AttenScribbleOptions",
     "medcontext": "nnunet_ext.medcontext.options:MedContextOptions",
     "babloss": "nnunet_ext.babloss.options:BaBLossOptions",
     "s2vnet": "nnunet_ext.s2vnet.options:S2VNetOptions",

@@ -1,9 +1,8 @@
-"""The one exception that a user's input causes, and how a method refuses options."""
+"""The one exception that a user's input causes, and how pydantic's refusals become its sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from pydantic import ValidationError
 
 
 class InputError(ValueError):
@@ -13,15 +12,23 @@ class InputError(ValueError):
     """
 
 
-def refuse_out_of_range(method: str, options: Any, wrong: Sequence[str], rules: str) -> None:
-    """Raise InputError if any options are out of range.
+def reasons(error: ValidationError, where: str = "") -> str:
+    """Say what pydantic refused: ``pnpnet.dim = -64: input should be greater than 0``, several joined by ``and``.
 
     Args:
-        method: of the options, as in plans.
-        options: a dataclass.
-        wrong: names of those that are.
-        rules: what they may be, the end of the sentence.
+        error: of pydantic.
+        where: prefix of the names, such as a section of the plans.
     """
-    if wrong:
-        found = ", ".join(f"{name} = {getattr(options, name)}" for name in wrong)
-        raise InputError(f"{method} options out of range: {found}; {rules}.")
+    found: dict[str, list[str]] = {}
+    for detail in error.errors():
+        # of a union pydantic names the alternatives behind the field: the user wrote the field
+        name = str(detail["loc"][0]) if detail["loc"] else ""
+        place = ".".join(part for part in (where, name) if part)
+        text = detail["msg"].removeprefix("Value error, ")
+        value = f" = {_at(detail)!r}" if name else ""
+        found.setdefault(f"{place}{value}", []).append(text[:1].lower() + text[1:])
+    return " and ".join(f"{place}: {' or '.join(dict.fromkeys(texts))}" for place, texts in found.items())
+
+
+def _at(detail: object) -> object:
+    return detail["input"]  # type: ignore[index]

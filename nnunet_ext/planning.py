@@ -20,7 +20,8 @@ from nnunet_ext.data.folders import dataset_folder
 from nnunet_ext.discovery import shipped_folder
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing
-from nnunet_ext.nnunet.plans import KEY, require_unet, resolved, with_overrides
+from nnunet_ext.nnunet.options import with_overrides
+from nnunet_ext.nnunet.plans import KEY, require_unet, resolved
 from nnunet_ext.nnunet.precision import SECTION as PRECISION
 from nnunet_ext.nnunet.precision import Precision
 
@@ -160,7 +161,7 @@ def require_options(options: Mapping[str, Mapping[str, Any]]) -> None:
         if method == PRECISION:
             Precision(torch.device("cpu"), chosen)
         elif method in OPTIONS:
-            with_overrides(default_options(method), chosen, method)
+            with_overrides(default_options(method), chosen)
         else:
             raise InputError(
                 f"There are no options of {method!r}; there are those of {', '.join([*OPTIONS, PRECISION])}."

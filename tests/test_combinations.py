@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_ext.attenscribble.trainer import CRF, GATE
+from nnunet_ext.attenscribble.trainer import CRF
 from nnunet_ext.catalogue import TRAINERS
 from tests import tiny
 
@@ -32,7 +32,7 @@ def test_the_terms_are_those_of_both_and_the_network_is_that_of_the_wrapped(make
     if name.startswith("nnUNetTrainerMedContext"):
         terms |= {term.replace("loss_", "loss_masked_", 1) for term in terms} | {"loss_consistency"}
     else:
-        terms |= {f"loss_{CRF}", f"loss_{GATE}"}
+        terms |= {f"loss_{CRF}", "stat_gate"}
     assert values.keys() == terms | {"loss"}
     assert np.isfinite(list(values.values())).all()
     assert all(p.isfinite().all() for p in together.network.parameters())
@@ -41,10 +41,9 @@ def test_the_terms_are_those_of_both_and_the_network_is_that_of_the_wrapped(make
 def test_the_crf_loss_teaches_the_network_that_it_is_put_around(make_trainer):
     trainer = make_trainer("nnUNetTrainerMaskedCRFPnPNet", kind="ignore", configuration="2d")
     trainer.current_epoch = trainer.num_epochs - 1
-    trainer.aux["learned"].probability.fill_(1)
-    batch = tiny.batch(trainer)
-    terms = trainer.compute_terms(trainer.network(batch["data"]), batch["data"], batch["target"])
-    assert terms[GATE] == 1
+    trainer.aux["confidence"].probability.fill_(1)
+    terms = next(trainer.loss_passes(trainer.prepare_batch(tiny.batch(trainer))))
+    assert trainer.aux["confidence"].openness == 1
     trainer.network.zero_grad()
     (trainer.term_weight(CRF) * terms[CRF]).backward()
     pulled = [

@@ -218,7 +218,7 @@ def make_data_folders(preprocessed: Path) -> Path:
 def batch(trainer: Any, seed: int = 0) -> dict[str, Any]:
     """A random batch as nnU-Net's loader would give it to this trainer."""
     generator = torch.Generator().manual_seed(seed)
-    size = trainer.configuration_manager.patch_size
+    size = getattr(trainer, "training_patch_size", trainer.configuration_manager.patch_size)
     data = torch.randn(trainer.batch_size, trainer.num_input_channels, *size, generator=generator)
     manager = trainer.label_manager
     if manager.has_regions:

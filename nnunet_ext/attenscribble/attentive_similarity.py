@@ -7,14 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from nnunet_ext.attenscribble.attentive_similarity_loss import attentive_similarity_loss, pooled
+from nnunet_ext.attenscribble.attentive_similarity_loss import attentive_similarity_loss, averaged
+from nnunet_ext.attenscribble.crf_loss import Window
 from nnunet_ext.attenscribble.network import (
     Attended,
     AttendedUNet,
-    AttenScribbleOptions,
     as_projected,
     similarity_window,
 )
+from nnunet_ext.attenscribble.options import AttenScribbleOptions
+from nnunet_ext.attenscribble.published import PublishedAffinity, interpolated, published_similarity_loss
 from nnunet_ext.attenscribble.similarity import AffinityHead
 from nnunet_ext.attenscribble.spatial_attention import QueriesAndKeys
 
@@ -24,7 +26,7 @@ class AttentiveSimilarity(nn.Module):
 
     Args:
         network: whose stages are attended to.
-        options: see :class:`~nnunet_ext.attenscribble.network.AttenScribbleOptions`.
+        options: see :class:`~nnunet_ext.attenscribble.options.AttenScribbleOptions`.
         spacing: of the configuration, in mm.
         exclusive: the classes exclude each other; False: regions.
     """
@@ -36,7 +38,8 @@ class AttentiveSimilarity(nn.Module):
         self.options, self.exclusive = options, exclusive
         planned, stages = network.planned, network.stages
         self.windows = {str(stage): similarity_window(planned, stage, spacing) for stage in stages}
-        self.affinity = nn.ModuleDict({str(stage): AffinityHead(options.heads, options.published) for stage in stages})
+        head = PublishedAffinity if options.published else AffinityHead
+        self.affinity = nn.ModuleDict({str(stage): head(options.heads) for stage in stages})
         projections = {
             str(stage): QueriesAndKeys(planned.channels[stage], options.heads, options.head_dim)
             for stage in stages
@@ -57,17 +60,16 @@ class AttentiveSimilarity(nn.Module):
         for stage, given in attended.items():
             projected = as_projected(given) if len(given) == 2 else self.projections[stage](given[0])
             similarity = self.affinity[stage](projected, self.windows[stage])
-            p = pooled(probabilities, tuple(similarity.shape[2:]), self.options.published)
-            losses.append(
-                attentive_similarity_loss(
-                    similarity,
-                    p,
-                    self.windows[stage],
-                    counts,
-                    exclusive=self.exclusive,
-                    published=self.options.published,
-                    gamma=self.options.gamma,
-                )
-            )
+            losses.append(self._loss(similarity, probabilities, self.windows[stage], counts))
             means.append(similarity.detach().sigmoid().mean())
         return torch.stack(losses).mean(), torch.stack(means).mean()
+
+    def _loss(self, similarity: Tensor, probabilities: Tensor, window: Window, counts: Tensor) -> Tensor:
+        grid = tuple(similarity.shape[2:])
+        if self.options.published:
+            p = interpolated(probabilities, grid)
+            return published_similarity_loss(similarity, p, window, counts, exclusive=self.exclusive)
+        p = averaged(probabilities, grid)
+        return attentive_similarity_loss(
+            similarity, p, window, counts, exclusive=self.exclusive, gamma=self.options.gamma
+        )

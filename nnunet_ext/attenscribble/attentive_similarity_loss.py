@@ -6,10 +6,10 @@ On the token grid, with S from :mod:`.similarity`, p the probabilities pooled to
     published:  L = 1/(Z N) Σ_i Σ_j M_ij S_ij (1 − p_i·p_j)
     stable:     L = 1/(Z N) Σ_i Σ_j M_ij [ sg(S_ij) (1 − p_i·p_j) + γ · BCE(S_ij, sg(p_i·p_j)) ]
 
-sg: no gradient. In the published form S gets a gradient too, and the loss is smallest where S is 0 everywhere: the
-similarity can only shrink. Trained on fixed predictions its mean falls from 0.45 to 0.002 in 1000 steps, whatever the
-predictions. In the stable form predictions follow the similarity as it is, and the similarity learns from the
-predictions as they are, so neither has a trivial solution.
+sg: no gradient. In the published form (:mod:`.published`) S gets a gradient too, and the loss is smallest where S is 0
+everywhere: the similarity can only shrink. Trained on fixed predictions its mean falls from 0.45 to 0.002 in 1000
+steps, whatever the predictions. In the stable form predictions follow the similarity as it is, and the similarity
+learns from the predictions as they are, so neither has a trivial solution.
 
 Deviations from the published code, beside the stable form:
 
@@ -24,12 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import (
-    adaptive_avg_pool2d,
-    adaptive_avg_pool3d,
-    binary_cross_entropy_with_logits,
-    interpolate,
-)
+from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, binary_cross_entropy_with_logits
 
 from nnunet_ext.attenscribble.crf_loss import Window, shifted
 from nnunet_ext.attenscribble.similarity import inside
@@ -42,19 +37,17 @@ def attentive_similarity_loss(
     counts: Tensor,
     *,
     exclusive: bool = True,
-    published: bool = False,
     gamma: float = 1.0,
 ) -> Tensor:
     """The loss of one stage.
 
     Args:
         similarity_logits: ``(B, offsets, *grid)``, see :class:`~.similarity.AffinityHead`.
-        probabilities: ``(B, K, *grid)``, see :func:`pooled`.
+        probabilities: ``(B, K, *grid)``, see :func:`averaged`.
         window: the half window of the logits.
         counts: ``(B,)``, 1 for samples that count and 0 for those that do not (only one class annotated).
         exclusive: classes or regions.
-        published: which of the two forms.
-        gamma: weight of the similarity's own term in the stable form.
+        gamma: weight of the similarity's own term.
 
     Returns:
         Scalar, float32 or wider.
@@ -62,19 +55,24 @@ def attentive_similarity_loss(
     with torch.autocast(similarity_logits.device.type, enabled=False):
         dtype = torch.promote_types(similarity_logits.dtype, torch.float32)
         logits, p = similarity_logits.to(dtype), probabilities.to(dtype)
-        grid = tuple(p.shape[2:])
-        weights = torch.tensor(window.weights, dtype=dtype, device=p.device).view(-1, *[1] * len(grid))
-        weights = weights * inside(window, grid, p.device)
         agree = agreement(p, window, exclusive)
-        if published:
-            pairs = logits.sigmoid() * (1 - agree)
-        else:
-            frozen = agree.detach().clamp(0, 1)
-            learned = binary_cross_entropy_with_logits(logits, frozen, reduction="none")
-            pairs = logits.sigmoid().detach() * (1 - agree) + gamma * learned
-        per_sample = 2 * (weights * pairs).flatten(1).sum(1)  # both halves of the window
-        tokens = p[0, 0].numel()
-        return (counts.to(dtype) * per_sample).sum() / (window.mass * tokens * len(p))
+        learned = binary_cross_entropy_with_logits(logits, agree.detach().clamp(0, 1), reduction="none")
+        return mean_over_pairs(logits.sigmoid().detach() * (1 - agree) + gamma * learned, window, counts)
+
+
+def mean_over_pairs(pairs: Tensor, window: Window, counts: Tensor) -> Tensor:
+    """Mean of what pairs cost, weighted by the window, over the tokens of the samples that count.
+
+    Args:
+        pairs: ``(B, offsets, *grid)``, of half a window.
+        window: half a window.
+        counts: ``(B,)``, see :func:`attentive_similarity_loss`.
+    """
+    grid = tuple(pairs.shape[2:])
+    weights = torch.tensor(window.weights, dtype=pairs.dtype, device=pairs.device).view(-1, *[1] * len(grid))
+    weights = weights * inside(window, grid, pairs.device)
+    per_sample = 2 * (weights * pairs).flatten(1).sum(1)  # both halves of the window
+    return (counts.to(pairs.dtype) * per_sample).sum() / (window.mass * pairs[0, 0].numel() * len(pairs))
 
 
 def agreement(probabilities: Tensor, window: Window, exclusive: bool = True) -> Tensor:
@@ -99,16 +97,13 @@ def agreement(probabilities: Tensor, window: Window, exclusive: bool = True) -> 
     return torch.stack(rows, 1)
 
 
-def pooled(probabilities: Tensor, grid: Any, published: bool = False) -> Tensor:
-    """Probabilities on the token grid: averaged, or interpolated linearly as in the published code.
+def averaged(probabilities: Tensor, grid: Any) -> Tensor:
+    """Probabilities on the token grid, averaged over the voxels of a token.
 
     Args:
         probabilities: ``(B, K, *patch)``.
         grid: shape of the token grid.
     """
-    if published:
-        mode = "trilinear" if probabilities.ndim == 5 else "bilinear"
-        return interpolate(probabilities, grid, mode=mode, align_corners=False)
     return adaptive_avg_pool3d(probabilities, grid) if len(grid) == 3 else adaptive_avg_pool2d(probabilities, grid)
 
 

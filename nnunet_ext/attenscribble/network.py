@@ -13,60 +13,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor, nn
 
 from nnunet_ext.attenscribble.crf_loss import Window
+from nnunet_ext.attenscribble.options import AttenScribbleOptions
+from nnunet_ext.attenscribble.published import PublishedSelfAttention
 from nnunet_ext.attenscribble.spatial_attention import Projected, SpatialSelfAttention
-from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.unet import PlannedUNet
-
-Place = Literal["trunk", "side", "none"]
 
 REACH, SIGMA = 20, 24
 """Radius and σ of the similarity's window in the published code, in input pixels: 5 and 6 tokens of 4 pixels."""
 
 ANISOTROPIC = 3.0
 """Ratio of spacings from which nnU-Net augments slices rather than volumes (``ANISO_THRESHOLD``)."""
-
-
-@dataclass(frozen=True)
-class AttenScribbleOptions:
-    """Everything about the method that can be chosen; a plans file may override any of them."""
-
-    attention: Place = "side"
-    """Where attention lives; ``"none"``: nowhere, only the CRF loss."""
-    stages: Sequence[int] | None = None
-    """Encoder stages to attend to; by default :func:`default_stage`."""
-    max_tokens: int = 5000
-    """Of a stage that is chosen by default."""
-    heads: int = 1
-    """Of the attention. 1 in the code."""
-    head_dim: int = 64
-    """Channels of queries and keys per head. 64 in the code."""
-    mlp_ratio: int = 4
-    """Width of the MLP of the attention. 4 in the code."""
-    published: bool = False
-    """Attention, similarity and its loss to the letter."""
-    crf_weight: float = 9.2
-    """Of the masked CRF loss. 0.1 for a window of mass 92.0 in the code."""
-    asl_weight: float = 1.0
-    """Of the attentive similarity loss. 0.1 for a window of mass 92.0 in the code, which is 9.2 here; with 9.2 the
-    stable form draws all predictions to one class before anything is learned (docs/results/attenscribble.md)."""
-    gamma: float = 1.0
-    """Weight of the similarity's own term in the stable loss."""
-    ramp: float = 0.05
-    """Share of the epochs over which both weights grow from 0. The code: 0."""
-    wait: float = 0.5
-    """Mean probability at annotated voxels, of the class that is worst, from which on both count fully
-    (:mod:`nnunet_ext.attenscribble.learned`). The code: 0, they do not wait."""
-    crf_image: Literal["network_input", "clean"] = "network_input"
-    """Which image the CRF loss compares: what the network sees, or the same without intensity augmentation. The code
-    has no intensity augmentation, so there it is both."""
-    offsets_per_step: int | None = None
-    """Draw so many offsets of the CRF window at each step; None: all."""
 
 
 Attended = dict[str, tuple[Tensor, ...]]
@@ -83,9 +43,6 @@ class AttendedUNet(nn.Module):
         planned: the network that nnU-Net planned.
         options: see :class:`AttenScribbleOptions`.
         patch_size: of the plans.
-
-    Raises:
-        InputError: no such stage.
     """
 
     def __init__(self, planned: PlannedUNet, options: AttenScribbleOptions, patch_size: Sequence[int]) -> None:
@@ -95,15 +52,15 @@ class AttendedUNet(nn.Module):
         self.planned = planned
         self.stages = chosen_stages(planned, options, patch_size)
         if options.attention == "trunk":
+            block = PublishedSelfAttention if options.published else SpatialSelfAttention
             self.attention = nn.ModuleDict(
                 {
-                    str(stage): SpatialSelfAttention(
+                    str(stage): block(
                         planned.channels[stage],
                         planned.kernel_sizes[stage],
                         heads=options.heads,
                         head_dim=options.head_dim,
                         mlp_ratio=options.mlp_ratio,
-                        published=options.published,
                     )
                     for stage in self.stages
                 }
@@ -129,21 +86,11 @@ class AttendedUNet(nn.Module):
 
 
 def chosen_stages(planned: PlannedUNet, options: AttenScribbleOptions, patch_size: Sequence[int]) -> tuple[int, ...]:
-    """The stages that are attended to; none without attention.
-
-    Raises:
-        InputError: the options name one that the network does not have.
-    """
+    """Return the stages that are attended to; none without attention."""
     if options.attention == "none":
         return ()
     if options.stages is None:
         return (default_stage(planned, patch_size, options.max_tokens),)
-    wrong = [stage for stage in options.stages if not 0 <= stage < planned.n_stages]
-    if wrong or not options.stages:
-        raise InputError(
-            f"The plans ask for attention on stages {list(options.stages)}, but the network has stages 0 to "
-            f"{planned.n_stages - 1}; correct the attenscribble options."
-        )
     return tuple(sorted(set(options.stages)))
 
 

@@ -13,9 +13,10 @@ of the window alone, exactly::
 in blocks of rows that are computed again in the backward pass. The dense N × N matrix (2.2 GB for 4096 tokens, in fp32,
 with its gradient) never exists; the tests compare with it.
 
-Why there is a stable form. Entries of Ã are about 1/N, so ``w·Ã + b`` is about b: the published S hardly depends on the
-image, its gradient to q and k is 10⁵ times smaller than that to b, and b → −∞ makes S and with it the published loss
-vanish. In the stable form the logarithm is 0 for uniform attention and of order 1 otherwise, and w cannot change sign.
+Why there is a stable form beside the published one (:mod:`.published`). Entries of Ã are about 1/N, so ``w·Ã + b`` is
+about b: the published S hardly depends on the image, its gradient to q and k is 10⁵ times smaller than that to b, and
+b → −∞ makes S and with it the published loss vanish. In the stable form the logarithm is 0 for uniform attention and of
+order 1 otherwise, and w cannot change sign.
 """
 
 from __future__ import annotations
@@ -41,20 +42,13 @@ class AffinityHead(nn.Module):
 
     Args:
         heads: of the attention.
-        published: which of the two forms.
     """
 
-    def __init__(self, heads: int = 1, published: bool = False) -> None:
+    def __init__(self, heads: int = 1) -> None:
         super().__init__()
-        self.published = published
         self.weight = nn.Parameter(torch.empty(heads))
         self.bias = nn.Parameter(torch.zeros(()))
-        if published:  # a 1×1 convolution over the heads, by PyTorch's default
-            bound = 1 / math.sqrt(heads)
-            nn.init.uniform_(self.weight, -bound, bound)
-            nn.init.uniform_(self.bias, -bound, bound)
-        else:
-            nn.init.constant_(self.weight, math.log(math.e - 1))  # softplus(w) = 1
+        nn.init.constant_(self.weight, math.log(math.e - 1))  # softplus(w) = 1
 
     def forward(self, projected: Projected, window: Window) -> Tensor:
         """
@@ -69,16 +63,19 @@ class AffinityHead(nn.Module):
         with torch.autocast(projected.queries.device.type, enabled=False):
             dtype = torch.promote_types(projected.queries.dtype, torch.float32)
             q, k = projected.queries.to(dtype), projected.keys.to(dtype)
-            if not self.published:
-                q = q / math.sqrt(q.shape[2])
-            log_attention = symmetric_log_attention(q, k, window)  # (B, heads, offsets, *grid)
-            heads = (1, -1, 1, *[1] * (q.ndim - 3))
-            if self.published:
-                logits = (self.weight.to(dtype).view(heads) * log_attention.exp()).sum(1) + self.bias
-            else:
-                relative = log_attention + math.log(math.prod(q.shape[3:]) / 2)
-                logits = (softplus(self.weight.to(dtype)).view(heads) * relative).sum(1) + self.bias
+            logits = self.logits(q, k, window)
             return logits.where(inside(window, tuple(q.shape[3:]), q.device), 0)
+
+    def logits(self, q: Tensor, k: Tensor, window: Window) -> Tensor:
+        """Logits of S for all pairs of half a window, of no meaning where the neighbour lies outside."""
+        log_attention = symmetric_log_attention(q / math.sqrt(q.shape[2]), k, window)  # (B, heads, offsets, *grid)
+        relative = log_attention + math.log(math.prod(q.shape[3:]) / 2)
+        return (softplus(per_head(self.weight, relative)) * relative).sum(1) + self.bias
+
+
+def per_head(weight: Tensor, attention: Tensor) -> Tensor:
+    """``(heads,)`` in the shape and type of ``(B, heads, offsets, *grid)``, to be multiplied with it."""
+    return weight.to(attention.dtype).view(1, -1, 1, *[1] * (attention.ndim - 3))
 
 
 def symmetric_log_attention(q: Tensor, k: Tensor, window: Window) -> Tensor:
@@ -94,42 +91,44 @@ def symmetric_log_attention(q: Tensor, k: Tensor, window: Window) -> Tensor:
     grid = tuple(q.shape[3:])
     there, back = neighbours(window, grid, q.device)
     queries, keys = (each.flatten(3).transpose(2, 3) for each in (q, k))
-    z, near = _NearAttention.apply(queries, keys, torch.cat([there, back], 1))
-    log_forth, log_back = (near - z[..., None]).split(len(window.offsets), 3)  # l_ij − z_i for j = i + o and j = i − o
+    z, logits = _WindowedAttention.apply(queries, keys, torch.cat([there, back], 1))
+    log_forth, log_back = (logits - z[..., None]).split(
+        len(window.offsets), 3
+    )  # l_ij − z_i for j = i + o and j = i − o
     # the pair's other direction, from i + o to i, is kept at the neighbour
     log_back = log_back.gather(2, there.expand_as(log_back))
     return torch.logaddexp(log_forth, log_back).transpose(2, 3).unflatten(3, grid)
 
 
-class _NearAttention(torch.autograd.Function):
+class _WindowedAttention(torch.autograd.Function):
     """``z_i = log Σ_j exp(q_i·k_j)`` and ``q_i·k_j`` for a few j of each i, in blocks of rows that are never kept.
 
     The memory is O(BLOCK), as with autograd's own checkpointing, which goes over each block more often.
     """
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
-        """``queries``, ``keys``: ``(B, heads, N, d)``; ``near``: ``(N, n)``, the tokens j of token i."""
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
+        """``queries``, ``keys``: ``(B, heads, N, d)``; ``window``: ``(N, n)``, the tokens j of token i."""
         normaliser = queries.new_empty(queries.shape[:3])
-        logits = queries.new_empty(*queries.shape[:3], near.shape[1])
+        logits = queries.new_empty(*queries.shape[:3], window.shape[1])
         for rows in _blocks(queries):
             block = queries[:, :, rows] @ keys.transpose(2, 3)
-            logits[:, :, rows] = block.gather(3, near[rows].expand(*block.shape[:3], -1))
+            logits[:, :, rows] = block.gather(3, window[rows].expand(*block.shape[:3], -1))
             largest = block.amax(3, keepdim=True)
             sums = block.sub_(largest).exp_().sum(3, keepdim=True)  # in place, unlike logsumexp
             normaliser[:, :, rows] = sums.log_().add_(largest)[..., 0]
-        ctx.save_for_backward(queries, keys, near, normaliser)
+        ctx.save_for_backward(queries, keys, window, normaliser)
         return normaliser, logits
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_normaliser: Tensor, grad_logits: Tensor) -> tuple[Tensor, Tensor, None]:
-        queries, keys, near, normaliser = ctx.saved_tensors
+        queries, keys, window, normaliser = ctx.saved_tensors
         grad_queries, grad_keys = torch.empty_like(queries), torch.zeros_like(keys)
         for rows in _blocks(queries):
             block = queries[:, :, rows] @ keys.transpose(2, 3)
             block.sub_(normaliser[:, :, rows, None]).exp_().mul_(grad_normaliser[:, :, rows, None])
-            block.scatter_add_(3, near[rows].expand(*block.shape[:3], -1), grad_logits[:, :, rows])
+            block.scatter_add_(3, window[rows].expand(*block.shape[:3], -1), grad_logits[:, :, rows])
             grad_queries[:, :, rows] = block @ keys
             grad_keys += block.transpose(2, 3) @ queries[:, :, rows]
         return grad_queries, grad_keys, None

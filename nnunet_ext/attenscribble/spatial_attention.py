@@ -13,7 +13,7 @@ Deviations from the published code, each with its reason:
 
 * *The block starts as the identity*: the last layers of both residual branches start at zero, and the third layer norm
   after the block is left out, so a network with SSA starts as the planned network, stock weights included.
-  ``published=True`` restores both.
+  :class:`nnunet_ext.attenscribble.published.PublishedSelfAttention` has neither.
 * *Queries and keys have 64 channels per head at every width*, which is what the code has at its 64 channels; nnU-Net's
   stages are wider.
 * *2D and 3D*: the depth-wise kernel is the planned kernel of the stage.
@@ -75,7 +75,6 @@ class SpatialSelfAttention(nn.Module):
         kernel_size: of the depth-wise convolution, per axis; its length says 2D or 3D.
         heads, head_dim: see :class:`QueriesAndKeys`; ``channels`` must be divisible by ``heads``.
         mlp_ratio: width of the MLP relative to ``channels``.
-        published: third layer norm, and no start as identity.
     """
 
     def __init__(
@@ -86,7 +85,6 @@ class SpatialSelfAttention(nn.Module):
         heads: int = 1,
         head_dim: int = 64,
         mlp_ratio: int = 4,
-        published: bool = False,
     ) -> None:
         super().__init__()
         self.attention = QueriesAndKeys(channels, heads, head_dim)
@@ -100,14 +98,17 @@ class SpatialSelfAttention(nn.Module):
         self.depthwise = conv(width, width, tuple(kernel_size), padding=padding, groups=width)
         self.gelu = nn.GELU()
         self.narrow = nn.Linear(width, channels)
-        self.norm_out = nn.LayerNorm(channels) if published else nn.Identity()
+        self.norm_out: nn.Module = nn.Identity()
         for layer in (self.values, self.out, self.widen, self.narrow):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-        if not published:
-            nn.init.zeros_(self.out.weight)
-            nn.init.zeros_(self.narrow.weight)
+        self.start()
+
+    def start(self) -> None:
+        """Make the block the identity."""
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.narrow.weight)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Projected]:
         """

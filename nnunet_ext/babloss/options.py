@@ -1,66 +1,66 @@
-"""Everything about BaBLoss that can be chosen."""
+"""Options of BaBLoss."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass
+from typing_extensions import Self
 
 from nnunet_ext.babloss.loss import Similarity
-from nnunet_ext.errors import refuse_out_of_range
+from nnunet_ext.nnunet.options import STRICT, MethodOptions
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
-@dataclass(frozen=True)
-class BaBLossOptions:
-    """The options and their sound defaults; a plans file may override any of them.
+@dataclass(frozen=True, config=STRICT)
+class BaBLossOptions(MethodOptions):
+    """Sound defaults; a plans file may override any of them.
 
     Lengths are in voxels of the finest spacing of the configuration, so that thick slices are far apart.
-
-    Raises:
-        InputError: a value that is out of range.
     """
 
-    heatmap_sigma: float = 4.0
-    """Of the Gaussian that is the target of a landmark. Published: 5 voxels of a volume resized to 128³."""
-    heatmap_weight: float = 10.0
-    """Of the loss of the heatmaps, whose targets reach 1. Published: 1, with targets that reach 255. With 1, landmarks
-    stay for long where a heatmap starts, the same everywhere; see docs/results/babloss.md."""
-    heatmap_stage: int = 1
+    SECTION: ClassVar[str] = "babloss"
+
+    heatmap_sigma: Annotated[float, Field(gt=0)] = 4.0
+    """Width of the Gaussian that is the target of a landmark. Published: 5 voxels of a volume resized to 128³."""
+    heatmap_weight: Annotated[float, Field(ge=0)] = 10.0
+    """Weight of the loss of the heatmaps, whose targets reach 1. Published: 1, with targets that reach 255. With 1,
+    landmarks stay for long where a heatmap starts, the same everywhere; see docs/results/babloss.md."""
+    heatmap_stage: Annotated[int, Field(ge=0)] = 1
     """Stage of the network at which the landmark decoder ends, 0 is full resolution. At 1 it costs a fraction of the
     time; heatmaps are interpolated from half of the resolution. Published: 0."""
-    a_weight: float = 0.1
-    """Of direction A, a known landmark pulls the boundary of an organ. Published: 1, with gradients of about 1e-7."""
-    b_weight: float = 0.1
-    """Of direction B, a labelled boundary pulls the heatmap of a landmark. Published: 1."""
-    levels: int = 8
+    a_weight: Annotated[float, Field(ge=0)] = 0.1
+    """Weight of direction A: a known landmark pulls the boundary of an organ. Published: 1, with gradients of about
+    1e-7."""
+    b_weight: Annotated[float, Field(ge=0)] = 0.1
+    """Weight of direction B: a labelled boundary pulls the heatmap of a landmark. Published: 1."""
+    levels: Annotated[int, Field(gt=0)] = 8
     """n: from this distance on boundary and landmark do not see each other. Published: 10; best 6 (brain), 8 (knee)."""
-    sigma: float = 2.0
-    """Of the Gaussian around a known landmark in direction A. Published: that of the heatmaps."""
+    sigma: Annotated[float, Field(gt=0)] = 2.0
+    """Width of the Gaussian around a known landmark in direction A. Published: that of the heatmaps."""
     similarity: Similarity = "expectation"
     """Published: expectation in the code, cosine in a figure."""
-    seen: float = 0.3
+    seen: Share = 0.3
     """Direction B: probability above which the network is believed to see the landmark in the patch."""
-    ramp_start: float = 0.1
+    ramp_start: Share = 0.1
     """Share of the epochs before the bridge begins: predictions must exist first. Published: 0."""
-    ramp_end: float = 0.3
+    ramp_end: Share = 0.3
     """Share of the epochs at which it has its whole weight. Published: 0."""
 
-    def __post_init__(self) -> None:
-        wrong = [name for name in ("heatmap_sigma", "sigma", "levels") if getattr(self, name) <= 0]
-        wrong += [
-            name for name in ("heatmap_weight", "heatmap_stage", "a_weight", "b_weight") if getattr(self, name) < 0
-        ]
-        wrong += [name for name in ("seen", "ramp_start", "ramp_end") if not 0 <= getattr(self, name) <= 1]
+    @model_validator(mode="after")
+    def _ramp_ends_after_its_start(self) -> Self:
         if self.ramp_end < self.ramp_start:
-            wrong.append("ramp_end")
-        rules = (
-            "lengths are positive, weights and heatmap_stage at least 0, shares from 0 to 1, and ramp_end is at least "
-            "ramp_start"
-        )
-        refuse_out_of_range("babloss", self, wrong, rules)
+            raise ValueError(
+                f"ramp_end must be at least ramp_start, found ramp_end = {self.ramp_end} and ramp_start = "
+                f"{self.ramp_start}"
+            )
+        return self
 
     @classmethod
-    def published(cls) -> BaBLossOptions:
-        """The values of the published code."""
+    def as_published(cls) -> Self:
+        """Return the values of the published code."""
         return cls(
             heatmap_sigma=5.0,
             heatmap_weight=1.0,
@@ -73,12 +73,12 @@ class BaBLossOptions:
         )
 
     def of_the_bridge(self) -> dict[str, Any]:
-        """Those of :class:`nnunet_ext.babloss.loss.BridgeLoss`."""
+        """Return the arguments of :class:`nnunet_ext.babloss.loss.BridgeLoss`."""
         names = ("levels", "sigma", "heatmap_sigma", "similarity", "seen")
         return {name: getattr(self, name) for name in names}
 
     def ramp(self, epoch: int, epochs: int) -> float:
-        """Share of the bridge's weight in this epoch, counted from 0."""
+        """Return the share of the bridge's weight in this epoch, counted from 0."""
         start, end = self.ramp_start * epochs, self.ramp_end * epochs
         if epoch < start:
             return 0.0

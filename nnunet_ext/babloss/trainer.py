@@ -8,8 +8,8 @@ heatmap of a landmark that nobody placed (direction B).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
@@ -23,47 +23,39 @@ from nnunet_ext.babloss.published import published_bridge
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.heatmaps import HeatmapLoss, PaperHeatmapLoss, heatmaps
 from nnunet_ext.landmarks.points import State
-from nnunet_ext.landmarks.training.data import SECTION, LandmarkData
+from nnunet_ext.landmarks.training.data import SECTION
 from nnunet_ext.landmarks.training.validation import LandmarkValidation
 from nnunet_ext.nnunet.outputs import finest
 from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
-from nnunet_ext.nnunet.plans import extension_settings, with_overrides
-from nnunet_ext.nnunet.trainer import SEGMENTATION, CommonTrainer
+from nnunet_ext.nnunet.plans import extension_settings
+from nnunet_ext.nnunet.trainer import SEGMENTATION, Batch
+from nnunet_ext.nnunet.unet import PlannedUNet
 from nnunet_ext.partial_labels.cases import AnnotatedHeads
 from nnunet_ext.partial_labels.trainer import PartialLabels
 
 HEATMAP, BRIDGE_A, BRIDGE_B = "heatmap", "bridge_a", "bridge_b"
 PAIRS_A, PAIRS_B = "pairs_a", "pairs_b"
+"""Statistics: how many pairs of landmark and organ took part in each direction."""
 
 
-class LandmarkTrainer(LandmarkValidation, LandmarkData, CommonTrainer):
+class LandmarkTrainer(LandmarkValidation):
     """What all trainers here have in common: the network, and the terms of both heads and of the bridge."""
 
-    options: ClassVar[BaBLossOptions] = BaBLossOptions()
+    methods = (BaBLossOptions,)
     heatmap_loss_class: ClassVar[type[nn.Module]] = HeatmapLoss
 
     @classmethod
-    def options_from(cls, overrides: Mapping[str, Any]) -> BaBLossOptions:
-        """The options of this class with those of a plans file on top."""
-        return with_overrides(cls.options, overrides, "babloss")
-
-    @classmethod
-    def build_network_architecture(
-        cls, plans_manager: Any, configuration_manager: Any, *args: Any, **kwargs: Any
-    ) -> nn.Module:
-        """The planned network with a landmark decoder; nnU-Net calls this for training and for inference."""
-        settings = configuration_manager.configuration
-        options = cls.options_from(extension_settings(settings, "babloss"))
-        planned = cls.planned_unet(plans_manager, configuration_manager, *args, **kwargs)
-        return LandmarkUNet(planned, len(extension_settings(settings, SECTION)["names"]), options.heatmap_stage)
+    def attach(cls, network: nn.Module, settings: Mapping[str, Any], options: SimpleNamespace) -> nn.Module:
+        """Put a landmark decoder beside the planned one."""
+        names = extension_settings(settings, SECTION)["names"]
+        return LandmarkUNet(PlannedUNet(network), len(names), options.babloss.heatmap_stage)
 
     def initialize(self) -> None:
-        self.method = self.options_from(extension_settings(self.configuration_manager.configuration, "babloss"))
-        spacing = self.configuration_manager.spacing
-        self.heatmap_sigma = [self.method.heatmap_sigma * min(spacing) / mm for mm in spacing]
+        options, spacing = self.options.babloss, self.configuration_manager.spacing
+        self.heatmap_sigma = [options.heatmap_sigma * min(spacing) / mm for mm in spacing]
         self.heatmap_loss = self.heatmap_loss_class(self.heatmap_sigma)
-        options = {**self.method.of_the_bridge(), "exclusive": not self.labels.has_regions}
-        self.bridge = BridgeLoss(self.organs_of_landmarks(), spacing, **options)
+        exclusive = not self.labels.has_regions
+        self.bridge = BridgeLoss(self.organs_of_landmarks(), spacing, exclusive=exclusive, **options.of_the_bridge())
         super().initialize()
 
     def organs_of_landmarks(self) -> list[list[tuple[int, ...]]]:
@@ -72,95 +64,74 @@ class LandmarkTrainer(LandmarkValidation, LandmarkData, CommonTrainer):
         declared = self.landmark_declaration
         return [[(heads.index(organ),) for organ in declared.surface_of.get(name, ())] for name in declared.names]
 
-    def current_term_weights(self) -> Mapping[str, float]:
-        """The bridge waits until there are predictions, then grows; numbers of pairs are logged and are no terms."""
-        ramp = self.method.ramp(self.current_epoch, self.num_epochs)
-        bridge = {BRIDGE_A: ramp * self.method.a_weight, BRIDGE_B: ramp * self.method.b_weight}
-        return {HEATMAP: self.method.heatmap_weight, **bridge, PAIRS_A: 0.0, PAIRS_B: 0.0}
+    def option_weights(self) -> Mapping[str, float]:
+        """The bridge waits until there are predictions, then grows."""
+        options = self.options.babloss
+        ramp = options.ramp(self.current_epoch, self.num_epochs)
+        bridge = {BRIDGE_A: ramp * options.a_weight, BRIDGE_B: ramp * options.b_weight}
+        return {**super().option_weights(), HEATMAP: options.heatmap_weight, **bridge}
 
-    def train_step(self, batch: dict) -> dict:
-        keys = ("landmarks", "landmark_states", "segmented")
-        self.points, self.states, self.segmented = (batch[k].to(self.device, non_blocking=True) for k in keys)
-        return super().train_step(batch)
-
-    def compute_terms(self, output: Any, data: Tensor, target: Tensor | list[Tensor]) -> dict[str, Tensor]:
+    def compute_terms(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         logits, landmark_logits = output
-        heatmap = self.heatmap_loss(landmark_logits, self.points, self.states)
-        terms = {SEGMENTATION: self.loss(logits, target), HEATMAP: heatmap}
-        return terms | self.bridge_terms(finest(logits), landmark_logits, finest(target))
+        heatmap = self.heatmap_loss(landmark_logits, batch["landmarks"], batch["landmark_states"])
+        terms = {SEGMENTATION: self.loss(logits, batch["target"]), HEATMAP: heatmap}
+        return terms | self.bridge_terms(finest(logits), landmark_logits, batch)
 
-    def bridge_terms(self, logits: Tensor, landmark_logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """The directions that this trainer has, and how many pairs of landmark and organ took part in each."""
-        drawn = self.drawn()
+    def bridge_terms(self, logits: Tensor, landmark_logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return the directions that this trainer has."""
+        options, states, target = self.options.babloss, batch["landmark_states"], finest(batch["target"])
+        drawn = self.drawn(batch)
         organs = [[channel for organ in of_landmark for channel in organ] for of_landmark in self.bridge.organs]
         terms: dict[str, Tensor] = {}
-        if self.method.a_weight:
+        if options.a_weight:
             nobody = torch.stack([~drawn[:, channels].any(1) for channels in organs], 1)
-            a = self.bridge.landmark_pulls_boundary(logits, self.points, self.states, nobody)
-            terms |= {BRIDGE_A: a.loss, PAIRS_A: a.active.float()}
-        if self.method.b_weight:
+            a = self.bridge.landmark_pulls_boundary(logits, batch["landmarks"], states, nobody)
+            terms[BRIDGE_A] = a.loss
+            self.record(PAIRS_A, a.active)
+        if options.b_weight:
             every = torch.stack([drawn[:, channels].all(1) for channels in organs], 1)
             labels, annotated = self.labels.one_hot(target), self.labels.annotated(target)
-            b = self.bridge.boundary_pulls_landmark(landmark_logits, labels, annotated, self.states, every)
-            terms |= {BRIDGE_B: b.loss, PAIRS_B: b.active.float()}
+            b = self.bridge.boundary_pulls_landmark(landmark_logits, labels, annotated, states, every)
+            terms[BRIDGE_B] = b.loss
+            self.record(PAIRS_B, b.active)
         return terms
 
-    def drawn(self) -> Tensor:
+    def drawn(self, batch: Batch) -> Tensor:
         """``(B, heads)`` bool: which labels somebody drew in this case, if only to say that they are not there."""
-        return self.segmented[:, None].expand(-1, self.labels.num_heads)
+        return batch["segmented"][:, None].expand(-1, self.labels.num_heads)
 
 
-class nnUNetTrainerLandmark(LandmarkTrainer, PartialLabels):
-    """Segmentation and landmarks in one network, without the bridge."""
+class nnUNetTrainerBaBLoss(LandmarkTrainer, PartialLabels):
+    """Segmentation and landmarks in one network, with both directions of the bridge."""
 
     needs_annotated_labels: ClassVar[bool] = False
-    options: ClassVar[BaBLossOptions] = BaBLossOptions(a_weight=0.0, b_weight=0.0)
 
-    @contextmanager
-    def annotated_in(self, batch: dict) -> Iterator[Tensor]:
+    def annotated_heads_of(self, batch: Batch) -> Tensor:
         """A sample in which nothing is drawn leaves the mean of Dice; nnU-Net counts it as perfect, and learns less."""
-        with super().annotated_in(batch) as annotated:
-            annotated &= batch["segmented"][:, None]
-            yield annotated
+        annotated = super().annotated_heads_of(batch)
+        return annotated & batch["segmented"][:, None].to(annotated.device)
 
-    def drawn(self) -> Tensor:
-        assert self.partial_loss.annotated is not None
-        return self.partial_loss.annotated.to(self.device)
+    def drawn(self, batch: Batch) -> Tensor:
+        return batch["annotated"].to(self.device)
 
 
-class nnUNetTrainerBaBLoss(nnUNetTrainerLandmark):
-    """Both directions of the bridge."""
+class nnUNetTrainerLandmark(nnUNetTrainerBaBLoss):
+    """Segmentation and landmarks in one network, without the bridge."""
 
-    options: ClassVar[BaBLossOptions] = BaBLossOptions()
-
-
-class nnUNetTrainerBaBLossA(nnUNetTrainerLandmark):
-    """Direction A alone: landmarks pull the boundaries of organs that nobody drew."""
-
-    options: ClassVar[BaBLossOptions] = BaBLossOptions(b_weight=0.0)
-
-
-class nnUNetTrainerBaBLossB(nnUNetTrainerLandmark):
-    """Direction B alone: drawn boundaries pull landmarks that nobody placed."""
-
-    options: ClassVar[BaBLossOptions] = BaBLossOptions(a_weight=0.0)
+    fixed_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"babloss": {"a_weight": 0.0, "b_weight": 0.0}}
 
 
 class nnUNetTrainerBaBLossPaper(LandmarkTrainer):
-    """The published arithmetic, with both sides of each term on the same image. Options in the plans do not apply.
+    """The published arithmetic, with both sides of each term on the same image.
 
     nnU-Net's stay the planned network, its patches and its augmentation; the published one resizes volumes to 128³ and
     has none. The rest of :mod:`nnunet_ext.babloss.published`, heatmaps that reach 255, cross entropy, Adam.
     """
 
-    options: ClassVar[BaBLossOptions] = BaBLossOptions.published()
+    published: ClassVar[bool] = True
     heatmap_loss_class: ClassVar[type[nn.Module]] = PaperHeatmapLoss
     landmark_scale: ClassVar[float | None] = PaperHeatmapLoss.SCALE
     hyperparameters: ClassVar[Mapping[str, Any]] = {"enable_deep_supervision": False, "initial_lr": 5e-4}
-
-    @classmethod
-    def options_from(cls, overrides: Mapping[str, Any]) -> BaBLossOptions:
-        return cls.options
 
     def build_optimizer(self, aux_parameters: list[nn.Parameter]) -> tuple[torch.optim.Optimizer, Any]:
         """Adam with a constant learning rate: the published code never calls its scheduler."""
@@ -172,16 +143,16 @@ class nnUNetTrainerBaBLossPaper(LandmarkTrainer):
             raise InputError(f"{type(self).__name__} is published for classes; use nnUNetTrainerBaBLoss.")
         return PartialCrossEntropy(-1 if self.labels.ignore_label is None else self.labels.ignore_label)
 
-    def bridge_terms(self, logits: Tensor, landmark_logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        drawn = self.drawn()[:, :1]
+    def bridge_terms(self, logits: Tensor, landmark_logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        drawn, states, target = self.drawn(batch)[:, :1], batch["landmark_states"], finest(batch["target"])
         a, b = published_bridge(
             logits.float(),
             landmark_logits.float() / PaperHeatmapLoss.SCALE,
-            heatmaps(self.points, self.states, target.shape[2:], self.heatmap_sigma),
+            heatmaps(batch["landmarks"], states, target.shape[2:], self.heatmap_sigma),
             self.labels.one_hot(target),
-            known=(self.states == State.PRESENT) & ~drawn,
-            unknown=(self.states == State.UNKNOWN) & drawn,
+            known=(states == State.PRESENT) & ~drawn,
+            unknown=(states == State.UNKNOWN) & drawn,
             organs=self.bridge.organs,
-            n=self.method.levels,
+            n=self.options.babloss.levels,
         )
         return {BRIDGE_A: a, BRIDGE_B: b}

@@ -21,7 +21,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import kl_div, logsigmoid, mse_loss
+from torch.nn.functional import kl_div, logsigmoid
+
+from nnunet_ext.medcontext.published import official_consistency
 
 Kind = Literal["relative", "official", "kl"]
 
@@ -40,9 +42,9 @@ def consistency(student: Tensor, teacher: Tensor, kind: Kind = "relative", *, ex
         student, teacher = student.to(dtype), teacher.detach().to(dtype)
         if kind == "kl":
             return _divergence(student, teacher, exclusive)
-        least = torch.finfo(dtype).tiny  # logits that are all 0 cannot be divided by
         if kind == "official":
-            return mse_loss(student, teacher) / teacher.norm().clamp(min=least)
+            return official_consistency(student, teacher)
+        least = torch.finfo(dtype).tiny  # logits that are all 0 cannot be divided by
         return (student - teacher).square().sum() / teacher.square().sum().clamp(min=least)
 
 

@@ -1,33 +1,38 @@
-"""Everything about MedContext that can be chosen."""
+"""Options of MedContext."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
-from nnunet_ext.errors import refuse_out_of_range
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from typing_extensions import Self
+
 from nnunet_ext.medcontext.consistency import Kind
 from nnunet_ext.medcontext.masking import Fill
+from nnunet_ext.medcontext.published import restarting
 from nnunet_ext.medcontext.teacher import ema_momentum
+from nnunet_ext.nnunet.options import STRICT, MethodOptions
 
 Target = Literal["teacher", "self"]
 """Whose logits on the whole patch the masked one is compared with: the moving average's, or the network's own of the
 same step."""
 
+Share = Annotated[float, Field(ge=0, le=1)]
 
-@dataclass(frozen=True)
-class MedContextOptions:
-    """The options and their sound defaults; a plans file may override any of them.
 
-    Published values are those of the released nnFormer for Synapse, where others differ they are named.
+@dataclass(frozen=True, config=STRICT)
+class MedContextOptions(MethodOptions):
+    """Sound defaults; a plans file may override any of them.
 
-    Raises:
-        InputError: a value that is out of range.
+    Published values are those of the released nnFormer for Synapse; where others differ they are named.
     """
 
-    mask_ratio: float = 0.4
+    SECTION: ClassVar[str] = "medcontext"
+
+    mask_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.4
     """Share of the columns to hide. Published: 0.4; UNETR and BraTS: 0.6."""
-    block: int | None = None
+    block: Annotated[int, Field(ge=1)] | None = None
     """Side of a column in voxels; None: an eighth of the patch's. Published: 4 of 128; UNETR: 16 of 96."""
     fill: Fill = "zero"
     """What hidden voxels become. Published: a learned token that starts at 0."""
@@ -35,42 +40,32 @@ class MedContextOptions:
     """Published: False, one mask for the whole batch."""
     consistency: Kind = "relative"
     """Published: ``"official"``."""
-    beta: float = 0.5
+    beta: Annotated[float, Field(ge=0)] = 0.5
     """Weight of the consistency; 0: there is no teacher. Published: 0.4; UNETR and ACDC: 0.5."""
     target: Target = "teacher"
     """``"self"`` saves the teacher's pass and memory. Published: the teacher, which in effect is the network of the
     step before."""
-    every: int = 1
+    every: Annotated[int, Field(ge=1)] = 1
     """Look at the masked view at every such step; 3 costs about 1.4 times an ordinary training."""
-    full_weight: float = 1.0
-    """Of the loss terms on the whole patch. Published: 1."""
-    masked_weight: float = 1.0
-    """Of the loss terms on the masked patch. Published: 1. With 0.5 and 0.5 gradients stay as large as nnU-Net's."""
-    ema_base: float | None = None
+    full_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the loss terms on the whole patch. Published: 1."""
+    masked_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the loss terms on the masked patch. Published: 1. With 0.5 and 0.5 gradients stay as large as
+    nnU-Net's."""
+    ema_base: Share | None = None
     """Momentum of the teacher after its warm-up. None: that of a mean over a thousandth of the training, and over 10
     steps at least, which is 0.996 for nnU-Net's 250,000. Meant by the code: 0.996."""
-    ema_final: float = 1.0
-    """And at the end of the training. Meant by the code: 1."""
-    ema_warmup: float = 0.01
+    ema_final: Share = 1.0
+    """Momentum at the end of the training. Meant by the code: 1."""
+    ema_warmup: Share = 0.01
     """Share of the training over which it rises from 0. Published: 10 of 1000 epochs."""
     ema_restarts: bool = False
     """Start the schedule of the momentum, twice as long, again in each epoch. Published: True, by mistake."""
-    cutout: float = 0.5
+    cutout: Share = 0.5
     """Share of the samples that ``nnUNetTrainerTubeCutout`` masks: here half of what is seen is masked, too."""
 
-    def __post_init__(self) -> None:
-        shares = ("ema_base", "ema_final", "ema_warmup", "cutout")
-        weights = ("beta", "full_weight", "masked_weight")
-        wrong = [name for name in shares if (share := getattr(self, name)) is not None and not 0 <= share <= 1]
-        wrong += [name for name in weights if getattr(self, name) < 0]
-        wrong += [name for name in ("every", "block") if (value := getattr(self, name)) is not None and value < 1]
-        if not 0 <= self.mask_ratio < 1:
-            wrong.append("mask_ratio")
-        rules = "shares are from 0 to 1 (mask_ratio below 1), weights at least 0, every and block at least 1"
-        refuse_out_of_range("medcontext", self, wrong, rules)
-
     def momentum(self, epoch: int, batch: int, epochs: int, iterations: int) -> float:
-        """Momentum of the teacher's update after this batch of this epoch, both counted from 0.
+        """Return the momentum of the teacher's update after this batch of this epoch, both counted from 0.
 
         Args:
             epoch: of the training.
@@ -81,10 +76,10 @@ class MedContextOptions:
         step, total = epoch * iterations + batch, epochs * iterations
         base = 1 - 1 / max(10, total / 1000) if self.ema_base is None else self.ema_base
         if self.ema_restarts:
-            step, total = batch, 2 * total
+            step, total = restarting(batch, total)
         return ema_momentum(step, total, base, self.ema_final, round(self.ema_warmup * total))
 
     @classmethod
-    def paper(cls) -> MedContextOptions:
-        """The arithmetic of the released nnFormer for Synapse."""
+    def as_published(cls) -> Self:
+        """Return the arithmetic of the released nnFormer for Synapse."""
         return cls(block=4, mask_per_sample=False, consistency="official", beta=0.4, ema_base=0.996, ema_restarts=True)

@@ -20,7 +20,6 @@ Deviations from the published code beside those of ``masking``, ``teacher`` and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import torch
@@ -32,9 +31,8 @@ from nnunet_ext.medcontext.masking import Tubes, apply_mask
 from nnunet_ext.medcontext.options import MedContextOptions
 from nnunet_ext.medcontext.teacher import Teacher
 from nnunet_ext.nnunet.outputs import finest_logits
-from nnunet_ext.nnunet.plans import extension_settings, with_overrides
 from nnunet_ext.nnunet.pretrained import unwrap
-from nnunet_ext.nnunet.trainer import CommonTrainer
+from nnunet_ext.nnunet.trainer import Batch, CommonTrainer
 
 TEACHER = "teacher"
 CONSISTENCY = "consistency"
@@ -45,18 +43,14 @@ MASKED = "masked_"
 class TubeMasking(CommonTrainer):
     """What all trainers here have in common: the options, and a masked view of a patch."""
 
-    # not "options": a trainer that is wrapped has its own under that name
-    medcontext: ClassVar[MedContextOptions] = MedContextOptions()
+    methods = (MedContextOptions,)
 
-    @classmethod
-    def medcontext_from(cls, overrides: Mapping[str, Any]) -> MedContextOptions:
-        """The options of this class with those of a plans file on top."""
-        return with_overrides(cls.medcontext, overrides, "medcontext")
+    @property
+    def context(self) -> MedContextOptions:
+        return self.options.medcontext
 
     def initialize(self) -> None:
-        manager = self.configuration_manager
-        self.context = self.medcontext_from(extension_settings(manager.configuration, "medcontext"))
-        self.tubes = Tubes(manager.patch_size, self.context.mask_ratio, self.context.block)
+        self.tubes = Tubes(self.training_patch_size, self.context.mask_ratio, self.context.block)
         super().initialize()
 
     def on_train_start(self) -> None:
@@ -77,7 +71,8 @@ class MedContext(TubeMasking):
     """Full and masked view with a teacher, around the trainer, of one pass, that is next in the bases of a class."""
 
     def initialize(self) -> None:
-        self.steps_in_epoch, self.momentum = 0, 0.0
+        self.momentum = 0.0
+        require_single_pass(type(self))
         super().initialize()
         if self.context.every > self.num_iterations_per_epoch:
             raise InputError(
@@ -91,18 +86,18 @@ class MedContext(TubeMasking):
             aux[TEACHER] = Teacher(unwrap(self.network))
         return aux
 
-    def loss_passes(self, data: Tensor, target: Tensor | list[Tensor]) -> Iterator[dict[str, Tensor]]:
-        image = self.network_input(data)
-        output = self.network(image)
+    def loss_passes(self, batch: Batch) -> Iterator[dict[str, Tensor]]:
+        image = self.network_input(batch)
+        output = self.run_network(image, batch)
         soft_target = finest_logits(output).detach()
-        yield self.compute_terms(output, data, target)
+        yield self.compute_terms(output, batch)
         del output  # its graph, before the next one is built
-        if (self.current_epoch * self.num_iterations_per_epoch + self.steps_in_epoch) % self.context.every:
+        if self.step % self.context.every:
             return
         if TEACHER in self.aux:
             soft_target = finest_logits(self.aux[TEACHER](image))
-        output = self.network(self.masked(image))
-        terms = {MASKED + name: term for name, term in self.compute_terms(output, data, target).items()}
+        output = self.run_network(self.masked(image), batch)
+        terms = {MASKED + name: term for name, term in self.compute_terms(output, batch).items()}
         if self.context.beta > 0:
             kind, exclusive = self.context.consistency, not self.labels.has_regions
             terms[CONSISTENCY] = consistency(finest_logits(output), soft_target, kind, exclusive=exclusive)
@@ -117,10 +112,9 @@ class MedContext(TubeMasking):
     def after_step(self) -> None:
         super().after_step()
         if TEACHER in self.aux:
-            now, schedule = (self.current_epoch, self.steps_in_epoch), (self.num_epochs, self.num_iterations_per_epoch)
+            now, schedule = (self.current_epoch, self.step_in_epoch), (self.num_epochs, self.num_iterations_per_epoch)
             self.momentum = self.context.momentum(*now, *schedule)
             self.follow_student(self.momentum)
-        self.steps_in_epoch += 1
 
     def follow_student(self, momentum: float) -> None:
         """Update the teacher; with a momentum of 0 it becomes a copy of the student."""
@@ -131,10 +125,6 @@ class MedContext(TubeMasking):
         # -pretrained_weights are loaded, and the weights of all processes made equal, after the teacher was built
         if TEACHER in self.aux and self.current_epoch == 0:
             self.follow_student(0.0)
-
-    def on_train_epoch_start(self) -> None:
-        super().on_train_epoch_start()
-        self.steps_in_epoch = 0
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)
@@ -160,30 +150,35 @@ class nnUNetTrainerMedContext(MedContext):
 
 
 class nnUNetTrainerMedContextPaper(MedContext):
-    """The released arithmetic: its teacher, masks and consistency. Options in the plans do not apply to it.
+    """The released arithmetic: its teacher, masks and consistency.
 
     nnU-Net's stay the planned network (so the input is masked rather than tokens), its loss, augmentation and schedule.
     """
 
-    medcontext: ClassVar[MedContextOptions] = MedContextOptions.paper()
-
-    @classmethod
-    def medcontext_from(cls, overrides: Mapping[str, Any]) -> MedContextOptions:
-        return cls.medcontext
+    published: ClassVar[bool] = True
 
 
 class nnUNetTrainerMedContextMaskedOnly(MedContext):
     """Both views, but neither teacher nor consistency: what the supervised term on the masked view does alone."""
 
-    @classmethod
-    def medcontext_from(cls, overrides: Mapping[str, Any]) -> MedContextOptions:
-        return replace(super().medcontext_from(overrides), beta=0.0)
+    fixed_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"medcontext": {"beta": 0.0}}
 
 
 class nnUNetTrainerTubeCutout(TubeMasking):
     """The same masks as plain augmentation, one pass per step: the control for masking itself."""
 
-    def network_input(self, data: Tensor) -> Tensor:
-        image = super().network_input(data)
+    def network_input(self, batch: Batch) -> Tensor:
+        image = super().network_input(batch)
         chosen = torch.rand(image.shape[0], device=image.device) < self.context.cutout
         return self.masked(image, chosen.view(-1, *[1] * (image.ndim - 1)))
+
+
+def require_single_pass(trainer: type[MedContext]) -> None:
+    """Raise InputError if the trainer inside has passes of its own, which MedContext would leave out."""
+    inside = trainer.__mro__[trainer.__mro__.index(MedContext) + 1 :]
+    owner = next(base for base in inside if "loss_passes" in vars(base))
+    if owner is not CommonTrainer:
+        raise InputError(
+            f"{trainer.__name__} puts MedContext around {owner.__name__}, which has loss passes of its own; MedContext "
+            "goes around trainers of one pass (run_network and compute_terms)."
+        )

@@ -21,63 +21,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import fields, replace
-from typing import Any, TypeVar, get_type_hints
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Any
 
 from nnunet_ext.errors import InputError
 
-Options = TypeVar("Options", bound=Any)
-
 KEY = "nnunet_ext"
-SCHEDULE = {
-    "epochs": "num_epochs",
-    "iterations": "num_iterations_per_epoch",
-    "validation_iterations": "num_val_iterations_per_epoch",
-}
-"""Our word in plans and presets → attribute of ``nnUNetTrainer``."""
 
 
 def extension_settings(configuration: Mapping[str, Any], section: str) -> dict[str, Any]:
     """Our settings of one resolved configuration; ``section`` is ``schedule``, ``labels`` or a method's package."""
     return dict(configuration.get(KEY, {}).get(section, {}))
-
-
-def with_overrides(options: Options, overrides: Mapping[str, Any], method: str) -> Options:
-    """The options of a method, a dataclass, with those of a plans file on top.
-
-    Raises:
-        InputError: an option that the method does not have, or a value that is none of its type or out of its range.
-    """
-    known = {field.name for field in fields(options)}
-    if unknown := set(overrides) - known:
-        raise InputError(f"The plans have unknown {method} options {sorted(unknown)}; known are {sorted(known)}.")
-    hints = get_type_hints(type(options))
-    for name, value in overrides.items():
-        try:
-            TypeAdapter(hints[name]).validate_python(value, strict=True)
-        except ValidationError as error:
-            reasons = " or ".join(dict.fromkeys(_lower_first(detail["msg"]) for detail in error.errors()))
-            raise InputError(f"The plans have {method}.{name} = {value!r}: {reasons}.") from None
-    return replace(options, **overrides)
-
-
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]
-
-
-def remember_labels(plans: dict[str, Any], configuration: str, dataset_json: Mapping[str, Any]) -> None:
-    """Note in ``plans`` whether the data set has regions.
-
-    nnU-Net rebuilds the network for inference without ``dataset.json``
-    (``build_network_architecture`` receives plans only), but a network that ends in a softmax over clusters must know
-    whether its heads exclude each other.
-    """
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    manager = PlansManager(plans)
-    remember(plans, configuration, "labels", {"has_regions": manager.get_label_manager(dataset_json).has_regions})
 
 
 def remember(plans: dict[str, Any], configuration: str, section: str, content: Mapping[str, Any]) -> None:

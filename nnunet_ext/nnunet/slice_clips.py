@@ -1,4 +1,4 @@
-"""Clips of neighbouring slices for a network with 2D layers, from configuration ``2d``: a mix-in for a trainer.
+"""Clips of neighbouring slices for a network with 2D layers, from configuration ``2d``.
 
 nnU-Net decides by the number of axes of the patch size whether its loader, its augmentation and its sliding window work
 on slices or on volumes. So the patch becomes three-dimensional, ``[T, H, W]``, while the planned network and the
@@ -10,44 +10,39 @@ Preprocessing keeps slices as they are: ``2d`` never resamples across them (``de
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 from batchgeneratorsv2.helpers.scalar_type import sample_scalar
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import distributed as dist
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.plans import require_unet
+from nnunet_ext.nnunet.trainer import CommonTrainer
 
 
-class SliceClips(nnUNetTrainer):
-    """To be named before ``CommonTrainer``.
+class SliceClips(CommonTrainer):
+    """A trainer whose patches are clips.
 
     Attributes:
         clip: slices per training sample; 1 for data sets of single slices.
     """
 
     def clip_lengths(self) -> tuple[int, int]:
-        """Slices of a patch in training and in inference, as the method wants them; asked for once."""
+        """Return the slices of a patch in training and in inference, as the method wants them; asked for once."""
         raise NotImplementedError
 
-    # nnU-Net reads the parameter names of __init__ and restores the trainer from them: exactly these five
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
-    ) -> None:
-        require_2d(plans, configuration, type(self).__name__)  # before nnU-Net makes a folder for the results
-        super().__init__(plans, configuration, fold, dataset_json, device)
+    @classmethod
+    def check_plans(cls, plans: Mapping[str, Any], configuration: str) -> None:
+        super().check_plans(plans, configuration)
+        require_2d(plans, configuration, cls.__name__)
+
+    def adapt_configuration(self) -> None:
+        super().adapt_configuration()
         settings = self.configuration_manager.configuration
         self.clip, length = self.clip_lengths()
         if self.plans_manager.original_median_shape_after_transp[0] == 1:
@@ -61,7 +56,11 @@ class SliceClips(nnUNetTrainer):
         ranks = dist.get_world_size() if self.is_ddp else 1
         settings["batch_size"] = max(2, ranks * max(1, round(settings["batch_size"] / self.clip / ranks)))
         # nnU-Net writes these plans, not those above, into the model folder
-        self.plans_manager.plans["configurations"][configuration]["patch_size"] = list(size)
+        self.plans_manager.plans["configurations"][self.configuration_name]["patch_size"] = list(size)
+
+    @property
+    def training_patch_size(self) -> list[int]:
+        return [self.clip, *self.configuration_manager.patch_size[-2:]]
 
     @contextmanager
     def _patch_size(self, size: list[int]) -> Iterator[None]:
@@ -74,7 +73,7 @@ class SliceClips(nnUNetTrainer):
             settings["patch_size"] = before
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        with self._patch_size([self.clip, *self.configuration_manager.patch_size[-2:]]):
+        with self._patch_size(self.training_patch_size):
             return super().get_dataloaders()
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, Any]:  # noqa: N802
@@ -119,7 +118,7 @@ def blurs(transform: Any) -> Iterator[GaussianBlurTransform]:
         yield from blurs(part)
 
 
-def require_2d(plans: dict[str, Any], configuration: str, trainer: str) -> None:
+def require_2d(plans: Mapping[str, Any], configuration: str, trainer: str) -> None:
     """Raise InputError unless this configuration has a network with 2D layers."""
     settings = PlansManager(plans).get_configuration(configuration).configuration
     require_unet(settings, f"Plans {plans['plans_name']}, configuration {configuration}")

@@ -1,17 +1,21 @@
-"""The common trainer: stock nnU-Net with four seams that every method of this package uses.
+"""The common trainer: stock nnU-Net with the seams that every method of this package uses.
 
-1. **Named loss terms, in one pass or several.** The step itself is written once, here, and asks in this order:
-   :meth:`CommonTrainer.loss_passes` what is computed one after the other (one forward pass of the network unless a
-   method says otherwise), :meth:`CommonTrainer.network_input` what the network sees of a batch,
-   :meth:`CommonTrainer.compute_terms` which loss terms its output has, :meth:`CommonTrainer.term_weight` how much each
-   counts, and :meth:`CommonTrainer.after_step` what follows the optimizer. Each pass is followed by its own backward
-   pass, so two passes need the memory of one. The mean of every term is logged each epoch.
-2. **Auxiliary modules.** What inference does not need (teachers, projection heads) lives in :attr:`CommonTrainer.aux`:
+1. **Options.** A class names the options of its method (:attr:`CommonTrainer.methods`); they are read from the plans
+   once, refused in one sentence before anything is written, and lie under ``self.options``
+   (:mod:`nnunet_ext.nnunet.options`).
+2. **Network.** :meth:`CommonTrainer.attach` adds the modules of a method to the planned network.
+3. **Named loss terms, in one pass or several.** The step itself is written once, here, and asks in this order:
+   :meth:`CommonTrainer.prepare_batch`, :meth:`CommonTrainer.loss_passes` (one forward pass of the network unless a
+   method says otherwise), :meth:`CommonTrainer.network_input`, :meth:`CommonTrainer.run_network`,
+   :meth:`CommonTrainer.compute_terms`, :meth:`CommonTrainer.term_weight` and :meth:`CommonTrainer.after_step`. Each
+   pass is followed by its own backward pass, so two passes need the memory of one. Each epoch logs the mean of every
+   term with its weight, and beside them the statistics (:meth:`CommonTrainer.record`), which no loss contains.
+4. **Auxiliary modules.** What inference does not need (teachers, projection heads) lives in :attr:`CommonTrainer.aux`:
    optimised with the network, saved in the checkpoint under :data:`CHECKPOINT_KEY`, restored on ``--c``, and absent
    from ``network_weights``, so that the network stays what nnU-Net planned.
-3. **Schedule from the plans.** Epochs and iterations come from the plans (``nnunet-ext plans``) or from the class name
-   (``…_50epochs``).
-4. **Whole checkpoints.** Written to a temporary file, then renamed: a killed training never leaves half a file. Two
+5. **Schedule from the plans.** Epochs, iterations and learning rate come from the plans (``nnunet-ext plans``), epochs
+   also from the class name (``…_50epochs``).
+6. **Whole checkpoints.** Written to a temporary file, then renamed: a killed training never leaves half a file. Two
    trainings of one fold do not run at once, see :mod:`nnunet_ext.nnunet.results`.
 """
 
@@ -22,36 +26,61 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 from torch import distributed as dist
 
 from nnunet_ext.devices import require_device
-from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing
 from nnunet_ext.nnunet import plans as plans_file
 from nnunet_ext.nnunet.checkpoints import read_checkpoint
 from nnunet_ext.nnunet.labels import LabelView
+from nnunet_ext.nnunet.loss_line import loss_line
 from nnunet_ext.nnunet.models import channel_names
+from nnunet_ext.nnunet.options import MethodOptions, all_methods, merged, not_applied, resolve
 from nnunet_ext.nnunet.precision import SECTION as PRECISION
 from nnunet_ext.nnunet.precision import Precision
 from nnunet_ext.nnunet.pretrained import install as install_pretrained_weights
 from nnunet_ext.nnunet.results import alone_in, written_or_said_why
-from nnunet_ext.nnunet.unet import PlannedUNet
+from nnunet_ext.nnunet.schedule import Schedule, warmed_up
 
 CHECKPOINT_KEY = "nnunet_ext"
 SEGMENTATION = "segmentation"
 """Name of the term that is nnU-Net's own loss."""
 
 GRADIENT_CLIP = 12.0  # nnUNetTrainer.train_step
+TERM, STATISTIC = "loss_", "stat_"
+"""Prefixes of terms and statistics in nnU-Net's log."""
+
+Batch = dict[str, Any]
+"""A batch on the device of the training.
+
+``data`` is ``(B, C, *spatial)``; ``target`` is ``(B, 1 or R, *spatial)``, with deep supervision a list of these, finest
+first; ``keys`` are the names of the cases. Methods and their loaders add entries.
+"""
 
 
 class CommonTrainer(nnUNetTrainer):
     """Base of all trainers of this package; see the module's docstring."""
+
+    methods: ClassVar[tuple[type[MethodOptions], ...]] = ()
+    """Options of the methods that a class brings; those of its bases are kept."""
+
+    fixed_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Section → option → value: what makes a trainer what it is; wins over the plans. Merged over the bases."""
+
+    published: ClassVar[bool] = False
+    """Take the published values; options in the plans do not apply, nor does their learning rate if the trainer brings
+    the published optimizer."""
+
+    term_weights: ClassVar[Mapping[str, float]] = {}
+    """Weights of loss terms. Merged over the bases; wins over :meth:`option_weights`."""
 
     fixed_num_epochs: ClassVar[int | None] = None
     """Set by the catalogue for ``…_<N>epochs``; wins over the plans."""
@@ -62,9 +91,6 @@ class CommonTrainer(nnUNetTrainer):
     enable_deep_supervision: bool
     _best_ema: float | None
 
-    term_weights: ClassVar[Mapping[str, float]] = {}
-    """Weight of every loss term; 1 for a term that is not listed."""
-
     # nnU-Net reads the parameter names of __init__ and restores the trainer from them: exactly these five
     def __init__(
         self,
@@ -74,109 +100,167 @@ class CommonTrainer(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
     ) -> None:
-        plans_file.remember_labels(plans, configuration, dataset_json)
+        # whatever can be refused is refused before nnU-Net makes a folder for the results
+        settings = PlansManager(plans).get_configuration(configuration).configuration
+        self.options = self.resolve_options(settings)
+        self.schedule = Schedule.from_plans(plans_file.extension_settings(settings, "schedule"))
+        if self.published and type(self).build_optimizer is not CommonTrainer.build_optimizer:
+            self.schedule = self.schedule.without_optimizer()
+        self.check_plans(plans, configuration)
+        for section, content in self.to_remember(plans, configuration, dataset_json).items():
+            plans_file.remember(plans, configuration, section, content)
         require_device(device.type, "-device")
         with written_or_said_why(Path(os.environ.get("nnUNet_results", "."))):
             super().__init__(plans, configuration, fold, dataset_json, device)
         self.labels = LabelView.from_label_manager(self.label_manager)
         self.aux = nn.ModuleDict()
+        self.step_in_epoch = 0
+        self._recorded: dict[str, list[Tensor]] = {}
         for name, value in self.hyperparameters.items():
             setattr(self, name, value)
         settings = self.configuration_manager.configuration
         self.precision = Precision(self.device, plans_file.extension_settings(settings, PRECISION))
-        self._apply_schedule(plans_file.extension_settings(settings, "schedule"))
-
-    def _apply_schedule(self, schedule: Mapping[str, int]) -> None:
-        unknown = set(schedule) - set(plans_file.SCHEDULE)
-        if unknown:
-            raise InputError(
-                f"Plans {self.plans_manager.plans_name}, configuration {self.configuration_name}: unknown schedule "
-                f"entries {sorted(unknown)}; known are {sorted(plans_file.SCHEDULE)}."
-            )
-        for word, attribute in plans_file.SCHEDULE.items():
-            setattr(self, attribute, schedule.get(word, getattr(self, attribute)))
+        self.schedule.apply(self)
         if self.fixed_num_epochs is not None:
             self.num_epochs = self.fixed_num_epochs
         # nnU-Net saves every 50 epochs; a schedule of 12 epochs would never be saved before its end
         self.save_every = max(1, min(50, self.num_epochs // 10))
+        self.adapt_configuration()
 
-    @staticmethod
-    def planned_unet(
-        plans_manager: Any,
-        configuration_manager: Any,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool,
-    ) -> PlannedUNet:
-        """The planned network, ready to attach modules to; for ``build_network_architecture`` of a method.
+    @classmethod
+    def resolve_options(cls, settings: Mapping[str, Any]) -> SimpleNamespace:
+        """Return the options of all methods of this trainer by section.
+
+        Args:
+            settings: resolved configuration of the plans.
 
         Raises:
-            InputError: the plans describe no U-Net.
+            InputError: the plans have an unknown option or a value that does not fit.
         """
-        plans_file.require_unet(configuration_manager.configuration, f"Plans {plans_manager.plans_name}")
-        planned = PlannedUNet(
-            nnUNetTrainer.build_network_architecture(
-                plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
-            )
-        )
-        if not enable_deep_supervision:
-            # the coarser ones are computed for nobody, and distributed training allows no parameters without gradient
-            planned.decoder.seg_layers[:-1].requires_grad_(False)
-        return planned
+        fixed, options = merged(cls, "fixed_options"), SimpleNamespace()
+        for method in all_methods(cls):
+            section = method.SECTION
+            overrides = plans_file.extension_settings(settings, section)
+            chosen = resolve(method, overrides, published=cls.published, fixed=fixed.get(section, {}))
+            chosen.require_fitting(settings)
+            setattr(options, section, chosen)
+        return options
 
     @property
     def image_channels(self) -> int:
         """Channels of the image; in a cascade the previous stage's prediction follows them."""
         return len(channel_names(self.dataset_json))
 
+    @property
+    def training_patch_size(self) -> list[int]:
+        """Size of the patches that the loader gives in training."""
+        return list(self.configuration_manager.patch_size)
+
     # -- what a method overrides ---------------------------------------------------------------------------------
 
+    @classmethod
+    def check_plans(cls, plans: Mapping[str, Any], configuration: str) -> None:
+        """Raise InputError if this trainer cannot train this configuration; called before anything is written."""
+
+    def to_remember(
+        self, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
+    ) -> dict[str, Mapping[str, Any]]:
+        """Return what the plans must remember for inference, by section; called before anything else exists.
+
+        nnU-Net rebuilds the network without ``dataset.json`` (:meth:`attach` receives plans only), but a network that
+        ends in a softmax over clusters must know whether its heads exclude each other.
+        """
+        manager = PlansManager(plans).get_label_manager(dataset_json)
+        return {"labels": {"has_regions": manager.has_regions}}
+
+    def adapt_configuration(self) -> None:
+        """Change the configuration of this training, such as its patch size; called at the end of ``__init__``."""
+
+    @classmethod
+    def attach(cls, network: nn.Module, settings: Mapping[str, Any], options: SimpleNamespace) -> nn.Module:
+        """Return the planned network with the modules of the method, or the network as it is.
+
+        Called for training and for inference. :class:`nnunet_ext.nnunet.unet.PlannedUNet` walks over the planned
+        network; parameter names of the planned part stay.
+
+        Args:
+            network: that nnU-Net planned.
+            settings: resolved configuration of the plans.
+            options: see :meth:`resolve_options`.
+        """
+        return network
+
     def build_aux(self) -> Mapping[str, nn.Module]:
-        """Modules that training needs and inference does not, by name. Called once, when the network exists."""
+        """Return modules that training needs and inference does not, by name; called once the network exists."""
         return {}
 
-    def loss_passes(self, data: Tensor, target: Tensor | list[Tensor]) -> Iterator[dict[str, Tensor]]:
-        """Forward passes of one training step, one after the other, each as its loss terms by name.
+    def prepare_batch(self, batch: Batch) -> Batch:
+        """Return the batch that all hooks see; ``batch`` is the loader's, on the device."""
+        return batch
+
+    def loss_passes(self, batch: Batch) -> Iterator[dict[str, Tensor]]:
+        """Yield the loss terms of each forward pass of one training step, one pass after the other.
 
         The step optimises the sum over all passes: each is followed by its backward pass, which frees its graph, before
-        the next begins. A method with several passes keeps nothing of a graph beyond its ``yield`` and gives each term
-        a name of its own. A pass that only some of the steps make is left out in the others; its terms are logged as
-        means over the steps that made it.
+        the next begins. If you yield several passes, do not keep tensors of a pass after yielding it, and give each
+        term a name of its own. Leave a pass out in the steps that do not make it; its terms are logged as means over
+        the steps that did.
+        """
+        image = self.network_input(batch)
+        yield self.compute_terms(self.run_network(image, batch), batch)
+
+    def network_input(self, batch: Batch) -> Tensor:
+        """Return what the network sees in training, ``(B, C, *spatial)``."""
+        return batch["data"]
+
+    def run_network(self, image: Tensor, batch: Batch) -> Any:
+        """Run the network once in training; a method whose network takes more than the image overrides this."""
+        return self.network(image)
+
+    def compute_terms(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss terms of one forward pass by name, each a scalar.
+
+        Return the same names at every call: a term that does not apply to a batch is ``0 *`` something of the graph.
 
         Args:
-            data: ``(B, C, *spatial)``, as the loader gives it.
-            target: ``(B, 1 or R, *spatial)``; with deep supervision a list of these, finest first.
+            output: of :meth:`run_network`; see :mod:`nnunet_ext.nnunet.labels`.
+            batch: see :data:`Batch`.
         """
-        yield self.compute_terms(self.network(self.network_input(data)), data, target)
+        return {SEGMENTATION: self.loss(output, batch["target"])}
 
-    def network_input(self, data: Tensor) -> Tensor:
-        """What the network sees in training of ``data``, the loader's ``(B, C, *spatial)``."""
-        return data
-
-    def compute_terms(self, output: Any, data: Tensor, target: Tensor | list[Tensor]) -> dict[str, Tensor]:
-        """Loss terms of one forward pass, each a scalar.
-
-        The same names at every call: a term that does not apply to a batch is ``0 *`` something of the graph.
-
-        Args:
-            output: of the network in training mode; see :mod:`nnunet_ext.nnunet.outputs`.
-            data: of the loader; the network may have seen something else, see :meth:`network_input`.
-            target: as in :meth:`loss_passes`.
-        """
-        return {SEGMENTATION: self.loss(output, target)}
-
-    def current_term_weights(self) -> Mapping[str, float]:
-        """Weights of the terms in this step; a method overrides it where they change during the training."""
-        return self.term_weights
+    def option_weights(self) -> Mapping[str, float]:
+        """Return the weights of the method's terms in this step, which its options and the epoch decide."""
+        return {}
 
     def term_weight(self, name: str) -> float:
-        """Weight of one term in this step; a method that wraps others overrides it for the terms it adds."""
-        return self.current_term_weights().get(name, 1.0)
+        """Return the weight of one term in this step; 1 for a term that nobody gave another."""
+        weights = {**self.option_weights(), **merged(type(self), "term_weights")}
+        return weights.get(name, 1.0)
+
+    def record(self, name: str, value: Tensor) -> None:
+        """Log a statistic of this step, a scalar; it is no part of the loss, and may be nan."""
+        self._recorded.setdefault(STATISTIC + name, []).append(value.detach().float())
 
     def after_step(self) -> None:
         """Called once after every step of the optimizer."""
 
     # -- nnU-Net's hooks -----------------------------------------------------------------------------------------
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: Any,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """Build the planned network with the modules of the method, for training and for inference."""
+        settings = configuration_manager.configuration
+        network = super().build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+        )
+        return cls.attach(network, settings, cls.resolve_options(settings))
 
     def initialize(self) -> None:
         if len(self.configuration_manager.network_arch_init_kwargs.get("strides", ())) == 2:
@@ -200,29 +284,50 @@ class CommonTrainer(nnUNetTrainer):
         optimizer, scheduler = super().configure_optimizers()
         if aux_parameters:
             optimizer.add_param_group({"params": aux_parameters})
+        self.schedule.set_momentum(optimizer)
         return optimizer, scheduler
 
     def run_training(self) -> None:
         with alone_in(Path(self.output_folder)) if self.local_rank == 0 else nullcontext():
             super().run_training()
 
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        settings = self.configuration_manager.configuration
+        for section, options in vars(self.options).items():
+            self.print_to_log_file(f"Options of {section}: {options}")
+        used = {**vars(self.options), "schedule": self.schedule}
+        if ignored := not_applied(used, {name: plans_file.extension_settings(settings, name) for name in used}):
+            self.print_to_log_file(f"{type(self).__name__} does not use {', '.join(ignored)} of the plans")
+
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         self.aux.train()
+        self.step_in_epoch = 0
+
+    @property
+    def step(self) -> int:
+        """Number of this step in the whole training, from 0."""
+        return self.current_epoch * self.num_iterations_per_epoch + self.step_in_epoch
+
+    def to_device(self, batch: Batch) -> Batch:
+        """Move the tensors of a batch to the device of the training."""
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, list) and all(isinstance(item, Tensor) for item in value):
+                return [moved(item) for item in value]
+            return value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
+
+        return {key: moved(value) for key, value in batch.items()}
 
     def train_step(self, batch: dict) -> dict:
         """nnU-Net's training step with named terms; with the term of stock nnU-Net alone it is bit for bit the same."""
-        data = batch["data"].to(self.device, non_blocking=True)
-        target = batch["target"]
-        if isinstance(target, list):
-            target = [t.to(self.device, non_blocking=True) for t in target]
-        else:
-            target = target.to(self.device, non_blocking=True)
-
+        batch = self.prepare_batch(self.to_device(batch))
         self.optimizer.zero_grad(set_to_none=True)
+        self._recorded = {}
         total = torch.zeros((), device=self.device)
         values: dict[str, Tensor] = {}
-        passes = self.loss_passes(data, target)
+        passes = self.loss_passes(batch)
         while True:
             # entered again for every pass: until it is left, autocast keeps half-precision copies of the weights, and
             # the backward pass frees what led to them
@@ -236,19 +341,22 @@ class CommonTrainer(nnUNetTrainer):
                 )
             (loss if self.grad_scaler is None else self.grad_scaler.scale(loss)).backward()
             total += loss.detach()
-            values |= {f"loss_{name}": term.detach() for name, term in terms.items()}
+            values |= {TERM + name: term.detach() for name, term in terms.items()}
             del terms, loss  # and with them this pass's graph
 
         self._average_aux_gradients()
-        if self.grad_scaler is not None:
-            self.grad_scaler.unscale_(self.optimizer)
-            self._clip_gradients()
-            self.grad_scaler.step(self.optimizer)
-            self.grad_scaler.update()
-        else:
-            self._clip_gradients()
-            self.optimizer.step()
+        with warmed_up(self.optimizer, self.step, self.schedule):
+            if self.grad_scaler is not None:
+                self.grad_scaler.unscale_(self.optimizer)
+                self._clip_gradients()
+                self.grad_scaler.step(self.optimizer)
+                self.grad_scaler.update()
+            else:
+                self._clip_gradients()
+                self.optimizer.step()
         self.after_step()
+        self.step_in_epoch += 1
+        values |= {name: torch.stack(found).mean() for name, found in self._recorded.items()}
         return {"loss": total.cpu().numpy(), **{name: value.cpu().numpy() for name, value in values.items()}}
 
     def _clip_gradients(self) -> None:
@@ -267,7 +375,9 @@ class CommonTrainer(nnUNetTrainer):
         super().on_train_epoch_end([{"loss": output["loss"]} for output in train_outputs])
         # not every step makes every pass, and nnU-Net collates only what is there at each step
         names = dict.fromkeys(name for output in train_outputs for name in output if name != "loss")
-        means = {name: float(np.mean([o[name] for o in train_outputs if name in o])) for name in names}
+        found = {name: [output[name] for output in train_outputs if name in output] for name in names}
+        means = {name: float(np.mean(values)) for name, values in found.items()}
+        shares = {name: len(values) / len(train_outputs) for name, values in found.items()}
         if self.is_ddp:
             gathered: list[dict[str, float]] = [{} for _ in range(dist.get_world_size())]
             dist.all_gather_object(gathered, means)
@@ -277,7 +387,10 @@ class CommonTrainer(nnUNetTrainer):
             # starts with a nan for every epoch that was trained without it
             self.logger.local_logger.my_fantastic_logging.setdefault(key, [float("nan")] * self.current_epoch)
             self.logger.log(key, mean, self.current_epoch)
-        self.print_to_log_file("train terms", {key.removeprefix("loss_"): round(v, 4) for key, v in means.items()})
+        terms = {key.removeprefix(TERM): mean for key, mean in means.items() if key.startswith(TERM)}
+        weights = {name: shares[TERM + name] * self.term_weight(name) for name in terms}
+        statistics = {key.removeprefix(STATISTIC): mean for key, mean in means.items() if key.startswith(STATISTIC)}
+        self.print_to_log_file(loss_line(terms, weights, statistics))
 
     def validation_step(self, batch: dict) -> dict:
         if self.labels.ignore_label is None:
@@ -319,11 +432,12 @@ class CommonTrainer(nnUNetTrainer):
             file.flush()
             os.fsync(file.fileno())
 
-    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
-        path, checkpoint = read_checkpoint(Path(filename_or_checkpoint), self.device)
-        if path != Path(filename_or_checkpoint):
+    # by position only: nnU-Net's master has renamed the parameter
+    def load_checkpoint(self, checkpoint_file: str, /) -> None:
+        path, checkpoint = read_checkpoint(Path(checkpoint_file), self.device)
+        if path != Path(checkpoint_file):
             self.print_to_log_file(
-                f"{filename_or_checkpoint} is damaged; the training goes on from {path.name} instead, after epoch "
+                f"{checkpoint_file} is damaged; the training goes on from {path.name} instead, after epoch "
                 f"{checkpoint['current_epoch'] - 1}."
             )
         # read a second time: nnU-Net 2.8.1's load_checkpoint takes a dict, but binds its `checkpoint` only for a name
@@ -334,7 +448,7 @@ class CommonTrainer(nnUNetTrainer):
         self.load_aux(checkpoint.get(CHECKPOINT_KEY, {}).get("aux", {}))
 
     def load_aux(self, state: dict[str, Tensor]) -> None:
-        """Restore the auxiliary modules; ``state`` is empty if the checkpoint is stock nnU-Net's."""
+        """Restore the auxiliary modules; ``state`` is empty if stock nnU-Net wrote the checkpoint."""
         self.aux.load_state_dict(state)
 
 

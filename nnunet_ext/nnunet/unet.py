@@ -75,6 +75,9 @@ class PlannedUNet:
         self.nonlin: type[nn.Module] | None = encoder.nonlin
         self.nonlin_kwargs: dict[str, Any] = encoder.nonlin_kwargs or {}
         self.num_heads: int = decoder.num_classes
+        if not decoder.deep_supervision:
+            # the coarser ones are computed for nobody, and distributed training allows no parameters without gradient
+            decoder.seg_layers[:-1].requires_grad_(False)
 
     def _per_axis(self, value: int | Sequence[int]) -> list[int]:
         return list(maybe_convert_scalar_to_list(self.conv_op, value))

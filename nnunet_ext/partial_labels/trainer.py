@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing
-from nnunet_ext.nnunet.trainer import CommonTrainer
+from nnunet_ext.nnunet.trainer import Batch, CommonTrainer
 from nnunet_ext.partial_labels.cases import AnnotatedHeads
 from nnunet_ext.partial_labels.loss import PartialLabelsLoss, only_annotated_logits, only_annotated_target
 
@@ -75,6 +75,14 @@ class PartialLabels(CommonTrainer):
         self.print_to_log_file(f"Of {len(rows)} cases these were annotated in: {counts}")
         self.print_to_log_file("Pseudo dice counts a label only in cases in which it was annotated")
 
+    def prepare_batch(self, batch: Batch) -> Batch:
+        """Add ``annotated``, ``(B, K)`` bool: which heads were annotated in the samples."""
+        return super().prepare_batch({**batch, "annotated": self.annotated_heads_of(batch)})
+
+    def annotated_heads_of(self, batch: Batch) -> Tensor:
+        """``(B, K)`` bool, on the CPU: which heads were annotated in the samples of a batch of the loader."""
+        return self.annotated_heads.rows(batch["keys"])
+
     def train_step(self, batch: dict) -> dict:
         with self.annotated_in(batch):
             return super().train_step(batch)
@@ -100,8 +108,8 @@ class PartialLabels(CommonTrainer):
 
     @contextmanager
     def annotated_in(self, batch: dict) -> Iterator[Tensor]:
-        """``(B, K)``: which heads were annotated in the samples of a batch; the loss knows it, too."""
-        self.partial_loss.annotated = self.annotated_heads.rows(batch["keys"])
+        """Inside, the loss knows which heads were annotated: nnU-Net calls it with logits and target alone."""
+        self.partial_loss.annotated = self.annotated_heads_of(batch)
         try:
             yield self.partial_loss.annotated
         finally:

@@ -3,7 +3,7 @@
 The pulling branch finds one centre per class without labels. In training the true class means of the finest clustered
 level are known, and the centres are pulled to them.
 
-Deviations from the published code (:class:`PaperCenterLoss`), each with its reason:
+Deviations from the published code (:class:`nnunet_ext.pnpnet.published.PaperCenterLoss`), each with its reason:
 
 * *Compared in the clustering's own value space.* A centre is a mean of values, so the mean of the values over the true
   class is what it should be. The code projects the raw feature by another learned layer instead.
@@ -18,10 +18,8 @@ Deviations from the published code (:class:`PaperCenterLoss`), each with its rea
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import interpolate, layer_norm, smooth_l1_loss
-
-from nnunet_ext.pnpnet.blocks import ConvDialect
+from torch import Tensor
+from torch.nn.functional import layer_norm, smooth_l1_loss
 
 
 def center_loss(centers: Tensor, values: Tensor, one_hot: Tensor) -> Tensor:
@@ -45,36 +43,3 @@ def center_loss(centers: Tensor, values: Tensor, one_hot: Tensor) -> Tensor:
         distance = smooth_l1_loss(layer_norm(centers, dim), layer_norm(means, dim), reduction="none").mean(2)
         present = (mass > 0).to(dtype)
         return (present * distance).sum() / present.sum().clamp(min=1)
-
-
-class PaperCenterLoss(nn.Module):
-    """The centre supervision of the published code, for comparison: ``mean(clamp(LN(Y·φ(F)ᵀ) − LN(c), −1, 1)²)``.
-
-    φ is a learned 1×1 convolution with norm and ReLU; Y is the one-hot target at full resolution, resized linearly.
-
-    Args:
-        dialect: convolution, norm and nonlinearity of φ.
-        channels: of the feature F.
-        dim: length of a centre.
-    """
-
-    def __init__(self, dialect: ConvDialect, channels: int, dim: int) -> None:
-        super().__init__()
-        self.project = dialect.conv(channels, dim)
-        self.norm_target = nn.LayerNorm(dim, eps=1e-6)
-        self.norm_center = nn.LayerNorm(dim, eps=1e-6)
-
-    def forward(self, centers: Tensor, feature: Tensor, one_hot: Tensor) -> Tensor:
-        """
-        Args:
-            centers: ``(B, K, dim)``.
-            feature: ``(B, C, *spatial)``, raw skip feature of the finest clustered level.
-            one_hot: ``(B, K, *patch)``, full resolution.
-        """
-        with torch.autocast(centers.device.type, enabled=False):
-            dtype = torch.promote_types(centers.dtype, torch.float32)
-            mode = "trilinear" if feature.ndim == 5 else "bilinear"
-            weights = interpolate(one_hot.to(dtype), feature.shape[2:], mode=mode, align_corners=False)
-            projected = self.project(feature.to(dtype)).flatten(2)
-            target = self.norm_target(weights.flatten(2) @ projected.transpose(1, 2))
-            return (target - self.norm_center(centers.to(dtype))).clamp(-1, 1).square().mean()

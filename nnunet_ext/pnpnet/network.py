@@ -14,7 +14,7 @@ Deviations from the published code, each with its reason:
 * The backbone is the network that nnU-Net planned, 2D or 3D, any kernel sizes and strides, instead of a fixed
   ResNetV2 whose patch had to be divisible by 16. Its parameters keep their names (``encoder.…``, ``decoder.…``).
 * *Fusion at the finest clustered level*, then one upsampling. The code upsamples the K maps of all levels to full
-  resolution first, which costs 3K full-resolution channels several times over. ``full_resolution_fusion`` restores it.
+  resolution first, which costs 3K full-resolution channels several times over. ``published`` restores it.
 * All interpolation has ``align_corners=False``; the code mixes both, which shifts the branches against each other.
 * *Deep supervision*: the planned heads of the coarser stages are supervised as in nnU-Net. They are the push branch's
   only direct supervision; the code has none.
@@ -23,9 +23,7 @@ Deviations from the published code, each with its reason:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -35,76 +33,11 @@ from torch.nn.functional import interpolate
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.unet import PlannedUNet
+from nnunet_ext.pnpnet import published
 from nnunet_ext.pnpnet.blocks import ConvDialect, ResidualBlock
-from nnunet_ext.pnpnet.class_clustering import CenterAtlas, ClassClusteringModule, Update
-from nnunet_ext.pnpnet.semantic_difference import Initialisation, SemanticDifferenceModule
-
-
-@dataclass(frozen=True)
-class PnPNetOptions:
-    """Everything about the two branches that can be chosen; the values are the sound defaults.
-
-    A plans file may override any of them (``"nnunet_ext": {"pnpnet": {"levels": [2, 3]}}``).
-    """
-
-    push: bool = True
-    """Semantic difference modules on the skip connections."""
-    pull: bool = True
-    """Class clustering modules, and the pull logits."""
-    levels: Sequence[int] = (1, 2, 3)
-    """Encoder stages to attach to (relative stride 2, 4, 8, as in the code); those a network does not have are left
-    out. The bottleneck is never one of them."""
-    dim: int = 64
-    """Length of a centre. The code: 192."""
-    heads: int = 4
-    """Heads of the centre transformer. The code: 6."""
-    mlp_ratio: int = 4
-    """Width of its MLP relative to ``dim``; 4 in the code too."""
-    dropout: float = 0.0
-    """In that MLP. The code: 0.1."""
-    atlas_ratio: int = 2
-    """Vectors in the centre atlas per class; 0: none, the centres themselves are learned (the code)."""
-    update: Update = "mean"
-    """Of the centres. The code: ``"sum"``."""
-    sqrt_classes_temperature: bool = False
-    """Divide similarities by √K (the code) instead of √dim."""
-    shared_trunk: bool = True
-    """One trunk for key and value. The code: False, two residual blocks that end in a ReLU."""
-    full_resolution_fusion: bool = False
-    """Fuse the pull maps at full resolution. The code: True."""
-    guide_1x1: bool = True
-    """1×1 instead of full-kernel convolution on the guidance. The code: False."""
-    kernel_init: Initialisation = "unit"
-    """Of the differential kernels. The code: ``"randn"``."""
-    freeze_explicit: bool = False
-    """Keep the corners of the differential kernels fixed. The code means to and does not."""
-    zero_padding: bool = False
-    """Zero instead of replicate padding of the differential kernels. The code: True."""
-    batch_norm: bool = False
-    """BatchNorm and ReLU in the branches (the code) instead of the planned norm and nonlinearity."""
-
-    recompute: bool = True
-    """Recompute the cheap parts of the branches in the backward pass; same gradients, less memory. Off with BatchNorm,
-    whose running statistics would be updated twice."""
-
-    @classmethod
-    def paper(cls) -> PnPNetOptions:
-        """The published code to the letter."""
-        return cls(
-            dim=192,
-            heads=6,
-            dropout=0.1,
-            atlas_ratio=0,
-            update="sum",
-            sqrt_classes_temperature=True,
-            shared_trunk=False,
-            full_resolution_fusion=True,
-            guide_1x1=False,
-            kernel_init="randn",
-            zero_padding=True,
-            batch_norm=True,
-            recompute=False,
-        )
+from nnunet_ext.pnpnet.class_clustering import CenterAtlas, ClassClusteringModule
+from nnunet_ext.pnpnet.options import LEVELS, PnPNetOptions
+from nnunet_ext.pnpnet.semantic_difference import SemanticDifferenceModule
 
 
 class Pulled(NamedTuple):
@@ -143,7 +76,7 @@ class PullBranch(nn.Module):
         classes = planned.num_heads
         self.dialect = dialect
         self.levels = list(levels)
-        self.full_resolution = options.full_resolution_fusion
+        self.full_resolution = options.published
         self.atlas = CenterAtlas(classes, options.dim, options.atlas_ratio * classes)
         self.clustering = nn.ModuleDict(
             {
@@ -155,11 +88,8 @@ class PullBranch(nn.Module):
                     dim=options.dim,
                     heads=options.heads,
                     mlp_dim=options.mlp_ratio * options.dim,
-                    dropout=options.dropout,
-                    temperature=math.sqrt(classes) if options.sqrt_classes_temperature else None,
-                    update=options.update,
                     exclusive=exclusive,
-                    shared_trunk=options.shared_trunk,
+                    **(published.clustering(classes) if options.published else {}),
                 )
                 for level in self.levels
             }
@@ -219,19 +149,15 @@ class PnPNet(nn.Module):
         self.encoder = planned.encoder
         self.decoder = planned.decoder
         self.planned = planned
-        levels = attachable_levels(planned, options.levels, patch_size)
+        levels = attachable_levels(planned, options.levels or LEVELS, patch_size)
         dialect = _dialect(planned, options)
         self.push = nn.ModuleDict()
         if options.push:
             for level in levels:
+                kernel_size = planned.kernel_sizes[level]
+                differently = published.difference(kernel_size) if options.published else {}
                 self.push[str(level)] = SemanticDifferenceModule(
-                    dialect,
-                    planned.channels[level],
-                    planned.kernel_sizes[level],
-                    guide_kernel_size=None if options.guide_1x1 else planned.kernel_sizes[level],
-                    init=options.kernel_init,
-                    freeze_explicit=options.freeze_explicit,
-                    padding_mode="zeros" if options.zero_padding else "replicate",
+                    dialect, planned.channels[level], kernel_size, **differently
                 )
         self.pull = PullBranch(planned, levels, exclusive, options, dialect) if options.pull else None
         for branch in (self.push, self.pull):
@@ -286,9 +212,8 @@ def attachable_levels(
 
 
 def _dialect(planned: PlannedUNet, options: PnPNetOptions) -> ConvDialect:
-    if options.batch_norm:
-        norm = nn.BatchNorm3d if planned.dim == 3 else nn.BatchNorm2d
-        return ConvDialect(planned.conv_op, norm, nonlin=nn.ReLU)
+    if options.published:
+        return published.dialect(planned.conv_op)
     batch_norm = planned.norm_op is not None and issubclass(planned.norm_op, nn.modules.batchnorm._BatchNorm)
     return ConvDialect(
         planned.conv_op,

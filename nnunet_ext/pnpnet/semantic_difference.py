@@ -19,8 +19,9 @@ Deviations from the published code, each with its reason:
   it would overflow.
 * *1×1 guidance convolution.* Our guidance is the transposed convolution's output, which has the skip's shape already;
   the code's 3×3×3 convolution doubles the module's cost. ``guide_kernel_size`` restores it.
-* The published code means to freeze the explicit part and does not (``.detach()`` on a discarded value). Both are here:
-  ``freeze_explicit``; the default trains it, as the code in fact does.
+
+The published code means to freeze the explicit part and does not (``.detach()`` on a discarded value). Here it is
+trained, as the code in fact does.
 """
 
 from __future__ import annotations
@@ -84,12 +85,8 @@ class DifferentialConv(nn.Module):
         kernel_size: odd sizes per axis.
         init: implicit entries from N(0, 1) as they are (``"randn"``), or made zero-sum and the whole kernel unit-norm
             (``"unit"``), so that the response to a constant is 0 and the response to white noise has variance 1.
-        freeze_explicit: keep the corners fixed.
         padding_mode: ``"replicate"`` or ``"zeros"``.
     """
-
-    explicit: Tensor
-    implicit_mask: Tensor
 
     def __init__(
         self,
@@ -98,7 +95,6 @@ class DifferentialConv(nn.Module):
         kernel_size: Sequence[int],
         *,
         init: Initialisation = "unit",
-        freeze_explicit: bool = False,
         padding_mode: Literal["replicate", "zeros"] = "replicate",
     ) -> None:
         super().__init__()
@@ -114,20 +110,12 @@ class DifferentialConv(nn.Module):
             kernel = torch.where(implicit, zero_sum, stencil)
             kernel = kernel / kernel.square().sum(spatial, keepdim=True).sqrt()
         self.weight = nn.Parameter(kernel)
-        self.freeze_explicit = freeze_explicit
-        if freeze_explicit:
-            self.register_buffer("explicit", kernel * ~implicit)
-            self.register_buffer("implicit_mask", implicit, persistent=False)
         self.padding_mode = padding_mode
         self.padding = [size // 2 for size in kernel_size]
         self.convolve = torch.nn.functional.conv3d if conv_op is nn.Conv3d else torch.nn.functional.conv2d
 
-    def kernel(self) -> Tensor:
-        """``(C, 1, *kernel_size)``, the kernel that is applied."""
-        return self.explicit + self.weight * self.implicit_mask if self.freeze_explicit else self.weight
-
     def forward(self, x: Tensor) -> Tensor:
-        kernel = self.kernel().to(x.dtype)
+        kernel = self.weight.to(x.dtype)
         if self.padding_mode == "zeros":
             return self.convolve(x, kernel, padding=self.padding, groups=x.shape[1])
         return self.convolve(replicate(x, self.padding), kernel, groups=x.shape[1])
@@ -141,7 +129,7 @@ class SemanticDifferenceModule(nn.Module):
         channels: C of skip and guidance.
         kernel_size: of the EID kernels and of the convolution that mixes the product.
         guide_kernel_size: of the convolution on the guidance; None: 1 per axis.
-        init, freeze_explicit, padding_mode: see :class:`DifferentialConv`.
+        init, padding_mode: see :class:`DifferentialConv`.
     """
 
     def __init__(
@@ -152,7 +140,6 @@ class SemanticDifferenceModule(nn.Module):
         *,
         guide_kernel_size: Sequence[int] | None = None,
         init: Initialisation = "unit",
-        freeze_explicit: bool = False,
         padding_mode: Literal["replicate", "zeros"] = "replicate",
     ) -> None:
         super().__init__()
@@ -165,7 +152,6 @@ class SemanticDifferenceModule(nn.Module):
                 channels,
                 kernel_size,
                 init=init,
-                freeze_explicit=freeze_explicit,
                 padding_mode=padding_mode,
             )
 

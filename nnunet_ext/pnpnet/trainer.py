@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
@@ -10,47 +11,28 @@ from torch import Tensor, nn
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.outputs import finest
-from nnunet_ext.nnunet.plans import extension_settings, with_overrides
+from nnunet_ext.nnunet.plans import extension_settings
 from nnunet_ext.nnunet.pretrained import unwrap
-from nnunet_ext.nnunet.trainer import SEGMENTATION, CommonTrainer
-from nnunet_ext.pnpnet.losses import PaperCenterLoss, center_loss
-from nnunet_ext.pnpnet.network import PnPNet, PnPNetOptions, Pulled
+from nnunet_ext.nnunet.trainer import SEGMENTATION, Batch, CommonTrainer
+from nnunet_ext.nnunet.unet import PlannedUNet
+from nnunet_ext.pnpnet.losses import center_loss
+from nnunet_ext.pnpnet.network import PnPNet, Pulled
+from nnunet_ext.pnpnet.options import PnPNetOptions
+from nnunet_ext.pnpnet.published import PaperCenterLoss
 
 CENTERS = "centers"
 
 
 class nnUNetTrainerPnPNet(CommonTrainer):
-    """Pushing and pulling branch with the sound defaults of :class:`~nnunet_ext.pnpnet.network.PnPNetOptions`."""
+    """Pushing and pulling branch with the sound defaults of :class:`~nnunet_ext.pnpnet.options.PnPNetOptions`."""
 
-    options: ClassVar[PnPNetOptions] = PnPNetOptions()
-
-    # 0.1 in the published code, beside 0.5·CE + 0.5·Dice; nnU-Net's loss is 1·CE + 1·Dice
-    term_weights: ClassVar[Mapping[str, float]] = {CENTERS: 0.2}
+    methods = (PnPNetOptions,)
 
     @classmethod
-    def build_network_architecture(
-        cls,
-        plans_manager: Any,
-        configuration_manager: Any,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = True,
-    ) -> nn.Module:
-        """The planned network with our branches; nnU-Net calls this for training and for inference."""
-        settings = configuration_manager.configuration
-        return PnPNet(
-            cls.planned_unet(
-                plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
-            ),
-            cls.options_from(extension_settings(settings, "pnpnet")),
-            exclusive=not extension_settings(settings, "labels").get("has_regions", False),
-            patch_size=configuration_manager.patch_size,
-        )
-
-    @classmethod
-    def options_from(cls, overrides: Mapping[str, Any]) -> PnPNetOptions:
-        """The options of this class with those of a plans file on top."""
-        return with_overrides(cls.options, overrides, "pnpnet")
+    def attach(cls, network: nn.Module, settings: Mapping[str, Any], options: SimpleNamespace) -> nn.Module:
+        exclusive = not extension_settings(settings, "labels").get("has_regions", False)
+        planned = PlannedUNet(network)
+        return PnPNet(planned, options.pnpnet, exclusive=exclusive, patch_size=settings["patch_size"])
 
     def initialize(self) -> None:
         super().initialize()
@@ -62,15 +44,18 @@ class nnUNetTrainerPnPNet(CommonTrainer):
                 "statistics; write plans with a larger batch (nnunet-ext plans … --batch-size 2)."
             )
 
-    def compute_terms(self, output: Any, data: Tensor, target: Tensor | list[Tensor]) -> dict[str, Tensor]:
+    def option_weights(self) -> Mapping[str, float]:
+        return {**super().option_weights(), CENTERS: self.options.pnpnet.center_weight}
+
+    def compute_terms(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         logits, pulled = output
-        terms = {SEGMENTATION: self.loss(logits, target)}
+        terms = {SEGMENTATION: self.loss(logits, batch["target"])}
         if pulled is not None:
-            terms[CENTERS] = self.center_term(pulled, finest(target))
+            terms[CENTERS] = self.center_term(pulled, finest(batch["target"]))
         return terms
 
     def center_term(self, pulled: Pulled, target: Tensor) -> Tensor:
-        """Centre supervision; ``target`` at full resolution."""
+        """Return the centre supervision; ``target`` at full resolution."""
         target = self.labels.resize(target, pulled.values.shape[2:])
         return center_loss(pulled.centers, pulled.values, self.labels.one_hot(target))
 
@@ -78,35 +63,30 @@ class nnUNetTrainerPnPNet(CommonTrainer):
 class nnUNetTrainerSDM(nnUNetTrainerPnPNet):
     """The pushing branch alone: semantic difference modules on the skip connections."""
 
-    options: ClassVar[PnPNetOptions] = PnPNetOptions(pull=False)
+    fixed_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"pnpnet": {"pull": False}}
 
 
 class nnUNetTrainerCCM(nnUNetTrainerPnPNet):
     """The pulling branch alone: class clustering, gated by the planned decoder."""
 
-    options: ClassVar[PnPNetOptions] = PnPNetOptions(push=False)
+    fixed_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"pnpnet": {"push": False}}
 
 
 class nnUNetTrainerPnPNetPaper(nnUNetTrainerPnPNet):
-    """The published code: its neck, its centre supervision, its optimiser, no deep supervision.
+    """The published code: its neck, its centre supervision, its optimizer, no deep supervision.
 
     Three things stay nnU-Net's, because the comparison is about the method: the planned backbone, the unweighted
     Dice + CE (the code weights classes by hand for each data set), and sliding-window inference with one checkpoint
-    (the code crops to the bounding box of the ground truth and averages three checkpoints). Options in the plans do not
-    apply to it.
+    (the code crops to the bounding box of the ground truth and averages three checkpoints).
     """
 
-    options: ClassVar[PnPNetOptions] = PnPNetOptions.paper()
+    published: ClassVar[bool] = True
 
     hyperparameters: ClassVar[Mapping[str, Any]] = {
         "enable_deep_supervision": False,
         "initial_lr": 5e-4,
         "weight_decay": 1e-5,
     }
-
-    @classmethod
-    def options_from(cls, overrides: Mapping[str, Any]) -> PnPNetOptions:
-        return cls.options
 
     def build_optimizer(self, aux_parameters: list[nn.Parameter]) -> tuple[torch.optim.Optimizer, Any]:
         """AdamW with cosine warm restarts every 25 epochs, as in the published code."""
@@ -119,7 +99,7 @@ class nnUNetTrainerPnPNetPaper(nnUNetTrainerPnPNet):
         assert isinstance(network, PnPNet)
         assert network.pull is not None
         channels = network.planned.channels[network.pull.levels[0]]
-        return {CENTERS: PaperCenterLoss(network.pull.dialect, channels, self.options.dim)}
+        return {CENTERS: PaperCenterLoss(network.pull.dialect, channels, self.options.pnpnet.dim)}
 
     def center_term(self, pulled: Pulled, target: Tensor) -> Tensor:
         return self.aux[CENTERS](pulled.centers, pulled.feature, self.labels.one_hot(target))

@@ -1,19 +1,19 @@
-"""Trainers of S2VNet, and the two ablations that show what its parts do. All of them train configuration ``2d``."""
+"""Trainers of S2VNet, and the control that shows what propagation does. All of them train configuration ``2d``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
-import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 from nnunet_ext.nnunet.outputs import finest
-from nnunet_ext.nnunet.plans import extension_settings, remember, with_overrides
+from nnunet_ext.nnunet.plans import extension_settings
 from nnunet_ext.nnunet.slice_clips import SliceClips
-from nnunet_ext.nnunet.trainer import SEGMENTATION, CommonTrainer
+from nnunet_ext.nnunet.trainer import SEGMENTATION, Batch
+from nnunet_ext.nnunet.unet import PlannedUNet
 from nnunet_ext.s2vnet.click_simulation import ClickRules, SimulatedUser
 from nnunet_ext.s2vnet.labels import LabelHeads
 from nnunet_ext.s2vnet.loss import auxiliary_loss, cluster_loss
@@ -22,42 +22,32 @@ from nnunet_ext.s2vnet.options import S2VNetOptions
 
 CLUSTERS, AUXILIARY = "clusters", "auxiliary"
 SECTION = "regions"
-"""Of our settings in the plans: which labels make a region. The network needs them, and gets no dataset.json."""
+"""Section of our settings in the plans: which labels make a region. The network needs them, and gets no
+dataset.json."""
 
 
-class nnUNetTrainerS2VNet(SliceClips, CommonTrainer):
+class nnUNetTrainerS2VNet(SliceClips):
     """Both modes in one training: half of the clips are automatic, in the others a simulated user clicks."""
 
-    options: ClassVar[S2VNetOptions] = S2VNetOptions()
+    methods = (S2VNetOptions,)
 
-    # nnU-Net reads the parameter names of __init__ and restores the trainer from them: exactly these five
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
-    ) -> None:
+    def to_remember(
+        self, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
+    ) -> dict[str, Mapping[str, Any]]:
+        known = super().to_remember(plans, configuration, dataset_json)
         manager = PlansManager(plans).get_label_manager(dataset_json)
         if manager.has_regions:
             regions = [region if isinstance(region, tuple) else (region,) for region in manager.foreground_regions]
             content = {"labels": [int(label) for label in manager.all_labels], "regions": [list(r) for r in regions]}
-            remember(plans, configuration, SECTION, content)
-        super().__init__(plans, configuration, fold, dataset_json, device)
-
-    @classmethod
-    def options_from(cls, configuration: Mapping[str, Any]) -> S2VNetOptions:
-        """The options of this class with those of a plans file on top."""
-        return with_overrides(cls.options, extension_settings(configuration, "s2vnet"), "s2vnet")
+            known[SECTION] = content
+        return known
 
     def clip_lengths(self) -> tuple[int, int]:
-        options = self.options_from(self.configuration_manager.configuration)
-        return options.clip, options.inference_clip
+        return self.options.s2vnet.clip, self.options.s2vnet.inference_clip
 
     @staticmethod
     def label_heads(configuration: Mapping[str, Any], num_heads: int) -> LabelHeads:
-        """Labels and regions of a configuration."""
+        """Return labels and regions of a configuration."""
         known = extension_settings(configuration, SECTION)
         if not known:
             return LabelHeads(num_heads)
@@ -66,26 +56,14 @@ class nnUNetTrainerS2VNet(SliceClips, CommonTrainer):
         return LabelHeads(len(labels), regions)
 
     @classmethod
-    def build_network_architecture(
-        cls,
-        plans_manager: Any,
-        configuration_manager: Any,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = True,
-    ) -> nn.Module:
-        """The planned 2D network and the clustering; nnU-Net calls this for training and inference."""
-        settings = configuration_manager.configuration
-        planned = cls.planned_unet(
-            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
-        )
-        options = cls.options_from(settings)
+    def attach(cls, network: nn.Module, settings: Mapping[str, Any], options: SimpleNamespace) -> nn.Module:
+        """Put the clustering on top of the planned 2D network."""
+        planned = PlannedUNet(network)
         # of single slices there is no next one, and distributed training allows no parameters that are not used
-        propagates = options.clip > 1 and settings["patch_size"][0] > 1
-        return S2VNet(planned, cls.label_heads(settings, num_output_channels), options, propagates)
+        propagates = options.s2vnet.clip > 1 and settings["patch_size"][0] > 1
+        return S2VNet(planned, cls.label_heads(settings, planned.num_heads), options.s2vnet, propagates)
 
     def initialize(self) -> None:
-        self.method = self.options_from(self.configuration_manager.configuration)
         self.heads = self.label_heads(self.configuration_manager.configuration, self.labels.num_heads)
         super().initialize()
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.network.modules()):
@@ -94,27 +72,28 @@ class nnUNetTrainerS2VNet(SliceClips, CommonTrainer):
                 "nnU-Net's default, do not."
             )
 
-    def current_term_weights(self) -> Mapping[str, float]:
-        return {CLUSTERS: self.method.cluster_weight, AUXILIARY: self.method.auxiliary_weight}
+    def option_weights(self) -> Mapping[str, float]:
+        options = self.options.s2vnet
+        return {**super().option_weights(), CLUSTERS: options.cluster_weight, AUXILIARY: options.auxiliary_weight}
 
-    def loss_passes(self, data: Tensor, target: Tensor | list[Tensor]) -> Iterator[dict[str, Tensor]]:
-        """One pass; the rounds of clicks before it are inside of the network's call, on features it has already."""
-        output = self.network(self.network_input(data), self.user_of(finest(target)))
-        yield self.compute_terms(output, data, target)
+    def run_network(self, image: Tensor, batch: Batch) -> Any:
+        """Run the network; the rounds of clicks before it are inside of its call, on features it has already."""
+        return self.network(image, self.user_of(finest(batch["target"])))
 
     def user_of(self, target: Tensor) -> SimulatedUser | None:
-        """Who clicks in these clips; nobody if the training is automatic."""
-        if not self.method.interactive:
+        """Return who clicks in these clips; nobody if the training is automatic."""
+        options = self.options.s2vnet
+        if not options.interactive:
             return None
         labels = self.heads.label_map(target, self.labels.annotated(target))
-        rules = ClickRules(self.method.first_click, self.method.border_click, self.method.jitter)
-        return SimulatedUser(labels, self.heads.num_labels, self.method.interactive, self.method.rounds, rules)
+        rules = ClickRules(options.first_click, options.border_click, options.jitter)
+        return SimulatedUser(labels, self.heads.num_labels, options.interactive, options.rounds, rules)
 
-    def compute_terms(self, output: Any, data: Tensor, target: Tensor | list[Tensor]) -> dict[str, Tensor]:
+    def compute_terms(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         logits, supervision = output
         # nnU-Net's loss for one resolution is inside of the one for several
         loss = self.loss.loss if self.enable_deep_supervision else self.loss
-        whole, resize = finest(target), self.labels.resize
+        whole, resize = finest(batch["target"]), self.labels.resize
         return {
             SEGMENTATION: loss(finest(logits), whole),
             CLUSTERS: cluster_loss(supervision.clusters, whole, loss, resize),
@@ -122,17 +101,7 @@ class nnUNetTrainerS2VNet(SliceClips, CommonTrainer):
         }
 
 
-class nnUNetTrainerS2VNetAutomatic(nnUNetTrainerS2VNet):
-    """Nobody clicks: what the interactive half of the training costs the automatic mode."""
-
-    options: ClassVar[S2VNetOptions] = S2VNetOptions(interactive=0.0)
-
-
 class nnUNetTrainerS2VNetNoPropagation(nnUNetTrainerS2VNet):
     """Every slice stands alone: what propagation is worth. The number of slices per step is the same."""
 
-    options: ClassVar[S2VNetOptions] = S2VNetOptions(clip=1)
-
-    @classmethod
-    def options_from(cls, configuration: Mapping[str, Any]) -> S2VNetOptions:
-        return replace(super().options_from(configuration), clip=1)
+    fixed_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"s2vnet": {"clip": 1}}

@@ -13,14 +13,27 @@ from nnunet_ext.attenscribble import similarity
 from nnunet_ext.attenscribble.attentive_similarity_loss import (
     agreement,
     attentive_similarity_loss,
-    pooled,
+    averaged,
     several_classes,
 )
 from nnunet_ext.attenscribble.crf_loss import Window
+from nnunet_ext.attenscribble.published import (
+    PublishedAffinity,
+    PublishedSelfAttention,
+    interpolated,
+    published_similarity_loss,
+)
 from nnunet_ext.attenscribble.similarity import AffinityHead, inside
 from nnunet_ext.attenscribble.spatial_attention import Projected, QueriesAndKeys, SpatialSelfAttention
 
 GRIDS = [((5, 6), (2, 2)), ((3, 4, 5), (1, 2, 2)), ((2, 7), (3, 1))]
+
+
+def loss_of(*given, published: bool = False, gamma: float = 1.0, exclusive: bool = True) -> torch.Tensor:
+    """The loss of one of the two forms."""
+    if published:
+        return published_similarity_loss(*given, exclusive=exclusive)
+    return attentive_similarity_loss(*given, exclusive=exclusive, gamma=gamma)
 
 
 def projected(grid, heads=1, batch=2, d=4, seed=0, scale=1.5) -> Projected:
@@ -36,7 +49,7 @@ def probabilities(grid, heads=3, batch=2, seed=1) -> torch.Tensor:
 
 def head(published: bool, heads: int = 1) -> AffinityHead:
     torch.manual_seed(3)
-    module = AffinityHead(heads, published).double()
+    module = (PublishedAffinity if published else AffinityHead)(heads).double()
     torch.nn.init.normal_(module.weight)
     torch.nn.init.normal_(module.bias)
     return module
@@ -46,7 +59,7 @@ def dense_similarity(module: AffinityHead, p: Projected) -> torch.Tensor:
     """``(B, N, N)`` as the formulas say it."""
     q, k = (each.flatten(3).transpose(2, 3) for each in p)
     n = q.shape[2]
-    if module.published:
+    if isinstance(module, PublishedAffinity):
         attention = (q @ k.transpose(2, 3)).softmax(3)
         symmetric = attention + attention.transpose(2, 3)
         return ((module.weight.view(1, -1, 1, 1) * symmetric).sum(1) + module.bias).sigmoid()
@@ -114,7 +127,7 @@ def test_loss_and_gradients_equal_those_of_the_dense_matrices(grid, radius, publ
     counts = torch.tensor([1.0, 0.5], dtype=torch.float64)
     window = Window.gaussian(radius, 2.0)
     inputs = [*qk, p, module.weight, module.bias]
-    ours = attentive_similarity_loss(
+    ours = loss_of(
         module(Projected(*qk), window), p, window, counts, exclusive=exclusive, published=published, gamma=0.7
     )
     dense = dense_loss(dense_similarity(module, Projected(*qk)), p, radius, 2.0, counts, published, 0.7, exclusive)
@@ -134,12 +147,12 @@ def test_gradient(published):
         fixed = module(Projected(q, k), window)
     if published:
         assert torch.autograd.gradcheck(
-            lambda q, k: attentive_similarity_loss(module(Projected(q, k), window), p, window, counts, published=True),
+            lambda q, k: loss_of(module(Projected(q, k), window), p, window, counts, published=True),
             (q, k),
         )
     assert torch.autograd.gradcheck(lambda q, k: module(Projected(q, k), window), (q, k))
     assert torch.autograd.gradcheck(
-        lambda p: attentive_similarity_loss(fixed, p, window, counts, published=published, gamma=0.0),
+        lambda p: loss_of(fixed, p, window, counts, published=published, gamma=0.0),
         (p.clone().requires_grad_(),),
     )
 
@@ -153,7 +166,7 @@ def test_flips_axes_and_the_order_of_classes_change_nothing(seed, published):
     window, module = Window.gaussian((2, 2), 2.0), head(published)
     p, counts = probabilities((5, 5), seed=seed), torch.ones(2)
     qk = projected((5, 5), seed=seed)
-    loss = lambda qk, p: attentive_similarity_loss(module(qk, window), p, window, counts, published=published).item()  # noqa: E731
+    loss = lambda qk, p: loss_of(module(qk, window), p, window, counts, published=published).item()  # noqa: E731
     expected = loss(qk, p)
     turned = lambda x: x.flip(-1).transpose(-1, -2)  # noqa: E731
     assert loss(Projected(*map(turned, qk)), turned(p)) == pytest.approx(expected)
@@ -175,13 +188,11 @@ def trained(published: bool, steps: int) -> tuple[float, float, float]:
     features[:, 0] += 2.0 * (2 * right.float() - 1)
     p = torch.stack([0.05 + 0.9 * ~right, 0.05 + 0.9 * right])[None]
     torch.manual_seed(0)
-    projection, module = QueriesAndKeys(16, head_dim=16), AffinityHead(published=published)
+    projection, module = QueriesAndKeys(16, head_dim=16), (PublishedAffinity if published else AffinityHead)()
     optimizer = torch.optim.SGD([*projection.parameters(), *module.parameters()], 0.01, momentum=0.9)
     for _ in range(steps):
         optimizer.zero_grad()
-        loss = attentive_similarity_loss(
-            module(projection(features), window), p, window, torch.ones(1), published=published
-        )
+        loss = loss_of(module(projection(features), window), p, window, torch.ones(1), published=published)
         (9.2 * loss).backward()
         optimizer.step()
     with torch.no_grad():
@@ -207,7 +218,7 @@ def test_the_loss_pulls_predictions_together_where_voxels_look_alike():
     logits = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
     losses = []
     for _ in range(100):
-        loss = attentive_similarity_loss(alike, logits.softmax(1), window, torch.ones(1), gamma=0.0)
+        loss = loss_of(alike, logits.softmax(1), window, torch.ones(1), gamma=0.0)
         (gradient,) = torch.autograd.grad(loss, logits)
         logits = (logits - 20 * gradient).detach().requires_grad_()
         losses.append(loss.item())
@@ -218,7 +229,7 @@ def test_samples_with_one_class_do_not_count():
     presence = torch.tensor([[True, False, False], [True, True, False], [False, False, False]])
     assert several_classes(presence).tolist() == [0, 1, 0]
     window, module, p = Window.gaussian((1, 1), 2.0), head(False), probabilities((4, 4)).requires_grad_()
-    loss = attentive_similarity_loss(module(projected((4, 4)), window), p, window, torch.zeros(2))
+    loss = loss_of(module(projected((4, 4)), window), p, window, torch.zeros(2))
     loss.backward()
     assert loss.item() == 0
     assert not p.grad.any()
@@ -228,7 +239,7 @@ def test_samples_with_one_class_do_not_count():
 @pytest.mark.parametrize("grid", [(4, 4), (2, 3, 4)])
 def test_probabilities_on_the_token_grid_stay_probabilities(grid, published):
     p = probabilities(tuple(4 * n for n in grid))
-    small = pooled(p, grid, published)
+    small = (interpolated if published else averaged)(p, grid)
     assert small.shape[2:] == grid
     torch.testing.assert_close(small.sum(1), torch.ones_like(small[:, 0]))
     if not published:
@@ -238,12 +249,10 @@ def test_probabilities_on_the_token_grid_stay_probabilities(grid, published):
 @pytest.mark.parametrize("published", [True, False])
 def test_half_precision_is_finite(published):
     p = Projected(*(100 * each.half() for each in projected((8, 8))))
-    window, module = Window.gaussian((2, 2), 2.0), AffinityHead(published=published)
+    window, module = Window.gaussian((2, 2), 2.0), (PublishedAffinity if published else AffinityHead)()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = module(p, window)
-        loss = attentive_similarity_loss(
-            logits, probabilities((8, 8)).half(), window, torch.ones(2), published=published
-        )
+        loss = loss_of(logits, probabilities((8, 8)).half(), window, torch.ones(2), published=published)
     assert logits.dtype == loss.dtype == torch.float32
     assert logits.isfinite().all()
     loss.backward()
@@ -257,7 +266,7 @@ def test_half_precision_is_finite(published):
 @pytest.mark.parametrize("heads", [1, 2])
 def test_the_block_is_the_formula(grid, kernel, heads):
     torch.manual_seed(0)
-    block = SpatialSelfAttention(8, kernel, heads=heads, head_dim=4, published=True).double()
+    block = PublishedSelfAttention(8, kernel, heads=heads, head_dim=4).double()
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     x = torch.randn(2, 8, *grid, dtype=torch.float64)
@@ -283,7 +292,7 @@ def test_the_block_is_the_formula(grid, kernel, heads):
 def test_the_block_starts_as_the_identity_and_the_published_one_does_not():
     x = torch.randn(1, 8, 6, 6)
     assert torch.equal(SpatialSelfAttention(8, (3, 3))(x)[0], x)
-    assert not torch.allclose(SpatialSelfAttention(8, (3, 3), published=True)(x)[0], x, atol=0.1)
+    assert not torch.allclose(PublishedSelfAttention(8, (3, 3))(x)[0], x, atol=0.1)
 
 
 def test_the_projections_alone_are_those_of_the_block():

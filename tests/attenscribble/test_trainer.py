@@ -5,7 +5,7 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_ext.attenscribble.trainer import ASL, CRF, MEAN_SIMILARITY
+from nnunet_ext.attenscribble.trainer import ASL, CRF
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.clean_image import WithCleanImage
 from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
@@ -78,7 +78,7 @@ def test_the_trained_network_is_stock_nnunets(make_trainer, tmp_path, name):
         for a, b in zip(stock.network.eval()(x), trainer.network.eval()(x), strict=True):
             assert torch.equal(a, b)
     aux = saved[CHECKPOINT_KEY]["aux"]
-    assert "learned.probability" in aux
+    assert "confidence.probability" in aux
     assert (len(aux) > 1) == (name == "nnUNetTrainerAttenScribble")
 
 
@@ -87,14 +87,14 @@ def test_regularisers_wait_for_the_class_that_is_worst(make_trainer):
     trainer.network.train()
     trainer.current_epoch = 500
     closed = trainer.train_step(tiny.batch(trainer))
-    assert 0 < closed["loss_gate"] < 0.2
-    trainer.aux["learned"].probability.fill_(1)
+    assert 0 < closed["stat_gate"] < 0.2
+    trainer.aux["confidence"].probability.fill_(1)
     opened = trainer.train_step(tiny.batch(trainer))
-    assert opened["loss_gate"] == 1
+    assert opened["stat_gate"] == 1
     assert opened["loss_crf"] > 3 * closed["loss_crf"] > 0
     published = make_trainer("nnUNetTrainerAttenScribblePaper", kind="ignore", configuration="2d")
     published.network.train()
-    assert published.train_step(tiny.batch(published))["loss_gate"] == 1
+    assert published.train_step(tiny.batch(published))["stat_gate"] == 1
 
 
 def test_affinity_and_projections_are_trained_saved_and_restored(make_trainer, tmp_path):
@@ -118,12 +118,11 @@ def test_the_regularisers_grow_from_zero_over_the_first_epochs(make_trainer):
     weights = []
     for epoch in (0, 25, 50, 999):  # 5 % of 1000 epochs
         trainer.current_epoch = epoch
-        weights.append(trainer.current_term_weights())
-    assert [w[CRF] for w in weights] == pytest.approx([0, 4.6, 9.2, 9.2])
-    assert [w[ASL] for w in weights] == pytest.approx([0, 0.5, 1, 1])
-    assert all(w[MEAN_SIMILARITY] == 0 for w in weights)
+        weights.append([trainer.term_weight(name) for name in (CRF, ASL)])
+    assert [crf for crf, _ in weights] == pytest.approx([0, 4.6, 9.2, 9.2])
+    assert [asl for _, asl in weights] == pytest.approx([0, 0.5, 1, 1])
     paper = make_trainer("nnUNetTrainerAttenScribblePaper", kind="ignore", configuration="2d")
-    assert paper.current_term_weights()[CRF] == paper.current_term_weights()[ASL] == 9.2
+    assert paper.term_weight(CRF) == paper.term_weight(ASL) == 9.2
 
 
 def test_in_the_first_epoch_the_loss_is_that_of_stock_nnunet(make_trainer):
@@ -159,10 +158,10 @@ def test_a_cascade_compares_images_and_not_the_previous_stage(make_trainer):
     trainer = make_trainer("nnUNetTrainerMaskedCRF", kind="ignore", configuration="3d_cascade_fullres", plans=plans)
     batch = tiny.batch(trainer)
     with torch.no_grad():
-        expected = next(trainer.loss_passes(batch["data"], batch["target"]))[CRF]
+        expected = next(trainer.loss_passes(trainer.prepare_batch(batch)))[CRF]
         seen = []
         trainer.crf.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1].shape[1]))
-        next(trainer.loss_passes(batch["data"], batch["target"]))
+        next(trainer.loss_passes(trainer.prepare_batch(batch)))
     assert seen == [1]
     assert expected.isfinite()
 
@@ -201,7 +200,7 @@ def test_the_crf_loss_can_compare_the_clean_image(make_trainer):
         seen = []
         trainer.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
         trainer.crf.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))
-        next(trainer.loss_passes(doubled, batch["target"]))
+        next(trainer.loss_passes(trainer.prepare_batch({**batch, "data": doubled})))
     assert not seen[0].any()
     assert torch.equal(seen[1], batch["data"])
     arguments = ([16, 16], (-0.1, 0.1), None, None, False)

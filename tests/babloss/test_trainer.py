@@ -9,7 +9,7 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_ext.babloss.trainer import BRIDGE_A, BRIDGE_B, HEATMAP, PAIRS_A, PAIRS_B
+from nnunet_ext.babloss.trainer import BRIDGE_A, BRIDGE_B, HEATMAP
 from nnunet_ext.catalogue import resolve
 from nnunet_ext.discovery import discovery_folder
 from nnunet_ext.errors import InputError
@@ -100,8 +100,8 @@ def test_every_trainer_trains_and_validates(make, name, configuration):
     steps = [trainer.train_step(batch_of(trainer, *BOTH_KINDS, seed=seed)) for seed in range(3)]
     assert all(np.isfinite(list(step.values())).all() for step in steps)
     assert {f"loss_{SEGMENTATION}", f"loss_{HEATMAP}"} <= steps[0].keys()
-    assert (f"loss_{BRIDGE_A}" in steps[0]) == (name not in ("nnUNetTrainerLandmark", "nnUNetTrainerBaBLossB"))
-    assert (f"loss_{BRIDGE_B}" in steps[0]) == (name not in ("nnUNetTrainerLandmark", "nnUNetTrainerBaBLossA"))
+    assert (f"loss_{BRIDGE_A}" in steps[0]) == (name != "nnUNetTrainerLandmark")
+    assert (f"loss_{BRIDGE_B}" in steps[0]) == (name != "nnUNetTrainerLandmark")
     trainer.network.eval()
     with torch.no_grad():
         assert trainer.validation_step(batch_of(trainer, *BOTH_KINDS))["tp_hard"].shape == (2,)
@@ -137,30 +137,28 @@ def test_around_the_bridge_both_views_have_both_heads(make):
 
 
 def gradients(trainer, term, batch):
-    trainer.points, trainer.states, trainer.segmented = (
-        batch[key] for key in ("landmarks", "landmark_states", "segmented")
-    )
+    trainer._recorded = {}
     with trainer.annotated_in(batch):
-        terms = trainer.compute_terms(trainer.network(batch["data"]), batch["data"], batch["target"])
+        terms = next(trainer.loss_passes(trainer.prepare_batch(batch)))
     trainer.network.zero_grad(set_to_none=True)
     terms[term].backward()
     found = dict.fromkeys(("encoder", "decoder", "landmark_decoder"), 0.0)
     for name, parameter in trainer.network.named_parameters():
         if parameter.grad is not None:
             found[name.partition(".")[0]] += float(parameter.grad.abs().sum())
-    return terms, found
+    return {name: float(values[0]) for name, values in trainer._recorded.items()}, found
 
 
 def test_direction_a_moves_the_segmentation_of_cases_that_nobody_drew(make):
     trainer = make("nnUNetTrainerBaBLoss")
     trainer.network.train()
-    terms, found = gradients(trainer, BRIDGE_A, batch_of(trainer, *BOTH_KINDS))
-    assert terms[PAIRS_A] > 0
+    pairs, found = gradients(trainer, BRIDGE_A, batch_of(trainer, *BOTH_KINDS))
+    assert pairs["stat_pairs_a"] > 0
     assert found["encoder"] > 0
     assert found["decoder"] > 0
     assert found["landmark_decoder"] == 0
-    terms, found = gradients(trainer, BRIDGE_A, batch_of(trainer, BOTH_KINDS[0], [True, True]))
-    assert terms[PAIRS_A] == 0
+    pairs, found = gradients(trainer, BRIDGE_A, batch_of(trainer, BOTH_KINDS[0], [True, True]))
+    assert pairs["stat_pairs_a"] == 0
     assert sum(found.values()) == 0
 
 
@@ -168,8 +166,8 @@ def test_direction_b_moves_landmarks_that_nobody_placed(make):
     trainer = make("nnUNetTrainerBaBLoss", options={"seen": 0.0})
     trainer.network.train()
     batch = batch_of(trainer, *BOTH_KINDS)
-    terms, found = gradients(trainer, BRIDGE_B, batch)
-    assert terms[PAIRS_B] > 0
+    pairs, found = gradients(trainer, BRIDGE_B, batch)
+    assert pairs["stat_pairs_b"] > 0
     assert found["decoder"] == 0
     assert found["landmark_decoder"] > 0
     _, found = gradients(trainer, BRIDGE_B, batch_of(trainer, BOTH_KINDS[0], [False, False]))
@@ -194,17 +192,16 @@ def test_the_bridge_waits_and_grows(make):
     trainer.num_epochs = 100
     weights = []
     for trainer.current_epoch in (0, 9, 20, 30, 99):
-        weights.append(trainer.current_term_weights()[BRIDGE_A])
+        weights.append(trainer.term_weight(BRIDGE_A))
     assert weights == pytest.approx([0, 0, 0.05, 0.1, 0.1])
-    assert trainer.current_term_weights()[PAIRS_A] == 0
 
 
 def test_options_of_the_plans_count_but_not_for_the_published_form(make):
-    assert make("nnUNetTrainerBaBLoss", options={"levels": 4}).method.levels == 4
-    assert make("nnUNetTrainerBaBLossPaper", options={"levels": 4}).method.levels == 10
+    assert make("nnUNetTrainerBaBLoss", options={"levels": 4}).options.babloss.levels == 4
+    assert make("nnUNetTrainerBaBLossPaper", options={"levels": 4}).options.babloss.levels == 10
     with pytest.raises(InputError, match="unknown babloss options"):
         make("nnUNetTrainerBaBLoss", options={"level": 4})
-    with pytest.raises(InputError, match="sigma = -1"):
+    with pytest.raises(InputError, match=r"babloss\.sigma = -1: input should be greater than 0"):
         make("nnUNetTrainerBaBLoss", options={"sigma": -1})
 
 

@@ -59,7 +59,7 @@ def test_in_the_middle_of_any_training_the_teacher_is_a_network_of_just_now(epoc
 
 
 def test_the_released_momentum_never_leaves_its_warm_up():
-    released = [MedContextOptions.paper().momentum(17, batch, EPOCHS, ITERATIONS) for batch in range(ITERATIONS)]
+    released = [MedContextOptions.as_published().momentum(17, batch, EPOCHS, ITERATIONS) for batch in range(ITERATIONS)]
     assert released[0] == 0
     assert max(released) == released[-1] == pytest.approx(0.0496, abs=1e-4)
     assert np.mean(released) == pytest.approx(0.025, abs=1e-3)

@@ -214,7 +214,7 @@ def test_an_interrupted_training_continues_with_its_teacher_and_momentum(make_tr
     for each in (trainer, restored):
         assert each.current_epoch == 1
         each.lr_scheduler.step(1)
-        each.steps_in_epoch = 0
+        each.step_in_epoch = 0
     assert train_steps(trainer, 2, seed=2) == train_steps(restored, 2, seed=2)
     assert restored.momentum == trainer.momentum > 0.9
 
@@ -380,10 +380,13 @@ def test_cutout_of_nothing_is_the_reference_bit_for_bit(make_trainer):
         ({"fill": "token"}, "medcontext.fill = 'token': input should be 'zero', 'noise' or 'mean'"),
         ({"consistency": "cosine"}, "consistency = 'cosine': input should be 'relative', 'official' or 'kl'"),
         ({"target": "student"}, "target = 'student': input should be 'teacher' or 'self'"),
-        ({"mask_ratio": 1.0}, "out of range: mask_ratio = 1.0"),
-        ({"every": 0, "beta": -1}, "out of range: beta = -1, every = 0"),
-        ({"block": 0}, "out of range: block = 0"),
-        ({"ema_warmup": 1.5}, "out of range: ema_warmup = 1.5"),
+        ({"mask_ratio": 1.0}, r"medcontext\.mask_ratio = 1\.0: input should be less than 1"),
+        (
+            {"every": 0, "beta": -1},
+            r"medcontext\.beta = -1: input .* and medcontext\.every = 0: input should be greater",
+        ),
+        ({"block": 0}, r"medcontext\.block = 0: input should be greater than or equal to 1"),
+        ({"ema_warmup": 1.5}, r"medcontext\.ema_warmup = 1\.5: input should be less than or equal to 1"),
         ({"block": 16}, "A share of 0.4 of 1 columns is none: patch 16×16 has a grid of 1×1 blocks of 16 voxels"),
     ],
 )

@@ -1,14 +1,12 @@
 """Our settings in the plans of nnU-Net."""
 
-import re
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 
-from nnunet_ext import catalogue
-from nnunet_ext.catalogue import OPTIONS, default_options
-from nnunet_ext.nnunet.plans import KEY, extension_settings, remember, resolved, with_overrides, without_extension
+from nnunet_ext.catalogue import OPTIONS, TRAINERS, default_options, resolve
+from nnunet_ext.nnunet.options import all_methods, with_overrides
+from nnunet_ext.nnunet.plans import KEY, extension_settings, remember, resolved, without_extension
 from tests import tiny
 
 
@@ -32,11 +30,9 @@ def test_what_is_remembered_of_one_configuration_is_not_in_its_parent_and_can_be
 def test_every_default_is_a_value_that_plans_may_give(method):
     options = default_options(method)
     overrides = {field.name: getattr(options, field.name) for field in fields(options)}
-    assert with_overrides(options, overrides, method) == options
+    assert with_overrides(options, overrides) == options
 
 
 def test_every_method_with_options_is_known():
-    sections = set()
-    for file in Path(catalogue.__file__).parent.glob("*/trainer.py"):
-        sections |= set(re.findall(r'with_overrides\(.*"(\w+)"\)', file.read_text()))
+    sections = {method.SECTION for name in TRAINERS for method in all_methods(resolve(name))}
     assert sections == set(OPTIONS)

@@ -53,8 +53,8 @@ class TrainerWithTerms(CommonTrainer):
     def build_aux(self):
         return {"head": nn.Linear(1, 1, bias=False)}
 
-    def compute_terms(self, output, data, target):
-        terms = super().compute_terms(output, data, target)
+    def compute_terms(self, output, batch):
+        terms = super().compute_terms(output, batch)
         return {**terms, "extra": self.aux["head"](torch.ones(1, 1)).sum()}
 
 
@@ -164,7 +164,7 @@ def test_the_mean_of_every_term_is_logged_and_the_progress_plot_still_works(make
     assert log["loss_extra"] == [2.0, 2.0]
     trainer.logger.plot_progress_png(str(tmp_path))
     assert (tmp_path / "progress.png").stat().st_size > 0
-    assert "'extra': 2.0" in Path(trainer.log_file).read_text()
+    assert "train loss 1.0000 = 0.5 × 2.0000 extra" in Path(trainer.log_file).read_text()
 
 
 class TrainerWithTwoPasses(CommonTrainer):
@@ -176,13 +176,13 @@ class TrainerWithTwoPasses(CommonTrainer):
         super().initialize()
         self.steps = 0
 
-    def loss_passes(self, data, target):
-        output = self.network(self.network_input(data))
-        yield self.compute_terms(output, data, target)
+    def loss_passes(self, batch):
+        output = self.run_network(self.network_input(batch), batch)
+        yield self.compute_terms(output, batch)
         del output
         self.between_the_passes()
         if self.steps % 2 == 0:
-            yield {"mirrored": self.loss(self.network(data.flip(2)), target)}
+            yield {"mirrored": self.loss(self.network(batch["data"].flip(2)), batch["target"])}
 
     def between_the_passes(self):
         """For the test to look."""

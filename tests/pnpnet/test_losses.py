@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnunet_ext.nnunet.labels import LabelView
-from nnunet_ext.pnpnet.losses import PaperCenterLoss, center_loss
+from nnunet_ext.pnpnet.losses import center_loss
+from nnunet_ext.pnpnet.published import PaperCenterLoss
 from tests.pnpnet import helpers
 from tests.pnpnet import numpy_reference as reference
 

@@ -9,7 +9,8 @@ import torch
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.unet import PlannedUNet
-from nnunet_ext.pnpnet.network import PnPNet, PnPNetOptions, attachable_levels
+from nnunet_ext.pnpnet.network import PnPNet, attachable_levels
+from nnunet_ext.pnpnet.options import PnPNetOptions
 from tests import tiny
 from tests.nnunet.test_unet import NETWORKS
 from tests.pnpnet import numpy_reference as reference
@@ -20,8 +21,7 @@ OPTIONS = {
     "push": PnPNetOptions(pull=False),
     "pull": PnPNetOptions(push=False, **SMALL),
     "no atlas": PnPNetOptions(atlas_ratio=0, **SMALL),
-    "frozen corners": PnPNetOptions(freeze_explicit=True, **SMALL),
-    "paper": PnPNetOptions.paper(),
+    "paper": PnPNetOptions.as_published(),
 }
 
 

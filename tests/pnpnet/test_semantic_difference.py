@@ -60,7 +60,7 @@ def test_the_depthwise_convolution_equals_numpy(kernel_size, padding_mode):
     dim = len(kernel_size)
     conv = DifferentialConv(helpers.CONV[dim], 3, kernel_size, padding_mode=padding_mode).double()
     x = helpers.random(2, 3, *[5] * dim)
-    expected = reference.conv(x.numpy(), helpers.array(conv.kernel()), groups=3, padding_mode=padding_mode)
+    expected = reference.conv(x.numpy(), helpers.array(conv.weight), groups=3, padding_mode=padding_mode)
     np.testing.assert_allclose(helpers.array(conv(x)), expected, atol=1e-12)
 
 
@@ -87,37 +87,14 @@ def test_randn_kernels_are_those_of_the_published_code():
     assert abs(implicit.std() - 1) < 0.02
 
 
-@pytest.mark.parametrize("freeze", [True, False])
-def test_frozen_corners_do_not_move_and_the_others_do(freeze):
-    torch.manual_seed(0)
-    conv = DifferentialConv(nn.Conv2d, 2, [3, 3], freeze_explicit=freeze)
-    before = conv.kernel().detach().clone()
-    optimizer = torch.optim.SGD(conv.parameters(), lr=0.1, weight_decay=0.1, momentum=0.9)
-    for _ in range(3):
-        optimizer.zero_grad()
-        conv(torch.randn(1, 2, 6, 6)).square().sum().backward()
-        optimizer.step()
-    corners = explicit_stencil([3, 3]) != 0
-    moved = (conv.kernel() - before)[:, 0] != 0
-    assert moved[:, ~corners].all()
-    assert moved[:, corners].any() != freeze
-
-
-def test_a_frozen_kernel_is_restored_from_the_state_dict():
-    first = DifferentialConv(nn.Conv2d, 2, [3, 3], freeze_explicit=True)
-    second = DifferentialConv(nn.Conv2d, 2, [3, 3], freeze_explicit=True)
-    second.load_state_dict(first.state_dict())
-    assert torch.equal(first.kernel(), second.kernel())
-
-
 def numpy_module(module, skip, guide, norm, padding_mode):
     return reference.semantic_difference(
         skip.detach().numpy(),
         guide.detach().numpy(),
         **helpers.conv_norm(module.guide, "guide"),
         **helpers.conv_norm(module.mix, "mix"),
-        skip_kernel=helpers.array(module.skip_difference.kernel()),
-        guide_kernel=helpers.array(module.guide_difference.kernel()),
+        skip_kernel=helpers.array(module.skip_difference.weight),
+        guide_kernel=helpers.array(module.guide_difference.weight),
         norm=norm,
         padding_mode=padding_mode,
     )

@@ -82,7 +82,7 @@ def test_the_plans_choose_options_and_unknown_ones_get_one_clear_sentence(make_t
 @pytest.mark.parametrize("name", TRAINERS)
 @pytest.mark.parametrize("preset", ["cpu", "pnpnet"])
 def test_every_trainer_trains_with_every_preset(make_trainer, name, preset):
-    plans = tiny.plans()
+    plans = tiny.plans(**{"2d": tiny.configuration(2, features=(4, 6, 8, 8))})
     plans["configurations"]["2d"]["nnunet_ext"] = load_presets()[preset]["options"]
     trainer = make_trainer(name, configuration="2d", plans=plans)
     trainer.network.train()

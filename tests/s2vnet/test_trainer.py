@@ -22,7 +22,7 @@ from nnunet_ext.s2vnet.prompts import Prompts
 from nnunet_ext.s2vnet.trainer import AUXILIARY, CLUSTERS
 from tests import tiny
 
-TRAINERS = ["nnUNetTrainerS2VNet", "nnUNetTrainerS2VNetAutomatic", "nnUNetTrainerS2VNetNoPropagation"]
+TRAINERS = ["nnUNetTrainerS2VNet", "nnUNetTrainerS2VNetNoPropagation"]
 SMALL = {"width": 8, "heads": 2, "embedding": 4, "inference_clip": 8}
 
 
@@ -44,8 +44,7 @@ def make(make_trainer):
 
 def batch_of(trainer, seed=0):
     """As the loader gives it: clips, not patches of inference."""
-    with trainer._patch_size([trainer.clip, *trainer.configuration_manager.patch_size[-2:]]):
-        return tiny.batch(trainer, seed)
+    return tiny.batch(trainer, seed)
 
 
 @pytest.mark.parametrize("kind", ["classes", "regions", "ignore", "regions+ignore"])

@@ -1,8 +1,8 @@
-"""What a trainer needs to learn from landmarks: a mix-in that gives its batches landmarks, and nothing else.
+"""What a trainer needs to learn from landmarks: its batches hold them, and nothing else changes.
 
 ::
 
-    class nnUNetTrainerMine(LandmarkData, CommonTrainer):
+    class nnUNetTrainerMine(LandmarkData):
         ...  # batch["landmarks"], batch["landmark_states"], batch["segmented"] and more are there
 
 ``loader`` says what is in a batch, ``cases`` where the landmarks come from.
@@ -10,13 +10,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.declaration import Declaration
@@ -34,14 +33,15 @@ from nnunet_ext.landmarks.training.cases import (
 from nnunet_ext.landmarks.training.folds import not_validated, write_stratified_folds
 from nnunet_ext.landmarks.training.loader import landmark_loaders
 from nnunet_ext.nnunet.plans import remember
+from nnunet_ext.nnunet.trainer import CommonTrainer
 from nnunet_ext.splits.files import NAME as SPLITS
 
 SECTION = "landmarks"
 """Of our settings in the plans."""
 
 
-class LandmarkData(nnUNetTrainer):
-    """Mix-in for a trainer; to be named before ``CommonTrainer``.
+class LandmarkData(CommonTrainer):
+    """A trainer whose batches hold landmarks.
 
     Attributes:
         landmark_declaration: what ``dataset.json`` says.
@@ -53,22 +53,13 @@ class LandmarkData(nnUNetTrainer):
     landmark_scale: ClassVar[float | None] = None
     """Outputs of the network for landmarks are this many times a probability; None: they are its logits."""
 
-    # nnU-Net reads the parameter names of __init__ and restores the trainer from them: exactly these five
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
-    ) -> None:
-        # before nnU-Net makes a folder for the results
-        self.landmark_declaration = Declaration.from_dataset_json(
-            dataset_json, f"dataset.json of {plans['dataset_name']}"
-        )
+    def to_remember(
+        self, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
+    ) -> dict[str, Mapping[str, Any]]:
+        where = f"dataset.json of {plans['dataset_name']}"
+        self.landmark_declaration = Declaration.from_dataset_json(dataset_json, where)
         self.landmark_mirroring = Mirroring()
-        remember(plans, configuration, SECTION, self._settings())
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        return {**super().to_remember(plans, configuration, dataset_json), SECTION: self._settings()}
 
     def _settings(self) -> dict[str, Any]:
         """What a network and its predictor must know of the landmarks, and cannot see in the weights."""

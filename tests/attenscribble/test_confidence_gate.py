@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_ext.attenscribble.learned import INERTIA, Learned
+from nnunet_ext.attenscribble.confidence_gate import INERTIA, ConfidenceGate
 
 
 def batch(dim=3, classes=3, annotated=(0, 1, 2)):
@@ -19,7 +19,7 @@ def batch(dim=3, classes=3, annotated=(0, 1, 2)):
 @pytest.mark.parametrize("dim", [2, 3])
 def test_the_running_mean_is_that_of_the_annotated_voxels(dim):
     probabilities, one_hot = batch(dim)
-    gate = Learned(3, 0.5).double()
+    gate = ConfidenceGate(3, 0.5).double()
     expected = torch.zeros(3, dtype=torch.float64)
     for _ in range(3):
         opened = gate(probabilities, one_hot)
@@ -31,7 +31,7 @@ def test_the_running_mean_is_that_of_the_annotated_voxels(dim):
 
 def test_it_opens_when_the_worst_class_is_learned_and_stays_shut_for_one_that_never_occurs():
     probabilities, one_hot = batch()
-    gate = Learned(3, 0.5)
+    gate = ConfidenceGate(3, 0.5)
     for _ in range(40):
         opened = gate(one_hot.float(), one_hot.float())
     assert opened == 1
@@ -40,14 +40,14 @@ def test_it_opens_when_the_worst_class_is_learned_and_stays_shut_for_one_that_ne
     for _ in range(40):
         opened = gate(probabilities, one_hot)
     assert opened < 0.05
-    unseen = Learned(3, 0.5)
+    unseen = ConfidenceGate(3, 0.5)
     for _ in range(40):
         opened = unseen(*batch(annotated=(0, 1)))
     assert opened == 0
 
 
 def test_batches_without_annotation_change_nothing():
-    gate = Learned(3, 0.5)
+    gate = ConfidenceGate(3, 0.5)
     gate(*batch())
     before = gate.probability.clone()
     assert torch.isfinite(gate(batch()[0], torch.zeros(2, 3, 4, 4, 4)))
@@ -55,12 +55,12 @@ def test_batches_without_annotation_change_nothing():
 
 
 def test_without_waiting_it_is_open():
-    assert Learned(3, 0.0)(*batch()) == 1
+    assert ConfidenceGate(3, 0.0)(*batch()) == 1
 
 
 @given(st.permutations(range(3)))
 def test_the_order_of_classes_does_not_matter(order):
     probabilities, one_hot = batch()
-    same, other = Learned(3, 0.5), Learned(3, 0.5)
+    same, other = ConfidenceGate(3, 0.5), ConfidenceGate(3, 0.5)
     assert torch.allclose(same(probabilities, one_hot), other(probabilities[:, order], one_hot[:, order]))
     assert torch.allclose(same.probability[list(order)], other.probability)

@@ -1,4 +1,4 @@
-"""How much has the network learned of what is annotated? Until it has, regularisers must wait.
+"""The confidence gate: regularisers wait until the network has learned what is annotated.
 
 A CRF loss and an attentive similarity are smallest where everything is one class. At the start of a training, when the
 background is predicted everywhere, that is where the network already is; they can hold it there, so that the partial
@@ -22,7 +22,7 @@ INERTIA = 0.9
 """Of the running mean, per batch in which the class is annotated."""
 
 
-class Learned(nn.Module):
+class ConfidenceGate(nn.Module):
     """The gate; its state is part of the checkpoint.
 
     Args:
@@ -48,11 +48,18 @@ class Learned(nn.Module):
             one_hot: same shape, 0 in all channels at voxels that are not annotated.
         """
         if self.wait <= 0:
-            return torch.ones_like(self.probability[0])
+            return self.openness
         axes = (0, *range(2, probabilities.ndim))
         voxels = one_hot.sum(axes)
         mean = (probabilities.float() * one_hot).sum(axes) / voxels.clamp(min=1)
         self.probability.copy_(
             torch.where(voxels > 0, INERTIA * self.probability + (1 - INERTIA) * mean, self.probability)
         )
+        return self.openness
+
+    @property
+    def openness(self) -> Tensor:
+        """How far the gate is open, a scalar from 0 to 1."""
+        if self.wait <= 0:
+            return torch.ones_like(self.probability[0])
         return (self.probability.min() / self.wait).clamp(max=1)

@@ -1,0 +1,79 @@
+"""Options of AttenScribble and of the masked CRF loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from typing_extensions import Self
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.options import STRICT, MethodOptions
+
+Place = Literal["trunk", "side", "none"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class AttenScribbleOptions(MethodOptions):
+    """Sound defaults; a plans file may override any of them."""
+
+    SECTION: ClassVar[str] = "attenscribble"
+
+    attention: Place = "side"
+    """Where attention lives; ``"none"``: nowhere, only the CRF loss."""
+    stages: Annotated[Sequence[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    """Encoder stages to attend to; None: the shallowest one with at most ``max_tokens`` tokens."""
+    max_tokens: Annotated[int, Field(gt=0)] = 5000
+    """Tokens of a stage that is chosen by default, at most."""
+    heads: Annotated[int, Field(gt=0)] = 1
+    """Heads of the attention. 1 in the code."""
+    head_dim: Annotated[int, Field(gt=0)] = 64
+    """Channels of queries and keys per head. 64 in the code."""
+    mlp_ratio: Annotated[int, Field(gt=0)] = 4
+    """Width of the MLP of the attention relative to its stage. 4 in the code."""
+    crf_weight: Annotated[float, Field(ge=0)] = 9.2
+    """Weight of the masked CRF loss. 0.1 for a window of mass 92.0 in the code."""
+    asl_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the attentive similarity loss. 0.1 for a window of mass 92.0 in the code, which is 9.2 here; with 9.2
+    the stable form draws all predictions to one class before anything is learned (docs/results/attenscribble.md)."""
+    gamma: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the similarity's own term in the stable loss."""
+    ramp: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Share of the epochs over which both weights grow from 0. The code: 0."""
+    wait: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Mean probability at annotated voxels, of the class that is worst, from which on both count fully
+    (:mod:`nnunet_ext.attenscribble.confidence_gate`). The code: 0, they do not wait."""
+    crf_image: Literal["network_input", "clean"] = "network_input"
+    """Which image the CRF loss compares: what the network sees, or the same without intensity augmentation. The code
+    has no intensity augmentation, so there it is both."""
+    offsets_per_step: Annotated[int, Field(gt=0)] | None = None
+    """Draw so many offsets of the CRF window at each step; None: all."""
+    published: bool = False
+    """Build attention, similarity and its loss as published, see :mod:`nnunet_ext.attenscribble.published`."""
+
+    @classmethod
+    def as_published(cls) -> Self:
+        """Return the values of the published code."""
+        return cls(attention="trunk", published=True, asl_weight=9.2, ramp=0.0, wait=0.0)
+
+    def require_fitting(self, configuration: Mapping[str, Any]) -> None:
+        count = configuration["architecture"]["arch_kwargs"].get("n_stages")
+        if self.stages is None or count is None:
+            return
+        if wrong := [stage for stage in self.stages if stage >= count]:
+            raise InputError(
+                f"The plans have attenscribble.stages = {list(self.stages)}, but their network has stages 0 to "
+                f"{count - 1}; leave out {', '.join(map(str, wrong))}."
+            )
+
+    def ramped(self, epoch: int, epochs: int) -> float:
+        """Return the share of the weights that counts in this epoch, from 0 to 1.
+
+        Args:
+            epoch: counted from 0.
+            epochs: of the whole training.
+        """
+        length = self.ramp * epochs
+        return min(1.0, epoch / length) if length > 0 else 1.0

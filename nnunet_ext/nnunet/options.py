@@ -1,0 +1,127 @@
+"""The options of a method: declared in one way, resolved in one place.
+
+A method declares a frozen pydantic dataclass with ranges in its ``options.py``::
+
+    @dataclass(frozen=True, config=STRICT)
+    class MyOptions(MethodOptions):
+        SECTION: ClassVar[str] = "my_method"
+
+        weight: Annotated[float, Field(ge=0)] = 0.1
+        \"\"\"Weight of the extra term.\"\"\"
+
+and its trainer names it: ``methods = (MyOptions,)``. :class:`nnunet_ext.nnunet.trainer.CommonTrainer` then reads the
+section ``my_method`` of the plans, refuses what does not fit in one sentence, and keeps the result under
+``self.options.my_method``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import ConfigDict, ValidationError
+from typing_extensions import Self
+
+from nnunet_ext.errors import InputError, reasons
+
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+"""Configuration of every dataclass of options: no unknown names, no conversions such as ``"3"`` to 3, no nan."""
+
+
+class MethodOptions:
+    """Base of the options of a method."""
+
+    SECTION: ClassVar[str]
+    """Section of our settings in the plans: the name of the method's package."""
+
+    @classmethod
+    def as_published(cls) -> Self:
+        """Return the values of the publication, which trainers with ``published = True`` use.
+
+        Raises:
+            NotImplementedError: the method has no published variant.
+        """
+        raise NotImplementedError(f"{cls.__name__} has no published variant")
+
+    def require_fitting(self, configuration: Mapping[str, Any]) -> None:
+        """Raise InputError if the planned network lacks something that these options name.
+
+        Args:
+            configuration: resolved configuration of the plans.
+        """
+
+
+Chosen = TypeVar("Chosen", bound=MethodOptions)
+
+
+def with_overrides(options: Chosen, overrides: Mapping[str, Any]) -> Chosen:
+    """Return the options with those of a plans file on top.
+
+    Args:
+        options: a dataclass of options.
+        overrides: option name → value, as JSON has it.
+
+    Raises:
+        InputError: an option that the method does not have, or a value of another type or out of range.
+    """
+    values = {field.name: getattr(options, field.name) for field in fields(options)}  # type: ignore[arg-type]
+    section = options.SECTION
+    if unknown := set(overrides) - set(values):
+        raise InputError(f"The plans have unknown {section} options {sorted(unknown)}; known are {sorted(values)}.")
+    try:
+        return type(options)(**{**values, **overrides})
+    except ValidationError as error:
+        raise InputError(f"The plans have {reasons(error, section)}.") from None
+
+
+def resolve(method: type[Chosen], overrides: Mapping[str, Any], *, published: bool, fixed: Mapping[str, Any]) -> Chosen:
+    """Return the options that a trainer uses.
+
+    Args:
+        method: class of the options.
+        overrides: section of the plans.
+        published: take the published values; the plans do not apply.
+        fixed: what makes this trainer what it is; it wins over the plans.
+
+    Raises:
+        InputError: see :func:`with_overrides`.
+    """
+    options = method.as_published() if published else with_overrides(method(), overrides)
+    return replace(options, **fixed) if fixed else options  # type: ignore[type-var]
+
+
+def merged(trainer: type, attribute: str) -> dict[str, Any]:
+    """Merge a mapping over the classes that a trainer is made of; the most derived class wins.
+
+    Args:
+        trainer: class.
+        attribute: class attribute that holds a mapping. Mappings inside of it are merged, too.
+    """
+    result: dict[str, Any] = {}
+    for base in reversed(trainer.__mro__):
+        for key, value in vars(base).get(attribute, {}).items():
+            both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+            result[key] = {**result[key], **value} if both else value
+    return result
+
+
+def all_methods(trainer: type) -> list[type[MethodOptions]]:
+    """List the options of all methods that a trainer is made of, each once."""
+    declared = [method for base in reversed(trainer.__mro__) for method in vars(base).get("methods", ())]
+    return list(dict.fromkeys(declared))
+
+
+def not_applied(used: Mapping[str, Any], plans: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Name the values of the plans that a trainer does not use, because it is published or fixes them.
+
+    Args:
+        used: options by section.
+        plans: what the plans say, by section.
+    """
+    return [
+        f"{section}.{name} = {value!r}"
+        for section, chosen in plans.items()
+        for name, value in chosen.items()
+        if getattr(used[section], name) != value
+    ]

@@ -1,0 +1,67 @@
+"""Options of PnPNet: its two branches, and the centre supervision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass
+from typing_extensions import Self
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.options import STRICT, MethodOptions
+
+LEVELS = (1, 2, 3)
+"""Encoder stages that the branches attach to by default: relative stride 2, 4 and 8, as in the code."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class PnPNetOptions(MethodOptions):
+    """Sound defaults; a plans file may override any of them (``"nnunet_ext": {"pnpnet": {"levels": [2, 3]}}``)."""
+
+    SECTION: ClassVar[str] = "pnpnet"
+
+    push: bool = True
+    """Semantic difference modules on the skip connections."""
+    pull: bool = True
+    """Class clustering modules, and the pull logits."""
+    levels: Annotated[Sequence[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    """Encoder stages to attach to; None: :data:`LEVELS`. Stages that a network does not have are left out, and so is
+    the bottleneck; at least one must be there."""
+    dim: Annotated[int, Field(gt=0)] = 64
+    """Length of a centre. The code: 192."""
+    heads: Annotated[int, Field(gt=0)] = 4
+    """Heads of the centre transformer, a divisor of ``dim``. The code: 6."""
+    mlp_ratio: Annotated[int, Field(gt=0)] = 4
+    """Width of its MLP relative to ``dim``; 4 in the code too."""
+    atlas_ratio: Annotated[int, Field(ge=0)] = 2
+    """Vectors in the centre atlas per class; 0: none, the centres themselves are learned (the code)."""
+    center_weight: Annotated[float, Field(ge=0)] = 0.2
+    """Weight of the centre supervision. The code: 0.1 beside 0.5·CE + 0.5·Dice; nnU-Net's loss is 1·CE + 1·Dice."""
+    recompute: bool = True
+    """Recompute the cheap parts of the branches in the backward pass; same gradients, less memory. Off with BatchNorm,
+    whose running statistics would be updated twice."""
+    published: bool = False
+    """Build the modules of the published code, see :mod:`nnunet_ext.pnpnet.published`."""
+
+    @model_validator(mode="after")
+    def _heads_divide_dim(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(f"heads must divide dim, found heads = {self.heads} and dim = {self.dim}")
+        return self
+
+    @classmethod
+    def as_published(cls) -> Self:
+        """Return the values of the published code."""
+        return cls(dim=192, heads=6, atlas_ratio=0, recompute=False, published=True)
+
+    def require_fitting(self, configuration: Mapping[str, Any]) -> None:
+        stages = configuration["architecture"]["arch_kwargs"].get("n_stages")
+        if self.levels is None or stages is None:
+            return
+        if not any(level < stages - 1 for level in self.levels):
+            raise InputError(
+                f"The plans have pnpnet.levels = {list(self.levels)}, but their network has skip connections at stages "
+                f"0 to {stages - 2} only; name at least one of these."
+            )

@@ -1,0 +1,221 @@
+"""Options, weights and statistics: one contract between the common trainer and every method."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nnunet_ext.catalogue import TRAINERS, resolve
+from nnunet_ext.errors import InputError
+from nnunet_ext.medcontext.trainer import MedContext
+from nnunet_ext.nnunet.loss_line import loss_line
+from nnunet_ext.nnunet.trainer import CommonTrainer
+from tests import tiny
+from tests.babloss.test_trainer import batch_of as batch_with_landmarks
+
+REFUSED = [
+    ("nnUNetTrainerPnPNet", "pnpnet", {"dim": -64}, "pnpnet.dim = -64: input should be greater than 0"),
+    ("nnUNetTrainerPnPNet", "pnpnet", {"heads": 3}, "heads must divide dim, found heads = 3 and dim = 64"),
+    ("nnUNetTrainerPnPNet", "pnpnet", {"levels": [9]}, "skip connections at stages 0 to 1 only; name at least one"),
+    ("nnUNetTrainerPnPNet", "pnpnet", {"levels": []}, "pnpnet.levels = .*: .*at least 1 item"),
+    ("nnUNetTrainerPnPNet", "pnpnet", {"push": 1}, "pnpnet.push = 1: input should be a valid boolean"),
+    ("nnUNetTrainerMaskedCRF", "attenscribble", {"crf_weight": -9.2}, "crf_weight = -9.2: input should be greater"),
+    ("nnUNetTrainerMaskedCRF", "attenscribble", {"wait": 7}, "attenscribble.wait = 7: input should be less than"),
+    ("nnUNetTrainerMaskedCRF", "attenscribble", {"offsets_per_step": 0}, "offsets_per_step = 0: input should be"),
+    ("nnUNetTrainerAttenScribble", "attenscribble", {"stages": [9]}, "their network has stages 0 to 2; leave out 9"),
+    ("nnUNetTrainerMedContext", "medcontext", {"beta": "much"}, "medcontext.beta = 'much': input should be a valid"),
+    ("nnUNetTrainerMedContext", "medcontext", {"mask_ratio": float("nan")}, "mask_ratio = nan: input should be a fin"),
+    ("nnUNetTrainerBaBLoss", "babloss", {"ramp_end": 0.05}, "ramp_end must be at least ramp_start, found ramp_end = 0"),
+    ("nnUNetTrainerS2VNet", "s2vnet", {"clip": 0}, "s2vnet.clip = 0: input should be greater than or equal to 1"),
+    ("nnUNetTrainerS2VNet", "s2vnet", {"clips": 4}, "unknown s2vnet options .*'clips'"),
+    ("nnUNetTrainerReference", "schedule", {"epochs": 0}, "schedule.epochs = 0: input should be greater"),
+    ("nnUNetTrainerReference", "schedule", {"epoch": 5}, "unknown schedule entries .*'epoch'.; known are"),
+    ("nnUNetTrainerReference", "schedule", {"momentum": 1.0}, "schedule.momentum = 1.0: input should be less than 1"),
+]
+
+
+def plans_with(**sections):
+    plans = tiny.plans()
+    for settings in plans["configurations"].values():
+        settings["nnunet_ext"] = sections
+    return plans
+
+
+@pytest.mark.parametrize(("name", "section", "options", "sentence"), REFUSED)
+def test_options_that_do_not_fit_are_refused_before_anything_is_written(
+    make_trainer, tmp_path, name, section, options, sentence
+):
+    with pytest.raises(InputError, match=sentence) as refused:
+        make_trainer(name, kind="ignore", configuration="2d", plans=plans_with(**{section: options}))
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "results").exists()
+
+
+class AddsTerm(CommonTrainer):
+    """A term whose gradient is its weight, added in front of any trainer."""
+
+    term_weights: ClassVar = {"added": 0.125}
+
+    def build_aux(self):
+        return {**super().build_aux(), "probe": nn.Linear(1, 1, bias=False)}
+
+    def compute_terms(self, output, batch):
+        probe = self.aux["probe"].weight.sum()
+        self.record("probe", probe * float("nan"))
+        return {**super().compute_terms(output, batch), "added": probe}
+
+
+def trainer_with(make_trainer, base, name, configuration=None):
+    """The trainer ``name`` with ``base`` in front of it, and a batch for it."""
+    configuration = configuration or ("2d" if "s2vnet" in tiny.rooms_of(name) else "3d_fullres")
+    made = type(f"{base.__name__}{name}", (base, resolve(name)), {})
+    return make_trainer(made, kind=tiny.kind_for(name), configuration=configuration)
+
+
+def batch_for(trainer, name):
+    if "babloss" in tiny.rooms_of(name):
+        return batch_with_landmarks(trainer, [[1], [-1]], [False, True])
+    return {**tiny.batch(trainer), "keys": ["tiny_0"] * trainer.batch_size}
+
+
+@pytest.fixture
+def declared_trainer(make_trainer, monkeypatch):
+    """As ``make_trainer``, with what dataset.json must declare for the trainer."""
+
+    def make(base, name):
+        description = tiny.dataset_json
+        monkeypatch.setattr(tiny, "dataset_json", lambda kind="classes": {**description(kind), **tiny.declared(name)})
+        return trainer_with(make_trainer, base, name)
+
+    return make
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_term_that_a_subclass_adds_has_exactly_its_weight_around_every_trainer(declared_trainer, name):
+    trainer = declared_trainer(AddsTerm, name)
+    trainer.network.train()
+    seen = []
+    trainer._clip_gradients = lambda: seen.append(trainer.aux["probe"].weight.grad.item())
+    step = trainer.train_step(batch_for(trainer, name))
+    passes = 2 if "loss_masked_added" in step else 1
+    assert seen == pytest.approx([0.125 * passes])
+    assert trainer.term_weight("added") == 0.125
+    assert np.isnan(step["stat_probe"])
+    assert np.isfinite(step["loss"])
+    assert all(p.isfinite().all() for p in trainer.network.parameters())
+
+
+class HeavierCentres(resolve("nnUNetTrainerPnPNet")):
+    term_weights: ClassVar = {"centers": 0.5}
+
+
+def test_a_weight_that_a_class_names_wins_over_the_option(make_trainer):
+    plans = plans_with(pnpnet={"center_weight": 0.3})
+    assert make_trainer("nnUNetTrainerPnPNet", plans=plans).term_weight("centers") == 0.3
+    assert make_trainer(HeavierCentres, plans=plans).term_weight("centers") == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "option"),
+    [
+        ("nnUNetTrainerSDM", "pnpnet", {"pull": True}),
+        ("nnUNetTrainerPnPNetPaper", "pnpnet", {"dim": 32}),
+        ("nnUNetTrainerMedContextMaskedOnly", "medcontext", {"beta": 2.0}),
+        ("nnUNetTrainerS2VNetNoPropagation", "s2vnet", {"clip": 3}),
+    ],
+)
+def test_what_a_trainer_fixes_wins_over_the_plans(make_trainer, name, section, option):
+    kind = tiny.kind_for(name)
+    plain = make_trainer(name, kind=kind, configuration="2d")
+    told = make_trainer(name, kind=kind, configuration="2d", plans=plans_with(**{section: option}))
+    assert getattr(told.options, section) == getattr(plain.options, section)
+
+
+def test_the_log_says_which_values_of_the_plans_are_not_used(nnunet_folders, make_trainer):
+    nnunet_folders()
+    trainer = make_trainer(
+        "nnUNetTrainerPnPNetPaper", configuration="2d", plans=plans_with(pnpnet={"dim": 32}, schedule={"momentum": 0.5})
+    )
+    trainer.on_train_start()
+    text = Path(trainer.log_file).read_text()
+    assert "Options of pnpnet: PnPNetOptions(push=True, pull=True, levels=None, dim=192" in text
+    assert "nnUNetTrainerPnPNetPaper does not use pnpnet.dim = 32, schedule.momentum = 0.5 of the plans" in text
+
+
+class TwoPasses(CommonTrainer):
+    """A trainer with passes of its own."""
+
+    def loss_passes(self, batch):
+        yield from super().loss_passes(batch)
+        yield {"again": 0 * self.network(batch["data"])[0].sum()}
+
+
+class AroundTwoPasses(MedContext, TwoPasses):
+    pass
+
+
+def test_medcontext_refuses_a_trainer_with_passes_of_its_own(make_trainer):
+    with pytest.raises(InputError, match="puts MedContext around TwoPasses, which has loss passes of its own"):
+        make_trainer(AroundTwoPasses)
+
+
+class AroundClips(MedContext, resolve("nnUNetTrainerS2VNet")):
+    pass
+
+
+def test_medcontext_around_s2vnet_clicks_in_both_views(make_trainer, monkeypatch):
+    plans = plans_with(s2vnet={"interactive": 1.0, "width": 8, "heads": 2}, medcontext={"block": 4})
+    trainer = make_trainer(AroundClips, configuration="2d", plans=plans)
+    trainer.network.train()
+    users = []
+    made = trainer.user_of
+    monkeypatch.setattr(trainer, "user_of", lambda target: users.append(made(target)) or users[-1])
+    step = trainer.train_step(tiny.batch(trainer))
+    assert [user is not None for user in users] == [True, True]
+    assert {"loss_clusters", "loss_masked_clusters", "loss_consistency"} <= step.keys()
+    assert np.isfinite(list(step.values())).all()
+
+
+def test_the_learning_rate_momentum_and_warm_up_come_from_the_plans(make_trainer):
+    schedule = {"learning_rate": 0.1, "momentum": 0.9, "warmup_steps": 3, "iterations": 2}
+    trainer = make_trainer("nnUNetTrainerReference", plans=plans_with(schedule=schedule))
+    assert trainer.optimizer.param_groups[0]["momentum"] == 0.9
+    used = []
+    step = trainer.optimizer.step
+    trainer.optimizer.step = lambda: (used.append(trainer.optimizer.param_groups[0]["lr"]), step())
+    for trainer.current_epoch in range(3):
+        trainer.on_train_epoch_start()
+        start = trainer.optimizer.param_groups[0]["lr"]
+        for _ in range(2):
+            trainer.train_step(tiny.batch(trainer))
+        assert trainer.optimizer.param_groups[0]["lr"] == start
+    rates = [trainer.initial_lr * (1 - epoch / trainer.num_epochs) ** 0.9 for epoch in (0, 0, 1, 1, 2, 2)]
+    assert used == pytest.approx(
+        [rate * warmth for rate, warmth in zip(rates, (0.25, 0.5, 0.75, 1, 1, 1), strict=True)]
+    )
+
+
+def test_a_published_optimizer_does_not_follow_the_plans_but_the_length_does(make_trainer):
+    schedule = {"learning_rate": 0.1, "momentum": 0.9, "epochs": 7}
+    paper = make_trainer("nnUNetTrainerPnPNetPaper", plans=plans_with(schedule=schedule))
+    assert (paper.initial_lr, paper.num_epochs) == (5e-4, 7)
+    # the publication says nothing of the optimizer here
+    assert make_trainer("nnUNetTrainerMedContextPaper", plans=plans_with(schedule=schedule)).initial_lr == 0.1
+
+
+def test_the_line_of_the_log_adds_up():
+    terms = {"segmentation": 1.5, "heatmap": 0.64, "masked": 2.0}
+    line = loss_line(terms, {"segmentation": 1.0, "heatmap": 10.0, "masked": 0.25}, {"gate": 0.8})
+    assert line == "train loss 8.4000 = 1.5000 segmentation + 10 × 0.6400 heatmap + 0.25 × 2.0000 masked; gate 0.8"
+
+
+def test_old_and_new_nnunet_call_load_checkpoint_by_position(make_trainer, tmp_path):
+    trainer = make_trainer("nnUNetTrainerReference")
+    trainer.save_checkpoint(str(tmp_path / "c.pth"))
+    before = [p.clone() for p in trainer.network.parameters()]
+    other = make_trainer("nnUNetTrainerReference", seed=1)
+    other.load_checkpoint(str(tmp_path / "c.pth"))
+    assert all(torch.equal(a, b) for a, b in zip(before, other.network.parameters(), strict=True))
