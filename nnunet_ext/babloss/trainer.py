@@ -134,18 +134,6 @@ class nnUNetTrainerBaBLoss(nnUNetTrainerLandmark):
     options: ClassVar[BaBLossOptions] = BaBLossOptions()
 
 
-class nnUNetTrainerBaBLossA(nnUNetTrainerLandmark):
-    """Direction A alone: landmarks pull the boundaries of organs that nobody drew."""
-
-    options: ClassVar[BaBLossOptions] = BaBLossOptions(b_weight=0.0)
-
-
-class nnUNetTrainerBaBLossB(nnUNetTrainerLandmark):
-    """Direction B alone: drawn boundaries pull landmarks that nobody placed."""
-
-    options: ClassVar[BaBLossOptions] = BaBLossOptions(a_weight=0.0)
-
-
 class nnUNetTrainerBaBLossPaper(LandmarkTrainer):
     """The published arithmetic, with both sides of each term on the same image. Options in the plans do not apply.
 

@@ -1,4 +1,4 @@
-"""Trainers of S2VNet, and the two ablations that show what its parts do. All of them train configuration ``2d``."""
+"""Trainers of S2VNet, and the ablation that shows what propagation does. Both train configuration ``2d``."""
 
 from __future__ import annotations
 
@@ -120,12 +120,6 @@ class nnUNetTrainerS2VNet(SliceClips, CommonTrainer):
             CLUSTERS: cluster_loss(supervision.clusters, whole, loss, resize),
             AUXILIARY: auxiliary_loss(supervision.auxiliary, whole, loss, resize),
         }
-
-
-class nnUNetTrainerS2VNetAutomatic(nnUNetTrainerS2VNet):
-    """Nobody clicks: what the interactive half of the training costs the automatic mode."""
-
-    options: ClassVar[S2VNetOptions] = S2VNetOptions(interactive=0.0)
 
 
 class nnUNetTrainerS2VNetNoPropagation(nnUNetTrainerS2VNet):
