@@ -1,4 +1,6 @@
-"""The catalogue: every trainer of this package, what it is, and where its class lives.
+"""The catalogue: every trainer of this package, what it is for, what was measured, and where its class lives.
+
+A verdict is edited here; tests compare README.md and the pages of the documentation with it.
 
 ``nnUNetTrainerX_50epochs`` (any number) exists for every trainer ``nnUNetTrainerX`` listed here. Such a class is made
 on first use and kept in this module, which is also where ``pickle`` looks for it: a data-loader worker that was started
@@ -8,131 +10,244 @@ with spawn or forkserver resolves the name again through :func:`__getattr__` and
 from __future__ import annotations
 
 import re
+import sys
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
+
+Tier = Literal["methods", "controls and parts", "as published", "combinations"]
+TIERS: tuple[Tier, ...] = get_args(Tier)
 
 
 class Entry(NamedTuple):
-    """Where a trainer's class lives (``module:class``) and one line that says what it is."""
+    """A trainer: where its class lives, and what a user chooses it by.
+
+    Attributes:
+        location: ``module:class``.
+        tier: users are shown the methods first.
+        description: the problem it is for and what it does, in one line.
+        needs: what a data set or a command must have for it; empty: nothing beside what nnU-Net needs.
+        network: ``stock`` if nnU-Net alone can predict with what it trained, else ``own``.
+        measured: better, no difference, worse or not yet, against nnUNetTrainerReference, and where.
+        page: of the documentation, where the numbers are.
+    """
 
     location: str
+    tier: Tier
     description: str
+    needs: str
+    network: Literal["stock", "own"]
+    measured: str
+    page: str
 
 
 TRAINERS: dict[str, Entry] = {
     "nnUNetTrainerReference": Entry(
-        "nnunet_ext.nnunet.trainer:nnUNetTrainerReference",
-        "stock nnU-Net through the common trainer of this package: the baseline of every comparison",
+        location="nnunet_ext.nnunet.trainer:nnUNetTrainerReference",
+        tier="methods",
+        description="a fair baseline: stock nnU-Net through our code",
+        needs="",
+        network="stock",
+        measured="the baseline, equal to nnUNetTrainer bit for bit",
+        page="docs/benchmark.md",
     ),
     "nnUNetTrainerPnPNet": Entry(
-        "nnunet_ext.pnpnet.trainer:nnUNetTrainerPnPNet",
-        "adjacent structures with a confused boundary: pushing and pulling branch (PnPNet)",
-    ),
-    "nnUNetTrainerSDM": Entry(
-        "nnunet_ext.pnpnet.trainer:nnUNetTrainerSDM",
-        "the pushing branch of PnPNet alone: semantic difference module",
-    ),
-    "nnUNetTrainerCCM": Entry(
-        "nnunet_ext.pnpnet.trainer:nnUNetTrainerCCM",
-        "the pulling branch of PnPNet alone: class clustering module",
-    ),
-    "nnUNetTrainerPnPNetPaper": Entry(
-        "nnunet_ext.pnpnet.trainer:nnUNetTrainerPnPNetPaper",
-        "PnPNet as its authors' code computes it, for comparison; about twice the memory",
-    ),
-    "nnUNetTrainerAttenScribble": Entry(
-        "nnunet_ext.attenscribble.trainer:nnUNetTrainerAttenScribble",
-        "only scribbles are annotated: masked CRF loss and attentive similarity (AttenScribble)",
+        location="nnunet_ext.pnpnet.trainer:nnUNetTrainerPnPNet",
+        tier="methods",
+        description="adjacent structures with a confused boundary",
+        needs="",
+        network="own",
+        measured="no difference shown (short trainings)",
+        page="docs/results/pnpnet.md",
     ),
     "nnUNetTrainerMaskedCRF": Entry(
-        "nnunet_ext.attenscribble.trainer:nnUNetTrainerMaskedCRF",
-        "the masked CRF loss of AttenScribble alone; the network is stock nnU-Net's",
+        location="nnunet_ext.attenscribble.trainer:nnUNetTrainerMaskedCRF",
+        tier="methods",
+        description="only scribbles are annotated: masked CRF loss",
+        needs="ignore label",
+        network="stock",
+        measured="better on ACDC, no help on thin lines (short trainings)",
+        page="docs/results/attenscribble.md",
     ),
-    "nnUNetTrainerSSA": Entry(
-        "nnunet_ext.attenscribble.trainer:nnUNetTrainerSSA",
-        "the spatial self-attention of AttenScribble alone, without its losses",
-    ),
-    "nnUNetTrainerAttenScribblePaper": Entry(
-        "nnunet_ext.attenscribble.trainer:nnUNetTrainerAttenScribblePaper",
-        "AttenScribble's published formulation, for comparison",
+    "nnUNetTrainerAttenScribble": Entry(
+        location="nnunet_ext.attenscribble.trainer:nnUNetTrainerAttenScribble",
+        tier="methods",
+        description="only scribbles are annotated: the same and attentive similarity",
+        needs="ignore label",
+        network="stock",
+        measured="better on ACDC, but behind MaskedCRF (short trainings)",
+        page="docs/results/attenscribble.md",
     ),
     "nnUNetTrainerMedContext": Entry(
-        "nnunet_ext.medcontext.trainer:nnUNetTrainerMedContext",
-        "few labels: full and masked views of each patch with an averaged teacher (MedContext); 2.3 times the compute",
-    ),
-    "nnUNetTrainerMedContextMaskedOnly": Entry(
-        "nnunet_ext.medcontext.trainer:nnUNetTrainerMedContextMaskedOnly",
-        "both views of MedContext, but no teacher and no consistency",
-    ),
-    "nnUNetTrainerTubeCutout": Entry(
-        "nnunet_ext.medcontext.trainer:nnUNetTrainerTubeCutout",
-        "the masks of MedContext as plain augmentation: the control for masking itself",
-    ),
-    "nnUNetTrainerMedContextPaper": Entry(
-        "nnunet_ext.medcontext.trainer:nnUNetTrainerMedContextPaper",
-        "MedContext with the arithmetic of its released code, for comparison",
+        location="nnunet_ext.medcontext.trainer:nnUNetTrainerMedContext",
+        tier="methods",
+        description="few labelled cases: masked views and an averaged teacher",
+        needs="2.3 times the compute",
+        network="stock",
+        measured="worse at equal compute (short trainings)",
+        page="docs/results/medcontext.md",
     ),
     "nnUNetTrainerPartialLabels": Entry(
-        "nnunet_ext.partial_labels.trainer:nnUNetTrainerPartialLabels",
-        "not every label was annotated in every case: nnU-Net's loss on what was (annotated_labels in dataset.json)",
-    ),
-    "nnUNetTrainerBaBLoss": Entry(
-        "nnunet_ext.babloss.trainer:nnUNetTrainerBaBLoss",
-        "some cases carry masks, others landmarks: both in one network, each teaching the other (BaBLoss)",
+        location="nnunet_ext.partial_labels.trainer:nnUNetTrainerPartialLabels",
+        tier="methods",
+        description="not every label was annotated in every case",
+        needs="annotated_labels",
+        network="stock",
+        measured="not yet",
+        page="docs/partial_labels.md",
     ),
     "nnUNetTrainerLandmark": Entry(
-        "nnunet_ext.babloss.trainer:nnUNetTrainerLandmark",
-        "segmentation and landmarks in one network, without the bridge of BaBLoss",
+        location="nnunet_ext.babloss.trainer:nnUNetTrainerLandmark",
+        tier="methods",
+        description="some cases carry masks, others only landmarks",
+        needs="landmarks",
+        network="stock",
+        measured="better segmentation (short trainings)",
+        page="docs/results/babloss.md",
     ),
-    "nnUNetTrainerBaBLossA": Entry(
-        "nnunet_ext.babloss.trainer:nnUNetTrainerBaBLossA",
-        "BaBLoss with direction A alone: landmarks pull boundaries that nobody drew",
-    ),
-    "nnUNetTrainerBaBLossB": Entry(
-        "nnunet_ext.babloss.trainer:nnUNetTrainerBaBLossB",
-        "BaBLoss with direction B alone: drawn boundaries pull landmarks that nobody placed",
-    ),
-    "nnUNetTrainerBaBLossPaper": Entry(
-        "nnunet_ext.babloss.trainer:nnUNetTrainerBaBLossPaper",
-        "BaBLoss with the arithmetic of its published code, for comparison",
+    "nnUNetTrainerBaBLoss": Entry(
+        location="nnunet_ext.babloss.trainer:nnUNetTrainerBaBLoss",
+        tier="methods",
+        description="the same, and each kind teaches the other",
+        needs="landmarks on surfaces",
+        network="stock",
+        measured="better segmentation, as Landmark alone (short trainings)",
+        page="docs/results/babloss.md",
     ),
     "nnUNetTrainerS2VNet": Entry(
-        "nnunet_ext.s2vnet.trainer:nnUNetTrainerS2VNet",
-        "volumes with 2D layers only: each slice starts from the cluster centres of its neighbour (S2VNet); for 2d",
+        location="nnunet_ext.s2vnet.trainer:nnUNetTrainerS2VNet",
+        tier="methods",
+        description="volumes too large for 3D, and corrections by clicks",
+        needs="configuration 2d",
+        network="own",
+        measured="no difference shown, clicks help (short trainings)",
+        page="docs/results/s2vnet.md",
     ),
-    "nnUNetTrainerS2VNetAutomatic": Entry(
-        "nnunet_ext.s2vnet.trainer:nnUNetTrainerS2VNetAutomatic",
-        "S2VNet trained without clicks",
+    "nnUNetTrainerSDM": Entry(
+        location="nnunet_ext.pnpnet.trainer:nnUNetTrainerSDM",
+        tier="controls and parts",
+        description="the pushing branch of PnPNet alone: semantic difference module",
+        needs="",
+        network="own",
+        measured="worse, nearly all of it in one of two short trainings",
+        page="docs/results/pnpnet.md",
+    ),
+    "nnUNetTrainerCCM": Entry(
+        location="nnunet_ext.pnpnet.trainer:nnUNetTrainerCCM",
+        tier="controls and parts",
+        description="the pulling branch of PnPNet alone: class clustering module",
+        needs="",
+        network="own",
+        measured="better, in one short training",
+        page="docs/results/pnpnet.md",
+    ),
+    "nnUNetTrainerSSA": Entry(
+        location="nnunet_ext.attenscribble.trainer:nnUNetTrainerSSA",
+        tier="controls and parts",
+        description="the spatial self-attention of AttenScribble alone, without its losses",
+        needs="ignore label",
+        network="own",
+        measured="not yet",
+        page="docs/attenscribble.md",
+    ),
+    "nnUNetTrainerMedContextMaskedOnly": Entry(
+        location="nnunet_ext.medcontext.trainer:nnUNetTrainerMedContextMaskedOnly",
+        tier="controls and parts",
+        description="both views of MedContext, but no teacher and no consistency",
+        needs="twice the compute",
+        network="stock",
+        measured="no difference and worse, on two subsets (short trainings)",
+        page="docs/results/medcontext.md",
+    ),
+    "nnUNetTrainerTubeCutout": Entry(
+        location="nnunet_ext.medcontext.trainer:nnUNetTrainerTubeCutout",
+        tier="controls and parts",
+        description="the masks of MedContext as plain augmentation: the control for masking itself",
+        needs="",
+        network="stock",
+        measured="worse on both subsets of ACDC (short trainings)",
+        page="docs/results/medcontext.md",
     ),
     "nnUNetTrainerS2VNetNoPropagation": Entry(
-        "nnunet_ext.s2vnet.trainer:nnUNetTrainerS2VNetNoPropagation",
-        "S2VNet in which every slice stands alone: the control for propagation",
+        location="nnunet_ext.s2vnet.trainer:nnUNetTrainerS2VNetNoPropagation",
+        tier="controls and parts",
+        description="S2VNet in which every slice stands alone: the control for propagation",
+        needs="configuration 2d",
+        network="own",
+        measured="better, in one short training that sees more places",
+        page="docs/results/s2vnet.md",
+    ),
+    "nnUNetTrainerPnPNetPaper": Entry(
+        location="nnunet_ext.pnpnet.trainer:nnUNetTrainerPnPNetPaper",
+        tier="as published",
+        description="PnPNet as its authors' code computes it",
+        needs="about twice the memory",
+        network="own",
+        measured="not yet",
+        page="docs/results/pnpnet.md",
+    ),
+    "nnUNetTrainerAttenScribblePaper": Entry(
+        location="nnunet_ext.attenscribble.trainer:nnUNetTrainerAttenScribblePaper",
+        tier="as published",
+        description="AttenScribble's published formulation",
+        needs="ignore label",
+        network="own",
+        measured="worse, in one short training",
+        page="docs/results/attenscribble.md",
+    ),
+    "nnUNetTrainerMedContextPaper": Entry(
+        location="nnunet_ext.medcontext.trainer:nnUNetTrainerMedContextPaper",
+        tier="as published",
+        description="MedContext with the arithmetic of its released code",
+        needs="2.3 times the compute",
+        network="stock",
+        measured="worse at equal compute (short trainings)",
+        page="docs/results/medcontext.md",
+    ),
+    "nnUNetTrainerBaBLossPaper": Entry(
+        location="nnunet_ext.babloss.trainer:nnUNetTrainerBaBLossPaper",
+        tier="as published",
+        description="BaBLoss with the arithmetic of its published code",
+        needs="landmarks on surfaces",
+        network="stock",
+        measured="not yet",
+        page="docs/results/babloss.md",
     ),
     "nnUNetTrainerMaskedCRFPnPNet": Entry(
-        "nnunet_ext.combinations:nnUNetTrainerMaskedCRFPnPNet",
-        "PnPNet with the masked CRF loss: scribbles and a confused boundary",
+        location="nnunet_ext.combinations:nnUNetTrainerMaskedCRFPnPNet",
+        tier="combinations",
+        description="PnPNet with the masked CRF loss: scribbles and a confused boundary",
+        needs="ignore label",
+        network="own",
+        measured="not yet",
+        page="docs/own_trainer.md",
     ),
     "nnUNetTrainerMedContextPnPNet": Entry(
-        "nnunet_ext.combinations:nnUNetTrainerMedContextPnPNet",
-        "MedContext around PnPNet: few labels and a confused boundary",
-    ),
-    "nnUNetTrainerMedContextMaskedCRF": Entry(
-        "nnunet_ext.combinations:nnUNetTrainerMedContextMaskedCRF",
-        "MedContext around the masked CRF loss: scribbles in few volumes",
-    ),
-    "nnUNetTrainerMedContextAttenScribble": Entry(
-        "nnunet_ext.combinations:nnUNetTrainerMedContextAttenScribble",
-        "MedContext around AttenScribble: scribbles in few volumes",
-    ),
-    "nnUNetTrainerMedContextPartialLabels": Entry(
-        "nnunet_ext.combinations:nnUNetTrainerMedContextPartialLabels",
-        "MedContext around partial labels: few volumes, not every label in each",
-    ),
-    "nnUNetTrainerMedContextBaBLoss": Entry(
-        "nnunet_ext.combinations:nnUNetTrainerMedContextBaBLoss",
-        "MedContext around BaBLoss: masks in few cases, landmarks in others",
+        location="nnunet_ext.combinations:nnUNetTrainerMedContextPnPNet",
+        tier="combinations",
+        description="MedContext around PnPNet: few labels and a confused boundary",
+        needs="",
+        network="own",
+        measured="not yet",
+        page="docs/own_trainer.md",
     ),
 }
+"""In the order in which they are shown."""
+
+REMOVED: dict[str, str] = {
+    "nnUNetTrainerBaBLossA": "train nnUNetTrainerBaBLoss with plans of nnunet-ext plans … --option babloss.b_weight=0",
+    "nnUNetTrainerBaBLossB": "train nnUNetTrainerBaBLoss with plans of nnunet-ext plans … --option babloss.a_weight=0",
+    "nnUNetTrainerS2VNetAutomatic": "train nnUNetTrainerS2VNet with plans of nnunet-ext plans … --option "
+    "s2vnet.interactive=0",
+    **{
+        f"nnUNetTrainerMedContext{inner}": f"put MedContext around nnUNetTrainer{inner} in two lines of your own, as "
+        "docs/own_trainer.md shows"
+        for inner in ("MaskedCRF", "AttenScribble", "PartialLabels", "BaBLoss")
+    },
+}
+"""What replaces names that were ready-made once."""
 
 OPTIONS: dict[str, str] = {
     "pnpnet": "nnunet_ext.pnpnet.options:PnPNetOptions",
@@ -151,11 +266,16 @@ def default_options(method: str) -> Any:
     return resolve_name(OPTIONS[method])()
 
 
+def in_tier(tier: Tier) -> dict[str, Entry]:
+    """The trainers of one tier by name."""
+    return {name: entry for name, entry in TRAINERS.items() if entry.tier == tier}
+
+
 def resolve(name: str) -> type:
     """The trainer class called ``name``; the same object at every call.
 
     Raises:
-        LookupError: no such trainer; the message lists those that exist.
+        LookupError: no such trainer; the message lists those that exist, or says what replaces one that is gone.
         ImportError: the trainer exists, but something it needs is not installed.
     """
     if name in TRAINERS:
@@ -163,7 +283,8 @@ def resolve(name: str) -> type:
     match = _EPOCHS.fullmatch(name)
     if match is None or match["name"] not in TRAINERS:
         raise LookupError(
-            f"There is no trainer {name!r} in nnunet_ext. There are: {', '.join(TRAINERS)}; "
+            advice(name)
+            or f"There is no trainer {name!r} in nnunet_ext. There are: {', '.join(TRAINERS)}; "
             "each also with a number of epochs, such as nnUNetTrainerPnPNet_50epochs."
         )
     if name not in globals():
@@ -177,10 +298,45 @@ def resolve(name: str) -> type:
     return globals()[name]
 
 
+def advice(name: str) -> str:
+    """One sentence for somebody who asked for a trainer that is not here: what replaces it, or which name is meant.
+
+    Empty for names that are like none, and for those of nnU-Net's own trainers.
+    """
+    match = _EPOCHS.fullmatch(name)
+    base, epochs = (match["name"], name[match.end("name") :]) if match and match["name"] != _PREFIX else (name, "")
+    if base in REMOVED:
+        return f"{base} is no ready-made trainer any more: {REMOVED[base]}."
+    if not name.startswith(_PREFIX) or name in (stock := _stock_trainers()):
+        return ""
+    known = {trainer.removeprefix(_PREFIX).lower(): trainer for trainer in (*stock, *TRAINERS)}
+    close = get_close_matches(base.removeprefix(_PREFIX).lower(), known, n=1, cutoff=0.8)
+    if not close:
+        return ""
+    meant = known[close[0]]
+    return f"There is no trainer {name!r} here; did you mean {meant + (epochs if meant in TRAINERS else '')!r}?"
+
+
+_PREFIX = "nnUNetTrainer"
+
+
+def _stock_trainers() -> set[str]:
+    """Names of nnU-Net's own trainers, from its sources: importing them all takes seconds."""
+    spec = find_spec("nnunetv2")
+    if spec is None or spec.origin is None:
+        return set()
+    sources = (Path(spec.origin).parent / "training" / "nnUNetTrainer").rglob("*.py")
+    classes = re.compile(rf"(?m)^class ({_PREFIX}\w*)")
+    return {name for source in sources for name in classes.findall(source.read_text(encoding="utf-8"))}
+
+
 def __getattr__(name: str) -> Any:
     try:
         return resolve(name)
     except LookupError as error:
+        # nnU-Net asks for every trainer that it does not have itself, and then says to set a variable that is set
+        if sentence := advice(name):
+            print(f"nnunet-ext: {sentence}", file=sys.stderr, flush=True)
         raise AttributeError(str(error)) from None
 
 

@@ -6,10 +6,8 @@ not annotated) go in front of any trainer of this package; those here are tested
 
 from __future__ import annotations
 
-from nnunet_ext.attenscribble.trainer import MaskedCRF, nnUNetTrainerAttenScribble, nnUNetTrainerMaskedCRF
-from nnunet_ext.babloss.trainer import nnUNetTrainerBaBLoss
+from nnunet_ext.attenscribble.trainer import MaskedCRF
 from nnunet_ext.medcontext.trainer import MedContext
-from nnunet_ext.partial_labels.trainer import nnUNetTrainerPartialLabels
 from nnunet_ext.pnpnet.trainer import nnUNetTrainerPnPNet
 
 
@@ -19,19 +17,3 @@ class nnUNetTrainerMaskedCRFPnPNet(MaskedCRF, nnUNetTrainerPnPNet):
 
 class nnUNetTrainerMedContextPnPNet(MedContext, nnUNetTrainerPnPNet):
     """PnPNet trained on full and masked views with a teacher; its centres are supervised on both."""
-
-
-class nnUNetTrainerMedContextMaskedCRF(MedContext, nnUNetTrainerMaskedCRF):
-    """Scribbles in few volumes: partial loss and masked CRF loss on full and masked views, with a teacher."""
-
-
-class nnUNetTrainerMedContextAttenScribble(MedContext, nnUNetTrainerAttenScribble):
-    """The same with attentive similarity."""
-
-
-class nnUNetTrainerMedContextPartialLabels(MedContext, nnUNetTrainerPartialLabels):
-    """Few volumes, and not every label was annotated in each: the teacher also says what nobody drew."""
-
-
-class nnUNetTrainerMedContextBaBLoss(MedContext, nnUNetTrainerBaBLoss):
-    """Masks in few cases, landmarks in others: both heads learn on both views, the teacher is one of segmentation."""

@@ -4,17 +4,21 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_ext.attenscribble.trainer import CRF
-from nnunet_ext.catalogue import TRAINERS
+from nnunet_ext.attenscribble.trainer import CRF, MaskedCRF
+from nnunet_ext.catalogue import TRAINERS, in_tier, resolve
+from nnunet_ext.combinations import nnUNetTrainerMaskedCRFPnPNet, nnUNetTrainerMedContextPnPNet
+from nnunet_ext.medcontext.trainer import MedContext
 from tests import tiny
 
-WRAPPED = {
-    "nnUNetTrainerMaskedCRFPnPNet": "nnUNetTrainerPnPNet",
-    "nnUNetTrainerMedContextPnPNet": "nnUNetTrainerPnPNet",
-    "nnUNetTrainerMedContextMaskedCRF": "nnUNetTrainerMaskedCRF",
-    "nnUNetTrainerMedContextAttenScribble": "nnUNetTrainerAttenScribble",
+TOGETHER = {
+    (MaskedCRF, "nnUNetTrainerPnPNet"): nnUNetTrainerMaskedCRFPnPNet,
+    (MedContext, "nnUNetTrainerPnPNet"): nnUNetTrainerMedContextPnPNet,
+    **{
+        (MedContext, name): type("Own", (MedContext, resolve(name)), {})
+        for name in ("nnUNetTrainerMaskedCRF", "nnUNetTrainerAttenScribble")
+    },
 }
-"""Those that need nothing but the ignore label; the others are tested with their methods and end to end."""
+"""Of the catalogue, and two that users make in two lines. BaBLoss and partial labels inside are tested with these."""
 
 
 def step(trainer):
@@ -23,13 +27,13 @@ def step(trainer):
 
 
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
-@pytest.mark.parametrize("name", WRAPPED)
-def test_the_terms_are_those_of_both_and_the_network_is_that_of_the_wrapped(make_trainer, name, configuration):
-    alone = make_trainer(WRAPPED[name], kind="ignore", configuration=configuration)
-    together = make_trainer(name, kind="ignore", configuration=configuration)
+@pytest.mark.parametrize(("around", "inner"), TOGETHER, ids=[f"{a.__name__}-{inner}" for a, inner in TOGETHER])
+def test_the_terms_are_those_of_both_and_the_network_is_that_of_the_wrapped(make_trainer, around, inner, configuration):
+    alone = make_trainer(inner, kind="ignore", configuration=configuration)
+    together = make_trainer(TOGETHER[around, inner], kind="ignore", configuration=configuration)
     assert together.network.state_dict().keys() == alone.network.state_dict().keys()
     terms, values = set(step(alone)) - {"loss"}, step(together)
-    if name.startswith("nnUNetTrainerMedContext"):
+    if around is MedContext:
         terms |= {term.replace("loss_", "loss_masked_", 1) for term in terms} | {"loss_consistency"}
     else:
         terms |= {f"loss_{CRF}", "stat_gate"}
@@ -60,3 +64,4 @@ def test_every_combination_is_in_the_catalogue():
         name for name, value in vars(combinations).items() if getattr(value, "__module__", "") == combinations.__name__
     }
     assert made == {name for name, entry in TRAINERS.items() if entry.location.startswith("nnunet_ext.combinations:")}
+    assert made == set(in_tier("combinations"))

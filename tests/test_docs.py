@@ -36,16 +36,18 @@ def own_trainers(tmp_path, monkeypatch):
 def test_the_trainer_of_the_documentation_is_found_by_nnunet_and_trains(own_trainers, make_trainer):
     trainer = make_trainer(recursive_find_trainer_class_by_name("nnUNetTrainerEntropy"))
     step = trainer.train_step(tiny.batch(trainer))
-    assert step.keys() == {"loss", "loss_segmentation", "loss_entropy"}
-    assert step["loss_entropy"] > 0
+    assert step.keys() == {"loss", "loss_segmentation", "loss_entropy", "stat_largest_entropy"}
+    assert step["stat_largest_entropy"] >= step["loss_entropy"] > 0
     assert step["loss"] == pytest.approx(step["loss_segmentation"] + 0.1 * step["loss_entropy"], rel=1e-5)
 
 
-def test_the_framework_goes_around_the_trainer_of_the_documentation(own_trainers, make_trainer):
-    from my_methods.entropy_with_teacher import nnUNetTrainerMedContextEntropy
+@pytest.mark.parametrize(("name", "term"), [("FewScribbles", "crf"), ("SureTeacher", "entropy")])
+def test_the_framework_goes_around_another_trainer_in_two_lines(own_trainers, make_trainer, name, term):
+    from my_methods import with_teacher
 
-    trainer = make_trainer(nnUNetTrainerMedContextEntropy)
-    assert {"loss_entropy", "loss_masked_entropy", "loss_consistency"} <= trainer.train_step(tiny.batch(trainer)).keys()
+    trainer = make_trainer(getattr(with_teacher, f"nnUNetTrainer{name}"), kind="ignore")
+    step = trainer.train_step(tiny.batch(trainer))
+    assert {f"loss_{term}", f"loss_masked_{term}", "loss_consistency"} <= step.keys()
 
 
 @pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", "plans/README.md"])

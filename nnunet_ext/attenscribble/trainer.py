@@ -24,6 +24,7 @@ from nnunet_ext.attenscribble.network import AttendedUNet, crf_window
 from nnunet_ext.attenscribble.options import AttenScribbleOptions
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.clean_image import WithCleanImage
+from nnunet_ext.nnunet.options import MethodOptions
 from nnunet_ext.nnunet.outputs import finest, finest_logits
 from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
 from nnunet_ext.nnunet.pretrained import unwrap
@@ -40,7 +41,7 @@ CONFIDENCE, SIMILARITY = "confidence", "similarity"
 class MaskedCRF(CommonTrainer):
     """The masked CRF loss, around the trainer that is next in the bases of a class: its network, its terms."""
 
-    methods = (AttenScribbleOptions,)
+    methods: ClassVar[tuple[type[MethodOptions], ...]] = (AttenScribbleOptions,)
 
     def initialize(self) -> None:
         if self.labels.ignore_label is None:

@@ -25,6 +25,7 @@ from nnunet_ext.landmarks.heatmaps import HeatmapLoss, PaperHeatmapLoss, heatmap
 from nnunet_ext.landmarks.points import State
 from nnunet_ext.landmarks.training.data import SECTION
 from nnunet_ext.landmarks.training.validation import LandmarkValidation
+from nnunet_ext.nnunet.options import MethodOptions
 from nnunet_ext.nnunet.outputs import finest
 from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
 from nnunet_ext.nnunet.plans import extension_settings
@@ -41,7 +42,7 @@ PAIRS_A, PAIRS_B = "pairs_a", "pairs_b"
 class LandmarkTrainer(LandmarkValidation):
     """What all trainers here have in common: the network, and the terms of both heads and of the bridge."""
 
-    methods = (BaBLossOptions,)
+    methods: ClassVar[tuple[type[MethodOptions], ...]] = (BaBLossOptions,)
     heatmap_loss_class: ClassVar[type[nn.Module]] = HeatmapLoss
 
     @classmethod

@@ -10,11 +10,23 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from nnunet_ext.cli import benchmark, demo, evaluate, export, install, landmarks, plans, s2v, scribbles, splits
+from nnunet_ext.cli import (
+    benchmark,
+    demo,
+    evaluate,
+    export,
+    install,
+    landmarks,
+    plans,
+    s2v,
+    scribbles,
+    splits,
+    trainers,
+)
 from nnunet_ext.errors import InputError
 from nnunet_ext.version import __version__
 
-FILES = (install, plans, demo, evaluate, export, benchmark, scribbles, landmarks, s2v, splits)
+FILES = (install, trainers, plans, demo, evaluate, export, benchmark, scribbles, landmarks, s2v, splits)
 """In the order of the help."""
 
 

@@ -1,4 +1,4 @@
-"""``nnunet-ext path``, ``trainers``, ``doctor``, ``enable``, ``disable``: whether nnU-Net finds these trainers."""
+"""``nnunet-ext path``, ``doctor``, ``enable``, ``disable``: whether nnU-Net finds these trainers."""
 
 from __future__ import annotations
 
@@ -12,15 +12,6 @@ def _path(_: argparse.Namespace) -> None:
     from nnunet_ext.discovery import VARIABLE, extended_value
 
     print(extended_value(os.environ.get(VARIABLE)))
-
-
-def _trainers(_: argparse.Namespace) -> None:
-    from nnunet_ext.catalogue import TRAINERS
-
-    width = max(map(len, TRAINERS))
-    for name, entry in TRAINERS.items():
-        print(f"{name:<{width}}  {entry.description}")
-    print("\nEach also with a number of epochs: -tr nnUNetTrainerPnPNet_50epochs")
 
 
 def _doctor(_: argparse.Namespace) -> int:
@@ -51,7 +42,6 @@ def add(commands: Commands) -> None:
         "folders that it already names are kept",
         'export nnUNet_extTrainer="$(nnunet-ext path)"',
     )
-    add_command(commands, "trainers", _trainers, "list the trainers", "nnunet-ext trainers")
     add_command(
         commands, "doctor", _doctor, "check this installation and say how to fix what is wrong", "nnunet-ext doctor"
     )

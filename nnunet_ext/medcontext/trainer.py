@@ -30,6 +30,7 @@ from nnunet_ext.medcontext.consistency import consistency
 from nnunet_ext.medcontext.masking import Tubes, apply_mask
 from nnunet_ext.medcontext.options import MedContextOptions
 from nnunet_ext.medcontext.teacher import Teacher
+from nnunet_ext.nnunet.options import MethodOptions
 from nnunet_ext.nnunet.outputs import finest_logits
 from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.trainer import Batch, CommonTrainer
@@ -43,7 +44,7 @@ MASKED = "masked_"
 class TubeMasking(CommonTrainer):
     """What all trainers here have in common: the options, and a masked view of a patch."""
 
-    methods = (MedContextOptions,)
+    methods: ClassVar[tuple[type[MethodOptions], ...]] = (MedContextOptions,)
 
     @property
     def context(self) -> MedContextOptions:

@@ -161,6 +161,9 @@ class CommonTrainer(nnUNetTrainer):
     @classmethod
     def check_plans(cls, plans: Mapping[str, Any], configuration: str) -> None:
         """Raise InputError if this trainer cannot train this configuration; called before anything is written."""
+        if cls.attach.__func__ is not CommonTrainer.attach.__func__:  # type: ignore[attr-defined]
+            settings = PlansManager(dict(plans)).get_configuration(configuration).configuration
+            plans_file.require_unet(settings, f"Plans {plans['plans_name']}")
 
     def to_remember(
         self, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]

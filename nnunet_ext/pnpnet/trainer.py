@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.options import MethodOptions
 from nnunet_ext.nnunet.outputs import finest
 from nnunet_ext.nnunet.plans import extension_settings
 from nnunet_ext.nnunet.pretrained import unwrap
@@ -26,7 +27,7 @@ CENTERS = "centers"
 class nnUNetTrainerPnPNet(CommonTrainer):
     """Pushing and pulling branch with the sound defaults of :class:`~nnunet_ext.pnpnet.options.PnPNetOptions`."""
 
-    methods = (PnPNetOptions,)
+    methods: ClassVar[tuple[type[MethodOptions], ...]] = (PnPNetOptions,)
 
     @classmethod
     def attach(cls, network: nn.Module, settings: Mapping[str, Any], options: SimpleNamespace) -> nn.Module:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
+from nnunet_ext.nnunet.options import MethodOptions
 from nnunet_ext.nnunet.outputs import finest
 from nnunet_ext.nnunet.plans import extension_settings
 from nnunet_ext.nnunet.slice_clips import SliceClips
@@ -29,7 +30,7 @@ dataset.json."""
 class nnUNetTrainerS2VNet(SliceClips):
     """Both modes in one training: half of the clips are automatic, in the others a simulated user clicks."""
 
-    methods = (S2VNetOptions,)
+    methods: ClassVar[tuple[type[MethodOptions], ...]] = (S2VNetOptions,)
 
     def to_remember(
         self, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]

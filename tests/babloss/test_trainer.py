@@ -9,25 +9,27 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_ext.babloss.trainer import BRIDGE_A, BRIDGE_B, HEATMAP
+from nnunet_ext.babloss.trainer import BRIDGE_A, BRIDGE_B, HEATMAP, nnUNetTrainerBaBLoss
 from nnunet_ext.catalogue import resolve
 from nnunet_ext.discovery import discovery_folder
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.formats import read
 from nnunet_ext.landmarks.points import State
 from nnunet_ext.landmarks.predictor import predict
+from nnunet_ext.medcontext.trainer import MedContext
 from nnunet_ext.nnunet.models import Prediction
 from nnunet_ext.nnunet.trainer import SEGMENTATION
 from tests import tiny
 from tests.landmarks.training import landmark_dataset
 
-TRAINERS = [
-    "nnUNetTrainerLandmark",
-    "nnUNetTrainerBaBLoss",
-    "nnUNetTrainerBaBLossA",
-    "nnUNetTrainerBaBLossB",
-    "nnUNetTrainerBaBLossPaper",
-]
+TRAINERS = {
+    "Landmark": ("nnUNetTrainerLandmark", {}),
+    "BaBLoss": ("nnUNetTrainerBaBLoss", {}),
+    "direction A": ("nnUNetTrainerBaBLoss", {"b_weight": 0.0}),
+    "direction B": ("nnUNetTrainerBaBLoss", {"a_weight": 0.0}),
+    "Paper": ("nnUNetTrainerBaBLossPaper", {}),
+}
+"""Trainers and options: everything that was measured on its own."""
 SURFACES = {"left": ["left"], "right": ["right"], "top": ["left", "right"]}
 
 
@@ -94,14 +96,15 @@ BOTH_KINDS = ([[PRESENT, PRESENT, PRESENT, ABSENT], [UNKNOWN] * 4], [False, True
 @pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
 @pytest.mark.parametrize("name", TRAINERS)
 def test_every_trainer_trains_and_validates(make, name, configuration):
-    trainer = make(name, configuration)
+    trainer_name, options = TRAINERS[name]
+    trainer = make(trainer_name, configuration, options)
     trainer.on_validation_epoch_start()
     trainer.network.train()
     steps = [trainer.train_step(batch_of(trainer, *BOTH_KINDS, seed=seed)) for seed in range(3)]
     assert all(np.isfinite(list(step.values())).all() for step in steps)
     assert {f"loss_{SEGMENTATION}", f"loss_{HEATMAP}"} <= steps[0].keys()
-    assert (f"loss_{BRIDGE_A}" in steps[0]) == (name != "nnUNetTrainerLandmark")
-    assert (f"loss_{BRIDGE_B}" in steps[0]) == (name != "nnUNetTrainerLandmark")
+    assert (f"loss_{BRIDGE_A}" in steps[0]) == (name not in ("Landmark", "direction B"))
+    assert (f"loss_{BRIDGE_B}" in steps[0]) == (name not in ("Landmark", "direction A"))
     trainer.network.eval()
     with torch.no_grad():
         assert trainer.validation_step(batch_of(trainer, *BOTH_KINDS))["tp_hard"].shape == (2,)
@@ -115,20 +118,21 @@ def test_every_trainer_trains_and_validates(make, name, configuration):
     ids=["only segmented", "only landmarks", "nothing"],
 )
 def test_batches_of_one_kind_are_finite_and_have_the_same_terms(make, name, states, drawn):
-    trainer = make(name)
+    trainer_name, options = TRAINERS[name]
+    trainer = make(trainer_name, options=options)
     trainer.network.train()
     ordinary = trainer.train_step(batch_of(trainer, *BOTH_KINDS))
     step = trainer.train_step(batch_of(trainer, states, drawn))
     assert step.keys() == ordinary.keys()
     assert np.isfinite(list(step.values())).all()
     assert all(p.isfinite().all() for p in trainer.network.parameters())
-    if name != "nnUNetTrainerBaBLossPaper":
+    if name != "Paper":
         heads = [p for n, p in trainer.network.named_parameters() if n.startswith("landmark_decoder.")]
         assert all(p.grad is not None for p in heads)  # DDP waits for all of them
 
 
 def test_around_the_bridge_both_views_have_both_heads(make):
-    trainer = make("nnUNetTrainerMedContextBaBLoss")
+    trainer = make(type("Wrapped", (MedContext, nnUNetTrainerBaBLoss), {}))
     trainer.network.train()
     step = trainer.train_step(batch_of(trainer, *BOTH_KINDS))
     views = {f"loss_{view}{term}" for view in ("", "masked_") for term in (SEGMENTATION, HEATMAP, BRIDGE_A, BRIDGE_B)}

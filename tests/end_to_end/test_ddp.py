@@ -34,6 +34,7 @@ class Distributed:
         settings: of our section of the configuration in the plans.
         batch_size: of all processes together.
         declares: what dataset.json says beside the labels.
+        wrapped: with MedContext around the trainer.
     """
 
     trainer: str
@@ -42,6 +43,7 @@ class Distributed:
     settings: dict[str, Any] = field(default_factory=dict)
     batch_size: int = 4
     declares: dict[str, Any] = field(default_factory=dict)
+    wrapped: bool = False
 
 
 def s2v(**options: Any) -> dict[str, Any]:
@@ -64,19 +66,24 @@ TRAINERS = (
         Distributed(f"nnUNetTrainer{name}", kind="ignore")
         for name in ("AttenScribble", "MaskedCRF", "SSA", "AttenScribblePaper", "MaskedCRFPnPNet")
     ),
-    *(Distributed(f"nnUNetTrainerMedContext{name}", kind="ignore") for name in ("MaskedCRF", "AttenScribble")),
+    *(Distributed(f"nnUNetTrainer{name}", kind="ignore", wrapped=True) for name in ("MaskedCRF", "AttenScribble")),
     Distributed("nnUNetTrainerAttenScribble", "3d_fullres", kind="ignore"),
     Distributed("nnUNetTrainerPartialLabels", declares=PARTIAL),
-    Distributed("nnUNetTrainerMedContextPartialLabels", declares=PARTIAL),
+    Distributed("nnUNetTrainerPartialLabels", declares=PARTIAL, wrapped=True),
     *(
         Distributed(f"nnUNetTrainer{name}", kind="ignore", declares=LANDMARKS)
-        for name in ("Landmark", "BaBLoss", "BaBLossA", "BaBLossB", "BaBLossPaper", "MedContextBaBLoss")
+        for name in ("Landmark", "BaBLoss", "BaBLossPaper")
     ),
+    *(
+        Distributed("nnUNetTrainerBaBLoss", kind="ignore", declares=LANDMARKS, settings={"babloss": {weight: 0.0}})
+        for weight in ("a_weight", "b_weight")
+    ),
+    Distributed("nnUNetTrainerBaBLoss", kind="ignore", declares=LANDMARKS, wrapped=True),
     Distributed("nnUNetTrainerBaBLoss", "3d_fullres", kind="ignore", declares=LANDMARKS),
     # 13 slices are 3 clips of 4, which two processes cannot share equally: one for each
     Distributed("nnUNetTrainerS2VNet", settings=s2v(inference_clip=4), batch_size=13),
     Distributed("nnUNetTrainerS2VNet", kind="regions", settings=s2v(inference_clip=4, interactive=1.0), batch_size=13),
-    Distributed("nnUNetTrainerS2VNetAutomatic", settings=s2v(inference_clip=4), batch_size=13),
+    Distributed("nnUNetTrainerS2VNet", settings=s2v(inference_clip=4, interactive=0.0), batch_size=13),
     Distributed("nnUNetTrainerS2VNetNoPropagation", settings=s2v(inference_clip=1)),
 )
 
@@ -101,12 +108,15 @@ def steps_of(case: Distributed, rank: int) -> dict[str, Any]:
     from torch.nn.parallel import DistributedDataParallel
 
     from nnunet_ext.catalogue import resolve
+    from nnunet_ext.medcontext.trainer import MedContext
 
     # nnU-Net takes it for granted that processes which train together have a GPU each
     stock.DDP = lambda network, device_ids: DistributedDataParallel(network)
     # on CPUs there is none; PnPNetPaper's batch norm then knows its own samples alone
     torch.nn.SyncBatchNorm.convert_sync_batchnorm = staticmethod(lambda network, group=None: network)  # type: ignore
     trainer_class = resolve(case.trainer)
+    if case.wrapped:
+        trainer_class = type("Wrapped", (MedContext, trainer_class), {})
 
     class OnCPU(trainer_class):
         def __init__(
@@ -169,7 +179,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "number", range(len(TRAINERS)), ids=[f"{c.trainer}-{c.configuration}-{c.kind}" for c in TRAINERS]
+    "number",
+    range(len(TRAINERS)),
+    ids=[f"{c.trainer}-{c.configuration}-{c.kind}{'-wrapped' * c.wrapped}" for c in TRAINERS],
 )
 def test_two_processes_take_the_same_steps_on_different_samples(trained, number):
     ranks = [torch.load(trained / f"{number}_{rank}.pt") for rank in range(RANKS)]

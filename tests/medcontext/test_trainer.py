@@ -14,11 +14,12 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunet_ext.attenscribble.trainer import nnUNetTrainerAttenScribble
 from nnunet_ext.combinations import nnUNetTrainerMedContextPnPNet
 from nnunet_ext.errors import InputError
 from nnunet_ext.medcontext.consistency import consistency
 from nnunet_ext.medcontext.masking import apply_mask
-from nnunet_ext.medcontext.trainer import nnUNetTrainerMedContext
+from nnunet_ext.medcontext.trainer import MedContext, nnUNetTrainerMedContext
 from nnunet_ext.nnunet.outputs import finest_logits
 from nnunet_ext.nnunet.pretrained import load_pretrained_weights
 from nnunet_ext.nnunet.trainer import CHECKPOINT_KEY
@@ -415,7 +416,8 @@ def test_around_attenscribble_the_network_sees_a_masked_image_and_the_crf_loss_t
     plans = tiny.plans()
     options = {"attenscribble": {"crf_image": "clean"}, "medcontext": {"fill": "mean"}}
     plans["configurations"]["2d"]["nnunet_ext"] = options
-    trainer = make_trainer("nnUNetTrainerMedContextAttenScribble", kind="ignore", configuration="2d", plans=plans)
+    wrapped = type("Wrapped", (MedContext, nnUNetTrainerAttenScribble), {})
+    trainer = make_trainer(wrapped, kind="ignore", configuration="2d", plans=plans)
     trainer.current_epoch = 500
     clean = []
     student, teacher = seen_by(trainer.network), seen_by(trainer.aux["teacher"])

@@ -22,7 +22,12 @@ from nnunet_ext.s2vnet.prompts import Prompts
 from nnunet_ext.s2vnet.trainer import AUXILIARY, CLUSTERS
 from tests import tiny
 
-TRAINERS = ["nnUNetTrainerS2VNet", "nnUNetTrainerS2VNetNoPropagation"]
+TRAINERS = {
+    "S2VNet": ("nnUNetTrainerS2VNet", {}),
+    "without clicks": ("nnUNetTrainerS2VNet", {"interactive": 0}),
+    "NoPropagation": ("nnUNetTrainerS2VNetNoPropagation", {}),
+}
+"""Trainers and options: everything that was measured on its own."""
 SMALL = {"width": 8, "heads": 2, "embedding": 4, "inference_clip": 8}
 
 
@@ -50,7 +55,8 @@ def batch_of(trainer, seed=0):
 @pytest.mark.parametrize("kind", ["classes", "regions", "ignore", "regions+ignore"])
 @pytest.mark.parametrize("name", TRAINERS)
 def test_every_trainer_trains_and_validates(make, name, kind):
-    trainer = make(name, kind=kind)
+    trainer_name, options = TRAINERS[name]
+    trainer = make(trainer_name, kind=kind, options=options)
     trainer.network.train()
     before = {k: v.clone() for k, v in trainer.network.state_dict().items()}
     steps = [trainer.train_step(batch_of(trainer, seed)) for seed in range(2)]
@@ -143,7 +149,7 @@ def test_the_user_clicks_true_labels_and_rounds_see_the_network(make):
             for place, label, weight in zip(prompts.position[b], prompts.label[b], prompts.weight[b], strict=True):
                 if weight:
                     assert user.labels[b][tuple(place.long())] == label
-    assert make("nnUNetTrainerS2VNetAutomatic").user_of(target) is None
+    assert make(options={"interactive": 0}).user_of(target) is None
 
 
 def test_online_validation_is_automatic(make, monkeypatch):
