@@ -1,4 +1,4 @@
-"""Whether PyTorch has a device here."""
+"""Refuses devices that PyTorch does not have here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where nnU-Net finds our trainers.
+"""The folder in which nnU-Net finds our trainers.
 
 nnU-Net (>= 2.8) searches the folders named in the environment variable ``nnUNet_extTrainer`` for a trainer that it
 does not ship (``nnunetv2/utilities/find_objects.py``). After each search it removes every module that came from such a

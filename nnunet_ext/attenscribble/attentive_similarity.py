@@ -1,4 +1,4 @@
-"""From what a network hands out of its stages to the attentive similarity loss; training only."""
+"""Turns what a network hands out of its stages into the attentive similarity loss; training only."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 INERTIA = 0.9
-"""Of the running mean, per batch in which the class is annotated."""
+"""Inertia of the running mean, per batch in which the class is annotated."""
 
 
 class ConfidenceGate(nn.Module):
@@ -59,7 +59,7 @@ class ConfidenceGate(nn.Module):
 
     @property
     def openness(self) -> Tensor:
-        """How far the gate is open, a scalar from 0 to 1."""
+        """Openness of the gate, a scalar from 0 to 1."""
         if self.wait <= 0:
             return torch.ones_like(self.probability[0])
         return (self.probability.min() / self.wait).clamp(max=1)

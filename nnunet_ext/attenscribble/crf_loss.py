@@ -121,7 +121,8 @@ class MaskedCRFLoss(nn.Module):
         self.offsets_per_step = offsets_per_step
 
     def forward(self, logits: Tensor, image: Tensor, unlabelled: Tensor) -> Tensor:
-        """
+        """Return the energy of the unlabelled voxels, averaged.
+
         Args:
             logits: ``(B, K, *spatial)``.
             image: ``(B, C, *spatial)``; no gradient flows to it.

@@ -1,4 +1,4 @@
-"""What the published code of AttenScribble does otherwise; only ``nnUNetTrainerAttenScribblePaper`` uses it.
+"""Differences of the published code of AttenScribble; only ``nnUNetTrainerAttenScribblePaper`` uses it.
 
 Why the defaults differ is said where they are: :mod:`.similarity`, :mod:`.attentive_similarity_loss` and
 :mod:`.spatial_attention`.

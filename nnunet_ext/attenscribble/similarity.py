@@ -51,7 +51,8 @@ class AffinityHead(nn.Module):
         nn.init.constant_(self.weight, math.log(math.e - 1))  # softplus(w) = 1
 
     def forward(self, projected: Projected, window: Window) -> Tensor:
-        """
+        """Return the logits of the similarity for the pairs of half a window.
+
         Args:
             projected: queries and keys ``(B, heads, d, *grid)``.
             window: half a window on the grid.

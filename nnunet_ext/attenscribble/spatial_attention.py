@@ -111,7 +111,8 @@ class SpatialSelfAttention(nn.Module):
         nn.init.zeros_(self.narrow.weight)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Projected]:
-        """
+        """Apply the block to a stage.
+
         Args:
             x: ``(B, C, *grid)``.
 

@@ -1,4 +1,4 @@
-"""How near is the boundary of an organ, if the organ is only a probability? A map with a gradient that moves it.
+"""Nearness to the boundary of an organ that is only a probability: a map with a gradient that moves the boundary.
 
 With B_r(v) the box of radius r around voxel v and n levels::
 

@@ -69,9 +69,11 @@ class LandmarkUNet(nn.Module):
     def forward(
         self, x: Tensor, landmarks: bool | None = None
     ) -> Tensor | list[Tensor] | tuple[Tensor | list[Tensor], Tensor]:
-        """Args:
-        x: ``(B, channels, *patch)``.
-        landmarks: whether to compute them; by default in training mode only.
+        """Segment a patch and, if asked, find its landmarks.
+
+        Args:
+            x: ``(B, channels, *patch)``.
+            landmarks: whether to compute them; by default in training mode only.
 
         Returns:
             What the planned network returns; with landmarks a tuple of that and their logits ``(B, K, *patch)``.

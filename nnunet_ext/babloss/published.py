@@ -94,7 +94,7 @@ def published_soft_map(organ: Tensor, n: int = 10) -> Tensor | None:
 
 
 def largest_component(mask: Mask) -> Mask:
-    """Of components that touch by a face; the mask itself if it is empty."""
+    """Return the largest of the components that touch by a face; the mask itself if it is empty."""
     labels, number = ndimage.label(mask)
     return labels == 1 + np.argmax(np.bincount(labels.flat)[1:]) if number else mask
 

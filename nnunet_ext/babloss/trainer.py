@@ -40,7 +40,7 @@ PAIRS_A, PAIRS_B = "pairs_a", "pairs_b"
 
 
 class LandmarkTrainer(LandmarkValidation):
-    """What all trainers here have in common: the network, and the terms of both heads and of the bridge."""
+    """Base of all trainers here: the network, and the terms of both heads and of the bridge."""
 
     methods: ClassVar[tuple[type[MethodOptions], ...]] = (BaBLossOptions,)
     heatmap_loss_class: ClassVar[type[nn.Module]] = HeatmapLoss

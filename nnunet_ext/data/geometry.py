@@ -1,4 +1,4 @@
-"""Where the voxels of an image are: points in mm (LPS) ↔ indices of the array as nnU-Net's readers deliver it.
+"""Positions of voxels: points in mm (LPS) ↔ indices of the array as nnU-Net's readers deliver it.
 
 The index is ``(z, y, x)``, the order of the array, and (0, 0, 0) is the centre of the first voxel. A 2D image is one
 slice, as in nnU-Net; the third coordinate of its points is the index of that slice. Formats without a geometry (png,
@@ -54,7 +54,7 @@ class Geometry:
 
     @classmethod
     def from_properties(cls, properties: Mapping[str, Any]) -> Geometry:
-        """Of an image that nnU-Net's reader read, or whose properties nnU-Net stored as ``.pkl``.
+        """Return the geometry of an image that nnU-Net's reader read, or whose properties nnU-Net stored as ``.pkl``.
 
         Args:
             properties: of SimpleITKIO, NibabelIO, those with Reorient, or a reader of formats without geometry.
@@ -69,7 +69,7 @@ class Geometry:
 
     @classmethod
     def from_volume(cls, volume: Volume) -> Geometry:
-        """Of a volume that :class:`nnunet_ext.data.reading.Reader` read; the index is 3D even if it is 2D."""
+        """Return the geometry of a volume of :class:`nnunet_ext.data.reading.Reader`; the index is 3D even if it is 2D."""
         return cls._from_parts(volume.geometry)
 
     @classmethod

@@ -20,7 +20,7 @@ from nnunet_ext.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class PreprocessedGrid:
-    """Where the voxels of one preprocessed case are.
+    """Grid of one preprocessed case: where its voxels are.
 
     Attributes:
         geometry: of the original image.
@@ -40,10 +40,12 @@ class PreprocessedGrid:
     def from_properties(
         cls, properties: Mapping[str, Any], plans: Mapping[str, Any], shape: Sequence[int]
     ) -> PreprocessedGrid:
-        """Args:
-        properties: that nnU-Net stores for a preprocessed case, or that its preprocessor returns.
-        plans: content of the plans file.
-        shape: of the preprocessed array without its channels, ``(z, y, x)`` or however the plans transpose.
+        """Return the grid of a case from its properties and plans.
+
+        Args:
+            properties: that nnU-Net stores for a preprocessed case, or that its preprocessor returns.
+            plans: content of the plans file.
+            shape: of the preprocessed array without its channels, ``(z, y, x)`` or however the plans transpose.
 
         Raises:
             InputError: these are the properties of a case that was not preprocessed, or of another shape.

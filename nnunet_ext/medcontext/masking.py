@@ -31,7 +31,7 @@ from torch import Tensor
 from nnunet_ext.errors import InputError
 
 Fill = Literal["zero", "noise", "mean"]
-"""What hidden voxels become: 0, noise with mean and standard deviation of their channel, or that mean."""
+"""Value of hidden voxels: 0, noise with mean and standard deviation of their channel, or that mean."""
 
 
 def default_block(in_plane: Sequence[int]) -> int:
@@ -123,7 +123,7 @@ def apply_mask(data: Tensor, hidden: Tensor, fill: Fill = "zero", image_channels
 
 
 def _filler(image: Tensor, fill: Fill) -> Tensor:
-    """What hidden voxels become; of a shape that broadcasts to the image's."""
+    """Return the values of hidden voxels, of a shape that broadcasts to the image's."""
     if fill == "zero":
         return image.new_zeros(())
     axes = tuple(range(2, image.ndim))

@@ -35,7 +35,7 @@ class MedContextOptions(MethodOptions):
     block: Annotated[int, Field(ge=1)] | None = None
     """Side of a column in voxels; None: an eighth of the patch's. Published: 4 of 128; UNETR: 16 of 96."""
     fill: Fill = "zero"
-    """What hidden voxels become. Published: a learned token that starts at 0."""
+    """Value of hidden voxels. Published: a learned token that starts at 0."""
     mask_per_sample: bool = True
     """Published: False, one mask for the whole batch."""
     consistency: Kind = "relative"

@@ -1,4 +1,4 @@
-"""What the released code of MedContext does otherwise; only ``nnUNetTrainerMedContextPaper`` uses it.
+"""Differences of the released code of MedContext; only ``nnUNetTrainerMedContextPaper`` uses it.
 
 Why the defaults differ is said where they are: :mod:`nnunet_ext.medcontext.consistency` and
 :mod:`nnunet_ext.medcontext.teacher`.

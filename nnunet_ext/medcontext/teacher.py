@@ -61,7 +61,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, data: Tensor) -> Any:
-        """What the network returns in evaluation mode for ``(B, C, *spatial)``."""
+        """Return what the network returns in evaluation mode for ``(B, C, *spatial)``."""
         return self.network(data)
 
     @torch.no_grad()

@@ -38,11 +38,11 @@ from nnunet_ext.nnunet.trainer import Batch, CommonTrainer
 TEACHER = "teacher"
 CONSISTENCY = "consistency"
 MASKED = "masked_"
-"""What the names of the terms on the masked patch begin with."""
+"""Prefix of the names of terms on the masked patch."""
 
 
 class TubeMasking(CommonTrainer):
-    """What all trainers here have in common: the options, and a masked view of a patch."""
+    """Base of all trainers here: the options, and a masked view of a patch."""
 
     methods: ClassVar[tuple[type[MethodOptions], ...]] = (MedContextOptions,)
 

@@ -29,7 +29,7 @@ CHECKPOINT = "checkpoint_final.pth"
 
 
 def model_folder(dataset: str | int, trainer: str, plans: str, configuration: str) -> Path:
-    """Where nnU-Net keeps the folds of a model.
+    """Return the folder in which nnU-Net keeps the folds of a model.
 
     Args:
         dataset: number or name of a data set in ``nnUNet_results``.
@@ -61,7 +61,7 @@ def folds_with(model: Path, names: Sequence[str]) -> dict[str, Path]:
 
 
 def usual_folds(there: Iterable[str]) -> list[str]:
-    """Those of the cross-validation, or the fold ``all`` if there is no other; nnU-Net's predictor takes the first."""
+    """Return the folds of the cross-validation, or ``all`` if there is no other; nnU-Net's predictor takes the first."""
     return [fold for fold in there if fold != "all"] or list(there)
 
 
@@ -121,7 +121,7 @@ def damage_named(model: Path, folds: Sequence[int | str], checkpoint: str) -> It
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the flags of ``nnUNetv2_predict`` say.
+    """Settings of a prediction, as the flags of ``nnUNetv2_predict``.
 
     Attributes:
         folds: all that were trained by default; several are averaged.
@@ -201,7 +201,7 @@ class Prediction:
 
 
 def channel_names(description: Mapping[str, Any]) -> list[str]:
-    """Of a model's image, from the content of its ``dataset.json``; older data sets say ``modality``."""
+    """Return the channels of a model's image, from the content of its ``dataset.json``; older data sets say ``modality``."""
     # in nnU-Net's order (determine_num_input_channels), which decides how many channels the network has
     return list((description["modality"] if "modality" in description else description["channel_names"]).values())
 

@@ -1,4 +1,4 @@
-"""What the networks of this package return, and the logits in it.
+"""Outputs of the networks of this package, and the logits in them.
 
 ============================  =====================  ====================================
 network                       deep supervision       none

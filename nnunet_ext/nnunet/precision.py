@@ -1,4 +1,4 @@
-"""In which precision a training step computes: nnU-Net's, or bfloat16 on a CPU that has units for it.
+"""Precision of a training step: nnU-Net's, or bfloat16 on a CPU that has units for it.
 
 nnU-Net trains with autocast to float16 on a GPU and in float32 on a CPU. CPUs with AMX or AVX512-BF16 multiply bfloat16
 matrices much faster; ``nnunet-ext plans DATASET --option precision.cpu=bfloat16`` writes plans that use them. Weights,
@@ -17,13 +17,13 @@ from torch import Tensor, autocast, nn
 from nnunet_ext.errors import InputError
 
 SECTION = "precision"
-"""Of our settings in the plans: ``{"cpu": "bfloat16"}``."""
+"""Section of our settings in the plans: ``{"cpu": "bfloat16"}``."""
 
 _ON_CPU = ("float32", "bfloat16")
 
 
 class Precision:
-    """What a training step runs in on one device.
+    """Precision of a training step on one device.
 
     Args:
         device: of the training.

@@ -96,7 +96,7 @@ def _described(key: str, saved: Mapping[str, Tensor], own: Mapping[str, Tensor])
 
 
 def _origin(checkpoint: Mapping[str, Any]) -> str:
-    """Where a checkpoint comes from, as far as it says so."""
+    """Name the origin of a checkpoint, as far as it says so."""
     arguments = checkpoint.get("init_args", {})
     plans = arguments.get("plans", {})
     parts = [plans.get("dataset_name"), checkpoint.get("trainer_name"), plans.get("plans_name")]
@@ -105,7 +105,7 @@ def _origin(checkpoint: Mapping[str, Any]) -> str:
 
 
 def _cause(saved: Mapping[str, Tensor], own: Mapping[str, Tensor], differing: Sequence[str]) -> str:
-    """What is different, and what to do."""
+    """Say what is different, and what to do."""
     pairs = [(saved[key].shape, own[key].shape) for key in differing if key in saved]
     for a, b in pairs:
         if len(a) != len(b):

@@ -21,7 +21,7 @@ from nnunet_ext.nnunet.options import STRICT
 
 @dataclass(frozen=True, config=STRICT)
 class Schedule:
-    """What the plans say; None: nnU-Net's own."""
+    """Schedule in the plans; None: nnU-Net's own."""
 
     epochs: Annotated[int, Field(ge=1)] | None = None
     """Number of epochs. nnU-Net: 1000."""

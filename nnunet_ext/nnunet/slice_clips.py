@@ -77,7 +77,7 @@ class SliceClips(CommonTrainer):
             return super().get_dataloaders()
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, Any]:  # noqa: N802
-        """Those of 2D, with one in-plane transform for all slices of a clip, which may also be reversed."""
+        """Return those of 2D, with one in-plane transform for all slices of a clip, which may also be reversed."""
         with self._patch_size(list(self.configuration_manager.patch_size[-2:])):
             rotation, _, size, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         axes = (0, 1, 2) if self.clip > 1 else (1, 2)

@@ -133,7 +133,7 @@ class SlicedCase:
 
     @property
     def slice_axis(self) -> int:
-        """Of the original array: the axis across which slices lie."""
+        """Axis of the original array across which slices lie."""
         return self.grid.transpose[0]
 
     @property
@@ -162,7 +162,7 @@ class SlicedCase:
         return inside(transposed, self.grid.cropped)
 
     def cropped_view(self, array: NDArray) -> NDArray:
-        """Of an array like the original image the part that is segmented, ``(D, H, W)`` as transposed; no copy."""
+        """Return the part of an array like the original image that is segmented, ``(D, H, W)`` as transposed; no copy."""
         box = tuple(slice(a, a + n) for a, n in zip(self.grid.start, self.grid.cropped, strict=True))
         return array.transpose(self.grid.transpose)[box]
 
@@ -194,7 +194,7 @@ class SlicedCase:
 
     @property
     def label_type(self) -> type[np.unsignedinteger]:
-        """Of label maps, as nnU-Net chooses it."""
+        """Return the type of label maps, as nnU-Net chooses it."""
         return np.uint8 if len(self.model.label_manager.foreground_labels) < 255 else np.uint16
 
 

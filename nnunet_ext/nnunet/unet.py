@@ -83,7 +83,7 @@ class PlannedUNet:
         return list(maybe_convert_scalar_to_list(self.conv_op, value))
 
     def downsampling(self, stage: int) -> list[int]:
-        """How many input voxels one voxel of ``stage`` spans, per axis."""
+        """Return how many input voxels one voxel of ``stage`` spans, per axis."""
         total = [1] * self.dim
         for stride in self.strides[: stage + 1]:
             total = [a * b for a, b in zip(total, stride, strict=True)]

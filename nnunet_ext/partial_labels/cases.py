@@ -35,10 +35,12 @@ class AnnotatedHeads:
     def from_dataset_json(
         cls, content: Mapping[str, Any], *, has_regions: bool, where: str = "dataset.json"
     ) -> AnnotatedHeads:
-        """Args:
-        content: of ``dataset.json``.
-        has_regions: the heads are regions, not classes.
-        where: its name, for messages.
+        """Return the annotated heads of all cases from ``dataset.json``.
+
+        Args:
+            content: of ``dataset.json``.
+            has_regions: the heads are regions, not classes.
+            where: its name, for messages.
 
         Raises:
             InputError: the entry contradicts itself or the labels.

@@ -1,4 +1,4 @@
-"""What ``dataset.json`` says about cases in which only some labels were annotated.
+"""Declaration in ``dataset.json`` of cases in which only some labels were annotated.
 
 ::
 
@@ -22,7 +22,7 @@ _NO_ORGAN = {"background", "ignore"}
 
 
 def annotated_labels(content: Mapping[str, Any], where: str = "dataset.json") -> dict[str, frozenset[str]]:
-    """By case, the labels that were annotated in it; elsewhere they are part of the background.
+    """Return, by case, the labels that were annotated in it; elsewhere they are part of the background.
 
     A case without an entry is annotated as its label map says: all labels, except where it has the ignore label.
 

@@ -124,7 +124,7 @@ def assign_and_update(
 
 
 class Clustering(NamedTuple):
-    """What one level of clustering returns; all float32 or the network's dtype."""
+    """Result of one level of clustering; all float32 or the network's dtype."""
 
     pull: Tensor
     """``(B, K, *spatial)``, refined assignment map."""
@@ -187,7 +187,8 @@ class ClassClusteringModule(nn.Module):
         self.exclusive = exclusive
 
     def forward(self, feature: Tensor, centers: Tensor) -> Clustering:
-        """
+        """Assign the voxels of a feature, and move the centres.
+
         Args:
             feature: ``(B, C, *spatial)``, raw skip feature.
             centers: ``(B, K, dim)`` from the level below, or ``(1, K, dim)`` from the atlas.

@@ -41,7 +41,7 @@ from nnunet_ext.pnpnet.semantic_difference import SemanticDifferenceModule
 
 
 class Pulled(NamedTuple):
-    """What the pulling branch returns; the last three serve the centre supervision, at the finest clustered level."""
+    """Result of the pulling branch; the last three serve the centre supervision, at the finest clustered level."""
 
     logits: Tensor
     """``(B, K, *spatial)``, pull logits T, or ``(B, K, *patch)`` if they are fused at full resolution."""
@@ -168,7 +168,8 @@ class PnPNet(nn.Module):
         return self.push[str(stage)](skip, upsampled) if str(stage) in self.push else skip
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor] | tuple[Tensor | list[Tensor], Pulled | None]:
-        """
+        """Segment a patch.
+
         Args:
             x: ``(B, channels, *patch)``.
         """
@@ -197,7 +198,7 @@ def _resize(x: Tensor, size: torch.Size) -> Tensor:
 def attachable_levels(
     planned: PlannedUNet, wanted: Sequence[int], patch_size: Sequence[int] | None = None
 ) -> list[int]:
-    """Those of the ``wanted`` stages that the network has, ascending; stage 0 if it has none of them.
+    """Return the ``wanted`` stages that the network has, ascending; stage 0 if it has none of them.
 
     The bottleneck has no skip connection. Stage 0 is used only where there is nothing else (networks of two stages).
     """

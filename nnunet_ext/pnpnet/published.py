@@ -1,4 +1,4 @@
-"""What the published code of PnPNet does otherwise; only ``nnUNetTrainerPnPNetPaper`` uses it.
+"""Differences of the published code of PnPNet; only ``nnUNetTrainerPnPNetPaper`` uses it.
 
 Why the defaults differ is said where they are: :mod:`nnunet_ext.pnpnet.class_clustering`,
 :mod:`nnunet_ext.pnpnet.semantic_difference`, :mod:`nnunet_ext.pnpnet.losses` and :mod:`nnunet_ext.pnpnet.network`.
@@ -59,7 +59,8 @@ class PaperCenterLoss(nn.Module):
         self.norm_center = nn.LayerNorm(dim, eps=1e-6)
 
     def forward(self, centers: Tensor, feature: Tensor, one_hot: Tensor) -> Tensor:
-        """
+        """Return the distance of the centres from the projected class sums.
+
         Args:
             centers: ``(B, K, dim)``.
             feature: ``(B, C, *spatial)``, raw skip feature of the finest clustered level.

@@ -160,7 +160,8 @@ class SemanticDifferenceModule(nn.Module):
         self.mix = dialect.conv(channels, channels, kernel_size)
 
     def forward(self, skip: Tensor, guide: Tensor) -> Tensor:
-        """
+        """Refine a skip feature.
+
         Args:
             skip: ``(B, C, *spatial)``, feature of the encoder.
             guide: ``(B, C, *spatial)``, upsampled feature of the decoder.

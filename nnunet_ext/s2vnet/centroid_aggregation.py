@@ -70,9 +70,11 @@ class CentroidAggregation(nn.Module):
             self.slope = nn.Parameter(torch.linspace(-3.0, 0.0, heads))
 
     def forward(self, learned: Tensor, bank: Bank) -> Tensor:
-        """Args:
-        learned: ``(N, D)``.
-        bank: of at least one slice.
+        """Return the initial centres of the next slice.
+
+        Args:
+            learned: ``(N, D)``.
+            bank: of at least one slice.
 
         Returns:
             ``(B, N, D)``; the learned centres for samples whose bank is empty.

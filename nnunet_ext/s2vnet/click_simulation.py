@@ -1,4 +1,4 @@
-"""Who clicks in a training: a simulated user, who sees the labels and corrects the network.
+"""A simulated user who clicks in a training, who sees the labels and corrects the network.
 
 In the first round some of the labels of a clip get a click each; in later rounds each label gets one where it is missed
 most. Rounds before the last run without gradients, on features that are computed once, because clicks only move
@@ -69,7 +69,7 @@ def interior_pixels(masks: Tensor, border: float = 0.0, jitter: int = 0) -> Tens
 
 @dataclass(frozen=True)
 class ClickRules:
-    """How a simulated user clicks.
+    """Rules by which a simulated user clicks.
 
     Args:
         first: probability that a label gets a click in the first round.

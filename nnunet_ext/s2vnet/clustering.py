@@ -27,7 +27,7 @@ from torch.nn.functional import normalize, one_hot
 from nnunet_ext.s2vnet.attention import Attention, at_least_float32, full_precision
 
 INITIAL_SCALE, MAX_SCALE = 10.0, 50.0
-"""Of the cosines: where τ starts, and its bound, which half-precision accumulation in nnU-Net's inference can hold."""
+"""Scale of the cosines: where τ starts, and its bound, which half-precision accumulation in nnU-Net's inference can hold."""
 
 
 class CosineLogits(nn.Module):
@@ -103,9 +103,11 @@ class KMeansLayer(nn.Module):
         )
 
     def forward(self, centres: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """Args:
-        centres: ``(B, N, D)``, float32.
-        feature: ``(B, C, h, w)``.
+        """Move the centres once by k-means.
+
+        Args:
+            centres: ``(B, N, D)``, float32.
+            feature: ``(B, C, h, w)``.
 
         Returns:
             The moved centres ``(B, N, D)``, and the logits ``(B, N, h, w)`` by which pixels were assigned.

@@ -1,4 +1,4 @@
-"""From the logits of centres to those of labels, and of nnU-Net's heads.
+"""Turns the logits of centres into those of labels, and of nnU-Net's heads.
 
 Centres are bound to labels, background included, so no matching is needed and a click knows its centre (*inferred*).
 

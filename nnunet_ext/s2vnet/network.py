@@ -37,7 +37,7 @@ SURE = 10.0
 
 
 class Supervision(NamedTuple):
-    """What a loss needs beside the final logits.
+    """Outputs that a loss needs beside the final logits.
 
     Attributes:
         clusters: stage and logits ``(B, heads, T, h, w)`` of each k-means layer.
@@ -63,7 +63,7 @@ class Clustered(NamedTuple):
 
 
 def slices_with_image(x: Tensor) -> Tensor:
-    """Where a clip is not padding, which is zero slices at its ends.
+    """Return the slices of a clip that are not padding, which is zero slices at its ends.
 
     Args:
         x: ``(B, C, T, H, W)``.
@@ -210,9 +210,11 @@ class S2VNet(nn.Module):
     def forward(
         self, x: Tensor, interact: Interact | None = None
     ) -> Tensor | list[Tensor] | tuple[Tensor | list[Tensor], Supervision]:
-        """Args:
-        x: ``(B, C, T, H, W)`` or ``(B, C, H, W)``.
-        interact: in training, who gives prompts; nobody by default.
+        """Segment clips of slices.
+
+        Args:
+            x: ``(B, C, T, H, W)`` or ``(B, C, H, W)``.
+            interact: in training, who gives prompts; nobody by default.
 
         Returns:
             Final logits ``(B, heads, T, H, W)``; with deep supervision a list of these and those of the coarser planned
@@ -263,7 +265,7 @@ class S2VNet(nn.Module):
 
 
 def _squeezed(output: Any) -> Any:
-    """What :meth:`S2VNet.forward` returns for one slice, without its axis."""
+    """Return the result of :meth:`S2VNet.forward` for one slice, without its axis."""
     if isinstance(output, Tensor):
         return output[:, :, 0]
     if isinstance(output, Supervision):

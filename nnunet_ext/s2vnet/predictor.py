@@ -32,7 +32,7 @@ from nnunet_ext.s2vnet.network import S2VNet, slices_with_image
 Direction = Literal["forward", "backward", "both"]
 
 FEATURE_BYTES = 512 * 2**20
-"""Of features kept for the second direction: some 35 slices of 256 × 224 pixels in one flip, in a planned network."""
+"""Memory of features kept for the second direction: some 35 slices of 256 × 224 pixels in one flip, in a planned network."""
 
 
 class S2VPredictor(nnUNetPredictor):
@@ -62,7 +62,7 @@ class S2VPredictor(nnUNetPredictor):
     def initialize_from_trained_model_folder(
         self, model_training_output_dir: str, use_folds: Any, checkpoint_name: str = "checkpoint_final.pth"
     ) -> None:
-        """As nnU-Net's.
+        """Load a trained model, as nnU-Net's predictor does.
 
         Raises:
             InputError: it is no model of S2VNet.

@@ -144,11 +144,13 @@ class PromptedCentres(nn.Module):
         self.clicked = nn.Parameter(0.02 * torch.randn(width))
 
     def forward(self, centres: Tensor, features: Sequence[Tensor], prompts: Prompts, size: Sequence[int]) -> Tensor:
-        """Args:
-        centres: ``(B, N, D)``, float32.
-        features: of this slice, each ``(B, C, h, w)``.
-        prompts: all of them count, whatever their slice.
-        size: ``(H, W)`` of the slice.
+        """Return the centres of a slice, moved by the prompts.
+
+        Args:
+            centres: ``(B, N, D)``, float32.
+            features: of this slice, each ``(B, C, h, w)``.
+            prompts: all of them count, whatever their slice.
+            size: ``(H, W)`` of the slice.
 
         Returns:
             ``(B, N, D)``.
