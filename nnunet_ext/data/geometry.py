@@ -69,7 +69,7 @@ class Geometry:
 
     @classmethod
     def from_volume(cls, volume: Volume) -> Geometry:
-        """Return the geometry of a volume of :class:`nnunet_ext.data.reading.Reader`; the index is 3D even if it is 2D."""
+        """Return the geometry of a volume; the index is 3D even if the volume is 2D."""
         return cls._from_parts(volume.geometry)
 
     @classmethod

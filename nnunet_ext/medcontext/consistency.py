@@ -29,7 +29,9 @@ Kind = Literal["relative", "official", "kl"]
 
 
 def consistency(student: Tensor, teacher: Tensor, kind: Kind = "relative", *, exclusive: bool = True) -> Tensor:
-    """Return the distance of the student from the teacher, a scalar in float32 or wider, without gradient to the teacher.
+    """Return the distance of the student from the teacher, a scalar in float32 or wider.
+
+    No gradient flows to the teacher.
 
     Args:
         student: logits, ``(B, K, *spatial)``.

@@ -61,7 +61,7 @@ def folds_with(model: Path, names: Sequence[str]) -> dict[str, Path]:
 
 
 def usual_folds(there: Iterable[str]) -> list[str]:
-    """Return the folds of the cross-validation, or ``all`` if there is no other; nnU-Net's predictor takes the first."""
+    """Return the folds of the cross-validation, or ``all`` if there is no other, as nnU-Net's predictor does."""
     return [fold for fold in there if fold != "all"] or list(there)
 
 
@@ -201,7 +201,7 @@ class Prediction:
 
 
 def channel_names(description: Mapping[str, Any]) -> list[str]:
-    """Return the channels of a model's image, from the content of its ``dataset.json``; older data sets say ``modality``."""
+    """Return the names of an image's channels, from the content of ``dataset.json``; older ones say ``modality``."""
     # in nnU-Net's order (determine_num_input_channels), which decides how many channels the network has
     return list((description["modality"] if "modality" in description else description["channel_names"]).values())
 

@@ -162,7 +162,7 @@ class SlicedCase:
         return inside(transposed, self.grid.cropped)
 
     def cropped_view(self, array: NDArray) -> NDArray:
-        """Return the part of an array like the original image that is segmented, ``(D, H, W)`` as transposed; no copy."""
+        """Return the segmented part of an array like the original image, ``(D, H, W)`` as transposed; no copy."""
         box = tuple(slice(a, a + n) for a, n in zip(self.grid.start, self.grid.cropped, strict=True))
         return array.transpose(self.grid.transpose)[box]
 

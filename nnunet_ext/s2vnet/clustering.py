@@ -27,7 +27,7 @@ from torch.nn.functional import normalize, one_hot
 from nnunet_ext.s2vnet.attention import Attention, at_least_float32, full_precision
 
 INITIAL_SCALE, MAX_SCALE = 10.0, 50.0
-"""Scale of the cosines: where τ starts, and its bound, which half-precision accumulation in nnU-Net's inference can hold."""
+"""Scale τ of the cosines: its start, and a bound that half-precision accumulation in nnU-Net's inference can hold."""
 
 
 class CosineLogits(nn.Module):

@@ -32,7 +32,7 @@ from nnunet_ext.s2vnet.network import S2VNet, slices_with_image
 Direction = Literal["forward", "backward", "both"]
 
 FEATURE_BYTES = 512 * 2**20
-"""Memory of features kept for the second direction: some 35 slices of 256 × 224 pixels in one flip, in a planned network."""
+"""Memory of features kept for the second direction: some 35 slices of 256 × 224 pixels in one flip."""
 
 
 class S2VPredictor(nnUNetPredictor):
