@@ -39,6 +39,7 @@ from torch import distributed as dist
 from nnunet_ext.devices import require_device
 from nnunet_ext.files import replacing
 from nnunet_ext.nnunet import plans as plans_file
+from nnunet_ext.nnunet.annotated import never_annotated
 from nnunet_ext.nnunet.checkpoints import read_checkpoint
 from nnunet_ext.nnunet.labels import LabelView
 from nnunet_ext.nnunet.loss_line import loss_line
@@ -302,6 +303,16 @@ class CommonTrainer(nnUNetTrainer):
         used = {**vars(self.options), "schedule": self.schedule}
         if ignored := not_applied(used, {name: plans_file.extension_settings(settings, name) for name in used}):
             self.print_to_log_file(f"{type(self).__name__} does not use {', '.join(ignored)} of the plans")
+        sparse = self.labels.ignore_label is not None and self.local_rank == 0
+        if sparse and (missing := never_annotated(self.training_data, self.dataset_json["labels"])):
+            self.print_to_log_file(
+                f"WARNING: no training case of fold {self.fold} annotates {', '.join(missing)}, so it cannot be learned; "
+                "annotate it in some cases, or choose other folds (nnunet-ext splits)"
+            )
+
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        self.training_data, validation = super().get_tr_and_val_datasets()
+        return self.training_data, validation
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()

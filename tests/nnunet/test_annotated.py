@@ -1,0 +1,47 @@
+"""What a training split does not annotate is said before the training."""
+
+from pathlib import Path
+
+import pytest
+
+from nnunet_ext.nnunet.annotated import never_annotated
+
+
+class Cases:
+    """As nnU-Net's data set, with the locations that its preprocessing keeps."""
+
+    def __init__(self, *locations):
+        self.locations = dict(enumerate(locations))
+        self.identifiers = list(self.locations)
+
+    def load_case(self, case):
+        return None, None, None, {"class_locations": self.locations[case]}
+
+
+def test_a_label_counts_as_annotated_if_one_case_has_a_voxel_of_it():
+    cases = Cases({1: [], 2: [[0, 1, 2, 3]]}, {1: [], 2: []})
+    assert never_annotated(cases, {"background": 0, "left": 1, "right": 2, "ignore": 3}) == ["left"]
+
+
+def test_regions_are_named_too():
+    cases = Cases({(1, 2): [[0, 0, 0, 0]], (2,): [], 3: []})
+    labels = {"background": 0, "whole": [1, 2], "core": [2], "spot": 3, "ignore": 4}
+    assert never_annotated(cases, labels) == ["core", "spot"]
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_a_training_says_which_class_no_case_annotates(nnunet_folders, make_trainer, monkeypatch, present):
+    nnunet_folders("ignore")
+    trainer = make_trainer("nnUNetTrainerMaskedCRF", kind="ignore", configuration="2d")
+    if not present:
+        load = trainer.dataset_class.load_case
+
+        def without_right(dataset, case):
+            *rest, properties = load(dataset, case)
+            properties["class_locations"][2] = []
+            return (*rest, properties)
+
+        monkeypatch.setattr(trainer.dataset_class, "load_case", without_right)
+    trainer.on_train_start()
+    warning = "WARNING: no training case of fold 0 annotates right, so it cannot be learned"
+    assert (warning in Path(trainer.log_file).read_text()) != present
