@@ -306,8 +306,8 @@ class CommonTrainer(nnUNetTrainer):
         sparse = self.labels.ignore_label is not None and self.local_rank == 0
         if sparse and (missing := never_annotated(self.training_data, self.dataset_json["labels"])):
             self.print_to_log_file(
-                f"WARNING: no training case of fold {self.fold} annotates {', '.join(missing)}, so it cannot be learned; "
-                "annotate it in some cases, or choose other folds (nnunet-ext splits)"
+                f"WARNING: no training case of fold {self.fold} annotates {', '.join(missing)}, so it cannot be "
+                "learned; annotate it in some cases, or choose other folds (nnunet-ext splits)"
             )
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
