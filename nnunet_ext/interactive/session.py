@@ -31,7 +31,7 @@ from nnunet_ext.discovery import register
 from nnunet_ext.errors import InputError
 from nnunet_ext.interactive.correction import Correction, Progress, State
 from nnunet_ext.interactive.drawing import Box, as_array, box_voxels, filled, mask_voxels, point_voxels
-from nnunet_ext.nnunet.models import damage_named, folds_with, trained_folds
+from nnunet_ext.nnunet.models import folds_with, require_openable, trained_folds
 from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.sliced_case import SlicedCase
 from nnunet_ext.s2vnet.network import S2VNet
@@ -108,8 +108,8 @@ class S2VSession:
         predictor = S2VPredictor(
             use_mirroring=False, perform_everything_on_device=False, device=self.device, allow_tqdm=False
         )
-        with damage_named(folder, [fold], checkpoint_name):
-            predictor.initialize_from_trained_model_folder(str(folder), (fold,), checkpoint_name)
+        require_openable(folder, [fold], checkpoint_name)
+        predictor.initialize_from_trained_model_folder(str(folder), (fold,), checkpoint_name)
         self.initialize_from_predictor(predictor)
 
     def initialize_from_predictor(self, predictor: S2VPredictor) -> None:
