@@ -1,4 +1,4 @@
-"""One session, and the one thread that works with it: what is asked for meanwhile waits."""
+"""The one thread that works with a session: what is asked for meanwhile waits."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Change:
     notices: tuple[str, ...] = ()
 
 
-class Desk:
+class SessionWorker:
     """See the module's docstring.
 
     Args:
@@ -75,7 +75,7 @@ class Desk:
         self._undoable = 0
         self._cancelled = threading.Event()
         self._waiting = 0
-        self._worker = ThreadPoolExecutor(1, "session")
+        self._thread = ThreadPoolExecutor(1, "session")
         session.progress = self._report
 
     async def do(self, call: Callable[[], Result]) -> Result:
@@ -90,7 +90,7 @@ class Desk:
             raise Busy("Too many prompts are waiting; wait for the first of them.")
         self._waiting += 1
         try:
-            return await asyncio.wrap_future(self._worker.submit(self._called, call))
+            return await asyncio.wrap_future(self._thread.submit(self._called, call))
         finally:
             self._waiting -= 1
 
@@ -106,7 +106,7 @@ class Desk:
             except Exception as error:
                 self.failure = str(error) or type(error).__name__
 
-        self._worker.submit(work)
+        self._thread.submit(work)
 
     async def apply(self, prompt: Any) -> Change:
         """A prompt, as an entry of the list.
@@ -133,7 +133,7 @@ class Desk:
     def close(self) -> None:
         """End what is being computed, and the thread."""
         self.cancel()
-        self._worker.shutdown(cancel_futures=True)
+        self._thread.shutdown(cancel_futures=True)
 
     @property
     def state(self) -> dict[str, Any]:

@@ -1,0 +1,99 @@
+"""What nnInteractive's client says about an image or a prompt, as JSON in the body or in a header."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.interactive.prompt_list import Position, Range, shortened
+
+Model = TypeVar("Model", bound=BaseModel)
+
+JSON_BYTES = 2**20
+"""Of a request without an array."""
+
+
+class _Said(BaseModel):
+    model_config = ConfigDict(strict=True)  # further keys are those of other versions of the client
+
+
+class Properties(_Said):
+    """Of an image; spacing in mm of z, y, x."""
+
+    spacing: list[Annotated[float, Field(gt=0, le=2**31)]] = Field(default=None, min_length=3, max_length=3)
+
+
+class ImageSaid(_Said):
+    """Of an image."""
+
+    image_properties: Properties | None = Field(default=None, description='{"spacing": [z, y, x]} in mm')
+
+
+class BufferSaid(_Said):
+    """Of the array that the client keeps the mask in."""
+
+    shape: list[Annotated[int, Field(ge=0, le=2**31)]] = Field(description="[z, y, x]")
+    dtype: Literal["bool", "uint8", "uint16", "int16", "int32", "float32"] = Field(
+        description="bool, uint8, uint16, int16, int32 or float32"
+    )
+
+
+class PromptSaid(_Said):
+    """Of every prompt."""
+
+    include_interaction: bool = Field(description="true or false")
+    run_prediction: bool = Field(default=True, description="true or false")
+
+
+class PointSaid(PromptSaid):
+    """Of a click."""
+
+    coordinates: Position = Field(description="[z, y, x]")
+
+
+class BoxSaid(PromptSaid):
+    """Of a box; viewers send corners with fractions, and beyond the border."""
+
+    bbox_coords: list[Range] = Field(min_length=3, max_length=3, description="[[z0, z1], [y0, y1], [x0, x1]]")
+
+
+class MaskSaid(PromptSaid):
+    """Of a scribble or a lasso."""
+
+    interaction_bbox: list[Range] | None = Field(
+        default=None, min_length=3, max_length=3, description="[[z0, z1], [y0, y1], [x0, x1]]"
+    )
+
+
+class InitialSaid(_Said):
+    """Of a segmentation to start from."""
+
+    run_prediction: bool = Field(default=False, description="true or false")
+
+
+def read(model: type[Model], content: str | bytes, what: str = "The request") -> Model:
+    """Return what a client said.
+
+    Args:
+        model: one of the classes above.
+        content: JSON.
+        what: it is, for messages.
+
+    Raises:
+        InputError: it is too long or no JSON object, or something in it is missing or wrong.
+    """
+    if len(content) > JSON_BYTES:
+        raise InputError(f"{what} has {len(content)} bytes; without an array it may have {JSON_BYTES}.")
+    try:
+        return model.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+    if not first["loc"]:
+        raise InputError(f"{what} is no JSON object.")
+    key = str(first["loc"][0])
+    expected = model.model_fields[key].description
+    if first["type"] == "missing":
+        raise InputError(f"{what} has no {key}; expected is {expected}.")
+    raise InputError(f"{what} has {key} with {shortened(first['input'])}; expected is {expected}.")
