@@ -30,7 +30,7 @@ reorders operations, so bit for bit cannot be expected."""
 
 
 def write_weights(network: nn.Module, file: Path) -> None:
-    """For ``safetensors.torch.load_model``.
+    """Write the weights for ``safetensors.torch.load_model``.
 
     Tensors that a network holds under several names (nnU-Net's decoder knows its encoder) are written under the first,
     such as ``encoder.stages.0.0.convs.0.conv.weight``; ``load_model`` knows the others from the network.
@@ -41,7 +41,7 @@ def write_weights(network: nn.Module, file: Path) -> None:
 
 
 def write_description(exported: Model, record: Mapping[str, Any], file: Path) -> None:
-    """What is needed to build the network, feed it and read its output, of one resolved configuration."""
+    """Write what is needed to build the network, feed it and read its output, of one resolved configuration."""
     configuration = record["configuration"]
     manager, settings = exported.managers(configuration)
     channels, heads = exported.channels(configuration)

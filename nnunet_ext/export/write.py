@@ -62,7 +62,7 @@ BESIDE = "landmark_thresholds.json"
 
 @dataclass(frozen=True)
 class Exported:
-    """What :func:`export_model` wrote.
+    """Result of :func:`export_model`.
 
     Attributes:
         path: folder or zip file.
@@ -79,7 +79,7 @@ class Exported:
     onnx: Mapping[str, float]
 
     def report(self) -> str:
-        """What it is, what it needs, and the commands to type next."""
+        """Return what it is, what it needs, and the commands to type next."""
         record = self.record
         lines = [f"{self.path}: {record['trained_with']}, {len(record['checkpoints'])} checkpoint(s)."]
         if not record["requires"]:
@@ -239,7 +239,7 @@ def _write_descriptions(exported: Model, record: Mapping[str, Any], name: str) -
 
 
 def _copy_postprocessing(source: Path, root: Path, files: Sequence[Path]) -> None:
-    """What ``nnUNetv2_find_best_configuration`` found for exactly these folds; not the metrics, which name cases."""
+    """Copy what nnU-Net's search for postprocessing found for exactly these folds; not the metrics, which name cases."""
     folds = sorted({file.parent.name.removeprefix("fold_") for file in files})
     place = Path(f"crossval_results_folds_{'_'.join(folds)}", "postprocessing.pkl")
     if (source / place).is_file():

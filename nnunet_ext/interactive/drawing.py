@@ -1,4 +1,4 @@
-"""What a user draws, as voxels of the image: points, masks, lassos and boxes, checked before anything else happens."""
+"""Points, masks, lassos and boxes as voxels of the image, checked before anything else happens."""
 
 from __future__ import annotations
 

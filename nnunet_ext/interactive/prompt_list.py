@@ -115,7 +115,7 @@ class Prompt:
 
     @property
     def waits(self) -> bool:
-        """For the next prompt, instead of being segmented."""
+        """Whether it waits for the next prompt, instead of being segmented."""
         return bool(self.content.get("wait"))
 
     def apply(self, session: S2VSession) -> Box | None:

@@ -159,7 +159,7 @@ class S2VSession:
         self._use(SlicedCase.from_array(as_array(image), image_properties or {}, self.model))
 
     def set_image_from_files(self, files: Sequence[str | Path]) -> None:
-        """As :meth:`set_image`, of one file per channel; results can then be written with :meth:`write`.
+        """Read one file per channel, then as :meth:`set_image`; results can then be written with :meth:`write`.
 
         Raises:
             InputError: no model, or files that cannot be read or do not fit it.
@@ -244,7 +244,7 @@ class S2VSession:
 
     @property
     def active_label(self) -> int:
-        """Of prompts that name none."""
+        """Value of the label of prompts that name none."""
         return self._active
 
     def add_point_interaction(
@@ -423,7 +423,7 @@ class S2VSession:
 
     @property
     def undo_steps(self) -> int:
-        """How many calls can be undone."""
+        """Number of calls that can be undone."""
         return len(self._history)
 
     def reset_interactions(self) -> None:

@@ -107,7 +107,7 @@ def load_untrusted(file: str | Path, map_location: Any = "cpu") -> dict[str, Any
 
 
 def _may_be_a_pickle(path: Path) -> bool:
-    """Whether it begins as the files of ``torch.save`` do, now and formerly; of anything else nobody need be warned."""
+    """Return whether it begins as the files of ``torch.save`` do, now and formerly; anything else cannot run code."""
     with path.open("rb") as file:
         return file.read(2) in {b"PK", b"\x80\x02"}
 

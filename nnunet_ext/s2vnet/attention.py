@@ -52,10 +52,12 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, queries: Tensor, tokens: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Args:
-        queries: ``(B, Q, D)``.
-        tokens: ``(B, K, D)``.
-        bias: broadcasts to ``(B, heads, Q, K)``; added before the softmax.
+        """Attend to tokens.
+
+        Args:
+            queries: ``(B, Q, D)``.
+            tokens: ``(B, K, D)``.
+            bias: broadcasts to ``(B, heads, Q, K)``; added before the softmax.
 
         Returns:
             ``(B, Q, D)``.

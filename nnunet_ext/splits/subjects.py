@@ -37,9 +37,11 @@ are sites or studies rather than subjects (``site1_001``, ``BraTS2021_00012``). 
 
 @dataclass(frozen=True)
 class Grouping:
-    """Attributes:
-    by: what the user said, such as ``pairs``; or where it was found.
-    subject_of: exactly one subject for every case.
+    """Which case is of which subject.
+
+    Attributes:
+        by: what the user said, such as ``pairs``; or where it was found.
+        subject_of: exactly one subject for every case.
     """
 
     by: str
@@ -47,7 +49,7 @@ class Grouping:
 
     @property
     def subjects(self) -> tuple[str, ...]:
-        """In alphabetical order."""
+        """Subjects in alphabetical order."""
         return tuple(sorted(set(self.subject_of.values())))
 
 
@@ -129,7 +131,7 @@ def _from_names(cases: Sequence[str]) -> dict[str, str]:
 
 
 def numbered(case: str) -> tuple[str, str, str] | None:
-    """What is before, in, and after the last number of a name: ``("hippocampus_", "001", "")``; None without any."""
+    """Return what is before, in, and after the last number of a name: ``("case_", "001", "")``; None without any."""
     match = re.fullmatch(r"(.*?)(\d+)(\D*)", case)
     return (match[1], match[2], match[3]) if match else None
 

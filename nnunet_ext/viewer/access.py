@@ -101,7 +101,7 @@ class AccessMiddleware:
         await self.app(scope, receive_limited, send_with_headers)
 
     def _refusal(self, scope: Scope, headers: Headers) -> ASGIApp | None:
-        """The answer to who may not come in, or a link's redirection; None for everybody else."""
+        """Return the answer to a request that is refused, or a link's redirection; None for every other one."""
         host = headers.get("host", "")
         if _without_port(host) not in self.hosts:
             return _refused(f"This server is not called {host[:80]}.", 421)
@@ -169,5 +169,5 @@ def _without_port(host: str) -> str:
 
 
 def _same(given: str, expected: str) -> bool:
-    """In a time that tells nothing about where they differ."""
+    """Compare in a time that tells nothing about where they differ."""
     return secrets.compare_digest(given.encode("utf-8", "surrogateescape"), expected.encode())

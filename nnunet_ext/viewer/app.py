@@ -1,4 +1,4 @@
-"""What the page asks for: the image, the label map, prompts, and the files at the end."""
+"""The page and its API: the image, the label map, prompts, and the files at the end."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _add_refusals(app: FastAPI) -> None:
 
 
 def _image(worker: SessionWorker, case: Case) -> APIRouter:
-    """The image, and what is known about it."""
+    """Routes of the image and its description."""
     router, session, display = APIRouter(), worker.session, case.display
     reader = Reader(session.model.plans_manager.plans["image_reader_writer"])
     files = {str(channel): file for channel, file in enumerate(case.images)}
@@ -130,7 +130,7 @@ def _image(worker: SessionWorker, case: Case) -> APIRouter:
 
 
 def _prompts(worker: SessionWorker, case: Case) -> APIRouter:
-    """The label map, and what changes it."""
+    """Routes of the label map and of what changes it."""
     router = APIRouter()
 
     async def answer(change: Change) -> Response:
@@ -161,7 +161,7 @@ def _prompts(worker: SessionWorker, case: Case) -> APIRouter:
 
 
 def _files(worker: SessionWorker, case: Case) -> APIRouter:
-    """What the user keeps."""
+    """Routes of the files that the user keeps."""
     router, session, out = APIRouter(), worker.session, case.out
     name = out.name if out else case.stem + "_segmentation" + session.model.dataset_json["file_ending"]
 
@@ -184,7 +184,7 @@ def _files(worker: SessionWorker, case: Case) -> APIRouter:
 
 
 def _page() -> APIRouter:
-    """The files of the page, by name, so that what a request says never becomes a path."""
+    """Routes of the page's files, by name, so that nothing of a request becomes a path."""
     router = APIRouter()
     files = {f"/{path.name}": path for path in sorted(PAGE.glob("*.*"))}
     files["/"] = PAGE / "index.html"

@@ -27,7 +27,15 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.interactive.drawing import Box
 from nnunet_ext.interactive.session import S2VSession
 from nnunet_ext.viewer.lease import LIVENESS_SECONDS, Client, Full, Gone, Lease
-from nnunet_ext.viewer.requests import BoxSaid, BufferSaid, ImageSaid, InitialSaid, MaskSaid, PointSaid, read
+from nnunet_ext.viewer.requests import (
+    BoxRequest,
+    BufferRequest,
+    ImageRequest,
+    InitialRequest,
+    MaskRequest,
+    PointRequest,
+    read,
+)
 from nnunet_ext.viewer.wire import pack, unpack
 from nnunet_ext.viewer.worker import Busy, SessionWorker
 
@@ -137,7 +145,7 @@ def create_remote(session: S2VSession, image_bytes: int = 2**31) -> FastAPI:
 
 
 def _connection(remote: RemoteSession) -> APIRouter:
-    """Coming, staying and going."""
+    """Routes of the lease, and what the server can do."""
     router = APIRouter()
 
     @router.get("/healthz")
@@ -177,19 +185,19 @@ def _connection(remote: RemoteSession) -> APIRouter:
 
 
 def _image(remote: RemoteSession) -> APIRouter:
-    """The image, and the array that the client keeps its mask in."""
+    """Routes of the image, and of the array that the client keeps its mask in."""
     router = APIRouter()
 
     @router.post("/set_image")
     async def set_image(request: Request) -> dict[str, Any]:
-        client, said = remote.client(request), read(ImageSaid, request.headers.get(META, "{}"), f"The header {META}")
+        client, said = remote.client(request), read(ImageRequest, request.headers.get(META, "{}"), f"The header {META}")
         spacing = said.image_properties and said.image_properties.spacing
         shape = await remote.set_image(client, await request.body(), {"spacing": spacing})
         return {"original_image_shape": shape}
 
     @router.post("/set_target_buffer")
     async def set_target_buffer(request: Request) -> dict[str, Any]:
-        client, wanted = remote.client(request), read(BufferSaid, await request.body())
+        client, wanted = remote.client(request), read(BufferRequest, await request.body())
 
         def work() -> None:
             shape = list(remote.session.case.shape)
@@ -214,7 +222,7 @@ def _image(remote: RemoteSession) -> APIRouter:
 
 
 def _prompts(remote: RemoteSession) -> APIRouter:
-    """What the client draws, and undo."""
+    """Routes of what the client draws, and of undo."""
     router, session = APIRouter(), remote.session
 
     @router.post("/undo")
@@ -227,7 +235,7 @@ def _prompts(remote: RemoteSession) -> APIRouter:
 
     @router.post("/add_point_interaction")
     async def add_point(request: Request) -> Response:
-        client, said = remote.client(request), read(PointSaid, await request.body())
+        client, said = remote.client(request), read(PointRequest, await request.body())
         how = said.include_interaction, said.run_prediction
 
         def call() -> Box | None:
@@ -237,7 +245,7 @@ def _prompts(remote: RemoteSession) -> APIRouter:
 
     @router.post("/add_bbox_interaction")
     async def add_bbox(request: Request) -> Response:
-        client, said = remote.client(request), read(BoxSaid, await request.body())
+        client, said = remote.client(request), read(BoxRequest, await request.body())
         how = said.include_interaction, said.run_prediction
 
         def call() -> Box | None:
@@ -247,7 +255,7 @@ def _prompts(remote: RemoteSession) -> APIRouter:
         return await remote.change(client, call, said.run_prediction)
 
     async def add_mask(request: Request, add: Callable[..., Box | None]) -> Response:
-        client, said = remote.client(request), read(MaskSaid, request.headers.get(META, "{}"), f"The header {META}")
+        client, said = remote.client(request), read(MaskRequest, request.headers.get(META, "{}"), f"The header {META}")
         content, how = await request.body(), (said.include_interaction, said.run_prediction)
 
         def call() -> Box | None:
@@ -265,7 +273,10 @@ def _prompts(remote: RemoteSession) -> APIRouter:
 
     @router.post("/add_initial_seg_interaction")
     async def add_initial_seg(request: Request) -> Response:
-        client, said = remote.client(request), read(InitialSaid, request.headers.get(META, "{}"), f"The header {META}")
+        client, said = (
+            remote.client(request),
+            read(InitialRequest, request.headers.get(META, "{}"), f"The header {META}"),
+        )
         content = await request.body()
 
         def call() -> Box | None:

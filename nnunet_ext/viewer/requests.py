@@ -1,4 +1,4 @@
-"""What nnInteractive's client says about an image or a prompt, as JSON in the body or in a header."""
+"""Messages of nnInteractive's client about images and prompts, as JSON in the body or in a header."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ JSON_BYTES = 2**20
 """Of a request without an array."""
 
 
-class _Said(BaseModel):
+class _Request(BaseModel):
     model_config = ConfigDict(strict=True)  # further keys are those of other versions of the client
 
 
-class Properties(_Said):
-    """Of an image; spacing in mm of z, y, x."""
+class ImageProperties(_Request):
+    """Spacing of an image, mm of z, y, x."""
 
     spacing: list[Annotated[float, Field(gt=0, le=2**31)]] = Field(default=None, min_length=3, max_length=3)
 
 
-class ImageSaid(_Said):
-    """Of an image."""
+class ImageRequest(_Request):
+    """Message about an image, whose array is in the body."""
 
-    image_properties: Properties | None = Field(default=None, description='{"spacing": [z, y, x]} in mm')
+    image_properties: ImageProperties | None = Field(default=None, description='{"spacing": [z, y, x]} in mm')
 
 
-class BufferSaid(_Said):
-    """Of the array that the client keeps the mask in."""
+class BufferRequest(_Request):
+    """Shape and type of the array that the client keeps the mask in."""
 
     shape: list[Annotated[int, Field(ge=0, le=2**31)]] = Field(description="[z, y, x]")
     dtype: Literal["bool", "uint8", "uint16", "int16", "int32", "float32"] = Field(
@@ -40,41 +40,41 @@ class BufferSaid(_Said):
     )
 
 
-class PromptSaid(_Said):
-    """Of every prompt."""
+class PromptRequest(_Request):
+    """Message about any prompt."""
 
     include_interaction: bool = Field(description="true or false")
     run_prediction: bool = Field(default=True, description="true or false")
 
 
-class PointSaid(PromptSaid):
-    """Of a click."""
+class PointRequest(PromptRequest):
+    """A click."""
 
     coordinates: Position = Field(description="[z, y, x]")
 
 
-class BoxSaid(PromptSaid):
-    """Of a box; viewers send corners with fractions, and beyond the border."""
+class BoxRequest(PromptRequest):
+    """A box; viewers send corners with fractions, and beyond the border."""
 
     bbox_coords: list[Range] = Field(min_length=3, max_length=3, description="[[z0, z1], [y0, y1], [x0, x1]]")
 
 
-class MaskSaid(PromptSaid):
-    """Of a scribble or a lasso."""
+class MaskRequest(PromptRequest):
+    """A scribble or a lasso, whose mask is in the body."""
 
     interaction_bbox: list[Range] | None = Field(
         default=None, min_length=3, max_length=3, description="[[z0, z1], [y0, y1], [x0, x1]]"
     )
 
 
-class InitialSaid(_Said):
-    """Of a segmentation to start from."""
+class InitialRequest(_Request):
+    """A segmentation to start from, which is in the body."""
 
     run_prediction: bool = Field(default=False, description="true or false")
 
 
 def read(model: type[Model], content: str | bytes, what: str = "The request") -> Model:
-    """Return what a client said.
+    """Return a message of the client.
 
     Args:
         model: one of the classes above.

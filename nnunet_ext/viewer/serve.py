@@ -132,12 +132,12 @@ def require_viewer_extra() -> None:
 
 
 def names_of(host: str) -> frozenset[str]:
-    """What a browser may call the server: this, and the names of the machine itself, for tunnels."""
+    """Names by which a browser may address the server: this, and those of the machine itself, for tunnels."""
     return frozenset({host.lower(), "127.0.0.1", "localhost", "::1"})
 
 
 def shown(host: str) -> str:
-    """As it stands in a link."""
+    """Return the host as it stands in a link."""
     return f"[{host}]" if ":" in host else host
 
 

@@ -34,7 +34,7 @@ class Busy(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What a call did.
+    """Result of a call.
 
     Attributes:
         version: of the label map, one more than before.
@@ -109,7 +109,7 @@ class SessionWorker:
         self._thread.submit(work)
 
     async def apply(self, prompt: Any) -> Change:
-        """A prompt, as an entry of the list.
+        """Do a prompt, an entry of the list.
 
         Raises:
             InputError: it is wrong, or there is nothing to undo; nothing has changed.
@@ -118,7 +118,7 @@ class SessionWorker:
         return await self.do(lambda: self._apply(prompt))
 
     async def look(self) -> Change:
-        """All of the label map."""
+        """Return all of the label map."""
 
         def work() -> Change:
             labels = self.session.target_buffer.copy()
@@ -137,7 +137,7 @@ class SessionWorker:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What the page shows beside the image."""
+        """Everything that the page shows beside the image."""
         return {
             "version": self._version,
             "busy": self._waiting > 0 or self.progress is not None,

@@ -317,16 +317,25 @@ def post(client, lease, path, **request_):
     return client.post(f"/{path}", headers=headers, **request_)
 
 
-def mask_of(client, lease, volume):
-    """What a client with an image gets for a click."""
-    post(client, lease, "set_target_buffer", json={"shape": list(SHAPE), "dtype": "uint8"})
-    answer = post(client, lease, "add_point_interaction", json={"coordinates": [3, 8, 9], "include_interaction": True})
-    assert answer.status_code == 200, answer.text
+CLICK = {"coordinates": [3, 8, 9], "include_interaction": True}
+
+
+def expected(volume):
+    """What a session gives for the click."""
     local = session()
     local.set_image(volume, PROPERTIES)
-    box = local.add_point_interaction([3, 8, 9], label=1)
-    found = wire.unpack(answer.content, LIMIT)
-    return np.array_equal(found, local.target_buffer[tuple(slice(*ends) for ends in box)] == 1)
+    box = local.add_point_interaction(CLICK["coordinates"], label=1)
+    return local.target_buffer[tuple(slice(*ends) for ends in box)] == 1
+
+
+def clicked(client, lease):
+    """What a client gets for the click."""
+    buffer = {"shape": list(SHAPE), "dtype": "uint8"}
+    answer = post(client, lease, "set_target_buffer", json=buffer)
+    assert answer.status_code == 200, answer.text
+    answer = post(client, lease, "add_point_interaction", json=CLICK)
+    assert answer.status_code == 200, answer.text
+    return wire.unpack(answer.content, LIMIT)
 
 
 def test_an_image_that_arrives_after_its_lease_has_ended_is_not_set(client):
@@ -351,7 +360,7 @@ def test_an_image_that_arrives_after_its_lease_has_ended_is_not_set(client):
     )
     assert "No image" in post(client, second, "undo").text
     assert post(client, second, "set_image", content=wire.pack(own), headers=SPACED).status_code == 200
-    assert mask_of(client, second, own)
+    assert np.array_equal(clicked(client, second), expected(own))
 
 
 def test_an_image_that_is_being_set_when_its_lease_ends_is_none_of_the_next_clients_business(client, monkeypatch):
@@ -378,17 +387,17 @@ def test_an_image_that_is_being_set_when_its_lease_ends_is_none_of_the_next_clie
     sending.join(30)
     assert answers[0].status_code == 200
     assert post(client, first, "undo").status_code == 410
-    point = {"coordinates": [3, 8, 9], "include_interaction": True}
-    answer = post(client, second, "add_point_interaction", json=point)
+    answer = post(client, second, "add_point_interaction", json=CLICK)
     assert (answer.status_code, answer.json()["detail"]) == (400, "No image is set; call set_image first.")
     assert post(client, second, "set_image", content=wire.pack(own), headers=SPACED).status_code == 200
-    assert mask_of(client, second, own)
+    assert np.array_equal(clicked(client, second), expected(own))
 
 
 def test_two_clients_that_race_never_see_each_others_image(client):
     """Both claim, send, click and leave as fast as they can, also in the middle of what they have asked for."""
     volumes = [image(SHAPE, seed=seed) for seed in (1, 2)]
-    packed = [wire.pack(volume) for volume in volumes]
+    packed, masks = [wire.pack(volume) for volume in volumes], [expected(volume) for volume in volumes]
+    assert not np.array_equal(*masks)
     right, refused = [], []
 
     def race(number):
@@ -404,7 +413,7 @@ def test_two_clients_that_race_never_see_each_others_image(client):
             try:
                 answer = post(client, lease, "set_image", content=packed[number], headers=SPACED)
                 if answer.status_code == 200:
-                    right.append(mask_of(client, lease, volumes[number]))
+                    right.append(np.array_equal(clicked(client, lease), masks[number]))
             except AssertionError as gone:
                 refused.append(str(gone))
             leaving.cancel()
@@ -417,7 +426,7 @@ def test_two_clients_that_race_never_see_each_others_image(client):
         thread.join(120)
     lease = client.post("/claim").json()["lease_token"]
     post(client, lease, "set_image", content=packed[0], headers=SPACED)
-    assert mask_of(client, lease, volumes[0])
+    assert np.array_equal(clicked(client, lease), masks[0])
     assert right
     assert all(right)
     assert all("The lease" in sentence for sentence in refused)
