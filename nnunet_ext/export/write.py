@@ -239,7 +239,7 @@ def _write_descriptions(exported: Model, record: Mapping[str, Any], name: str) -
 
 
 def _copy_postprocessing(source: Path, root: Path, files: Sequence[Path]) -> None:
-    """Copy what nnU-Net's search for postprocessing found for exactly these folds; not the metrics, which name cases."""
+    """Copy the postprocessing that nnU-Net found for exactly these folds; not the metrics, which name cases."""
     folds = sorted({file.parent.name.removeprefix("fold_") for file in files})
     place = Path(f"crossval_results_folds_{'_'.join(folds)}", "postprocessing.pkl")
     if (source / place).is_file():
