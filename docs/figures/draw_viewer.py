@@ -28,10 +28,10 @@ from nnunet_ext.interactive.session import S2VSession  # noqa: E402
 from nnunet_ext.s2vnet.click_simulation import ClickRules, SimulatedUser  # noqa: E402
 from nnunet_ext.s2vnet.labels import LabelHeads  # noqa: E402
 from nnunet_ext.s2vnet.predictor import S2VPredictor  # noqa: E402
-from nnunet_ext.viewer.access import Doorkeeper  # noqa: E402
+from nnunet_ext.viewer.access import AccessMiddleware  # noqa: E402
 from nnunet_ext.viewer.app import create_app  # noqa: E402
-from nnunet_ext.viewer.desk import Desk  # noqa: E402
 from nnunet_ext.viewer.serve import listening, names_of  # noqa: E402
+from nnunet_ext.viewer.worker import SessionWorker  # noqa: E402
 from tests import tiny  # noqa: E402
 from tests.s2vnet.test_network import s2vnet  # noqa: E402
 from tests.s2vnet.toy import Batch, fit  # noqa: E402
@@ -154,10 +154,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, listening("127.0.0.1", 0) as listener:
         file = Path(folder) / "phantom_0000.nii.gz"
         sitk.WriteImage(image, str(file))
-        app = create_app(Desk(session(network, file)), [file], Path(folder) / "phantom.nii.gz")
+        app = create_app(SessionWorker(session(network, file)), [file], Path(folder) / "phantom.nii.gz")
         port = listener.getsockname()[1]
-        door = Doorkeeper(app, hosts=names_of("127.0.0.1"), token="figure", port=port, limit=2**20)
-        server = uvicorn.Server(uvicorn.Config(door, log_level="warning"))
+        app = AccessMiddleware(app, hosts=names_of("127.0.0.1"), token="figure", port=port, limit=2**20)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         playwright = (ROOT / "viewer" / "node_modules" / "playwright-core" / "index.mjs").as_uri()

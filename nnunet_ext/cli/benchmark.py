@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nnunet_ext.cli.flags import SEVERAL, Commands, add_command, add_group
+from nnunet_ext.cli.flags import SEVERAL, Commands, add_command, add_group, add_trust
 from nnunet_ext.errors import InputError
 
 
@@ -82,3 +82,4 @@ def add(commands: Commands) -> None:
     report.add_argument("--reference", metavar="FOLDER", help="with --from-results: references (default: nnU-Net's)")
     report.add_argument("--folds", **SEVERAL, type=int, metavar="F", help="with --from-results (default: all)")
     report.add_argument("-o", "--out", metavar="FOLDER", help="default: FOLDER/report")
+    add_trust(report)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nnunet_ext.cli.flags import SEVERAL, Commands, add_command
+from nnunet_ext.cli.flags import SEVERAL, Commands, add_command, add_trust
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -54,3 +54,4 @@ def add(commands: Commands) -> None:
     export.add_argument("--safetensors", action="store_true", help="weights also without pickle, described by JSON")
     export.add_argument("--onnx", action="store_true", help="network also as ONNX; needs the extra: nnunet-ext[onnx]")
     export.add_argument("--force", action="store_true", help="replace what an earlier export wrote")
+    add_trust(export)

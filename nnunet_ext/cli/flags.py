@@ -48,6 +48,20 @@ def add_processes(command: argparse.ArgumentParser, what: str = "cases") -> None
     command.add_argument("--processes", type=int, metavar="N", help=f"{what} at a time (default: number of cores)")
 
 
+def add_trust(command: argparse.ArgumentParser) -> None:
+    """A flag that opens checkpoints that can run code."""
+    function: Command = command.get_default("function")
+
+    def run(arguments: argparse.Namespace) -> int | None:
+        from nnunet_ext.nnunet.untrusted import trusting
+
+        with trusting(arguments.trust):
+            return function(arguments)
+
+    command.set_defaults(function=run)
+    command.add_argument("--trust", action="store_true", help="open checkpoints that can run code; they are refused")
+
+
 def write_and_print(found: Any, out: Path, files: str) -> None:
     """What a command found: into a folder and onto the screen, with what lies in the folder."""
     found.write(out)

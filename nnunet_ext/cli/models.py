@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_ext.cli.flags import SEVERAL
+from nnunet_ext.cli.flags import SEVERAL, add_trust
 from nnunet_ext.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def add_model_flags(command: argparse.ArgumentParser, trainer: str, configuratio
     command.add_argument("-tr", dest="trainer", default=trainer, metavar="TRAINER", help="%(default)s")
     command.add_argument("-p", dest="plans", default="nnUNetPlans", metavar="PLANS", help="%(default)s")
     command.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", metavar="FILE", help="%(default)s")
+    add_trust(command)
 
 
 def add_prediction_flags(command: argparse.ArgumentParser, trainer: str, configuration: str | None = None) -> None:

@@ -178,6 +178,10 @@ def add(commands: Commands) -> None:
         help="instead of a page, nnInteractive's remote protocol, for its plug-ins in napari and 3D Slicer",
     )
     serve.add_argument(
-        "--upload", type=int, default=2048, metavar="MIB", help="of an image with --nninteractive (%(default)s)"
+        "--upload",
+        type=int,
+        default=2048,
+        metavar="MIB",
+        help="with --nninteractive: of an unpacked image (%(default)s)",
     )
     _add_session_flags(serve)

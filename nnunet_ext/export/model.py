@@ -26,7 +26,7 @@ NEEDED = ("network_weights", "trainer_name", "init_args")
 
 @dataclass(frozen=True)
 class Model:
-    """What nnU-Net's predictor reads beside the weights.
+    """Folder of a trained model, with what nnU-Net's predictor reads beside the weights.
 
     Attributes:
         folder: that holds ``plans.json``, ``dataset.json`` and the folds.
@@ -40,8 +40,10 @@ class Model:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Model:
-        """Raises:
-        InputError: it is no folder of a trained model.
+        """Read the descriptions in a folder.
+
+        Raises:
+            InputError: it is no folder of a trained model.
         """
         path = Path(folder)
         if not (path / "plans.json").is_file() or not (path / "dataset.json").is_file():
@@ -95,7 +97,7 @@ class Model:
         return manager, manager.get_configuration(configuration)
 
     def channels(self, configuration: str) -> tuple[int, int]:
-        """Of the input and of the output of the network."""
+        """Numbers of channels of the input and of the output of the network."""
         manager, settings = self.managers(configuration)
         dataset_json = dict(self.dataset_json)
         heads = manager.get_label_manager(dataset_json).num_segmentation_heads
@@ -136,7 +138,7 @@ def read_model_checkpoint(file: Path) -> dict[str, Any]:
 
 
 def trainer_class(name: str) -> type[nnUNetTrainer]:
-    """Of this package, or one that nnU-Net finds.
+    """Return the class of a trainer of this package, or of one that nnU-Net finds.
 
     Raises:
         InputError: there is none.
@@ -158,7 +160,7 @@ def trainer_class(name: str) -> type[nnUNetTrainer]:
 
 
 def load_weights(network: nn.Module, checkpoint: Mapping[str, Any], where: Path) -> None:
-    """As nnU-Net's predictor does, strictly.
+    """Load weights strictly, as nnU-Net's predictor does.
 
     Raises:
         InputError: the weights are those of another network.

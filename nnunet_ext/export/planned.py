@@ -20,7 +20,7 @@ from nnunet_ext.export.model import Model
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether stock nnU-Net can predict with the models of a trainer.
+    """Answer to whether stock nnU-Net can predict with the models of a trainer.
 
     Attributes:
         planned: the inference network is the planned one.
@@ -60,7 +60,7 @@ def judge(trainer: type[nnUNetTrainer], model: Model, configuration: str) -> Ver
 
 
 def logits(network: nn.Module, image: Tensor) -> Tensor:
-    """In evaluation mode, ``(1, C, *spatial)`` → ``(1, heads, *spatial)``."""
+    """Return logits in evaluation mode, ``(1, C, *spatial)`` → ``(1, heads, *spatial)``."""
     with torch.inference_mode():
         return network.eval()(image)
 

@@ -1,4 +1,4 @@
-"""What an exported model says about itself: its place in nnU-Net's results, what it needs, and how to predict."""
+"""README of an exported model: its place in nnU-Net's results, what it needs, and how to predict."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def requirements() -> list[str]:
 
 
 def place_in_results(record: Mapping[str, Any], name: str) -> PurePosixPath:
-    """Of the model, relative to ``nnUNet_results``."""
+    """Place of the model, relative to ``nnUNet_results``."""
     return PurePosixPath(record["dataset"]) / f"{name}__{record['plans']}__{record['configuration']}"
 
 
 def commands(record: Mapping[str, Any], name: str, path: Path | None = None) -> str:
-    """To install and predict.
+    """Return the commands to install and predict.
 
     Args:
         record: of the export.

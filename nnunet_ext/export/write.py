@@ -24,7 +24,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.export import onnx_network, readme, tensors
+from nnunet_ext.export import formats, readme
 from nnunet_ext.export.model import Model, load_weights, read_model_checkpoint, trainer_class
 from nnunet_ext.export.planned import Verdict, judge, logits, random_image
 from nnunet_ext.files import replacing, write_json, written_as_a_whole
@@ -62,7 +62,7 @@ BESIDE = "landmark_thresholds.json"
 
 @dataclass(frozen=True)
 class Exported:
-    """What :func:`export_model` wrote.
+    """Result of :func:`export_model`.
 
     Attributes:
         path: folder or zip file.
@@ -79,7 +79,7 @@ class Exported:
     onnx: Mapping[str, float]
 
     def report(self) -> str:
-        """What it is, what it needs, and the commands to type next."""
+        """Return what it is, what it needs, and the commands to type next."""
         record = self.record
         lines = [f"{self.path}: {record['trained_with']}, {len(record['checkpoints'])} checkpoint(s)."]
         if not record["requires"]:
@@ -131,7 +131,7 @@ def export_model(
     files = model.checkpoints(folds, checkpoints)
     target = _target(Path(out), model.folder, force)
     if onnx:
-        onnx_network.require_packages()
+        formats.require_onnx()
 
     first = read_model_checkpoint(files[0])
     trainer = trainer_class(first["trainer_name"])
@@ -155,14 +155,14 @@ def export_model(
             network = _write_checkpoint(model, exported, file, record, trainer, written_with)
             written = root / file.parent.name / file.name
             if safetensors:
-                weights = written.with_suffix(tensors.ENDING)
-                tensors.write_weights(network, weights)
+                weights = written.with_suffix(formats.SAFETENSORS)
+                formats.write_weights(network, weights)
                 shutil.copymode(written, weights)  # safetensors lets only its owner read it
-                tensors.write_description(exported, record, written.with_suffix(".json"))
+                formats.write_description(exported, record, written.with_suffix(".json"))
             if onnx:
                 path = written.with_suffix(".onnx")
                 image = random_image(exported, configuration, whole_patch=True)
-                differences[path.relative_to(root).as_posix()] = onnx_network.write_onnx(network, image, path)
+                differences[path.relative_to(root).as_posix()] = formats.write_onnx(network, image, path)
         return differences
 
     if target.suffix == ".zip":
@@ -239,7 +239,7 @@ def _write_descriptions(exported: Model, record: Mapping[str, Any], name: str) -
 
 
 def _copy_postprocessing(source: Path, root: Path, files: Sequence[Path]) -> None:
-    """What ``nnUNetv2_find_best_configuration`` found for exactly these folds; not the metrics, which name cases."""
+    """Copy the postprocessing that nnU-Net found for exactly these folds; not the metrics, which name cases."""
     folds = sorted({file.parent.name.removeprefix("fold_") for file in files})
     place = Path(f"crossval_results_folds_{'_'.join(folds)}", "postprocessing.pkl")
     if (source / place).is_file():

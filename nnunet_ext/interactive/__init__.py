@@ -1,4 +1,4 @@
-"""What a person does with a trained S2VNet: prompts on one volume, and a segmentation that follows them.
+"""Interactive segmentation with a trained S2VNet: prompts on one volume, and a label map that follows them.
 
 Begin with ``session``: an image goes into an :class:`S2VSession`, prompts follow, and a label map comes out. Its parts,
 in the order in which a prompt passes them: ``drawing`` (its voxels), ``marks`` (its pixels in slices, and what newer

@@ -1,4 +1,4 @@
-"""What a session does to one image: from marks to a label map.
+"""Corrects one image: from marks to a label map.
 
 States are never changed, so that undo is an earlier state, and a prediction that is broken off leaves no trace.
 """

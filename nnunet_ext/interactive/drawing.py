@@ -1,4 +1,4 @@
-"""What a user draws, as voxels of the image: points, masks, lassos and boxes, checked before anything else happens."""
+"""Points, masks, lassos and boxes as voxels of the image, checked before anything else happens."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def point_voxels(coordinates: Sequence[float], shape: Shape) -> NDArray[np.float
     """
     try:
         point = np.asarray(coordinates, float).reshape(3)
-    except (TypeError, ValueError):
-        raise InputError(f"The point is {coordinates!r}, but three numbers z, y, x are expected.") from None
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"The point is {str(coordinates)[:80]}, but three numbers z, y, x are expected.") from None
     if not ((point >= -0.5) & (point <= np.asarray(shape) - 0.5)).all():
         raise InputError(
             f"The point {point.tolist()} is outside of the image, whose shape is {shape}; give voxels z, y, x."
@@ -47,12 +47,13 @@ def checked_box(box: Sequence[Sequence[int]], shape: Shape) -> Box:
     """
     try:
         array = np.asarray(box)
-        whole = array.astype(int)
+        with np.errstate(invalid="ignore"):  # a number that no integer holds becomes another one
+            whole = array.astype(int)
         if array.shape != (3, 2) or not (whole == array).all():
             raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(
-            f"The box is {box!r}, but three ranges of whole numbers [[z0, z1], [y0, y1], [x0, x1]] are expected."
+            f"The box is {str(box)[:80]}, but whole numbers [[z0, z1], [y0, y1], [x0, x1]] are expected."
         ) from None
     if not ((whole[:, 0] >= 0) & (whole[:, 0] < whole[:, 1]) & (whole[:, 1] <= shape)).all():
         raise InputError(

@@ -102,7 +102,7 @@ def interact(
 
 
 def _changes(session: S2VSession, before: NDArray) -> dict[str, Any]:
-    """What is different in the label map."""
+    """Return what is different in the label map."""
     after = session.target_buffer
     where = np.argwhere(before != after)
     if not len(where):

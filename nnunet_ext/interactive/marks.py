@@ -91,7 +91,7 @@ def with_newer(marks: Sequence[Mark], newer: Sequence[Mark]) -> tuple[Mark, ...]
 def prompts_in(
     marks: Sequence[Mark], rows: slice, columns: slice, oldest: int, device: torch.device | str = "cpu"
 ) -> Prompts:
-    """What marks of one slice say to the network about a tile of it.
+    """Return the marks of one slice as prompts of the network for a tile of it.
 
     Args:
         marks: of one slice.
@@ -124,7 +124,7 @@ def prompts_in(
 
 
 def touches(mark: Mark, rows: slice, columns: slice) -> bool:
-    """Whether a mark has a pixel in this tile."""
+    """Return whether a mark has a pixel in this tile."""
     return bool(_in_tile(mark, rows, columns).any())
 
 

@@ -27,10 +27,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from skimage.draw import line_nd, polygon
 
 from nnunet_ext.errors import InputError
@@ -39,21 +40,58 @@ from nnunet_ext.interactive.session import S2VSession
 
 AXES = ("zyx", "xyz")
 
-DRAWN = {"label", "include", "wait"}
-"""What all prompts that are drawn may say."""
+Number = Annotated[float, Field(ge=-(2**31), le=2**31)]
+"""In voxels, which no image has more of along an axis; without NaN, which no range holds."""
 
-KEYS: dict[str, tuple[set[str], tuple[set[str], ...]]] = {
-    "point": (DRAWN, ({"at"},)),
-    "scribble": (DRAWN, ({"line"}, {"file"})),
-    "lasso": (DRAWN, ({"line"}, {"file"})),
-    "box": (DRAWN, ({"box"},)),
-    "initial": ({"show"}, ({"file"},)),
-    "automatic": (set(), (set(),)),
-    "predict": (set(), (set(),)),
-    "undo": (set(), (set(),)),
-    "reset": (set(), (set(),)),
+Position = Annotated[list[Number], Field(min_length=3, max_length=3)]
+Range = Annotated[list[Number], Field(min_length=2, max_length=2)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Drawn(_Entry):
+    label: Annotated[int, Field(ge=0, le=2**16 - 1)] | str = Field(default=None, description="its value or its name")
+    include: bool = Field(default=True, description="true or false")
+    wait: bool = Field(default=False, description="true or false")
+
+
+class _Point(_Drawn):
+    type: Literal["point"]
+    at: Position = Field(description="[z, y, x]")
+
+
+class _Stroke(_Drawn):
+    type: Literal["scribble", "lasso"]
+    line: list[Position] = Field(default=None, min_length=1, description="[[z, y, x], ...]")
+    file: str = Field(default=None, description="a file name")
+
+
+class _Box(_Drawn):
+    type: Literal["box"]
+    box: list[Range] = Field(min_length=3, max_length=3, description="[[z0, z1], [y0, y1], [x0, x1]]")
+
+
+class _Initial(_Entry):
+    type: Literal["initial"]
+    file: str = Field(description="a file name")
+    show: Literal["file", "prediction"] = Field(default="file", description="'file' or 'prediction'")
+
+
+class _Command(_Entry):
+    type: Literal["automatic", "predict", "undo", "reset"]
+
+
+Entry = _Point | _Stroke | _Box | _Initial | _Command
+ENTRY: TypeAdapter[Any] = TypeAdapter(Annotated[Entry, Field(discriminator="type")])
+
+KEYS: dict[str, dict[str, str | None]] = {
+    kind: {key: field.description for key, field in entry.model_fields.items() if key != "type"}
+    for entry in get_args(Entry)
+    for kind in get_args(entry.model_fields["type"].annotation)
 }
-"""By type: what a prompt may say, and what it must, in one of several ways."""
+"""What a prompt of each type may say, and what is expected there."""
 
 ReadMask = Callable[[Path], NDArray]
 """File → label map, ``(z, y, x)``, like the image."""
@@ -77,7 +115,7 @@ class Prompt:
 
     @property
     def waits(self) -> bool:
-        """For the next prompt, instead of being segmented."""
+        """Whether it waits for the next prompt, instead of being segmented."""
         return bool(self.content.get("wait"))
 
     def apply(self, session: S2VSession) -> Box | None:
@@ -186,30 +224,14 @@ def parse_prompts(content: Any, where: str, read_mask: Callable[[str], NDArray])
 
 
 def _parsed(entry: Any, where: str, is_xyz: bool, read_mask: Callable[[str], NDArray]) -> Prompt:
-    kind = entry.get("type") if isinstance(entry, Mapping) else None
-    if not isinstance(kind, str) or kind not in KEYS:
-        raise InputError(f"{where} is of type {kind!r}; the types are {', '.join(KEYS)}.")
-    optional, required = KEYS[kind]
-    given = set(entry) - {"type"}
-    if given - optional not in required:
-        ways = " or ".join(", ".join(sorted(way)) for way in required if way)
-        may = f", and it may have {', '.join(sorted(optional))}" if optional else ""
-        raise InputError(f"{where} ({kind}) has {sorted(given)}; it needs {ways or 'nothing else'}{may}.")
-    for key in ("include", "wait"):
-        if not isinstance(entry.get(key, True), bool):
-            raise InputError(f"{where}: {key} is {entry[key]!r}; it can be true or false.")
-    if not isinstance(entry.get("label", 0), (int, str)):
-        raise InputError(f"{where}: the label is {entry['label']!r}; give its value or its name.")
-    if entry.get("show", "file") not in ("file", "prediction"):
-        raise InputError(f"{where}: show is {entry['show']!r}; it can be 'file' or 'prediction'.")
-    for key, columns in (("at", 3), ("line", 3), ("box", 2)):
-        if key in entry and not _is_table([entry[key]] if key == "at" else entry[key], columns):
-            expected = {"at": "[z, y, x]", "line": "[[z, y, x], ...]", "box": "[[z0, z1], [y0, y1], [x0, x1]]"}[key]
-            raise InputError(f"{where}: {key} is {json.dumps(entry[key])[:80]}; expected is {expected}.")
+    try:
+        ENTRY.validate_python(entry)
+    except ValidationError as error:
+        raise InputError(f"{where}{_fault(entry, error)}.") from None
+    if entry["type"] in ("scribble", "lasso") and ("line" in entry) == ("file" in entry):
+        raise InputError(f"{where} ({entry['type']}) needs either line or file.")
     mask = None
     if "file" in entry:
-        if not isinstance(entry["file"], str):
-            raise InputError(f"{where}: file is {entry['file']!r}; give its name.")
         try:
             mask = read_mask(entry["file"])
         except InputError as error:
@@ -217,11 +239,20 @@ def _parsed(entry: Any, where: str, is_xyz: bool, read_mask: Callable[[str], NDA
     return Prompt(dict(entry), where, is_xyz, mask)
 
 
-def _is_table(rows: Any, columns: int) -> bool:
-    """Whether it is a list, not empty, of lists of so many finite numbers."""
-    if not isinstance(rows, list) or not rows:
-        return False
-    if not all(isinstance(row, list) and len(row) == columns for row in rows):
-        return False
-    numbers = [number for row in rows for number in row]
-    return all(isinstance(n, (int, float)) and not isinstance(n, bool) and np.isfinite(n) for n in numbers)
+def _fault(entry: Any, error: ValidationError) -> str:
+    """Return what pydantic found first, as the end of a sentence."""
+    kind = entry.get("type") if isinstance(entry, Mapping) else None
+    place = error.errors(include_url=False)[0]["loc"]
+    if not place:
+        return f" is of type {shortened(kind)}; the types are {', '.join(KEYS)}"
+    key, known = str(place[1]), KEYS[kind]
+    if key not in known:
+        return f" ({kind}) has {shortened(key)}; it may have {', '.join(known) or 'nothing else'}"
+    found = f"is {shortened(entry[key])}" if key in entry else "is missing"
+    return f" ({kind}): {key} {found}; expected is {known[key]}"
+
+
+def shortened(value: Any) -> str:
+    """Return a value as a message shows it, with 80 characters at most."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"

@@ -73,7 +73,7 @@ Chain = tuple[Step | None, ...]
 
 @dataclass(frozen=True, eq=False)
 class TileState:
-    """What is known about a tile.
+    """State of a tile.
 
     Attributes:
         up, down: the chains.
@@ -175,7 +175,7 @@ class Propagation:
         return TileState(up, down, tuple(share)), reached
 
     def logits(self, tile: int, state: TileState, index: int) -> Tensor:
-        """Of one slice of a tile, ``(heads, h, w)``, float32."""
+        """Return the logits of one slice of a tile, ``(heads, h, w)``, float32."""
         heads, share = self.network.label_heads, state.share[index]
         up, down = state.up[index], state.down[index]
         with self._precision():
@@ -249,7 +249,7 @@ class Propagation:
 
 
 def share_of_upward(index: int, depth: int, marked: Sequence[int]) -> float:
-    """What the upward chain counts on a slice, from 0 to 1; see the module's docstring.
+    """Return the share of the upward chain on a slice, from 0 to 1; see the module's docstring.
 
     Args:
         index: of the slice.

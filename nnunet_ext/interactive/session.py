@@ -31,7 +31,7 @@ from nnunet_ext.discovery import register
 from nnunet_ext.errors import InputError
 from nnunet_ext.interactive.correction import Correction, Progress, State
 from nnunet_ext.interactive.drawing import Box, as_array, box_voxels, filled, mask_voxels, point_voxels
-from nnunet_ext.nnunet.models import damage_named, folds_with, trained_folds
+from nnunet_ext.nnunet.models import folds_with, require_openable, trained_folds
 from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.sliced_case import SlicedCase
 from nnunet_ext.s2vnet.network import S2VNet
@@ -108,8 +108,8 @@ class S2VSession:
         predictor = S2VPredictor(
             use_mirroring=False, perform_everything_on_device=False, device=self.device, allow_tqdm=False
         )
-        with damage_named(folder, [fold], checkpoint_name):
-            predictor.initialize_from_trained_model_folder(str(folder), (fold,), checkpoint_name)
+        require_openable(folder, [fold], checkpoint_name)
+        predictor.initialize_from_trained_model_folder(str(folder), (fold,), checkpoint_name)
         self.initialize_from_predictor(predictor)
 
     def initialize_from_predictor(self, predictor: S2VPredictor) -> None:
@@ -159,7 +159,7 @@ class S2VSession:
         self._use(SlicedCase.from_array(as_array(image), image_properties or {}, self.model))
 
     def set_image_from_files(self, files: Sequence[str | Path]) -> None:
-        """As :meth:`set_image`, of one file per channel; results can then be written with :meth:`write`.
+        """Read one file per channel, then as :meth:`set_image`; results can then be written with :meth:`write`.
 
         Raises:
             InputError: no model, or files that cannot be read or do not fit it.
@@ -244,7 +244,7 @@ class S2VSession:
 
     @property
     def active_label(self) -> int:
-        """Of prompts that name none."""
+        """Value of the label of prompts that name none."""
         return self._active
 
     def add_point_interaction(
@@ -423,7 +423,7 @@ class S2VSession:
 
     @property
     def undo_steps(self) -> int:
-        """How many calls can be undone."""
+        """Number of calls that can be undone."""
         return len(self._history)
 
     def reset_interactions(self) -> None:

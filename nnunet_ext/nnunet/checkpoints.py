@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.untrusted import load_untrusted
+from nnunet_ext.nnunet.untrusted import UntrustedCheckpoint, load_untrusted
 
 LATEST, BEST = "checkpoint_latest.pth", "checkpoint_best.pth"
 
@@ -26,10 +26,13 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Pat
         device: to load to.
 
     Raises:
+        UntrustedCheckpoint: it can run code.
         InputError: it is damaged, and there is nothing to fall back to.
     """
     try:
         return path, _load(path, device)
+    except UntrustedCheckpoint:
+        raise  # it is whole, and another one is not what was asked for
     except InputError as error:
         if path.name != LATEST or not path.with_name(BEST).is_file():
             advice = f"restore it from a copy, or delete it: then --c goes on from {BEST}, or starts anew"

@@ -6,10 +6,8 @@ anything is loaded or written.
 
 from __future__ import annotations
 
-import pickle
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,21 +100,16 @@ def trained_folds(
     return [fold if fold == "all" else int(fold) for fold in wanted]
 
 
-@contextmanager
-def damage_named(model: Path, folds: Sequence[int | str], checkpoint: str) -> Iterator[None]:
-    """Inside, nnU-Net opens these checkpoints; an InputError says which one is damaged if that fails.
+def require_openable(model: Path, folds: Sequence[int | str], checkpoint: str) -> None:
+    """Raise InputError unless these checkpoints are whole and run no code; nnU-Net's predictor opens them unchecked.
 
     Args:
         model: as for :func:`trained_folds`, which returned ``folds``.
         folds: see there.
         checkpoint: the same.
     """
-    try:
-        yield
-    except (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError):
-        for fold in folds:
-            load_untrusted(model / f"fold_{fold}" / checkpoint)
-        raise
+    for fold in folds:
+        load_untrusted(model / f"fold_{fold}" / checkpoint)
 
 
 @dataclass(frozen=True)
@@ -172,8 +165,8 @@ class Prediction:
             allow_tqdm=self.progress,
             **settings,
         )
-        with damage_named(model, folds, self.checkpoint):
-            made.initialize_from_trained_model_folder(str(model), folds, self.checkpoint, **loading)
+        require_openable(model, folds, self.checkpoint)
+        made.initialize_from_trained_model_folder(str(model), folds, self.checkpoint, **loading)
         return made
 
     def run(self, predictor: Any, images: Path, out: Path) -> None:

@@ -28,6 +28,9 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing, require_folder_of
 from nnunet_ext.nnunet.models import channel_names
 
+MAX_VALUES = 2**31
+"""Of a preprocessed image, all channels: 8 GiB."""
+
 
 @dataclass(frozen=True, eq=False)
 class SlicedCase:
@@ -66,9 +69,10 @@ class SlicedCase:
             InputError: the image has another number of channels or axes, holds no numbers or only zeros, or its spacing
                 is missing or wrong.
         """
-        _check(image, properties, len(channel_names(model.dataset_json)))
-        known = dict(properties)
         settings = model.configuration_manager
+        _check(image, properties, len(channel_names(model.dataset_json)))
+        _check_size(image.shape, properties["spacing"], model.plans_manager.transpose_forward, settings.spacing)
+        known = dict(properties)
         preprocessor = settings.preprocessor_class(verbose=False)
         data, _, known = preprocessor.run_case_npy(
             image, None, known, model.plans_manager, settings, model.dataset_json
@@ -204,17 +208,41 @@ def _check(image: NDArray, properties: Mapping[str, Any], channels: int) -> None
             f"The image has shape {image.shape}, but the model expects (channels, z, y, x) with {channels} channels; a "
             "2D image has one slice."
         )
-    spacing = properties.get("spacing")
-    if (
-        not isinstance(spacing, (Sequence, np.ndarray))
-        or len(spacing) != 3
-        or not all(0 < mm < np.inf for mm in spacing)
-    ):
+    given = properties.get("spacing")
+    try:
+        spacing = np.array(given, float)
+        wrong = spacing.shape != (3,) or not ((spacing > 0) & np.isfinite(spacing)).all()
+    except (TypeError, ValueError, OverflowError):
+        wrong = True
+    if wrong:
         raise InputError(
-            f"The spacing of the image is {spacing!r}; give image_properties={{'spacing': [z, y, x]}} in mm, in the "
-            "order of the axes of the array."
+            f"The spacing of the image is {repr(given)[:80]}; give image_properties={{'spacing': [z, y, x]}} in mm, in "
+            "the order of the axes of the array."
         )
     if not np.issubdtype(image.dtype, np.number) or not np.isfinite(image).all():
         raise InputError("The image holds values that are no finite numbers; repair it.")
     if not image.any():
         raise InputError("The image holds nothing but zeros; is it the right file?")
+
+
+def _check_size(
+    shape: Sequence[int], spacing: Sequence[float], transpose: Sequence[int], wanted: Sequence[float]
+) -> None:
+    """Raise InputError if resampling would leave nothing of the image, or more than :data:`MAX_VALUES`.
+
+    Args:
+        shape: ``(C, z, y, x)``.
+        spacing: mm of z, y, x.
+        transpose: nnU-Net's order of the axes; slices lie across the first one.
+        wanted: mm within slices, of the plans.
+    """
+    sizes, mm = (np.array(values, float)[list(transpose)] for values in (shape[1:], spacing))
+    with np.errstate(over="ignore"):
+        sizes[1:] = np.rint(sizes[1:] * mm[1:] / np.array(wanted[-2:], float))
+        values = shape[0] * sizes.prod()
+    if not (sizes >= 1).all() or values > MAX_VALUES:
+        slices = " × ".join(f"{size:.0f}" if size < 10**9 else f"{size:.0e}" for size in sizes[1:])
+        raise InputError(
+            f"With a spacing of {[float(value) for value in spacing]} mm a slice would have {slices} pixels on the "
+            f"grid of the model; images up to {MAX_VALUES} values fit. Is the spacing in mm?"
+        )

@@ -1,23 +1,31 @@
-"""Opens checkpoints without running what is in them, where that is possible.
+"""Opens checkpoints without running what is in them.
 
 A checkpoint is a pickle, and a pickle can name any function to call when it is opened. nnU-Net opens all of them that
 way (``weights_only=False``). Here only tensors, plain Python values and what nnU-Net puts into its own log (numbers of
-numpy) are allowed at first; anything else is opened after a warning that names it.
+numpy) are allowed. Anything else is refused and named, unless the user trusts the file: ``--trust`` of a command, or
+the environment variable :data:`TRUST`.
 """
 
 from __future__ import annotations
 
+import os
 import pickle
-import warnings
+import re
+import zipfile
 from codecs import encode  # which pickles of numpy's numbers call
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nnunet_ext.errors import InputError
+
+TRUST = "NNUNET_EXT_TRUST"
+"""Environment variable; with the value 1 checkpoints that can run code are opened as nnU-Net opens them."""
 
 _scalar, _reconstruct = (value.__reduce__()[0] for value in (np.float32(0), np.zeros(0)))
 _DTYPES = [np.dtype(code) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"]
@@ -38,80 +46,135 @@ ALLOWED = [
 ]
 """What may be in a checkpoint beside what ``weights_only=True`` allows: numbers of numpy."""
 
+KINDS: dict[str, tuple[type, str]] = {
+    "network_weights": (dict, "a dict"),
+    "trainer_name": (str, "text"),
+    "init_args": (dict, "a dict"),
+    "logging": (dict, "a dict"),
+}
+"""Types of what a checkpoint of nnU-Net may hold, in Python and in words."""
 
-class UntrustedCheckpoint(UserWarning):
-    """A file was opened that can run code."""
+
+class UntrustedCheckpoint(InputError):
+    """A checkpoint can run code, and nobody said that it is trusted."""
 
 
-def _allow_list() -> AbstractContextManager[Any]:
-    # torch has it since 2.5; without it every checkpoint of nnU-Net is opened with the warning
-    context = getattr(torch.serialization, "safe_globals", None)
-    return nullcontext() if context is None else context(ALLOWED)
+@contextmanager
+def trusting(trust: bool = True) -> Iterator[None]:
+    """Inside, and in processes that are started inside, checkpoints may run code; ``False`` changes nothing."""
+    before = os.environ.get(TRUST)
+    if trust:
+        os.environ[TRUST] = "1"
+    try:
+        yield
+    finally:
+        if trust and before is None:
+            del os.environ[TRUST]
+        elif trust and before is not None:
+            os.environ[TRUST] = before
 
 
 def load_untrusted(file: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """The content of a checkpoint that may come from anybody.
-
-    First with ``weights_only=True`` and :data:`ALLOWED`; if the file holds anything else, without, as nnU-Net does,
-    after the warning :class:`UntrustedCheckpoint`.
+    """Return the content of a checkpoint that may come from anybody.
 
     Args:
         file: that ``torch.save`` wrote.
         map_location: of ``torch.load``.
 
     Raises:
-        InputError: there is no such file, it is damaged or no checkpoint, or it holds no dict.
+        UntrustedCheckpoint: it can run code, and nobody said that it is trusted.
+        InputError: there is no such file, it is damaged or no checkpoint, or it holds other types than those of
+            nnU-Net.
     """
     path = Path(file)
     if not path.is_file():
         raise InputError(f"There is no checkpoint {path}.")
-    try:
-        with _allow_list():
-            content = torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        if not _may_be_a_pickle(path):
+    _require_uncompressed(path)
+    if not hasattr(torch.serialization, "safe_globals"):
+        content = _loaded_as_it_is(path, map_location, f"PyTorch {torch.__version__} cannot tell (2.5 can)")
+    else:
+        try:
+            with torch.serialization.safe_globals(ALLOWED):
+                content = torch.load(path, map_location=map_location, weights_only=True)
+        except pickle.UnpicklingError as error:
+            if not _may_be_a_pickle(path):
+                raise _damaged(path, error) from None
+            content = _loaded_as_it_is(path, map_location, _named(path, error))
+        except Exception as error:  # a crafted pickle can make torch and numpy raise anything
             raise _damaged(path, error) from None
-        content = _opened_with_a_warning(path, map_location)
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise _damaged(path, error) from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}, but a checkpoint of nnU-Net holds a dict.")
+    _require_types(content, path)
     return content
 
 
 def _may_be_a_pickle(path: Path) -> bool:
-    """Whether it begins as the files of ``torch.save`` do, now and formerly; of anything else nobody need be warned."""
+    """Return whether it begins as the files of ``torch.save`` do, now and formerly; anything else cannot run code."""
     with path.open("rb") as file:
         return file.read(2) in {b"PK", b"\x80\x02"}
 
 
-def _opened_with_a_warning(path: Path, map_location: Any) -> Any:
-    warnings.warn(
-        f"{path} holds more than weights and numbers{_named(path)}, so opening it can run any code; it is opened all "
-        "the same, as nnU-Net does. Use only checkpoints of people you trust.",
-        UntrustedCheckpoint,
-        stacklevel=3,
-    )
+def _require_uncompressed(path: Path) -> None:
+    """Raise InputError if a zip file unpacks to more than it is; ``torch.save`` never compresses."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            claimed = sum(entry.file_size for entry in archive.infolist())
+    except Exception as error:  # a crafted archive can make zipfile raise anything
+        raise _damaged(path, error) from None
+    if claimed > path.stat().st_size:
+        raise InputError(
+            f"{path} has {path.stat().st_size} bytes and would unpack to {claimed}, but torch.save does not compress; "
+            "ask for the file as it was written."
+        )
+
+
+def _loaded_as_it_is(path: Path, map_location: Any, named: str) -> Any:
+    """Run whatever is in the file, as nnU-Net does, if the user trusts it."""
+    if os.environ.get(TRUST) != "1":
+        raise UntrustedCheckpoint(
+            f"{path} can run code when it is opened: it holds more than weights and numbers, namely {named}; use "
+            f"--trust (in scripts {TRUST}=1) if you trust whoever wrote it, or ask for an export (nnunet-ext export)."
+        )
     try:
         return torch.load(path, map_location=map_location, weights_only=False)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise _damaged(path, error) from None
     except (ImportError, AttributeError) as error:
         raise InputError(
             f"{path} cannot be opened: it holds objects of a package that is not installed here ({error}); ask for a "
             "checkpoint that holds weights only (nnunet-ext export)."
         ) from None
+    except Exception as error:
+        raise _damaged(path, error) from None
 
 
-def _named(path: Path) -> str:
-    """``" (a.b, c.d)"``: what is not allowed in the file, where torch can tell."""
+def _named(path: Path, error: Exception) -> str:
+    """Return what the file would load, such as ``posix.system, builtins.exec``."""
     query = getattr(torch.serialization, "get_unsafe_globals_in_checkpoint", None)
     try:
-        with _allow_list():
+        with torch.serialization.safe_globals(ALLOWED):
             found = sorted(query(path)) if query else []
-    except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError):
+    except Exception:  # of a crafted pickle; torch's first complaint about it is left
         found = []
-    return f" ({', '.join(found[:5])}{', …' if len(found) > 5 else ''})" if found else ""
+    if found:
+        return ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
+    match = re.search(r"GLOBAL (\S+)", str(error))
+    return match[1] if match else "what PyTorch does not name"
+
+
+def _require_types(content: Any, path: Path) -> None:
+    """Raise InputError unless the content is a dict whose entries have the types of nnU-Net's checkpoints."""
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}, but a checkpoint of nnU-Net holds a dict.")
+    for key, (kind, words) in KINDS.items():
+        if key in content and not isinstance(content[key], kind):
+            found = type(content[key]).__name__
+            raise InputError(f"{path}: {key} is a {found}, but in a checkpoint of nnU-Net it is {words}.")
+    weights: Mapping[Any, Any] = content.get("network_weights", {})
+    wrong = [key for key, value in weights.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
+    if wrong:
+        found = type(weights[wrong[0]]).__name__
+        raise InputError(
+            f"{path}: {wrong[0]!r} in network_weights is a {found}, but a tensor under a name is expected."
+        )
 
 
 def _damaged(path: Path, error: Exception) -> InputError:

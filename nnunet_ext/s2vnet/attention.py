@@ -6,12 +6,12 @@ travel from slice to slice.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from nnunet_ext.errors import InputError
 
@@ -52,19 +52,18 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, queries: Tensor, tokens: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Args:
-        queries: ``(B, Q, D)``.
-        tokens: ``(B, K, D)``.
-        bias: broadcasts to ``(B, heads, Q, K)``; added before the softmax.
+        """Attend to tokens.
+
+        Args:
+            queries: ``(B, Q, D)``.
+            tokens: ``(B, K, D)``.
+            bias: broadcasts to ``(B, heads, Q, K)``; added before the softmax.
 
         Returns:
             ``(B, Q, D)``.
         """
         q, k, v = self._split(self.query(queries)), self._split(self.key(tokens)), self._split(self.value(tokens))
-        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-        if bias is not None:
-            scores = scores + bias
-        attended = scores.softmax(-1) @ v
+        attended = scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.out(attended.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:

@@ -10,15 +10,15 @@ is in voxels; the result is a part of ``mask``, and empty only if ``mask`` is.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline
-from scipy.ndimage import binary_dilation, distance_transform_edt, find_objects, label
+from scipy.ndimage import binary_dilation, convolve, distance_transform_edt, find_objects, label
 from skimage.draw import line as line_between
+from skimage.graph import MCP
 from skimage.measure import find_contours
 from skimage.morphology import skeletonize
 
@@ -218,36 +218,21 @@ def _path(thin: Mask, rng: np.random.Generator) -> NDArray:
 
     A skeleton without ends is a loop; it is opened at a random pixel.
     """
-    pixels = {(int(row), int(column)) for row, column in np.argwhere(thin)}
-    ends = [pixel for pixel in sorted(pixels) if len(_neighbours(pixel, pixels)) == 1]
-    if not ends:
-        opened = sorted(pixels)[rng.integers(len(pixels))]
-        around = _neighbours(opened, pixels)
-        if not around:
-            return np.array([opened])
-        pixels.remove(opened)
-        ends = around
-    start = ends[rng.integers(len(ends))]
-    came_from: dict[tuple[int, int], tuple[int, int] | None] = {start: None}
-    steps = {start: 0}
-    queue = deque([start])
-    while queue:
-        here = queue.popleft()
-        for neighbour in _neighbours(here, pixels):
-            if neighbour not in steps:
-                came_from[neighbour], steps[neighbour] = here, steps[here] + 1
-                queue.append(neighbour)
-    others = [end for end in ends if steps.get(end, 0) > 0] or [max(sorted(steps), key=lambda pixel: steps[pixel])]
-    weights = np.array([steps[end] + 1.0 for end in others])
-    place: tuple[int, int] | None = others[rng.choice(len(others), p=weights / weights.sum())]
-    path = []
-    while place is not None:
-        path.append(place)
-        place = came_from[place]
-    return np.array(path)
-
-
-def _neighbours(pixel: tuple[int, int], pixels: set[tuple[int, int]]) -> list[tuple[int, int]]:
-    row, column = pixel
-    around = [(row + i, column + j) for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j]
-    return [other for other in around if other in pixels]
+    pixels = np.argwhere(thin)
+    ends = pixels[convolve(thin.astype(np.uint8), EIGHT, mode="constant")[tuple(pixels.T)] == 2]  # with itself
+    if not len(ends):
+        opened = pixels[rng.integers(len(pixels))]
+        ends = pixels[np.abs(pixels - opened).max(1) == 1]
+        if not len(ends):
+            return opened[None]
+        thin = thin.copy()
+        thin[tuple(opened)] = False
+    search = MCP(np.where(thin, 1.0, np.inf))
+    # as many as pixels of the path: every pixel costs 1
+    lengths, _ = search.find_costs([ends[rng.integers(len(ends))]])
+    lengths[~np.isfinite(lengths)] = 0
+    others = ends[lengths[tuple(ends.T)] > 1]
+    if not len(others):
+        others = np.array([np.unravel_index(np.argmax(lengths), lengths.shape)])
+    weights = lengths[tuple(others.T)]
+    return np.array(search.traceback(others[rng.choice(len(others), p=weights / weights.sum())]))

@@ -16,8 +16,7 @@ from nnunet_ext.splits.cases import Cases, find_cases
 from nnunet_ext.splits.files import NAME, About, about_file, read_about, read_folds
 from nnunet_ext.splits.folds import Fold, cross_validation
 from nnunet_ext.splits.images import Neighbours, look_at_neighbours
-from nnunet_ext.splits.names import subjects_from_names
-from nnunet_ext.splits.subjects import Grouping, group, in_pairs, numbered, some
+from nnunet_ext.splits.subjects import Grouping, group, in_pairs, numbered, some, subjects_from_names
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")

@@ -1,4 +1,4 @@
-"""Which cases are one subject: said by the user as a pattern, a table or a rule."""
+"""Which cases are one subject: said by the user as a pattern, a table or a rule, or told by the names of the cases."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
-from nnunet_ext.splits.names import subjects_from_names
 
 WAYS = (
     r"a regular expression such as 'patient\d+', a table FILE.csv (columns case,subject) or FILE.json, pairs (001 and "
@@ -18,11 +17,31 @@ WAYS = (
 )
 
 
+_TIME = "frame|fr|phase|time|timepoint|tp|t|session|ses|visit|v|scan|run|echo|acq|rep|day|week|month|year|slice|sl"
+_STATE = "ed|es|pre|post|baseline|followup"
+_SIDE = "left|right|lh|rh|l|r"
+
+RULES = (
+    ("sub-…, as in BIDS", r"(?<![A-Za-z0-9])(sub-[A-Za-z0-9]+)", 0.0),
+    ("the word patient or subject with its number", r"(?i)(?<![a-z])((?:patient|subject|subj|pat|pt)[-_]?\d+)", 0.0),
+    (
+        "what is before the frame, time point, session or side",
+        rf"(?i)^(.+?)(?:[-_. ](?:(?:{_TIME})[-_]?\d+|{_STATE}|{_SIDE}))+$",
+        0.1,
+    ),
+    ("what is before the second number", r"^(.*\d)[-_. ]\d+$", 0.1),
+)
+"""Description, expression whose group is the subject, and the least number of subjects as a share of the cases: fewer
+are sites or studies rather than subjects (``site1_001``, ``BraTS2021_00012``). The first rule that fits is taken."""
+
+
 @dataclass(frozen=True)
 class Grouping:
-    """Attributes:
-    by: what the user said, such as ``pairs``; or where it was found.
-    subject_of: exactly one subject for every case.
+    """Which case is of which subject.
+
+    Attributes:
+        by: what the user said, such as ``pairs``; or where it was found.
+        subject_of: exactly one subject for every case.
     """
 
     by: str
@@ -30,8 +49,26 @@ class Grouping:
 
     @property
     def subjects(self) -> tuple[str, ...]:
-        """In alphabetical order."""
+        """Subjects in alphabetical order."""
         return tuple(sorted(set(self.subject_of.values())))
+
+
+@dataclass(frozen=True)
+class NamedSubjects:
+    """``rule``: in words; ``subject_of``: the subject of every case, which is the case where its name does not tell."""
+
+    rule: str
+    subject_of: Mapping[str, str]
+
+
+def subjects_from_names(cases: Sequence[str]) -> NamedSubjects | None:
+    """The subjects, if the names have a usual form in which at least two cases are one subject; otherwise None."""
+    for rule, expression, share in RULES:
+        subject_of = {case: match[1] if (match := re.search(expression, case)) else case for case in cases}
+        subjects = len(set(subject_of.values()))
+        if 1 < subjects < len(cases) and subjects >= share * len(cases):
+            return NamedSubjects(rule, subject_of)
+    return None
 
 
 def group(cases: Sequence[str], by: str | None) -> Grouping:
@@ -42,7 +79,7 @@ def group(cases: Sequence[str], by: str | None) -> Grouping:
         by: one of
 
             - ``case``: every case is its own subject;
-            - ``subject``: from names with a usual form, see :mod:`nnunet_ext.splits.names`;
+            - ``subject``: from names with a usual form, see :func:`subjects_from_names`;
             - ``pairs``: cases whose last numbers are 2k−1 and 2k are one subject, as in MSD hippocampus;
             - ``pairs-from-0``: the same for 2k and 2k+1;
             - a file ``….csv`` with columns ``case,subject``, or ``….json`` with ``{case: subject}``; it may hold more
@@ -94,7 +131,7 @@ def _from_names(cases: Sequence[str]) -> dict[str, str]:
 
 
 def numbered(case: str) -> tuple[str, str, str] | None:
-    """What is before, in, and after the last number of a name: ``("hippocampus_", "001", "")``; None without any."""
+    """Return what is before, in, and after the last number of a name: ``("case_", "001", "")``; None without any."""
     match = re.fullmatch(r"(.*?)(\d+)(\D*)", case)
     return (match[1], match[2], match[3]) if match else None
 

@@ -13,8 +13,7 @@ from nnunet_ext.files import read_json
 from nnunet_ext.splits.cases import Cases, find_cases
 from nnunet_ext.splits.files import NAME, about_file, read_folds, table, write_folds
 from nnunet_ext.splits.folds import Fold, Shots, cross_validation, few_shot
-from nnunet_ext.splits.names import subjects_from_names
-from nnunet_ext.splits.subjects import Grouping, group, some
+from nnunet_ext.splits.subjects import Grouping, group, some, subjects_from_names
 
 
 @dataclass(frozen=True)

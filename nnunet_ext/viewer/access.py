@@ -4,18 +4,27 @@ A page on any web site can send requests to ``127.0.0.1``, and a rebound DNS nam
 the address that a browser believes to talk to is checked (``Host``), a request of another site is refused (``Origin``,
 ``Sec-Fetch-Site``), and everything needs a secret: the token of the link, which works once and is exchanged for a
 cookie that no script can read, or a bearer token for programs.
+
+The cookie is ``SameSite=Lax``. A link that is clicked in webmail or a chat is a navigation that another site began, and
+a browser sends no ``Strict`` cookie with it, not even after the redirection to ``/``: the token would be used up, and
+the page refused. With ``Lax`` another site can only navigate a browser to us, and gets nothing there but the page.
+
+Whoever has no key costs nothing: refusals come from the headers alone, in a time that is linear in their length, the
+body is not read, and the connection is closed.
 """
 
 from __future__ import annotations
 
 import secrets
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LINK_BYTES = 1024
+"""Of a query: a mail program may add its own to the token."""
 
 HEADERS = {
     "content-security-policy": (
@@ -32,11 +41,11 @@ HEADERS = {
 """Of every answer. NiiVue carries its font as a ``data:`` URL; nothing comes from another site."""
 
 
-class Doorkeeper:
-    """ASGI middleware; see the module's docstring.
+class AccessMiddleware:
+    """See the module's docstring.
 
     Args:
-        app: what is behind the door.
+        app: that is protected.
         hosts: names, without a port, by which the server may be addressed.
         token: of the link or of the ``Authorization`` header.
         port: part of the cookie's name, since cookies do not tell ports apart.
@@ -84,41 +93,45 @@ class Doorkeeper:
             message = await receive()
             read += len(message.get("body", b""))
             if read > self.limit:
-                raise HTTPException(413, self._too_large)  # a body without a length, or with a wrong one
+                raise HTTPException(
+                    413, self._too_large, {"connection": "close"}
+                )  # a body without a length, or with a wrong one
             return message
 
         await self.app(scope, receive_limited, send_with_headers)
 
     def _refusal(self, scope: Scope, headers: Headers) -> ASGIApp | None:
-        """The answer to who may not come in, or a link's redirection; None for everybody else."""
+        """Return the answer to a request that is refused, or a link's redirection; None for every other one."""
         host = headers.get("host", "")
         if _without_port(host) not in self.hosts:
-            return PlainTextResponse(f"This server is not called {host}.", 421)
+            return _refused(f"This server is not called {host[:80]}.", 421)
         origin = headers.get("origin")
         foreign = headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
         foreign = foreign or (origin is not None and origin.partition("://")[2] != host)
         # a link that was clicked in a mail or a chat may come from another site, but only to the front door
         if foreign and not (scope["path"] == "/" and scope["method"] == "GET"):
-            return PlainTextResponse("Requests of other sites are refused.", 403)
+            return _refused("Requests of other sites are refused.", 403)
         if not self._known(headers):
-            return self._unknown(scope)
-        if self._given_token(scope) is not None and not self.bearer:
+            return self._unknown(scope, headers)
+        if not self.bearer and self._given_token(scope) is not None:
             return RedirectResponse("/", 303)  # so that the token does not stay in the address bar
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > self.limit:
-            return PlainTextResponse(self._too_large, 413)
+        if not (length.isascii() and length.isdigit()) or len(length) > 18 or int(length) > self.limit:
+            return _refused(self._too_large, 413)
         return None
 
-    def _unknown(self, scope: Scope) -> ASGIApp:
+    def _unknown(self, scope: Scope, headers: Headers) -> ASGIApp:
+        if self.bearer:
+            return _refused("Send the token that was printed, as Authorization: Bearer TOKEN.", 401)
+        # a mail program that looks at its links, and a browser that fetches pages before a click, do not use it up
+        ahead = scope["method"] != "GET" or "prefetch" in headers.get("sec-purpose", headers.get("purpose", ""))
         given = self._given_token(scope)
-        if self._unused and scope["path"] == "/" and given is not None and _same(given, self._token):
+        if self._unused and not ahead and given is not None and _same(given, self._token):
             self._unused = False
             answer = RedirectResponse("/", 303)
-            answer.set_cookie(self._cookie, self._secret, httponly=True, samesite="strict", path="/")
+            answer.set_cookie(self._cookie, self._secret, httponly=True, samesite="lax", path="/")
             return answer
-        if self.bearer:
-            return PlainTextResponse("Send the token that was printed, as Authorization: Bearer TOKEN.", 401)
-        return PlainTextResponse(
+        return _refused(
             "Open the link that was printed when the server started. It works once, in one browser; start the server "
             "again for another.",
             401,
@@ -128,18 +141,24 @@ class Doorkeeper:
         if self.bearer:
             kind, _, given = headers.get("authorization", "").partition(" ")
             return kind.lower() == "bearer" and _same(given, self._token)
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(self._cookie)
-        except CookieError:
-            return False
-        return cookie is not None and _same(cookie.value, self._secret)
+        # not with http.cookies, whose time is quadratic in the backslashes of a value (CVE-2024-7592)
+        pairs = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
+        return any(name == self._cookie and _same(value, self._secret) for name, _, value in pairs)
 
     def _given_token(self, scope: Scope) -> str | None:
-        return next(iter(parse_qs(scope["query_string"].decode("latin-1")).get("token", [])), None)
+        query = scope["query_string"]
+        if scope["path"] != "/" or len(query) > LINK_BYTES:
+            return None
+        return next(iter(parse_qs(query.decode("latin-1")).get("token", [])), None)
 
     @property
     def _too_large(self) -> str:
         return f"A request may have {self.limit} bytes at most."
+
+
+def _refused(text: str, status: int) -> ASGIApp:
+    """Close the connection, so that the server does not read a body that nobody wants."""
+    return PlainTextResponse(text, status, {"connection": "close"})
 
 
 def _without_port(host: str) -> str:
@@ -150,5 +169,5 @@ def _without_port(host: str) -> str:
 
 
 def _same(given: str, expected: str) -> bool:
-    """In a time that tells nothing about where they differ."""
+    """Compare in a time that tells nothing about where they differ."""
     return secrets.compare_digest(given.encode("utf-8", "surrogateescape"), expected.encode())

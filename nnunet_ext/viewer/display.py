@@ -1,4 +1,4 @@
-"""How a volume is turned for the screen: the axes of the patient in their order, whatever the order in the file.
+"""Turns a volume for the screen: the axes of the patient in their order, whatever the order in the file.
 
 The page shows voxels, not resampled ones, so slices stay slices also in oblique images: axes are only permuted and
 flipped, to the closest right, anterior, superior. What the page gets is such a box of voxels with their spacing, so a
@@ -32,7 +32,7 @@ class Display:
 
     @classmethod
     def of(cls, geometry: Geometry, shape: tuple[int, int, int]) -> Display:
-        """Of an image with this geometry, which is LPS and in z, y, x."""
+        """Return the turn of an image with this geometry, which is LPS and in z, y, x."""
         affine = np.eye(4)
         affine[:3, :3], affine[:3, 3] = geometry.matrix[:, ::-1], geometry.origin_mm
         affine[:2] *= -1
@@ -45,7 +45,7 @@ class Display:
 
     @property
     def axes(self) -> list[tuple[int, int]]:
-        """Of z, y and x: the axis of what is shown that it becomes, and −1 if it is flipped."""
+        """The axis on the screen that each of z, y and x becomes, and −1 if it is flipped."""
         return [(int(to), int(sign)) for to, sign in self.orientation[::-1]]
 
     @property

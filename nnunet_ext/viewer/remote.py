@@ -5,107 +5,148 @@ says it: ``http://127.0.0.1:1527/liver`` is the label liver of the model, by nam
 the first one. Its prompts are prompts for this label, and it gets the mask of this label; all labels are segmented.
 
 Arrays and positions are in the order of the array, z, y, x as nnU-Net reads files (napari and 3D Slicer do the same).
-One client at a time: a lease, kept alive by the client's heartbeat.
+One client at a time: a lease, kept alive by the client's heartbeat. Requests take time to arrive and wait for each
+other, so the lease is looked at again in the thread that works with the session, where nothing else can change it
+between the look and the change; the image belongs to the client that sent it, and the next one begins without any.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import secrets
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from numpy.typing import NDArray
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.interactive.drawing import Box
 from nnunet_ext.interactive.session import S2VSession
-from nnunet_ext.viewer.desk import Busy, Desk
+from nnunet_ext.viewer.lease import LIVENESS_SECONDS, Client, Full, Gone, Lease
+from nnunet_ext.viewer.requests import (
+    BoxRequest,
+    BufferRequest,
+    ImageRequest,
+    InitialRequest,
+    MaskRequest,
+    PointRequest,
+    read,
+)
 from nnunet_ext.viewer.wire import pack, unpack
+from nnunet_ext.viewer.worker import Busy, SessionWorker
+
+Result = TypeVar("Result")
 
 PROTOCOL = "2.6.0"
 META, LEASE = "X-Meta", "X-Lease-Token"
-BUFFERS = ("bool", "uint8", "uint16", "int16", "int32", "float32")
-LIVENESS_SECONDS = 60.0
-"""Without a sign of life for so long, a client has gone, and the next one can come."""
+MASK_ITEM_BYTES = 8
+"""Of a voxel of a mask at most."""
 
 
-@dataclass
-class Client:
-    """Who has the session now.
+class RemoteSession:
+    """A session, the thread that works with it, and the client that has it.
 
-    Attributes:
-        token: of the lease.
-        label: that its prompts are for.
-        seen: when it last asked for something, monotonic seconds.
-        has_image: it sent one; that of the client before is none of its business.
-        dtype: of its target buffer; None before it has one.
+    Args:
+        session: nobody else may use it from now on.
+        image_bytes: that an image may have when it is unpacked.
     """
 
-    token: str
-    label: int
-    seen: float
-    has_image: bool = False
-    dtype: str | None = None
+    def __init__(self, session: S2VSession, image_bytes: int) -> None:
+        self.session, self.image_bytes = session, image_bytes
+        self.worker, self.lease = SessionWorker(session), Lease()
+        self._image_of: Client | None = None
+
+    def client(self, request: Request) -> Client:
+        """Return the client whose lease the request names; raise Gone if there is none."""
+        return self.lease.of(request.headers.get(LEASE, ""))
+
+    def label(self, name: str | None) -> int:
+        """Return the value of a label by name or value; the first one of the foreground for None.
+
+        Raises:
+            InputError: the model has no such label.
+        """
+        known = {name: value for name, value in self.session.labels.items() if value}
+        if name is None:
+            return next(iter(known.values()))
+        found = known.get(name, {str(value): value for value in known.values()}.get(name))
+        if found is None:
+            raise InputError(f"The address names the label {name[:80]!r}; the model has {', '.join(known)}.")
+        return found
+
+    async def set_image(self, client: Client, content: bytes, properties: dict[str, Any]) -> list[int]:
+        """Unpack and preprocess an image, which then belongs to the client; returns its shape."""
+
+        def work() -> list[int]:
+            self.lease.require(client)
+            image = unpack(content, self.image_bytes)
+            self.session.set_image(image, properties)
+            self._image_of, client.dtype = client, None
+            return list(image.shape)
+
+        return await self.worker.do(work)
+
+    async def on_image(self, client: Client, call: Callable[[], Result]) -> Result:
+        """Let the thread call something that needs the client's image.
+
+        Raises:
+            Gone: the lease has ended meanwhile.
+            InputError: the client has sent no image.
+        """
+
+        def work() -> Result:
+            self.lease.require(client)
+            if self._image_of is not client:  # that of the client before is none of its business
+                raise InputError("No image is set; call set_image first.")
+            return call()
+
+        return await self.worker.do(work)
+
+    async def change(self, client: Client, call: Callable[[], Box | None], runs: bool = True) -> Response:
+        """Return what a call has changed, as the client reads it; ``runs``: it always predicts."""
+
+        def work() -> Response:
+            before = self.session.undo_steps
+            box = call()
+            ran = runs or self.session.undo_steps < before  # an undo, if there was anything to undo
+            if not ran or box is None or client.dtype is None:
+                return _answer(ran, None, b"")
+            part = self.session.target_buffer[tuple(slice(*ends) for ends in box)]
+            return _answer(True, box, pack((part == client.label).astype(client.dtype)))
+
+        return await self.on_image(client, work)
+
+    def mask(self, content: bytes) -> NDArray:
+        """Return a mask that a client sent, which is never larger than the image; call it in the thread."""
+        return unpack(content, MASK_ITEM_BYTES * math.prod(self.session.case.shape))
 
 
-class Gone(Exception):
-    """The lease is none, or not any more."""
-
-
-class Full(Exception):
-    """Somebody else has the session."""
-
-
-def create_remote(session: S2VSession) -> FastAPI:
-    """nnInteractive's server, in front of a session with a model."""
-    desk = Desk(session)
-    current: Client | None = None
+def create_remote(session: S2VSession, image_bytes: int = 2**31) -> FastAPI:
+    """Return nnInteractive's server, in front of a session with a model; see :class:`RemoteSession`."""
+    remote = RemoteSession(session, image_bytes)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        desk.close()
+        remote.worker.close()
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    router = APIRouter()
+    app.state.remote = remote
     for kind, status in ((InputError, 400), (Gone, 410), (Full, 503), (Busy, 429)):
         app.add_exception_handler(kind, _refusal(status))
+    for router in (_connection(remote), _image(remote), _prompts(remote)):
+        app.include_router(router)
+        app.include_router(router, prefix="/{label}")
+    return app
 
-    def client(request: Request) -> Client:
-        """The one whose lease this is; it is alive."""
-        token = request.headers.get(LEASE, "")
-        if current is None or not secrets.compare_digest(current.token.encode(), token.encode()):
-            raise Gone("The lease is unknown or has ended; connect again.")
-        current.seen = time.monotonic()
-        return current
 
-    def client_with_image(request: Request) -> Client:
-        found = client(request)
-        if not found.has_image:
-            raise InputError("No image is set; call set_image first.")
-        return found
-
-    async def changed(request: Request, call: Callable[[], Box | None], runs: bool = True) -> Response:
-        """What a call has changed, as the client reads it; ``runs``: it always predicts."""
-        whose = client_with_image(request)
-
-        def work() -> Response:
-            before = session.undo_steps
-            box = call()
-            ran = runs or session.undo_steps < before  # an undo, if there was anything to undo
-            if not ran or box is None or whose.dtype is None:
-                return _answer(ran, None, b"")
-            part = session.target_buffer[tuple(slice(*ends) for ends in box)]
-            return _answer(True, box, pack((part == whose.label).astype(whose.dtype)))
-
-        return await desk.do(work)
+def _connection(remote: RemoteSession) -> APIRouter:
+    """Routes of the lease, and what the server can do."""
+    router = APIRouter()
 
     @router.get("/healthz")
     async def healthz() -> dict[str, Any]:
@@ -113,18 +154,9 @@ def create_remote(session: S2VSession) -> FastAPI:
 
     @router.post("/claim")
     async def claim(request: Request) -> dict[str, Any]:
-        nonlocal current
-        label = request.path_params.get("label")
-        known = {name: value for name, value in session.labels.items() if value}
-        by_value = {str(value): value for value in known.values()}
-        value = next(iter(known.values())) if label is None else known.get(label, by_value.get(label))
-        if value is None:
-            raise InputError(f"The address names the label {label!r}; the model has {', '.join(known)}.")
-        if current and time.monotonic() - current.seen < LIVENESS_SECONDS:
-            raise Full("Another client is connected; close it, or wait a minute after it was closed.")
-        current = Client(secrets.token_hex(16), value, time.monotonic())
+        client = remote.lease.claim(remote.label(request.path_params.get("label")))
         return {
-            "lease_token": current.token,
+            "lease_token": client.token,
             "idle_timeout_seconds": 0.0,
             "liveness_timeout_seconds": LIVENESS_SECONDS,
             "max_sessions": 1,
@@ -132,101 +164,104 @@ def create_remote(session: S2VSession) -> FastAPI:
 
     @router.post("/release")
     async def release(request: Request) -> dict[str, Any]:
-        nonlocal current
-        client(request)
-        current = None
+        remote.lease.end(remote.client(request))
         return {"released": True}
 
     @router.post("/heartbeat")
     async def heartbeat(request: Request) -> dict[str, Any]:
-        client(request)
+        remote.client(request)
         return {"remaining_seconds": LIVENESS_SECONDS}
 
     @router.get("/lease_status")
     async def lease_status(request: Request) -> dict[str, Any]:
-        client(request)
+        remote.client(request)
         return {"remaining_seconds": LIVENESS_SECONDS, "idle_timeout_seconds": 0.0}
 
     @router.get("/capabilities")
     async def capabilities() -> dict[str, Any]:
-        return {
-            "supported_interactions": {
-                "points": True,
-                "scribble": True,
-                "lasso": True,
-                "bbox2d": True,
-                "bbox3d": False,
-            },
-            # prompts are no channels of an input here
-            "channel_mapping": {},
-            "num_interaction_channels": 0,
-            "supports_initial_label": True,
-            "supports_zero_shot_label_refinement": False,
-            "supports_undo": True,
-            "preferred_scribble_thickness": [2, 2, 2],
-            "interaction_decay": None,
-            "patch_size": [int(size) for size in session.model.configuration_manager.patch_size],
-            "do_autozoom": False,
-            "inference_session_version": PROTOCOL,
-            "license": None,
-        }
+        return _capabilities([int(size) for size in remote.session.model.configuration_manager.patch_size])
+
+    return router
+
+
+def _image(remote: RemoteSession) -> APIRouter:
+    """Routes of the image, and of the array that the client keeps its mask in."""
+    router = APIRouter()
 
     @router.post("/set_image")
     async def set_image(request: Request) -> dict[str, Any]:
-        whose = client(request)
-        properties = _meta(request).get("image_properties") or {}
-        image = unpack(await request.body())
-        await desk.do(lambda: session.set_image(image, properties))
-        whose.has_image, whose.dtype = True, None
-        return {"original_image_shape": list(image.shape)}
+        client, said = remote.client(request), read(ImageRequest, request.headers.get(META, "{}"), f"The header {META}")
+        spacing = said.image_properties and said.image_properties.spacing
+        shape = await remote.set_image(client, await request.body(), {"spacing": spacing})
+        return {"original_image_shape": shape}
 
     @router.post("/set_target_buffer")
     async def set_target_buffer(request: Request) -> dict[str, Any]:
-        whose, wanted = client_with_image(request), await _json(request)
-        shape, dtype = wanted.get("shape"), wanted.get("dtype")
-        if shape != list(session.case.shape) or dtype not in BUFFERS:
-            raise InputError(
-                f"The target buffer has shape {shape} and type {dtype!r}, but the image {list(session.case.shape)}; "
-                f"the types are {', '.join(BUFFERS)}."
-            )
-        whose.dtype = dtype
+        client, wanted = remote.client(request), read(BufferRequest, await request.body())
+
+        def work() -> None:
+            shape = list(remote.session.case.shape)
+            if wanted.shape != shape:
+                raise InputError(f"The target buffer has shape {wanted.shape[:5]}, but the image {shape}.")
+            client.dtype = wanted.dtype
+
+        await remote.on_image(client, work)
         return {}
 
     @router.post("/set_do_autozoom")
     async def set_do_autozoom(request: Request) -> dict[str, Any]:
-        client(request)  # there is no zoom
+        remote.client(request)  # there is no zoom
         return {}
 
     @router.post("/reset_interactions")
     async def reset_interactions(request: Request) -> dict[str, Any]:
-        client_with_image(request)
-        await desk.do(session.reset_interactions)
+        await remote.on_image(remote.client(request), remote.session.reset_interactions)
         return {}
+
+    return router
+
+
+def _prompts(remote: RemoteSession) -> APIRouter:
+    """Routes of what the client draws, and of undo."""
+    router, session = APIRouter(), remote.session
 
     @router.post("/undo")
     async def undo(request: Request) -> Response:
-        return await changed(request, session.undo, runs=False)
+        return await remote.change(remote.client(request), session.undo, runs=False)
 
     @router.post("/predict")
     async def predict(request: Request) -> Response:
-        return await changed(request, session.predict)
+        return await remote.change(remote.client(request), session.predict)
 
     @router.post("/add_point_interaction")
     async def add_point(request: Request) -> Response:
-        given, label = await _json(request), client_with_image(request).label
-        at, (include, run) = _get(given, "coordinates"), _how(given)
-        return await changed(request, lambda: session.add_point_interaction(at, include, run, label=label), run)
+        client, said = remote.client(request), read(PointRequest, await request.body())
+        how = said.include_interaction, said.run_prediction
+
+        def call() -> Box | None:
+            return session.add_point_interaction(said.coordinates, *how, label=client.label)
+
+        return await remote.change(client, call, said.run_prediction)
 
     @router.post("/add_bbox_interaction")
     async def add_bbox(request: Request) -> Response:
-        given, label = await _json(request), client_with_image(request).label
-        box, (include, run) = _box(_get(given, "bbox_coords"), session.case.shape), _how(given)
-        return await changed(request, lambda: session.add_bbox_interaction(box, include, run, label=label), run)
+        client, said = remote.client(request), read(BoxRequest, await request.body())
+        how = said.include_interaction, said.run_prediction
+
+        def call() -> Box | None:
+            box = _whole(said.bbox_coords, session.case.shape)
+            return session.add_bbox_interaction(box, *how, label=client.label)
+
+        return await remote.change(client, call, said.run_prediction)
 
     async def add_mask(request: Request, add: Callable[..., Box | None]) -> Response:
-        given, label, mask = _meta(request), client_with_image(request).label, unpack(await request.body())
-        box, (include, run) = given.get("interaction_bbox"), _how(given)
-        return await changed(request, lambda: add(mask, include, run, interaction_bbox=box, label=label), run)
+        client, said = remote.client(request), read(MaskRequest, request.headers.get(META, "{}"), f"The header {META}")
+        content, how = await request.body(), (said.include_interaction, said.run_prediction)
+
+        def call() -> Box | None:
+            return add(remote.mask(content), *how, interaction_bbox=said.interaction_bbox, label=client.label)
+
+        return await remote.change(client, call, said.run_prediction)
 
     @router.post("/add_scribble_interaction")
     async def add_scribble(request: Request) -> Response:
@@ -238,14 +273,37 @@ def create_remote(session: S2VSession) -> FastAPI:
 
     @router.post("/add_initial_seg_interaction")
     async def add_initial_seg(request: Request) -> Response:
-        given, label, mask = _meta(request), client_with_image(request).label, unpack(await request.body())
-        run = bool(given.get("run_prediction", False))
-        labels = np.where(mask != 0, label, 0)
-        return await changed(request, lambda: session.add_initial_seg_interaction(labels, run), run)
+        client, said = (
+            remote.client(request),
+            read(InitialRequest, request.headers.get(META, "{}"), f"The header {META}"),
+        )
+        content = await request.body()
 
-    app.include_router(router)
-    app.include_router(router, prefix="/{label}")
-    return app
+        def call() -> Box | None:
+            labels = np.where(remote.mask(content) != 0, client.label, 0)
+            return session.add_initial_seg_interaction(labels, said.run_prediction)
+
+        return await remote.change(client, call, said.run_prediction)
+
+    return router
+
+
+def _capabilities(patch_size: list[int]) -> dict[str, Any]:
+    return {
+        "supported_interactions": {"points": True, "scribble": True, "lasso": True, "bbox2d": True, "bbox3d": False},
+        # prompts are no channels of an input here
+        "channel_mapping": {},
+        "num_interaction_channels": 0,
+        "supports_initial_label": True,
+        "supports_zero_shot_label_refinement": False,
+        "supports_undo": True,
+        "preferred_scribble_thickness": [2, 2, 2],
+        "interaction_decay": None,
+        "patch_size": patch_size,
+        "do_autozoom": False,
+        "inference_session_version": PROTOCOL,
+        "license": None,
+    }
 
 
 def _refusal(status: int) -> Callable[[Request, Exception], JSONResponse]:
@@ -257,39 +315,7 @@ def _answer(ran: bool, box: Box | None, content: bytes) -> Response:
     return Response(content, headers={META: meta}, media_type="application/octet-stream")
 
 
-def _meta(request: Request) -> dict[str, Any]:
-    return _object(request.headers.get(META, "{}"), f"The header {META}")
-
-
-async def _json(request: Request) -> dict[str, Any]:
-    return _object(await request.body(), "The request")
-
-
-def _object(text: str | bytes, what: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise InputError(f"{what} is no JSON object.")
-    return found
-
-
-def _get(given: dict[str, Any], key: str) -> Any:
-    if key not in given:
-        raise InputError(f"The request has no {key}.")
-    return given[key]
-
-
-def _how(given: dict[str, Any]) -> tuple[bool, bool]:
-    """Whether a prompt is for the object, and is predicted at once."""
-    return bool(_get(given, "include_interaction")), bool(given.get("run_prediction", True))
-
-
-def _box(box: Any, shape: Sequence[int]) -> Box:
-    """In voxels: viewers send corners with fractions, and beyond the border."""
-    try:
-        pairs = [(math.floor(float(low) + 0.5), math.ceil(float(high) - 0.5)) for low, high in box]
-        return [[max(0, low), min(size, max(low + 1, high))] for (low, high), size in zip(pairs, shape, strict=True)]
-    except (TypeError, ValueError, OverflowError):
-        raise InputError(f"The box is {json.dumps(box)[:80]}; expected is [[z0, z1], [y0, y1], [x0, x1]].") from None
+def _whole(box: Sequence[Sequence[float]], shape: Sequence[int]) -> Box:
+    """Return whole voxels within the image, at least one along each axis."""
+    pairs = [(math.floor(low + 0.5), math.ceil(high - 0.5)) for low, high in box]
+    return [[max(0, low), min(size, max(low + 1, high))] for (low, high), size in zip(pairs, shape, strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,10 +13,13 @@ from urllib.parse import quote
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing, require_folder_of
 from nnunet_ext.interactive.session import S2VSession
-from nnunet_ext.viewer.needs_extra import require_viewer_extra
 
 PROMPT_BYTES = 2**20
 """Of a request of the page: a scribble of some ten thousand positions."""
+
+
+ENVELOPE_BYTES = 2**20
+"""Beside the array of an upload: its header, and what compression adds to noise."""
 
 
 def serve(
@@ -49,9 +53,9 @@ def serve(
         InputError: a library, a file or the model is missing or wrong, or the address cannot be used.
     """
     require_viewer_extra()
-    from nnunet_ext.viewer.access import Doorkeeper
+    from nnunet_ext.viewer.access import AccessMiddleware
     from nnunet_ext.viewer.app import create_app, prompt_file
-    from nnunet_ext.viewer.desk import Desk
+    from nnunet_ext.viewer.worker import SessionWorker
 
     session = S2VSession(device, **options)
     session.initialize_from_trained_model_folder(model, fold, checkpoint)
@@ -66,14 +70,14 @@ def serve(
             with replacing(Path(prompts_out)) as temporary:
                 temporary.write_text(prompt_file(prompts), encoding="utf-8")
 
-    desk = Desk(session, keep)
-    app = create_app(desk, [Path(image) for image in images], None if out is None else Path(out))
+    worker = SessionWorker(session, keep)
+    app = create_app(worker, [Path(image) for image in images], None if out is None else Path(out))
     with listening(host, port) as listener:
         port, token = listener.getsockname()[1], secrets.token_urlsafe(32)
-        door = Doorkeeper(app, hosts=names_of(host), token=token, port=port, limit=PROMPT_BYTES)
+        protected = AccessMiddleware(app, hosts=names_of(host), token=token, port=port, limit=PROMPT_BYTES)
         say(f"Open this link; it works once:\n\n    http://{shown(host)}:{port}/?token={token}\n")
         say("Ctrl-C ends the server.")
-        run(door, listener)
+        run(protected, listener)
 
 
 def serve_remote(
@@ -93,35 +97,47 @@ def serve_remote(
     Args:
         model, fold, checkpoint, device, options: as for :func:`serve`.
         host, port: to listen on.
-        upload_mib: what an image may have, compressed.
+        upload_mib: what an image may have, compressed and unpacked.
         say: is told addresses and the key.
 
     Raises:
         InputError: see :func:`serve`.
     """
     require_viewer_extra()
-    from nnunet_ext.viewer.access import Doorkeeper
+    from nnunet_ext.viewer.access import AccessMiddleware
     from nnunet_ext.viewer.remote import create_remote
 
     session = S2VSession(device, **options)
     session.initialize_from_trained_model_folder(model, fold, checkpoint)
-    app = create_remote(session)
+    app = create_remote(session, upload_mib * 2**20)
     with listening(host, port) as listener:
         port, token = listener.getsockname()[1], secrets.token_urlsafe(32)
-        door = Doorkeeper(app, hosts=names_of(host), token=token, port=port, limit=upload_mib * 2**20, bearer=True)
+        limit = upload_mib * 2**20 + ENVELOPE_BYTES
+        protected = AccessMiddleware(app, hosts=names_of(host), token=token, port=port, limit=limit, bearer=True)
         addresses = [f"http://{shown(host)}:{port}/{quote(name)}" for name, value in session.labels.items() if value]
         say("Addresses for nnInteractive's plug-ins, one per label:\n\n    " + "\n    ".join(addresses))
         say(f"\nAPI key, for all of them: {token}\n\nCtrl-C ends the server.")
-        run(door, listener)
+        run(protected, listener)
+
+
+def require_viewer_extra() -> None:
+    """Raise InputError if FastAPI or uvicorn is missing."""
+    for library in ("fastapi", "uvicorn"):
+        try:
+            import_module(library)
+        except ImportError:
+            raise InputError(
+                f"The viewer needs {library}, which is not installed; pip install 'nnunet-ext[viewer]'."
+            ) from None
 
 
 def names_of(host: str) -> frozenset[str]:
-    """What a browser may call the server: this, and the names of the machine itself, for tunnels."""
+    """Names by which a browser may address the server: this, and those of the machine itself, for tunnels."""
     return frozenset({host.lower(), "127.0.0.1", "localhost", "::1"})
 
 
 def shown(host: str) -> str:
-    """As it stands in a link."""
+    """Return the host as it stands in a link."""
     return f"[{host}]" if ":" in host else host
 
 

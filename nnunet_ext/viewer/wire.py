@@ -24,8 +24,7 @@ from nnunet_ext.errors import InputError
 
 MAGIC, VERSION, ZSTD = b"NNIA", 1, 1
 CHUNK = 2**30
-ARRAY_BYTES = 2**32
-"""What an array may have when it is unpacked; a few compressed bytes can claim to be anything."""
+TYPES = {np.dtype(code).name: np.dtype(code) for code in "?bBhHiIlLqQefd"}
 
 
 def pack(array: NDArray) -> bytes:
@@ -44,33 +43,38 @@ def pack(array: NDArray) -> bytes:
     return b"".join(parts)
 
 
-def unpack(content: bytes) -> NDArray:
+def unpack(content: bytes, limit: int) -> NDArray:
     """The array of :func:`pack`, or of nnInteractive's client.
 
+    Args:
+        content: of a request.
+        limit: bytes that the array may have; a few compressed bytes can claim to be anything.
+
     Raises:
-        InputError: it is none, or would need more than :data:`ARRAY_BYTES`.
+        InputError: it is none, or would need more.
     """
     try:
-        return _unpacked(content)
-    except (struct.error, TypeError, UnicodeDecodeError, RuntimeError, ValueError) as error:
+        return _unpacked(content, limit)
+    except (struct.error, UnicodeDecodeError, RuntimeError, ValueError, MemoryError) as error:
         reason = str(error) or type(error).__name__
         raise InputError(f"The request holds no array of nnInteractive's protocol ({VERSION}): {reason}") from None
 
 
-def _unpacked(content: bytes) -> NDArray:
+def _unpacked(content: bytes, limit: int) -> NDArray:
     magic, version, _, ndim, length = struct.unpack_from("<4s4B", content)
     if (magic, version) != (MAGIC, VERSION):
         raise ValueError(f"it begins with {magic!r}, version {version}.")
-    dtype = np.dtype(content[8 : 8 + length].decode("ascii"))
-    if dtype.kind not in "biuf":
-        raise ValueError(f"its type is {dtype}.")
+    name = content[8 : 8 + length].decode("ascii")
+    if name not in TYPES:
+        raise ValueError(f"its type is {name[:20]!r}; the types are {', '.join(TYPES)}.")
+    dtype = TYPES[name]
     at = 8 + length
     shape = struct.unpack_from(f"<{ndim}q", content, at)
     (chunks,) = struct.unpack_from("<I", content, at + 8 * ndim)
     at += 8 * ndim + 4
     size = math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or size > ARRAY_BYTES:
-        raise ValueError(f"its shape is {shape}; {ARRAY_BYTES} bytes are the limit.")
+    if min(shape, default=0) < 0 or size > limit:
+        raise ValueError(f"its shape is {str(shape)[:80]} and its type {name}; {limit} bytes are the limit.")
     array = np.empty(shape, dtype)
     raw, done = array.reshape(-1).view(np.uint8).data, 0
     for _ in range(chunks):

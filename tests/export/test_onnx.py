@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.export import onnx_network
-from nnunet_ext.export.onnx_network import PACKAGES, write_onnx
+from nnunet_ext.export import formats
+from nnunet_ext.export.formats import ONNX_PACKAGES, write_onnx
 from nnunet_ext.export.planned import logits
 from nnunet_ext.export.write import export_model
 from tests import tiny
 
-MISSING = [name for name in PACKAGES if find_spec(name) is None]
+MISSING = [name for name in ONNX_PACKAGES if find_spec(name) is None]
 needs_the_extra = pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} not installed (extra 'onnx')")
 
 
@@ -46,7 +46,7 @@ def test_onnxruntime_computes_the_logits_of_the_exported_network(trained, tmp_pa
 @needs_the_extra
 def test_logits_that_differ_are_refused(tmp_path, monkeypatch):
     network = tiny.network(2, deep_supervision=False).eval()
-    monkeypatch.setattr(onnx_network, "logits", lambda module, image: logits(module, image) + 0.1)
+    monkeypatch.setattr(formats, "logits", lambda module, image: logits(module, image) + 0.1)
     with pytest.raises(InputError, match=r"logits that differ by 0\.1 from those of torch"):
         write_onnx(network, torch.randn(1, 1, 16, 16), tmp_path / "network.onnx")
 
@@ -62,7 +62,7 @@ def test_a_network_that_cannot_be_traced_gets_one_sentence(tmp_path):
 
 
 def test_without_the_extra_one_sentence_names_it_and_nothing_is_written(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_network, "find_spec", lambda name: None)
+    monkeypatch.setattr(formats, "find_spec", lambda name: None)
     folder, _ = trained("nnUNetTrainerMedContext")
     with pytest.raises(InputError, match=r"--onnx needs onnx and onnxruntime and onnxscript; install the extra: pip "):
         export_model(folder, tmp_path / "out", onnx=True)

@@ -104,23 +104,39 @@ def test_waiting_undo_reset_and_predict():
         ({"prompts": [], "order": "zyx"}, "entries .*order"),
         ({"prompts": [3]}, "prompt 1 is of type None"),
         ({"prompts": [{"type": "automatic"}, {"type": "click"}]}, "prompt 2 is of type 'click'; the types are point"),
-        ({"prompts": [{"type": "point"}]}, r"\(point\) has \[\]; it needs at, and it may have include, label, wait"),
-        ({"prompts": [{"type": "undo", "at": [1, 2, 3]}]}, "needs nothing else"),
-        ({"prompts": [{"type": "scribble", "line": [[1, 2, 3]], "file": "x"}]}, "it needs line or file"),
+        ({"prompts": [{"type": ["point"]}]}, r"prompt 1 is of type \['point'\]; the types are"),
+        ({"prompts": [{"type": "point"}]}, r"prompt 1 \(point\): at is missing; expected is \[z, y, x\]\."),
+        ({"prompts": [{"type": "undo", "at": [1, 2, 3]}]}, r"\(undo\) has 'at'; it may have nothing else"),
+        (
+            {"prompts": [{"type": "point", "at": [1, 2, 3], "lable": 1}]},
+            r"\(point\) has 'lable'; it may have label, include, wait, at\.",
+        ),
+        ({"prompts": [{"type": "scribble", "line": [[1, 2, 3]], "file": "x"}]}, r"\(scribble\) needs either line or"),
+        ({"prompts": [{"type": "lasso"}]}, r"\(lasso\) needs either line or file"),
+        ({"prompts": [{"type": "scribble", "line": None}]}, r"line is None; expected is \[\[z, y, x\], \.\.\.\]"),
         ({"prompts": [{"type": "point", "at": [1, 2]}]}, r"at is \[1, 2\]; expected is \[z, y, x\]"),
         ({"prompts": [{"type": "point", "at": [1, 2, True]}]}, "expected is"),
         ({"prompts": [{"type": "point", "at": [1, 2, "3"]}]}, "expected is"),
+        ({"prompts": [{"type": "point", "at": [1, 2, float("nan")]}]}, r"at is \[1, 2, nan\]; expected is"),
+        ({"prompts": [{"type": "point", "at": [1, 2, 1e300]}]}, r"at is \[1, 2, 1e\+300\]; expected is"),
+        ({"prompts": [{"type": "point", "at": [1, 2, 10**400]}]}, r"at is \[1, 2, 10{60,80}…; expected is"),
         ({"prompts": [{"type": "scribble", "line": []}]}, "expected is"),
         ({"prompts": [{"type": "box", "box": [[1, 2], [3, 4, 5], [6, 7]]}]}, "expected is"),
-        ({"prompts": [{"type": "point", "at": [1, 2, 3], "wait": "no"}]}, "true or false"),
-        ({"prompts": [{"type": "point", "at": [1, 2, 3], "label": [1]}]}, "its value or its name"),
-        ({"prompts": [{"type": "initial", "file": "x", "show": "me"}]}, "show is 'me'"),
-        ({"prompts": [{"type": "initial", "file": 3}]}, "file is 3"),
+        ({"prompts": [{"type": "point", "at": [1, 2, 3], "wait": "no"}]}, "wait is 'no'; expected is true or false"),
+        (
+            {"prompts": [{"type": "point", "at": [1, 2, 3], "label": [1]}]},
+            "label is .*; expected is its value or its name",
+        ),
+        ({"prompts": [{"type": "point", "at": [1, 2, 3], "label": None}]}, "label is None; expected"),
+        ({"prompts": [{"type": "point", "at": [1, 2, 3], "label": 10**400}]}, "label is 10+…; expected"),
+        ({"prompts": [{"type": "initial", "file": "x", "show": "me"}]}, "show is 'me'; expected is 'file' or"),
+        ({"prompts": [{"type": "initial", "file": 3}]}, "file is 3; expected is a file name"),
     ],
 )
 def test_what_is_not_in_the_format_is_named(content, message):
     with pytest.raises(InputError, match=message) as found:
         parse_prompts(content, "p.json", lambda name: MASK)
+    assert len(str(found.value)) < 250
     assert str(found.value).startswith("p.json")
 
 

@@ -34,7 +34,7 @@ def model(results):
 
 def fold(model, name, checkpoint="checkpoint_final.pth"):
     (model / f"fold_{name}").mkdir(exist_ok=True)
-    (model / f"fold_{name}" / checkpoint).touch()
+    torch.save({}, model / f"fold_{name}" / checkpoint)
 
 
 def images(folder, *names):

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.splits.names import subjects_from_names
-from nnunet_ext.splits.subjects import group, numbered
+from nnunet_ext.splits.subjects import group, numbered, subjects_from_names
 from tests.splits.conftest import CASES
 
 HIPPOCAMPUS = [f"hippocampus_{number:03d}" for number in (1, 3, 4, 6, 7, 8, 11)]

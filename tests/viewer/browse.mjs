@@ -67,7 +67,9 @@ const slider = (id, value) =>
     input.dispatchEvent(new Event('input'))
   }, [id, value])
 
-await page.goto(link)
+// as from webmail: clicked on a page of another site
+await page.goto(`data:text/html,<a href="${link}">the segmentation</a>`)
+await page.click('a')
 await ready()
 seen.address = page.url()
 seen.title = await page.title()

@@ -6,10 +6,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_ext.interactive.session import S2VSession
-from nnunet_ext.viewer.access import Doorkeeper
+from nnunet_ext.viewer.access import AccessMiddleware
 from nnunet_ext.viewer.app import create_app
-from nnunet_ext.viewer.desk import Desk
 from nnunet_ext.viewer.serve import names_of
+from nnunet_ext.viewer.worker import SessionWorker
 from tests.interactive.sessions import SPACING, image, model
 
 SHAPE = (6, 16, 20)
@@ -39,8 +39,8 @@ def session_on(file, **options):
 
 
 def served(session, file, out=None, changed=lambda prompts: None):
-    """The app behind its door, and the desk."""
-    desk = Desk(session, changed)
-    app = create_app(desk, [file], out)
+    """The app with its access control, and the worker."""
+    worker = SessionWorker(session, changed)
+    app = create_app(worker, [file], out)
     hosts = names_of("127.0.0.1")
-    return Doorkeeper(app, hosts=hosts, token=TOKEN, port=8123, limit=2**16), desk
+    return AccessMiddleware(app, hosts=hosts, token=TOKEN, port=8123, limit=2**16), worker

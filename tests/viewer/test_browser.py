@@ -105,7 +105,7 @@ def test_a_user_sees_clicks_undoes_and_saves(link, model, image, tmp_path):
     assert (seen["errors"], seen["elsewhere"]) == ([], [])
     assert "token" not in seen["address"]
     assert seen["title"].startswith("case_0000.nii.gz")
-    assert seen["cookies"] == [{"httpOnly": True, "sameSite": "Strict"}]
+    assert seen["cookies"] == [{"httpOnly": True, "sameSite": "Lax"}]
     assert (seen["scripts"], seen["again"]) == ("", 401)
     assert seen["help"]
 

@@ -19,8 +19,8 @@ def test_the_link_the_files_and_the_protocol(trained, tmp_path, monkeypatch, cap
     monkeypatch.delenv("nnUNet_extTrainer")  # a user who only clicks need not know of it
     image = root / "raw" / tiny.DATASET / "imagesTr" / "tiny_0_0000.nii.gz"
     saved, prompts = tmp_path / "saved.nii.gz", tmp_path / "prompts.json"
-    doors = []
-    monkeypatch.setattr(serving, "run", lambda door, listener: doors.append(door))
+    apps = []
+    monkeypatch.setattr(serving, "run", lambda app, listener: apps.append(app))
 
     command = ["s2v", "serve", "--model", str(model), "--device", "cpu", "--port", "0"]
     page = [*command, "--image", str(image), "--fold", "0", "--out", str(saved), "--prompts-out", str(prompts)]
@@ -31,7 +31,7 @@ def test_the_link_the_files_and_the_protocol(trained, tmp_path, monkeypatch, cap
         {"type": "point", "at": [9, 8, 12], "label": "right"},
         {"type": "scribble", "line": [[5, 4, 4], [5, 12, 9]], "label": 1, "include": False},
     ]
-    with TestClient(doors[0], base_url=address) as client:
+    with TestClient(apps[0], base_url=address) as client:
         assert client.get(f"/?token={token}").status_code == 200
         assert client.get("/api/case").json()["saves_to"] == "saved.nii.gz"
         for prompt in drawn:
@@ -53,9 +53,9 @@ def test_the_link_the_files_and_the_protocol(trained, tmp_path, monkeypatch, cap
     said = capsys.readouterr().out
     assert re.findall(r"127\.0\.0\.1:\d+/(\w+)", said) == ["left", "right"]
     key = re.search(r"API key, for all of them: (\S+)", said).group(1)
-    with TestClient(doors[1], base_url="http://127.0.0.1", headers={"Authorization": f"Bearer {key}"}) as client:
+    with TestClient(apps[1], base_url="http://127.0.0.1", headers={"Authorization": f"Bearer {key}"}) as client:
         assert client.post("/right/claim").status_code == 200
-        assert client.post("/right/set_image", content=bytes(2**20 + 1)).status_code == 413
+        assert client.post("/right/set_image", content=bytes(2**21 + 1)).status_code == 413
         assert client.get("/").status_code == 404
 
     for change, message in (
@@ -68,4 +68,4 @@ def test_the_link_the_files_and_the_protocol(trained, tmp_path, monkeypatch, cap
     ):
         assert cli.main([*page, *change]) == 2
         assert message in capsys.readouterr().err
-    assert len(doors) == 2
+    assert len(apps) == 2

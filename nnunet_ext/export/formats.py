@@ -1,26 +1,66 @@
-"""The inference network as ONNX: one patch in, its logits out. The sliding window around it is not part of it."""
+"""Trained networks in other formats than nnU-Net's: safetensors beside a JSON description, and ONNX.
+
+Safetensors holds the weights without pickle; the JSON file says of which network they are. ONNX holds the network: one
+patch in, its logits out. The sliding window around it is part of neither.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.export.model import Model
 from nnunet_ext.export.planned import logits
+from nnunet_ext.files import write_json
 
-PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-TOLERANCE = 1e-3
+SAFETENSORS = ".safetensors"
+
+ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+ONNX_TOLERANCE = 1e-3
 """Largest difference of logits that is accepted, relative to the largest logit (at least 1). The runtime fuses and
 reorders operations, so bit for bit cannot be expected."""
 
 
-def require_packages() -> None:
+def write_weights(network: nn.Module, file: Path) -> None:
+    """Write the weights for ``safetensors.torch.load_model``.
+
+    Tensors that a network holds under several names (nnU-Net's decoder knows its encoder) are written under the first,
+    such as ``encoder.stages.0.0.convs.0.conv.weight``; ``load_model`` knows the others from the network.
+    """
+    kept = network.state_dict().keys()
+    named = [*network.named_parameters(), *network.named_buffers()]
+    save_file({name: value.detach().contiguous() for name, value in named if name in kept}, file, {"format": "pt"})
+
+
+def write_description(exported: Model, record: Mapping[str, Any], file: Path) -> None:
+    """Write what is needed to build the network, feed it and read its output, of one resolved configuration."""
+    configuration = record["configuration"]
+    manager, settings = exported.managers(configuration)
+    channels, heads = exported.channels(configuration)
+    content = {
+        "trainer": record["trainer"],
+        "requires": record["requires"],
+        "input_channels": channels,
+        "output_channels": heads,
+        "configuration": {"name": configuration, **settings.configuration},
+        "plans": {key: value for key, value in exported.plans.items() if key != "configurations"},
+        "dataset": dict(exported.dataset_json),
+        "output": "sigmoid" if manager.get_label_manager(dict(exported.dataset_json)).has_regions else "softmax",
+    }
+    write_json(file, content)
+
+
+def require_onnx() -> None:
     """Raise InputError unless the packages of the extra are installed."""
-    missing = [name for name in PACKAGES if find_spec(name) is None]
+    missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
     if missing:
         raise InputError(f'--onnx needs {" and ".join(missing)}; install the extra: pip install "nnunet-ext[onnx]".')
 
@@ -62,7 +102,7 @@ def write_onnx(network: nn.Module, image: Tensor, file: Path) -> float:
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     (found,) = session.run(["logits"], {"image": image.numpy()})
     gap = float((torch.from_numpy(found) - expected).abs().max())
-    if not gap <= TOLERANCE * max(1.0, float(expected.abs().max())):
+    if not gap <= ONNX_TOLERANCE * max(1.0, float(expected.abs().max())):
         raise InputError(
             f"The ONNX form of {type(network).__name__} computes logits that differ by {gap:.3g} from those of torch; "
             "nothing was written. Export it without --onnx."

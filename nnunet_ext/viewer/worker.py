@@ -1,4 +1,4 @@
-"""One session, and the one thread that works with it: what is asked for meanwhile waits."""
+"""The one thread that works with a session: what is asked for meanwhile waits."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Busy(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What a call did.
+    """Result of a call.
 
     Attributes:
         version: of the label map, one more than before.
@@ -49,7 +49,7 @@ class Change:
     notices: tuple[str, ...] = ()
 
 
-class Desk:
+class SessionWorker:
     """See the module's docstring.
 
     Args:
@@ -75,7 +75,7 @@ class Desk:
         self._undoable = 0
         self._cancelled = threading.Event()
         self._waiting = 0
-        self._worker = ThreadPoolExecutor(1, "session")
+        self._thread = ThreadPoolExecutor(1, "session")
         session.progress = self._report
 
     async def do(self, call: Callable[[], Result]) -> Result:
@@ -90,7 +90,7 @@ class Desk:
             raise Busy("Too many prompts are waiting; wait for the first of them.")
         self._waiting += 1
         try:
-            return await asyncio.wrap_future(self._worker.submit(self._called, call))
+            return await asyncio.wrap_future(self._thread.submit(self._called, call))
         finally:
             self._waiting -= 1
 
@@ -106,10 +106,10 @@ class Desk:
             except Exception as error:
                 self.failure = str(error) or type(error).__name__
 
-        self._worker.submit(work)
+        self._thread.submit(work)
 
     async def apply(self, prompt: Any) -> Change:
-        """A prompt, as an entry of the list.
+        """Do a prompt, an entry of the list.
 
         Raises:
             InputError: it is wrong, or there is nothing to undo; nothing has changed.
@@ -118,7 +118,7 @@ class Desk:
         return await self.do(lambda: self._apply(prompt))
 
     async def look(self) -> Change:
-        """All of the label map."""
+        """Return all of the label map."""
 
         def work() -> Change:
             labels = self.session.target_buffer.copy()
@@ -133,11 +133,11 @@ class Desk:
     def close(self) -> None:
         """End what is being computed, and the thread."""
         self.cancel()
-        self._worker.shutdown(cancel_futures=True)
+        self._thread.shutdown(cancel_futures=True)
 
     @property
     def state(self) -> dict[str, Any]:
-        """What the page shows beside the image."""
+        """Everything that the page shows beside the image."""
         return {
             "version": self._version,
             "busy": self._waiting > 0 or self.progress is not None,
