@@ -7,6 +7,7 @@ In the order of the walk from a file to its report::
     run → prepare                 data, plans, splits and trainers are looked at; the list of jobs
             own_data              data that the benchmark plans and preprocesses itself
             preprocessed          reads splits and plans; the key of a job
+            plans, equal_time     the plans of an arm; iterations that fit into the time of another
     run → queue → job             many jobs, one job: train, predict, score
             remaining             how long it still takes
             seeded                a command of nnU-Net, seeded and measured

@@ -24,10 +24,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from nnunet_ext.benchmark.spec import Scored, Spec
 from nnunet_ext.discovery import register
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import write_json
+from nnunet_ext.refusals import sentence
 
 PREPARED = "benchmark.json"
 
@@ -117,6 +120,9 @@ class BenchmarkFolder:
         try:
             content = json.loads(self.prepared.read_text(encoding="utf-8"))
             return Spec.from_dict(content.pop("spec")), [Job(**job) for job in content.pop("jobs")], content
+        except ValidationError as error:
+            reason = sentence(error, Spec, f"{self.prepared}, spec").removesuffix(".")
+            raise InputError(f"{reason}; choose another --folder, or restore the file.") from None
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{self.prepared} cannot be read ({error}); choose another --folder, or restore the file."

@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from nnunet_ext import catalogue
+from nnunet_ext.benchmark.equal_time import with_equal_time
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.benchmark.own_data import provide
-from nnunet_ext.benchmark.preprocessed import digest, job_key, plans_of, splits, subsets
+from nnunet_ext.benchmark.plans import expected_epochs, written_plans
+from nnunet_ext.benchmark.preprocessed import job_key, splits, subsets
 from nnunet_ext.benchmark.score import truth_of
-from nnunet_ext.benchmark.spec import Arm, PlansRecipe, Spec
+from nnunet_ext.benchmark.spec import Arm, Spec
 from nnunet_ext.data.folders import dataset_folder
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, replacing
-from nnunet_ext.nnunet.plans import extension_settings
-from nnunet_ext.planning import write_plans
 from nnunet_ext.version import __version__
-
-NUMBER_OF_EPOCHS = re.compile(r"_(\d+)epochs?$")
 
 
 def prepare(spec: Spec, benchmark: BenchmarkFolder, *, anew: bool = False) -> list[Job]:
@@ -48,14 +45,18 @@ def prepare(spec: Spec, benchmark: BenchmarkFolder, *, anew: bool = False) -> li
     for arm in spec.arms:
         check_trainer(arm)
     found = provide(spec, benchmark) if spec.brings_its_data else spec
+    _, earlier, about = benchmark.load() if benchmark.prepared.is_file() else (None, [], {})
+    found, iterations = with_equal_time(found, benchmark, about.get("iterations", {}))
     jobs = jobs_of(found)
-    _settle_other_results(benchmark, jobs, anew)
+    other_version = about.get("nnunet_ext") != __version__
+    _settle_other_results(benchmark, jobs, {job.name: job for job in earlier}, anew, other_version)
     groups = dict.fromkeys(job.compared for job in jobs)
     benchmark.save(
         spec,
         jobs,
         splits={group: splits(group) for group in groups},
         subsets={group: subsets(group) for group in groups},
+        iterations=iterations,
         nnunet_ext=__version__,
     )
     return jobs
@@ -108,7 +109,7 @@ def check_trainer(arm: Arm) -> None:
 
     Stock trainers ignore a schedule in the plans: their number of epochs is in their name.
     """
-    scheduled = arm.plans.epochs is not None or arm.plans.iterations is not None or arm.plans.presets
+    scheduled = arm.time_of or arm.plans.epochs is not None or arm.plans.iterations is not None or arm.plans.presets
     try:
         catalogue.resolve(arm.trainer)
     except LookupError:
@@ -177,42 +178,17 @@ def check_same_folds(arm: Arm, dataset: str, group: str, folds: Sequence[int]) -
                 )
 
 
-def written_plans(recipe: PlansRecipe, dataset: str, configurations: tuple[str, ...]) -> str:
-    """The name of the plans for this recipe, which are written unless they are there."""
-    if recipe.unchanged:
-        return recipe.base
-    arguments = {key: value for key, value in recipe.model_dump().items() if key not in ("base", "presets")}
-    name = "_".join([recipe.base, *recipe.presets, f"bench{digest(recipe.model_dump(), configurations)[:6]}"])
-    write_plans(
-        dataset, recipe.presets, base=recipe.base, configurations=configurations, out=name, force=True, **arguments
-    )
-    return name
-
-
-def expected_epochs(trainer: str, dataset: str, plans: str, configuration: str) -> int | None:
-    """How many epochs will be trained, where that can be known beforehand."""
-    if match := NUMBER_OF_EPOCHS.search(trainer):
-        return int(match[1])
-    try:
-        catalogue.resolve(trainer)
-    except LookupError:
-        return None
-    settings = plans_of(dataset, plans)["configurations"][configuration]
-    return extension_settings(settings, "schedule").get("epochs", 1000)
-
-
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def _settle_other_results(benchmark: BenchmarkFolder, jobs: Sequence[Job], anew: bool) -> None:
+def _settle_other_results(
+    benchmark: BenchmarkFolder, jobs: Sequence[Job], before: Mapping[str, Job], anew: bool, other_version: bool
+) -> None:
     """Results of other data or plans under the same names must not be mixed in, nor lost unless that is asked for."""
-    _, earlier, about = benchmark.load() if benchmark.prepared.is_file() else (None, [], {})
-    before = {job.name: job for job in earlier}
-    other_version = anew and about.get("nnunet_ext") != __version__
     for job in jobs:
         known = before.get(job.name, job)
         begun = benchmark.fold(job).is_dir() or benchmark.record(job) is not None
-        if not begun or (known.key == job.key and not other_version):
+        if not begun or (known.key == job.key and not (anew and other_version)):
             continue
         if not anew:
             raise InputError(

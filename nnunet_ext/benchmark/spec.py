@@ -9,6 +9,7 @@
       - nnUNetTrainerPnPNet
       - {name: Reference with 34 epochs, trainer: nnUNetTrainerReference, plans: {epochs: 34}}
       - {name: PnPNet on top, trainer: nnUNetTrainerPnPNet, from: nnUNetTrainerReference}   # from its final weights
+      - {name: equal time, trainer: nnUNetTrainerReference, time_of: nnUNetTrainerPnPNet}   # sets the iterations
     datasets: [4]                       # numbers or names of preprocessed data sets, or synthetic
     configurations: [3d_fullres]
     plans: {base: nnUNetPlans, presets: [cpu], epochs: 20, iterations: 50}   # as for `nnunet-ext plans`
@@ -121,7 +122,8 @@ class Arm(_Strict):
 
     ``dataset``: trained on this data set instead, which has the same cases and folds, such as one with dense labels as
     the upper bound for scribbles. ``start``, in a file ``from``: the arm whose final weights of the same fold and seed
-    the training starts from, which shows what a method adds to a trained network.
+    the training starts from, which shows what a method adds to a trained network. ``time_of``: the arm whose time the
+    training may take, which sets the iterations.
     """
 
     name: str
@@ -129,6 +131,7 @@ class Arm(_Strict):
     plans: PlansRecipe = PlansRecipe()
     dataset: Name | None = None
     start: Annotated[str | None, Field(alias="from")] = None
+    time_of: str | None = None
 
 
 class Metrics(_Strict):
@@ -205,7 +208,9 @@ class _File(_Common):
         for place, arm in enumerate(self.trainers):
             if arm.start is not None and arm.start not in names[:place]:
                 raise ValueError(f"trainers: {arm.name} starts from {arm.start!r}, which is not listed before it")
-        trained = [(arm.trainer, arm.plans, arm.dataset, arm.start) for arm in self.spec().arms]
+            if arm.time_of is not None:
+                self._can_be_timed(arm)
+        trained = [(arm.trainer, arm.plans, arm.dataset, arm.start, arm.time_of) for arm in self.spec().arms]
         if any(trained.count(one) > 1 for one in trained):
             raise ValueError("trainers: two have the same trainer and plans; repeat trainings with seeds")
         if self.baseline not in names:
@@ -216,6 +221,17 @@ class _File(_Common):
         if len(names) < 2:
             raise ValueError(f"trainers: only {names[0]} is there; a comparison needs another one")
         return self
+
+    def _can_be_timed(self, arm: Arm) -> None:
+        others = [other.name for other in self.trainers if other.time_of is None]
+        if arm.time_of not in others:
+            raise ValueError(
+                f"trainers: {arm.name} has the time of {arm.time_of!r}, which must be another arm: {others}"
+            )
+        if "iterations" in arm.plans.model_fields_set:
+            raise ValueError(f"trainers: {arm.name} has iterations, but the time of {arm.time_of} sets them")
+        if len(self.datasets) > 1 or len(self.configurations) > 1:
+            raise ValueError(f"trainers: {arm.name}: time_of needs one data set and one configuration")
 
     def spec(self) -> Spec:
         """Every arm with its whole plans."""

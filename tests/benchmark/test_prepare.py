@@ -254,6 +254,11 @@ def test_a_training_with_other_plans_is_neither_mixed_in_nor_lost(root):
 
 def test_a_damaged_benchmark_file(root):
     jobs_of(root)
+    content = json.loads(folder(root).prepared.read_text())
+    content["spec"]["arms"][1]["plans"]["epochs"] = 0
+    folder(root).prepared.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"benchmark.json, spec, arms, entry 2, plans, epochs: 0 is not at least 1"):
+        folder(root).load()
     folder(root).prepared.write_text("{")
     with pytest.raises(InputError, match=r"benchmark.json cannot be read"):
         folder(root).load()
