@@ -19,6 +19,11 @@ from nnunet_ext.evaluation.statistics import MIN_CASES, Comparison, compare, cor
 MEAN = "mean"
 """The label of the mean over the labels of a case."""
 
+FLAT = 0.005
+"""A baseline that gains more Dice than this over the last quarter of its schedule has not shown what it can reach."""
+
+STILL_LEARNING = "still learning: no verdict"
+
 KEYS = ["arm", "fold", "seed", "case", "label"]
 
 
@@ -45,12 +50,19 @@ class Metric:
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison of the report."""
+    """One comparison of the report. ``still_learning``: the baseline was not trained until it is flat."""
 
     group: str
     metric: Metric
     label: str
     comparison: Comparison
+    still_learning: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """That of the comparison, or why there is none."""
+        tested = self.comparison.n >= MIN_CASES
+        return STILL_LEARNING if self.still_learning and tested else self.comparison.verdict
 
 
 def metrics_of(cases: pd.DataFrame) -> list[Metric]:
@@ -100,7 +112,16 @@ def findings(results: Results, group: str, metric: Metric) -> list[Finding]:
             )
             found.append((label, comparison))
     corrected = correct(comparison for _, comparison in found)
-    return [Finding(group, metric, label, c) for (label, _), c in zip(found, corrected, strict=True)]
+    gain = late_gain(results, group, results.baseline)
+    learning = gain is not None and gain > FLAT
+    return [Finding(group, metric, label, c, learning) for (label, _), c in zip(found, corrected, strict=True)]
+
+
+def late_gain(results: Results, group: str, arm: str) -> float | None:
+    """What an arm gained over the last quarter of its schedule, see :func:`.records.late_gain`; mean over trainings."""
+    own = [t.about.get("late_gain") for t in results.trainings if (t.arm, t.group) == (arm, group)]
+    known = [gain for gain in own if gain is not None]
+    return float(np.mean(known)) if known else None
 
 
 def ranks(results: Results, group: str, metric: Metric) -> pd.DataFrame | None:

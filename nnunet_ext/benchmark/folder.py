@@ -7,7 +7,10 @@
     jobs/<job>/metrics.csv, summary.json   every case and class
     jobs/<job>/log.txt                     everything that was printed
     jobs/<job>/memory.jsonl                one line for every attempt that ended
+    jobs/<job>/predictions/                of held-out cases, where those are scored
     results/seed_<S>/                      nnUNet_results of all trainings with this seed
+    results/seed_<S>.from_<arm>/           the same for those that start from another arm's final weights
+    nnUNet_raw/, nnUNet_preprocessed/      of data that the benchmark brings itself
 
 A job is done when its record is there; everything else is read from what nnU-Net itself leaves, so that a job can be
 killed at any moment.
@@ -16,13 +19,18 @@ killed at any moment.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_ext.benchmark.spec import Spec
+from pydantic import ValidationError
+
+from nnunet_ext.benchmark.spec import Scored, Spec
+from nnunet_ext.discovery import register
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import write_json
+from nnunet_ext.refusals import sentence
 
 PREPARED = "benchmark.json"
 
@@ -32,7 +40,9 @@ class Job:
     """One training with its evaluation. ``key`` changes with everything that the result depends on.
 
     ``group``: the data set of the comparison, where the training is on another one. ``truth``: the data set or folder
-    whose label maps are the references, where they are not those of the comparison's data set.
+    whose label maps are the references, where they are not those of the comparison's data set. ``scored``: as in
+    :class:`~nnunet_ext.benchmark.spec.Spec`. ``start``: the arm whose final weights of the same
+    fold and seed the training starts from.
     """
 
     arm: str
@@ -47,12 +57,13 @@ class Job:
     key: str
     group: str = ""
     truth: str = ""
+    scored: Scored = "validation"
+    start: str = ""
 
     @property
     def name(self) -> str:
         """Unique within a benchmark, and a folder name."""
-        arm = "".join(letter if letter.isalnum() else "_" for letter in self.arm)
-        return f"{self.compared}.{self.configuration}.{arm}.fold_{self.fold}.seed_{self.seed}"
+        return f"{self.compared}.{self.configuration}.{file_name(self.arm)}.fold_{self.fold}.seed_{self.seed}"
 
     @property
     def compared(self) -> str:
@@ -63,20 +74,17 @@ class Job:
     def title(self) -> str:
         return f"{self.arm}, {self.compared} {self.configuration}, fold {self.fold}, seed {self.seed}"
 
-    def command(self) -> list[str]:
-        """What a user would type."""
-        return [
-            "nnUNetv2_train",
-            self.dataset,
-            self.configuration,
-            str(self.fold),
-            "-tr",
-            self.trainer,
-            "-p",
-            self.plans,
-            "-device",
-            self.device,
-        ]
+    def training(self) -> list[str]:
+        """The command that trains, as a user would type it."""
+        model = ["-tr", self.trainer, "-p", self.plans, "-device", self.device]
+        return ["nnUNetv2_train", self.dataset, self.configuration, str(self.fold), *model]
+
+    def prediction(self, images: Path, output: Path) -> list[str]:
+        """The command that predicts with the trained fold."""
+        model = ["-d", self.dataset, "-c", self.configuration, "-f", str(self.fold), "-tr", self.trainer]
+        # without workers of its own: the cases are few
+        how = ["-p", self.plans, "-device", self.device, "-npp", "0", "-nps", "0"]
+        return ["nnUNetv2_predict", "-i", str(images), "-o", str(output), *model, *how]
 
 
 class BenchmarkFolder:
@@ -90,6 +98,11 @@ class BenchmarkFolder:
     @property
     def prepared(self) -> Path:
         return self.folder / PREPARED
+
+    @property
+    def lock(self) -> Path:
+        """Held by whoever starts jobs here."""
+        return self.folder / ".lock"
 
     def save(self, spec: Spec, jobs: list[Job], **about: Any) -> None:
         """``about``: JSON values, kept as they are."""
@@ -107,10 +120,38 @@ class BenchmarkFolder:
         try:
             content = json.loads(self.prepared.read_text(encoding="utf-8"))
             return Spec.from_dict(content.pop("spec")), [Job(**job) for job in content.pop("jobs")], content
+        except ValidationError as error:
+            reason = sentence(error, Spec, f"{self.prepared}, spec").removesuffix(".")
+            raise InputError(f"{reason}; choose another --folder, or restore the file.") from None
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{self.prepared} cannot be read ({error}); choose another --folder, or restore the file."
             ) from None
+
+    # -- data ----------------------------------------------------------------------------------------------------
+
+    @property
+    def raw(self) -> Path:
+        """``nnUNet_raw`` of the synthetic data set."""
+        return self.folder / "nnUNet_raw"
+
+    def use_data(self, spec: Spec) -> None:
+        """Point nnU-Net's variables, in this process, to the data; before anything of nnunetv2 is imported.
+
+        Raises:
+            InputError: a variable is not set.
+        """
+        register()
+        os.environ.setdefault("nnUNet_results", str(self.folder / "results"))
+        if spec.brings_its_data:
+            preprocessed = self.folder / "nnUNet_preprocessed"
+            for folder in (self.raw, preprocessed):
+                folder.mkdir(parents=True, exist_ok=True)
+            os.environ["nnUNet_raw"] = spec.raw or str(self.raw)
+            os.environ["nnUNet_preprocessed"] = str(preprocessed)
+        for name in ("nnUNet_raw", "nnUNet_preprocessed"):
+            if not os.environ.get(name):
+                raise InputError(f"{name} is not set; export it to the folder that holds your data.")
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 
@@ -119,18 +160,41 @@ class BenchmarkFolder:
         return self.folder / "jobs" / job.name
 
     def results(self, job: Job) -> Path:
-        """``nnUNet_results`` of a job: trainings that differ in nothing but the seed need folders of their own."""
-        return self.folder / "results" / f"seed_{job.seed}"
+        """``nnUNet_results`` of a job: trainings that differ in nothing but seed or start need folders of their own."""
+        start = f".from_{file_name(job.start)}" if job.start else ""
+        return self.folder / "results" / f"seed_{job.seed}{start}"
 
     def fold(self, job: Job) -> Path:
         """Where nnU-Net writes checkpoints and validation predictions."""
         model = f"{job.trainer}__{job.plans}__{job.configuration}"
         return self.results(job) / job.dataset / model / f"fold_{job.fold}"
 
+    def predictions(self, job: Job) -> Path:
+        """The predictions that are scored; of held-out cases the folder is there when all are predicted."""
+        return self.fold(job) / "validation" if job.scored == "validation" else self.of(job) / "predictions"
+
     def record(self, job: Job) -> dict[str, Any] | None:
         """What a finished job recorded; None if it is not done."""
         file = self.of(job) / "record.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
+    def start_of(self, job: Job) -> Job | None:
+        """The job whose final weights ``job`` starts from."""
+        if not job.start:
+            return None
+        same = ("compared", "configuration", "fold", "seed")
+        jobs = self.load()[1]
+        return next(o for o in jobs if o.arm == job.start and all(getattr(o, k) == getattr(job, k) for k in same))
+
+    def can_start(self, job: Job) -> bool:
+        """Whether the job whose final weights ``job`` starts from, if any, is done."""
+        start = self.start_of(job)
+        return start is None or self.record(start) is not None
+
     def log(self, job: Job) -> Path:
         return self.of(job) / "log.txt"
+
+
+def file_name(text: str) -> str:
+    """``text`` with nothing in it that a file name must not have."""
+    return "".join(letter if letter.isalnum() else "_" for letter in text)

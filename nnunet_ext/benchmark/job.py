@@ -1,7 +1,9 @@
-"""One job: a real ``nnUNetv2_train``, which ends with predicting the validation cases, then their evaluation.
+"""One job: train, predict, score.
 
-``python -m nnunet_ext.benchmark.job FOLDER JOB`` runs it in this process, wherever the queue put it. What was done
-before is not done again: a training continues with ``--c``, a finished one is only validated (``--val``) or evaluated.
+A real ``nnUNetv2_train``, which ends with predicting the validation cases; ``nnUNetv2_predict``, where held-out cases
+are scored; then the evaluation. ``python -m nnunet_ext.benchmark.job FOLDER JOB`` runs it in this process, wherever the
+queue put it. What was done before is not done again: a training continues with ``--c``, a finished one is only
+validated (``--val``) or evaluated.
 """
 
 from __future__ import annotations
@@ -9,9 +11,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +27,14 @@ from nnunet_ext.processes.lock import held
 
 
 class JobFailed(RuntimeError):
-    """The training ended with an error; its log says why."""
+    """A command of nnU-Net ended with an error; its log says why."""
 
 
 def run_job(folder: str | Path, name: str) -> None:
     """Run the job ``name`` of the benchmark in ``folder`` to its end, or return at once if it is done.
 
     Raises:
-        JobFailed: ``nnUNetv2_train`` failed, or did not train what was asked for.
+        JobFailed: nnU-Net failed, or did not train what was asked for.
         InputError: plans or split are no longer those of the benchmark, or another process works on this job.
     """
     benchmark = BenchmarkFolder(folder)
@@ -41,14 +45,16 @@ def run_job(folder: str | Path, name: str) -> None:
             raise InputError(f"{benchmark.of(job)}: another process is working on this job.")
         if benchmark.record(job) is not None:
             return
-        from nnunet_ext.benchmark import prepare, records
+        from nnunet_ext.benchmark import preprocessed, records, score
 
-        prepare.use_folders(spec, benchmark)
-        if prepare.job_key(job) != job.key:
+        benchmark.use_data(spec)
+        if preprocessed.job_key(job) != job.key:
             raise InputError(
                 f"{job.title}: its plans or its split in nnUNet_preprocessed are no longer those with which "
                 f"{benchmark.prepared} was written; restore them, or start anew in another --folder."
             )
+        if not benchmark.can_start(job):
+            raise InputError(f"{job.title} starts from the weights of {job.start}, which are not there yet.")
         begin = time.time()
         train(benchmark, job)
         trained = records.training(benchmark.fold(job))
@@ -57,11 +63,12 @@ def run_job(folder: str | Path, name: str) -> None:
                 f"{job.title}: {len(trained['epoch_seconds'])} epochs were trained instead of {job.epochs}; "
                 "does the trainer set the number of epochs itself?"
             )
-        evaluated = prepare.evaluate(benchmark, job, spec.metrics)
+        predict(benchmark, job)
+        evaluated = score.evaluate(benchmark, job, spec.metrics)
         record = {
             "job": job.name,
             "key": job.key,
-            "command": shlex.join(job.command()),
+            "command": shlex.join(training(benchmark, job)),
             "training": trained,
             "memory": memory(benchmark.of(job) / "memory.jsonl"),
             "evaluation": evaluated,
@@ -73,13 +80,52 @@ def run_job(folder: str | Path, name: str) -> None:
         write_json(benchmark.of(job) / "record.json", record)
 
 
-def train(benchmark: BenchmarkFolder, job: Job) -> None:
-    """Train and validate, from wherever an earlier attempt ended."""
+def training(benchmark: BenchmarkFolder, job: Job) -> list[str]:
+    """The command that trains from the beginning, as a user would type it."""
+    start = benchmark.start_of(job)
+    weights = ["-pretrained_weights", str(benchmark.fold(start) / "checkpoint_final.pth")] if start else []
+    return [*job.training(), *weights]
+
+
+def training_left(benchmark: BenchmarkFolder, job: Job) -> list[str] | None:
+    """The command that trains and validates, from wherever an earlier attempt ended; None if that is done."""
     flag = continuation(benchmark.fold(job))
     if flag is None:
-        return
-    command = [*job.command(), *([flag] if flag else [])]
-    memory_file = benchmark.of(job) / "memory.jsonl"
+        return None
+    return [*job.training(), flag] if flag else training(benchmark, job)
+
+
+def prediction_left(benchmark: BenchmarkFolder, job: Job) -> list[str] | None:
+    """The command that predicts the held-out cases; None if that is done, or if they are not what is scored."""
+    if job.scored == "validation" or benchmark.predictions(job).is_dir():
+        return None
+    images = Path(os.environ["nnUNet_raw"]) / job.compared / "imagesTs"
+    return job.prediction(images, _unfinished(benchmark, job))
+
+
+def train(benchmark: BenchmarkFolder, job: Job) -> None:
+    """Train and validate."""
+    if command := training_left(benchmark, job):
+        _run(benchmark, job, command, benchmark.of(job) / "memory.jsonl")
+    if continuation(benchmark.fold(job)) is not None:
+        raise JobFailed(f"{job.title}: nnUNetv2_train ended without a validated model in {benchmark.fold(job)}.")
+
+
+def predict(benchmark: BenchmarkFolder, job: Job) -> None:
+    """Predict the held-out cases, if they are what is scored: all of them, or there is no folder of predictions."""
+    if command := prediction_left(benchmark, job):
+        unfinished = _unfinished(benchmark, job)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        _run(benchmark, job, command, Path(os.devnull))
+        unfinished.rename(benchmark.predictions(job))
+
+
+def _unfinished(benchmark: BenchmarkFolder, job: Job) -> Path:
+    return benchmark.predictions(job).with_suffix(".unfinished")
+
+
+def _run(benchmark: BenchmarkFolder, job: Job, command: Sequence[str], memory_file: Path) -> None:
+    """Run one of nnU-Net's commands, seeded."""
     own = environment(
         raw=os.environ["nnUNet_raw"],
         preprocessed=os.environ["nnUNet_preprocessed"],
@@ -91,15 +137,13 @@ def train(benchmark: BenchmarkFolder, job: Job) -> None:
     print(f"$ {shlex.join(command)}", flush=True)
     # close_fds: the training holds the lock of the job too, and keeps it should this process be killed
     code = subprocess.run(
-        [sys.executable, "-m", "nnunet_ext.benchmark.train", str(job.seed), str(memory_file), *command],
+        [sys.executable, "-m", "nnunet_ext.benchmark.seeded", str(job.seed), str(memory_file), *command],
         env=own,
         stdin=subprocess.DEVNULL,
         close_fds=False,
     ).returncode
     if code:
-        raise JobFailed(f"{job.title}: nnUNetv2_train ended with exit code {code}.")
-    if continuation(benchmark.fold(job)) is not None:
-        raise JobFailed(f"{job.title}: nnUNetv2_train ended without a validated model in {benchmark.fold(job)}.")
+        raise JobFailed(f"{job.title}: {command[0]} ended with exit code {code}.")
 
 
 def memory(file: Path) -> dict[str, Any]:

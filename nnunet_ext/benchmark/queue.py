@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 from tqdm import tqdm
 
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
-from nnunet_ext.benchmark.job import run_job
-from nnunet_ext.benchmark.train import THREADS
+from nnunet_ext.benchmark.job import prediction_left, run_job, training_left
+from nnunet_ext.benchmark.remaining import Clock, Remaining, seconds_of, shown
+from nnunet_ext.benchmark.seeded import THREADS
 from nnunet_ext.errors import InputError
 from nnunet_ext.processes.children import Progress, end_group, follow_lines, last_lines, own_group, signals_noted
 from nnunet_ext.processes.lock import is_held
@@ -32,6 +34,7 @@ class _Running:
     progress: Progress
     fraction: float = 0.0
     note: str = ""
+    clock: Clock = field(default_factory=Clock)
 
     def look(self) -> None:
         """Read what was printed since the last look."""
@@ -39,12 +42,14 @@ class _Running:
             if line is None:
                 return
             fraction, note = self.progress(line)
-            self.fraction = self.fraction if fraction is None else fraction
+            if fraction is not None:
+                self.fraction = min(fraction, 0.99)  # validation and evaluation are left
+                self.clock.read(self.fraction, time.monotonic())
             self.note = self.note if note is None else note
 
 
 def run_here(benchmark: BenchmarkFolder, jobs: Sequence[Job], at_once: int = 1) -> list[Job]:
-    """Run jobs on this machine, ``at_once`` at a time, each in a process group of its own.
+    """Run the jobs that are not done on this machine, ``at_once`` at a time, each in a process group of its own.
 
     On a CPU they share its cores: trainings with more threads than cores wait for each other at every barrier. The
     environment variable ``NNUNET_EXT_THREADS`` says otherwise.
@@ -61,19 +66,26 @@ def run_here(benchmark: BenchmarkFolder, jobs: Sequence[Job], at_once: int = 1) 
     asked = os.environ.get(THREADS, "1")
     if not asked.isdecimal() or int(asked) < 1:
         raise InputError(f"{THREADS} is {asked!r}, but it must be a number of threads, at least 1; set it or unset it.")
-    waiting = list(jobs)
-    threads = max(1, (os.cpu_count() or 1) // max(1, min(at_once, len(jobs))))
+    waiting = [job for job in jobs if benchmark.record(job) is None]
+    remaining = Remaining.from_records(benchmark, jobs)
+    threads = max(1, (os.cpu_count() or 1) // max(1, min(at_once, len(waiting))))
     failed: list[Job] = []
     running: list[_Running] = []
     elsewhere: list[Job] = []
-    with signals_noted() as received, _bar(len(jobs)) as bar:
+    with signals_noted() as received, _bar(len(jobs), len(jobs) - len(waiting)) as bar:
         try:
             while (waiting or running or elsewhere) and not received:
                 for job in [job for job in elsewhere if not is_held(benchmark.of(job) / "lock")]:
                     elsewhere.remove(job)
                     waiting.insert(0, job)  # what is left of it
                 while waiting and len(running) + len(elsewhere) < at_once:
-                    job = waiting.pop(0)
+                    ready = [job for job in waiting if benchmark.can_start(job)]
+                    if not ready:
+                        if not running and not elsewhere:
+                            _give_up(waiting, failed, bar)
+                        break
+                    job = ready[0]
+                    waiting.remove(job)
                     if is_held(benchmark.of(job) / "lock"):
                         bar.write(
                             f"{job.title}: a process of an earlier start is still working on it; waiting for it",
@@ -81,14 +93,19 @@ def run_here(benchmark: BenchmarkFolder, jobs: Sequence[Job], at_once: int = 1) 
                         )
                         elsewhere.append(job)
                     else:
+                        for command in (training_left(benchmark, job), prediction_left(benchmark, job)):
+                            if command:
+                                bar.write(f"$ {shlex.join(command)}")
                         running.append(_start(benchmark, job, threads))
                 for one in list(running):
                     ended = one.process.poll() is not None
                     one.look()
                     if ended:
                         running.remove(one)
-                        _ended(benchmark, one, failed, bar)
-                _show(bar, len(jobs) - len(waiting) - len(running) - len(elsewhere), running)
+                        _ended(benchmark, one, failed, remaining, bar)
+                states = [(one.job, one.fraction, one.clock) for one in running]
+                left = remaining.seconds([*waiting, *elsewhere], states, at_once)
+                _show(bar, len(jobs) - len(waiting) - len(running) - len(elsewhere), running, left)
                 time.sleep(POLL_SECONDS if running or elsewhere else 0)
         finally:
             for one in running:
@@ -146,10 +163,20 @@ def _start(benchmark: BenchmarkFolder, job: Job, threads: int) -> _Running:
     return _Running(job, process, output, follow_lines(log, output.tell()), training(job.epochs or 1000))
 
 
-def _ended(benchmark: BenchmarkFolder, one: _Running, failed: list[Job], bar: tqdm) -> None:
+def _give_up(waiting: list[Job], failed: list[Job], bar: tqdm) -> None:
+    """Nothing runs any more that the waiting jobs could start from."""
+    for job in waiting:
+        bar.write(f"failed: {job.title}: it starts from the weights of {job.start}, which failed", file=sys.stderr)
+    failed += waiting
+    waiting.clear()
+
+
+def _ended(benchmark: BenchmarkFolder, one: _Running, failed: list[Job], remaining: Remaining, bar: tqdm) -> None:
     end_group(one.process, grace=1.0)  # stragglers
     one.output.close()
-    if one.process.returncode == 0 and benchmark.record(one.job) is not None:
+    record = benchmark.record(one.job)
+    if one.process.returncode == 0 and record is not None:
+        remaining.done(one.job, seconds_of(record))
         bar.write(f"done: {one.job.title}")
         return
     failed.append(one.job)
@@ -161,17 +188,19 @@ def _ended(benchmark: BenchmarkFolder, one: _Running, failed: list[Job], bar: tq
     )
 
 
-def _bar(jobs: int) -> tqdm:
+def _bar(jobs: int, done: int) -> tqdm:
     terminal = sys.stderr.isatty()
     return tqdm(
         total=float(jobs),
+        initial=float(done),
         desc="jobs",
-        bar_format="{desc} {n:.1f}/{total:.0f} |{bar:24}| {elapsed}<{remaining}{postfix}",
+        bar_format="{desc} {n:.1f}/{total:.0f} |{bar:24}| {elapsed}{postfix}",
         dynamic_ncols=True,
         mininterval=0.2 if terminal else 60,
     )
 
 
-def _show(bar: tqdm, done: int, running: Sequence[_Running]) -> None:
-    bar.set_postfix_str("; ".join(f"{one.job.arm}: {one.note or 'starting'}" for one in running), refresh=False)
-    bar.update(done + sum(min(one.fraction, 0.99) for one in running) - bar.n)
+def _show(bar: tqdm, done: int, running: Sequence[_Running], left: float | None) -> None:
+    notes = [shown(left), *(f"{one.job.arm}: {one.note or 'starting'}" for one in running)]
+    bar.set_postfix_str("; ".join(note for note in notes if note), refresh=False)
+    bar.update(done + sum(one.fraction for one in running) - bar.n)

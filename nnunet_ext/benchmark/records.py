@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import psutil
 
 from nnunet_ext.version import __version__
 
@@ -23,8 +26,9 @@ def training(fold: Path) -> dict[str, Any]:
         fold: folder of the fold, with ``checkpoint_final.pth``.
 
     Returns:
-        ``epoch_seconds`` and ``curves`` (one value per epoch), ``weights`` (numbers in the network that inference
-        loads), ``trainer``, ``configuration``, and the settings of the configuration as trained.
+        ``epoch_seconds`` and ``curves`` (one value per epoch), ``late_gain`` (see :func:`late_gain`), ``weights``
+        (numbers in the network that inference loads), ``trainer``, ``configuration``, and the settings of the
+        configuration as trained.
     """
     from nnunet_ext.nnunet.untrusted import load_untrusted
 
@@ -32,11 +36,13 @@ def training(fold: Path) -> dict[str, Any]:
     log = checkpoint["logging"]
     arguments = checkpoint["init_args"]
     starts, ends = log.get("epoch_start_timestamps", []), log.get("epoch_end_timestamps", [])
+    curves = {name: [float(value) for value in log.get(name, [])] for name in CURVES}
     return {
         "trainer": checkpoint["trainer_name"],
         "configuration": arguments["configuration"],
         "epoch_seconds": [round(end - start, 2) for start, end in zip(starts, ends, strict=False)],
-        "curves": {name: [float(value) for value in log.get(name, [])] for name in CURVES},
+        "curves": curves,
+        "late_gain": late_gain(curves["mean_fg_dice"]),
         "weights": sum(value.numel() for value in checkpoint["network_weights"].values()),
         "plans": arguments["plans"]["plans_name"],
         "settings": {
@@ -45,6 +51,24 @@ def training(fold: Path) -> dict[str, Any]:
             if key in ("batch_size", "patch_size", "spacing", "nnunet_ext", "data_identifier")
         },
     }
+
+
+def late_gain(dice: Sequence[float]) -> float | None:
+    """Return what a training gained over the last quarter of its schedule: the rise of the straight line through it.
+
+    Args:
+        dice: nnU-Net's pseudo Dice (mean over labels) after every epoch.
+
+    Returns:
+        In Dice, 0 to 1; None where a single epoch or undefined values say nothing.
+    """
+    epochs = max(1, len(dice) // 4)
+    values = np.asarray(dice[-epochs - 1 :], float)  # from the epoch before the quarter on
+    there = np.flatnonzero(np.isfinite(values))
+    if len(there) < 2:
+        return None
+    slope, _ = np.polyfit(there, values[there], 1)
+    return float(slope * epochs)
 
 
 def versions() -> dict[str, str]:
@@ -78,7 +102,7 @@ def hardware() -> dict[str, Any]:
         "system": platform.platform(terse=True),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "memory_gib": _memory_gib(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
     }
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
@@ -94,9 +118,3 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def _memory_gib() -> float | None:
-    if sys.platform == "win32":
-        return None
-    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)

@@ -12,6 +12,9 @@ import pandas as pd
 
 from nnunet_ext.benchmark import records
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
+from nnunet_ext.benchmark.preprocessed import plans_of
+from nnunet_ext.benchmark.score import truth_of
+from nnunet_ext.benchmark.spec import Scored
 from nnunet_ext.data.label_definitions import ScoredLabels
 from nnunet_ext.data.raw import training_images
 from nnunet_ext.errors import InputError
@@ -21,7 +24,7 @@ from nnunet_ext.files import read_json
 
 @dataclass(frozen=True)
 class Training:
-    """One training. ``predictions``: folder of its validation predictions; ``about``: see :mod:`.records`."""
+    """One training. ``predictions``: folder of the predictions that are scored; ``about``: see :mod:`.records`."""
 
     arm: str
     group: str
@@ -47,6 +50,7 @@ class Group:
     references: Path
     description: Mapping[str, Any]
     reader: str
+    scored: Scored = "validation"
 
     @property
     def labels(self) -> ScoredLabels:
@@ -78,11 +82,8 @@ def from_benchmark(benchmark: BenchmarkFolder, baseline: str | None = None) -> R
     Raises:
         InputError: no benchmark, nothing done, or an unknown baseline.
     """
-    from nnunet_ext.benchmark.prepare import truth_of, use_folders
-    from nnunet_ext.data.folders import dataset_folder
-
     spec, jobs, stored = benchmark.load()
-    use_folders(spec, benchmark)
+    benchmark.use_data(spec)
     done = [(job, record) for job in jobs if (record := benchmark.record(job)) is not None]
     if not done:
         raise InputError(f"{benchmark.folder}: no job is done yet, so there is nothing to report.")
@@ -94,9 +95,10 @@ def from_benchmark(benchmark: BenchmarkFolder, baseline: str | None = None) -> R
 
     groups: dict[str, Group] = {}
     for job, _ in done:
-        references, dataset_json = truth_of(job)
-        reader = read_json(dataset_folder(job.dataset) / f"{job.plans}.json")["image_reader_writer"]
-        group = Group(group_of(job), job.compared, references, read_json(dataset_json), reader)
+        truth = truth_of(job)
+        reader = plans_of(job.dataset, job.plans)["image_reader_writer"]
+        description = read_json(truth.dataset_json)
+        group = Group(group_of(job), job.compared, truth.references, description, reader, job.scored)
         groups.setdefault(group.name, group)
     frames = [
         pd.read_csv(benchmark.of(job) / "metrics.csv", dtype={"case": str, "label": str}).assign(
@@ -117,7 +119,7 @@ def from_benchmark(benchmark: BenchmarkFolder, baseline: str | None = None) -> R
                 group_of(job),
                 job.fold,
                 job.seed,
-                benchmark.fold(job) / "validation",
+                benchmark.predictions(job),
                 record["training"],
                 record["memory"],
                 record["versions"],
@@ -172,6 +174,12 @@ def from_models(
         for folder in folders
         if names[folder.name] == chosen
     }
+    if folds is None and not all(wanted.values()):
+        unfinished = next(folder for folder in folders if names[folder.name] == chosen and not _validated(folder))
+        raise InputError(
+            f"{unfinished}: the baseline has no validated fold yet; wait for nnUNetv2_train to end, or run it again "
+            "with --val if only the validation is missing."
+        )
     repeats: dict[tuple[str, str], int] = {}
     for folder in folders:
         dataset, arm = folder.parent.name, names[folder.name]
@@ -211,11 +219,15 @@ def from_models(
 
 
 def image_of(group: Group, case: str) -> Path | None:
-    """The first channel of a training case, to draw it; None if ``nnUNet_raw`` does not have it."""
+    """The first channel of a case, to draw it; None if ``nnUNet_raw`` does not have it."""
     folder = Path(os.environ.get("nnUNet_raw", ".")) / group.dataset
     if not (folder / "dataset.json").is_file():
         return None
-    image = training_images(folder, read_json(folder / "dataset.json"), case)[0]
+    description = read_json(folder / "dataset.json")
+    if group.scored == "held-out":
+        image = folder / "imagesTs" / f"{case}_0000{description['file_ending']}"
+    else:
+        image = training_images(folder, description, case)[0]
     return image if image.is_file() else None
 
 

@@ -1,4 +1,4 @@
-"""``nnunet-ext benchmark run``."""
+"""``nnunet-ext benchmark run``: prepare, then do what is not done yet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ext.benchmark import queue
-from nnunet_ext.benchmark.folder import BenchmarkFolder
+from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.benchmark.prepare import prepare
 from nnunet_ext.benchmark.spec import load
 from nnunet_ext.devices import require_device
@@ -41,8 +41,8 @@ def run_benchmark(
         raise InputError(f"--jobs is {at_once}, but must be at least 1.")
     spec = load(name_or_path)
     benchmark = BenchmarkFolder(folder or f"nnunet_ext_benchmark_{spec.name}")
-    with held(benchmark.folder / ".lock") as free:
-        if not free:
+    with held(benchmark.lock) as alone:
+        if not alone:
             raise InputError(f"{benchmark.folder}: another nnunet-ext benchmark run is working here.")
         if executor == "local":
             require_device(spec.device, "device:")
@@ -54,18 +54,29 @@ def run_benchmark(
         todo = [job for job in jobs if benchmark.record(job) is None]
         print(f"{spec.name}: {len(jobs)} jobs, {len(jobs) - len(todo)} of them done, in {benchmark.folder}", flush=True)
         if executor != "local":
-            submitted = queue.run_on_cluster(benchmark, todo, executor, _parsed(parameters))
+            free = [job for job in todo if benchmark.can_start(job)]
+            submitted = queue.run_on_cluster(benchmark, free, executor, _parsed(parameters))
             print(f"{len(submitted)} jobs submitted; the report shows what is done")
+            if len(free) < len(todo):
+                print(
+                    f"{len(todo) - len(free)} jobs start from the weights of others: type the same command again then"
+                )
             return 0
-        try:
-            failed = queue.run_here(benchmark, todo, at_once)
-        except KeyboardInterrupt:
-            print("nothing is running any more; the same command goes on where this one was", file=sys.stderr)
-            raise
-    if failed:
-        print(f"{len(failed)} of {len(jobs)} jobs failed: {', '.join(job.title for job in failed)}", file=sys.stderr)
+        failed = run_jobs(benchmark, jobs, at_once)
     print(f"next: nnunet-ext benchmark report {benchmark.folder}")
     return 1 if failed else 0
+
+
+def run_jobs(benchmark: BenchmarkFolder, jobs: Sequence[Job], at_once: int = 1) -> list[Job]:
+    """Do what is left of the jobs on this machine, and say what becomes of them; returns those that failed."""
+    try:
+        failed = queue.run_here(benchmark, jobs, at_once)
+    except KeyboardInterrupt:
+        print("nothing is running any more; the same command continues where this one was", file=sys.stderr)
+        raise
+    if failed:
+        print(f"{len(failed)} of {len(jobs)} jobs failed: {', '.join(job.title for job in failed)}", file=sys.stderr)
+    return failed
 
 
 def _parsed(parameters: Sequence[str]) -> dict[str, Any]:

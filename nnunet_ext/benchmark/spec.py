@@ -8,6 +8,8 @@
       - nnUNetTrainerReference
       - nnUNetTrainerPnPNet
       - {name: Reference with 34 epochs, trainer: nnUNetTrainerReference, plans: {epochs: 34}}
+      - {name: PnPNet on top, trainer: nnUNetTrainerPnPNet, from: nnUNetTrainerReference}   # from its final weights
+      - {name: equal time, trainer: nnUNetTrainerReference, time_of: nnUNetTrainerPnPNet}   # sets the iterations
     datasets: [4]                       # numbers or names of preprocessed data sets, or synthetic
     configurations: [3d_fullres]
     plans: {base: nnUNetPlans, presets: [cpu], epochs: 20, iterations: 50}   # as for `nnunet-ext plans`
@@ -16,22 +18,24 @@
     device: cpu
     metrics: {nsd_tolerances_mm: [1], definition: surface}
     references: {127: 27}               # score data set 127 against the labels of 27 (or of a folder)
+    scored: validation                  # or held-out: the cases of imagesTs that have a reference in labelsTs
+    raw: /data/nnUNet_raw               # plan and preprocess the data inside the benchmark's folder, too
 
 Only ``baseline``, ``trainers`` and ``datasets`` are required.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.surfaces import Definition
+from nnunet_ext.refusals import meant, sentence, shown
 
 READY = Path(__file__).parent / "specs"
 """The benchmarks that come with the package."""
@@ -39,79 +43,203 @@ READY = Path(__file__).parent / "specs"
 SYNTHETIC = "synthetic"
 """Name of the data set that the runner makes itself."""
 
+# --- words of the models ----------------------------------------------------------------------------------------------
 
-@dataclass(frozen=True)
-class PlansRecipe:
+T = TypeVar("T")
+Device = Literal["cpu", "cuda", "mps"]
+Scored = Literal["validation", "held-out"]
+
+
+def _listed(value: Any) -> Any:
+    """A single value is a list of one."""
+    if isinstance(value, (list, tuple)):
+        return tuple(value)
+    return value if value is None or isinstance(value, Mapping) else (value,)
+
+
+def _unique(values: tuple[T, ...]) -> tuple[T, ...]:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{value!r} is there twice")
+    return values
+
+
+def _name(value: Any) -> Any:
+    """Data sets are named by number, too."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _entry(value: Any) -> Any:
+    """A trainer alone is an arm of that name."""
+    return {"name": value, "trainer": value} if isinstance(value, str) else value
+
+
+Listed = Annotated[tuple[T, ...], BeforeValidator(_listed)]
+Several = Annotated[tuple[T, ...], BeforeValidator(_listed), Field(min_length=1)]
+Name = Annotated[str, BeforeValidator(_name)]
+Positive = Annotated[int, Field(ge=1)]
+Numbers = Annotated[Several[Annotated[int, Field(ge=0)]], AfterValidator(_unique)]
+
+
+class _Strict(BaseModel):
+    """Refuses keys that it does not have, and values that only look like its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+# --- the models -------------------------------------------------------------------------------------------------------
+
+
+class PlansRecipe(_Strict):
     """The arguments of :func:`nnunet_ext.planning.write_plans`; without any, the plans are used as they are."""
 
     base: str = "nnUNetPlans"
-    presets: tuple[str, ...] = ()
-    epochs: int | None = None
-    iterations: int | None = None
-    batch_size: int | None = None
-    patch_size: tuple[int, ...] | None = None
-    features: tuple[int, ...] | None = None
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    presets: Listed[str] = ()
+    epochs: Positive | None = None
+    iterations: Positive | None = None
+    batch_size: Positive | None = None
+    patch_size: Several[Positive] | None = None
+    features: Several[Positive] | None = None
+    options: dict[str, dict[str, Any]] = {}
     """Of methods, by the name of their package: ``{attenscribble: {crf_weight: 1.0}}``."""
 
     @property
     def unchanged(self) -> bool:
         return self == PlansRecipe(base=self.base)
 
+    def changed_by(self, own: PlansRecipe) -> PlansRecipe:
+        """This recipe with everything that ``own`` names; options are added method by method."""
+        changes = {key: getattr(own, key) for key in own.model_fields_set}
+        changes["options"] = {
+            method: {**self.options.get(method, {}), **own.options.get(method, {})}
+            for method in {**self.options, **own.options}
+        }
+        return self.model_copy(update=changes)
 
-@dataclass(frozen=True)
-class Arm:
+
+class Arm(_Strict):
     """One row of the comparison: a trainer and the plans it is trained with.
 
     ``dataset``: trained on this data set instead, which has the same cases and folds, such as one with dense labels as
-    the upper bound for scribbles.
+    the upper bound for scribbles. ``start``, in a file ``from``: the arm whose final weights of the same fold and seed
+    the training starts from, which shows what a method adds to a trained network. ``time_of``: the arm whose time the
+    training may take, which sets the iterations.
     """
 
     name: str
     trainer: str
-    plans: PlansRecipe
-    dataset: str | None = None
+    plans: PlansRecipe = PlansRecipe()
+    dataset: Name | None = None
+    start: Annotated[str | None, Field(alias="from")] = None
+    time_of: str | None = None
 
 
-@dataclass(frozen=True)
-class Metrics:
-    """What ``evaluate`` computes for every validation case; see :mod:`nnunet_ext.evaluation.metrics`."""
+class Metrics(_Strict):
+    """What is computed for every scored case; see :mod:`nnunet_ext.evaluation.metrics`."""
 
-    nsd_tolerances_mm: tuple[float, ...] = (1.0,)
+    nsd_tolerances_mm: Several[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = (1.0,)
     definition: Definition = "surface"
 
 
-@dataclass(frozen=True)
-class Spec:
-    """A benchmark, checked. ``arms`` includes the baseline."""
+class _Common(_Strict):
+    """What is written the same way in a file and in a benchmark that was read."""
 
     name: str
-    baseline: str
-    arms: tuple[Arm, ...]
-    datasets: tuple[str, ...]
     description: str = ""
-    configurations: tuple[str, ...] = ("3d_fullres",)
-    folds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    seeds: tuple[int, ...] = (0,)
-    device: str = "cuda"
-    metrics: Metrics = field(default_factory=Metrics)
-    references: Mapping[str, str] = field(default_factory=dict)
+    baseline: str
+    datasets: Several[Name]
+    configurations: Several[str] = ("3d_fullres",)
+    folds: Numbers = (0, 1, 2, 3, 4)
+    seeds: Numbers = (0,)
+    device: Device = "cuda"
+    metrics: Metrics = Metrics()
+    references: dict[Name, Name] = {}
     """By data set: the data set or the folder whose label maps are the truth, where that is not its own."""
+    scored: Scored = "validation"
+    """The validation cases of the fold, or the cases of ``imagesTs`` that have a reference in ``labelsTs``."""
+    raw: str | None = None
+    """``nnUNet_raw`` of data sets that the runner itself plans and preprocesses, inside the folder of the benchmark."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> _Common:
+        for dataset in self.references:
+            if dataset not in self.datasets:
+                raise ValueError(f"references: {dataset} is none of the datasets ({', '.join(self.datasets)})")
+        if SYNTHETIC in self.datasets and (len(self.datasets) > 1 or self.raw):
+            raise ValueError(f"datasets: {SYNTHETIC} cannot be mixed with others; make it a benchmark of its own")
+        return self
+
+
+class Spec(_Common):
+    """A benchmark, checked. ``arms`` includes the baseline."""
+
+    arms: tuple[Arm, ...]
+
+    @property
+    def brings_its_data(self) -> bool:
+        """Whether the data is planned and preprocessed inside the folder of the benchmark."""
+        return self.raw is not None or self.datasets == (SYNTHETIC,)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; :meth:`from_dict` is its inverse."""
-        return asdict(self)
+        return self.model_dump(mode="json", by_alias=True)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Spec:
-        def tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-            return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        """Read what :meth:`as_dict` made.
 
-        arms = tuple(
-            Arm(arm["name"], arm["trainer"], PlansRecipe(**tuples(arm["plans"])), arm.get("dataset"))
-            for arm in content["arms"]
-        )
-        return cls(**{**tuples(content), "arms": arms, "metrics": Metrics(**tuples(content["metrics"]))})
+        Raises:
+            ValueError: it is something else.
+        """
+        return cls.model_validate({**content, "arms": _listed(content["arms"])})
+
+
+class _File(_Common):
+    """What a YAML file holds: the plans of all arms, and trainers that change some of them."""
+
+    plans: PlansRecipe = PlansRecipe()
+    trainers: Several[Annotated[Arm, BeforeValidator(_entry)]]
+
+    @model_validator(mode="after")
+    def _compares_something(self) -> _File:
+        names = [arm.name for arm in self.trainers]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"trainers: {twice[0]} is there twice; give one of them another name")
+        for place, arm in enumerate(self.trainers):
+            if arm.start is not None and arm.start not in names[:place]:
+                raise ValueError(f"trainers: {arm.name} starts from {arm.start!r}, which is not listed before it")
+            if arm.time_of is not None:
+                self._can_be_timed(arm)
+        trained = [(arm.trainer, arm.plans, arm.dataset, arm.start, arm.time_of) for arm in self.spec().arms]
+        if any(trained.count(one) > 1 for one in trained):
+            raise ValueError("trainers: two have the same trainer and plans; repeat trainings with seeds")
+        if self.baseline not in names:
+            raise ValueError(
+                f"baseline: {self.baseline!r} is none of the trainers{meant(self.baseline, names)}; "
+                f"there are {', '.join(names)}"
+            )
+        if len(names) < 2:
+            raise ValueError(f"trainers: only {names[0]} is there; a comparison needs another one")
+        return self
+
+    def _can_be_timed(self, arm: Arm) -> None:
+        others = [other.name for other in self.trainers if other.time_of is None]
+        if arm.time_of not in others:
+            raise ValueError(
+                f"trainers: {arm.name} has the time of {arm.time_of!r}, which must be another arm: {others}"
+            )
+        if "iterations" in arm.plans.model_fields_set:
+            raise ValueError(f"trainers: {arm.name} has iterations, but the time of {arm.time_of} sets them")
+        if len(self.datasets) > 1 or len(self.configurations) > 1:
+            raise ValueError(f"trainers: {arm.name}: time_of needs one data set and one configuration")
+
+    def spec(self) -> Spec:
+        """Every arm with its whole plans."""
+        arms = tuple(arm.model_copy(update={"plans": self.plans.changed_by(arm.plans)}) for arm in self.trainers)
+        return Spec(arms=arms, **{name: getattr(self, name) for name in _Common.model_fields})
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
 def ready_specs() -> dict[str, Path]:
@@ -135,7 +263,7 @@ def load(name_or_path: str | Path) -> Spec:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no YAML file: {' '.join(str(error).split())}.") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds {_shown(content)}, but a benchmark is a mapping with trainers and datasets.")
+        raise InputError(f"{path} holds {shown(content)}, but a benchmark is a mapping with trainers and datasets.")
     return parse(content, str(path), path.stem)
 
 
@@ -146,112 +274,14 @@ def parse(content: Mapping[str, Any], where: str, name: str) -> Spec:
         content: the mapping.
         where: name of the file, for messages.
         name: of the benchmark, unless the file gives one.
+
+    Raises:
+        InputError: an unknown key, a missing one, or a value that makes no sense.
     """
-    known = {f.name for f in fields(Spec)} - {"arms"} | {"trainers", "plans"}
-    _only(content, known, where)
-    for key in ("baseline", "trainers", "datasets"):
-        if key not in content:
-            raise InputError(f"{where} has no {key}; a benchmark needs baseline, trainers and datasets.")
-    plans = _plans(_mapping(content.get("plans", {}), f"{where}, plans"), f"{where}, plans")
-    arms = tuple(_arm(entry, plans, where) for entry in _list(content["trainers"], f"{where}, trainers", (str, dict)))
-    names = [arm.name for arm in arms]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{where}, trainers: {twice} is there twice; give one of them another name.")
-    trained = [(arm.trainer, arm.plans, arm.dataset) for arm in arms]
-    if any(trained.count(one) > 1 for one in trained):
-        raise InputError(f"{where}, trainers: two have the same trainer and plans; repeat trainings with seeds.")
-    if content["baseline"] not in names:
-        raise InputError(
-            f"{where}, baseline: {content['baseline']!r} is none of the trainers{_meant(content['baseline'], names)}; "
-            f"there are {', '.join(names)}."
-        )
-    if len(arms) < 2:
-        raise InputError(f"{where}, trainers: only {names[0]} is there; a comparison needs another one.")
-    datasets = tuple(map(str, _list(content["datasets"], f"{where}, datasets", (int, str))))
-    device = content.get("device", Spec.device)
-    if device not in ("cpu", "cuda", "mps"):
-        raise InputError(f"{where}, device: {device!r} is not cpu, cuda or mps.")
-    return Spec(
-        name=_text(content.get("name", name), f"{where}, name"),
-        description=_text(content.get("description", ""), f"{where}, description"),
-        baseline=content["baseline"],
-        arms=arms,
-        datasets=datasets,
-        configurations=tuple(_list(content.get("configurations", Spec.configurations), f"{where}, configurations")),
-        folds=_numbers(content.get("folds", Spec.folds), f"{where}, folds"),
-        seeds=_numbers(content.get("seeds", Spec.seeds), f"{where}, seeds"),
-        device=device,
-        metrics=_metrics(_mapping(content.get("metrics", {}), f"{where}, metrics"), f"{where}, metrics"),
-        references=_references(_mapping(content.get("references", {}), f"{where}, references"), datasets, where),
-    )
-
-
-# --- parts ------------------------------------------------------------------------------------------------------------
-
-
-def _arm(entry: Any, plans: PlansRecipe, where: str) -> Arm:
-    if isinstance(entry, str):
-        return Arm(entry, entry, plans)
-    _only(entry, {"name", "trainer", "plans", "dataset"}, f"{where}, trainers")
-    if not {"name", "trainer"} <= set(entry):
-        raise InputError(f"{where}, trainers: {_shown(entry)} needs a name and a trainer.")
-    own = _mapping(entry.get("plans", {}), f"{where}, plans of {entry['name']}")
-    changes = asdict(_plans(own, f"{where}, plans of {entry['name']}"))
-    changes["options"] = {
-        method: {**plans.options.get(method, {}), **changes["options"].get(method, {})}
-        for method in {**plans.options, **changes["options"]}
-    }
-    return Arm(
-        _text(entry["name"], f"{where}, trainers, name"),
-        _text(entry["trainer"], f"{where}, trainers, trainer"),
-        replace(plans, **{key: value for key, value in changes.items() if key in own}),
-        str(entry["dataset"]) if "dataset" in entry else None,
-    )
-
-
-def _plans(content: Mapping[str, Any], where: str) -> PlansRecipe:
-    _only(content, {f.name for f in fields(PlansRecipe)}, where)
-    checked: dict[str, Any] = {}
-    for key, value in content.items():
-        if value is None:
-            continue
-        if key == "base":
-            checked[key] = _text(value, f"{where}, base")
-        elif key == "presets":
-            checked[key] = tuple(_list(value, f"{where}, presets"))
-        elif key in ("patch_size", "features"):
-            checked[key] = tuple(_list(value, f"{where}, {key}", (int,)))
-        elif key == "options":
-            methods = _mapping(value, f"{where}, options")
-            checked[key] = {m: dict(_mapping(chosen, f"{where}, options, {m}")) for m, chosen in methods.items()}
-        elif isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{where}, {key}: {_shown(value)} is no number of at least 1.")
-        else:
-            checked[key] = value
-    return PlansRecipe(**checked)
-
-
-def _metrics(content: Mapping[str, Any], where: str) -> Metrics:
-    _only(content, {f.name for f in fields(Metrics)}, where)
-    tolerances = _list(content.get("nsd_tolerances_mm", [1.0]), f"{where}, nsd_tolerances_mm", (int, float))
-    definition = content.get("definition", "surface")
-    if definition not in ("surface", "voxel"):
-        raise InputError(f"{where}, definition: {definition!r} is neither surface nor voxel.")
-    if min(tolerances) <= 0:
-        raise InputError(f"{where}, nsd_tolerances_mm: {min(tolerances)} is not positive.")
-    return Metrics(tuple(map(float, tolerances)), definition)
-
-
-def _references(content: Mapping[str, Any], datasets: Sequence[str], where: str) -> dict[str, str]:
-    references = {str(dataset): str(truth) for dataset, truth in content.items()}
-    for dataset in references:
-        if dataset not in datasets:
-            raise InputError(f"{where}, references: {dataset} is none of the datasets ({', '.join(datasets)}).")
-    return references
-
-
-# --- checks -----------------------------------------------------------------------------------------------------------
+    try:
+        return _File.model_validate({"name": name, **content}).spec()
+    except ValidationError as error:
+        raise InputError(sentence(error, _File, where)) from None
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -263,47 +293,3 @@ class _UniqueKeys(yaml.SafeLoader):
             if keys.count(key) > 1:
                 raise yaml.YAMLError(f"the key {key!r} is there twice{node.start_mark}")
         return super().construct_mapping(node, deep)
-
-
-def _only(content: Mapping[str, Any], known: set[str], where: str) -> None:
-    for key in content:
-        if key not in known:
-            raise InputError(f"{where}: unknown key {key!r}{_meant(key, known)}; known are {', '.join(sorted(known))}.")
-
-
-def _meant(word: Any, known: Sequence[str] | set[str]) -> str:
-    close = difflib.get_close_matches(str(word), list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise InputError(f"{where}: {_shown(value)} is no mapping.")
-    return value
-
-
-def _list(value: Any, where: str, kinds: tuple[type, ...] = (str,)) -> list[Any]:
-    expected = " or ".join({str: "text", int: "numbers", float: "numbers", dict: "mappings"}[kind] for kind in kinds)
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        value = [value]
-    if not value or not all(isinstance(entry, kinds) and not isinstance(entry, bool) for entry in value):
-        raise InputError(f"{where}: {_shown(value)} is no list of {expected}.")
-    return list(value)
-
-
-def _numbers(value: Any, where: str) -> tuple[int, ...]:
-    numbers = _list(value, where, (int,))
-    if min(numbers) < 0 or len(set(numbers)) < len(numbers):
-        raise InputError(f"{where}: {_shown(value)} holds a negative or a repeated number.")
-    return tuple(numbers)
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"{where}: {_shown(value)} is no text.")
-    return value
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,4 +1,4 @@
-"""What the demo needs of a data set in nnU-Net's raw format, of which it only reads."""
+"""The data set of the user that the demo is asked to run on."""
 
 from __future__ import annotations
 
@@ -6,17 +6,6 @@ from pathlib import Path
 
 from nnunet_ext.data.raw import RawDataset, open_dataset
 from nnunet_ext.errors import InputError
-
-
-def number(dataset: RawDataset) -> str:
-    """As nnU-Net's commands take it."""
-    return str(int(dataset.name[7:10]))
-
-
-def held_out(dataset: RawDataset) -> list[str]:
-    """Names of the cases that have an image in ``imagesTs`` and a reference in ``labelsTs``."""
-    names = sorted(path.name.removesuffix(dataset.ending) for path in (dataset.folder / "labelsTs").glob("*"))
-    return [name for name in names if (dataset.folder / "imagesTs" / f"{name}_0000{dataset.ending}").is_file()]
 
 
 def find_dataset(raw: str | Path, dataset: str | int) -> RawDataset:

@@ -1,20 +1,27 @@
-"""What the demo writes about its trainers: one table, and every number in two files."""
+"""What the demo writes about its trainers: one table, every number in two files, and a picture."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nnunet_ext.evaluation.folders import Evaluation
+from nnunet_ext.benchmark.pictures import overlay_case
+from nnunet_ext.benchmark.results import Results
+from nnunet_ext.data.reading import Reader
+from nnunet_ext.evaluation.overlay import draw_overlay
 from nnunet_ext.files import write_json, write_rows
 from nnunet_ext.version import __version__
 
+Means = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""By trainer, label (and ``mean``) and metric."""
 
-def table(evaluations: Mapping[str, Evaluation]) -> str:
+PICTURED = 3
+"""Cases in the picture."""
+
+
+def table(means: Means) -> str:
     """The means as text: one line per class, Dice and HD95 per trainer."""
-    means = {trainer: evaluation.means() for trainer, evaluation in evaluations.items()}
     labels = list(next(iter(means.values())))
     first = max(map(len, ["class", *labels]))
     width = max(18, *map(len, means))
@@ -28,21 +35,33 @@ def table(evaluations: Mapping[str, Evaluation]) -> str:
     return "\n".join(lines)
 
 
-def write_results(folder: Path, evaluations: Mapping[str, Evaluation], **about: Any) -> None:
+def write_results(folder: Path, results: Results, means: Means, **about: Any) -> None:
     """``results.json`` (means, every score, definitions, ``about``) and ``results.csv`` (every score)."""
 
     def plain(value: Any) -> Any:
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             return {key: plain(entry) for key, entry in value.items()}
-        return None if isinstance(value, float) and math.isnan(value) else value
+        return None if value != value else value
 
-    rows = [{"trainer": name, **row} for name, evaluation in evaluations.items() for row in evaluation.rows()]
+    scores = results.cases.drop(columns=["group", "fold", "seed"])
+    scores.insert(0, "trainer", scores.pop("arm"))
+    rows = scores.to_dict("records")
     content = {
         **about,
         "nnunet_ext": __version__,
-        "definitions": next(iter(evaluations.values())).definitions,
-        "means": {name: plain(evaluation.means()) for name, evaluation in evaluations.items()},
+        "definitions": list(results.definitions),
+        "means": plain(means),
         "scores": [plain(row) for row in rows],
     }
     write_json(folder / "results.json", content)
-    write_rows(folder / "results.csv", rows[0], rows)
+    write_rows(folder / "results.csv", scores.columns, rows)
+
+
+def draw(path: Path, results: Results, title: str) -> None:
+    """Draw the first cases with all predictions, on the slice with the longest border between structures."""
+    [group] = results.groups
+    cases = [
+        overlay_case(results, group, results.arms, case, lambda _arm, dice, _seed: f"Dice {dice:.3f} (whole case)")
+        for case in results.cases["case"].unique()[:PICTURED]
+    ]
+    draw_overlay(path, [case for case in cases if case], group.labels, Reader(group.reader), title, "interface")

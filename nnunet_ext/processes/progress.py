@@ -10,11 +10,6 @@ COUNT = re.compile(r"(\d+)/(\d+) \[")
 """``3/12 [`` of a tqdm bar."""
 
 
-def none() -> Progress:
-    """For a command that takes no time."""
-    return lambda line: (None, None)
-
-
 def preprocessing() -> Progress:
     """``nnUNetv2_plan_and_preprocess``: one bar for the fingerprint, one for the cases of each configuration."""
 
@@ -29,7 +24,7 @@ def preprocessing() -> Progress:
 
 
 def training(epochs: int) -> Progress:
-    """``nnUNetv2_train``: epochs; then the final validation, during which the bar is full."""
+    """``nnUNetv2_train``: epochs; then validation and prediction, during which the bar is full."""
     dice = ""
 
     def read(line: str) -> tuple[float | None, str | None]:
@@ -43,22 +38,8 @@ def training(epochs: int) -> Progress:
             return 1.0, "validation"
         elif match := re.search(r": predicting (\S+)", line):
             return 1.0, f"validation {match[1]}"
-        return None, None
-
-    return read
-
-
-def prediction(cases: int) -> Progress:
-    """``nnUNetv2_predict -npp 0 -nps 0``: cases, and within each the bar over its patches."""
-    started = 0
-
-    def read(line: str) -> tuple[float | None, str | None]:
-        nonlocal started
-        if line.startswith("perform_everything_on_device"):
-            started += 1
-            return (started - 1) / cases, f"case {started}/{cases}"
-        if started and (count := COUNT.search(line)):
-            return (started - 1 + int(count[1]) / int(count[2])) / cases, None
+        elif line.startswith("$ nnUNetv2_predict"):
+            return 1.0, "held-out cases"
         return None, None
 
     return read

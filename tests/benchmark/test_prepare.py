@@ -10,8 +10,11 @@ import textwrap
 import pytest
 
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
-from nnunet_ext.benchmark.prepare import job_key, prepare, truth_of
+from nnunet_ext.benchmark.job import run_job, training_left
+from nnunet_ext.benchmark.prepare import prepare
+from nnunet_ext.benchmark.preprocessed import job_key, subsets
 from nnunet_ext.benchmark.run import run_benchmark
+from nnunet_ext.benchmark.score import Truth, truth_of
 from nnunet_ext.benchmark.spec import parse
 from nnunet_ext.errors import InputError
 from nnunet_ext.processes.lock import held, is_held
@@ -127,10 +130,34 @@ def test_predictions_can_be_scored_against_another_data_set_and_an_arm_trained_o
     for job in jobs:
         assert job.compared == tiny.DATASET
         assert job.name.startswith(tiny.DATASET)
-        assert truth_of(job) == (dense / "gt_segmentations", dense / "dataset.json")
+        assert truth_of(job) == Truth(dense / "gt_segmentations", dense / "dataset.json", ("tiny_4", "tiny_5"))
     other = jobs_of(root, trainers=[*SPEC["trainers"], upper], references={901: str(dense)}, seeds=[0])
-    assert truth_of(other[0]) == (dense, root / "preprocessed" / tiny.DATASET / "dataset.json")
+    own = root / "preprocessed" / tiny.DATASET / "dataset.json"
+    assert truth_of(other[0]) == Truth(dense, own, ("tiny_4", "tiny_5"))
     assert other[0].key != jobs[0].key
+
+
+def test_an_arm_that_starts_from_another_waits_for_its_weights(root):
+    again = {"name": "again", "trainer": "nnUNetTrainerReference", "from": "nnUNetTrainerReference"}
+    jobs = jobs_of(root, trainers=[*SPEC["trainers"], again])
+    benchmark = folder(root)
+    first, other, third = jobs[3:]  # of the second seed
+    assert benchmark.start_of(third) == first
+    assert benchmark.start_of(other) is None
+    assert third.key != first.key
+    assert benchmark.fold(third) != benchmark.fold(first)
+    weights = str(benchmark.fold(first) / "checkpoint_final.pth")
+    assert training_left(benchmark, third)[-2:] == ["-pretrained_weights", weights]
+    assert "-pretrained_weights" not in training_left(benchmark, first)
+    benchmark.fold(third).mkdir(parents=True)
+    (benchmark.fold(third) / "checkpoint_latest.pth").touch()
+    assert training_left(benchmark, third)[-1] == "--c"
+    assert [benchmark.can_start(job) for job in (first, other, third)] == [True, True, False]
+    with pytest.raises(InputError, match="starts from the weights of nnUNetTrainerReference, which are not there yet"):
+        run_job(benchmark.folder, third.name)
+    benchmark.of(first).mkdir(parents=True)
+    (benchmark.of(first) / "record.json").write_text("{}")
+    assert benchmark.can_start(third)
 
 
 def test_an_arm_on_other_cases_is_refused(root):
@@ -167,7 +194,6 @@ def test_a_fold_that_does_not_exist(root):
 
 
 def test_folds_that_share_validation_cases_are_told_apart_by_what_they_are_trained_on(root):
-    from nnunet_ext.benchmark.prepare import subsets
     from nnunet_ext.splits.write import write_splits
 
     file = root / "preprocessed" / tiny.DATASET / "splits_final.json"
@@ -228,6 +254,11 @@ def test_a_training_with_other_plans_is_neither_mixed_in_nor_lost(root):
 
 def test_a_damaged_benchmark_file(root):
     jobs_of(root)
+    content = json.loads(folder(root).prepared.read_text())
+    content["spec"]["arms"][1]["plans"]["epochs"] = 0
+    folder(root).prepared.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"benchmark.json, spec, arms, entry 2, plans, epochs: 0 is not at least 1"):
+        folder(root).load()
     folder(root).prepared.write_text("{")
     with pytest.raises(InputError, match=r"benchmark.json cannot be read"):
         folder(root).load()
@@ -259,13 +290,13 @@ def test_a_step_of_the_preparation_that_fails_is_one_message(root, monkeypatch, 
     file = root / "mine.yaml"
     file.write_text(json.dumps({**SPEC, "datasets": ["synthetic"]}))
     failing = [sys.executable, "-c", "import sys; sys.exit('no memory left')"]
-    monkeypatch.setattr("nnunet_ext.benchmark.prepare.console", lambda command: failing)
+    monkeypatch.setattr("nnunet_ext.benchmark.own_data.console", lambda command: failing)
     monkeypatch.setenv("nnUNet_raw", "restored by monkeypatch")
     monkeypatch.setenv("nnUNet_preprocessed", "restored by monkeypatch")
     assert run_benchmark(file, folder(root).folder) == 1
     error = capsys.readouterr().err
     assert "no memory left" in error
-    assert "synthetic.log" in error
+    assert "preprocess.log" in error
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="locks are not inherited on Windows")

@@ -1,5 +1,6 @@
 """What a training of a benchmark finds around it: its share of the cores, and on a CPU nothing that is not seeded."""
 
+import json
 import multiprocessing
 import os
 import subprocess
@@ -9,8 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from nnunet_ext.benchmark import job, queue, train
+from nnunet_ext.benchmark import job, queue, seeded
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
+from nnunet_ext.benchmark.spec import Spec
 from nnunet_ext.errors import InputError
 
 
@@ -36,19 +38,63 @@ def test_every_training_gets_its_share_of_the_cores(monkeypatch, tmp_path, cores
         started.append(env)
         return subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"], env=env, **kwargs)
 
-    monkeypatch.delenv(train.THREADS, raising=False)
+    monkeypatch.delenv(seeded.THREADS, raising=False)
     if asked:
-        monkeypatch.setenv(train.THREADS, asked)
+        monkeypatch.setenv(seeded.THREADS, asked)
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     monkeypatch.setattr(queue, "subprocess", SimpleNamespace(Popen=start, DEVNULL=-3, STDOUT=-2))
     everything = jobs(number)
     assert queue.run_here(BenchmarkFolder(tmp_path), everything, at_once) == everything  # all failed
-    assert [env[train.THREADS] for env in started] == [str(threads)] * number
+    assert [env[seeded.THREADS] for env in started] == [str(threads)] * number
+
+
+class Processes:
+    """Stands in for ``subprocess``; every job ends at once, those of ``failing`` arms without a record."""
+
+    DEVNULL, STDOUT = subprocess.DEVNULL, subprocess.STDOUT
+
+    def __init__(self, benchmark: BenchmarkFolder, failing: str = "") -> None:
+        self.benchmark, self.failing = benchmark, failing
+        self.started: list[str] = []
+
+    def Popen(self, command, **kwargs):  # noqa: N802
+        [job] = [job for job in self.benchmark.load()[1] if job.name == command[-1]]
+        self.started.append(job.arm)
+        if job.arm != self.failing:
+            record = {"training": {"epoch_seconds": [3.0]}, "seconds_of_last_attempt": 4.0}
+            (self.benchmark.of(job) / "record.json").write_text(json.dumps(record))
+        code = int(job.arm == self.failing)
+        return subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"], **kwargs)
+
+
+@pytest.mark.parametrize(("failing", "started", "failed"), [("", 3, 0), ("arm 0", 2, 2)])
+def test_what_starts_from_another_training_runs_after_it_or_not_at_all(
+    monkeypatch, tmp_path, capsys, failing, started, failed
+):
+    benchmark = BenchmarkFolder(tmp_path)
+    first, second, other = jobs(3)
+    everything = [first, replace(second, start=first.arm), other]
+    arms = [{"name": job.arm, "trainer": job.trainer} for job in everything]
+    content = {"name": "x", "baseline": "arm 0", "datasets": ["901"], "arms": arms}
+    benchmark.save(Spec.from_dict(content), everything)
+    processes = Processes(benchmark, failing)
+    monkeypatch.setattr(queue, "subprocess", processes)
+    assert len(queue.run_here(benchmark, everything, 2)) == failed
+    assert len(processes.started) == started
+    assert processes.started[0] == "arm 0"
+    if failing:
+        assert "arm 1" not in processes.started
+        assert (
+            "arm 1, Dataset901_Tiny 2d, fold 0, seed 0: it starts from the weights of arm 0" in capsys.readouterr().err
+        )
+    else:
+        assert queue.run_here(benchmark, everything, 2) == []
+        assert len(processes.started) == 3  # all are done
 
 
 @pytest.mark.parametrize("asked", ["two", "0", "-1", "1.5", ""])
 def test_threads_that_are_no_number_are_refused_before_anything_starts(monkeypatch, tmp_path, asked):
-    monkeypatch.setenv(train.THREADS, asked)
+    monkeypatch.setenv(seeded.THREADS, asked)
     with pytest.raises(InputError, match=f"NNUNET_EXT_THREADS is '{asked}', but it must be a number of threads"):
         queue.run_here(BenchmarkFolder(tmp_path), jobs(1))
     assert not list(tmp_path.iterdir())
@@ -57,12 +103,12 @@ def test_threads_that_are_no_number_are_refused_before_anything_starts(monkeypat
 def test_a_training_computes_with_the_threads_it_was_given(monkeypatch, tmp_path):
     seen = []
     command = SimpleNamespace(load=lambda: lambda: seen.append(multiprocessing.cpu_count()))
-    monkeypatch.setattr(train, "entry_points", lambda **_: [command])
+    monkeypatch.setattr(seeded, "entry_points", lambda **_: [command])
     monkeypatch.setattr(multiprocessing, "cpu_count", lambda: 16)
-    monkeypatch.delenv(train.THREADS, raising=False)
-    train.main(["0", str(tmp_path / "memory.jsonl"), "nnUNetv2_train"])
-    monkeypatch.setenv(train.THREADS, "3")
-    train.main(["0", str(tmp_path / "memory.jsonl"), "nnUNetv2_train"])
+    monkeypatch.delenv(seeded.THREADS, raising=False)
+    seeded.main(["0", str(tmp_path / "memory.jsonl"), "nnUNetv2_train"])
+    monkeypatch.setenv(seeded.THREADS, "3")
+    seeded.main(["0", str(tmp_path / "memory.jsonl"), "nnUNetv2_train"])
     assert seen == [16, 3]
 
 

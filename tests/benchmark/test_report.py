@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from nnunet_ext.benchmark import analysis
+from nnunet_ext.benchmark import analysis, figures
 from nnunet_ext.benchmark.report import write_report
 from nnunet_ext.benchmark.results import Group, Results, Training
 from nnunet_ext.errors import InputError
@@ -85,6 +86,36 @@ def test_seeds_that_disagree_are_no_difference(tmp_path):
     )
     write_report(results(tmp_path, arms=("base", "better"), cases=cases), tmp_path / "out")
     assert verdicts(tmp_path / "out") == {"better": "no difference shown"}
+
+
+def learning(results: Results, **gains: float | None) -> Results:
+    """The same results, with what arms gained over the last quarter of their schedules."""
+    trainings = tuple(replace(t, about={**t.about, "late_gain": gains.get(t.arm)}) for t in results.trainings)
+    return replace(results, trainings=trainings)
+
+
+def test_a_baseline_that_still_learns_gets_no_verdict(tmp_path):
+    said = write_report(learning(results(tmp_path), base=0.0051), tmp_path / "out")
+    assert set(verdicts(tmp_path / "out").values()) == {"still learning: no verdict"}
+    assert "better against base: still learning: no verdict, +0.05" in said
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "the baseline gained +0.51 points of pseudo Dice, so it still learns" in page
+    assert "better is better" not in page
+    costs = pd.read_csv(tmp_path / "out" / "costs.csv").set_index("arm")
+    assert costs.loc["base", "late_gain"] == 0.0051
+
+
+def test_a_flat_baseline_gets_verdicts_whatever_the_others_still_learn(tmp_path):
+    write_report(learning(results(tmp_path), base=0.0049, better=0.1), tmp_path / "out")
+    assert verdicts(tmp_path / "out") == {"better": "better", "same": "no difference shown", "worse": "worse"}
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "the baseline gained +0.49 points of pseudo Dice, so it is flat (up to 0.5 points)" in page
+    assert "| +10.00 |" in page
+
+
+def test_whether_a_baseline_still_learns_may_be_unknown(tmp_path):
+    write_report(results(tmp_path), tmp_path / "out")
+    assert "whether the baseline still learns is not known" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_folds_with_the_same_validation_cases_are_repeats(tmp_path):
@@ -214,6 +245,43 @@ def test_the_page_needs_no_other_file_and_escapes_names(tmp_path):
         len(row.split("|")) for row in re.findall(r"^\|.*\|$", markdown.split("### Means")[1].split("\n\n")[1], re.M)
     }
     assert len(widths) == 1  # every row of a table has as many cells as its header
+
+
+def test_no_two_arms_look_the_same():
+    arms = [f"arm {i}" for i in range(29)]
+    styles = figures.styles(arms, "arm 3")
+    assert len({(style.colour, style.line) for style in styles.values()}) == 29
+    assert len({(style.colour, style.marker) for style in styles.values()}) == 29
+    assert styles["arm 3"].colour == figures.BASELINE_COLOUR
+
+
+def extents(figure):
+    renderer = figure.canvas.get_renderer()
+    figure.draw(renderer)
+    [legend] = figure.legends
+    return legend.get_window_extent(renderer), [axes.get_tightbbox(renderer) for axes in figure.axes]
+
+
+def test_legends_cover_nothing(tmp_path):
+    arms = ["base", *(f"a trainer with a long name, number {i}" for i in range(12))]
+    trainings = [replace(training("base", 0, tmp_path), arm=arm) for arm in arms]
+    styles = figures.styles(arms, "base")
+    table = pd.DataFrame(np.full((13, 13), 1 / 13), index=arms, columns=range(1, 14))
+    [dice, hd95, *_] = analysis.metrics_of(scores("base", 0))
+    for figure in (figures.curves(trainings, styles), figures.rank_bars({dice: table, hd95: table}, styles)):
+        legend, panels = extents(figure)
+        assert not any(legend.overlaps(panel) for panel in panels)
+        assert legend.x1 <= figure.bbox.x1
+        assert legend.y0 >= 0
+        assert legend.y1 <= figure.bbox.y1
+        assert len(figure.legends[0].get_texts()) == 13
+
+
+def test_ranks_are_written_into_their_bars():
+    table = pd.DataFrame({1: [0.7, 0.3], 2: [0.3, 0.7]}, index=["base", "better"])
+    [dice, *_] = analysis.metrics_of(scores("base", 0))
+    figure = figures.rank_bars({dice: table}, figures.styles(["base", "better"], "base"))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1", "1", "2", "2"]
 
 
 def test_every_score_and_cost_is_in_a_file(tmp_path):

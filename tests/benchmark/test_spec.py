@@ -34,8 +34,8 @@ def refused(*words, **changes):
 def test_three_keys_are_enough():
     spec = read()
     assert spec.arms == (
-        Arm("nnUNetTrainerReference", "nnUNetTrainerReference", PlansRecipe()),
-        Arm("nnUNetTrainerPnPNet", "nnUNetTrainerPnPNet", PlansRecipe()),
+        Arm(name="nnUNetTrainerReference", trainer="nnUNetTrainerReference"),
+        Arm(name="nnUNetTrainerPnPNet", trainer="nnUNetTrainerPnPNet"),
     )
     assert (spec.name, spec.datasets, spec.configurations) == ("mine", ("4",), ("3d_fullres",))
     assert (spec.folds, spec.seeds, spec.device, spec.metrics) == ((0, 1, 2, 3, 4), (0,), "cuda", Metrics())
@@ -54,6 +54,23 @@ def test_options_of_methods_are_added_to_those_of_all_arms():
     spec = read(trainers=[*MINIMAL["trainers"], arm], plans=plans)
     assert spec.arms[0].plans.options == {"attenscribble": {"crf_weight": 1, "ramp": 0}}
     assert spec.arms[2].plans.options == {"attenscribble": {"crf_weight": 1, "ramp": 0.5}}
+
+
+def test_an_arm_takes_back_what_all_arms_have():
+    arm = {"name": "as planned", "trainer": "nnUNetTrainerReference", "plans": {"patch_size": None}}
+    spec = read(trainers=[*MINIMAL["trainers"], arm], plans={"patch_size": 8, "epochs": 2})
+    assert [arm.plans.patch_size for arm in spec.arms] == [(8,), (8,), None]
+    assert [arm.plans.epochs for arm in spec.arms] == [2, 2, 2]
+
+
+def test_an_arm_may_start_from_the_weights_of_one_before_it():
+    again = {"name": "again", "trainer": "nnUNetTrainerReference", "from": "nnUNetTrainerReference"}
+    spec = read(trainers=[*MINIMAL["trainers"], again])
+    assert [arm.start for arm in spec.arms] == [None, None, "nnUNetTrainerReference"]
+    assert Spec.from_dict(spec.as_dict()) == spec
+    refused("again starts from 'nnUNetTrainerReference', which is not listed before it",
+            trainers=[again, *MINIMAL["trainers"]])  # fmt: skip
+    refused("again starts from 'nothing'", trainers=[*MINIMAL["trainers"], {**again, "from": "nothing"}])
 
 
 def test_a_spec_survives_json():
@@ -86,6 +103,8 @@ def test_the_command_lists_the_ready_benchmarks(capsys):
 def test_a_typo_is_answered_with_what_was_probably_meant():
     refused("'fold'", "did you mean 'folds'", fold=[0])
     refused("'epoch'", "did you mean 'epochs'", plans={"epoch": 3})
+    narrow = {"name": "narrow", "trainer": "nnUNetTrainerPnPNet", "plans": {"feature": [4, 8]}}
+    refused("trainers, entry 2, plans", "did you mean 'features'", trainers=["nnUNetTrainerReference", narrow])
     refused("'nsd_tolerance_mm'", "did you mean 'nsd_tolerances_mm'", metrics={"nsd_tolerance_mm": 1})
     refused("'nnUNetTrainerReferense'", "did you mean 'nnUNetTrainerReference'", baseline="nnUNetTrainerReferense")
 
@@ -100,21 +119,29 @@ def test_a_missing_key(key):
     [
         ({"trainers": ["nnUNetTrainerReference"]}, ["another one"]),
         ({"trainers": ["nnUNetTrainerReference"] * 2}, ["there twice"]),
-        ({"trainers": []}, ["trainers"]),
-        ({"trainers": [{"trainer": "nnUNetTrainerReference"}]}, ["a name and a trainer"]),
+        ({"trainers": []}, ["trainers: [] is not a list with at least 1 entry"]),
+        ({"trainers": [{"trainer": "nnUNetTrainerReference"}]}, ["trainers, entry 1 has no name"]),
+        ({"trainers": [3]}, ["trainers, entry 1: 3 is not a mapping"]),
         ({"trainers": [*MINIMAL["trainers"], {"name": "again", "trainer": "nnUNetTrainerPnPNet"}]}, ["seeds"]),
-        ({"device": "gpu"}, ["'gpu'", "cuda"]),
-        ({"folds": [0, 0]}, ["repeated"]),
-        ({"folds": [-1]}, ["negative"]),
-        ({"seeds": ["a"]}, ["seeds", "numbers"]),
-        ({"plans": {"epochs": 0}}, ["epochs", "at least 1"]),
-        ({"plans": {"epochs": "many"}}, ["epochs", "'many'"]),
-        ({"plans": []}, ["plans", "no mapping"]),
-        ({"plans": {"options": {"pnpnet": 3}}}, ["options, pnpnet", "no mapping"]),
-        ({"metrics": {"nsd_tolerances_mm": [0]}}, ["not positive"]),
-        ({"metrics": {"definition": "mesh"}}, ["'mesh'"]),
-        ({"description": 3}, ["description"]),
-        ({"references": {7: 27}}, ["7 is none of the datasets"]),
+        ({"device": "gpu"}, ["device: 'gpu' is not 'cpu', 'cuda' or 'mps'"]),
+        ({"folds": [0, 0]}, ["folds: 0 is there twice"]),
+        ({"folds": [0, -1]}, ["folds, entry 2: -1 is not at least 0"]),
+        ({"folds": True}, ["folds", "True is not a whole number"]),
+        ({"seeds": ["a"]}, ["seeds, entry 1: 'a' is not a whole number"]),
+        ({"datasets": [2.5]}, ["datasets, entry 1: 2.5 is not text"]),
+        ({"datasets": ["synthetic", 4]}, ["synthetic cannot be mixed"]),
+        ({"plans": {"epochs": 0}}, ["plans, epochs: 0 is not at least 1"]),
+        ({"plans": {"epochs": 2.5}}, ["plans, epochs: 2.5 is not a whole number"]),
+        ({"plans": {"epochs": "many"}}, ["plans, epochs: 'many' is not a whole number"]),
+        ({"plans": []}, ["plans: [] is not a mapping"]),
+        ({"plans": {"options": {"pnpnet": 3}}}, ["plans, options, pnpnet: 3 is not a mapping"]),
+        ({"metrics": {"nsd_tolerances_mm": [0]}}, ["nsd_tolerances_mm, entry 1: 0 is not more than 0"]),
+        ({"metrics": {"nsd_tolerances_mm": [float("nan")]}}, ["nan is not a finite number"]),
+        ({"metrics": {"definition": "mesh"}}, ["definition: 'mesh' is not 'surface' or 'voxel'"]),
+        ({"description": 3}, ["description: 3 is not text"]),
+        ({"references": {7: 27}}, ["7 is none of the datasets (4)"]),
+        ({"references": 27}, ["references: 27 is not a mapping"]),
+        ({"scored": "test"}, ["scored: 'test' is not 'validation' or 'held-out'"]),
     ],
 )
 def test_values_that_make_no_sense(changes, words):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -171,8 +172,41 @@ def test_one_failure_is_reported_and_stops_nobody(root, capsys):
     ]:
         with pytest.raises(InputError, match=words):
             report_results(changes.pop("models", trained), root / "not_written", **changes)
+    (Path(trained[0]) / "fold_0" / "validation" / "summary.json").unlink()
+    with pytest.raises(InputError, match="the baseline has no validated fold yet"):
+        report_results(trained, root / "not_written", baseline="nnUNetTrainerReference")
     assert not (root / "not_written").exists()
     assert main(["benchmark", "report"]) == 2
+
+
+def test_a_benchmark_brings_its_data_scores_held_out_cases_and_trains_on_what_was_trained(root, monkeypatch, capsys):
+    """From raw data to scores, with nothing of the user's preprocessed data touched."""
+    raw = root / "raw" / tiny.DATASET
+    for part in ("images", "labels"):
+        (raw / f"{part}Ts").mkdir()
+        for file in (raw / f"{part}Tr").glob("tiny_[45]*"):
+            shutil.copy(file, raw / f"{part}Ts" / file.name.replace("tiny_", "held_out_"))
+    own = sorted((root / "preprocessed").rglob("*"))
+    monkeypatch.setenv("nnUNet_preprocessed", "restored by monkeypatch")
+    on_top = {"name": "on top", "trainer": "nnUNetTrainerReference", "from": "nnUNetTrainerReference"}
+    changes = {"raw": str(root / "raw"), "scored": "held-out", "trainers": ["nnUNetTrainerReference", on_top]}
+    spec = write_spec(root, **changes, seeds=[5])
+    assert run_benchmark(spec, root / "out") == 0
+    benchmark = BenchmarkFolder(root / "out")
+    first, second = benchmark.load()[1]
+    for job in (first, second):
+        table = pd.read_csv(benchmark.of(job) / "metrics.csv")
+        assert sorted(set(table["case"])) == ["held_out_4", "held_out_5"]
+        assert benchmark.predictions(job).is_dir()
+    log = benchmark.log(second).read_text()
+    assert f"-pretrained_weights {benchmark.fold(first)}/checkpoint_final.pth" in log
+    assert f"Pretrained weights from {benchmark.fold(first)}" in log
+    assert sorted((root / "preprocessed").rglob("*")) == own
+    printed = capsys.readouterr().out
+    assert "$ nnUNetv2_plan_and_preprocess -d 901" in printed
+    assert printed.count("$ nnUNetv2_predict") == 2
+    report_benchmark(root / "out")
+    assert "on top: largest gains and losses" in (root / "out" / "report" / "report.md").read_text()
 
 
 def test_jobs_go_through_submitit(root, capsys):

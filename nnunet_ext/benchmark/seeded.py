@@ -1,6 +1,6 @@
-"""``nnUNetv2_train`` with everything seeded that can be, and its memory measured from inside.
+"""A command of nnU-Net with everything seeded that can be, and its memory measured from inside.
 
-``python -m nnunet_ext.benchmark.train SEED MEMORY_FILE nnUNetv2_train ARGUMENTS…``
+``python -m nnunet_ext.benchmark.seeded SEED MEMORY_FILE COMMAND ARGUMENTS…``
 
 The seed decides the initial weights and whatever else the main process draws: on a CPU also the patches and their
 augmentation, unless workers were asked for. Those seed themselves from the operating system, and kernels of a GPU are
@@ -22,7 +22,7 @@ from pathlib import Path
 from nnunet_ext.processes.memory import peak_host_mib
 
 THREADS = "NNUNET_EXT_THREADS"
-"""Environment variable: how many CPU threads the training may compute with; a thread per core without it."""
+"""Environment variable: how many CPU threads a command may compute with; a thread per core without it."""
 
 
 def main(argv: list[str]) -> None:

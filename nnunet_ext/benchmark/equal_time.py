@@ -1,0 +1,107 @@
+"""Equal compute: an arm gets as many iterations as fit into the time of another one, measured on this machine.
+
+A method that costs 1.7 times as much per iteration is compared with a baseline that trains 1.7 times as many. What was
+measured is kept in ``benchmark.json``, so that the plans stay the same when the benchmark goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+
+from nnunet_ext.benchmark.folder import BenchmarkFolder
+from nnunet_ext.benchmark.plans import written_plans
+from nnunet_ext.benchmark.preprocessed import digest, plans_of
+from nnunet_ext.benchmark.spec import Arm, Spec
+from nnunet_ext.data.folders import dataset_folder
+from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.plans import extension_settings
+from nnunet_ext.processes.children import run_step
+from nnunet_ext.processes.commands import environment
+
+SCHEDULE = {"epochs": 1000, "iterations": 250}
+"""Of stock nnU-Net, where plans say nothing else."""
+
+
+def with_equal_time(spec: Spec, benchmark: BenchmarkFolder, known: Mapping[str, int]) -> tuple[Spec, dict[str, int]]:
+    """``spec`` with the iterations of every arm that has the time of another one.
+
+    Args:
+        spec: with preprocessed data.
+        benchmark: where the measurement is logged.
+        known: what this function returned before.
+
+    Returns:
+        The spec, and the iterations per epoch by a key of the two arms; what is known is not measured again.
+
+    Raises:
+        InputError: an arm would be another one again.
+        StepFailed: a step could not be measured.
+    """
+    by_name = {arm.name: arm for arm in spec.arms}
+    found: dict[str, int] = {}
+    arms = []
+    for arm in spec.arms:
+        if arm.time_of is not None:
+            other = by_name[arm.time_of]
+            key = digest([[one.trainer, one.plans.model_dump(), one.dataset] for one in (arm, other)], spec.device)
+            found[key] = known[key] if key in known else _iterations(spec, benchmark, arm, other)
+            plans = arm.plans.model_copy(update={"iterations": found[key]})
+            arm = arm.model_copy(update={"plans": plans})
+            _refuse_twin(arm, [one for one in spec.arms if one.time_of is None])
+            print(f"{arm.name}: {found[key]} iterations per epoch take the time of {other.name}", flush=True)
+        arms.append(arm)
+    return spec.model_copy(update={"arms": tuple(arms)}), found
+
+
+def _iterations(spec: Spec, benchmark: BenchmarkFolder, arm: Arm, other: Arm) -> int:
+    """Iterations per epoch with which ``arm`` takes as long as ``other``."""
+    own, theirs = (_schedule(spec, one) for one in (arm, other))
+    seconds = [_step_seconds(spec, benchmark, one) for one in (other, arm)]
+    total = theirs["epochs"] * theirs["iterations"] * seconds[0] / seconds[1]
+    return max(1, round(total / own["epochs"]))
+
+
+def _refuse_twin(arm: Arm, others: Sequence[Arm]) -> None:
+    for other in others:
+        same = (other.trainer, other.plans, other.dataset, other.start)
+        if same == (arm.trainer, arm.plans, arm.dataset, arm.start):
+            raise InputError(
+                f"{arm.name} would be {other.name} again, because a step of {arm.time_of} takes as long; leave it out."
+            )
+
+
+def _dataset(spec: Spec, arm: Arm) -> str:
+    return dataset_folder(arm.dataset or spec.datasets[0]).name
+
+
+def _schedule(spec: Spec, arm: Arm) -> dict[str, int]:
+    dataset = _dataset(spec, arm)
+    plans = plans_of(dataset, written_plans(arm.plans, dataset, spec.configurations))
+    return {**SCHEDULE, **extension_settings(plans["configurations"][spec.configurations[0]], "schedule")}
+
+
+def _step_seconds(spec: Spec, benchmark: BenchmarkFolder, arm: Arm) -> float:
+    """Seconds of a training step, measured in a process of its own."""
+    dataset = _dataset(spec, arm)
+    plans = written_plans(arm.plans, dataset, spec.configurations)
+    file = benchmark.folder / "step_seconds.json"
+    arguments = [dataset, spec.configurations[0], str(spec.folds[0]), arm.trainer, plans, spec.device, str(file)]
+    command = [sys.executable, "-m", "nnunet_ext.benchmark.step_seconds", *arguments]
+    run_step(
+        f"time a step of {arm.name}",
+        command,
+        shown=shlex.join(command[1:]),
+        log=benchmark.folder / "step_seconds.log",
+        env=environment(
+            raw=os.environ["nnUNet_raw"],
+            preprocessed=os.environ["nnUNet_preprocessed"],
+            results=benchmark.folder / "results" / "step_seconds",
+            augmenting=0 if spec.device == "cpu" else None,
+        ),
+        progress=lambda _: (None, None),
+    )
+    return json.loads(file.read_text())["seconds"]

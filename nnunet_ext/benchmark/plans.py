@@ -1,0 +1,37 @@
+"""The plans of an arm: written from its recipe, and what can be known of its schedule."""
+
+from __future__ import annotations
+
+import re
+
+from nnunet_ext import catalogue
+from nnunet_ext.benchmark.preprocessed import digest, plans_of
+from nnunet_ext.benchmark.spec import PlansRecipe
+from nnunet_ext.nnunet.plans import extension_settings
+from nnunet_ext.planning import write_plans
+
+NUMBER_OF_EPOCHS = re.compile(r"_(\d+)epochs?$")
+
+
+def written_plans(recipe: PlansRecipe, dataset: str, configurations: tuple[str, ...]) -> str:
+    """The name of the plans for this recipe, which are written unless they are there."""
+    if recipe.unchanged:
+        return recipe.base
+    arguments = {key: value for key, value in recipe.model_dump().items() if key not in ("base", "presets")}
+    name = "_".join([recipe.base, *recipe.presets, f"bench{digest(recipe.model_dump(), configurations)[:6]}"])
+    write_plans(
+        dataset, recipe.presets, base=recipe.base, configurations=configurations, out=name, force=True, **arguments
+    )
+    return name
+
+
+def expected_epochs(trainer: str, dataset: str, plans: str, configuration: str) -> int | None:
+    """How many epochs will be trained, where that can be known beforehand."""
+    if match := NUMBER_OF_EPOCHS.search(trainer):
+        return int(match[1])
+    try:
+        catalogue.resolve(trainer)
+    except LookupError:
+        return None
+    settings = plans_of(dataset, plans)["configurations"][configuration]
+    return extension_settings(settings, "schedule").get("epochs", 1000)

@@ -1,0 +1,47 @@
+"""The time of a training step, as a training takes it: with its batch, in the middle of its schedule.
+
+``python -m nnunet_ext.benchmark.step_seconds DATASET CONFIGURATION FOLD TRAINER PLANS DEVICE FILE``
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from nnunet_ext.files import write_json
+
+WARM_UP, TIMED = 5, 20
+
+
+def main(argv: list[str]) -> None:
+    """Measure, and write ``{"seconds": median}``."""
+    import torch
+    from nnunetv2.run.run_training import get_trainer_from_args
+
+    dataset, configuration, fold, name, plans, device, file = argv
+    trainer = get_trainer_from_args(dataset, configuration, int(fold), name, plans, device=torch.device(device))
+    if device == "cpu":
+        torch.set_num_threads(multiprocessing.cpu_count())  # as nnUNetv2_train does
+    trainer.initialize()
+    trainer.on_train_start()
+    trainer.current_epoch = trainer.num_epochs // 2  # some terms of a loss begin late
+    trainer.on_epoch_start()
+    trainer.on_train_epoch_start()
+    seconds = []
+    for _ in range(WARM_UP + TIMED):
+        begin = time.perf_counter()
+        trainer.train_step(next(trainer.dataloader_train))
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begin)
+    write_json(Path(file), {"seconds": statistics.median(seconds[WARM_UP:]), "of": seconds})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(0)  # the workers that augment would be waited for

@@ -1,0 +1,170 @@
+"""The tables of a report, as text cells; and the files that hold their numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from nnunet_ext.benchmark import analysis
+from nnunet_ext.benchmark.analysis import MEAN, Finding, Metric
+from nnunet_ext.benchmark.results import Results
+
+DIFFERENCE_COLUMNS = (
+    *("trainer", "label", "mean", "baseline", "difference", "95 % CI", "by seed", "p (Holm)", "effect"),
+    *("better / worse / equal", "n", "verdict"),
+)
+
+COMPARISON_COLUMNS = (
+    *("arm", "baseline", "unit", "n", "dropped", "seeds", "mean_candidate", "mean_baseline", "mean_difference"),
+    *("ci_low", "ci_high", "p_value", "p_corrected", "effect_size", "better", "worse", "equal", "sd_between_cases"),
+    "sd_between_seeds",
+)
+"""Of ``comparisons.csv``, beside group, metric, label and verdict: attributes of ``Comparison``."""
+
+
+@dataclass
+class Table:
+    """``rows`` are texts; the first column is a name, the others are numbers."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+def summary_table(results: Results, group: str, found: Mapping[Metric, Sequence[Finding]]) -> Table:
+    """One row per arm: the mean over cases and labels of every metric, and the verdicts."""
+    arms = analysis.present(results, group)
+    header = ["trainer", "trainings", *(metric.heading for metric in found)]
+    shown = [metric for metric in found if metric.is_main]
+    header += [f"{metric.title}: verdict" for metric in shown]
+    rows = []
+    for arm in arms:
+        trainings = sum((training.arm, training.group) == (arm, group) for training in results.trainings)
+        cells = [arm + (" (baseline)" if arm == results.baseline else ""), str(trainings)]
+        for metric in found:
+            per_case = analysis.values(results, group, [arm], metric.column)[MEAN].groupby("case")["value"].mean()
+            cells.append(f"{per_case.mean():.{metric.digits}f}")
+        for metric in shown:
+            verdicts = [verdict_of(f) for f in found[metric] if f.comparison.arm == arm and f.label == MEAN]
+            cells.append(verdicts[0] if verdicts else "–")
+        rows.append(cells)
+    return Table(
+        "Means",
+        header,
+        rows,
+        "Mean over cases of the mean over labels, seeds averaged per case, over all trainings of a trainer. The "
+        "verdicts come from the tables below, which compare only folds and seeds that both have.",
+    )
+
+
+def comparison_rows(results: Results, group: str, metric: Metric, found: Sequence[Finding]) -> Table:
+    """Differences to the baseline for one metric: the mean over labels and every label."""
+    rows = []
+    for finding in found:
+        c = finding.comparison
+        interval = "–" if math.isnan(c.ci_low) else f"{signed(c.ci_low, metric)} to {signed(c.ci_high, metric)}"
+        rows.append(
+            [
+                c.arm,
+                finding.label,
+                f"{c.mean_candidate:.{metric.digits}f}",
+                f"{c.mean_baseline:.{metric.digits}f}",
+                signed(c.mean_difference, metric),
+                interval,
+                " ".join(signed(value, metric) for value in c.per_seed.values()),
+                "–" if math.isnan(c.p_corrected) else f"{c.p_corrected:.2g}",
+                f"{c.effect_size:+.2f}",
+                f"{c.better} / {c.worse} / {c.equal}",
+                f"{c.n}" + (f" (−{c.dropped})" if c.dropped else ""),
+                verdict_of(finding),
+            ]
+        )
+    seeds = sorted({finding.comparison.seeds for finding in found})
+    direction = "higher is better" if metric.higher_is_better else "lower is better"
+    return Table(
+        f"{metric.heading}: differences to {results.baseline}",
+        [*DIFFERENCE_COLUMNS],
+        rows,
+        f"{direction}. Unit: the case; n: cases that count for both (in brackets those that do not); seeds averaged "
+        f"per case ({' or '.join(map(str, seeds))} per trainer). CI: BCa bootstrap over cases. p: Wilcoxon "
+        f"signed-rank, two-sided, corrected by Holm over the {len(rows)} rows of this table. effect: matched-pairs "
+        "rank-biserial correlation.",
+    )
+
+
+def per_training_table(results: Results, group: str) -> Table:
+    """Mean Dice of every training: how much folds and seeds differ."""
+    table = analysis.per_training(results, group, "dice")
+    rows = [
+        [f"fold {fold}, seed {seed}", *("–" if math.isnan(value) else f"{value:.4f}" for value in row)]
+        for (fold, seed), row in zip(table.index, table.to_numpy(), strict=True)
+    ]
+    return Table("Dice of every training", ["", *table.columns], rows, "Mean over the cases of the fold.")
+
+
+def cost_table(results: Results, group: str) -> Table:
+    """Weights, time per epoch and memory, with their ratios to the baseline."""
+
+    def cell(row: Mapping[str, Any], key: str, shown: Callable[[float], str]) -> str:
+        if math.isnan(row[key]):
+            return "–"
+        return shown(row[key]) + ("" if math.isnan(row[f"{key}_ratio"]) else f" ({row[f'{key}_ratio']:.2f}×)")
+
+    def gain(late: float | None) -> str:
+        return "–" if late is None else f"{100 * late:+.2f}"
+
+    rows = [
+        [
+            row["arm"],
+            cell(row, "weights", lambda n: f"{n / 1e6:.2f}"),
+            cell(row, "epoch_seconds", lambda s: f"{s:.1f}"),
+            cell(row, "training_hours", lambda h: f"{h:.2f}"),
+            cell(row, "host_mib", lambda m: f"{m / 1024:.2f}"),
+            cell(row, "gpu_mib", lambda m: f"{m / 1024:.2f}"),
+            gain(analysis.late_gain(results, group, row["arm"])),
+        ]
+        for row in analysis.costs(results, group)
+    ]
+    header = ["trainer", "weights (M)", "seconds per epoch", "training (h)", "peak host memory (GiB)"]
+    return Table(
+        "Cost",
+        [*header, "peak GPU memory (GiB)", "late gain (points)"],
+        rows,
+        "In brackets: ratio to the baseline. Seconds per epoch: median over epochs and trainings, as they ran, so "
+        "whatever else the machine did is part of it. Host memory: of the training process, without its workers. "
+        "Late gain: pseudo Dice gained over the last quarter of the schedule, mean over trainings.",
+    )
+
+
+def comparison_table(found: Sequence[Finding]) -> pd.DataFrame:
+    """Every comparison as a row."""
+    return pd.DataFrame(
+        [
+            {
+                "group": finding.group,
+                "metric": finding.metric.column,
+                "label": finding.label,
+                **{key: getattr(finding.comparison, key) for key in COMPARISON_COLUMNS},
+                "verdict": finding.verdict,
+            }
+            for finding in found
+        ]
+    )
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def verdict_of(finding: Finding) -> str:
+    """The verdict; with one seed it says that it is about single trainings."""
+    single = finding.comparison.seeds == 1 and finding.verdict in ("better", "worse")
+    return f"{finding.verdict} (one training)" if single else finding.verdict
+
+
+def signed(value: float, metric: Metric) -> str:
+    return "–" if math.isnan(value) else f"{value:+.{metric.digits}f}"
