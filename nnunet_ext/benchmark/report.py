@@ -21,13 +21,14 @@ from typing import Any
 
 import pandas as pd
 
-from nnunet_ext.benchmark import analysis, figures
+from nnunet_ext.benchmark import analysis, figures, markdown
 from nnunet_ext.benchmark.analysis import MEAN, Finding, Metric
 from nnunet_ext.benchmark.folder import BenchmarkFolder
 from nnunet_ext.benchmark.results import Group, Results, from_benchmark, from_models, image_of
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.overlay import OverlayCase, draw_overlay
+from nnunet_ext.files import replacing, write_text
 from nnunet_ext.version import __version__
 
 SHOWN_CASES = 2
@@ -129,10 +130,10 @@ def write_report(results: Results, out: Path) -> str:
         own = {metric: analysis.findings(results, group.name, metric) for metric in metrics}
         found += [finding for each in own.values() for finding in each]
         sections.append(section(results, group, own, out / "figures"))
-    results.cases.to_csv(out / "cases.csv", index=False)
-    comparison_table(found).to_csv(out / "comparisons.csv", index=False)
+    _write_table(out / "cases.csv", results.cases)
+    _write_table(out / "comparisons.csv", comparison_table(found))
     costs = [{"group": group.name, **row} for group in results.groups for row in analysis.costs(results, group.name)]
-    pd.DataFrame(costs).to_csv(out / "costs.csv", index=False)
+    _write_table(out / "costs.csv", pd.DataFrame(costs))
     page = {
         "results": results,
         "sections": sections,
@@ -146,9 +147,10 @@ def write_report(results: Results, out: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.filters |= {"md": markdown.escaped, "code": markdown.code}
     for kind in ("html", "md"):
         text = templates.get_template(f"report.{kind}.j2").render(page)
-        (out / f"report.{kind}").write_text(text.rstrip() + "\n", encoding="utf-8")
+        write_text(out / f"report.{kind}", text.rstrip() + "\n")
     said = "\n".join(f"- {sentence}" for each in sections for sentence in each.sentences)
     return f"{said}\n\n{out / 'report.html'}\n{out / 'report.md'}, figures and CSV files beside it"
 
@@ -171,7 +173,8 @@ def section(results: Results, group: Group, found: Mapping[Metric, list[Finding]
 
     def add(title: str, name: str, draw: Callable[[], Any]) -> None:
         path = folder / f"{_file_name(group.name)}_{name}.png"
-        draw().savefig(path, dpi=110)
+        with replacing(path) as temporary:
+            draw().savefig(temporary, dpi=110)
         page.pictures.append(Picture(title, path))
 
     shown = [metric for metric in found if metric.is_main]
@@ -419,6 +422,11 @@ def _signed(value: float, metric: Metric) -> str:
 
 def _p(value: float) -> str:
     return "" if math.isnan(value) else f", corrected p = {value:.2g}"
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False)
 
 
 def _file_name(text: str) -> str:

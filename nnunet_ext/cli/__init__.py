@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from nnunet_ext.cli import benchmark, demo, evaluate, export, install, landmarks, plans, s2v, scribbles, splits
 from nnunet_ext.errors import InputError
+from nnunet_ext.processes import signals
 from nnunet_ext.version import __version__
 
 FILES = (install, plans, demo, evaluate, export, benchmark, scribbles, landmarks, s2v, splits)
@@ -30,13 +31,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code (2 for bad input, 130 for Ctrl-C)."""
+    """Run one command; returns its exit code (2 for bad input, 130 for Ctrl-C, 143 for SIGTERM)."""
     arguments = _parser().parse_args(argv)
     try:
-        return arguments.function(arguments) or 0
+        with signals.like_ctrl_c():
+            return arguments.function(arguments) or 0
     except InputError as error:
         print(f"nnunet-ext: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("nnunet-ext: interrupted", file=sys.stderr)
-        return 130
+        return signals.exit_code(error)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.files import write_json
 from nnunet_ext.processes import commands
 
 RECORD = "nnunet_ext_demo.json"
@@ -69,9 +70,7 @@ class Workspace:
         self._save()
 
     def _save(self) -> None:
-        temporary = self._record.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self._steps, indent=2))
-        temporary.replace(self._record)
+        write_json(self._record, self._steps)
 
     def environment(self, raw: Path) -> dict[str, str]:
         """The environment of every command: the caller's, with nnU-Net's folders pointing in here.

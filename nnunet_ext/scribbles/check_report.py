@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ext.data.raw import RawCase, RawDataset
-from nnunet_ext.files import write_json, write_rows
+from nnunet_ext.files import write_json, write_rows, write_text
 from nnunet_ext.findings import aligned, by_severity, listed, verdict
 from nnunet_ext.scribbles.findings import CheckedCase, Finding
 from nnunet_ext.scribbles.overview import Panels, draw_panels, most_annotated_slice
@@ -101,7 +101,7 @@ class CheckReport:
             },
         }
         write_json(folder / "check.json", content)
-        (folder / "overview.html").write_text(self._page(), encoding="utf-8")
+        write_text(folder / "overview.html", self._page())
 
     def suspicious(self) -> list[CheckedCase]:
         """The cases with warnings or fatal findings, those with most first."""
