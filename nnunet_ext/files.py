@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+from nnunet_ext.beside import beside, swap_in
 from nnunet_ext.errors import InputError
 
 
@@ -20,18 +18,22 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary file to write; it takes the place of ``path`` at the end, and is removed after an error.
 
     It has the same name, because many writers look at the ending, in a folder of its own, because others may list the
-    files of that ending at any time.
+    files of that ending at any time. See :mod:`nnunet_ext.beside` for what a kill leaves.
     """
-    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp") as folder:
-        temporary = Path(folder) / path.name
+    with beside(path) as temporary:
         yield temporary
         temporary.replace(path)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8, with the line ends that it has."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(text.encode())
+
+
 def write_json(path: Path, content: Any) -> None:
     """For people to read, too."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_rows(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -46,27 +48,24 @@ def write_rows(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, A
 def written_as_a_whole(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder to write into; it gets the name ``target`` at the end, and is removed after an error.
 
+    Whoever looks at ``target`` finds the old folder, none, or the whole new one; see :func:`nnunet_ext.beside.swap_in`.
+
     Args:
         target: must not exist, unless ``replace``; its parent must.
         replace: a folder ``target`` that is there is kept until the new one is complete, then removed.
+
+    Raises:
+        InputError: it exists.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    before = target.with_name(f".{target.name}.{os.getpid()}.old")
-    temporary.mkdir()
-    try:
+    with beside(target) as temporary:
+        if target.exists() and not replace:
+            raise InputError(f"{target} is there already; choose another name, or move it away.")
+        temporary.mkdir()
         yield temporary
         if replace and target.exists():
-            target.rename(before)
-        try:
+            swap_in(temporary, target)
+        else:
             temporary.rename(target)
-        except OSError:
-            if before.exists():
-                before.rename(target)
-            raise
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    shutil.rmtree(before, ignore_errors=True)
 
 
 def require_folder_of(file: str | Path) -> None:

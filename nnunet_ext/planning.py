@@ -1,4 +1,4 @@
-"""Writes plans: presets, a schedule and options of methods on top of what nnU-Net planned.
+"""Writes plans: presets, a schedule, options of methods and another resolution on top of what nnU-Net planned.
 
 Presets are files in ``plans/``, described in ``plans/README.md``. Where our settings lie in a plans file is said in
 ``nnunet/plans.py``.
@@ -19,13 +19,15 @@ from nnunet_ext.catalogue import OPTIONS, default_options
 from nnunet_ext.data.folders import dataset_folder
 from nnunet_ext.discovery import shipped_folder
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import replacing
+from nnunet_ext.files import read_json, replacing
 from nnunet_ext.nnunet.options import with_overrides
 from nnunet_ext.nnunet.plans import KEY, require_unet, resolved
 from nnunet_ext.nnunet.precision import SECTION as PRECISION
 from nnunet_ext.nnunet.precision import Precision
+from nnunet_ext.nnunet.resolution import at_spacing
+from nnunet_ext.nnunet.schedule import Schedule
 
-_PRESET_KEYS = {"description", "trainer", "schedule", "batch_size", "width", "options"}
+_PRESET_KEYS = {"description", "trainer", "device", "schedule", "batch_size", "width", "options"}
 
 
 def load_presets() -> dict[str, dict[str, Any]]:
@@ -35,7 +37,7 @@ def load_presets() -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class WrittenPlans:
-    """What :func:`write_plans` did."""
+    """What :func:`write_plans` did. ``missing``: configurations whose data is not preprocessed yet."""
 
     path: Path
     name: str
@@ -43,15 +45,22 @@ class WrittenPlans:
     configurations: tuple[str, ...]
     trainer: str
     unchanged: bool
+    device: str | None = None
+    missing: tuple[str, ...] = ()
 
     def summary(self) -> str:
-        """The sentence to print, and the command to type next."""
+        """The sentence to print, and the commands to type next."""
         state = "was already there, unchanged" if self.unchanged else "written"
-        commands = "\n".join(
-            f"  nnUNetv2_train {self.dataset} {configuration} 0 -tr {self.trainer} -p {self.name}"
+        device = f" -device {self.device}" if self.device else ""
+        training = "\n".join(
+            f"  nnUNetv2_train {self.dataset} {configuration} 0 -tr {self.trainer} -p {self.name}{device}"
             for configuration in self.configurations
         )
-        return f"{self.path}: {state}. Nothing needs to be preprocessed again. Train with\n{commands}"
+        if not self.missing:
+            return f"{self.path}: {state}. Nothing needs to be preprocessed again. Train with\n{training}"
+        number = int(self.dataset.removeprefix("Dataset").partition("_")[0])
+        preprocessing = f"nnUNetv2_preprocess -d {number} -plans_name {self.name} -c {' '.join(self.missing)}"
+        return f"{self.path}: {state}. Preprocess with\n  {preprocessing}\nand train with\n{training}"
 
 
 def write_plans(
@@ -60,31 +69,33 @@ def write_plans(
     *,
     base: str = "nnUNetPlans",
     configurations: Sequence[str] | None = None,
-    epochs: int | None = None,
-    iterations: int | None = None,
+    spacing: Sequence[float] | None = None,
     batch_size: int | None = None,
     patch_size: Sequence[int] | None = None,
     features: Sequence[int] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     out: str | None = None,
     force: bool = False,
+    **schedule: float | None,
 ) -> WrittenPlans:
     """Write a plans file beside ``<nnUNet_preprocessed>/<dataset>/<base>.json``.
 
-    Configuration names and ``data_identifier`` stay, so the preprocessed data is used as it is and the user only adds
-    ``-p NAME``. Explicit arguments win over presets.
+    Configuration names stay, and without ``spacing`` the ``data_identifier``, too: the preprocessed data is used as it
+    is and the user only adds ``-p NAME``. Explicit arguments win over presets.
 
     Args:
         dataset: number or full name (``Dataset004_Hippocampus``) of a preprocessed data set.
         presets: names of files in ``plans/``, applied in this order.
         base: plans to start from.
         configurations: which to change; all by default. Only these are kept in the new file.
-        epochs, iterations: schedule; iterations are per epoch.
+        spacing: mm, in the order of ``spacing`` in the plans. Stages, kernel sizes, patch and batch size follow it, as
+            :mod:`nnunet_ext.nnunet.resolution` says, and the data of this spacing lies beside the other.
         batch_size, patch_size: in samples and voxels.
-        features: channels of every stage, finest first.
+        features: channels of every stage, finest first; with ``spacing`` as many stages as these.
         options: of methods, by the name of their package: ``{"attenscribble": {"crf_weight": 1.0}}``.
         out: name of the new plans; ``base`` and the presets joined by ``_`` by default.
         force: replace an existing file with other content.
+        schedule: ``epochs``, ``iterations`` (per epoch), or another key of ``nnunet.schedule.Schedule``.
 
     Raises:
         InputError: anything that does not exist or does not fit, in one sentence.
@@ -113,10 +124,10 @@ def write_plans(
     for name in chosen:
         if name not in plans["configurations"]:
             raise InputError(f"{source} has no configuration {name!r}; it has: {', '.join(plans['configurations'])}.")
-    given = {"--epochs": epochs, "--iterations": iterations, "--batch-size": batch_size}
-    for argument, value in given.items():
-        if value is not None and value < 1:
-            raise InputError(f"{argument} is {value}, but must be at least 1.")
+    chosen_schedule = {key: value for key, value in schedule.items() if value is not None}
+    for key, value in {**chosen_schedule, "batch_size": batch_size}.items():
+        if isinstance(value, int) and value < 1:
+            raise InputError(f"--{key.replace('_', '-')} is {value}, but must be at least 1.")
     name = out or "_".join([base, *presets])
     if name == base:
         raise InputError(
@@ -127,15 +138,20 @@ def write_plans(
         raise InputError(f"--out {name!r} is no plans name: nnU-Net allows neither '/' nor '__' in it.")
 
     changed = {configuration: resolved(plans, configuration) for configuration in chosen}
+    fingerprint = _fingerprint(folder) if spacing is not None else {}
     for configuration, settings in changed.items():
         require_unet(settings, f"{source}, configuration {configuration}")
+        if spacing is not None:
+            stages = None if features is None else len(features)
+            at_spacing(settings, spacing, plans, fingerprint, configuration, patch_size=patch_size, stages=stages)
         for preset in presets:
             _apply_preset(settings, preset, available[preset])
         _apply_options(settings, options or {})
-        _apply_arguments(settings, configuration, epochs, iterations, batch_size, patch_size, features)
+        _apply_arguments(settings, configuration, chosen_schedule, batch_size, patch_size, features)
     plans["plans_name"] = name
     plans["configurations"] = changed
     trainer = next((available[p]["trainer"] for p in presets if "trainer" in available[p]), "TRAINER")
+    device = next((available[p]["device"] for p in presets if "device" in available[p]), None)
 
     path = folder / f"{name}.json"
     text = json.dumps(plans, indent=4)
@@ -145,7 +161,11 @@ def write_plans(
     if not unchanged:
         with replacing(path) as temporary:
             temporary.write_text(text)
-    return WrittenPlans(path, name, folder.name, chosen, trainer, unchanged)
+    missing: tuple[str, ...] = ()
+    if spacing is not None:
+        cases = len(fingerprint["spacings"])
+        missing = tuple(c for c in chosen if _cases_in(folder / changed[c]["data_identifier"]) < cases)
+    return WrittenPlans(path, name, folder.name, chosen, trainer, unchanged, device, missing)
 
 
 def require_options(options: Mapping[str, Mapping[str, Any]]) -> None:
@@ -177,7 +197,7 @@ def _apply_preset(settings: dict[str, Any], name: str, preset: Mapping[str, Any]
         raise InputError(f"Preset {name} has unknown keys {sorted(unknown)}; known are {sorted(_PRESET_KEYS)}.")
     own = settings.setdefault(KEY, {})
     own["presets"] = [*own.get("presets", []), name]
-    own.setdefault("schedule", {}).update(preset.get("schedule", {}))
+    _apply_schedule(settings, preset.get("schedule", {}))
     _apply_options(settings, preset.get("options", {}))
     if "batch_size" in preset:
         settings["batch_size"] = min(settings["batch_size"], preset["batch_size"])
@@ -193,22 +213,45 @@ def _apply_options(settings: dict[str, Any], options: Mapping[str, Mapping[str, 
         require_options({method: own[method]})
 
 
+def _apply_schedule(settings: dict[str, Any], schedule: Mapping[str, float]) -> None:
+    Schedule.from_plans(schedule)
+    settings.setdefault(KEY, {}).setdefault("schedule", {}).update(schedule)
+
+
+def _fingerprint(folder: Path) -> dict[str, Any]:
+    """What nnU-Net noted of every image.
+
+    Raises:
+        InputError: nothing.
+    """
+    file = folder / "dataset_fingerprint.json"
+    content = read_json(file) if file.is_file() else {}
+    if not (content.get("spacings") and content.get("shapes_after_crop")):
+        raise InputError(
+            f"{file} does not say how large the images are, which --spacing needs; run: nnUNetv2_extract_fingerprint "
+            f"-d {folder.name.removeprefix('Dataset').partition('_')[0]}."
+        )
+    return content
+
+
+def _cases_in(data: Path) -> int:
+    """Preprocessed cases; nnU-Net writes one such file for each."""
+    return sum(1 for _ in data.glob("*.pkl"))
+
+
 def _apply_arguments(
     settings: dict[str, Any],
     configuration: str,
-    epochs: int | None,
-    iterations: int | None,
+    schedule: Mapping[str, float],
     batch_size: int | None,
     patch_size: Sequence[int] | None,
     features: Sequence[int] | None,
 ) -> None:
-    schedule = settings.setdefault(KEY, {}).setdefault("schedule", {})
-    if epochs is not None:
-        schedule["epochs"] = epochs
-    if iterations is not None:
-        schedule["iterations"] = iterations
+    if "iterations" in schedule:
         # nnU-Net's own proportion: 50 validation iterations to 250 training iterations
-        schedule["validation_iterations"] = max(1, iterations // 5)
+        own = schedule.get("validation_iterations", max(1, int(schedule["iterations"]) // 5))
+        schedule = {**schedule, "validation_iterations": own}
+    _apply_schedule(settings, schedule)
     if batch_size is not None:
         settings["batch_size"] = batch_size
     kwargs = settings["architecture"]["arch_kwargs"]

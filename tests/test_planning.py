@@ -3,7 +3,9 @@
 import json
 import re
 
+import numpy as np
 import pytest
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ext.cli import main
@@ -195,6 +197,169 @@ def test_an_option_is_judged_together_with_those_of_the_plans_it_is_added_to(fol
     assert main(["plans", "901", "--option", "babloss.ramp_end=0.05", "--out", "alone"]) == 2
     assert "ramp_end must be at least ramp_start" in capsys.readouterr().err
     assert not (folder / "alone.json").exists()
+
+
+def test_a_preset_for_cpus_prints_the_device(folder):
+    assert write_plans(901, ["cpu"]).summary().count(" -p nnUNetPlans_cpu -device cpu") == 3
+    assert "-device" not in write_plans(901, ["pnpnet"]).summary()
+
+
+def test_a_key_of_the_schedule_that_no_trainer_knows_is_refused(folder):
+    with pytest.raises(InputError, match=r"unknown keys \['epoch'\]; known are \['epochs', 'iterations', "):
+        write_plans(901, epoch=5, out="new")
+    assert not (folder / "new.json").exists()
+
+
+# --- another resolution -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def images(folder):
+    """Fingerprints of 40 images of about 30 × 90 × 80 voxels of 3 × 1 × 1 mm, stored with the coarse axis last."""
+    rng = np.random.default_rng(0)
+    shapes = [[int(90 + rng.integers(-9, 9)), 80, 30] for _ in range(40)]
+    content = {"spacings": [[1.0, 1.0, 3.0]] * 40, "shapes_after_crop": shapes}
+    (folder / "dataset_fingerprint.json").write_text(json.dumps(content))
+    plans = read(folder, "nnUNetPlans") | {"transpose_forward": [2, 0, 1], "transpose_backward": [1, 2, 0]}
+    for name, patch in {"2d": [96, 80], "3d_fullres": [32, 96, 80]}.items():
+        plans["configurations"][name]["patch_size"] = patch
+        plans["configurations"][name]["batch_size"] = 12
+    (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+    return shapes
+
+
+def test_low_resolution_in_2d_follows_the_spacing_and_the_arguments(folder, images):
+    write_plans(
+        901, configurations=["2d"], spacing=[3, 3], patch_size=[32, 32], features=[4, 8, 8], batch_size=8, out="low"
+    )
+    low = read(folder, "low")["configurations"]["2d"]
+    assert low["spacing"] == [3, 3]
+    assert low["patch_size"] == [32, 32]
+    assert low["batch_size"] == 8
+    rows = np.median([round(shape[0] / 3) for shape in images])
+    assert low["median_image_size_in_voxels"] == [rows, 27]
+    network = low["architecture"]["arch_kwargs"]
+    assert (network["n_stages"], network["features_per_stage"]) == (3, [4, 8, 8])
+    assert network["strides"] == [[1, 1], [2, 2], [2, 2]]  # nnU-Net's four stages, without the last
+    assert network["kernel_sizes"] == [[3, 3]] * 3
+    assert (network["n_conv_per_stage"], network["n_conv_per_stage_decoder"]) == ([1, 1, 1], [1, 1])
+
+
+def test_low_resolution_in_3d_clips_the_patch_to_the_image_and_the_batch_to_a_share_of_the_data(folder, images):
+    write_plans(901, configurations=["3d_fullres"], spacing=[6, 2, 2], out="low")
+    low = read(folder, "low")["configurations"]["3d_fullres"]
+    rows = np.median([round(shape[0] / 2) for shape in images])
+    assert low["median_image_size_in_voxels"] == [15, rows, 40]
+    assert low["patch_size"] == [16, 48, 40]  # 15 × 45 × 40, padded to what the strides divide
+    assert low["batch_size"] == 2  # 5 % of 40 images are 1.8 patches
+    network = low["architecture"]["arch_kwargs"]
+    # anisotropic: the coarse axis waits until the others are as coarse
+    assert network["strides"] == [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]]
+    assert network["kernel_sizes"][0] == [1, 3, 3]
+    assert network["features_per_stage"] == [4, 6, 8, 16]  # a stage more than planned: doubled
+    assert (network["n_conv_per_stage"], network["n_conv_per_stage_decoder"]) == ([1] * 4, [1] * 3)
+
+
+def test_the_network_at_the_planned_spacing_is_the_one_that_nnunet_planned(folder, nnunet_folders, monkeypatch):
+    """Real planner, real images: the same strides, kernels, stages, channels, patch and median image."""
+    root = nnunet_folders()
+    planner = "nnunetv2.experiment_planning.experiment_planners.default_experiment_planner"
+    monkeypatch.setattr(f"{planner}.nnUNet_raw", str(root / "raw"))
+    monkeypatch.setattr(f"{planner}.nnUNet_preprocessed", str(root / "preprocessed"))
+    monkeypatch.setattr(f"{planner}.maybe_convert_to_dataset_name", lambda _: tiny.DATASET)
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
+    properties = dict.fromkeys(["max", "mean", "median", "min", "percentile_00_5", "percentile_99_5", "std"], 1.0)
+    shapes = [[40, 60, 50], [44, 66, 50], [37, 70, 55], [36, 61, 48], [40, 62, 57], [39, 62, 51]]
+    content = {
+        "spacings": [[2.5, 1.0, 1.0]] * 6,
+        "shapes_after_crop": shapes,
+        "median_relative_size_after_cropping": 1.0,
+        "foreground_intensity_properties_per_channel": {"0": properties},
+    }
+    preprocessed = root / "preprocessed" / tiny.DATASET
+    (preprocessed / "dataset_fingerprint.json").write_text(json.dumps(content))
+    ExperimentPlanner(901, plans_name="planned").plan_experiment()
+    planned = read(preprocessed, "planned")["configurations"]
+    for name in ("2d", "3d_fullres"):
+        spacing = planned[name]["spacing"]
+        write_plans(901, base="planned", configurations=[name], spacing=spacing, out=f"again_{name}")
+        again = read(preprocessed, f"again_{name}")["configurations"][name]
+        for key in ("architecture", "patch_size", "median_image_size_in_voxels", "spacing", "normalization_schemes"):
+            assert again[key] == planned[name][key], (name, key)
+
+
+def test_data_of_another_spacing_lies_beside_the_old_one_and_is_shared_by_plans_of_that_spacing(folder, images):
+    def identifier(name):
+        return read(folder, name)["configurations"]["2d"]["data_identifier"]
+
+    for name, spacing, changes in [("a", [3, 3], {}), ("b", [3, 3], {"epochs": 2}), ("c", [2.5, 3], {})]:
+        write_plans(901, configurations=["2d"], spacing=spacing, out=name, **changes)
+    assert identifier("nnUNetPlans") == "nnUNetPlans_2d"
+    assert identifier("a") == identifier("b") == "nnUNetPlans_2d_3x3mm"
+    assert identifier("c") == "nnUNetPlans_2d_2.5x3mm"
+
+
+def test_what_is_to_be_preprocessed_is_printed_until_it_is(folder, images, capsys):
+    command = ["plans", "901", "--configuration", "2d", "--spacing", "3", "3", "--out", "low"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "Preprocess with\n  nnUNetv2_preprocess -d 901 -plans_name low -c 2d\nand train with\n" in printed
+    data = folder / "nnUNetPlans_2d_3x3mm"
+    data.mkdir()
+    for case in range(39):
+        (data / f"{case}.pkl").touch()
+    main(command)
+    assert "nnUNetv2_preprocess" in capsys.readouterr().out  # 39 of 40
+    (data / "39.pkl").touch()
+    main(command)
+    assert "Nothing needs to be preprocessed again" in capsys.readouterr().out
+
+
+IMPOSSIBLE = {
+    "too few numbers": ({"spacing": [3]}, r"--spacing gives 1 number \(3\), but configuration 2d has 2 axes"),
+    "patch axes": ({"patch_size": [16]}, r"--patch-size gives 1 number \(16\), but configuration 2d has 2 axes"),
+    "all": ({"configurations": None}, r"gives 2 numbers \(3 3\), but configuration 3d_fullres has 3 axes"),
+    "zero": ({"spacing": [0, 3]}, r"--spacing is 0 3, but must be positive"),
+    "infinite": ({"spacing": [float("inf"), 3]}, r"--spacing is inf 3, but must be positive"),
+    "nothing left": ({"spacing": [3, 200]}, r"leaves the smallest image without a voxel .* \(the median image is "),
+    "patch": ({"patch_size": [4, 4]}, r"2d: a patch of 4 4 voxels at 3 3 mm has 1 stage .*, and a U-Net needs two; "),
+    "indivisible": ({"patch_size": [30, 32]}, r"30 32 is not divisible .* \(8 8\); the nearest that is: 32 32"),
+    "features": ({"patch_size": [16, 16], "features": [1] * 4}, r"gives 4 numbers, but a patch of 16 16 .* 3 stages"),
+    "one stage": ({"features": [4]}, r"--features gives 1 number, but .*; give between 2 and "),
+    "configuration": ({"configurations": ["4d"]}, r"no configuration '4d'"),
+    "cascade": (
+        {"configurations": ["3d_cascade_fullres"], "spacing": [3, 3, 3]},
+        r"cannot change 3d_cascade_fullres, which belongs to a cascade with 3d_lowres; choose 2d or 3d_fullres",
+    ),
+    "first stage": (
+        {"configurations": ["3d_lowres"], "spacing": [3, 3, 3]},
+        r"cannot change 3d_lowres, which belongs to a cascade with 3d_cascade_fullres",
+    ),
+    "no resampling": ({"configurations": ["unresampled"]}, r"do not resample \(no_resampling_hack\)"),
+    "Primus": ({"configurations": ["primus"]}, r"the network PrimusM has no U-Net stages"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
+def test_an_impossible_resolution_gets_one_sentence_and_writes_nothing(folder, images, arguments, message):
+    plans = read(folder, "nnUNetPlans")
+    primus = {"network_class_name": "a.PrimusM", "arch_kwargs": {}, "_kw_requires_import": []}
+    plans["configurations"] |= {
+        "3d_lowres": {"inherits_from": "3d_fullres", "next_stage": "3d_cascade_fullres"},
+        "unresampled": {"inherits_from": "2d", "resampling_fn_data": "no_resampling_hack"},
+        "primus": {"inherits_from": "2d", "architecture": primus},
+    }
+    (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+    before = sorted(folder.iterdir())
+    with pytest.raises(InputError, match=message) as error:
+        write_plans(901, **{"configurations": ["2d"], "spacing": [3, 3], "out": "low", **arguments})
+    assert "\n" not in str(error.value)
+    assert sorted(folder.iterdir()) == before
+
+
+def test_without_the_fingerprint_there_is_no_other_resolution(folder):
+    with pytest.raises(InputError, match=r"fingerprint\.json does not say .*nnUNetv2_extract_fingerprint -d 901"):
+        write_plans(901, configurations=["2d"], spacing=[3, 3], out="low")
 
 
 def test_every_shipped_preset_says_what_it_is_and_applies(folder):

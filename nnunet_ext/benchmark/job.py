@@ -16,12 +16,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import write_json
+from nnunet_ext.nnunet.results import alone_in
 from nnunet_ext.processes.commands import continuation, environment
 from nnunet_ext.processes.lock import held
 
@@ -63,8 +65,9 @@ def run_job(folder: str | Path, name: str) -> None:
                 f"{job.title}: {len(trained['epoch_seconds'])} epochs were trained instead of {job.epochs}; "
                 "does the trainer set the number of epochs itself?"
             )
-        predict(benchmark, job)
-        evaluated = score.evaluate(benchmark, job, spec.metrics)
+        with alone_in(benchmark.fold(job)):
+            predict(benchmark, job)
+            evaluated = score.evaluate(benchmark, job, spec.metrics)
         record = {
             "job": job.name,
             "key": job.key,
@@ -147,8 +150,11 @@ def _run(benchmark: BenchmarkFolder, job: Job, command: Sequence[str], memory_fi
 
 
 def memory(file: Path) -> dict[str, Any]:
-    """The largest values over all attempts, and their number."""
-    attempts = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    """The largest values over all attempts, and their number; a line that was never finished is none."""
+    attempts = []
+    for line in file.read_bytes().splitlines() if file.is_file() else []:
+        with suppress(ValueError):
+            attempts.append(json.loads(line))
     largest: dict[str, Any] = {"attempts_that_ended": len(attempts)}
     for attempt in attempts:
         for key, value in attempt.items():

@@ -21,6 +21,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.processes.children import Progress, end_group, follow_lines, last_lines, own_group, signals_noted
 from nnunet_ext.processes.lock import is_held
 from nnunet_ext.processes.progress import training
+from nnunet_ext.processes.signals import interrupt
 
 POLL_SECONDS = 0.5
 
@@ -112,7 +113,7 @@ def run_here(benchmark: BenchmarkFolder, jobs: Sequence[Job], at_once: int = 1) 
                 end_group(one.process, hurry=lambda: len(received) > 1)
                 one.output.close()
     if received:
-        raise KeyboardInterrupt
+        raise interrupt(received[0])
     return failed
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 
-from nnunet_ext.benchmark import analysis, figures
+from nnunet_ext.benchmark import analysis, figures, markdown
 from nnunet_ext.benchmark.analysis import MEAN, Finding, Metric
 from nnunet_ext.benchmark.folder import BenchmarkFolder, file_name
 from nnunet_ext.benchmark.pictures import Picture, largest_differences
@@ -33,8 +33,10 @@ from nnunet_ext.benchmark.tables import (
     per_training_table,
     signed,
     summary_table,
+    write_table,
 )
 from nnunet_ext.errors import InputError
+from nnunet_ext.files import replacing, write_text
 from nnunet_ext.version import __version__
 
 WHAT_A_SEED_FIXES = (
@@ -99,14 +101,14 @@ def write_report(results: Results, out: Path) -> str:
         own = {metric: analysis.findings(results, group.name, metric) for metric in metrics}
         found += [finding for each in own.values() for finding in each]
         sections.append(section(results, group, own, out / "figures"))
-    results.cases.to_csv(out / "cases.csv", index=False)
-    comparison_table(found).to_csv(out / "comparisons.csv", index=False)
+    write_table(out / "cases.csv", results.cases)
+    write_table(out / "comparisons.csv", comparison_table(found))
     costs = [
         {"group": group.name, **row, "late_gain": analysis.late_gain(results, group.name, row["arm"])}
         for group in results.groups
         for row in analysis.costs(results, group.name)
     ]
-    pd.DataFrame(costs).to_csv(out / "costs.csv", index=False)
+    write_table(out / "costs.csv", pd.DataFrame(costs))
     page = {
         "results": results,
         "sections": sections,
@@ -120,9 +122,10 @@ def write_report(results: Results, out: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.filters |= {"md": markdown.escaped, "code": markdown.code}
     for kind in ("html", "md"):
         text = templates.get_template(f"report.{kind}.j2").render(page)
-        (out / f"report.{kind}").write_text(text.rstrip() + "\n", encoding="utf-8")
+        write_text(out / f"report.{kind}", text.rstrip() + "\n")
     said = "\n".join(f"- {sentence}" for each in sections for sentence in each.sentences)
     return f"{said}\n\n{out / 'report.html'}\n{out / 'report.md'}, figures and CSV files beside it"
 
@@ -145,7 +148,8 @@ def section(results: Results, group: Group, found: Mapping[Metric, list[Finding]
 
     def add(title: str, name: str, draw: Callable[[], Any]) -> None:
         path = folder / f"{file_name(group.name)}_{name}.png"
-        draw().savefig(path, dpi=110)
+        with replacing(path) as temporary:
+            draw().savefig(temporary, dpi=110)
         page.pictures.append(Picture(title, path))
 
     shown = [metric for metric in found if metric.is_main]

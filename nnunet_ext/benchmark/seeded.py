@@ -44,8 +44,15 @@ def main(argv: list[str]) -> None:
         entry.load()()
     finally:
         line = {"seconds": round(time.time() - begin, 1), "host_mib": peak_host_mib(), **_gpu()}
-        with Path(memory_file).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(Path(memory_file), json.dumps(line))
+
+
+def append_line(file: Path, line: str) -> None:
+    """Append in one step; after half a line, which a killed process left, on a line of its own."""
+    with file.open("a+b", buffering=0) as stream:
+        end = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, end - 1))
+        stream.write(b"\n" * (stream.read(1) not in (b"", b"\n")) + line.encode() + b"\n")
 
 
 def _gpu() -> dict[str, float | str]:

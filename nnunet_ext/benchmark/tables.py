@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,6 +13,7 @@ import pandas as pd
 from nnunet_ext.benchmark import analysis
 from nnunet_ext.benchmark.analysis import MEAN, Finding, Metric
 from nnunet_ext.benchmark.results import Results
+from nnunet_ext.files import replacing
 
 DIFFERENCE_COLUMNS = (
     *("trainer", "label", "mean", "baseline", "difference", "95 % CI", "by seed", "p (Holm)", "effect"),
@@ -168,3 +170,9 @@ def verdict_of(finding: Finding) -> str:
 
 def signed(value: float, metric: Metric) -> str:
     return "–" if math.isnan(value) else f"{value:+.{metric.digits}f}"
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a CSV file that is there as a whole or not at all."""
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False)

@@ -24,6 +24,7 @@ from nnunet_ext.cli import (
     trainers,
 )
 from nnunet_ext.errors import InputError
+from nnunet_ext.processes import signals
 from nnunet_ext.version import __version__
 
 FILES = (install, trainers, plans, demo, evaluate, export, benchmark, scribbles, landmarks, s2v, splits)
@@ -42,13 +43,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code (2 for bad input, 130 for Ctrl-C)."""
+    """Run one command; returns its exit code (2 for bad input, 130 for Ctrl-C, 143 for SIGTERM)."""
     arguments = _parser().parse_args(argv)
     try:
-        return arguments.function(arguments) or 0
+        with signals.like_ctrl_c():
+            return arguments.function(arguments) or 0
     except InputError as error:
         print(f"nnunet-ext: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("nnunet-ext: interrupted", file=sys.stderr)
-        return 130
+        return signals.exit_code(error)

@@ -9,6 +9,12 @@ from typing import Any
 from nnunet_ext.cli.flags import SEVERAL, Commands, add_command
 from nnunet_ext.errors import InputError
 
+SCHEDULE_FLAGS: dict[str, dict[str, Any]] = {
+    "epochs": {"type": int, "metavar": "E", "help": "number of epochs"},
+    "iterations": {"type": int, "metavar": "I", "help": "training iterations per epoch"},
+}
+"""Key of the schedule in the plans → what argparse is told of its flag."""
+
 
 def _plans(arguments: argparse.Namespace) -> None:
     from nnunet_ext.planning import write_plans
@@ -18,14 +24,14 @@ def _plans(arguments: argparse.Namespace) -> None:
         arguments.preset,
         base=arguments.plans,
         configurations=arguments.configuration,
-        epochs=arguments.epochs,
-        iterations=arguments.iterations,
+        spacing=arguments.spacing,
         batch_size=arguments.batch_size,
         patch_size=arguments.patch_size,
         features=arguments.features,
         options=_options(arguments.option),
         out=arguments.out,
         force=arguments.force,
+        **{key: getattr(arguments, key) for key in SCHEDULE_FLAGS},
     )
     print(written.summary())
 
@@ -55,8 +61,10 @@ def add(commands: Commands) -> None:
         commands,
         "plans",
         _plans,
-        "write a plans file with a preset or a short schedule beside an existing one; nothing is preprocessed again",
+        "write a plans file with a preset, a short schedule or a lower resolution beside an existing one; only another "
+        "resolution is preprocessed again",
         "nnunet-ext plans 4 --preset pnpnet --configuration 3d_fullres --epochs 100",
+        "nnunet-ext plans 4 --configuration 3d_fullres --spacing 2 2 2 --features 16 32 64 --out low",
     )
     plans.add_argument("dataset", metavar="DATASET", help="number or name of a preprocessed data set")
     plans.add_argument(
@@ -64,8 +72,15 @@ def add(commands: Commands) -> None:
     )
     plans.add_argument("--plans", default="nnUNetPlans", metavar="NAME", help="plans to start from (%(default)s)")
     plans.add_argument("--configuration", **SEVERAL, metavar="C", help="configurations to change (default: all)")
-    plans.add_argument("--epochs", type=int, metavar="E", help="number of epochs")
-    plans.add_argument("--iterations", type=int, metavar="I", help="training iterations per epoch")
+    for key, flag in SCHEDULE_FLAGS.items():
+        plans.add_argument(f"--{key.replace('_', '-')}", **flag)
+    plans.add_argument(
+        "--spacing",
+        type=float,
+        **SEVERAL,
+        metavar="MM",
+        help="another resolution, axes in the order of the plans; patch, batch size and stages follow it",
+    )
     plans.add_argument("--batch-size", type=int, metavar="B")
     plans.add_argument("--patch-size", type=int, **SEVERAL, metavar="X")
     plans.add_argument("--features", type=int, **SEVERAL, metavar="F", help="channels of every stage")

@@ -13,7 +13,6 @@ mirrors images in training and in prediction, so nothing here depends on left an
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.files import write_json, written_as_a_whole
 
 GENERATOR_VERSION = 1
 """To be raised with every change that changes a voxel: a data set of another version is written anew."""
@@ -66,11 +66,6 @@ def write_dataset(raw_folder: str | Path, *, cases: int = 12, held_out: int = 3,
         if json.loads((folder / STAMP).read_text()) == stamp:
             return folder
 
-    # written beside its place and renamed: an interrupted run leaves no half data set
-    temporary = folder.with_name(f".{DATASET}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    for index in range(cases + held_out):
-        _write_case(temporary, "Tr" if index < cases else "Ts", f"touching_{index:03d}", make_case(seed, index))
     description = {
         "channel_names": {"0": "MRI"},
         "labels": LABELS,
@@ -78,10 +73,12 @@ def write_dataset(raw_folder: str | Path, *, cases: int = 12, held_out: int = 3,
         "file_ending": ".nii.gz",
         "description": "Synthetic touching structures with confused boundaries, written by nnunet-ext demo.",
     }
-    (temporary / "dataset.json").write_text(json.dumps(description, indent=4))
-    (temporary / STAMP).write_text(json.dumps(stamp, indent=4))
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with written_as_a_whole(folder, replace=True) as temporary:
+        for index in range(cases + held_out):
+            _write_case(temporary, "Tr" if index < cases else "Ts", f"touching_{index:03d}", make_case(seed, index))
+        write_json(temporary / "dataset.json", description)
+        write_json(temporary / STAMP, stamp)
     return folder
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nnunet_ext.data.label_definitions import ScoredLabels
 from nnunet_ext.data.reading import Reader
+from nnunet_ext.files import replacing
 
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442", "#d55e00", "#0072b2")
 """By class; Okabe and Ito's, which colour-blind readers can tell apart."""
@@ -80,7 +81,8 @@ def draw_overlay(
         frameon=False,
     )
     figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
 
 
 def masks(segmentation: NDArray, reference: NDArray, labels: ScoredLabels) -> dict[str, NDArray[np.bool_]]:

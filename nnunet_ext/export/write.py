@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
+from nnunet_ext.beside import beside
 from nnunet_ext.errors import InputError
 from nnunet_ext.export import formats, readme
 from nnunet_ext.export.model import Model, load_weights, read_model_checkpoint, trainer_class
@@ -166,12 +166,11 @@ def export_model(
         return differences
 
     if target.suffix == ".zip":
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
-            root = Path(temporary) / readme.place_in_results(record, name)
+        with beside(target) as content, replacing(target) as file:
+            root = content / readme.place_in_results(record, name)
             root.mkdir(parents=True)
             differences = write_into(root)
-            with replacing(target) as file:
-                _zip(Path(temporary), file)
+            _zip(content, file)
     else:
         with written_as_a_whole(target, replace=force) as root:
             differences = write_into(root)

@@ -1,22 +1,22 @@
-"""The folder in which a training leaves its results: one training at a time, and what stands in the way is said.
+"""The folder in which a training leaves its results: one at a time works there, and what stands in the way is said.
 
-nnU-Net starts a second training of the same fold beside the first one without a word, and each overwrites the other's
-checkpoints.
+nnU-Net starts a second training or validation of the same fold beside the first one without a word, and each overwrites
+what the other writes.
 """
 
 from __future__ import annotations
 
 import errno
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nnunet_ext.beside import sweep
 from nnunet_ext.errors import InputError
 from nnunet_ext.processes.lock import held
 
 LOCK = ".training.lock"
-"""Held by a training as long as it runs; the file itself stays and means nothing."""
+"""Held by a training, validation or scoring as long as it runs; the file itself stays and means nothing."""
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -43,7 +43,9 @@ def written_or_said_why(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Inside, this process alone trains in ``folder``, from which what a killed training left half-written is removed.
+    """Inside, this process alone trains, validates or scores in ``folder``.
+
+    What a killed one left half-written there is removed. Not to be nested: a process that leaves it is out altogether.
 
     After a kill -9 the folder is free at once, even if workers that load data are still there.
 
@@ -53,9 +55,8 @@ def alone_in(folder: Path) -> Iterator[None]:
     with written_or_said_why(folder), held(folder / LOCK, inherited=False) as free:
         if not free:
             raise InputError(
-                f"Another training is at work in {folder}, and two would overwrite each other's checkpoints; wait for "
-                "it to end, or end it and go on with --c."
+                f"Another training is at work in {folder}, or its validation, and two would overwrite each other's "
+                "files; wait for it to end, or end it and go on with --c."
             )
-        for half in folder.glob(".checkpoint_*.tmp"):  # see nnunet_ext.files.replacing
-            shutil.rmtree(half, ignore_errors=True)
+        sweep(folder)
         yield

@@ -24,7 +24,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -292,7 +292,7 @@ class CommonTrainer(nnUNetTrainer):
         return optimizer, scheduler
 
     def run_training(self) -> None:
-        with alone_in(Path(self.output_folder)) if self.local_rank == 0 else nullcontext():
+        with self._alone():
             super().run_training()
 
     def on_train_start(self) -> None:
@@ -313,6 +313,10 @@ class CommonTrainer(nnUNetTrainer):
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
         self.training_data, validation = super().get_tr_and_val_datasets()
         return self.training_data, validation
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Inside, no other process trains or validates this fold."""
+        return alone_in(Path(self.output_folder)) if self.local_rank == 0 else nullcontext()
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -420,7 +424,8 @@ class CommonTrainer(nnUNetTrainer):
             self.print_to_log_file(f"Pseudo dice is on annotated voxels only, {share:.1%} of the validation patches")
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        super().perform_actual_validation(save_probabilities)
+        with self._alone():  # with --val nothing was trained before
+            super().perform_actual_validation(save_probabilities)
         if self.labels.ignore_label is not None:
             self.print_to_log_file(
                 "The validation Dice above is on annotated voxels only: false positives where nothing is annotated "

@@ -19,6 +19,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from nnunet_ext.processes.orphans import group_ends_with_us
+from nnunet_ext.processes.signals import handled, interrupt
+
 GRACE = 10.0
 """Seconds between asking a process group to end and killing it."""
 
@@ -38,7 +41,8 @@ def run_step(
 ) -> None:
     """Run ``command``; everything it prints is appended to ``log``, below ``shown``, and drives a progress bar.
 
-    SIGINT, SIGTERM and SIGHUP end the whole process group before ``KeyboardInterrupt`` is raised.
+    SIGINT, SIGTERM and SIGHUP end the whole process group before ``KeyboardInterrupt`` is raised; if this process is
+    killed, the group is killed, too.
 
     Raises:
         StepFailed: the exit code is not 0.
@@ -52,12 +56,13 @@ def run_step(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=dict(env), **own_group()
         )
         try:
-            _follow(process, title, follow_lines(log, start), progress, received)
+            with group_ends_with_us(process.pid):
+                _follow(process, title, follow_lines(log, start), progress, received)
         finally:
             # after a normal end only stragglers can be left
             end_group(process, grace=1.0 if process.poll() is not None else GRACE, hurry=lambda: len(received) > 1)
     if received:
-        raise KeyboardInterrupt
+        raise interrupt(received[0])
     if process.returncode:
         code = process.returncode
         how = f"exit code {code}" if code > 0 else f"killed by {_signal_name(-code)}{', out of memory?' * (code == -9)}"
@@ -159,18 +164,8 @@ def end_group(process: subprocess.Popen, *, grace: float = GRACE, hurry: Callabl
 def signals_noted() -> Iterator[list[int]]:
     """While inside, signals that mean "stop" are only appended to the list, so that none comes between two lines."""
     received: list[int] = []
-    previous = {}
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows has no SIGHUP
-        # ignored on purpose (nohup, background jobs) stays ignored
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            with suppress(ValueError):  # not in the main thread
-                previous[number] = signal.signal(number, lambda signum, _: received.append(signum))
-    try:
+    with handled(lambda number, _: received.append(number), "SIGINT", "SIGTERM", "SIGHUP"):
         yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _signal_name(number: int) -> str:

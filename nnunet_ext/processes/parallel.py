@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from nnunet_ext.processes.orphans import end_with_parent
+
 Result = TypeVar("Result")
 
 
@@ -17,6 +19,8 @@ def for_every_case(
     function: Callable[..., Result], calls: Sequence[tuple[Any, ...]], processes: int | None, title: str
 ) -> Iterator[Result]:
     """Yield ``function(*arguments)`` for every entry of ``calls``.
+
+    The processes are killed when a call fails or this process is interrupted, and end when it is killed.
 
     Args:
         function: at the top level of a module, so that a process can import it.
@@ -32,12 +36,13 @@ def for_every_case(
                 bar.update()
             return
         # spawn: SimpleITK's threads do not survive a fork
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            futures = [pool.submit(function, *arguments) for arguments in calls]
+        with ProcessPoolExecutor(processes, get_context("spawn"), end_with_parent) as pool:
             try:
+                futures = [pool.submit(function, *arguments) for arguments in calls]
                 for future in futures:
                     yield future.result()
                     bar.update()
             except BaseException:
-                pool.shutdown(cancel_futures=True)
+                for worker in list(pool._processes.values()):  # kill_workers() from Python 3.14 on
+                    worker.kill()
                 raise

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from nnunet_ext.data.raw import RawCase, RawDataset, open_dataset, require_labels
 from nnunet_ext.data.reading import Reader, Volume
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import write_json
+from nnunet_ext.files import write_json, write_text
 from nnunet_ext.findings import CheckReport, Finding, aligned
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.scribbles.check_rules import CheckedScribbles, across_edges, against_dense, coverage, of_all
@@ -100,7 +100,7 @@ class ScribbleReport(CheckReport):
             },
         }
         write_json(folder / "check.json", content)
-        (folder / "overview.html").write_text(self._page(), encoding="utf-8")
+        write_text(folder / "overview.html", self._page())
 
     def suspicious(self) -> list[CheckedScribbles]:
         """The cases with warnings or fatal findings, those with most first."""

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 from nnunet_ext.discovery import discovery_folder
 from nnunet_ext.processes import commands, progress
 from nnunet_ext.processes.children import StepFailed, end_group, last_lines, run_step
+from tests.killing import children, running, start, wait_until
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="process groups of POSIX")
 
@@ -30,23 +30,6 @@ child.stdout.readline()
 print("child", child.pid, flush=True)
 {end}
 """
-
-
-def running(pid: int) -> bool:
-    """A zombie that nobody has collected yet does not run."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    status = Path(f"/proc/{pid}/stat")
-    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
-def wait_until(condition, seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()
 
 
 def step(code: str, log: Path, **options: Any) -> None:
@@ -117,6 +100,26 @@ def test_a_signal_ends_the_whole_group(tmp_path, number):
     demo.send_signal(number)
     assert demo.wait(timeout=20) == 130
     assert wait_until(lambda: not running(grandchild(log)))
+
+
+@posix
+def test_a_command_ends_with_its_runner_even_if_that_is_killed_with_sigkill(tmp_path):
+    log = tmp_path / "log"
+    code = f"""
+        import os, sys
+        from pathlib import Path
+        from nnunet_ext.processes import children, progress
+        command = [sys.executable, "-c", {PARENT.format(end="time.sleep(60)")!r}]
+        log = Path({str(log)!r})
+        children.run_step("fake", command, shown="fake", log=log, env=os.environ, progress=progress.none())
+    """
+    runner = start("-c", textwrap.dedent(code))
+    assert wait_until(lambda: log.is_file() and re.search(r"^child \d+$", log.read_text(), re.MULTILINE))
+    ours = children(runner.pid)  # the command and its guard
+    assert len(ours) == 2
+    runner.kill()
+    runner.communicate(timeout=20)  # nobody keeps its output open
+    assert wait_until(lambda: not any(map(running, [*ours, grandchild(log)])))
 
 
 def test_a_failed_command_names_its_log_and_shows_its_end(tmp_path):

@@ -1,0 +1,58 @@
+"""The signals that mean "stop": Ctrl-C, a lost terminal, and what a scheduler or ``kill`` sends."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+Handler = Callable[[int, "FrameType | None"], None]
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGTERM or SIGHUP arrived; whatever cleans up after Ctrl-C cleans up after it, too."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextmanager
+def like_ctrl_c() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP raise :class:`Stopped` in the main thread, as SIGINT raises ``KeyboardInterrupt``."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise Stopped(number)
+
+    with handled(stop, "SIGTERM", "SIGHUP"):
+        yield
+
+
+def interrupt(number: int) -> KeyboardInterrupt:
+    """The exception to raise for a signal that was noted."""
+    return KeyboardInterrupt() if number == signal.SIGINT else Stopped(number)
+
+
+def exit_code(error: KeyboardInterrupt) -> int:
+    """What shells say of a command that a signal ended: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP."""
+    return 128 + (error.number if isinstance(error, Stopped) else signal.SIGINT)
+
+
+@contextmanager
+def handled(handler: Handler, *names: str) -> Iterator[None]:
+    """Inside, ``handler`` is called for these signals; one that is ignored on purpose (nohup) stays ignored.
+
+    Nothing happens outside of the main thread, where Python allows no handlers.
+    """
+    previous = {}
+    for name in names:
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            with suppress(ValueError):
+                previous[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)

@@ -1,0 +1,55 @@
+"""SIGTERM and SIGHUP are handled like Ctrl-C."""
+
+import os
+import signal
+import sys
+
+import pytest
+
+from nnunet_ext import cli
+from nnunet_ext.processes.signals import Stopped, exit_code, handled, interrupt, like_ctrl_c
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+
+
+@pytest.fixture(autouse=True)
+def _heard():
+    """They are ignored where pytest runs in the background."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_every_command_ends_as_after_ctrl_c_and_says_by_which_signal(monkeypatch, capsys, number, code):
+    cleaned = []
+
+    def command(_):
+        try:
+            os.kill(os.getpid(), number)
+            signal.pause()
+        finally:
+            cleaned.append(number)
+
+    monkeypatch.setattr("nnunet_ext.cli.install._trainers", command)
+    assert cli.main(["trainers"]) == code
+    assert cleaned == [number]
+    assert capsys.readouterr().err == "nnunet-ext: interrupted\n"
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_a_signal_that_is_ignored_on_purpose_stays_ignored():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with like_ctrl_c():
+        os.kill(os.getpid(), signal.SIGHUP)  # nohup
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_that_was_noted_is_raised_as_what_it_is():
+    seen = []
+    with handled(lambda number, _: seen.append(number), "SIGTERM"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert exit_code(interrupt(seen[0])) == 143
+    assert exit_code(interrupt(signal.SIGINT)) == exit_code(KeyboardInterrupt()) == 130
