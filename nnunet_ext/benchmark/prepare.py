@@ -22,7 +22,7 @@ from typing import Any
 from nnunet_ext import catalogue
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.benchmark.spec import SYNTHETIC, Arm, Metrics, PlansRecipe, Spec
-from nnunet_ext.data.folders import dataset_folder
+from nnunet_ext.data.folders import dataset_folder, visible_files
 from nnunet_ext.discovery import register
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, replacing
@@ -194,7 +194,8 @@ def check_dataset(dataset: str, spec: Spec) -> None:
     if not (folder / "splits_final.json").is_file():
         from nnunetv2.utilities.crossval_split import generate_crossval_split
 
-        cases = sorted(path.name.removesuffix(_ending(dataset)) for path in (folder / "gt_segmentations").iterdir())
+        ending = _ending(dataset)
+        cases = [path.name.removesuffix(ending) for path in visible_files(folder / "gt_segmentations", ending)]
         with replacing(folder / "splits_final.json") as temporary:
             temporary.write_text(json.dumps(generate_crossval_split(cases, 12345, 5), indent=4))
     folds = len(splits(dataset))

@@ -12,6 +12,7 @@ import pandas as pd
 
 from nnunet_ext.benchmark import records
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
+from nnunet_ext.data.folders import visible_files
 from nnunet_ext.data.label_definitions import ScoredLabels
 from nnunet_ext.data.raw import training_images
 from nnunet_ext.errors import InputError
@@ -242,7 +243,7 @@ def _validated(model: Path) -> list[int]:
 
 
 def _predicted(folder: Path, ending: str) -> list[str]:
-    return sorted(path.name.removesuffix(ending) for path in folder.iterdir() if path.name.endswith(ending))
+    return [path.name.removesuffix(ending) for path in visible_files(folder, ending)]
 
 
 def _model_group(model: Path, reference: str | Path | None) -> Group:

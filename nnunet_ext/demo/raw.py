@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nnunet_ext.data.folders import visible_files
 from nnunet_ext.data.raw import RawDataset, open_dataset
 from nnunet_ext.errors import InputError
 
@@ -15,7 +16,8 @@ def number(dataset: RawDataset) -> str:
 
 def held_out(dataset: RawDataset) -> list[str]:
     """Names of the cases that have an image in ``imagesTs`` and a reference in ``labelsTs``."""
-    names = sorted(path.name.removesuffix(dataset.ending) for path in (dataset.folder / "labelsTs").glob("*"))
+    labels = visible_files(dataset.folder / "labelsTs", dataset.ending)
+    names = [path.name.removesuffix(dataset.ending) for path in labels]
     return [name for name in names if (dataset.folder / "imagesTs" / f"{name}_0000{dataset.ending}").is_file()]
 
 

@@ -15,10 +15,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
 
+from nnunet_ext.data.channels import channel_names
 from nnunet_ext.data.geometry import Geometry
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.models import channel_names
 from nnunet_ext.viewer.desk import Busy, Cancelled, Change, Desk
 from nnunet_ext.viewer.display import Display
 
