@@ -22,6 +22,9 @@ from nnunet_ext.errors import InputError
 
 CHUNK = 2**20
 
+SLOPE = 2.3e-16
+"""Smaller scales of NIfTI are none to ITK, but not to nibabel."""
+
 NIFTI_BYTES = {
     **{2: 1, 4: 2, 8: 4, 16: 4, 32: 8, 64: 8, 128: 3, 256: 1, 512: 2},
     **{768: 4, 1024: 8, 1280: 8, 1536: 16, 1792: 16, 2048: 32, 2304: 4},
@@ -118,14 +121,17 @@ def _whole_itk(path: Path) -> None:
         return
     with path.open("rb") as file:
         file.seek(start)
-        there = _unzipped(file, claimed) if packed else path.stat().st_size - start
+        there = _unzipped(file.read(packed), claimed) if packed is not None else path.stat().st_size - start
     _require_bytes(path, claimed, there)
 
 
-def _itk_data(path: Path) -> tuple[int | None, bool]:
-    """Where the voxels begin, None if they are elsewhere or in a form that is left to ITK; and whether by zlib."""
+def _itk_data(path: Path) -> tuple[int | None, int | None]:
+    """Where the voxels begin, None if they are elsewhere or in a form that is left to ITK.
+
+    And how many bytes they take if zlib has packed them, -1 for all that follow; None if they are not packed.
+    """
     if path.name.lower().endswith(".gipl"):
-        return 256, False
+        return 256, None
     with path.open("rb") as file:
         head = file.read(CHUNK)
     if path.name.lower().endswith(".nrrd"):
@@ -134,13 +140,21 @@ def _itk_data(path: Path) -> tuple[int | None, bool]:
         encoding = fields.get(b"encoding", b"").lower()
         attached = not {b"data file", b"datafile", b"byte skip", b"line skip"} & set(fields)
         if end and attached and encoding in (b"raw", b"gz", b"gzip"):
-            return end.end(), encoding != b"raw"
-        return None, False
+            return end.end(), None if encoding == b"raw" else -1
+        return None, None
     if b"ElementDataFile" not in head:
         raise OSError("its header does not end")
     end = re.search(rb"(?m)^ElementDataFile *= *LOCAL\r?\n", head)
-    compressed = re.search(rb"(?mi)^CompressedData *= *True", head[: end.end()]) if end else None
-    return (end.end(), compressed is not None) if end else (None, False)
+    if end is None:
+        return None, None
+    if wrong := [line for line in head[: end.end()].splitlines() if not re.match(rb"\w+ *=", line)]:
+        raise OSError(f"its header has the line {wrong[0][:40]!r}")
+    if not re.search(rb"(?mi)^CompressedData *= *True", head[: end.end()]):
+        return end.end(), None
+    size = re.search(rb"(?m)^CompressedDataSize *= *(\d+)\r?$", head[: end.end()])
+    if size is None:  # ITK then takes any number of bytes, and goes on when they cannot be unpacked
+        raise OSError("its header has no CompressedDataSize")
+    return end.end(), int(size[1])
 
 
 def _whole_png(path: Path) -> None:
@@ -161,6 +175,8 @@ def _whole_tiff(path: Path) -> None:
         for page in file.pages:
             for start, count in zip(page.dataoffsets, page.databytecounts, strict=True):
                 _require_bytes(path, count, size - start)
+                if count and start < 8:  # tifffile takes it for zeros
+                    raise OSError(f"its voxels begin at byte {start}")
 
 
 def _tiff_pages(path: Path) -> Iterator[int]:
@@ -194,11 +210,12 @@ def _rest(file: IO[bytes] | gzip.GzipFile) -> int:
     return count
 
 
-def _unzipped(file: IO[bytes], enough: int) -> int:
+def _unzipped(packed: bytes, enough: int) -> int:
     """How many bytes a zlib or gzip stream unpacks to, counted up to ``enough`` and a chunk."""
     unpack, count = zlib.decompressobj(zlib.MAX_WBITS | 32), 0
-    while not unpack.eof and count <= enough and (block := unpack.unconsumed_tail or file.read(CHUNK)):
-        count += len(unpack.decompress(block, CHUNK))
+    while packed and not unpack.eof and count <= enough:
+        count += len(unpack.decompress(packed, CHUNK))
+        packed = unpack.unconsumed_tail
     if not unpack.eof and count <= enough:
         raise EOFError("the compressed voxels end too early")
     return count
@@ -310,15 +327,17 @@ def _nifti(head: bytes) -> _Nifti:
     if new:
         kind = struct.unpack_from(f"{order}h", head, 12)[0]
         dims: tuple[int, ...] = struct.unpack_from(f"{order}8q", head, 16)
-        offset = struct.unpack_from(f"{order}q", head, 168)[0]
+        offset, slope = struct.unpack_from(f"{order}qd", head, 168)
     else:
         dims = struct.unpack_from(f"{order}8h", head, 40)
         kind = struct.unpack_from(f"{order}h", head, 70)[0]
-        start = struct.unpack_from(f"{order}f", head, 108)[0]
+        start, slope = struct.unpack_from(f"{order}2f", head, 108)
         offset = int(start) if math.isfinite(start) else -1
     size = dims[1 : dims[0] + 1] if 1 <= dims[0] <= 7 else ()
     if not size or min(size) < 1 or kind not in NIFTI_BYTES or offset < 0:
         raise OSError(f"its header claims sizes {list(dims)}, data type {kind} and voxels from byte {offset}")
+    if 0 < abs(slope) < SLOPE:
+        raise OSError(f"its header claims a scale of {slope:g}, which some readers take for none")
     return _Nifti(tuple(size), kind, offset)
 
 

@@ -160,7 +160,9 @@ def _csv_table(file: Path) -> dict[str, str]:
     header = [name.lower() for name in rows[0]] if rows else []
     if header.count("case") != 1 or header.count("subject") != 1:
         found = ",".join(header)
-        raise InputError(f"--by {file}: its first line is {found!r}, but must have the columns case,subject.")
+        raise InputError(
+            f"--by {file}: its first line is {found!r}, but must have the columns case,subject, each once."
+        )
     for number, row in enumerate(rows[1:], start=2):
         if any(row[len(header) :]):
             raise InputError(f"--by {file}: line {number} has more cells than the header has columns; correct it.")
