@@ -251,7 +251,7 @@ def silent() -> Iterator[None]:
 
 
 def in_one_block(path: Path, shape: tuple[int, ...], pages: NDArray) -> NDArray:
-    """The voxels from the first page on, as tifffile reads its own files and those of ImageJ, whatever later pages say."""
+    """The voxels from the first page on, as tifffile reads its own files and those of ImageJ, whatever others say."""
     with Image.open(path) as image:
         start, size = image.tag_v2[273][0], int(np.prod(shape))
     data = np.frombuffer(path.read_bytes(), pages.dtype, offset=start)
