@@ -80,10 +80,28 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it is not there, or something else.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({error}).") from None
+    content = read_json_value(path)
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no JSON object.")
     return content
+
+
+def read_json_value(path: Path) -> Any:
+    """Whatever a JSON file holds; a byte order mark, which editors of Windows write, is passed over.
+
+    Raises:
+        InputError: it is not there, is no JSON, or names something twice, of which Python would keep the last.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"{twice!r} is there twice; keep one")
+        return content
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}).") from None

@@ -20,7 +20,7 @@ from nnunet_ext.benchmark.plans import expected_epochs, written_plans
 from nnunet_ext.benchmark.preprocessed import job_key, splits, subsets
 from nnunet_ext.benchmark.score import truth_of
 from nnunet_ext.benchmark.spec import Arm, Spec
-from nnunet_ext.data.folders import dataset_folder
+from nnunet_ext.data.folders import dataset_folder, visible_files
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, replacing
 from nnunet_ext.version import __version__
@@ -157,7 +157,7 @@ def check_dataset(dataset: str, spec: Spec) -> None:
         from nnunetv2.utilities.crossval_split import generate_crossval_split
 
         ending = read_json(folder / "dataset.json")["file_ending"]
-        cases = sorted(path.name.removesuffix(ending) for path in (folder / "gt_segmentations").iterdir())
+        cases = [path.name.removesuffix(ending) for path in visible_files(folder / "gt_segmentations", ending)]
         with replacing(folder / "splits_final.json") as temporary:
             temporary.write_text(json.dumps(generate_crossval_split(cases, 12345, 5), indent=4))
     folds = len(splits(dataset))

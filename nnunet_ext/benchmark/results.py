@@ -15,6 +15,7 @@ from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.benchmark.preprocessed import plans_of
 from nnunet_ext.benchmark.score import truth_of
 from nnunet_ext.benchmark.spec import Scored
+from nnunet_ext.data.folders import visible_files
 from nnunet_ext.data.label_definitions import ScoredLabels
 from nnunet_ext.data.raw import training_images
 from nnunet_ext.errors import InputError
@@ -254,7 +255,7 @@ def _validated(model: Path) -> list[int]:
 
 
 def _predicted(folder: Path, ending: str) -> list[str]:
-    return sorted(path.name.removesuffix(ending) for path in folder.iterdir() if path.name.endswith(ending))
+    return [path.name.removesuffix(ending) for path in visible_files(folder, ending)]
 
 
 def _model_group(model: Path, reference: str | Path | None) -> Group:

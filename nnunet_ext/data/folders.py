@@ -50,3 +50,11 @@ def dataset_folder(dataset: str | int, variable: str = "nnUNet_preprocessed") ->
             f"{'give its full name' if found else NEXT[variable].format(dataset=text)}."
         )
     return found[0]
+
+
+def visible_files(folder: Path, ending: str) -> list[Path]:
+    """The files of a folder with an ending, in alphabetical order; none if there is no such folder.
+
+    Without hidden ones, such as ``._case_001.nii.gz``, which macOS leaves beside its file: they hold no image.
+    """
+    return sorted(path for path in folder.glob(f"*{ending}") if not path.name.startswith("."))

@@ -11,6 +11,8 @@ from nnunet_ext.errors import InputError
 Label = int | tuple[int, ...]
 """A label, or the labels that form a region."""
 
+FORMAT = "nnU-Net's format is {'background': 0, 'liver': 1, …}"
+
 
 @dataclass(frozen=True)
 class ScoredLabels:
@@ -33,20 +35,15 @@ class ScoredLabels:
         where: its name, for messages.
 
         Raises:
-            InputError: it has no foreground labels.
+            InputError: it has no foreground labels, or values that nnU-Net does not take.
         """
-        labels = content.get("labels")
-        if not isinstance(labels, Mapping):
-            raise InputError(f"{where} has no labels; nnU-Net's format is {{'background': 0, 'liver': 1, …}}.")
-        ignore = labels.get("ignore")
-        values: dict[str, Label] = {
-            name: value if isinstance(value, int) else tuple(value)
-            for name, value in labels.items()
-            if name != "ignore" and value not in (0, [0])
-        }
+        declared = declared_labels(content, where)
+        ignore = declared.pop("ignore", None)
+        values = {name: value for name, value in declared.items() if value not in (0, (0,))}
         if not values:
             raise InputError(f"{where} names no label but the background; there is nothing to score.")
         known = {0, *(number for value in values.values() for number in _numbers(value))}
+        assert not isinstance(ignore, tuple)
         return cls(values, ignore, frozenset(known if ignore is None else known | {ignore}))
 
     @classmethod
@@ -79,6 +76,56 @@ class ScoredLabels:
     def key(value: Label) -> str:
         """The key of a label or region in nnU-Net's ``summary.json``."""
         return str(value)
+
+
+def declared_labels(content: Mapping[str, Any], where: str = "dataset.json") -> dict[str, Label]:
+    """The labels of ``dataset.json`` as nnU-Net's ``LabelManager`` takes them, in their order, with ``ignore``.
+
+    Texts (``"1"``) and whole floats (``1.0``) are numbers to it, but not texts in data sets with regions: it compares
+    label maps with the text itself there, and finds nothing.
+
+    Args:
+        content: of ``dataset.json``.
+        where: its name, for messages.
+
+    Raises:
+        InputError: there are no labels, or values that nnU-Net refuses, cuts to whole numbers, or never finds.
+    """
+    labels = content.get("labels")
+    if not isinstance(labels, Mapping):
+        raise InputError(f"{where} has no labels; {FORMAT}.")
+    if labels and all(str(name).isdigit() and isinstance(value, str) for name, value in labels.items()):
+        raise InputError(f"{where}: its labels are {dict(labels)}, as in version 1 of nnU-Net; {FORMAT}.")
+    if "background" not in labels:
+        raise InputError(f"{where}: its labels {list(labels)} lack 'background', which nnU-Net requires; {FORMAT}.")
+    regions = any(isinstance(value, list | tuple) and len(value) > 1 for value in labels.values())
+    found: dict[str, Label] = {}
+    for name, value in labels.items():
+        if name == "ignore":
+            if value is not None and not isinstance(value, int):
+                raise InputError(f"{where}: the ignore label is {value!r}, but it must be one whole number.")
+            if value is not None:
+                found[name] = int(value)
+        elif isinstance(value, list | tuple) and value:
+            numbers = tuple(_number(part, name, where, text=not regions) for part in value)
+            found[name] = numbers if regions else numbers[0]  # nnU-Net: a list of one is no region
+        else:
+            found[name] = _number(value, name, where, text=not regions)
+    if found["background"] != 0:
+        raise InputError(f"{where}: the background is {labels['background']!r}, but nnU-Net requires 0.")
+    return found
+
+
+def _number(value: Any, name: str, where: str, *, text: bool) -> int:
+    """``text``: texts of numbers are taken, too."""
+    try:
+        if (isinstance(value, str) and text) or isinstance(value, int):
+            return int(value)
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
+    except ValueError:
+        pass
+    raise InputError(f"{where}: the label {name!r} is {value!r}, but a whole number is expected; {FORMAT}.")
 
 
 def _numbers(value: Label) -> tuple[int, ...]:

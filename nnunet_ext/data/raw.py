@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_ext.data.folders import dataset_folder
+from nnunet_ext.data.channels import images_by_case, require_channels, require_numbered
+from nnunet_ext.data.folders import dataset_folder, visible_files
 from nnunet_ext.data.label_definitions import ScoredLabels
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
@@ -20,7 +21,7 @@ from nnunet_ext.files import read_json
 
 @dataclass(frozen=True)
 class RawCase:
-    """One training case; ``images`` by channel."""
+    """One training case; ``images`` in the order of the channels, of which one file may hold several."""
 
     name: str
     images: tuple[Path, ...]
@@ -65,7 +66,8 @@ def open_dataset(dataset: str | int | Path) -> RawDataset:
         dataset: number or name of a data set in ``nnUNet_raw``, or a folder.
 
     Raises:
-        InputError: there is no such data set, or a file or an entry is missing.
+        InputError: there is no such data set, a file or an entry is missing, or there are other channels than
+            ``dataset.json`` names.
     """
     folder = _folder(dataset)
     source = folder / "dataset.json"
@@ -73,6 +75,8 @@ def open_dataset(dataset: str | int | Path) -> RawDataset:
     for key in ("file_ending", "channel_names"):
         if not description.get(key):
             raise InputError(f"{source} has no {key!r}, which nnU-Net's format requires; add it.")
+    if not isinstance(description["channel_names"], Mapping):
+        raise InputError(f"{source}: channel_names is no object such as {{'0': 'MRI'}}, which nnU-Net requires.")
     classes, ignore = _classes(description, str(source))
     cases = _listed(folder, description) if "dataset" in description else _found(folder, description)
     if not cases:
@@ -81,11 +85,12 @@ def open_dataset(dataset: str | int | Path) -> RawDataset:
         for file in (case.label, *case.images):
             if not file.is_file():
                 raise InputError(f"Case {case.name} of {folder.name}: there is no file {file}; restore it.")
+    require_channels({case.name: case.images for case in cases}, description)
     return RawDataset(folder, description, classes, ignore, tuple(cases))
 
 
 def training_images(folder: Path, description: Mapping[str, Any], case: str) -> tuple[Path, ...]:
-    """The images of a training case by channel: those that ``dataset.json`` lists, otherwise in ``imagesTr`` by name.
+    """The images of a training case: those that ``dataset.json`` lists, otherwise those of ``imagesTr`` by name.
 
     Args:
         folder: of the data set.
@@ -94,8 +99,8 @@ def training_images(folder: Path, description: Mapping[str, Any], case: str) -> 
     """
     if listed := description.get("dataset", {}).get(case):
         return tuple(_place(folder, image) for image in listed["images"])
-    ending, channels = description["file_ending"], range(len(description["channel_names"]))
-    return tuple(folder / "imagesTr" / f"{case}_{channel:04d}{ending}" for channel in channels)
+    ending = description["file_ending"]
+    return tuple(images_by_case(folder / "imagesTr", ending).get(case, [folder / "imagesTr" / f"{case}_0000{ending}"]))
 
 
 def write_label_map(reader: Reader, array: NDArray, like: Path, target: Path) -> None:
@@ -133,10 +138,6 @@ def _folder(dataset: str | int | Path) -> Path:
 
 
 def _classes(description: Mapping[str, Any], where: str) -> tuple[dict[int, str], int | None]:
-    labels = description.get("labels")
-    ignore = labels.get("ignore") if isinstance(labels, Mapping) else None
-    if ignore is not None and not isinstance(ignore, int):
-        raise InputError(f"{where}: the ignore label is {ignore!r}, but it must be one whole number.")
     scored = ScoredLabels.from_dataset_json(description, where)
     names = {0: "background"}
     for name, value in scored.values.items():
@@ -146,11 +147,16 @@ def _classes(description: Mapping[str, Any], where: str) -> tuple[dict[int, str]
                 names[number] = name
             else:
                 names.setdefault(number, f"label {number}")
-    return dict(sorted(names.items())), ignore
+    return dict(sorted(names.items())), scored.ignore
 
 
 def _listed(folder: Path, description: Mapping[str, Any]) -> list[RawCase]:
     """The cases that ``dataset.json`` lists."""
+    for name, entry in description["dataset"].items():
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("label"), str) or not entry.get("images"):
+            raise InputError(
+                f"{folder / 'dataset.json'}: the entry of case {name} has no 'images' or no 'label'; add them."
+            )
     return [
         RawCase(name, training_images(folder, description, name), _place(folder, entry["label"]))
         for name, entry in sorted(description["dataset"].items())
@@ -163,11 +169,12 @@ def _place(folder: Path, text: str) -> Path:
 
 
 def _found(folder: Path, description: Mapping[str, Any]) -> list[RawCase]:
-    """The cases of ``labelsTr``, with one image per channel in ``imagesTr``."""
+    """The cases of ``labelsTr``, with the images of ``imagesTr``."""
     ending = description["file_ending"]
-    labels = sorted(path for path in (folder / "labelsTr").glob(f"*{ending}") if not path.name.startswith("."))
+    labels = visible_files(folder / "labelsTr", ending)
     names = [path.name.removesuffix(ending) for path in labels]
+    place, images = folder / "imagesTr", images_by_case(folder / "imagesTr", ending)
     return [
-        RawCase(name, training_images(folder, description, name), path)
+        RawCase(name, require_numbered(place, ending, name, images.get(name, ())), path)
         for name, path in zip(names, labels, strict=True)
     ]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import gzip
-import io
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_ext.data.headers import Values, quiet, require_one_value, require_whole, values_of
 from nnunet_ext.errors import InputError
+
+EXACT = 2**24
+"""nnU-Net's readers give single precision, in which larger whole numbers are rounded."""
 
 PSEUDO_2D = 900
 """nnU-Net makes a 2D image one slice, 999 times as thick as its pixels are wide."""
@@ -24,12 +24,21 @@ PSEUDO_2D = 900
 class Volume:
     """An image or a label map, ``(z, y, x)`` or ``(y, x)``, with the spacing of these axes in mm.
 
+    All channels together are ``(C, z, y, x)``.
+
     ``geometry``: spacing, origin, direction or affine as the reader gives them.
     """
 
     array: NDArray
     spacing_mm: tuple[float, ...]
     geometry: Mapping[str, NDArray]
+
+    def first(self) -> Volume:
+        """The first of several channels ``(C, z, y, x)``; of a 2D image as ``(y, x)``."""
+        array, spacing = self.array[0], self.spacing_mm
+        if array.shape[0] == 1 and spacing[0] > PSEUDO_2D * max(spacing[1:]):
+            return Volume(array[0], spacing[1:], self.geometry)
+        return Volume(array, spacing, self.geometry)
 
 
 class Reader:
@@ -59,44 +68,76 @@ class Reader:
         from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
         content = {**(description or {}), "file_ending": ending}
+        if example.is_file():
+            require_whole(example)
         try:
-            with _quiet():
+            with quiet():
                 found = determine_reader_writer_from_dataset_json(content, str(example), verbose=False)
         except RuntimeError:
-            raise InputError(f"{example}: none of nnU-Net's readers can read it; is the file damaged?") from None
+            held = values_of(example, "") if example.is_file() else Values(1, "")
+            what = f"it holds {held.count} {held.kind}" if held.count > 1 else "is the file damaged?"
+            raise InputError(f"{example}: none of nnU-Net's readers can read it; {what}.".replace("?.", "?")) from None
         return cls(found.__name__)
 
     def labels(self, path: Path) -> Volume:
         """A label map, as int32.
 
         Raises:
-            InputError: the file cannot be read, or holds something else than whole numbers.
+            InputError: the file cannot be read, holds more than one value per voxel, or something else than whole
+                numbers.
         """
+        self._require_there([path])
+        require_one_value(path, self.name)
         volume = self._read(path, lambda: self._reader.read_seg(str(path)))
-        rounded = np.rint(volume.array)
-        wrong = volume.array[~(np.abs(volume.array - rounded) < 1e-4)]  # nan is wrong too
+        if (count := len(volume.array)) != 1:
+            raise InputError(f"{path} holds {count} values per voxel, but a label map has one; export a label map.")
+        rounded = np.rint(volume.array[0])
+        # nan is wrong too
+        wrong = volume.array[0][~((np.abs(volume.array[0] - rounded) < 1e-4) & (np.abs(rounded) < EXACT))]
         if wrong.size:
             raise InputError(
-                f"{path}: {wrong.size} voxels hold no whole number (such as {wrong[0]:g}), but a segmentation holds "
-                "labels; was it resampled with interpolation, or is it a probability map?"
+                f"{path}: {wrong.size} voxels hold no whole number of a label (such as {wrong[0]:g}), but a "
+                "segmentation holds labels; was it resampled with interpolation, or is it a probability map?"
             )
-        return Volume(rounded.astype(np.int32), volume.spacing_mm, volume.geometry)
+        return replace(volume, array=rounded.astype(np.int32)[None]).first()
 
     def image(self, path: Path) -> Volume:
         """The first channel of an image."""
-        return self._read(path, lambda: self._reader.read_images([str(path)]))
+        return self.channels([path]).first()
 
-    def _read(self, path: Path, read: Any) -> Volume:
-        if not path.is_file():
-            raise InputError(f"There is no file {path}.")
-        require_whole(path)
+    def channels(self, paths: Sequence[Path]) -> Volume:
+        """All channels of an image, ``(C, z, y, x)``; a 2D image is one slice.
+
+        Args:
+            paths: in the order of the channels; a file may hold several of them, as png does.
+
+        Raises:
+            InputError: a file cannot be read, or they do not lie on the same voxels.
+        """
+        self._require_there(paths)
+        for path in paths:
+            if "SimpleITK" in self.name and (found := values_of(path, self.name)).kind.startswith(("layer", "colour")):
+                raise InputError(
+                    f"{path} holds {found.count} {found.kind}, whose axis nnU-Net takes for one of the image; write "
+                    "one file per channel."
+                )
+        return self._read(paths[0], lambda: self._reader.read_images([str(path) for path in paths]))
+
+    def _require_there(self, paths: Sequence[Path]) -> None:
+        for path in paths:
+            if not path.is_file():
+                raise InputError(f"There is no file {path}.")
+            require_whole(path)
+
+    def _read(self, path: Path, read: Callable[[], tuple[NDArray, dict[str, Any]]]) -> Volume:
+        """``(C, z, y, x)``."""
         try:
-            with _quiet():
+            with quiet():
                 array, properties = read()
         except Exception as error:  # every reader raises something else
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"{path} cannot be read with {self.name}: {reason[:200]}") from None
-        array = np.asarray(array)[0]
+        array = np.asarray(array)
         spacing = tuple(float(mm) for mm in properties["spacing"])
         geometry = {"spacing": np.asarray(spacing)}
         for group in properties.values():
@@ -104,24 +145,10 @@ class Reader:
                 # text: the name of an orientation, which SimpleITKIOWithReorient remembers
                 numbers = {key: value for key, value in group.items() if not isinstance(value, str)}
                 geometry |= {key: np.asarray(value, float) for key, value in numbers.items() if key != "spacing"}
-        if array.ndim == 3 and array.shape[0] == 1 and spacing[0] > PSEUDO_2D * max(spacing[1:]):
-            return Volume(array[0], spacing[1:], geometry)
+        if len(geometry.get("origin", ())) == 4:  # the fourth axis are the channels
+            geometry["origin"] = geometry["origin"][:3]
+            geometry["direction"] = geometry["direction"].reshape(4, 4)[:3, :3].ravel()
         return Volume(array, spacing, geometry)
-
-
-def require_whole(path: Path) -> None:
-    """Raise InputError if a compressed file (``.gz``) is cut off or damaged.
-
-    SimpleITK reads one that is cut off without a word, as if zeros followed.
-    """
-    if path.suffix != ".gz":
-        return
-    try:
-        with gzip.open(path) as file:
-            while file.read(2**20):
-                pass
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} is damaged or not complete ({error}); restore it, or write it again.") from None
 
 
 def require_same_geometry(case: str, reference: Volume, prediction: Volume) -> None:
@@ -152,10 +179,3 @@ def require_same_geometry(case: str, reference: Volume, prediction: Volume) -> N
 
 def _shown(values: NDArray) -> str:
     return str(np.round(values, 4).tolist())
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """nnU-Net's readers print; what matters of it is in our messages."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_ext.data.folders import visible_files
 from nnunet_ext.data.label_definitions import ScoredLabels
 from nnunet_ext.data.reading import Reader, require_same_geometry
 from nnunet_ext.errors import InputError
@@ -280,7 +281,7 @@ def evaluate_case(name: str, reference: Path, prediction: Path, settings: Settin
     )
     found: Mapping[str, Consistency] = {}
     if settings.slice_axis is not None:
-        if truth.array.ndim != 3:
+        if truth.array.ndim != 3 or truth.array.shape[settings.slice_axis] == 1:
             raise InputError(f"{reference} is a single slice, which has no neighbours; leave --consistency out.")
         found = slice_consistency(
             predicted.array,
@@ -329,7 +330,7 @@ def _columns(consistency: Consistency | None) -> dict[str, float]:
 
 
 def _ending(folder: Path) -> str:
-    endings = Counter(e for path in folder.iterdir() for e in ENDINGS if path.name.endswith(e))
+    endings = Counter(e for path in visible_files(folder, "") for e in ENDINGS if path.name.endswith(e))
     if not endings:
         raise InputError(f"{folder} holds no file that nnU-Net reads ({', '.join(ENDINGS)}).")
     return endings.most_common(1)[0][0]
@@ -341,7 +342,7 @@ def _matched(
     """The cases to score, and those left out."""
 
     def inside(folder: Path) -> set[str]:
-        return {path.name.removesuffix(ending) for path in folder.iterdir() if path.name.endswith(ending)}
+        return {path.name.removesuffix(ending) for path in visible_files(folder, ending)}
 
     references, predictions = inside(reference), inside(prediction)
     if not references:

@@ -80,7 +80,8 @@ def surface_metrics(
     """All metrics of one pair of masks.
 
     Args:
-        prediction, reference: arrays or tensors of one shape, 2D or 3D, bool or of 0 and 1.
+        prediction, reference: arrays or tensors of one shape, 2D or 3D, bool or of 0 and 1; a volume of one
+            slice has the distances of a 2D image.
         spacing_mm: of each axis.
         nsd_tolerances_mm: NSD is computed for each.
         definition: of a surface, see :data:`DEFINITIONS`.
@@ -175,6 +176,8 @@ class _Options(NamedTuple):
     empty: EmptyRule
     diagonal_mm: float
     num_voxels: int
+    flat: int | None
+    """The axis of a volume of one slice: it has no surface above and below, and is measured like a 2D image."""
 
     @classmethod
     def checked(
@@ -199,8 +202,9 @@ class _Options(NamedTuple):
         for what, got, known in (("definition", definition, Definition), ("rule for empty masks", empty, EmptyRule)):
             if got not in get_args(known):
                 raise InputError(f"There is no {what} {got!r}; there are: {', '.join(get_args(known))}.")
-        diagonal = math.hypot(*(n * mm for n, mm in zip(shape, spacing, strict=True)))
-        return cls(spacing, tolerances, definition, empty, diagonal, math.prod(shape))
+        flat = shape.index(1) if len(shape) == 3 and 1 in shape else None
+        lengths = (n * mm for axis, (n, mm) in enumerate(zip(shape, spacing, strict=True)) if axis != flat)
+        return cls(spacing, tolerances, definition, empty, math.hypot(*lengths), math.prod(shape), flat)
 
 
 def _array(image: Any) -> NDArray:
@@ -282,7 +286,10 @@ def _metrics(prediction: Mask, reference: Mask, options: _Options) -> CaseMetric
     if n_pred and n_ref:
         status = "both"
         dice, iou = 2 * tp / (n_pred + n_ref), tp / either
-        directed = surface_distances(prediction, reference, options.spacing_mm, options.definition)
+        spacing = [mm for axis, mm in enumerate(options.spacing_mm) if axis != options.flat]
+        if options.flat is not None:
+            prediction, reference = (mask.squeeze(options.flat) for mask in (prediction, reference))
+        directed = surface_distances(prediction, reference, spacing, options.definition)
         hd95, assd = _distances(directed, options.definition)
         nsd = {tolerance: _nsd(directed, tolerance) for tolerance in options.tolerances_mm}
     else:

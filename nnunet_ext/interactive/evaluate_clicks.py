@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, label
 
+from nnunet_ext.data.folders import visible_files
 from nnunet_ext.data.label_definitions import ScoredLabels
 from nnunet_ext.data.reading import Reader, Volume, require_same_geometry
 from nnunet_ext.errors import InputError
@@ -389,7 +390,7 @@ def _files(
     if not references.is_dir():
         raise InputError(f"The reference folder {references} does not exist.")
     ending = description["file_ending"]
-    names = sorted(path.name.removesuffix(ending) for path in references.glob(f"*{ending}") if path.name[0] != ".")
+    names = [path.name.removesuffix(ending) for path in visible_files(references, ending)]
     if cases is not None and (unknown := sorted(set(cases) - set(names))):
         raise InputError(
             f"{references} holds no reference of case {unknown[0]}; there are {len(names)} {ending} files."

@@ -26,6 +26,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from nnunet_ext.data.label_definitions import declared_labels
 from nnunet_ext.devices import require_device
 from nnunet_ext.discovery import register
 from nnunet_ext.errors import InputError
@@ -143,7 +144,8 @@ class S2VSession:
     @property
     def labels(self) -> dict[str, int]:
         """Values of the labels that prompts can have, by name; what is only part of regions is called ``label 2``."""
-        names = {value: name for name, value in self.model.dataset_json["labels"].items() if isinstance(value, int)}
+        declared = declared_labels(self.model.dataset_json)
+        names = {value: name for name, value in declared.items() if isinstance(value, int)}
         return {names.get(value, f"label {value}"): int(value) for value in self.model.label_manager.all_labels}
 
     def set_image(self, image: ArrayLike | Tensor, image_properties: Mapping[str, Any] | None = None) -> None:

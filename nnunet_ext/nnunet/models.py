@@ -16,7 +16,9 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.file_path_utilities import convert_trainer_plans_config_to_identifier
 
+from nnunet_ext.data.channels import images_by_case, require_channels, require_numbered
 from nnunet_ext.data.folders import dataset_folder
+from nnunet_ext.data.headers import require_whole
 from nnunet_ext.devices import require_device
 from nnunet_ext.discovery import register
 from nnunet_ext.errors import InputError
@@ -173,15 +175,17 @@ class Prediction:
         """Predict all cases of a folder, with nnU-Net's processes; writes nnU-Net's files.
 
         Raises:
-            InputError: there is no such folder, or a channel of a case is missing.
+            InputError: there is no such folder, a channel of a case is missing, or a file is cut off.
         """
-        require_images(images, predictor.dataset_json)
+        cases = require_images(images, predictor.dataset_json)
         stage = predictor.configuration_manager.previous_stage_name
         if stage is not None and self.previous_stage is None:
             raise InputError(
                 f"The model is the second stage of a cascade; predict {stage} first and give its folder with "
                 "-prev_stage_predictions."
             )
+        for file in (file for files in cases.values() for file in files):
+            require_whole(file)
         predictor.predict_from_files(
             str(images),
             str(out),
@@ -193,38 +197,34 @@ class Prediction:
         )
 
 
-def channel_names(description: Mapping[str, Any]) -> list[str]:
-    """Return the names of an image's channels, from the content of ``dataset.json``; older ones say ``modality``."""
-    # in nnU-Net's order (determine_num_input_channels), which decides how many channels the network has
-    return list((description["modality"] if "modality" in description else description["channel_names"]).values())
-
-
 def require_images(
     images: Path, description: Mapping[str, Any], cases: Sequence[str] | None = None
 ) -> dict[str, list[Path]]:
-    """Images of a folder by case, one file per channel.
+    """Images of a folder by case, in the order of their channels.
 
     Args:
         images: folder.
         description: content of the model's ``dataset.json``.
-        cases: those that are needed; all that there are by default.
+        cases: those that are needed; all that there are by default, as ``nnUNetv2_predict`` takes them.
 
     Raises:
-        InputError: there is no case at all, or a channel of one is missing.
+        InputError: there is no case at all, a channel is missing, or a file is no image of a case.
     """
-    ending, channels = description["file_ending"], len(channel_names(description))
+    ending = description["file_ending"]
     if not images.is_dir():
         raise InputError(f"-i {images} is no folder; give one that holds images named CASE_0000{ending}.")
-    found: dict[str, list[Path]] = {}
-    for path in sorted(images.glob(f"*_[0-9][0-9][0-9][0-9]{ending}")):
-        found.setdefault(path.name.removesuffix(ending)[:-5], []).append(path)
+    found = images_by_case(images, ending)
     if not found:
         raise InputError(f"-i {images} holds no images named CASE_0000{ending}, as the model expects; rename them.")
-    for case in found if cases is None else cases:
-        for name in (f"{case}_{channel:04d}{ending}" for channel in range(channels)):
-            if images / name not in found.get(case, ()):
-                raise InputError(
-                    f"-i {images} has no {name}, but the model was trained with {channels} "
-                    f"{'channel' if channels == 1 else 'channels'}; add the file."
-                )
+    needed = {
+        case: require_numbered(images, ending, case, found.get(case, ()))
+        for case in (found if cases is None else cases)
+    }
+    require_channels(needed, description)
+    known = {file for files in found.values() for file in files}
+    if cases is None and (strangers := sorted({*images.glob(f"*{ending}")} - known)):
+        raise InputError(
+            f"-i {images} holds {strangers[0].name}, which nnU-Net takes for an image, but images are named "
+            f"CASE_0000{ending}; remove or rename it."
+        )
     return found

@@ -21,12 +21,12 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compu
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nnunet_ext.data.channels import channel_names
 from nnunet_ext.data.geometry import Floats, inside
+from nnunet_ext.data.headers import require_whole
 from nnunet_ext.data.preprocessed import PreprocessedGrid
-from nnunet_ext.data.reading import require_whole
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing, require_folder_of
-from nnunet_ext.nnunet.models import channel_names
 
 MAX_VALUES = 2**31
 """Of a preprocessed image, all channels: 8 GiB."""

@@ -36,6 +36,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from nnunet_ext.data.channels import channel_names
 from nnunet_ext.devices import require_device
 from nnunet_ext.files import replacing
 from nnunet_ext.nnunet import plans as plans_file
@@ -43,7 +44,6 @@ from nnunet_ext.nnunet.annotated import never_annotated
 from nnunet_ext.nnunet.checkpoints import read_checkpoint
 from nnunet_ext.nnunet.labels import LabelView
 from nnunet_ext.nnunet.loss_line import loss_line
-from nnunet_ext.nnunet.models import channel_names
 from nnunet_ext.nnunet.options import MethodOptions, all_methods, merged, not_applied, resolve
 from nnunet_ext.nnunet.precision import SECTION as PRECISION
 from nnunet_ext.nnunet.precision import Precision

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nnunet_ext.data.label_definitions import declared_labels
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.metrics import mean
 from nnunet_ext.findings import some
@@ -45,11 +46,12 @@ class AnnotatedHeads:
         Raises:
             InputError: the entry contradicts itself or the labels.
         """
-        values = {name: content["labels"][name] for name in organs(content)}
         if has_regions:
+            values = {name: content["labels"][name] for name in organs(content)}
             keys = {name: str(tuple(value) if isinstance(value, list) else value) for name, value in values.items()}
         else:
-            numbers = {name: int(np.min(value)) for name, value in {"background": 0, **values}.items()}
+            declared = declared_labels(content, where)
+            numbers = {name: int(np.min(value)) for name, value in declared.items() if name != "ignore"}
             keys = {name: str(numbers[name]) for name in sorted(numbers, key=numbers.__getitem__)}
         return cls(tuple(keys), tuple(keys.values()), annotated_labels(content, where))
 

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_ext.data.finite import not_finite
 from nnunet_ext.data.raw import RawCase, RawDataset, open_dataset, require_labels
 from nnunet_ext.data.reading import Reader, Volume
 from nnunet_ext.errors import InputError
@@ -208,11 +209,14 @@ def check_case(
     reader = Reader(reader_name)
     scribbles = reader.labels(case.label)
     require_labels(scribbles.array, {*classes, ignore}, case.label)
-    image = reader.image(case.images[0])
+    channels = reader.channels(case.images)
+    image = channels.first()
     _require_same_grid(case, scribbles, image, case.images[0])
     annotated = slices_with(scribbles.array != ignore, slice_axis(scribbles.spacing_mm))
     voxels = {value: int((scribbles.array == value).sum()) for value in classes}
     findings = list(coverage(case.name, voxels, scribbles.array.size))
+    if text := not_finite(channels.array):
+        findings.append(Finding("fatal", "not finite", text, case.name))
     if dense_file is not None:
         dense = reader.labels(dense_file)
         require_labels(dense.array, {*classes, ignore}, dense_file)

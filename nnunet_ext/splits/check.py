@@ -194,6 +194,8 @@ def _likely_leaks(folds: Sequence[Fold], cases: Cases, images: bool, processes: 
         yield Finding("note", "images", f"images were not compared: {error}")
         return
     yield Finding("note", "images", _seen(found))
+    for case, text in (found.not_finite if found is not None else {}).items():
+        yield Finding("warning", "not finite", text, case)
     if found is not None and found.first is not None:
         names = [case for case in cases.names if (parts := numbered(case)) and int(parts[1]) >= found.first]
         yield from _guessed(folds, Grouping("images", in_pairs(names, found.first)))

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import read_json, replacing
+from nnunet_ext.files import read_json, read_json_value, replacing
 from nnunet_ext.splits.folds import Fold
 from nnunet_ext.splits.subjects import Grouping
 from nnunet_ext.version import __version__
@@ -54,10 +54,7 @@ def read_folds(path: Path) -> list[Fold]:
     Raises:
         InputError: there is no such file, or it holds something else.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({error}).") from None
+    content = read_json_value(path)
     if not isinstance(content, list) or not content:
         raise InputError(
             f'{path} holds no list of folds; nnU-Net expects [{{"train": [case, …], "val": [case, …]}}, …].'

@@ -8,15 +8,17 @@ cases. But then 2k and 2k+1 are as similar as 2k−1 and 2k: only pairs of one s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import mannwhitneyu, rankdata
 
+from nnunet_ext.data.finite import not_finite
 from nnunet_ext.data.raw import RawDataset
 from nnunet_ext.data.reading import Reader
+from nnunet_ext.errors import InputError
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.splits.subjects import numbered
 
@@ -44,12 +46,14 @@ class Neighbours:
         even_odd: median over 2k and 2k+1.
         p_value: of a two-sided Mann-Whitney test that both are alike.
         cases: that were looked at.
+        not_finite: what is wrong with the grey values of a case, by case.
     """
 
     odd_even: float
     even_odd: float
     p_value: float
     cases: int
+    not_finite: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def first(self) -> int | None:
@@ -77,13 +81,21 @@ def look_at_neighbours(raw: RawDataset, processes: int | None = None) -> Neighbo
     if _too_few(_neighbours([case.name for case in cases])):
         return None
     reader = raw.reader().name
-    levels = for_every_case(grey_levels, [(case.images[0], reader) for case in cases], processes, "images")
-    return compare_neighbours(dict(zip((case.name for case in cases), levels, strict=True)))
+    calls = [(case.images[0], reader) for case in cases]
+    seen = dict(
+        zip((case.name for case in cases), for_every_case(grey_levels, calls, processes, "images"), strict=True)
+    )
+    wrong = {case: found for case, found in seen.items() if isinstance(found, str)}
+    result = compare_neighbours({case: found for case, found in seen.items() if not isinstance(found, str)})
+    if result is None and wrong:
+        raise InputError("; ".join(f"{case}: {text}" for case, text in wrong.items()))
+    return None if result is None else replace(result, not_finite=wrong)
 
 
-def grey_levels(image: Path, reader_name: str) -> NDArray[np.float64]:
-    """The :data:`PERCENTILES` of the first channel of one image."""
-    return np.percentile(Reader(reader_name).image(image).array, PERCENTILES)
+def grey_levels(image: Path, reader_name: str) -> NDArray[np.float64] | str:
+    """The :data:`PERCENTILES` of the first channel of one image, or what is wrong with it."""
+    array = Reader(reader_name).image(image).array
+    return not_finite(array[None]) or np.percentile(array, PERCENTILES)
 
 
 def compare_neighbours(levels: Mapping[str, ArrayLike]) -> Neighbours | None:

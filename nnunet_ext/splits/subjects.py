@@ -183,20 +183,32 @@ def _json_table(file: Path) -> dict[str, str]:
 
 
 def _csv_table(file: Path) -> dict[str, str]:
+    """By case its subject; the case of the header, the separator and empty columns are as spreadsheets leave them."""
     table: dict[str, str] = {}
     try:
-        # Excel writes a byte order mark
+        # spreadsheets write a byte order mark
         with file.open(newline="", encoding="utf-8-sig") as opened:
-            reader = csv.DictReader(opened)
-            if not {"case", "subject"} <= set(reader.fieldnames or ()):
-                found = ",".join(reader.fieldnames or ())
-                raise InputError(f"--by {file}: its first line is {found!r}, but must have the columns case,subject.")
-            for row in reader:
-                case, subject = (row["case"] or "").strip(), (row["subject"] or "").strip()
-                if table.setdefault(case, subject) != subject:
-                    raise InputError(f"--by {file}: {case} has two subjects, {table[case]} and {subject}; keep one.")
+            first = opened.readline()
+            delimiter = next((mark for mark in ",;\t" if mark in first), ",")
+            opened.seek(0)
+            rows = [[cell.strip() for cell in row] for row in csv.reader(opened, delimiter=delimiter)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"--by {file} cannot be read as a CSV table ({error}).") from None
+    header = [name.lower() for name in rows[0]] if rows else []
+    if header.count("case") != 1 or header.count("subject") != 1:
+        found = ",".join(header)
+        raise InputError(
+            f"--by {file}: its first line is {found!r}, but must have the columns case,subject, each once."
+        )
+    for number, row in enumerate(rows[1:], start=2):
+        if any(row[len(header) :]):
+            raise InputError(f"--by {file}: line {number} has more cells than the header has columns; correct it.")
+        if not any(row):
+            continue
+        cells = dict(zip(header, row, strict=False))
+        case, subject = cells.get("case", ""), cells.get("subject", "")
+        if table.setdefault(case, subject) != subject:
+            raise InputError(f"--by {file}: {case} has two subjects, {table[case]} and {subject}; keep one.")
     return table
 
 

@@ -17,10 +17,10 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
 
+from nnunet_ext.data.channels import channel_names
 from nnunet_ext.data.geometry import Geometry
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.models import channel_names
 from nnunet_ext.viewer.display import Display
 from nnunet_ext.viewer.worker import Busy, Cancelled, Change, SessionWorker
 

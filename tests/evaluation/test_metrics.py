@@ -24,7 +24,8 @@ SPACINGS = {2: [(1.0, 1.0), (0.7, 2.5)], 3: [(1.0, 1.0, 1.0), (3.0, 0.5, 0.75)]}
 def random_masks(draw, dims=(2, 3)):
     """Two masks of one shape that are not empty, and a spacing."""
     dim = draw(st.sampled_from(dims))
-    shape = tuple(draw(st.integers(1, 24 if dim == 2 else 12)) for _ in range(dim))
+    # a volume of one slice is measured like a 2D image
+    shape = tuple(draw(st.integers(1, 24) if dim == 2 else st.integers(2, 12)) for _ in range(dim))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     kind = draw(st.sampled_from(["blobs", "shifted", "noise", "voxel", "full", "two components"]))
     field = gaussian_filter(rng.standard_normal(shape), 1.5)
@@ -393,3 +394,19 @@ def test_bad_masks_and_options_are_named(inputs, options, message):
 def test_bad_label_maps_are_named(inputs, options, message):
     with pytest.raises(InputError, match=re.escape(message)):
         label_metrics(*inputs, **options)
+
+
+@pytest.mark.parametrize("definition", ["surface", "voxel"])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("missed", [False, True])
+def test_a_single_slice_has_the_same_distances_as_a_volume_and_as_a_2d_image(definition, axis, missed):
+    one, other = smooth_pair((30, 40))
+    one = one & (not missed)
+    flat = surface_metrics(one, other, (1.5, 0.7), definition=definition)
+    spacing = [1.5, 0.7]
+    spacing.insert(axis, 4.0)
+    volume = surface_metrics(*(np.expand_dims(m, axis) for m in (one, other)), spacing, definition=definition)
+    for field in ("dice", "iou", "hd95_mm", "assd_mm", "nsd", "status", "tn"):
+        assert getattr(volume, field) == getattr(flat, field), field
+    assert volume.size_reference == pytest.approx(flat.size_reference * 4 / 1000)  # mm² → ml
+    assert missed or flat.hd95_mm > 0
