@@ -46,6 +46,10 @@ MADE_OF = {
 """Every other trainer, and the representatives of whose parts it is made."""
 
 
-def marks_of(trainer: str) -> tuple[pytest.MarkDecorator, ...]:
-    """Of a test that runs everything for this trainer: slow, unless it represents others."""
-    return () if trainer in REPRESENTATIVES else (pytest.mark.slow,)
+def marks_of(trainer: str, configuration: str = "2d") -> tuple[pytest.MarkDecorator, ...]:
+    """Of a test that runs everything for this trainer: slow, unless it represents others.
+
+    Published formulations are slow on volumes: plans do not make them small.
+    """
+    published = trainer.endswith("Paper") and configuration != "2d"
+    return () if trainer in REPRESENTATIVES and not published else (pytest.mark.slow,)

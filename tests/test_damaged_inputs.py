@@ -186,7 +186,16 @@ def run(everything, monkeypatch, capfd, tmp_path):
     return call
 
 
-@pytest.mark.parametrize("command", dict.fromkeys(reads.command for reads in COMMANDS))
+LONG = {"predict", "evaluate-clicks"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(command, marks=[pytest.mark.slow] if LONG & set(command.split()) else ())
+        for command in dict.fromkeys(reads.command for reads in COMMANDS)
+    ],
+)
 def test_the_files_are_accepted_as_long_as_they_are_whole(run, command):
     code, printed, error, written = run(command)
     assert code == 0, printed + error

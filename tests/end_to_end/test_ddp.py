@@ -175,7 +175,11 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.mark.parametrize(
     "number",
     [
-        pytest.param(number, marks=marks_of(case.trainer), id=f"{case.trainer}-{case.configuration}-{case.kind}")
+        pytest.param(
+            number,
+            marks=marks_of(case.trainer, case.configuration),
+            id=f"{case.trainer}-{case.configuration}-{case.kind}",
+        )
         for number, case in enumerate(TRAINERS)
     ],
 )

@@ -74,6 +74,7 @@ def test_a_trainer_that_is_restored_takes_the_same_step(made, tmp_path, name):
     steps = []
     for trainer in (first, second):
         seed_everything(2)
+        trainer.on_train_epoch_start()
         losses = trainer.train_step(tiny.batch_with_everything(trainer, seed=2))
         assert np.isfinite(list(losses.values())).all()
         state = {f"network.{key}": value for key, value in unwrap(trainer.network).state_dict().items()}

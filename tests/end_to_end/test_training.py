@@ -1,6 +1,7 @@
 """nnU-Net's own training loop, checkpoints, validation and prediction with our trainers, on tiny real files."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -30,7 +31,7 @@ def short_plans(**network):
 
 
 RUNS = [
-    pytest.param(name, configuration, False, tiny.kind_for(name), marks=marks_of(name))
+    pytest.param(name, configuration, False, tiny.kind_for(name), marks=marks_of(name, configuration))
     for name in TRAINERS
     for configuration in (("2d",) if "s2vnet" in tiny.rooms_of(name) else ("2d", "3d_fullres"))
 ] + [
@@ -118,6 +119,7 @@ def run_here(monkeypatch, capfd):
     def call(command: str, *arguments: str) -> str:
         (script,) = entry_points(group="console_scripts", name=command)
         monkeypatch.setattr(sys, "argv", [command, *arguments])
+        monkeypatch.setattr(multiprocessing, "cpu_count", lambda: 1)  # nnU-Net would take as many threads
         capfd.readouterr()
         assert not script.load()()
         return capfd.readouterr().out
