@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import is_hypothesis_test, settings
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
 from nnunet_ext.catalogue import resolve
 from nnunet_ext.discovery import discovery_folder
@@ -18,16 +20,49 @@ from tests import tiny
 
 TrainerFactory = Callable[..., Any]
 
+FAST, SLOW = "not slow", "slow"
+"""What ``-m`` says in pyproject.toml and in ``pytest -m slow``."""
+
+settings.register_profile("the same on every machine", derandomize=True, deadline=None, database=None)
+settings.register_profile("random search", deadline=None, print_blob=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Run a test that is named with ``::``, slow or not; ``-m slow`` also lets hypothesis search at random."""
+    if config.args and all("::" in argument for argument in config.args) and config.option.markexpr == FAST:
+        config.option.markexpr = ""
+    settings.load_profile("random search" if config.option.markexpr == SLOW else "the same on every machine")
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    return "slow tests are left out; pytest -m slow runs them" if config.option.markexpr == FAST else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.markexpr == SLOW:
+        for item in items:
+            if is_hypothesis_test(getattr(item, "obj", None)):
+                item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(autouse=True)
-def _no_user_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_user_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests neither read nor write the user's nnU-Net folders, and fork as few workers as possible."""
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_extTrainer"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     monkeypatch.setenv("nnUNet_def_n_proc", "1")
     torch.set_num_threads(1)  # on tensors this small a second thread costs more than it does
-    return
+
+
+@pytest.fixture(autouse=True)
+def _no_progress_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nnU-Net draws ``progress.png`` after every epoch, which takes longer than the epoch does here."""
+    if request.node.get_closest_marker("progress_plots") is None:
+        monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda self, output_folder: None)
+    # trainings in processes of their own draw it coarsely
+    monkeypatch.setenv("MATPLOTLIBRC", str(Path(__file__).parent / "coarse.matplotlibrc"))
 
 
 @pytest.fixture(scope="session")

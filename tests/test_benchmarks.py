@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow  # nobody needs them to use the package, and most start a process for every measurement
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 

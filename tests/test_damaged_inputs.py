@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from nnunet_ext import cli
+from nnunet_ext.benchmark import queue
 from nnunet_ext.catalogue import resolve
 from tests import tiny
 from tests.landmarks import raw as boxes
@@ -50,7 +51,7 @@ IMAGE = f"{TINY}/imagesTr/tiny_5_0000.nii.gz"
 INTERACT = f"s2v interact -i {IMAGE} -m {S2V} --prompts prompts.json -o OUT.nii.gz -device cpu"
 
 COMMANDS = [
-    Reads("plans 901 --preset pnpnet --out OUT", f"preprocessed/{tiny.DATASET}/nnUNetPlans.json", JSON),
+    Reads("plans 901 --preset pnpnet --out other", f"preprocessed/{tiny.DATASET}/nnUNetPlans.json", JSON),
     *(
         Reads(f"export {model} --out OUT", f"{model}/{name}", kinds)
         for model in (PLAIN, S2V)
@@ -64,7 +65,7 @@ COMMANDS = [
     Reads("benchmark run spec.yaml --folder OUT", "spec.yaml"),
     Reads(f"scribbles generate {TINY} --out 777 --processes 1", f"{TINY}/dataset.json", JSON),
     Reads(f"scribbles generate {TINY} --out 777 --processes 1", f"{TINY}/labelsTr/tiny_3.nii.gz", LABEL),
-    Reads(f"scribbles check {TINY} --processes 1 -o OUT", f"{TINY}/dataset.json", JSON),
+    Reads(f"scribbles check {BOXES} --processes 1 -o OUT", f"{BOXES}/dataset.json", JSON),
     Reads(f"scribbles check {BOXES} --processes 1 -o OUT", f"{BOXES}/labelsTr/a.nii.gz", LABEL, finding=True),
     Reads(f"landmarks check {BOXES} --processes 1 -o OUT", f"{BOXES}/dataset.json", JSON),
     Reads(f"landmarks check {BOXES} --processes 1 -o OUT", f"{BOXES}/landmarksTr/a.mrk.json", JSON[1:-1], finding=True),
@@ -132,11 +133,19 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (root / "points.csv").write_text("case,name,x,y,z,state\na,left,1,2,3,present\n")
     (root / "points.json").write_text('{"left": [1, 2, 3]}')
-    (root / "prompts.json").write_text(
-        json.dumps({"prompts": [{"type": "point", "label": "left", "position": [8, 8, 8], "space": "voxel"}]})
-    )
+    (root / "prompts.json").write_text(json.dumps({"prompts": [{"type": "point", "label": "left", "at": [8, 8, 8]}]}))
     (root / "spec.yaml").write_text(
-        yaml.safe_dump({"name": "mine", "dataset": {"synthetic": 6}, "baseline": "a", "trainers": {"a": {}}})
+        yaml.safe_dump(
+            {
+                "baseline": "nnUNetTrainerReference",
+                "trainers": ["nnUNetTrainerReference", "nnUNetTrainerSDM"],
+                "datasets": [901],
+                "configurations": ["2d"],
+                "plans": {"epochs": 1, "iterations": 1},
+                "folds": [0],
+                "device": "cpu",
+            }
+        )
     )
     names = [f"tiny_{number}" for number in range(6)]
     (root / "subjects.csv").write_text("case,subject\n" + "".join(f"{name},{name}\n" for name in names))
@@ -155,27 +164,57 @@ def damage(file: Path, how: str) -> None:
         file.write_bytes(new.get(how, b"Nothing that anybody expects: \xff\xfe\n"))
 
 
-@pytest.mark.parametrize(
-    ("reads", "how"), [pytest.param(r, how, id=f"{r}-{how}") for r in COMMANDS for how in r.damages]
-)
-def test_a_damaged_file_is_one_sentence(everything, monkeypatch, capfd, reads, how, tmp_path):
+@pytest.fixture
+def run(everything, monkeypatch, capfd, tmp_path):
+    """``run(command)`` → exit code, what it printed, its errors, and what it wrote, which is gone afterwards."""
     for name in ("raw", "preprocessed", "results"):
         monkeypatch.setenv(f"nnUNet_{name}", str(everything / name))
     monkeypatch.chdir(everything)
-    file, out = everything / reads.file, tmp_path / "out"
-    whole, before = file.read_bytes(), set(everything.rglob("*"))
+    monkeypatch.setattr(queue, "run_here", lambda benchmark, jobs, at_once=1: [])  # a benchmark trains nothing here
+
+    def call(command: str) -> tuple[int, str, str, set[Path]]:
+        before = set(everything.rglob("*"))
+        capfd.readouterr()
+        try:
+            code = cli.main([word.replace(OUT, str(tmp_path / "out")) for word in command.split()])
+        finally:
+            written = set(everything.rglob("*")) - before
+            for path in sorted(written):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        return code, *capfd.readouterr(), written | set(tmp_path.iterdir())
+
+    return call
+
+
+LONG = {"predict", "evaluate-clicks"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(command, marks=[pytest.mark.slow] if LONG & set(command.split()) else ())
+        for command in dict.fromkeys(reads.command for reads in COMMANDS)
+    ],
+)
+def test_the_files_are_accepted_as_long_as_they_are_whole(run, command):
+    code, printed, error, written = run(command)
+    assert code == 0, printed + error
+    assert written or "OUT" not in command
+
+
+@pytest.mark.parametrize(
+    ("reads", "how"), [pytest.param(r, how, id=f"{r}-{how}") for r in COMMANDS for how in r.damages]
+)
+def test_a_damaged_file_is_one_sentence(everything, run, reads, how):
+    file = everything / reads.file
+    whole = file.read_bytes()
     damage(file, how)
-    capfd.readouterr()
     try:
-        code = cli.main([word.replace(OUT, str(out)) for word in reads.command.split()])
-        written = set(everything.rglob("*")) - before
+        code, printed, error, written = run(reads.command)
     finally:
         if file.is_dir():
             file.rmdir()
         file.write_bytes(whole)
-        for path in sorted(set(everything.rglob("*")) - before):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    printed, error = capfd.readouterr()
     name = file.name.partition(".")[0]
     if reads.finding and code == 1:
         assert name in printed
@@ -185,4 +224,3 @@ def test_a_damaged_file_is_one_sentence(everything, monkeypatch, capfd, reads, h
     assert lines[0].startswith("nnunet-ext: ")
     assert name in lines[0]
     assert not written
-    assert not list(tmp_path.iterdir())

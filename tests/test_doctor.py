@@ -273,6 +273,7 @@ def test_nnunet_itself_finds_our_trainer(monkeypatch):
     assert "nnUNetTrainerReference in nnunet_ext." in finding.text
 
 
+@pytest.mark.slow
 def test_a_broken_module_in_an_entry_before_ours_is_named_with_its_error(monkeypatch, tmp_path):
     (tmp_path / "half_written.py").write_text("import no_such_module\n")
     monkeypatch.setenv(VARIABLE, os.pathsep.join([str(tmp_path), OURS]))

@@ -43,7 +43,7 @@ class Setup:
         for entry in ("normalization_schemes", "use_mask_for_norm"):
             made[entry] = made[entry] * self.channels
         made |= {"batch_dice": self.batch_dice, "batch_size": 4 if self.dim == 2 else 2}
-        made["nnunet_ext"] = {"s2vnet": {"width": 8, "heads": 2, "embedding": 4, "clip": 2, "inference_clip": 3}}
+        made["nnunet_ext"] |= {"s2vnet": {"width": 8, "heads": 2, "embedding": 4, "clip": 2, "inference_clip": 3}}
         name = "2d" if self.dim == 2 else "3d_fullres"
         return {**tiny.plans(**{name: made}), "continue_training": False}
 
@@ -106,23 +106,6 @@ def refused(name: str, setup: Setup) -> bool:
     )
 
 
-def batch_of(trainer: Any) -> dict[str, Any]:
-    """Random voxels; sample 0 has a landmark, its case is known to have annotations of one label only."""
-    batch = tiny.batch(trainer)
-    size, dim = len(batch["data"]), batch["data"].ndim - 2
-    states = torch.full((size, 2), -1, dtype=torch.int8)
-    points = torch.full((size, 2, dim), torch.nan)
-    states[0, 0], points[0, 0] = 1, 1.5
-    segmented = torch.arange(size) != 0
-    return {
-        **batch,
-        "keys": [f"case_{sample}" for sample in range(size)],
-        "landmarks": points,
-        "landmark_states": states,
-        "segmented": segmented,
-    }
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("fuzz")
@@ -150,15 +133,15 @@ def train_and_predict(name: str, setup: Setup) -> None:
     trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
     trainer.network.train()
     trainer.aux.train()
-    for key, value in trainer.train_step(batch_of(trainer)).items():
+    for key, value in trainer.train_step(tiny.batch_with_everything(trainer)).items():
         assert math.isfinite(value), key
     for key, value in {**trainer.network.state_dict(), **trainer.aux.state_dict()}.items():
         assert value.isfinite().all(), key
     with torch.no_grad():
         trainer.on_validation_epoch_start()
-        assert math.isfinite(trainer.validation_step(batch_of(trainer))["loss"])
+        assert math.isfinite(trainer.validation_step(tiny.batch_with_everything(trainer))["loss"])
         trainer.set_deep_supervision_enabled(False)
-        data = batch_of(trainer)["data"][:1]
+        data = tiny.batch_with_everything(trainer)["data"][:1]
         logits = finest_logits(trainer.network(data))
     assert logits.shape == (1, trainer.label_manager.num_segmentation_heads, *data.shape[2:])
     assert logits.isfinite().all()
@@ -169,9 +152,7 @@ def test_whatever_nnunet_plans_is_trained_with_finite_values_or_refused(folders,
     for folder in ("raw", "preprocessed", "results"):
         monkeypatch.setenv(f"nnUNet_{folder}", str(folders / folder))
 
-    @settings(
-        max_examples=EXAMPLES, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
     @given(setups())
     def run(setup: Setup) -> None:
         train_and_predict(name, setup)

@@ -21,6 +21,8 @@ def folder(tmp_path, monkeypatch):
     dataset = tmp_path / tiny.DATASET
     dataset.mkdir()
     plans = tiny.plans()
+    for settings in plans["configurations"].values():
+        del settings["nnunet_ext"]  # as nnU-Net writes them
     plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
     (dataset / "nnUNetPlans.json").write_text(json.dumps(plans))
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))

@@ -31,6 +31,12 @@ LABELS: dict[str, dict[str, Any]] = {
     },
 }
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "attenscribble": {"max_tokens": 600},  # else a patch of 16³ is attended to as 4096 tokens
+    "s2vnet": {"width": 8, "heads": 2, "embedding": 4, "inference_clip": 4},
+}
+"""What makes the methods small enough for patches of 16 voxels; options of our section in the plans."""
+
 
 def rooms_of(trainer: str) -> set[str]:
     """The packages of ours in which the classes that a trainer of the catalogue is made of live."""
@@ -126,6 +132,7 @@ def configuration(dim: int = 3, patch_size: Sequence[int] | None = None, **netwo
         "resampling_fn_probabilities_kwargs": resampling,
         "architecture": architecture(dim, **network),
         "batch_dice": dim == 2,
+        "nnunet_ext": deepcopy(OPTIONS),
     }
 
 
@@ -236,3 +243,23 @@ def batch(trainer: Any, seed: int = 0) -> dict[str, Any]:
         for s in sizes
     ]
     return {"data": data, "target": resized}
+
+
+def batch_with_everything(trainer: Any, seed: int = 0) -> dict[str, Any]:
+    """:func:`batch` with all that any trainer asks for.
+
+    Sample 0 has the first landmark, and its case, ``case_0``, is the one that may be known to be annotated in part.
+    """
+    made = batch(trainer, seed)
+    size, dim = len(made["data"]), made["data"].ndim - 2
+    landmarks = len(trainer.dataset_json.get("landmarks", {}).get("names", ()))
+    states = torch.full((size, landmarks), -1, dtype=torch.int8)
+    points = torch.full((size, landmarks, dim), torch.nan)
+    states[:1, :1], points[:1, :1] = 1, 1.5
+    return {
+        **made,
+        "keys": [f"case_{sample}" for sample in range(size)],
+        "landmarks": points,
+        "landmark_states": states,
+        "segmented": torch.arange(size) != 0,
+    }

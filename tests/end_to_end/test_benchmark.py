@@ -14,6 +14,7 @@ import pytest
 
 from nnunet_ext.benchmark import queue
 from nnunet_ext.benchmark.folder import BenchmarkFolder
+from nnunet_ext.benchmark.job import main as run_job
 from nnunet_ext.benchmark.prepare import prepare
 from nnunet_ext.benchmark.report import report_benchmark, report_results
 from nnunet_ext.benchmark.run import run_benchmark
@@ -63,6 +64,7 @@ def epochs_in(log: Path) -> list[str]:
 
 
 @posix
+@pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on_where_it_was(root):
     """The runner and its training are killed with SIGKILL; the second run continues with --c and keeps what is done."""
     quick = {"name": "quick", "trainer": "nnUNetTrainerReference", "plans": {"epochs": 1}}
@@ -108,6 +110,7 @@ def kill_all_that_work_in(folder: Path) -> None:
 
 
 @posix
+@pytest.mark.slow
 def test_a_training_that_survived_its_runner_is_waited_for(root, capsys):
     spec = write_spec(root, plans={"epochs": 8, "iterations": 1})
     command = [sys.executable, "-m", "nnunet_ext", "benchmark", "run", str(spec), "--folder", str(root / "out")]
@@ -209,6 +212,7 @@ def test_a_benchmark_brings_its_data_scores_held_out_cases_and_trains_on_what_wa
     assert "on top: largest gains and losses" in (root / "out" / "report" / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_jobs_go_through_submitit(root, capsys):
     spec = parse({**SPEC, "trainers": ["nnUNetTrainerReference", "nnUNetTrainerSDM"]}, "mine.yaml", "mine")
     benchmark = BenchmarkFolder(root / "out")
@@ -222,14 +226,12 @@ def test_jobs_go_through_submitit(root, capsys):
         run_benchmark(write_spec(root), root / "out", executor="slurm", parameters=["partition"])
 
 
-def test_a_job_whose_data_changed_is_refused(root):
+def test_a_job_whose_data_changed_is_refused(root, capsys):
     spec = parse(SPEC, "mine.yaml", "mine")
     benchmark = BenchmarkFolder(root / "out")
     [job, _] = prepare(spec, benchmark)
     splits = root / "preprocessed" / tiny.DATASET / "splits_final.json"
     splits.write_text(json.dumps([{"train": ["tiny_0"], "val": ["tiny_1"]}]))
-    command = [sys.executable, "-m", "nnunet_ext.benchmark.job", str(benchmark.folder), job.name]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 2
-    assert "no longer those" in result.stderr
+    assert run_job([str(benchmark.folder), job.name]) == 2
+    assert "no longer those" in capsys.readouterr().err
     assert not benchmark.fold(job).exists()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import multiprocessing
 
 from nnunet_ext.catalogue import TRAINERS as CATALOGUE
 from tests import tiny
+from tests.structure import marks_of
 
 RANKS, STEPS = 2, 2
 
@@ -88,15 +90,15 @@ TRAINERS = (
 )
 
 
-def train_together(rank: int, folder: Path) -> None:
-    """One process: all trainers, one after the other; what they did is in ``folder/<number>_<rank>.pt``."""
+def train_together(rank: int, folder: Path, numbers: Sequence[int]) -> None:
+    """One process: trainers of the table, one after the other; what they did is in ``folder/<number>_<rank>.pt``."""
     torch.set_num_threads(1)
     os.environ |= {f"nnUNet_{name}": str(folder / name) for name in ("raw", "preprocessed", "results")}
-    for number, case in enumerate(TRAINERS):
+    for number in numbers:
         where = f"file://{folder / f'rendezvous_{number}'}"
         dist.init_process_group("gloo", init_method=where, rank=rank, world_size=RANKS, timeout=timedelta(seconds=90))
         try:
-            found: dict[str, Any] = steps_of(case, rank)
+            found: dict[str, Any] = steps_of(TRAINERS[number], rank)
         except Exception:
             found = {"error": traceback.format_exc()}
         torch.save(found, folder / f"{number}_{rank}.pt")
@@ -132,7 +134,7 @@ def steps_of(case: Distributed, rank: int) -> dict[str, Any]:
 
     plans = {**tiny.plans(), "continue_training": False}
     configuration = plans["configurations"][case.configuration]
-    configuration |= {"batch_size": case.batch_size, "nnunet_ext": case.settings}
+    configuration |= {"batch_size": case.batch_size, "nnunet_ext": {**tiny.OPTIONS, **case.settings}}
     torch.manual_seed(rank)  # DistributedDataParallel makes the weights equal
     trainer = OnCPU(plans, case.configuration, 0, {**tiny.dataset_json(case.kind), **case.declares})
     trainer.initialize()
@@ -170,18 +172,26 @@ def batch_of(trainer: Any, rank: int, step: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What all trainers did; starting processes is what takes time, so they are started once."""
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the trainers did that are tested; starting processes is what takes time, so they are started once."""
     folder = tmp_path_factory.mktemp("ddp")
     tiny.make_data_folders(folder / "preprocessed")
-    multiprocessing.spawn(train_together, (folder,), RANKS)
+    here = [item for item in request.session.items if item.path == request.path]
+    numbers = [item.callspec.params["number"] for item in here if hasattr(item, "callspec")]
+    multiprocessing.spawn(train_together, (folder, numbers), RANKS)
     return folder
 
 
 @pytest.mark.parametrize(
     "number",
-    range(len(TRAINERS)),
-    ids=[f"{c.trainer}-{c.configuration}-{c.kind}{'-wrapped' * c.wrapped}" for c in TRAINERS],
+    [
+        pytest.param(
+            number,
+            marks=marks_of(case.trainer, case.configuration),
+            id=f"{case.trainer}-{case.configuration}-{case.kind}{'-wrapped' * case.wrapped}",
+        )
+        for number, case in enumerate(TRAINERS)
+    ],
 )
 def test_two_processes_take_the_same_steps_on_different_samples(trained, number):
     ranks = [torch.load(trained / f"{number}_{rank}.pt") for rank in range(RANKS)]

@@ -14,6 +14,7 @@ DATA = Path(os.environ.get("NNUNET_EXT_DATA", Path(__file__).parents[3] / "share
 HIPPOCAMPUS = DATA / "Dataset004_Hippocampus"
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.xdist_group("real data"),
     pytest.mark.real_data,
     pytest.mark.skipif(

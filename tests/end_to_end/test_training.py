@@ -1,9 +1,11 @@
 """nnU-Net's own training loop, checkpoints, validation and prediction with our trainers, on tiny real files."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +18,20 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunet_ext.catalogue import TRAINERS
 from nnunet_ext.planning import write_plans
 from tests import tiny
+from tests.structure import marks_of
 
 
 def short_plans(**network):
     """The tiny plans with one epoch of two iterations, optionally with other network settings."""
     plans = tiny.plans()
     for name, settings in plans["configurations"].items():
-        settings["nnunet_ext"] = {"schedule": {"epochs": 1, "iterations": 2, "validation_iterations": 1}}
+        settings["nnunet_ext"]["schedule"] = {"epochs": 1, "iterations": 2, "validation_iterations": 1}
         settings["architecture"] = tiny.architecture(int(name[0]), **network)
     return plans
 
 
 RUNS = [
-    (name, configuration, False, tiny.kind_for(name))
+    pytest.param(name, configuration, False, tiny.kind_for(name), marks=marks_of(name, configuration))
     for name in TRAINERS
     for configuration in (("2d",) if "s2vnet" in tiny.rooms_of(name) else ("2d", "3d_fullres"))
 ] + [
@@ -101,7 +104,7 @@ def test_an_interrupted_training_continues_where_it_was(nnunet_folders, make_tra
 
 
 def run(command: str, *arguments: str) -> str:
-    """One command line of nnU-Net or ours, installed beside this Python."""
+    """What a command of nnU-Net or ours prints, which is installed beside this Python, in a process of its own."""
     result = subprocess.run(
         [str(Path(sys.executable).parent / command), *arguments], capture_output=True, text=True, env=os.environ
     )
@@ -109,27 +112,49 @@ def run(command: str, *arguments: str) -> str:
     return result.stdout
 
 
-def test_the_commands_a_user_types(nnunet_folders):
+@pytest.fixture
+def run_here(monkeypatch, capfd):
+    """The same in this process, which has imported everything already."""
+
+    def call(command: str, *arguments: str) -> str:
+        (script,) = entry_points(group="console_scripts", name=command)
+        monkeypatch.setattr(sys, "argv", [command, *arguments])
+        monkeypatch.setattr(multiprocessing, "cpu_count", lambda: 1)  # nnU-Net would take as many threads
+        capfd.readouterr()
+        assert not script.load()()
+        return capfd.readouterr().out
+
+    return call
+
+
+@pytest.fixture(params=["here", pytest.param("in processes", marks=pytest.mark.slow)])
+def command(request, run_here):
+    return run_here if request.param == "here" else run
+
+
+@pytest.mark.progress_plots
+def test_the_commands_a_user_types(nnunet_folders, command):
     root = nnunet_folders()
     stock = ["901", "3d_fullres", "0", "-device", "cpu"]
-    run("nnunet-ext", "plans", "901", "--epochs", "1", "--iterations", "2", "--out", "short")
-    first = run("nnUNetv2_train", *stock, "-tr", "nnUNetTrainerReference", "-p", "short")
+    command("nnunet-ext", "plans", "901", "--epochs", "1", "--iterations", "2", "--out", "short")
+    first = command("nnUNetv2_train", *stock, "-tr", "nnUNetTrainerReference", "-p", "short")
     assert "Mean Validation Dice" in first
     results = root / "results" / tiny.DATASET
     weights = results / "nnUNetTrainerReference__short__3d_fullres" / "fold_0" / "checkpoint_final.pth"
-    second = run(
+    assert (weights.parent / "progress.png").stat().st_size > 0
+    second = command(
         "nnUNetv2_train", *stock, "-tr", "nnUNetTrainerPnPNet", "-p", "short", "-pretrained_weights", str(weights)
     )
     assert "tensors of the planned network, 0 of" in second
     model = results / "nnUNetTrainerPnPNet__short__3d_fullres"
     summary = json.loads((model / "fold_0" / "validation" / "summary.json").read_text())
     assert np.isfinite(summary["foreground_mean"]["Dice"])
-    again = run("nnUNetv2_train", *stock, "-tr", "nnUNetTrainerPnPNet", "-p", "short", "--c")
+    again = command("nnUNetv2_train", *stock, "-tr", "nnUNetTrainerPnPNet", "-p", "short", "--c")
     assert "Mean Validation Dice" in again
     images = root / "raw" / tiny.DATASET / "imagesTr"
     model_arguments = ["-d", "901", "-c", "3d_fullres", "-tr", "nnUNetTrainerPnPNet", "-p", "short", "-f", "0"]
     folders = ["-i", str(images), "-o", str(root / "out")]
-    run("nnUNetv2_predict", *folders, *model_arguments, "-device", "cpu", "-npp", "0", "-nps", "0", "--disable_tta")
+    command("nnUNetv2_predict", *folders, *model_arguments, "-device", "cpu", "-npp", "0", "-nps", "0", "--disable_tta")
     assert len(list((root / "out").glob("*.nii.gz"))) == 6
 
 

@@ -20,6 +20,7 @@ def code(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
+@pytest.mark.slow
 def test_the_tutorial_runs_from_raw_data_to_an_exported_model(notebook, tmp_path, monkeypatch):
     first, *_ = cells = code(notebook)
     assert SCHEDULE in first.source

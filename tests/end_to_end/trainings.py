@@ -64,10 +64,7 @@ def prepare(template: Path, root: Path, declares: dict[str, Any], **schedule: in
     tiny.declare(root, declares)
     plans = tiny.plans()
     for settings in plans["configurations"].values():
-        settings["nnunet_ext"] = {
-            "schedule": {"validation_iterations": 1, **schedule},
-            "s2vnet": {"width": 8, "heads": 2, "embedding": 4, "inference_clip": 4},
-        }
+        settings["nnunet_ext"]["schedule"] = {"validation_iterations": 1, **schedule}
     (root / "preprocessed" / tiny.DATASET / "nnUNetPlans.json").write_text(json.dumps(plans))
     folds = [{"train": [f"tiny_{i}" for i in range(4)], "val": ["tiny_4", "tiny_5"]}] * 2
     (root / "preprocessed" / tiny.DATASET / "splits_final.json").write_text(json.dumps(folds))

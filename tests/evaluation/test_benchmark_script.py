@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "surface_metrics.py"
 
 
+@pytest.mark.slow
 def test_every_method_agrees_and_has_finite_ratios(tmp_path):
     command = [sys.executable, str(SCRIPT), "--shapes", "16x24x20", "--repeats", "1"]
     result = subprocess.run([*command, "--json", str(tmp_path / "out.json")], capture_output=True, text=True)

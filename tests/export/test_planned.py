@@ -13,11 +13,12 @@ from nnunet_ext.export.model import Model
 from nnunet_ext.export.planned import judge, logits, random_image
 from nnunet_ext.nnunet.plans import without_extension
 from tests import tiny
+from tests.structure import marks_of
 
 DOCS = Path(__file__).parents[2] / "docs" / "export.md"
 LANDMARKS = {"names": ["tip", "top"], "surface_of": {"tip": ["left"]}}
 CASES = [
-    (name, configuration, residual)
+    pytest.param(name, configuration, residual, marks=() if configuration == "2d" else marks_of(name, configuration))
     for name, entry in TRAINERS.items()
     for configuration, residual in (
         [("2d", False)] if ".s2vnet." in entry.location else [("2d", False), ("3d_fullres", True)]

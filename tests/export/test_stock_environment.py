@@ -119,6 +119,7 @@ torch.save(network.state_dict(), sys.argv[3])
 """
 
 
+@pytest.mark.slow
 def test_stock_nnunet_starts_from_a_checkpoint_of_ours_as_it_is(trained, stock, tmp_path):
     folder, trainers = trained("nnUNetTrainerMedContextPnPNet")
     stock(FINE_TUNE, folder / "plans.json", folder / "fold_0" / "checkpoint_final.pth", tmp_path / "started.pth")
@@ -156,6 +157,7 @@ def test_a_zip_file_is_installed_and_predicted_with(nnunet_folders, make_trainer
     assert_same_predictions(ours, tmp_path / "theirs")
 
 
+@pytest.mark.slow
 def test_a_folder_is_predicted_with_where_it_is(nnunet_folders, make_trainer, monkeypatch, stock, tmp_path):
     declared = {"landmarks": {"names": ["tip"], "surface_of": {"tip": ["left"]}}}
     model, images, ours = train(

@@ -149,6 +149,7 @@ def test_no_checkpoint_is_written_when_checkpointing_is_disabled(make_trainer, t
     assert not (tmp_path / "c.pth").exists()
 
 
+@pytest.mark.progress_plots
 def test_the_mean_of_every_term_is_logged_and_the_progress_plot_still_works(make_trainer, tmp_path):
     trainer = make_trainer(TrainerWithTerms)
     log = trainer.logger.local_logger.my_fantastic_logging

@@ -1,0 +1,55 @@
+"""Which trainers are built alike, so that not every test need run for all of them.
+
+A few representatives get everything: whole trainings, predictions, killed and continued trainings, two processes. Every
+other trainer is made of parts of theirs: no module of its network, no auxiliary module and no optimizer that none of
+them has, and no more passes. It takes a step and is restored from its checkpoint (``end_to_end/test_structure.py``,
+which also compares the parts); ``pytest -m slow`` runs everything for it, too.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+REPRESENTATIVES = (
+    "nnUNetTrainerReference",
+    "nnUNetTrainerPnPNet",
+    "nnUNetTrainerPnPNetPaper",
+    "nnUNetTrainerAttenScribble",
+    "nnUNetTrainerAttenScribblePaper",
+    "nnUNetTrainerMedContext",
+    "nnUNetTrainerPartialLabels",
+    "nnUNetTrainerBaBLoss",
+    "nnUNetTrainerBaBLossPaper",
+    "nnUNetTrainerS2VNet",
+    "nnUNetTrainerMedContextPnPNet",
+)
+
+MADE_OF = {
+    "nnUNetTrainerSDM": ("nnUNetTrainerPnPNet",),
+    "nnUNetTrainerCCM": ("nnUNetTrainerPnPNet",),
+    "nnUNetTrainerMaskedCRF": ("nnUNetTrainerAttenScribble",),
+    "nnUNetTrainerSSA": ("nnUNetTrainerAttenScribblePaper",),
+    "nnUNetTrainerMedContextMaskedOnly": ("nnUNetTrainerMedContext",),
+    "nnUNetTrainerTubeCutout": ("nnUNetTrainerMedContext",),
+    "nnUNetTrainerMedContextPaper": ("nnUNetTrainerMedContext",),
+    "nnUNetTrainerLandmark": ("nnUNetTrainerBaBLoss",),
+    "nnUNetTrainerBaBLossA": ("nnUNetTrainerBaBLoss",),
+    "nnUNetTrainerBaBLossB": ("nnUNetTrainerBaBLoss",),
+    "nnUNetTrainerS2VNetAutomatic": ("nnUNetTrainerS2VNet",),
+    "nnUNetTrainerS2VNetNoPropagation": ("nnUNetTrainerS2VNet",),
+    "nnUNetTrainerMaskedCRFPnPNet": ("nnUNetTrainerAttenScribble", "nnUNetTrainerPnPNet"),
+    "nnUNetTrainerMedContextMaskedCRF": ("nnUNetTrainerMedContext", "nnUNetTrainerAttenScribble"),
+    "nnUNetTrainerMedContextAttenScribble": ("nnUNetTrainerMedContext", "nnUNetTrainerAttenScribble"),
+    "nnUNetTrainerMedContextPartialLabels": ("nnUNetTrainerMedContext", "nnUNetTrainerPartialLabels"),
+    "nnUNetTrainerMedContextBaBLoss": ("nnUNetTrainerMedContext", "nnUNetTrainerBaBLoss"),
+}
+"""Every other trainer, and the representatives of whose parts it is made."""
+
+
+def marks_of(trainer: str, configuration: str = "2d") -> tuple[pytest.MarkDecorator, ...]:
+    """Of a test that runs everything for this trainer: slow, unless it represents others.
+
+    Published formulations are slow on volumes: plans do not make them small.
+    """
+    published = trainer.endswith("Paper") and configuration != "2d"
+    return () if trainer in REPRESENTATIVES and not published else (pytest.mark.slow,)
