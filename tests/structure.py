@@ -33,15 +33,8 @@ MADE_OF = {
     "nnUNetTrainerTubeCutout": ("nnUNetTrainerMedContext",),
     "nnUNetTrainerMedContextPaper": ("nnUNetTrainerMedContext",),
     "nnUNetTrainerLandmark": ("nnUNetTrainerBaBLoss",),
-    "nnUNetTrainerBaBLossA": ("nnUNetTrainerBaBLoss",),
-    "nnUNetTrainerBaBLossB": ("nnUNetTrainerBaBLoss",),
-    "nnUNetTrainerS2VNetAutomatic": ("nnUNetTrainerS2VNet",),
     "nnUNetTrainerS2VNetNoPropagation": ("nnUNetTrainerS2VNet",),
     "nnUNetTrainerMaskedCRFPnPNet": ("nnUNetTrainerAttenScribble", "nnUNetTrainerPnPNet"),
-    "nnUNetTrainerMedContextMaskedCRF": ("nnUNetTrainerMedContext", "nnUNetTrainerAttenScribble"),
-    "nnUNetTrainerMedContextAttenScribble": ("nnUNetTrainerMedContext", "nnUNetTrainerAttenScribble"),
-    "nnUNetTrainerMedContextPartialLabels": ("nnUNetTrainerMedContext", "nnUNetTrainerPartialLabels"),
-    "nnUNetTrainerMedContextBaBLoss": ("nnUNetTrainerMedContext", "nnUNetTrainerBaBLoss"),
 }
 """Every other trainer, and the representatives of whose parts it is made."""
 
