@@ -51,7 +51,7 @@ def differences(by_metric: Mapping[Metric, Sequence[Finding]], colours: Mapping[
     panels[0].set_yticks(range(len(rows)), [f"{f.comparison.arm}  {f.label}" for f in rows], fontsize=8)
     panels[0].invert_yaxis()
     figure.supxlabel(
-        "dot: mean over cases and seeds, filled where a difference is shown; line: 95 % CI over cases; ticks: seeds",
+        "dot: mean, filled where a difference is shown; line: 95 % CI over seeds and subjects; ticks: seeds",
         fontsize=8,
     )
     return figure
@@ -90,7 +90,7 @@ def distributions(by_metric: Mapping[Metric, pd.DataFrame], colours: Mapping[str
 
 
 def rank_bars(by_metric: Mapping[Metric, pd.DataFrame], colours: Mapping[str, str]) -> Figure:
-    """How often each arm has each rank in bootstrap samples of the cases."""
+    """How often each arm has each rank in bootstrap samples of the seeds and subjects."""
     figure = _figure(4.6 * len(by_metric) + 1, 0.42 * len(colours) + 1.8)
     panels = figure.subplots(1, len(by_metric), sharey=True, squeeze=False)[0]
     for axes, (metric, table) in zip(panels, by_metric.items(), strict=True):
@@ -104,7 +104,7 @@ def rank_bars(by_metric: Mapping[Metric, pd.DataFrame], colours: Mapping[str, st
             left += share
         axes.set_yticks(range(len(arms)), arms, fontsize=8)
         axes.set_title(f"ranks by {metric.title}", fontsize=10)
-        axes.set_xlabel("share of bootstrap samples of the cases")
+        axes.set_xlabel("share of bootstrap samples of seeds and subjects")
     panels[0].invert_yaxis()
     panels[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -40,8 +40,8 @@ DIFFERENCE_COLUMNS = (
 
 COMPARISON_COLUMNS = (
     *("arm", "baseline", "unit", "n", "dropped", "seeds", "mean_candidate", "mean_baseline", "mean_difference"),
-    *("ci_low", "ci_high", "p_value", "p_corrected", "effect_size", "better", "worse", "equal", "sd_between_cases"),
-    *("sd_between_seeds", "verdict"),
+    *("ci_low", "ci_high", "smallest_difference", "p_value", "p_corrected", "effect_size", "better", "worse", "equal"),
+    *("cases", "point", "cases_better", "cases_worse", "sd_between_subjects", "sd_between_seeds", "verdict"),
 )
 """Of ``comparisons.csv``, beside group, metric and label: attributes of ``Comparison``."""
 
@@ -49,8 +49,8 @@ WHAT_A_SEED_FIXES = (
     "A seed fixes the initial weights, and on a CPU the patches and their augmentation until a trainer draws random "
     "numbers of its own; with augmentation workers, which seed themselves, or on a GPU, whose kernels are chosen by "
     "timing, two trainings with the same seed differ. A difference between two single "
-    "trainings says little about two trainers; only several seeds show how much a training varies, and the intervals, "
-    "which are over cases, do not."
+    "trainings says little about two trainers, so it gets no verdict; only several seeds show how much a training "
+    "varies, and the intervals are over both, seeds and subjects."
 )
 
 
@@ -209,10 +209,22 @@ def sentences(found: Mapping[Metric, Sequence[Finding]]) -> list[str]:
                 "worse": f"{c.arm} is worse than {c.baseline}",
             }.get(c.verdict, f"{c.arm} against {c.baseline}: {c.verdict}")
             interval = "" if math.isnan(c.ci_low) else f" [{_signed(c.ci_low, metric)}, {_signed(c.ci_high, metric)}]"
-            seeds = f"{c.seeds} seeds" if c.seeds > 1 else "one training each, and about these trainings only"
+            seeds = f"{c.seeds} seeds" if c.seeds > 1 else "one training each"
+            tails = "; ".join(
+                f"worst {100 * tail.share:g} % from {tail.candidate:.{metric.digits}f} against "
+                f"{tail.baseline:.{metric.digits}f}"
+                for tail in c.tails
+            )
+            seen = (
+                ""
+                if math.isnan(c.smallest_difference)
+                else f"; {c.smallest_difference:.{metric.digits}f}{metric.unit} would have been seen"
+            )
+            cautions = "".join(f" Caution: {each}." for each in c.cautions)
             said.append(
-                f"{metric.title}: {words}, {_signed(c.mean_difference, metric)}{metric.unit}{interval}; {c.n} cases, "
-                f"{seeds}, better in {c.better}, worse in {c.worse}{_p(c.p_corrected)}."
+                f"{metric.title}: {words}, {_signed(c.mean_difference, metric)}{metric.unit}{interval}{seen}; "
+                f"{c.counted}, {seeds}; {c.cases_better} cases better and {c.cases_worse} worse by more than "
+                f"{c.point:g}{metric.unit}; {tails}{_p(c.p_corrected)}.{cautions}"
             )
     return said
 
@@ -231,7 +243,7 @@ def summary_table(results: Results, group: str, found: Mapping[Metric, Sequence[
             per_case = analysis.values(results, group, [arm], metric.column)[MEAN].groupby("case")["value"].mean()
             cells.append(f"{per_case.mean():.{metric.digits}f}")
         for metric in shown:
-            verdicts = [_verdict(f) for f in found[metric] if f.comparison.arm == arm and f.label == MEAN]
+            verdicts = [f.comparison.verdict for f in found[metric] if f.comparison.arm == arm and f.label == MEAN]
             cells.append(verdicts[0] if verdicts else "–")
         rows.append(cells)
     return Table(
@@ -262,7 +274,7 @@ def comparison_rows(results: Results, group: str, metric: Metric, found: Sequenc
                 f"{c.effect_size:+.2f}",
                 f"{c.better} / {c.worse} / {c.equal}",
                 f"{c.n}" + (f" (−{c.dropped})" if c.dropped else ""),
-                _verdict(finding),
+                c.verdict,
             ]
         )
     seeds = sorted({finding.comparison.seeds for finding in found})
@@ -271,10 +283,11 @@ def comparison_rows(results: Results, group: str, metric: Metric, found: Sequenc
         f"{metric.heading}: differences to {results.baseline}",
         [*DIFFERENCE_COLUMNS],
         rows,
-        f"{direction}. Unit: the case; n: cases that count for both (in brackets those that do not); seeds averaged "
-        f"per case ({' or '.join(map(str, seeds))} per trainer). CI: BCa bootstrap over cases. p: Wilcoxon "
-        f"signed-rank, two-sided, corrected by Holm over the {len(rows)} rows of this table. effect: matched-pairs "
-        "rank-biserial correlation.",
+        f"{direction}. n: {' or '.join(sorted({f'{finding.comparison.unit}s' for finding in found}))} that count for "
+        "both (in brackets the cases that do not); cases of one subject averaged. CI: over seeds "
+        f"({' or '.join(map(str, seeds))} per trainer) and {'subjects' if seeds != [1] else 'subjects only'}. p: "
+        "Wilcoxon signed-rank on the means over seeds, two-sided, corrected by Holm over the "
+        f"{len(rows)} rows of this table. effect: matched-pairs rank-biserial correlation.",
     )
 
 
@@ -405,12 +418,6 @@ def environment(results: Results) -> list[str]:
         )
         lines += [f"{key}: {text}" for text in seen if text]
     return [*lines, *(command for command in dict.fromkeys(t.command for t in results.trainings) if command)]
-
-
-def _verdict(finding: Finding) -> str:
-    """The verdict; with one seed it says that it is about single trainings."""
-    c = finding.comparison
-    return f"{c.verdict} (one training)" if c.seeds == 1 and c.verdict in ("better", "worse") else c.verdict
 
 
 def _signed(value: float, metric: Metric) -> str:

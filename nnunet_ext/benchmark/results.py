@@ -12,6 +12,7 @@ import pandas as pd
 
 from nnunet_ext.benchmark import records
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
+from nnunet_ext.benchmark.subjects import with_subjects
 from nnunet_ext.data.label_definitions import ScoredLabels
 from nnunet_ext.data.raw import training_images
 from nnunet_ext.errors import InputError
@@ -57,7 +58,8 @@ class Group:
 class Results:
     """Everything a report says something about.
 
-    ``cases`` has one row per training, case and label: ``arm, group, fold, seed, case, label``, metrics, ``status``.
+    ``cases`` has one row per training, case and label: ``arm, group, fold, seed, case, label``, metrics, ``status``,
+    and ``subject``, empty where it is unknown.
     """
 
     name: str
@@ -110,7 +112,7 @@ def from_benchmark(benchmark: BenchmarkFolder, baseline: str | None = None) -> R
         baseline=chosen,
         arms=tuple(arm.name for arm in spec.arms),
         groups=tuple(groups.values()),
-        cases=pd.concat(frames, ignore_index=True),
+        cases=with_subjects(pd.concat(frames, ignore_index=True), {g.name: g.dataset for g in groups.values()}),
         trainings=tuple(
             Training(
                 job.arm,
@@ -204,7 +206,7 @@ def from_models(
         baseline=chosen,
         arms=tuple(arms),
         groups=tuple(groups.values()),
-        cases=pd.concat(frames, ignore_index=True),
+        cases=with_subjects(pd.concat(frames, ignore_index=True), {g.name: g.dataset for g in groups.values()}),
         trainings=tuple(trainings),
         definitions=definitions,
     )
