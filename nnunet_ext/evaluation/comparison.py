@@ -158,7 +158,7 @@ class Comparison:
                 f"{_count(self.cases_better, 'case')} better and {self.cases_worse} worse by more than {self.point:g}"
             )
             parts += [
-                f"worst {100 * tail.share:g} % at {tail.candidate:.4g} against {tail.baseline:.4g}"
+                f"worst {100 * tail.share:g} % from {tail.candidate:.4g} against {tail.baseline:.4g}"
                 for tail in self.tails
             ]
         if tested:

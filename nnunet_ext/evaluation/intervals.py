@@ -20,8 +20,10 @@ With one training only the subjects vary, and this is Student's interval over su
 Why not a bootstrap. Resampled with replacement, three trainings have two thirds of their variance and no t quantile,
 so a bootstrap that draws trainings, then subjects, is too short; one that draws subjects only ignores the trainings.
 Why not one t quantile with Satterthwaite's degrees of freedom: it is too short where trainings and subjects vary about
-equally, and too long where neither does. ``tests/evaluation/test_intervals.py`` counts how often the interval holds the
-truth, on data drawn like the paired differences of our benchmarks.
+equally, and too long where neither does. Counted on data drawn with the variances of ten of our comparisons, normal and
+skewed, three trainings, 16 and 40 subjects, 20,000 draws each: this interval of 95 % holds the truth in 94.7 to 97.3 %;
+Satterthwaite's in 92.5 to 98.5 %; Student's over subjects alone in 3 to 96 %. ``tests/evaluation/test_intervals.py``
+counts again.
 
 Sources: Graybill and Wang, Journal of the American Statistical Association 1980; Zou and Donner, Statistics in Medicine
 2008; Searle, Casella and McCulloch, Variance Components, 1992, for the analysis of variance.

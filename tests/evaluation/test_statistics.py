@@ -452,8 +452,8 @@ def test_the_sentence_of_a_tested_comparison():
         "candidate against baseline: 6 subjects, 12 cases, 3 seeds, 0 cases left out; mean 0.35 against 0, difference "
         f"+0.35 (95 % CI over seeds and subjects {result.ci_low:+.4g} to {result.ci_high:+.4g}; a difference of "
         f"{result.smallest_difference:.4g} would have been seen in 80 % of repetitions); seed by seed +0.3465, +0.35, "
-        "+0.3535; 12 cases better and 0 worse by more than 0.01; worst 5 % from 0.099 against 0; worst 10 % from 0.1 "
-        "against 0; rank-biserial correlation +1.00; Wilcoxon p = 0.031, after Holm 0.031: better. Caution: fewer than "
+        "+0.3535; 12 cases better and 0 worse by more than 0.01; worst 5 % from 0.09975 against 0; worst 10 % from "
+        "0.1005 against 0; rank-biserial correlation +1.00; Wilcoxon p = 0.031, after Holm 0.031: better. Caution: fewer than "
         "50 subjects: another sample may say something else."
     )
 
