@@ -11,6 +11,8 @@ from nnunet_ext.cli.flags import SEVERAL, Commands, add_command, add_processes
 def _evaluate(arguments: argparse.Namespace) -> None:
     from nnunet_ext.data.label_definitions import ScoredLabels
     from nnunet_ext.evaluation.folders import evaluate_folders
+    from nnunet_ext.evaluation.scores import interfaces_beside
+    from nnunet_ext.splits.subjects import group
 
     evaluation = evaluate_folders(
         arguments.reference,
@@ -23,12 +25,18 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         definition=arguments.definition,
         empty="zero" if arguments.legacy_empty_zero else "diagonal",
         consistency=arguments.consistency,
+        interfaces=arguments.interfaces,
+        topology=arguments.topology,
+        subjects=(lambda cases: group(cases, arguments.by).subject_of) if arguments.by else None,
         processes=arguments.processes,
     )
     out = Path(arguments.out) if arguments.out else Path(arguments.prediction) / "evaluation"
-    evaluation.write(out / "summary.json", out / "metrics.csv")
+    table = out / "metrics.csv"
+    evaluation.write(out / "summary.json", table)
     print(evaluation.report())
-    print(f"\n{out / 'summary.json'}  nnU-Net's format and more\n{out / 'metrics.csv'}  every case and label")
+    print(f"\n{out / 'summary.json'}  nnU-Net's format and more\n{table}  every case and label")
+    if arguments.interfaces:
+        print(f"{interfaces_beside(table)}  every case and pair of labels that touch each other")
 
 
 def add(commands: Commands) -> None:
@@ -61,6 +69,19 @@ def add(commands: Commands) -> None:
         "--consistency",
         action="store_true",
         help="also how much neighbouring slices agree, in the predictions and in the references",
+    )
+    evaluate.add_argument(
+        "--interfaces",
+        action="store_true",
+        help="also HD95, surface Dice and confusion where two labels touch each other",
+    )
+    evaluate.add_argument(
+        "--topology", action="store_true", help="also errors in the number of components, holes and cavities"
+    )
+    evaluate.add_argument(
+        "--by",
+        metavar="WAY",
+        help="which cases are one subject, as for nnunet-ext splits; the subject is the unit of the means then",
     )
     evaluate.add_argument("--common", action="store_true", help="score only the cases that are in both folders")
     add_processes(evaluate)

@@ -23,7 +23,8 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import ConfigDict, ValidationError
 from typing_extensions import Self
 
-from nnunet_ext.errors import InputError, reasons
+from nnunet_ext.errors import InputError
+from nnunet_ext.refusals import reasons
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 """Configuration of every dataclass of options: no unknown names, no conversions such as ``"3"`` to 3, no nan."""

@@ -15,8 +15,9 @@ import torch
 from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from nnunet_ext.errors import InputError, reasons
+from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.options import STRICT
+from nnunet_ext.refusals import reasons
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -13,7 +13,10 @@ import SimpleITK as sitk
 from nnunet_ext.benchmark import analysis, figures
 from nnunet_ext.benchmark.report import write_report
 from nnunet_ext.benchmark.results import Group, Results, Training
+from nnunet_ext.benchmark.subjects import with_subjects
 from nnunet_ext.errors import InputError
+from nnunet_ext.splits.files import write_folds
+from nnunet_ext.splits.subjects import Grouping
 
 DESCRIPTION = {"labels": {"background": 0, "left": 1, "right": 2}, "file_ending": ".nii.gz"}
 CASES = [f"case_{i:02d}" for i in range(20)]
@@ -133,10 +136,34 @@ def test_folds_with_the_same_validation_cases_are_repeats(tmp_path):
 
 def test_a_single_training_is_called_one(tmp_path):
     said = write_report(results(tmp_path, seeds=(0,)), tmp_path / "out")
-    assert "one training each, and about these trainings only" in said
+    assert "one training each" in said
+    assert set(verdicts(tmp_path / "out").values()) == {"one training: no verdict"}
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "better (one training)" in page
-    assert '<td class="better">' in page
+    assert "one training: no verdict" in page
+    assert '<td class="better">' not in page
+
+
+def test_cases_of_one_subject_are_one(tmp_path):
+    made = results(tmp_path)
+    subjects = made.cases["case"].map(lambda case: f"patient {int(case[-2:]) // 2}")
+    said = write_report(results(tmp_path, cases=made.cases.assign(subject=subjects)), tmp_path / "out")
+    assert "10 subjects, 20 cases, 2 seeds" in said
+    table = pd.read_csv(tmp_path / "out" / "comparisons.csv")
+    assert set(table.unit) == {"subject"}
+    assert set(table.n) == {10}
+    unknown = write_report(results(tmp_path, cases=made.cases.assign(subject=None)), tmp_path / "unknown")
+    assert "20 cases, 2 seeds" in unknown
+    assert "which cases are one subject is unknown" in unknown
+
+
+def test_subjects_come_from_what_explains_the_folds(tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    cases = pd.DataFrame({"group": ["a", "a", "b"], "case": ["x1", "x2", "x1"], "dice": [0.1, 0.2, 0.3]})
+    folder = tmp_path / "Dataset1_A"
+    folder.mkdir()
+    write_folds(folder / "splits_final.json", [], "Dataset1_A", Grouping("pairs", {"x1": "x", "x2": "x"}), "none")
+    found = with_subjects(cases, {"a": "Dataset1_A", "b": "Dataset2_B"})
+    assert found["subject"].tolist() == ["x", "x", None]
 
 
 def test_the_correction_runs_over_the_whole_table(tmp_path):
@@ -159,7 +186,7 @@ def test_what_is_missing_is_said_and_only_common_trainings_are_compared(tmp_path
     made = results(tmp_path)
     cases = made.cases[~((made.cases.arm == "better") & (made.cases.seed == 1))]
     said = write_report(results(tmp_path, cases=cases, missing=("better, seed 1",)), tmp_path / "out")
-    assert "better is better than base" in said
+    assert "better against base: one training: no verdict" in said
     table = pd.read_csv(tmp_path / "out" / "comparisons.csv")
     assert set(table[table.arm == "better"].seeds) == {1}
     assert set(table[table.arm == "worse"].seeds) == {2}
