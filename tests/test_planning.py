@@ -78,7 +78,7 @@ def test_writing_twice_changes_nothing_and_says_so(folder):
 
 def test_a_different_file_of_that_name_is_kept_unless_forced(folder):
     write_plans(901, ["pnpnet"])
-    with pytest.raises(InputError, match=r"nnUNetPlans_pnpnet\.json exists and differs; .*--out.*--force"):
+    with pytest.raises(InputError, match=r"nnUNetPlans_pnpnet\.json exists and differs; .*--name.*--force"):
         write_plans(901, ["pnpnet"], epochs=5)
     assert "epochs" not in read(folder, "nnUNetPlans_pnpnet")["configurations"]["2d"]["nnunet_ext"]["schedule"]
     write_plans(901, ["pnpnet"], epochs=5, force=True)
@@ -154,7 +154,7 @@ def test_the_command_prints_what_to_type_next(folder, capsys):
 
 def test_the_command_sets_options_of_methods(folder, capsys):
     options = ["attenscribble.crf_weight=1.5", "pnpnet.levels=[2, 3]"]
-    assert main(["plans", "901", "--option", *options, "--out", "new"]) == 0
+    assert main(["plans", "901", "--option", *options, "--name", "new"]) == 0
     assert "-tr TRAINER -p new" in capsys.readouterr().out
     own = read(folder, "new")["configurations"]["2d"]["nnunet_ext"]
     assert (own["attenscribble"], own["pnpnet"]) == ({"crf_weight": 1.5}, {"levels": [2, 3]})
@@ -162,7 +162,7 @@ def test_the_command_sets_options_of_methods(folder, capsys):
 
 @pytest.mark.parametrize("text", ["crf_weight=1", "attenscribble.crf_weight", "attenscribble.crf_weight=", "a.b=[1"])
 def test_an_option_that_cannot_be_read_gets_one_sentence(folder, capsys, text):
-    assert main(["plans", "901", "--option", text, "--out", "new"]) == 2
+    assert main(["plans", "901", "--option", text, "--name", "new"]) == 2
     assert capsys.readouterr().err.startswith(f"nnunet-ext: --option {text!r}")
     assert not (folder / "new.json").exists()
 
@@ -184,15 +184,15 @@ def test_an_option_that_cannot_be_read_gets_one_sentence(folder, capsys, text):
     ],
 )
 def test_an_option_or_value_that_no_trainer_takes_is_refused_when_the_plans_are_written(folder, capsys, text, sentence):
-    assert main(["plans", "901", "--option", text, "--out", "new"]) == 2
+    assert main(["plans", "901", "--option", text, "--name", "new"]) == 2
     assert re.search(sentence, capsys.readouterr().err)
     assert not (folder / "new.json").exists()
 
 
 def test_an_option_is_judged_together_with_those_of_the_plans_it_is_added_to(folder, capsys):
-    assert main(["plans", "901", "--option", "babloss.ramp_start=0", "--out", "at_once"]) == 0
-    assert main(["plans", "901", "--plans", "at_once", "--option", "babloss.ramp_end=0.05", "--out", "soon"]) == 0
-    assert main(["plans", "901", "--option", "babloss.ramp_end=0.05", "--out", "alone"]) == 2
+    assert main(["plans", "901", "--option", "babloss.ramp_start=0", "--name", "at_once"]) == 0
+    assert main(["plans", "901", "--plans", "at_once", "--option", "babloss.ramp_end=0.05", "--name", "soon"]) == 0
+    assert main(["plans", "901", "--option", "babloss.ramp_end=0.05", "--name", "alone"]) == 2
     assert "ramp_end is at least ramp_start" in capsys.readouterr().err
     assert not (folder / "alone.json").exists()
 

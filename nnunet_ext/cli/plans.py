@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from nnunet_ext.cli.flags import SEVERAL, Commands, add_command
+from nnunet_ext.cli.flags import SEVERAL, Commands, add_command, add_word
 from nnunet_ext.errors import InputError
 
 
@@ -24,7 +24,7 @@ def _plans(arguments: argparse.Namespace) -> None:
         patch_size=arguments.patch_size,
         features=arguments.features,
         options=_options(arguments.option),
-        out=arguments.out,
+        out=arguments.name,
         force=arguments.force,
     )
     print(written.summary())
@@ -58,12 +58,12 @@ def add(commands: Commands) -> None:
         "write a plans file with a preset or a short schedule beside an existing one; nothing is preprocessed again",
         "nnunet-ext plans 4 --preset pnpnet --configuration 3d_fullres --epochs 100",
     )
-    plans.add_argument("dataset", metavar="DATASET", help="number or name of a preprocessed data set")
+    add_word(plans, "-d", "dataset", "DATASET", "number or name of a preprocessed data set")
     plans.add_argument(
         "--preset", **SEVERAL, default=[], metavar="NAME", help="presets from plans/, applied in this order"
     )
-    plans.add_argument("--plans", default="nnUNetPlans", metavar="NAME", help="plans to start from (%(default)s)")
-    plans.add_argument("--configuration", **SEVERAL, metavar="C", help="configurations to change (default: all)")
+    plans.add_argument("-p", "--plans", default="nnUNetPlans", metavar="NAME", help="plans to start from (%(default)s)")
+    plans.add_argument("-c", "--configuration", **SEVERAL, metavar="C", help="configurations to change (default: all)")
     plans.add_argument("--epochs", type=int, metavar="E", help="number of epochs")
     plans.add_argument("--iterations", type=int, metavar="I", help="training iterations per epoch")
     plans.add_argument("--batch-size", type=int, metavar="B")
@@ -76,5 +76,5 @@ def add(commands: Commands) -> None:
         metavar="METHOD.NAME=VALUE",
         help="option of a method, such as attenscribble.crf_weight=1.0",
     )
-    plans.add_argument("--out", metavar="NAME", help="name of the new plans (default: old name + presets)")
+    plans.add_argument("--name", metavar="NAME", help="name of the new plans (default: old name + presets)")
     plans.add_argument("--force", action="store_true", help="replace a different file of that name")

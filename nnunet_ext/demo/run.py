@@ -164,7 +164,7 @@ class Demo:
         """Plans with a schedule for a CPU; returns a key that changes with them."""
         planned = json.loads((self.preprocessed / "nnUNetPlans.json").read_text())["configurations"][configuration]
         command = ["plans", self.dataset.name, "--preset", "cpu", "--configuration", configuration]
-        command += ["--epochs", str(EPOCHS), "--iterations", str(ITERATIONS), "--out", PLANS, "--force"]
+        command += ["--epochs", str(EPOCHS), "--iterations", str(ITERATIONS), "--name", PLANS, "--force"]
         patch_size = small_patch(planned) if self.device == "cpu" else planned["patch_size"]
         if patch_size != planned["patch_size"]:
             command += ["--patch-size", *map(str, patch_size)]

@@ -112,7 +112,7 @@ def run(command: str, *arguments: str) -> str:
 def test_the_commands_a_user_types(nnunet_folders):
     root = nnunet_folders()
     stock = ["901", "3d_fullres", "0", "-device", "cpu"]
-    run("nnunet-ext", "plans", "901", "--epochs", "1", "--iterations", "2", "--out", "short")
+    run("nnunet-ext", "plans", "901", "--epochs", "1", "--iterations", "2", "--name", "short")
     first = run("nnUNetv2_train", *stock, "-tr", "nnUNetTrainerReference", "-p", "short")
     assert "Mean Validation Dice" in first
     results = root / "results" / tiny.DATASET
