@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from nnunet_ext.cli.flags import SEVERAL, Commands, add_command, add_processes
+from nnunet_ext.errors import InputError
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -14,6 +15,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from nnunet_ext.evaluation.scores import interfaces_beside
     from nnunet_ext.splits.subjects import group
 
+    out = Path(arguments.out) if arguments.out else Path(arguments.prediction) / "evaluation"
+    if out.suffix == ".json" and not out.is_dir():
+        raise InputError(
+            f"-o {out} is a folder here, for summary.json and metrics.csv, and not nnU-Net's file; give {out.parent}."
+        )
     evaluation = evaluate_folders(
         arguments.reference,
         arguments.prediction,
@@ -30,7 +36,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         subjects=(lambda cases: group(cases, arguments.by).subject_of) if arguments.by else None,
         processes=arguments.processes,
     )
-    out = Path(arguments.out) if arguments.out else Path(arguments.prediction) / "evaluation"
     table = out / "metrics.csv"
     evaluation.write(out / "summary.json", table)
     print(evaluation.report())
@@ -52,8 +57,10 @@ def add(commands: Commands) -> None:
     evaluate.add_argument("reference", metavar="GT_FOLDER", help="references, in any format that nnU-Net reads")
     evaluate.add_argument("prediction", metavar="PRED_FOLDER", help="predictions, with the same file names")
     evaluate.add_argument("--labels", **SEVERAL, metavar="NAME=N", help="what is scored (default: from dataset.json)")
-    evaluate.add_argument("--dataset-json", metavar="FILE", help="default: beside predictions or references")
-    evaluate.add_argument("--plans", metavar="FILE", help="default: plans.json beside the predictions, if there is one")
+    evaluate.add_argument("-djfile", "--dataset-json", metavar="FILE", help="default: beside predictions or references")
+    evaluate.add_argument(
+        "-pfile", "--plans", metavar="FILE", help="default: plans.json beside the predictions, if there is one"
+    )
     evaluate.add_argument("--nsd-tolerances", **SEVERAL, type=float, metavar="MM", help="for surface Dice, in mm (1)")
     evaluate.add_argument(
         "--definition",

@@ -136,7 +136,7 @@ def command(request, run_here):
 def test_the_commands_a_user_types(nnunet_folders, command):
     root = nnunet_folders()
     stock = ["901", "3d_fullres", "0", "-device", "cpu"]
-    command("nnunet-ext", "plans", "901", "--epochs", "1", "--iterations", "2", "--out", "short")
+    command("nnunet-ext", "plans", "901", "--epochs", "1", "--iterations", "2", "--name", "short")
     first = command("nnUNetv2_train", *stock, "-tr", "nnUNetTrainerReference", "-p", "short")
     assert "Mean Validation Dice" in first
     results = root / "results" / tiny.DATASET
