@@ -21,11 +21,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from nnunet_ext.discovery import VARIABLE, discovery_folder
+from nnunet_ext.findings import CheckReport, Finding, Severity
 from nnunet_ext.version import __version__
 
 GB = 1024**3
@@ -36,34 +37,36 @@ EXPORT = f'export {VARIABLE}="$(nnunet-ext path)"  (or, once and for all: nnunet
 
 
 @dataclass(frozen=True)
-class Finding:
-    """The result of one check. ``problem``: something will not work; ``warning``: it may not, or badly."""
+class DoctorReport(CheckReport):
+    """Findings, in the order of the checks. ``problem``: something will not work; ``warning``: perhaps, or badly."""
 
-    level: Literal["ok", "warning", "problem"]
-    title: str
-    found: str
-    fix: str = ""
+    severities: ClassVar[tuple[Severity, ...]] = ("problem", "warning", "ok")
+    failing: ClassVar[tuple[Severity, ...]] = ("problem",)
+
+    def report(self) -> str:
+        """A line for each finding, its fix below it, and how many there are."""
+        width = max(len(found.kind) for found in self.findings)
+        lines = []
+        for found in self.findings:
+            lines.append(f"{found.severity:<7}  {found.kind:<{width}}  {found.text}")
+            if found.fix:
+                lines.append(f"{'':<7}  {'':<{width}}  -> {found.fix}")
+        counts = self.counts()
+        return "\n".join([*lines, f"\n{counts['problem']} problem(s), {counts['warning']} warning(s)"])
 
 
 def run() -> int:
     """Print all findings; 1 if one of them is a problem, else 0."""
     _say(f"nnunet-ext {__version__} in {sys.prefix} (this takes some seconds)")
-    findings = diagnose()
-    width = max(len(finding.title) for finding in findings)
-    for finding in findings:
-        _say(f"{finding.level:<7}  {finding.title:<{width}}  {finding.found}")
-        if finding.fix:
-            _say(f"{'':<7}  {'':<{width}}  -> {finding.fix}")
-    problems = sum(finding.level == "problem" for finding in findings)
-    warnings = sum(finding.level == "warning" for finding in findings)
-    _say(f"\n{problems} problem(s), {warnings} warning(s)")
-    return 1 if problems else 0
+    report = DoctorReport(tuple(diagnose()))
+    _say(report.report())
+    return report.exit_code
 
 
-def _say(line: str) -> None:
-    """Print ``line`` on any terminal; folder names may hold what its encoding does not know."""
+def _say(text: str) -> None:
+    """Print ``text`` on any terminal; folder names may hold what its encoding does not know."""
     encoding = sys.stdout.encoding or "utf-8"
-    print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def diagnose() -> list[Finding]:
@@ -77,7 +80,9 @@ def _guarded(check: Callable[[], list[Finding]]) -> list[Finding]:
         return check()
     except Exception as error:  # the doctor itself must survive whatever the machine is like
         found = textwrap.shorten(f"this check failed with {type(error).__name__}: {error}", 300)
-        return [Finding("problem", check.__name__, found, "please report this line, it is a bug of nnunet-ext doctor")]
+        return [
+            Finding("problem", check.__name__, found, fix="please report this line, it is a bug of nnunet-ext doctor")
+        ]
 
 
 def _python(code: str) -> subprocess.CompletedProcess[str]:
@@ -99,16 +104,16 @@ def python_and_nnunet() -> list[Finding]:
     version = sys.version_info
     python = Finding("ok", "Python", ".".join(map(str, version[:3])))
     if version < (3, 10):
-        python = Finding("problem", "Python", python.found, "make an environment with Python 3.10 or newer")
+        python = Finding("problem", "Python", python.text, fix="make an environment with Python 3.10 or newer")
     try:
         installed = metadata.version("nnunetv2")
     except metadata.PackageNotFoundError:
-        return [python, Finding("problem", "nnU-Net", "nnunetv2 is not installed", INSTALL_NNUNET)]
+        return [python, Finding("problem", "nnU-Net", "nnunetv2 is not installed", fix=INSTALL_NNUNET)]
     if (2, 8) <= _major_minor(installed) < (3, 0):
         return [python, Finding("ok", "nnU-Net", f"nnunetv2 {installed}")]
     return [
         python,
-        Finding("problem", "nnU-Net", f"nnunetv2 {installed}, but 2.8 or a later 2.x is needed", INSTALL_NNUNET),
+        Finding("problem", "nnU-Net", f"nnunetv2 {installed}, but 2.8 or a later 2.x is needed", fix=INSTALL_NNUNET),
     ]
 
 
@@ -126,7 +131,7 @@ def shadowed_nnunet() -> list[Finding]:
     if forks:
         found = f"brought by {', '.join(forks)} (a fork of nnU-Net?) in place of nnU-Net or mixed with it"
         fix = f"pip uninstall {' '.join(forks)}, then {REINSTALL_NNUNET}; or give the fork an environment of its own"
-        findings.append(Finding("problem", title, found, fix))
+        findings.append(Finding("problem", title, found, fix=fix))
 
     probe = _python(
         "import importlib.util, json; spec = importlib.util.find_spec('nnunetv2')\n"
@@ -134,21 +139,21 @@ def shadowed_nnunet() -> list[Finding]:
     )
     origin, *locations = json.loads(probe.stdout)
     if origin == "":
-        findings.append(Finding("problem", title, "cannot be found by Python", REINSTALL_NNUNET))
+        findings.append(Finding("problem", title, "cannot be found by Python", fix=REINSTALL_NNUNET))
     elif origin is None:
         found = f"only a folder without __init__.py: {', '.join(locations)}"
-        findings.append(Finding("problem", title, found, f"delete that folder, then {REINSTALL_NNUNET}"))
+        findings.append(Finding("problem", title, found, fix=f"delete that folder, then {REINSTALL_NNUNET}"))
     elif "nnunetv2" in providers:
         root = _installed_root(metadata.distribution("nnunetv2"))
         if not Path(origin).resolve().is_relative_to(root):
             found = f"Python imports {Path(origin).parent}, but pip installed it in {root}"
             fix = "take its parent folder out of PYTHONPATH, or uninstall the package that brought it"
-            findings.append(Finding("problem", title, found, fix))
+            findings.append(Finding("problem", title, found, fix=fix))
 
     here = Path("nnunetv2").resolve()
     if here.is_dir() and not (origin and Path(origin).resolve().is_relative_to(here)):
         found = f"python -m, python -c and notebooks started in this folder import {here} instead"
-        findings.append(Finding("warning", title, found, "work in another folder, or rename that one"))
+        findings.append(Finding("warning", title, found, fix="work in another folder, or rename that one"))
     return findings or [Finding("ok", title, str(Path(origin).parent))]
 
 
@@ -176,22 +181,24 @@ def _folder(variable: str, needed: bool) -> Finding:
     value = os.environ.get(variable)
     level: Literal["warning", "problem"] = "problem" if needed else "warning"
     if not value:
-        return Finding(level, variable, "not set", f"export {variable}=/a/folder/of/yours")
+        return Finding(level, variable, "not set", fix=f"export {variable}=/a/folder/of/yours")
     quoted = shlex.quote(value)
     if not os.path.isdir(value):
-        return Finding(level, variable, f"{value} is no folder", f"mkdir -p {quoted}, or correct the variable")
+        return Finding(level, variable, f"{value} is no folder", fix=f"mkdir -p {quoted}, or correct the variable")
     if not os.access(value, os.R_OK | os.X_OK | (os.W_OK if needed else 0)):
         right = "written to" if needed else "read"
         return Finding(
             level,
             variable,
             f"{value} cannot be {right}",
-            f"give yourself that right, or export {variable}=/another/folder",
+            fix=f"give yourself that right, or export {variable}=/another/folder",
         )
     free = shutil.disk_usage(value).free / GB
     found = f"{value} ({free:.0f} GB free)"
     if needed and free < 5:
-        return Finding("warning", variable, found, "free some space: preprocessed data and checkpoints take gigabytes")
+        return Finding(
+            "warning", variable, found, fix="free some space: preprocessed data and checkpoints take gigabytes"
+        )
     return Finding("ok", variable, found)
 
 
@@ -210,7 +217,7 @@ def torchvision_fits() -> list[Finding]:
         "install both in one command, from the index that your torch came from (https://pytorch.org/get-started): "
         "pip install --force-reinstall torch torchvision"
     )
-    return [Finding("problem", "torchvision", found, fix)]
+    return [Finding("problem", "torchvision", found, fix=fix)]
 
 
 def discovery() -> list[Finding]:
@@ -221,15 +228,15 @@ def discovery() -> list[Finding]:
     for entry in entries:
         if not os.path.exists(entry):
             fix = f"correct it or take it out of {VARIABLE}"
-            findings.append(Finding("warning", VARIABLE, f"{entry} does not exist; nnU-Net skips it silently", fix))
+            findings.append(Finding("warning", VARIABLE, f"{entry} does not exist; nnU-Net skips it silently", fix=fix))
         elif harm := _harm(entry):
             fix = f"take it out of {VARIABLE}, then {EXPORT}"
-            findings.append(Finding("problem", VARIABLE, f"{entry} {harm}", fix))
-    if any(finding.level == "problem" for finding in findings):
+            findings.append(Finding("problem", VARIABLE, f"{entry} {harm}", fix=fix))
+    if any(finding.severity == "problem" for finding in findings):
         return findings
     if discovery_folder().resolve() not in [Path(entry).resolve() for entry in entries]:
         found = f"does not name {discovery_folder()}" if entries else "not set, so nnU-Net does not find these trainers"
-        return [*findings, Finding("problem", VARIABLE, found, EXPORT)]
+        return [*findings, Finding("problem", VARIABLE, found, fix=EXPORT)]
     return [*findings, _lookup()]
 
 
@@ -258,18 +265,18 @@ def _lookup() -> Finding:
         if lines[-1].startswith("nnunet_ext."):
             return Finding("ok", title, f"nnU-Net finds {TRAINER} in {lines[-1]}")
         found = f"{TRAINER} comes from {lines[-1]}, not from nnunet_ext"
-        return Finding("problem", title, found, f"put {discovery_folder()} first in {VARIABLE}")
+        return Finding("problem", title, found, fix=f"put {discovery_folder()} first in {VARIABLE}")
     searched = [line.partition(": ")[2] for line in lines if line.startswith("Searching in: ")]
     if not searched:
         found = f"nnU-Net cannot import its own trainers: {_last_line(probe)}"
-        return Finding("problem", title, found, "install what the error names; if it names torchvision, see there")
+        return Finding("problem", title, found, fix="install what the error names; if it names torchvision, see there")
     entry = searched[-1]
     if Path(entry).resolve() == discovery_folder().resolve():
         found = f"{TRAINER} cannot be imported: {_last_line(probe)}"
-        return Finding("problem", title, found, "install what the error names, or install nnunet-ext again")
+        return Finding("problem", title, found, fix="install what the error names, or install nnunet-ext again")
     found = f"a module in {entry} cannot be imported: {_last_line(probe)}"
     fix = f"repair it or take {entry} out of {VARIABLE}: nnU-Net stops there and finds nothing that comes after it"
-    return Finding("problem", title, found, fix)
+    return Finding("problem", title, found, fix=fix)
 
 
 # --- the machine ------------------------------------------------------------------------------------------------------
@@ -293,11 +300,11 @@ print(json.dumps({
 
 
 def torch_and_gpu() -> list[Finding]:
-    """What torch can use, and whether torch.compile, which nnU-Net switches on for CUDA, can work."""
+    """Which devices torch can use, and whether torch.compile, which nnU-Net switches on for CUDA, can work."""
     probe = _python(_TORCH)
     if probe.returncode:
         fix = "install torch and torchvision as https://pytorch.org/get-started says, in one command"
-        return [Finding("problem", "torch", f"cannot be imported: {_last_line(probe)}", fix)]
+        return [Finding("problem", "torch", f"cannot be imported: {_last_line(probe)}", fix=fix)]
     facts: dict[str, Any] = json.loads(probe.stdout.strip().splitlines()[-1])
     version = Finding("ok", "torch", facts["version"])
     if _major_minor(facts["version"]) == (2, 9):
@@ -306,7 +313,7 @@ def torch_and_gpu() -> list[Finding]:
             "warning",
             "torch",
             found,
-            "another version, in one command: pip install 'torch!=2.9.*' torchvision",
+            fix="another version, in one command: pip install 'torch!=2.9.*' torchvision",
         )
     return [version, _gpu(facts), _compile(facts)]
 
@@ -321,7 +328,7 @@ def _gpu(facts: dict[str, Any]) -> Finding:
         found, fix = "none that torch can use", "if there is a GPU, update its driver"
     else:
         found, fix = "this torch was built without GPU support", "if there is a GPU, install a torch for it"
-    return Finding("warning", "GPU", found, f"{fix}; otherwise train and predict with -device cpu (slow)")
+    return Finding("warning", "GPU", found, fix=f"{fix}; otherwise train and predict with -device cpu (slow)")
 
 
 def _compile(facts: dict[str, Any]) -> Finding:
@@ -339,7 +346,7 @@ def _compile(facts: dict[str, Any]) -> Finding:
         missing.append("a C compiler (gcc or clang)")
     if missing:
         found = f"training will stop at its first iteration: {' and '.join(missing)} not found ({said})"
-        return Finding("problem", title, found, "install it, or switch compiling off: export nnUNet_compile=f")
+        return Finding("problem", title, found, fix="install it, or switch compiling off: export nnUNet_compile=f")
     return Finding("ok", title, f"triton and a C compiler found ({said})")
 
 
@@ -368,14 +375,14 @@ def _count(variable: str, default: int) -> tuple[int, Finding | None]:
         return int(value), None
     except ValueError:
         found = f"{value!r} is no number; nnU-Net stops when it is imported"
-        return default, Finding("problem", variable, found, f"export {variable}={default}")
+        return default, Finding("problem", variable, found, fix=f"export {variable}={default}")
 
 
 def _augmentation_workers(augmentation: int, processes: int, cpus: int) -> Finding:
     title = "nnUNet_n_proc_DA"
     if augmentation == 0:
         found = "0: fine for training, but planning crashes (it calls torch.set_num_threads with it)"
-        return Finding("warning", title, found, f"unset {title} before nnUNetv2_plan_and_preprocess")
+        return Finding("warning", title, found, fix=f"unset {title} before nnUNetv2_plan_and_preprocess")
     return Finding("ok", title, f"{processes} worker processes in a training on {cpus} CPUs")
 
 
@@ -383,7 +390,7 @@ def _preprocessing_workers(preprocessing: int, cpus: int) -> Finding:
     title = "nnUNet_def_n_proc"
     found = f"{preprocessing} processes for preprocessing and export on {cpus} CPUs"
     if preprocessing > cpus:
-        return Finding("warning", title, found, f"export {title}={cpus}")
+        return Finding("warning", title, found, fix=f"export {title}={cpus}")
     return Finding("ok", title, found)
 
 
@@ -395,7 +402,7 @@ def _memory(processes: int) -> list[Finding]:
     found = f"{memory:.0f} GB, {share:.1f} GB for each of the {processes + 1} processes of a training"
     if share < 2:
         fewer = max(1, int((memory / 2 - 1) / 1.5))  # n + n / 2 workers and the main process, 2 GB each
-        return [Finding("warning", "memory", found, f"fewer workers: export nnUNet_n_proc_DA={fewer}")]
+        return [Finding("warning", "memory", found, fix=f"fewer workers: export nnUNet_n_proc_DA={fewer}")]
     return [Finding("ok", "memory", found)]
 
 
@@ -406,7 +413,7 @@ def _shared_memory(processes: int, folder: str = "/dev/shm") -> list[Finding]:
     found = f"{folder}: {usage.total / GB:.1f} GB, {usage.free / GB:.1f} GB free"
     if usage.free < GB and processes:
         fix = "with Docker: docker run --ipc=host (or --shm-size=8g); otherwise export nnUNet_n_proc_DA=0 for training"
-        return [Finding("warning", "shared memory", found, fix)]
+        return [Finding("warning", "shared memory", found, fix=fix)]
     return [Finding("ok", "shared memory", found)]
 
 
@@ -418,7 +425,7 @@ def _open_files() -> list[Finding]:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < 1024:
         return [
-            Finding("warning", "open files", f"at most {soft}; workers pass arrays through files", "ulimit -n 4096")
+            Finding("warning", "open files", f"at most {soft}; workers pass arrays through files", fix="ulimit -n 4096")
         ]
     return [Finding("ok", "open files", "no limit" if soft == resource.RLIM_INFINITY else f"at most {soft}")]
 

@@ -1,18 +1,20 @@
-"""What the quality controls have in common: how bad a finding is, their order, and how they are printed."""
+"""Findings of the quality controls (doctor, scribbles, landmarks, splits), reports of them, and text tables."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
-Severity = Literal["fatal", "warning", "note"]
-"""``fatal``: a training would fail or learn the wrong thing; ``warning``: probably a mistake; ``note``."""
+from nnunet_ext.files import write_rows
 
-SEVERITIES: tuple[Severity, ...] = ("fatal", "warning", "note")
+Severity = Literal["fatal", "error", "problem", "warning", "note", "ok"]
+"""``fatal``, ``error`` and ``problem`` are one thing, in the word that each command prints: a training would fail or
+learn the wrong thing. ``warning``: probably a mistake; ``note``: good to know; ``ok``: looked at, nothing wrong."""
 
 PRINTED = 20
-"""Findings that are printed; the files hold all."""
+"""Number of findings that are printed; the files hold all."""
 
 
 @dataclass(frozen=True)
@@ -24,33 +26,74 @@ class Finding:
         kind: one word or two, to sort by.
         text: one sentence.
         case: name; None for the whole data set.
+        about: name of the label or landmark, if it is about one.
+        index: slice to look at, from 0.
+        fix: command or advice that mends it.
     """
 
     severity: Severity
     kind: str
     text: str
     case: str | None = None
+    about: str | None = None
+    index: int | None = None
+    fix: str = ""
+
+    @property
+    def place(self) -> str:
+        """Case and slice, for people: ``case_007, slice 3``."""
+        return (self.case or "all cases") + ("" if self.index is None else f", slice {self.index + 1}")
 
 
-Found = TypeVar("Found", bound=Finding)
+@dataclass(frozen=True)
+class CheckReport:
+    """Findings of one command; a subclass adds what else the command measured.
 
+    Attributes:
+        findings: in the order in which they are printed.
+    """
 
-def by_severity(findings: Iterable[Found]) -> list[Found]:
-    """The worst first, those of the data set before those of cases."""
-    return sorted(findings, key=lambda found: (SEVERITIES.index(found.severity), found.case or ""))
+    severities: ClassVar[tuple[Severity, ...]] = ("fatal", "warning", "note")
+    """Those that the command knows, the worst first."""
+    failing: ClassVar[tuple[Severity, ...]] = ("fatal",)
+    """Those that make the exit code 1."""
+    columns: ClassVar[Mapping[str, str]] = {name: name for name in ("severity", "kind", "text", "case")}
+    """Columns of ``findings.csv`` and the attributes of :class:`Finding` in them."""
 
+    findings: tuple[Finding, ...]
 
-def verdict(findings: Iterable[Finding]) -> str:
-    """``findings: 0 fatal, 2 warning, 1 note``."""
-    severities = [found.severity for found in findings]
-    return "findings: " + ", ".join(f"{severities.count(severity)} {severity}" for severity in SEVERITIES)
+    @classmethod
+    def by_severity(cls, findings: Iterable[Finding]) -> tuple[Finding, ...]:
+        """The worst first, those of the data set before those of cases."""
+        return tuple(sorted(findings, key=lambda found: (cls.severities.index(found.severity), found.case or "")))
 
+    @property
+    def exit_code(self) -> int:
+        """1 if a finding is of a severity in :attr:`failing`, otherwise 0."""
+        return int(any(found.severity in self.failing for found in self.findings))
 
-def listed(findings: Sequence[Found], place: Callable[[Found], str] = lambda found: "") -> list[str]:
-    """A line each, for the first of them; ``place``: where in the case, to follow its name."""
-    lines = [f"{f.severity:<8} {f.case or 'all cases'}{place(f)}: {f.text}" for f in findings[:PRINTED]]
-    more = len(findings) - PRINTED
-    return [*lines, f"… and {more} more in findings.csv"] if more > 0 else lines
+    def counts(self) -> dict[Severity, int]:
+        """Number of findings of each severity."""
+        found = [finding.severity for finding in self.findings]
+        return {severity: found.count(severity) for severity in self.severities}
+
+    def verdict(self) -> str:
+        """``findings: 0 fatal, 2 warning, 1 note``."""
+        return "findings: " + ", ".join(f"{count} {severity}" for severity, count in self.counts().items())
+
+    def listed(self) -> list[str]:
+        """A line for each of the first findings."""
+        lines = [f"{found.severity:<8} {found.place}: {found.text}" for found in self.findings[:PRINTED]]
+        more = len(self.findings) - PRINTED
+        return [*lines, f"… and {more} more in findings.csv"] if more > 0 else lines
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The findings by :attr:`columns`."""
+        return [{column: getattr(found, name) for column, name in self.columns.items()} for found in self.findings]
+
+    def write_findings(self, folder: Path) -> None:
+        """Write ``findings.csv``."""
+        write_rows(folder / "findings.csv", self.columns, self.rows())
 
 
 def some(names: Sequence[str]) -> str:

@@ -10,16 +10,16 @@ from nnunet_ext.cli.models import add_prediction_flags, model_folder, prediction
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from nnunet_ext.landmarks.check import check_dataset
+    from nnunet_ext.landmarks.check import check_landmarks
 
-    report = check_dataset(arguments.dataset, labels=arguments.labels, processes=arguments.processes)
+    report = check_landmarks(arguments.dataset, labels=arguments.labels, processes=arguments.processes)
     out = Path(arguments.out or f"nnunet_ext_landmarks_{report.dataset.raw.name}")
     write_and_print(report, out, "findings.csv, distances.csv and check.json  everything that was found")
     return report.exit_code
 
 
 def _convert(arguments: argparse.Namespace) -> None:
-    from nnunet_ext.landmarks.convert import convert
+    from nnunet_ext.landmarks.formats import convert
 
     written = convert(
         arguments.files,
@@ -32,7 +32,8 @@ def _convert(arguments: argparse.Namespace) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from nnunet_ext.landmarks.predictor import FOLDER, TABLE, predict
+    from nnunet_ext.landmarks.formats import TABLE
+    from nnunet_ext.landmarks.predictor import FOLDER, predict
 
     found = predict(
         arguments.images,

@@ -25,9 +25,9 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from nnunet_ext.scribbles.check import check_dataset
+    from nnunet_ext.scribbles.check import check_scribbles
 
-    report = check_dataset(
+    report = check_scribbles(
         arguments.dataset, dense=arguments.dense, plans=arguments.plans, processes=arguments.processes
     )
     out = Path(arguments.out or f"nnunet_ext_scribbles_{report.dataset.name}")

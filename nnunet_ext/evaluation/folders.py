@@ -14,8 +14,7 @@ import numpy as np
 from nnunet_ext.data.label_definitions import ScoredLabels
 from nnunet_ext.data.reading import Reader, require_same_geometry
 from nnunet_ext.errors import InputError
-from nnunet_ext.evaluation.metrics import DEFINITIONS, EMPTY_RULES, CaseMetrics, EmptyRule, label_metrics
-from nnunet_ext.evaluation.numbers import mean, shown
+from nnunet_ext.evaluation.metrics import DEFINITIONS, EMPTY_RULES, CaseMetrics, EmptyRule, label_metrics, mean, shown
 from nnunet_ext.evaluation.slice_consistency import DEFINITION, Consistency, slice_consistency
 from nnunet_ext.evaluation.surfaces import Definition
 from nnunet_ext.files import read_json, replacing, write_rows

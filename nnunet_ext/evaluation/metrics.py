@@ -8,7 +8,7 @@ computed, to be quoted next to it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -150,6 +150,17 @@ def label_metrics(
             masks = [mask & ~ignored[box] for mask in masks]
         result[name] = _metrics(masks[0], masks[1], options)
     return result
+
+
+def mean(values: Iterable[float]) -> float:
+    """The mean of the values that exist; NaN if none does."""
+    counted = [value for value in values if not math.isnan(value)]
+    return float(np.mean(counted)) if counted else math.nan
+
+
+def shown(value: float, digits: int) -> str:
+    """A number as text; a dash if it does not exist."""
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 # -- checked input ----------------------------------------------------------------------------------------------------

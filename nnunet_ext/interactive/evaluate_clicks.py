@@ -27,8 +27,7 @@ from scipy.ndimage import distance_transform_edt, label
 from nnunet_ext.data.label_definitions import ScoredLabels
 from nnunet_ext.data.reading import Reader, Volume, require_same_geometry
 from nnunet_ext.errors import InputError
-from nnunet_ext.evaluation.metrics import DEFINITIONS, EMPTY_RULES, CaseMetrics, label_metrics
-from nnunet_ext.evaluation.numbers import mean
+from nnunet_ext.evaluation.metrics import DEFINITIONS, EMPTY_RULES, CaseMetrics, label_metrics, mean
 from nnunet_ext.files import replacing, write_json, write_rows
 from nnunet_ext.interactive.click_figure import clicks_figure
 from nnunet_ext.interactive.session import S2VSession

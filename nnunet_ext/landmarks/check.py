@@ -2,51 +2,75 @@
 
 The prior "this landmark lies on the surface of that organ" is measured in the cases that have both. Without such cases
 it is estimated across the set: the position of a landmark relative to the centre of its image, in the images of cases
-with the organ.
+with the organ. It writes::
+
+    findings.csv    severity, kind, text, case, landmark
+    distances.csv   case, landmark, organ, mm (negative inside), across
+    check.json      both, the table, and what is annotated in every case
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
 from nnunet_ext.data.geometry import Floats, Geometry, to_lps
 from nnunet_ext.data.raw import RawCase, require_labels
-from nnunet_ext.data.reading import Reader, Volume
+from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
-from nnunet_ext.findings import by_severity, some
-from nnunet_ext.landmarks.check_report import CheckReport, Distance
-from nnunet_ext.landmarks.dataset import FOLDER, LandmarkDataset, Organs, as_3d, open_landmarks
-from nnunet_ext.landmarks.declaration import Declaration
-from nnunet_ext.landmarks.findings import (
-    Finding,
-    Position,
+from nnunet_ext.files import write_json, write_rows
+from nnunet_ext.findings import CheckReport, Finding, aligned, some
+from nnunet_ext.landmarks.check_rules import (
+    PlacedLandmarks,
     annotated,
+    empty_mask,
+    far_from_organ,
     flipped_fits,
     names_of,
     pairs,
     places,
     prior,
-    strays,
+    same_grid,
     unusual_places,
 )
+from nnunet_ext.landmarks.dataset import FOLDER, Declaration, Organs, RawLandmarkDataset, as_3d, open_landmarks
 from nnunet_ext.landmarks.formats import Cases, read_file
 from nnunet_ext.landmarks.points import Landmarks, State
 from nnunet_ext.processes.parallel import for_every_case
+from nnunet_ext.version import __version__
 
 ACROSS = 20
 """Cases with an organ in which the landmarks of others are placed, to estimate the prior across the set."""
 
 
+@dataclass(frozen=True)
+class Distance:
+    """Distance of a landmark from the surface of an organ.
+
+    Attributes:
+        case: in whose label map it was measured.
+        landmark, organ: names.
+        mm: negative inside.
+        across: the median, without sign, of the landmarks of other cases, whose images were laid centre on centre.
+    """
+
+    case: str
+    landmark: str
+    organ: str
+    mm: float
+    across: bool = False
+
+
 @dataclass(frozen=True, eq=False)
-class CheckedCase:
-    """One case; ``position`` is None without landmarks, ``organs`` are those with a surface in its label map."""
+class CheckedLandmarks:
+    """One case; ``placed`` is None without landmarks, ``organs`` are those with a surface in its label map."""
 
     name: str
-    position: Position | None
+    placed: PlacedLandmarks | None
     organs: frozenset[str]
     segmented: bool
     voxel_mm: float
@@ -54,9 +78,103 @@ class CheckedCase:
     findings: tuple[Finding, ...]
 
 
-def check_dataset(
+@dataclass(frozen=True, eq=False)
+class LandmarkReport(CheckReport):
+    """Findings in landmarks, with what is annotated and the distances from organs.
+
+    Attributes:
+        dataset: that was checked.
+        placed: the landmarks in their image, by case with landmarks.
+        segmented: cases with labels.
+        distances: in the order of the cases.
+    """
+
+    columns: ClassVar[Mapping[str, str]] = {**CheckReport.columns, "landmark": "about"}
+
+    dataset: RawLandmarkDataset
+    placed: Mapping[str, PlacedLandmarks]
+    segmented: tuple[str, ...]
+    distances: tuple[Distance, ...]
+
+    def table(self) -> list[list[str]]:
+        """Cases in which each landmark is present, absent, unknown; its distances per organ. Texts with header."""
+        header = [
+            "landmark",
+            "present",
+            "absent",
+            "unknown",
+            "on the surface of",
+            "n",
+            "median mm",
+            "95 % mm",
+            "max mm",
+        ]
+        rows = [[*header, "inside"]]
+        for k, name in enumerate(self.dataset.declaration.names):
+            states = [placed.states[k] for placed in self.placed.values()]
+            counts = [str(sum(s == state for s in states)) for state in (State.PRESENT, State.ABSENT, State.UNKNOWN)]
+            for organ in self.dataset.declaration.surface_of.get(name, ()) or (None,):
+                rows.append([name, *counts, *self._cells(name, organ)])
+        return rows
+
+    def _cells(self, landmark: str, organ: str | None) -> list[str]:
+        own = [d for d in self.distances if (d.landmark, d.organ) == (landmark, organ)]
+        if not own:
+            return [organ or "–", "0", *["–"] * 4]
+        signed = np.array([d.mm for d in own])
+        mm = np.abs(signed)
+        mark = "≈ " if own[0].across else ""
+        numbers = [f"{mark}{value:.2f}" for value in (np.median(mm), np.percentile(mm, 95), mm.max())]
+        share = "–" if own[0].across else f"{100 * (signed < 0).mean():.0f} %"
+        return [str(organ), str(len(own)), *numbers, share]
+
+    def summary(self) -> str:
+        """One sentence: how much is annotated, and the verdict."""
+        both = len(set(self.placed) & set(self.segmented))
+        counts = f"{len(self.placed)} with landmarks, {len(self.segmented)} with labels, {both} with both"
+        return f"{self.dataset.raw.name}: {len(self.dataset.raw.cases)} cases, {counts}; {self.verdict()}"
+
+    def report(self) -> str:
+        """The text to print."""
+        lines = [self.summary(), "", *aligned(self.table())]
+        if any(distance.across for distance in self.distances):
+            lines.append(
+                "≈: across cases, with images laid centre on centre, because no case has both; a rough estimate"
+            )
+        if self.findings:
+            lines += ["", *self.listed()]
+        return "\n".join(lines)
+
+    def write(self, folder: str | Path) -> None:
+        """Write ``findings.csv``, ``distances.csv`` and ``check.json``."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.write_findings(folder)
+        distances = [{**asdict(distance), "mm": round(distance.mm, 4)} for distance in self.distances]
+        write_rows(folder / "distances.csv", [field.name for field in fields(Distance)], distances)
+        header, *rows = self.table()
+        content = {
+            "nnunet_ext": __version__,
+            "dataset": str(self.dataset.raw.folder),
+            "summary": self.summary(),
+            "table": [dict(zip(header, row, strict=True)) for row in rows],
+            "findings": self.rows(),
+            "distances": distances,
+            "cases": {case.name: self._case(case.name) for case in self.dataset.raw.cases},
+        }
+        write_json(folder / "check.json", content)
+
+    def _case(self, name: str) -> dict[str, Any]:
+        states: dict[str, str] = {}
+        if name in self.placed:
+            both = zip(self.dataset.declaration.names, self.placed[name].states, strict=True)
+            states = {landmark: State(int(state)).name.lower() for landmark, state in both}
+        return {"segmented": name in self.segmented, "landmarks": states}
+
+
+def check_landmarks(
     dataset: str | int | Path, *, labels: str | Path | None = None, processes: int | None = None
-) -> CheckReport:
+) -> LandmarkReport:
     """Look at every training case of a data set with landmarks.
 
     Args:
@@ -83,9 +201,10 @@ def check_dataset(
     distances += _across(found, cases, files, reader, processes, {(d.landmark, d.organ) for d in distances})
     findings += _of_all(found, cases, distances)
     findings += [finding for case in cases for finding in case.findings]
-    positions = {case.name: case.position for case in cases if case.position is not None}
+    all_placed = {case.name: case.placed for case in cases if case.placed is not None}
     segmented = [case.name for case in cases if case.segmented]
-    return CheckReport(found, positions, tuple(segmented), tuple(distances), tuple(by_severity(findings)))
+    ordered = LandmarkReport.by_severity(findings)
+    return LandmarkReport(ordered, found, all_placed, tuple(segmented), tuple(distances))
 
 
 def check_case(
@@ -95,7 +214,7 @@ def check_case(
     declaration: Declaration,
     organs: Organs,
     reader_name: str,
-) -> CheckedCase:
+) -> CheckedLandmarks:
     """Look at one case.
 
     Args:
@@ -113,20 +232,20 @@ def check_case(
     image, labels = reader.image(case.images[0]), reader.labels(label_file)
     require_labels(labels.array, organs.known, label_file)
     geometry, shape = Geometry.from_volume(image), as_3d(image.array).shape
-    findings = list(_same_grid(case.name, image, labels, label_file))
+    findings = list(same_grid(case.name, image, labels, label_file))
     segmented = bool(np.any(labels.array != organs.ignore)) and organs.annotated.get(case.name) != frozenset()
     surfaces = {organ: organs.surface(case.name, organ, labels) for organ in organs.values}
     visible = {organ: surface for organ, surface in surfaces.items() if surface is not None}
-    position, distances = None, []
+    placed, distances = None, []
     if landmarks is not None:
-        position = Position.of(landmarks, declaration.names, geometry, shape)
+        placed = PlacedLandmarks.of(landmarks, declaration.names, geometry, shape)
         findings += names_of(case.name, landmarks, declaration.names)
-        findings += places(case.name, position, declaration.names)
+        findings += places(case.name, placed, declaration.names)
         flipped = []
         for k, name in enumerate(declaration.names):
             for organ in declaration.surface_of.get(name, ()):
-                if organ in visible and position.states[k] == State.PRESENT:
-                    point = position.points_mm[k]
+                if organ in visible and placed.states[k] == State.PRESENT:
+                    point = placed.points_mm[k]
                     both = geometry.to_index([point, to_lps(point, "RAS")])
                     here, there = visible[organ].signed_distances_mm(both)
                     distances.append(Distance(case.name, name, organ, float(here)))
@@ -134,13 +253,13 @@ def check_case(
         if distances and not any(finding.kind == "RAS/LPS" for finding in findings):
             ours = np.array([distance.mm for distance in distances])
             findings += flipped_fits(case.name, ours, np.array(flipped), float(min(image.spacing_mm)))
-        findings += _empty_mask(case.name, position, labels, declaration, organs)
-    if not segmented and (position is None or not (position.states != State.UNKNOWN).any()):
+        findings += empty_mask(case.name, placed, labels, declaration, organs)
+    if not segmented and (placed is None or not (placed.states != State.UNKNOWN).any()):
         text = "neither landmarks nor labels: it teaches nothing; is the file of landmarks called like the case?"
         findings.append(Finding("warning", "neither", text, case.name))
-    return CheckedCase(
+    return CheckedLandmarks(
         case.name,
-        position,
+        placed,
         frozenset(visible),
         segmented,
         float(min(image.spacing_mm)),
@@ -180,7 +299,7 @@ def distances_elsewhere(
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def _read(found: LandmarkDataset) -> tuple[Cases, list[Finding]]:
+def _read(found: RawLandmarkDataset) -> tuple[Cases, list[Finding]]:
     """All files that can be read; a finding for each that cannot, or that belongs to no case."""
     cases: Cases = {}
     findings: list[Finding] = []
@@ -209,47 +328,16 @@ def _label_file(case: RawCase, folder: str | Path | None) -> Path:
     return other if other.is_file() else case.label
 
 
-def _same_grid(case: str, image: Volume, labels: Volume, label_file: Path) -> Iterator[Finding]:
-    """nnU-Net only prints a warning when image and label map lie elsewhere, but landmarks are placed in the image."""
-    one, other = Geometry.from_volume(image), Geometry.from_volume(labels)
-    if image.array.shape != labels.array.shape:
-        found = f"{labels.array.shape}, of the image {image.array.shape}"
-        raise InputError(f"{label_file}: the shape is {found}; both must lie on the same voxels.")
-    corners = np.array([(0, 0, 0), as_3d(image.array).shape])
-    apart = np.linalg.norm(one.to_mm(corners) - other.to_mm(corners), axis=1).max()
-    if apart > 0.5 * min(image.spacing_mm):
-        text = f"the label map lies up to {apart:.1f} mm from the image: copy origin and direction of the image to it"
-        yield Finding("fatal", "geometry", text, case)
-
-
-def _empty_mask(
-    case: str, position: Position, labels: Volume, declaration: Declaration, organs: Organs
+def _of_all(
+    found: RawLandmarkDataset, cases: Sequence[CheckedLandmarks], distances: Sequence[Distance]
 ) -> Iterator[Finding]:
-    """A label map of zeros for a case with only landmarks teaches that there are no organs."""
-    if labels.array.any() or organs.annotated.get(case) == frozenset():
-        return
-    on_organs = [
-        name
-        for k, name in enumerate(declaration.names)
-        if position.states[k] == State.PRESENT and name in declaration.surface_of
-    ]
-    text = "the label map is all background"
-    if on_organs:
-        text += f", but {on_organs[0]} lies on an organ: nnU-Net would learn that there is none; fill it with ignore"
-        yield Finding("fatal", "empty mask", text, case, on_organs[0])
-    else:
-        text += "; if nobody labelled the case, fill it with the ignore label"
-        yield Finding("warning", "empty mask", text, case)
-
-
-def _of_all(found: LandmarkDataset, cases: Sequence[CheckedCase], distances: Sequence[Distance]) -> Iterator[Finding]:
-    """What only the whole data set shows."""
-    positions = {case.name: case.position for case in cases if case.position is not None}
+    """Find what only the whole data set shows."""
+    all_placed = {case.name: case.placed for case in cases if case.placed is not None}
     names = found.declaration.names
     if found.files:
-        yield from annotated(positions, names)
+        yield from annotated(all_placed, names)
     mixed = {f.case for case in cases for f in case.findings if f.kind == "RAS/LPS"}
-    fitting = {case: position for case, position in positions.items() if case not in mixed}
+    fitting = {case: placed for case, placed in all_placed.items() if case not in mixed}
     yield from pairs(fitting, found.declaration)
     yield from unusual_places(fitting)
     voxel_mm = float(np.median([case.voxel_mm for case in cases]))
@@ -257,7 +345,7 @@ def _of_all(found: LandmarkDataset, cases: Sequence[CheckedCase], distances: Seq
         organs = found.declaration.surface_of.get(name, ())
         if not organs:
             text = f"{name} has no surface_of: it is learned, but ties no organ to it"
-            yield Finding("note", "no prior", text, landmark=name)
+            yield Finding("note", "no prior", text, about=name)
         for organ in organs:
             own = [d for d in distances if (d.landmark, d.organ) == (name, organ)]
             if own:
@@ -265,10 +353,10 @@ def _of_all(found: LandmarkDataset, cases: Sequence[CheckedCase], distances: Seq
                 yield from prior(name, organ, mm, voxel_mm, measured=not own[0].across)
                 if not own[0].across:
                     here = {d.case: d.mm for d in own if d.case not in mixed}
-                    yield from strays(name, organ, here, voxel_mm)
+                    yield from far_from_organ(name, organ, here, voxel_mm)
             else:
                 text = f"no case to measure how far {name} is from {organ}"
-                yield Finding("note", "prior", text, landmark=name)
+                yield Finding("note", "prior", text, about=name)
     only = [case.name for case in cases if not case.segmented]
     if only and any("CT" in str(channel).upper() for channel in found.raw.description["channel_names"].values()):
         text = (
@@ -278,8 +366,8 @@ def _of_all(found: LandmarkDataset, cases: Sequence[CheckedCase], distances: Seq
 
 
 def _across(
-    found: LandmarkDataset,
-    cases: Sequence[CheckedCase],
+    found: RawLandmarkDataset,
+    cases: Sequence[CheckedLandmarks],
     files: Mapping[str, Path],
     reader: str,
     processes: int | None,
@@ -288,7 +376,7 @@ def _across(
     """Distances for every landmark and organ that no case has both of."""
     offsets: dict[tuple[str, str], Floats] = {}
     for k, name in enumerate(found.declaration.names):
-        own = [case.position.offsets_mm()[k] for case in cases if case.position is not None]
+        own = [case.placed.offsets_mm()[k] for case in cases if case.placed is not None]
         own = [offset for offset in own if np.isfinite(offset).all()]
         for organ in found.declaration.surface_of.get(name, ()):
             if own and (name, organ) not in measured:

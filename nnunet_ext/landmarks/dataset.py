@@ -7,13 +7,25 @@
       labelsTr/CASE.nii.gz            only landmarks: every voxel has the ignore label
       landmarksTr/CASE.mrk.json       or .fcsv, .json, .csv; no file: all landmarks are unknown
       dataset.json                    nnU-Net's keys, "landmarks", and perhaps "annotated_labels"
+
+    "labels": {"background": 0, "femur": 1, "cartilage": 2, "ignore": 3},
+    "landmarks": {
+        "names": ["FemurMedial", "FemurLateral"],
+        "surface_of": {"FemurMedial": ["femur", "cartilage"], "FemurLateral": ["femur", "cartilage"]},
+        "mirror_pairs": [["FemurMedial", "FemurLateral"]],
+        "spans": {"femur": [["FemurMedial", "FemurLateral"]]}
+    }
+
+Only ``names`` is required, and a plain list of names is enough where nothing else is known. nnU-Net tolerates keys that
+it does not know, and copies ``dataset.json`` into the model folder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,17 +34,74 @@ from nnunet_ext.data.geometry import Geometry
 from nnunet_ext.data.label_definitions import Label, ScoredLabels
 from nnunet_ext.data.raw import RawDataset, open_dataset
 from nnunet_ext.data.reading import Volume
-from nnunet_ext.landmarks.declaration import Declaration
+from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.formats import Cases, landmark_files, read_files
 from nnunet_ext.landmarks.surface import OrganSurface
-from nnunet_ext.partial_labels.declaration import annotated_labels
+from nnunet_ext.partial_labels.declaration import annotated_labels, known_names, organs
 
 FOLDER = "landmarksTr"
+KEY = "landmarks"
+_EXAMPLE = '"landmarks": {"names": ["tip"], "surface_of": {"tip": ["liver"]}}'
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """The block ``landmarks`` of ``dataset.json``.
+
+    Attributes:
+        names: of the landmarks, in the order of a network's channels.
+        surface_of: by landmark, the labels or regions on whose surface it lies. A landmark without an entry may lie
+            anywhere.
+        mirror_pairs: landmarks that change places when the patient is mirrored left to right.
+        spans: by label, pairs of landmarks at two ends of it, with the organ between them.
+    """
+
+    names: tuple[str, ...]
+    surface_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    mirror_pairs: tuple[Pair, ...] = ()
+    spans: Mapping[str, tuple[Pair, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def from_dataset_json(cls, content: Mapping[str, Any], where: str = "dataset.json") -> Declaration:
+        """Read the block ``landmarks``.
+
+        Args:
+            content: of ``dataset.json``.
+            where: its name, for messages.
+
+        Raises:
+            InputError: the block is missing, or contradicts itself or the labels.
+        """
+        if KEY not in content:
+            raise InputError(f"{where} has no {KEY!r}; add for example {_EXAMPLE}.")
+        block = content[KEY]
+        if isinstance(block, list):
+            block = {"names": block}
+        if not isinstance(block, Mapping):
+            raise InputError(f"{where}: {KEY!r} is {block!r}, but it must be an object such as {_EXAMPLE}.")
+        known = {"names", "surface_of", "mirror_pairs", "spans"}
+        if unknown := sorted(set(block) - known):
+            raise InputError(f"{where}: {KEY!r} has unknown keys {unknown}; known are {sorted(known)}.")
+        names = _names(block.get("names"), where)
+        labels = organs(content)
+        return cls(
+            names,
+            _surface_of(block.get("surface_of", {}), names, labels, where),
+            _mirror_pairs(block.get("mirror_pairs", []), names, where),
+            _spans(block.get("spans", {}), names, labels, where),
+        )
+
+    def mirrored_order(self) -> list[int]:
+        """``(K,)``: index of the landmark that takes the place of each when the patient is mirrored left to right."""
+        partner = dict(self.mirror_pairs) | {b: a for a, b in self.mirror_pairs}
+        return [self.names.index(partner.get(name, name)) for name in self.names]
 
 
 @dataclass(frozen=True)
 class Organs:
-    """The labels of a data set, as what landmarks lie on.
+    """The labels of a data set on whose surfaces landmarks lie.
 
     Attributes:
         values: label or region by name, without background and ignore.
@@ -61,7 +130,7 @@ class Organs:
 
 
 @dataclass(frozen=True)
-class LandmarkDataset:
+class RawLandmarkDataset:
     """A data set in nnU-Net's raw format, with landmarks.
 
     Attributes:
@@ -77,7 +146,7 @@ class LandmarkDataset:
     files: tuple[Path, ...]
 
     def landmarks(self) -> Cases:
-        """By case; a case that is not there has unknown landmarks.
+        """Return the landmarks by case; a case that is not there has unknown ones.
 
         Raises:
             InputError: a file cannot be read, or a case is in two files.
@@ -85,7 +154,7 @@ class LandmarkDataset:
         return read_files(self.files)
 
 
-def open_landmarks(dataset: str | int | Path) -> LandmarkDataset:
+def open_landmarks(dataset: str | int | Path) -> RawLandmarkDataset:
     """Read ``dataset.json``, and list the training cases and the files of landmarks.
 
     Args:
@@ -96,15 +165,66 @@ def open_landmarks(dataset: str | int | Path) -> LandmarkDataset:
     """
     raw = open_dataset(dataset)
     where = str(raw.folder / "dataset.json")
-    organs = Organs(
+    labels = Organs(
         ScoredLabels.from_dataset_json(raw.description, where).values,
         raw.ignore,
         annotated_labels(raw.description, where),
     )
     declaration = Declaration.from_dataset_json(raw.description, where)
-    return LandmarkDataset(raw, declaration, organs, tuple(landmark_files(raw.folder / FOLDER)))
+    return RawLandmarkDataset(raw, declaration, labels, tuple(landmark_files(raw.folder / FOLDER)))
 
 
 def as_3d(array: NDArray) -> NDArray:
     """``(y, x)`` → one slice ``(1, y, x)``, as nnU-Net does; ``(z, y, x)`` stays."""
     return array if array.ndim == 3 else array[None]
+
+
+# --- parts of the block -----------------------------------------------------------------------------------------------
+
+
+def _names(names: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) and n.strip() for n in names):
+        raise InputError(f'{where}: the names of the landmarks are {names!r}, but they must be a list such as ["tip"].')
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{where}: the landmarks {twice} are named twice; every name must occur once.")
+    return tuple(names)
+
+
+def _object(found: Any, what: str, where: str) -> Mapping[str, Any]:
+    if not isinstance(found, Mapping):
+        raise InputError(f"{where}: {what} is {found!r}, but it must be an object.")
+    return found
+
+
+def _surface_of(block: Any, names: tuple[str, ...], labels: list[str], where: str) -> dict[str, tuple[str, ...]]:
+    block = _object(block, "surface_of", where)
+    known_names(list(block), names, f"{where}: surface_of")
+    given = [name for name in names if block.get(name, []) != []]
+    return {name: known_names(block[name], labels, f"{where}: surface_of {name}") for name in given}
+
+
+def _pair(found: Any, names: tuple[str, ...], where: str) -> Pair:
+    one_two = known_names(found, names, where)
+    if len(one_two) != 2:
+        raise InputError(f"{where} has {found!r}, but a pair is two different landmarks.")
+    return one_two[0], one_two[1]
+
+
+def _pairs(found: Any, names: tuple[str, ...], where: str) -> tuple[Pair, ...]:
+    if not isinstance(found, list):
+        raise InputError(f'{where} is {found!r}, but it must be a list of pairs such as [["left", "right"]].')
+    return tuple(_pair(pair, names, where) for pair in found)
+
+
+def _mirror_pairs(block: Any, names: tuple[str, ...], where: str) -> tuple[Pair, ...]:
+    pairs = _pairs(block, names, f"{where}: mirror_pairs")
+    used = [name for pair in pairs for name in pair]
+    if twice := sorted({name for name in used if used.count(name) > 1}):
+        raise InputError(f"{where}: mirror_pairs has {twice} in several pairs, but a landmark has one mirror image.")
+    return pairs
+
+
+def _spans(block: Any, names: tuple[str, ...], labels: list[str], where: str) -> dict[str, tuple[Pair, ...]]:
+    block = _object(block, "spans", where)
+    known_names(list(block), labels, f"{where}: spans")
+    return {label: _pairs(pairs, names, f"{where}: spans of {label}") for label, pairs in block.items()}

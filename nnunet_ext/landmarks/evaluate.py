@@ -1,12 +1,28 @@
-"""``nnunet-ext landmarks evaluate``: predicted landmarks against references, in mm."""
+"""``nnunet-ext landmarks evaluate``: predicted landmarks against references, in mm.
+
+===================  =======================  ===================================================
+reference            prediction               counts as
+===================  =======================  ===================================================
+present              present                  found: its radial error in mm
+present              absent or unknown        missed
+absent               present                  false
+absent               absent or unknown        rejected
+unknown              anything                 not scored
+===================  =======================  ===================================================
+
+MRE, the mean radial error, is over the landmarks that were found. SDR, the successful detection rate, is the share of
+the landmarks present in the reference whose error is at most (≤) the radius; one that was missed is a failure at every
+radius, so staying silent about hard cases improves the MRE, but not the SDR.
+"""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,17 +30,70 @@ from nnunet_ext.data.geometry import Geometry
 from nnunet_ext.data.label_definitions import ScoredLabels
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
-from nnunet_ext.evaluation.numbers import mean, shown
+from nnunet_ext.evaluation.metrics import mean, shown
 from nnunet_ext.files import read_json, write_json, write_rows
 from nnunet_ext.findings import aligned, some
-from nnunet_ext.landmarks.dataset import Organs
-from nnunet_ext.landmarks.declaration import Declaration
+from nnunet_ext.landmarks.dataset import Declaration, Organs
 from nnunet_ext.landmarks.formats import read
-from nnunet_ext.landmarks.points import UNKNOWN, Landmark, Landmarks
-from nnunet_ext.landmarks.radial_errors import RADII_MM, ScoredLandmark, Summary, outcome_of, summarise
+from nnunet_ext.landmarks.points import UNKNOWN, Landmark, Landmarks, State
 from nnunet_ext.partial_labels.declaration import annotated_labels
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.version import __version__
+
+Outcome = Literal["found", "missed", "false", "rejected", "not scored"]
+
+RADII_MM = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
+"""Radii of the SDR: 1.5 and 4 in BaBLoss, 2, 3 and 4 in nnLandmark, 2, 2.5, 3 and 4 in cephalometry."""
+
+ROUNDING_MM = 1e-6
+"""Rounding of files: an error of exactly 2 mm counts as one of at most 2 mm."""
+
+
+@dataclass(frozen=True)
+class ScoredLandmark:
+    """One landmark of one case.
+
+    Attributes:
+        case, landmark: names.
+        outcome: see the module.
+        error_mm: nan unless found.
+        confidence: of the prediction; nan if it has none.
+        surface_mm: distance of the prediction from the surfaces of its organs, their mean; nan if not measured.
+        reference_surface_mm: the same for the reference.
+    """
+
+    case: str
+    landmark: str
+    outcome: Outcome
+    error_mm: float = math.nan
+    confidence: float = math.nan
+    surface_mm: float = math.nan
+    reference_surface_mm: float = math.nan
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Numbers of some landmarks; distances in mm, nan where nothing counts.
+
+    Attributes:
+        mre, sd, median, maximum: of the radial errors.
+        sdr: by radius, from 0 to 1.
+        surface, reference_surface: mean distance from the surfaces of their organs.
+        found, missed, false, rejected: how many.
+    """
+
+    mre: float
+    sd: float
+    median: float
+    maximum: float
+    sdr: dict[float, float]
+    surface: float
+    reference_surface: float
+    found: int
+    missed: int
+    false: int
+    rejected: int
+
 
 Measured = dict[tuple[str, str], float]
 """Landmark and whose (``reference`` or ``prediction``) → mm."""
@@ -32,11 +101,13 @@ Measured = dict[tuple[str, str], float]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Attributes:
-    scored: every landmark of every case.
-    names: of the landmarks, in the order of the table.
-    left_out: cases that are in one of the two only.
-    labels: folder of the label maps, if distances from surfaces were measured.
+    """Scores of every landmark of every case.
+
+    Attributes:
+        scored: every landmark of every case.
+        names: of the landmarks, in the order of the table.
+        left_out: cases that are in one of the two only.
+        labels: folder of the label maps, if distances from surfaces were measured.
     """
 
     scored: tuple[ScoredLandmark, ...]
@@ -45,7 +116,7 @@ class Evaluation:
     labels: str | None = None
 
     def summaries(self) -> dict[str, Summary]:
-        """By landmark, and of ``all``."""
+        """The numbers by landmark, and of ``all``."""
         own = {name: summarise([s for s in self.scored if s.landmark == name]) for name in self.names}
         return {**own, "all": summarise(self.scored)}
 
@@ -202,6 +273,40 @@ def surface_distances(
                 index = geometry.to_index(position)
                 measured[name, whose] = float(np.mean([abs(s.signed_distances_mm(index)[0]) for s in own]))
     return measured
+
+
+def outcome_of(reference: Landmark, prediction: Landmark) -> tuple[Outcome, float]:
+    """The outcome of a prediction, and its radial error in mm (nan unless found)."""
+    if reference.state is State.UNKNOWN:
+        return "not scored", math.nan
+    if prediction.position_mm is None:
+        return ("missed" if reference.state is State.PRESENT else "rejected"), math.nan
+    if reference.position_mm is None:
+        return "false", math.nan
+    return "found", float(np.linalg.norm(np.subtract(reference.position_mm, prediction.position_mm)))
+
+
+def summarise(scored: Sequence[ScoredLandmark], radii_mm: Sequence[float] = RADII_MM) -> Summary:
+    """The numbers of all of them together: every landmark of every case counts the same."""
+    outcomes = Counter(one.outcome for one in scored)
+    errors = np.array([one.error_mm for one in scored if one.outcome == "found"])
+    present = outcomes["found"] + outcomes["missed"]
+    return Summary(
+        mre=mean(errors),
+        sd=float(errors.std(ddof=1)) if len(errors) > 1 else math.nan,
+        median=float(np.median(errors)) if len(errors) else math.nan,
+        maximum=float(errors.max()) if len(errors) else math.nan,
+        sdr={
+            radius: float((errors <= radius + ROUNDING_MM).sum() / present) if present else math.nan
+            for radius in radii_mm
+        },
+        surface=mean([one.surface_mm for one in scored]),
+        reference_surface=mean([one.reference_surface_mm for one in scored]),
+        found=outcomes["found"],
+        missed=outcomes["missed"],
+        false=outcomes["false"],
+        rejected=outcomes["rejected"],
+    )
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------

@@ -1,29 +1,52 @@
-"""Files of landmarks: which format a file has, reading one or a folder of them, and writing.
+"""Files of landmarks: reading one or a folder of them, writing, and ``nnunet-ext landmarks convert``.
 
-A file holds one case and is called like it (``case_007.mrk.json``), or it is a CSV table with a column ``case``.
+A file holds one case and is called like it (``case_007.mrk.json``), or it is a CSV table with a column ``case``. The
+files of 3D Slicer have a module of their own; the others are:
+
+**Tables**, one row per landmark, of one case or of many. Written are ``case, landmark, x, y, z, state, confidence``
+with x, y, z in mm, LPS. Read are also tables that 3D Slicer exports (``label, l, p, s`` or ``label, r, a, s``, whose
+names say the coordinate system), semicolons or tabs instead of commas, and tables with fewer columns: without ``case``
+the file is the case, without ``state`` a landmark with a position is present and one without is unknown, without ``z``
+it is 0.
+
+**Simple JSON**, name → position in mm, LPS unless the file says otherwise; null is unknown. Only read, because
+``.mrk.json`` says more::
+
+    {"tip": [12.5, -3.0, 40.0], "notch": null, "fabella": "absent"}
+    {"coordinateSystem": "RAS", "landmarks": {"tip": [-12.5, 3.0, 40.0]}}
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import dropwhile
 from pathlib import Path
+from typing import Any, Literal
 
-from nnunet_ext.data.geometry import CoordinateSystem
+from nnunet_ext.data.geometry import CoordinateSystem, to_lps
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, replacing
-from nnunet_ext.landmarks.fcsv import from_fcsv
-from nnunet_ext.landmarks.markups import from_markups, to_markups
-from nnunet_ext.landmarks.points import Landmark, Landmarks
-from nnunet_ext.landmarks.simple_json import from_simple_json
-from nnunet_ext.landmarks.tables import from_table, to_table
+from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, Landmark, Landmarks, State, present
+from nnunet_ext.landmarks.slicer import coordinate_system, from_fcsv, from_markups, to_markups
 
 MARKUPS = ".mrk.json"
 ENDINGS = (MARKUPS, ".json", ".fcsv", ".csv")
-"""Of the files that can be read; the first that fits counts."""
+"""Endings of the files that can be read; the first that fits counts."""
 
 NNUNETS_OWN = {"dataset.json", "plans.json", "predict_from_raw_data_args.json", "summary.json"}
 """JSON files that nnU-Net writes beside predictions."""
+
+TABLE_COLUMNS = ("case", "landmark", "x", "y", "z", "state", "confidence")
+_NAMES = ("landmark", "label", "name")
+_AXES: dict[str, CoordinateSystem] = {"xyz": "LPS", "lps": "LPS", "ras": "RAS", "xy": "LPS"}
+_STATES = {state.name.lower(): state for state in State}
+
+Format = Literal["mrk.json", "csv"]
+TABLE = "landmarks.csv"
+"""Name of a table of all cases."""
 
 Cases = dict[str, dict[str, Landmark]]
 """Landmarks by case and name."""
@@ -122,6 +145,134 @@ def write_table(file: Path, cases: Mapping[str, Landmarks]) -> None:
     _write(file, to_table(cases))
 
 
+def convert(
+    sources: Sequence[str | Path],
+    to: Format,
+    *,
+    out: str | Path,
+    coordinates: CoordinateSystem | None = None,
+    force: bool = False,
+) -> list[Path]:
+    """Write landmarks as one ``.mrk.json`` per case, or as one table of all cases, ``landmarks.csv``.
+
+    Args:
+        sources: files, or folders of them.
+        to: the format to write.
+        out: folder to write to.
+        coordinates: of the sources, whatever they say; so a file that was saved under the wrong name is repaired.
+        force: replace files that are there.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        InputError: a file cannot be read, a case is in two of them, or a file to write is there already.
+    """
+    files = [
+        file for source in map(Path, sources) for file in (landmark_files(source) if source.is_dir() else [source])
+    ]
+    missing = [file for file in files if not file.is_file()]
+    if missing or not files:
+        raise InputError(f"There is no file of landmarks {[*missing, *sources][0]}; correct the path.")
+    cases: Cases = read_files(files, coordinates)
+    out = Path(out)
+    targets = [out / TABLE] if to == "csv" else [out / f"{case}{MARKUPS}" for case in cases]
+    existing = [target for target in targets if target.exists()]
+    if existing and not force:
+        raise InputError(f"{existing[0]} is there already; choose another folder with -o, or replace it with --force.")
+    if to == "csv":
+        write_table(targets[0], cases)
+    else:
+        for target, landmarks in zip(targets, cases.values(), strict=True):
+            write_markups(target, landmarks)
+    return targets
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def from_table(
+    text: str, where: str, case: str, system: CoordinateSystem | None = None
+) -> Iterator[tuple[str, str, Landmark]]:
+    """Case, name and landmark of every row, in the order of the table.
+
+    Args:
+        text: content of the file.
+        where: its name, for messages.
+        case: of a table without such a column.
+        system: that counts instead of LPS, or of what the names of the columns say.
+
+    Raises:
+        InputError: a column is missing, or a cell cannot be read.
+    """
+    lines = [line for line in text.lstrip("\ufeff").splitlines() if line.strip()]
+    lines = list(dropwhile(lambda line: line.startswith("#"), lines))
+    header = lines[0] if lines else ""
+    delimiter = next((mark for mark in (",", ";", "\t") if mark in header), ",")
+    reader = csv.DictReader([header.lower(), *lines[1:]], delimiter=delimiter, skipinitialspace=True)
+    columns = [column.strip() for column in reader.fieldnames or []]
+    reader.fieldnames = columns
+    names = next((name for name in _NAMES if name in columns), None)
+    axes = next((axes for axes in _AXES if set(axes) <= set(columns)), None)
+    if names is None or axes is None:
+        raise InputError(
+            f"{where}: the columns are {columns}, but one of {list(_NAMES)} and x, y, z (mm, LPS) or l, p, s or "
+            "r, a, s are expected; rename them."
+        )
+    own = system or _AXES[axes]
+    for row in reader:
+        cells = {key: (value or "").strip() for key, value in row.items() if key is not None and isinstance(value, str)}
+        name = cells.get(names, "")
+        if not name:
+            raise InputError(f"{where}: line {reader.line_num} names no landmark; fill in the column {names}.")
+        yield cells.get("case") or case, name, _from_cells(cells, axes, own, f"{where}: {name}")
+
+
+def to_table(cases: Mapping[str, Landmarks]) -> str:
+    """The text of a table, with positions to 1e-6 mm."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(TABLE_COLUMNS)
+    for case, landmarks in cases.items():
+        for name, found in landmarks.items():
+            position = [""] * 3 if found.position_mm is None else [f"{x:.6f}" for x in found.position_mm]
+            confidence = "" if found.confidence is None else f"{found.confidence:.6g}"
+            writer.writerow([case, name, *position, found.state.name.lower(), confidence])
+    return file.getvalue()
+
+
+# --- simple JSON ------------------------------------------------------------------------------------------------------
+
+
+def from_simple_json(
+    content: Mapping[str, Any], where: str, system: CoordinateSystem | None = None
+) -> Iterator[tuple[str, Landmark]]:
+    """The points of a file, in its order.
+
+    Args:
+        content: of the file.
+        where: its name, for messages.
+        system: that counts instead of what the file says.
+
+    Raises:
+        InputError: a position cannot be read.
+    """
+    own: CoordinateSystem = "LPS"
+    if isinstance(content.get("landmarks"), Mapping):
+        own = coordinate_system(content.get("coordinateSystem", "LPS"), where)
+        content = content["landmarks"]
+    for name, position in content.items():
+        if position in (None, "unknown"):
+            yield name, UNKNOWN
+        elif position == "absent":
+            yield name, ABSENT
+        else:
+            yield name, _from_position(position, system or own, f"{where}: {name}")
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
 def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
@@ -133,3 +284,33 @@ def _write(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _from_cells(cells: Mapping[str, str], axes: str, system: CoordinateSystem, where: str) -> Landmark:
+    position = [cells.get(axis, "") for axis in axes]
+    given = cells.get("state", "").lower() or ("present" if any(position) else "unknown")
+    # column of 3D Slicer
+    given = "unknown" if cells.get("defined") == "0" else given
+    if given not in _STATES:
+        raise InputError(f"{where}: the state is {given!r}, but one of {list(_STATES)} is expected.")
+    state = _STATES[given]
+    if state is not State.PRESENT:
+        return ABSENT if state is State.ABSENT else UNKNOWN
+    try:
+        point = [float(x) for x in position] + [0.0] * (3 - len(position))
+        confidence = float(cells["confidence"]) if cells.get("confidence") else None
+        return present(to_lps(point, system), confidence)
+    except ValueError:
+        raise InputError(
+            f"{where}: the position is {position} and the confidence {cells.get('confidence')!r}, but finite numbers "
+            "are expected; correct the row, or leave the position empty."
+        ) from None
+
+
+def _from_position(position: Any, system: CoordinateSystem, where: str) -> Landmark:
+    try:
+        return present(to_lps(position, system))
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{where} is {position!r}, but a position [x, y, z] in mm (LPS), null (unknown) or 'absent' is expected."
+        ) from None

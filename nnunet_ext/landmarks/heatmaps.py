@@ -182,7 +182,7 @@ def _refine(channel: Tensor, peak: Sequence[int], shape: Sequence[int]) -> NDArr
 
 
 def _peak_of_parabola(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Of ``log y ≈ a + b·x + x·C·x`` with weights y²; None if it has none within the radius of the fit.
+    """Peak of ``log y ≈ a + b·x + x·C·x``, fitted with weights y²; None if there is none within the radius of the fit.
 
     Args:
         x: ``(N, dim)``.

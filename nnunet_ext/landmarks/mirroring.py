@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nnunet_ext.data.geometry import Floats
-from nnunet_ext.landmarks.declaration import Declaration
+from nnunet_ext.landmarks.dataset import Declaration
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mirroring:
-    """Attributes:
-    axes: of a patch that may be flipped, without batch and channels.
-    left_right: which of them is left-right; None if none is.
-    order: ``(K,)``, the landmark that takes the place of each after a flip along ``left_right``; None if none do.
-    why_not: one sentence if flips are not allowed.
+    """The flips that are right for a data set with landmarks.
+
+    Attributes:
+        axes: of a patch that may be flipped, without batch and channels.
+        left_right: which of them is left-right; None if none is.
+        order: ``(K,)``, the landmark that takes the place of each after a flip along ``left_right``; None if none do.
+        why_not: one sentence if flips are not allowed.
     """
 
     axes: tuple[int, ...] = ()
@@ -47,7 +49,7 @@ def allowed_mirror_axes(
     requested: Iterable[int],
     dim: int = 3,
 ) -> Mirroring:
-    """The flips that are right for a data set with landmarks.
+    """Return the flips that are right for a data set with landmarks.
 
     Args:
         declaration: of its landmarks.

@@ -1,4 +1,4 @@
-"""What a landmark is: a position in mm in the patient, or the knowledge that it is not there, or nothing.
+"""Landmarks of one case: in mm in the patient, as arrays, and in voxels of what a network sees.
 
 Positions are LPS (x to the left, y to the back, z to the head), the system of DICOM and ITK, whatever a file holds.
 """
@@ -9,18 +9,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nnunet_ext.data.geometry import CoordinateSystem
+from nnunet_ext.data.geometry import inside
+from nnunet_ext.data.preprocessed import PreprocessedGrid
 from nnunet_ext.errors import InputError
 
 Position = tuple[float, float, float]
 
 
 class State(IntEnum):
-    """What is known about a landmark of a case; the numbers are those of arrays (int8)."""
+    """Knowledge about a landmark in a case; the numbers are those of arrays (int8)."""
 
     UNKNOWN = -1
     """Nobody looked: no loss, no score."""
@@ -57,7 +59,7 @@ class Landmark:
 
 
 Landmarks = Mapping[str, Landmark]
-"""Of one case, by name. A name that is missing is unknown."""
+"""The landmarks of one case by name. A name that is missing is unknown."""
 
 
 def present(position_mm: ArrayLike, confidence: float | None = None) -> Landmark:
@@ -68,22 +70,6 @@ def present(position_mm: ArrayLike, confidence: float | None = None) -> Landmark
 
 ABSENT = Landmark(State.ABSENT)
 UNKNOWN = Landmark(State.UNKNOWN)
-
-
-def coordinate_system(code: object, where: str) -> CoordinateSystem:
-    """The system that a file of 3D Slicer names: a word, or the number of older versions (0 is RAS, 1 is LPS).
-
-    Raises:
-        InputError: another one, such as IJK.
-    """
-    systems: dict[str, CoordinateSystem] = {"LPS": "LPS", "1": "LPS", "RAS": "RAS", "0": "RAS"}
-    found = systems.get(str(code).strip().upper())
-    if found is None:
-        raise InputError(
-            f"{where}: the coordinate system is {code!r}, but LPS (or 1) or RAS (or 0) is expected; save the file "
-            "again from 3D Slicer."
-        )
-    return found
 
 
 def as_arrays(landmarks: Landmarks, names: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
@@ -110,3 +96,30 @@ def from_arrays(
         name: present(position, confidence) if state == State.PRESENT else Landmark(State(int(state)), None, confidence)
         for name, position, state, confidence in zip(names, positions, np.asarray(states), given, strict=True)
     }
+
+
+class Keypoints(NamedTuple):
+    """The K landmarks of one case in voxels of the preprocessed array, in an order that was asked for."""
+
+    voxels: NDArray[np.float32]
+    """``(K, 3)``, continuous indices of the preprocessed array; nan unless present."""
+    states: NDArray[np.int8]
+    """``(K,)``, values of :class:`State`."""
+    outside: tuple[str, ...]
+    """Names of landmarks that are present outside of the array; their state is unknown here."""
+
+    @classmethod
+    def of(cls, landmarks: Landmarks, names: Sequence[str], grid: PreprocessedGrid) -> Keypoints:
+        """The landmarks called ``names``, in this order; what lies outside of the array is unknown.
+
+        Args:
+            landmarks: of the case.
+            names: K of them.
+            grid: of the case.
+        """
+        points_mm, states = as_arrays(landmarks, names)
+        voxels = grid.to_voxels(points_mm)
+        lost = (states == State.PRESENT) & ~inside(voxels, grid.shape)
+        voxels[lost], states[lost] = np.nan, State.UNKNOWN
+        outside = tuple(name for name, is_lost in zip(names, lost, strict=True) if is_lost)
+        return cls(voxels.astype(np.float32), states, outside)

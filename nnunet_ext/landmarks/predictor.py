@@ -11,33 +11,43 @@ Heatmaps of several folds and of mirrored patches are averaged as logits, as nnU
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from nnunet_ext.data.preprocessed import PreprocessedGrid
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks.calibration import read_thresholds, sure_enough
-from nnunet_ext.landmarks.formats import MARKUPS, read_file, write_markups, write_table
+from nnunet_ext.files import read_json, replacing
+from nnunet_ext.landmarks.formats import MARKUPS, TABLE, read_file, write_markups, write_table
 from nnunet_ext.landmarks.heatmaps import decode
 from nnunet_ext.landmarks.mirroring import Mirroring, unmirror
-from nnunet_ext.landmarks.points import Landmark, State, from_arrays
+from nnunet_ext.landmarks.points import Landmark, Landmarks, State, from_arrays
 from nnunet_ext.nnunet.models import Prediction
 from nnunet_ext.nnunet.plans import extension_settings
 
 FOLDER = "landmarks"
-TABLE = "landmarks.csv"
+
+DEFAULT_THRESHOLD = 0.1
+"""Confidence below which a landmark is absent where validation says nothing: a trained network is surer than that of
+landmarks that are there."""
+
+THRESHOLDS = "landmark_thresholds.json"
+"""Beside the checkpoints of a fold: the thresholds that its validation cases gave."""
 
 
 @dataclass(frozen=True)
 class LandmarkHead:
-    """What a model knows about its landmarks, beside its weights; part of its plans.
+    """Description of a model's landmarks, stored in its plans beside the weights.
 
     Attributes:
         names: of the K landmarks, in the order of the channels.
@@ -51,9 +61,11 @@ class LandmarkHead:
 
     @classmethod
     def from_configuration(cls, configuration: Mapping[str, Any], model: str) -> LandmarkHead:
-        """Args:
-        configuration: resolved, of the model's plans.
-        model: its name, for messages.
+        """Read the description in a model's plans.
+
+        Args:
+            configuration: resolved, of the plans.
+            model: its name, for messages.
 
         Raises:
             InputError: the model has no landmarks.
@@ -220,3 +232,54 @@ def _earlier(out: Path, ending: str) -> dict[str, dict[str, Landmark]]:
             "predict into an empty folder."
         )
     return {case: dict(found) for file in files.values() for case, found in read_file(file).items()}
+
+
+# --- confidence from which a landmark is present ----------------------------------------------------------------------
+
+
+def threshold(confidences: ArrayLike, states: ArrayLike) -> float | None:
+    """The confidence that separates present from absent best: the mean of both rates of correct answers is highest.
+
+    Of several that are equally good the one in the middle; None unless there are both present and absent landmarks.
+
+    Args:
+        confidences: ``(N,)``, of one landmark in N cases.
+        states: ``(N,)``, what is known; values of ``State``.
+    """
+    confidences, states = np.asarray(confidences, float), np.asarray(states)
+    there, absent = confidences[states == State.PRESENT], confidences[states == State.ABSENT]
+    if not len(there) or not len(absent):
+        return None
+    seen = np.unique(np.concatenate([there, absent]))
+    # one below all of them, and one above each: halfway to the next, and truly above it, also above 1
+    above = np.maximum((seen + np.append(seen[1:], 1)) / 2, np.nextafter(seen, 2))
+    candidates = np.append(seen[0] / 2, above)
+    correct = np.array([(there >= c).mean() + (absent < c).mean() for c in candidates])
+    best = candidates[np.isclose(correct, correct.max())]
+    return float(best[len(best) // 2])
+
+
+def write_thresholds(folder: Path, names: Sequence[str], found: Sequence[float | None]) -> None:
+    """Write the thresholds of a fold; ``found``: by landmark, None where validation says nothing."""
+    with replacing(folder / THRESHOLDS) as temporary:
+        temporary.write_text(json.dumps(dict(zip(names, found, strict=True)), indent=1), encoding="utf-8")
+
+
+def read_thresholds(folders: Sequence[Path], names: Sequence[str]) -> list[float]:
+    """Return by landmark the mean over the folds that found one; :data:`DEFAULT_THRESHOLD` without any."""
+    contents = [read_json(folder / THRESHOLDS) for folder in folders if (folder / THRESHOLDS).is_file()]
+    means = []
+    for name in names:
+        known = [content[name] for content in contents if content.get(name) is not None]
+        means.append(math.fsum(known) / len(known) if known else DEFAULT_THRESHOLD)
+    return means
+
+
+def sure_enough(landmarks: Landmarks, thresholds: Mapping[str, float]) -> dict[str, Landmark]:
+    """Predicted landmarks; those whose confidence is below the threshold are absent."""
+    return {
+        name: Landmark(State.ABSENT, None, found.confidence)
+        if found.confidence is not None and found.confidence < thresholds[name]
+        else found
+        for name, found in landmarks.items()
+    }

@@ -1,4 +1,4 @@
-"""How far a point is from the surface of an organ, in mm, with a sign: negative inside.
+"""Distance of a point from the surface of an organ, in mm, with a sign: negative inside.
 
 The surface is made of the faces between a voxel of the organ and one outside of it, and the distance is that to the
 nearest point of the nearest face. It is exact for these faces, so for a smooth organ it is off by up to half a voxel.
@@ -62,7 +62,7 @@ class OrganSurface:
         return cls(mask, spacing, every, np.concatenate(extents), cKDTree(every))
 
     def signed_distances_mm(self, index: ArrayLike) -> Floats:
-        """``(N,)``, mm, of points at continuous indices ``(N, 3)``; nan for nan."""
+        """Return the distances ``(N,)``, mm, of points at continuous indices ``(N, 3)``; nan for nan."""
         index = np.asarray(index, float).reshape(-1, 3)
         return np.array([self._signed(point) if np.isfinite(point).all() else np.nan for point in index])
 

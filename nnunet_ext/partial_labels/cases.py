@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.evaluation.numbers import mean
+from nnunet_ext.evaluation.metrics import mean
 from nnunet_ext.findings import some
 from nnunet_ext.partial_labels.declaration import EXAMPLE, KEY, annotated_labels, organs
 

@@ -1,9 +1,20 @@
-"""``nnunet-ext scribbles check``: quality control of a data set with scribbles, before it costs a training."""
+"""``nnunet-ext scribbles check``: quality control of a data set with scribbles, before it costs a training.
+
+::
+
+    overview.html   pictures of the suspicious cases, all findings, all cases; one file, readable without a network
+    findings.csv    one row per finding
+    check.json      the same and the numbers of every case
+"""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,28 +22,134 @@ from numpy.typing import NDArray
 from nnunet_ext.data.raw import RawCase, RawDataset, open_dataset, require_labels
 from nnunet_ext.data.reading import Reader, Volume
 from nnunet_ext.errors import InputError
-from nnunet_ext.findings import by_severity
+from nnunet_ext.files import write_json
+from nnunet_ext.findings import CheckReport, Finding, aligned
 from nnunet_ext.processes.parallel import for_every_case
-from nnunet_ext.scribbles.check_report import CheckReport
-from nnunet_ext.scribbles.findings import (
-    CheckedCase,
-    Finding,
-    across_edges,
-    against_dense,
-    coverage,
-    of_all,
-)
+from nnunet_ext.scribbles.check_rules import CheckedScribbles, across_edges, against_dense, coverage, of_all
 from nnunet_ext.scribbles.label_map import slice_axis, slices_with
+from nnunet_ext.scribbles.overview import Panels, draw_panels, most_annotated_slice
 from nnunet_ext.scribbles.resampling import Grid, median_grid, planned_grids, resampled
+from nnunet_ext.version import __version__
+
+PICTURES, SLICES = 12, 3
+"""Cases that are drawn, and slices of each."""
 
 
-def check_dataset(
+@dataclass(frozen=True)
+class ScribbleReport(CheckReport):
+    """Findings in scribbles, with the numbers of every case.
+
+    Attributes:
+        dataset: that was checked.
+        cases: empty if there is no ignore label.
+        dense: dense label maps by case, if they were given.
+    """
+
+    columns: ClassVar[Mapping[str, str]] = {**CheckReport.columns, "label": "about", "index": "index"}
+
+    dataset: RawDataset
+    cases: tuple[CheckedScribbles, ...]
+    dense: Mapping[str, Path]
+
+    def table(self) -> list[list[str]]:
+        """Annotated voxels per class, their share of the annotated ones, cases with a scribble. Texts with header."""
+        total = sum(sum(case.voxels.values()) for case in self.cases)
+        rows = [["class", "voxels", "share", "cases"]]
+        for value, name in self.dataset.classes.items():
+            count = sum(case.voxels[value] for case in self.cases)
+            drawn = sum(case.voxels[value] > 0 for case in self.cases)
+            rows.append([name, str(count), f"{100 * count / max(total, 1):.1f} %", f"{drawn}/{len(self.cases)}"])
+        return rows
+
+    def summary(self) -> str:
+        """One sentence: how much is annotated, and the verdict."""
+        found = self.verdict()
+        if not self.cases:
+            return f"{self.dataset.name}: {found}"
+        annotated = sum(sum(case.voxels.values()) for case in self.cases) / sum(case.size for case in self.cases)
+        slices = f"{sum(case.annotated_slices for case in self.cases)}/{sum(case.slices for case in self.cases)} slices"
+        return f"{self.dataset.name}: {len(self.cases)} cases, {100 * annotated:.2f} % annotated, {slices}; {found}"
+
+    def report(self) -> str:
+        """The text to print."""
+        lines = [self.summary()]
+        if self.cases:
+            lines += ["", *aligned(self.table())]
+        if self.findings:
+            lines += ["", *self.listed()]
+        return "\n".join(lines)
+
+    def write(self, folder: str | Path) -> None:
+        """Write ``overview.html``, ``findings.csv`` and ``check.json``."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.write_findings(folder)
+        content = {
+            "nnunet_ext": __version__,
+            "dataset": str(self.dataset.folder),
+            "summary": self.summary(),
+            "findings": self.rows(),
+            "cases": {
+                case.name: {
+                    "annotated_fraction": case.fraction,
+                    "annotated_slices": case.annotated_slices,
+                    "slices": case.slices,
+                    "annotated_voxels": {self.dataset.classes[value]: n for value, n in case.voxels.items()},
+                }
+                for case in self.cases
+            },
+        }
+        write_json(folder / "check.json", content)
+        (folder / "overview.html").write_text(self._page(), encoding="utf-8")
+
+    def suspicious(self) -> list[CheckedScribbles]:
+        """The cases with warnings or fatal findings, those with most first."""
+
+        def count(case: CheckedScribbles) -> int:
+            return sum(found.severity != "note" for found in case.findings)
+
+        return sorted((case for case in self.cases if count(case)), key=count, reverse=True)
+
+    def _page(self) -> str:
+        import jinja2
+
+        templates = jinja2.Environment(
+            loader=jinja2.PackageLoader("nnunet_ext.scribbles"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        )
+        return templates.get_template("check.html.j2").render(
+            report=self, version=__version__, pictures=list(self._pictures())
+        )
+
+    def _pictures(self) -> Iterator[dict[str, Any]]:
+        files = {case.name: case for case in self.dataset.cases}
+        suspicious = self.suspicious()
+        # without suspicious cases two others, so that a reader sees what was looked at
+        for case in suspicious[:PICTURES] or self.cases[:2]:
+            yield {"case": case, "source": self._picture(files[case.name], case)}
+
+    def _picture(self, files: RawCase, case: CheckedScribbles) -> str:
+        """A picture of the slices that the findings name, or of the one with most scribbles; as a data URL."""
+        reader = self.dataset.reader()
+        image = reader.image(files.images[0])
+        scribbles = reader.labels(files.label).array
+        maps = {"scribbles": scribbles}
+        if case.name in self.dense:
+            maps["dense"] = reader.labels(self.dense[case.name]).array
+        named = [found.index for found in case.findings if found.index is not None]
+        indices = list(dict.fromkeys(named))[:SLICES]
+        indices = indices or [most_annotated_slice(scribbles, image.spacing_mm, self.dataset.ignore)]
+        file = io.BytesIO()
+        draw_panels(file, [Panels.cut(case.name, image, maps, index) for index in indices], self.dataset.classes)
+        return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def check_scribbles(
     dataset: str | int | Path,
     *,
     dense: str | Path | None = None,
     plans: str = "nnUNetPlans",
     processes: int | None = None,
-) -> CheckReport:
+) -> ScribbleReport:
     """Look at every training case of a data set with an ignore label.
 
     Args:
@@ -49,7 +166,7 @@ def check_dataset(
     dense_files = _dense_files(raw, dense)
     findings = list(_declared(raw))
     if raw.ignore is None:
-        return CheckReport(raw, (), tuple(findings), dense_files)
+        return ScribbleReport(tuple(findings), raw, (), dense_files)
     reader = raw.reader()
     grids = planned_grids(raw.name, plans)
     if not grids:
@@ -63,7 +180,8 @@ def check_dataset(
     cases = tuple(for_every_case(check_case, calls, processes, "check"))
     findings += of_all(cases, raw.classes, bool(dense_files))
     findings.append(Finding("note", "resampling", f"resampled with nnU-Net's function to {titles}"))
-    return CheckReport(raw, cases, tuple(by_severity(findings)), dense_files)
+    findings += [found for case in cases for found in case.findings]
+    return ScribbleReport(ScribbleReport.by_severity(findings), raw, cases, dense_files)
 
 
 def check_case(
@@ -73,7 +191,7 @@ def check_case(
     ignore: int,
     reader_name: str,
     grids: Sequence[Grid],
-) -> CheckedCase:
+) -> CheckedScribbles:
     """Look at one case.
 
     Args:
@@ -102,8 +220,13 @@ def check_case(
         findings += against_dense(case.name, scribbles.array, dense.array, scribbles.spacing_mm, classes, ignore)
     findings += across_edges(case.name, scribbles.array, image.array, scribbles.spacing_mm, classes)
     findings += vanished(case.name, scribbles.array, scribbles.spacing_mm, classes, grids)
-    return CheckedCase(
-        case.name, voxels, scribbles.array.size, int(annotated.sum()), len(annotated), tuple(by_severity(findings))
+    return CheckedScribbles(
+        case.name,
+        voxels,
+        scribbles.array.size,
+        int(annotated.sum()),
+        len(annotated),
+        ScribbleReport.by_severity(findings),
     )
 
 
@@ -128,7 +251,7 @@ def vanished(
 
 
 def _declared(raw: RawDataset) -> Iterator[Finding]:
-    """What ``dataset.json`` says about the ignore label."""
+    """Find what ``dataset.json`` says wrongly about the ignore label."""
     highest = max(raw.classes)
     if raw.ignore is None:
         text = "dataset.json declares no ignore label: nnU-Net would train on every voxel as if it were annotated"

@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar
 
 from nnunet_ext.data.raw import open_dataset
 from nnunet_ext.errors import InputError
+from nnunet_ext.findings import CheckReport, Finding, Severity
 from nnunet_ext.splits.cases import Cases, find_cases
 from nnunet_ext.splits.files import NAME, About, about_file, read_about, read_folds
 from nnunet_ext.splits.folds import Fold, cross_validation
@@ -19,44 +20,28 @@ from nnunet_ext.splits.images import Neighbours, look_at_neighbours
 from nnunet_ext.splits.names import subjects_from_names
 from nnunet_ext.splits.subjects import Grouping, group, in_pairs, numbered, some
 
-Severity = Literal["error", "warning", "note"]
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-
 
 @dataclass(frozen=True)
-class Finding:
-    """``error``: wrong; ``warning``: probably wrong; ``note``: how was checked. ``text``: one sentence."""
+class SplitsReport(CheckReport):
+    """Findings in folds. ``error``: wrong; ``warning``: probably wrong; ``note``: how they were checked.
 
-    severity: Severity
-    text: str
-
-
-@dataclass(frozen=True)
-class CheckReport:
-    """Attributes:
-    cases: of the data set.
-    source: of the folds, in words.
-    folds: as they were found.
-    findings: the worst first.
+    Attributes:
+        cases: of the data set.
+        source: of the folds, in words.
+        folds: as they were found.
     """
+
+    severities: ClassVar[tuple[Severity, ...]] = ("error", "warning", "note")
+    failing: ClassVar[tuple[Severity, ...]] = ("error", "warning")
 
     cases: Cases
     source: str
     folds: tuple[Fold, ...]
-    findings: tuple[Finding, ...]
-
-    @property
-    def exit_code(self) -> int:
-        """1 if there is an error or a warning, otherwise 0."""
-        return int(any(found.severity != "note" for found in self.findings))
 
     def report(self) -> str:
-        """What to print."""
-        counts = [sum(found.severity == severity for found in self.findings) for severity in SEVERITIES]
-        head = (
-            f"{self.cases.dataset}: {len(self.cases.names)} cases, {len(self.folds)} folds, {self.source}; findings: "
-            + ", ".join(f"{count} {severity}" for count, severity in zip(counts, SEVERITIES, strict=True))
-        )
+        """The text to print."""
+        counts = f"{len(self.cases.names)} cases, {len(self.folds)} folds"
+        head = f"{self.cases.dataset}: {counts}, {self.source}; {self.verdict()}"
         return "\n".join([head, *(f"{found.severity:<7} {found.text}" for found in self.findings)])
 
 
@@ -67,7 +52,7 @@ def check_splits(
     by: str | None = None,
     images: bool = True,
     processes: int | None = None,
-) -> CheckReport:
+) -> SplitsReport:
     """Check folds.
 
     Which cases are one subject is taken from ``by``, or else from what ``nnunet-ext splits`` stored beside the file. If
@@ -94,16 +79,15 @@ def check_splits(
     known, remarks = _known_subjects(cases, by, about, path)
     findings += remarks
     if known is not None:
-        findings.append(Finding("note", f"{len(known.subjects)} subjects, {known.by}"))
+        findings.append(Finding("note", "subjects", f"{len(known.subjects)} subjects, {known.by}"))
         findings += leaks(folds, known)
     else:
         findings += _likely_leaks(folds, cases, images, processes)
-    ordered = sorted(findings, key=lambda found: SEVERITIES.index(found.severity))
-    return CheckReport(cases, source, tuple(folds), tuple(ordered))
+    return SplitsReport(SplitsReport.by_severity(findings), cases, source, tuple(folds))
 
 
 def consistency(folds: Sequence[Fold], cases: Cases, few_shot: Sequence[bool] = ()) -> Iterator[Finding]:
-    """What is wrong whoever the subjects are.
+    """Find what is wrong whoever the subjects are.
 
     Args:
         folds: to check.
@@ -113,26 +97,26 @@ def consistency(folds: Sequence[Fold], cases: Cases, few_shot: Sequence[bool] = 
     for index, fold in enumerate(folds):
         for part, names in (("training", fold.train), ("validation", fold.val)):
             if not names:
-                yield Finding("error", f"fold {index}: {part} has no cases")
+                yield Finding("error", "folds", f"fold {index}: {part} has no cases")
             if twice := sorted(name for name, count in Counter(names).items() if count > 1):
-                yield Finding("error", f"fold {index}: {_cases(twice)} more than once in {part}")
+                yield Finding("error", "folds", f"fold {index}: {_cases(twice)} more than once in {part}")
             if unknown := sorted(set(names) - set(cases.names)):
                 text = f"fold {index}: {_cases(unknown)} in {part}, but not in the data set; nnU-Net would stop there"
-                yield Finding("error", text)
+                yield Finding("error", "folds", text)
         if both := sorted(set(fold.train) & set(fold.val)):
-            yield Finding("error", f"fold {index}: {_cases(both)} in training and validation")
+            yield Finding("error", "folds", f"fold {index}: {_cases(both)} in training and validation")
     used = {case for fold in folds for case in (*fold.train, *fold.val)}
     if unused := sorted(set(cases.names) - used):
         severity: Severity = "note" if any(few_shot) else "warning"
-        yield Finding(severity, f"{_cases(unused)} in no fold, neither for training nor for validation")
+        yield Finding(severity, "folds", f"{_cases(unused)} in no fold, neither for training nor for validation")
     for index, fold in enumerate(folds):
         absent = sorted((used & set(cases.names)) - {*fold.train, *fold.val})
         if absent and not (few_shot and few_shot[index]):
-            yield Finding("warning", f"fold {index}: {_cases(absent)} missing, which another fold has")
+            yield Finding("warning", "folds", f"fold {index}: {_cases(absent)} missing, which another fold has")
 
 
 def leaks(folds: Sequence[Fold], grouping: Grouping, *, likely: bool = False) -> Iterator[Finding]:
-    """Validation cases with another case of their subject in training, one finding per fold.
+    """Find validation cases with another case of their subject in training, one finding per fold.
 
     Args:
         folds: to check; cases without a subject are passed over.
@@ -151,6 +135,7 @@ def leaks(folds: Sequence[Fold], grouping: Grouping, *, likely: bool = False) ->
         if leaked:
             yield Finding(
                 severity,
+                title,
                 f"{title}, fold {index}: {len(leaked)} of {len(fold.val)} validation cases {have} their subject in "
                 f"training, such as {leaked[0][0]} ({leaked[0][1]} is trained on)",
             )
@@ -160,7 +145,7 @@ def leaks(folds: Sequence[Fold], grouping: Grouping, *, likely: bool = False) ->
 
 
 def _default(cases: Cases) -> list[Fold]:
-    """What nnU-Net's first training would write: folds by case."""
+    """Folds by case, as nnU-Net's first training would write them."""
     if len(cases.names) < 5:
         raise InputError(
             f"{cases.dataset} has {len(cases.names)} cases and no {NAME}, but nnU-Net needs at least 5 cases to make 5 "
@@ -180,34 +165,36 @@ def _known_subjects(
         return None, []
     beside = about_file(path)
     if unknown := sorted(set(cases.names) - set(about.grouping.subject_of)):
-        return None, [Finding("note", f"{beside.name} does not know {_cases(unknown)} and is not used")]
+        return None, [Finding("note", "subjects", f"{beside.name} does not know {_cases(unknown)} and is not used")]
     return Grouping(f"--by {shlex.quote(about.grouping.by)}, as {beside.name} says", about.grouping.subject_of), []
 
 
 def _likely_leaks(folds: Sequence[Fold], cases: Cases, images: bool, processes: int | None) -> Iterator[Finding]:
-    """What names or images suggest. Nobody knows whether that is so; the user is asked to say."""
+    """Leaks that names or images suggest. Nobody knows whether that is so; the user is asked to say."""
     named = subjects_from_names(cases.names)
     if named is not None:
         grouping = Grouping(named.rule, named.subject_of)
         count = len(grouping.subjects)
         text = f"the names look as if these were {count} subjects ({named.rule}); if so, say --by subject"
-        yield Finding("note", text)
+        yield Finding("note", "subjects", text)
         yield from _guessed(folds, grouping)
         return
     yield Finding(
-        "note", f"the names ({some(cases.names)}) do not tell which cases are one subject; if you know, say --by"
+        "note",
+        "subjects",
+        f"the names ({some(cases.names)}) do not tell which cases are one subject; if you know, say --by",
     )
     if not images:
         return
     if not os.environ.get("nnUNet_raw"):
-        yield Finding("note", "nnUNet_raw is not set, so images were not compared")
+        yield Finding("note", "images", "nnUNet_raw is not set, so images were not compared")
         return
     try:
         found = look_at_neighbours(open_dataset(cases.dataset), processes)
     except InputError as error:  # everything else could be checked without images
-        yield Finding("note", f"images were not compared: {error}")
+        yield Finding("note", "images", f"images were not compared: {error}")
         return
-    yield Finding("note", _seen(found))
+    yield Finding("note", "images", _seen(found))
     if found is not None and found.first is not None:
         names = [case for case in cases.names if (parts := numbered(case)) and int(parts[1]) >= found.first]
         yield from _guessed(folds, Grouping("images", in_pairs(names, found.first)))
@@ -215,7 +202,7 @@ def _likely_leaks(folds: Sequence[Fold], cases: Cases, images: bool, processes: 
 
 def _guessed(folds: Sequence[Fold], grouping: Grouping) -> list[Finding]:
     found = list(leaks(folds, grouping, likely=True))
-    return found or [Finding("note", "with these subjects, no fold has one in training and validation")]
+    return found or [Finding("note", "subjects", "with these subjects, no fold has one in training and validation")]
 
 
 def _seen(found: Neighbours | None) -> str:

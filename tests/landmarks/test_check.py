@@ -10,8 +10,7 @@ import pytest
 from nnunet_ext.cli import main
 from nnunet_ext.data.geometry import to_lps
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks.check import check_dataset
-from nnunet_ext.landmarks.check_report import CheckReport
+from nnunet_ext.landmarks.check import LandmarkReport, check_landmarks
 from nnunet_ext.landmarks.dataset import open_landmarks
 from nnunet_ext.landmarks.formats import write_markups, write_table
 from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, present
@@ -32,11 +31,11 @@ def put(folder: Path, case: str, landmarks) -> None:
     write_markups(folder / "landmarksTr" / f"{case}.mrk.json", landmarks)
 
 
-def check(folder: Path, **options) -> CheckReport:
-    return check_dataset(204, processes=1, **options)
+def check(folder: Path, **options) -> LandmarkReport:
+    return check_landmarks(204, processes=1, **options)
 
 
-def kinds(report: CheckReport, severity: str | None = None) -> set[tuple[str, str | None]]:
+def kinds(report: LandmarkReport, severity: str | None = None) -> set[tuple[str, str | None]]:
     """(kind, case) of the findings."""
     return {(found.kind, found.case) for found in report.findings if severity in (None, found.severity)}
 
@@ -52,7 +51,7 @@ def test_a_clean_data_set_has_no_findings(folder):
     report = check(folder)
     assert kinds(report) == set()
     assert report.exit_code == 0
-    assert set(report.positions) == {"a", "b", "c", "d", "f"}
+    assert set(report.placed) == {"a", "b", "c", "d", "f"}
     assert report.segmented == ("a", "b", "e", "f")
     assert len(report.distances) == 9
     assert max(abs(distance.mm) for distance in report.distances) < 1e-3
@@ -61,7 +60,7 @@ def test_a_clean_data_set_has_no_findings(folder):
 
 def test_several_processes_find_the_same(folder):
     put(folder, "c", flipped(CASES["c"].landmarks))
-    one, two = check(folder), check_dataset(204, processes=2)
+    one, two = check(folder), check_landmarks(204, processes=2)
     assert (one.findings, one.distances) == (two.findings, two.distances)
 
 

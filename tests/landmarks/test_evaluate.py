@@ -9,10 +9,9 @@ import pytest
 
 from nnunet_ext.cli import main
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks.evaluate import evaluate
+from nnunet_ext.landmarks.evaluate import ScoredLandmark, evaluate, outcome_of, summarise
 from nnunet_ext.landmarks.formats import write_markups, write_table
 from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, present
-from nnunet_ext.landmarks.radial_errors import ScoredLandmark, outcome_of, summarise
 from tests.landmarks.raw import Case, describe, write_dataset
 
 ORIGIN = present((0, 0, 0))

@@ -8,13 +8,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nnunet_ext.cli import main
 from nnunet_ext.data.geometry import to_lps
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks.fcsv import from_fcsv
-from nnunet_ext.landmarks.formats import case_of, read, read_file, read_files, write_markups, write_table
-from nnunet_ext.landmarks.markups import from_markups, to_markups
+from nnunet_ext.landmarks.formats import (
+    case_of,
+    convert,
+    from_table,
+    read,
+    read_file,
+    read_files,
+    to_table,
+    write_markups,
+    write_table,
+)
 from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, Landmark, State, as_arrays, from_arrays, present
-from nnunet_ext.landmarks.tables import from_table, to_table
+from nnunet_ext.landmarks.slicer import from_fcsv, from_markups, to_markups
 
 LPS = (12.5, -3.25, 40.125)
 RAS = (-12.5, 3.25, 40.125)
@@ -286,3 +295,48 @@ def test_a_landmark_has_a_position_exactly_if_it_is_present():
 
 def test_the_case_is_the_name_of_the_file_without_its_ending():
     assert [case_of(Path(name)) for name in ("a_1.mrk.json", "b.json", "c.d.FCSV")] == ["a_1", "b", "c.d"]
+
+
+# --- nnunet-ext landmarks convert: the same points in another file ----------------------------------------------------
+
+
+CASES = {"a": {"tip": present((1, -2, 3)), "end": ABSENT}, "b": {"tip": present((4, 5, 6), 0.5)}}
+
+
+@pytest.fixture
+def source(tmp_path):
+    for case, landmarks in CASES.items():
+        write_markups(tmp_path / "in" / f"{case}.mrk.json", landmarks)
+    return tmp_path / "in"
+
+
+def test_to_a_table_and_back(source, tmp_path):
+    assert convert([source], "csv", out=tmp_path / "table") == [tmp_path / "table" / "landmarks.csv"]
+    assert read(tmp_path / "table") == CASES
+    files = convert([tmp_path / "table" / "landmarks.csv"], "mrk.json", out=tmp_path / "back")
+    assert [file.name for file in files] == ["a.mrk.json", "b.mrk.json"]
+    assert read(tmp_path / "back") == CASES
+
+
+def test_a_file_under_the_wrong_system_is_repaired(source, tmp_path, capsys):
+    file = str(source / "a.mrk.json")
+    command = ["landmarks", "convert", file, "--to", "mrk.json", "-o", str(tmp_path), "--coordinates", "RAS"]
+    assert main(command) == 0
+    assert read(tmp_path / "a.mrk.json")["a"]["tip"] == present((-1, 2, 3))
+    assert "a.mrk.json written" in capsys.readouterr().out
+
+
+def test_nothing_is_replaced_by_accident(source, tmp_path):
+    command = ["landmarks", "convert", str(source), "--to", "mrk.json", "-o", str(source)]
+    assert main(command) == 2
+    with pytest.raises(InputError, match="--force"):
+        convert([source], "mrk.json", out=source)
+    assert main([*command, "--force"]) == 0
+    assert read(source) == CASES
+
+
+def test_files_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"nothing\.csv"):
+        convert([tmp_path / "nothing.csv"], "csv", out=tmp_path)
+    with pytest.raises(InputError, match="no file of landmarks"):
+        convert([tmp_path], "csv", out=tmp_path)

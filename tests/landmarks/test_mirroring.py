@@ -8,7 +8,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from nnunet_ext.data.geometry import Geometry
-from nnunet_ext.landmarks.declaration import Declaration
+from nnunet_ext.landmarks.dataset import Declaration
 from nnunet_ext.landmarks.mirroring import Mirroring, allowed_mirror_axes, left_right_axis, unmirror
 
 NAMES = ("left", "middle", "right")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_ext.landmarks.check import check_dataset
+from nnunet_ext.landmarks.check import check_landmarks
 from nnunet_ext.landmarks.evaluate import evaluate
 
 DATA = Path(os.environ.get("NNUNET_EXT_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -47,11 +47,11 @@ def folder(tmp_path) -> Path:
 
 
 def test_landmarks_lie_on_their_organs(folder):
-    report = check_dataset(folder, labels=HIPPOCAMPUS / "oracle" / "labelsTr", processes=1)
+    report = check_landmarks(folder, labels=HIPPOCAMPUS / "oracle" / "labelsTr", processes=1)
     assert report.findings == ()
     assert not any(distance.across for distance in report.distances)
     assert max(abs(distance.mm) for distance in report.distances) < 1.05
-    across = check_dataset(folder, processes=1)
+    across = check_landmarks(folder, processes=1)
     assert across.exit_code == 0
     assert all(distance.across for distance in across.distances)
 
@@ -60,11 +60,11 @@ def test_a_wrong_prior_is_found_with_both_and_across(folder):
     content = json.loads((folder / "dataset.json").read_text())
     content["landmarks"]["surface_of"]["anterior_tip"] = ["Posterior"]
     (folder / "dataset.json").write_text(json.dumps(content))
-    report = check_dataset(folder, labels=HIPPOCAMPUS / "oracle" / "labelsTr", processes=1)
-    assert [(found.kind, found.landmark) for found in report.findings] == [("prior", "anterior_tip")]
+    report = check_landmarks(folder, labels=HIPPOCAMPUS / "oracle" / "labelsTr", processes=1)
+    assert [(found.kind, found.about) for found in report.findings] == [("prior", "anterior_tip")]
     assert report.exit_code == 1
-    across = check_dataset(folder, processes=1)
-    assert [(found.severity, found.landmark) for found in across.findings] == [("warning", "anterior_tip")]
+    across = check_landmarks(folder, processes=1)
+    assert [(found.severity, found.about) for found in across.findings] == [("warning", "anterior_tip")]
 
 
 def test_references_are_perfect_predictions(folder):

@@ -9,9 +9,8 @@ import pytest
 
 from nnunet_ext.cli import main
 from nnunet_ext.errors import InputError
-from nnunet_ext.scribbles.check import check_dataset
-from nnunet_ext.scribbles.check_report import CheckReport
-from nnunet_ext.scribbles.findings import across_edges, against_dense, coverage
+from nnunet_ext.scribbles.check import ScribbleReport, check_scribbles
+from nnunet_ext.scribbles.check_rules import across_edges, against_dense, coverage
 from nnunet_ext.scribbles.label_map import Options, scribble_label_map
 from nnunet_ext.scribbles.resampling import Grid, resampled
 from tests import tiny
@@ -47,11 +46,11 @@ def replace(root: Path, case: str, array: np.ndarray) -> None:
     write(root / "raw" / NAME / "labelsTr" / f"{case}.nii.gz", array)
 
 
-def check(root: Path, with_dense: bool = False, **options) -> CheckReport:
-    return check_dataset(138, dense=root / "dense" if with_dense else None, **{"processes": 1, **options})
+def check(root: Path, with_dense: bool = False, **options) -> ScribbleReport:
+    return check_scribbles(138, dense=root / "dense" if with_dense else None, **{"processes": 1, **options})
 
 
-def kinds(report: CheckReport, severity: str | None = None) -> set[tuple[str, str | None]]:
+def kinds(report: ScribbleReport, severity: str | None = None) -> set[tuple[str, str | None]]:
     """(kind, case) of the findings, without the note that says how was resampled."""
     return {
         (found.kind, found.case)
@@ -76,7 +75,7 @@ def test_a_clean_data_set_has_no_findings(root, with_dense):
 def test_several_processes_find_the_same(root):
     replace(root, "b", np.full_like(scribbles(1), 3))
     one, two = check(root, True), check(root, True, processes=2)
-    assert (one.cases, one.general) == (two.cases, two.general)
+    assert (one.cases, one.findings) == (two.cases, two.findings)
 
 
 def test_no_ignore_label_is_fatal(root):
@@ -174,7 +173,7 @@ def test_two_dimensional_images_and_regions(root):
     images = {case: image(dense(seed))[2] for seed, case in enumerate(CASES)}
     declared = {"background": 0, "whole": [1, 2], "right": 2, "ignore": 3}
     write_dataset(folder, arrays, declared, images=images, spacing=SPACING[1:], regions_class_order=[1, 2])
-    report = check_dataset(folder, processes=1)
+    report = check_scribbles(folder, processes=1)
     assert kinds(report) == set()
     assert dict(report.dataset.classes) == {0: "background", 1: "label 1", 2: "right"}
     report.write(root / "out")
@@ -201,7 +200,7 @@ def test_scribbles_that_leak():
     assert leaks() == []
     drawn[2, 10, 14:18] = 1
     (found,) = leaks()
-    assert (found.label, found.index) == ("left", 2)
+    assert (found.about, found.index) == ("left", 2)
     assert "8.3 % of the scribble of left (3 voxels)" in found.text
     truth[2, 10, 15:] = 3  # masked out in the dense labels: nobody knows
     assert leaks() == []
@@ -230,7 +229,7 @@ def test_strokes_across_a_strong_edge():
     assert list(across_edges("a", drawn, grey, SPACING, CLASSES)) == []  # inside, and along a border
     drawn[2, 50:53, 31:80] = 1
     (found,) = across_edges("a", drawn, grey, SPACING, CLASSES)
-    assert (found.kind, found.severity, found.label, found.index) == ("edge", "warning", "left", 2)
+    assert (found.kind, found.severity, found.about, found.index) == ("edge", "warning", "left", 2)
     assert list(across_edges("a", drawn, np.zeros_like(grey), SPACING, CLASSES)) == []
     drawn[drawn == 1] = 0  # the background consists of many tissues
     assert list(across_edges("a", drawn, grey, SPACING, CLASSES)) == []
@@ -298,7 +297,7 @@ def test_dense_labels_that_do_not_fit(root):
     (root / "dense" / "b.nii.gz").unlink()
     refused(root, "no dense labels for 1 of 3 cases", "b.nii.gz", with_dense=True)
     with pytest.raises(InputError, match="--dense"):
-        check_dataset(138, dense=root / "nowhere")
+        check_scribbles(138, dense=root / "nowhere")
 
 
 def test_an_ignore_label_that_is_a_region(root):

@@ -9,16 +9,25 @@ An engine is any function ``engine(image, spacing_mm, foreground, background) â†
     mask         (z, y, x) bool
 
 Besides the names below, ``module:function`` names a function of your own that can be imported.
+
+``nninteractive`` is Isensee et al., *nnInteractive: Redefining 3D Promptable Segmentation*, 2025, written after the
+README of version 1.1.2; its model of 400 MB has a non-commercial licence and needs a GPU. ``sam`` is Segment Anything
+(Kirillov et al., ICCV 2023), written after the interface of ``segment_anything`` 1.0; checkpoints of MedSAM have the
+same format, but were trained with boxes, not with points. Both adapters were **never run here** with a real model: the
+tests replace it by a stand-in with the same interface.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
 from nnunet_ext.data.geometry import Floats
 from nnunet_ext.errors import InputError
@@ -27,8 +36,13 @@ Engine = Callable[[NDArray, Sequence[float], Floats, Floats], NDArray[np.bool_]]
 
 
 class EngineEntry(NamedTuple):
-    """``location``: ``module:function``, called with the path of a model, returns the engine; ``parallel``: several
-    processes at once make sense, because the engine needs no GPU."""
+    """An engine that has a name.
+
+    Attributes:
+        location: ``module:function``, which returns the engine when it is called with the path of a model.
+        description: one line for people.
+        parallel: several processes at once make sense, because the engine needs no GPU.
+    """
 
     location: str
     description: str
@@ -38,9 +52,12 @@ class EngineEntry(NamedTuple):
 _HERE = "nnunet_ext.landmarks.pseudo"
 ENGINES: dict[str, EngineEntry] = {
     "random-walker": EngineEntry(f"{_HERE}.random_walker:load", "edges of the image; no model, runs everywhere", True),
-    "nninteractive": EngineEntry(f"{_HERE}.nninteractive:load", "nnInteractive; --model is its folder", False),
-    "sam": EngineEntry(f"{_HERE}.sam:load", "Segment Anything, slice by slice; --model is its checkpoint", False),
+    "nninteractive": EngineEntry(f"{_HERE}.engines:load_nninteractive", "nnInteractive; --model is its folder", False),
+    "sam": EngineEntry(f"{_HERE}.engines:load_sam", "Segment Anything by slices; --model is its checkpoint", False),
 }
+
+JUMP = 2.0
+"""Factor by which the area changes at most from one slice to the next, for Segment Anything."""
 
 
 def load_engine(name: str, model: str | None = None) -> Engine:
@@ -67,3 +84,116 @@ def load_engine(name: str, model: str | None = None) -> Engine:
 def runs_in_parallel(name: str) -> bool:
     """Whether several processes at once make sense."""
     return ENGINES[name].parallel if name in ENGINES else False
+
+
+# --- adapters of models -----------------------------------------------------------------------------------------------
+
+
+def load_nninteractive(model: str | None) -> Engine:
+    """Load nnInteractive.
+
+    Args:
+        model: the folder ``nnInteractive_v1.0`` that its README says how to download.
+
+    Raises:
+        InputError: it is not installed, or there is no such folder.
+    """
+    try:
+        from nnInteractive.inference.inference_session import nnInteractiveInferenceSession
+    except ImportError:
+        raise InputError("The engine nninteractive needs nnInteractive: pip install nninteractive.") from None
+    if model is None or not Path(model).is_dir():
+        raise InputError(f"--model is {model}, but nninteractive needs the folder of its weights (nnInteractive_v1.0).")
+    import torch
+
+    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    session = nnInteractiveInferenceSession(device=device, use_torch_compile=False, verbose=False, do_autozoom=True)
+    session.initialize_from_trained_model_folder(model)
+
+    def engine(
+        image: NDArray, spacing_mm: Sequence[float], foreground: Floats, background: Floats
+    ) -> NDArray[np.bool_]:
+        session.set_image(np.asarray(image)[None])
+        buffer = torch.zeros(image.shape, dtype=torch.uint8)
+        session.set_target_buffer(buffer)
+        session.reset_interactions()
+        for points, include in ((foreground, True), (background, False)):
+            for point in np.rint(points).astype(int).tolist():
+                session.add_point_interaction(tuple(point), include_interaction=include)
+        return buffer.cpu().numpy() > 0
+
+    return engine
+
+
+def load_sam(model: str | None) -> Engine:
+    """Load Segment Anything.
+
+    Args:
+        model: checkpoint, with ``vit_b``, ``vit_l`` or ``vit_h`` in its name.
+
+    Raises:
+        InputError: it is not installed, or there is no such file.
+    """
+    try:
+        from segment_anything import SamPredictor, sam_model_registry
+    except ImportError:
+        raise InputError("The engine sam needs segment_anything: pip install segment-anything.") from None
+    kind = re.search(r"vit_[blh]", Path(model).name) if model else None
+    if model is None or kind is None or not Path(model).is_file():
+        raise InputError(f"--model is {model}, but sam needs a checkpoint file with vit_b, vit_l or vit_h in its name.")
+    import torch
+
+    network = sam_model_registry[kind[0]](checkpoint=model)
+    predictor = SamPredictor(network.to("cuda:0" if torch.cuda.is_available() else "cpu"))
+
+    def engine(
+        image: NDArray, spacing_mm: Sequence[float], foreground: Floats, background: Floats
+    ) -> NDArray[np.bool_]:
+        return slice_by_slice(predictor, image, spacing_mm, foreground, background)
+
+    return engine
+
+
+def slice_by_slice(
+    predictor: Any, image: NDArray, spacing_mm: Sequence[float], foreground: Floats, background: Floats
+) -> NDArray[np.bool_]:
+    """Segment 2D slices with a predictor that has the interface of ``SamPredictor``, and propagate to the others.
+
+    It segments the slices that hold foreground points, then goes on from slice to slice with the innermost point of the
+    last mask as the prompt, until the mask vanishes or jumps in size.
+    """
+    axis = int(np.argmax(spacing_mm))
+    volume, mask = np.moveaxis(image, axis, 0), np.zeros(image.shape, bool)
+    slices = np.moveaxis(mask, axis, 0)
+    darkest, brightest = np.percentile(volume, [0.5, 99.5])
+    grey = np.clip((volume - darkest) / max(brightest - darkest, 1e-9) * 255, 0, 255).astype(np.uint8)
+    # the slice of each point, and its place (row, column) in it
+    inner, outer = (
+        (np.rint(points[:, axis]).astype(int), np.delete(points, axis, 1)) for points in (foreground, background)
+    )
+
+    def segment(z: int, inside: Floats) -> NDArray[np.bool_]:
+        outside = outer[1][outer[0] == z]
+        predictor.set_image(np.repeat(grey[z][..., None], 3, -1))
+        found, _, _ = predictor.predict(
+            point_coords=np.concatenate([inside, outside])[:, ::-1],
+            point_labels=np.array([1] * len(inside) + [0] * len(outside)),
+            multimask_output=False,
+        )
+        return np.asarray(found[0], bool)
+
+    prompted = sorted(set(inner[0].tolist()))
+    for z in prompted:
+        slices[z] = segment(z, inner[1][inner[0] == z])
+    for start in prompted:
+        for step in (-1, 1):
+            last, z = slices[start], start + step
+            while 0 <= z < len(slices) and z not in prompted and last.any():
+                depth = distance_transform_edt(np.pad(last, 1))[1:-1, 1:-1]
+                centre = np.array(np.unravel_index(depth.argmax(), depth.shape), float)
+                found = segment(z, centre[None])
+                if not last.sum() / JUMP <= found.sum() <= last.sum() * JUMP:
+                    break
+                slices[z] |= found
+                last, z = found, z + step
+    return mask

@@ -41,12 +41,10 @@ from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import write_json, written_as_a_whole
 from nnunet_ext.findings import aligned
-from nnunet_ext.landmarks.dataset import FOLDER, LandmarkDataset, Organs, as_3d, open_landmarks
-from nnunet_ext.landmarks.declaration import Declaration
+from nnunet_ext.landmarks.dataset import FOLDER, Declaration, Organs, RawLandmarkDataset, as_3d, open_landmarks
 from nnunet_ext.landmarks.points import Landmarks, State
 from nnunet_ext.landmarks.pseudo.engines import Engine, load_engine, runs_in_parallel
-from nnunet_ext.landmarks.pseudo.filters import Limits, Verdict, judge
-from nnunet_ext.landmarks.pseudo.prompts import Prompts, prompts_of
+from nnunet_ext.landmarks.pseudo.prompts import Limits, Prompts, Verdict, judge, prompts_of
 from nnunet_ext.partial_labels.declaration import KEY as ANNOTATED
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.version import __version__
@@ -57,7 +55,7 @@ NO_PROMPTS = "no prompts"
 
 @dataclass(frozen=True)
 class Options:
-    """How masks are made.
+    """Settings of the engine, the filters and the label map.
 
     Attributes:
         engine: a name of :mod:`nnunet_ext.landmarks.pseudo.engines`.
@@ -76,7 +74,7 @@ class Options:
 
 @dataclass(frozen=True)
 class PseudoLabelled:
-    """What :func:`pseudo_label` wrote; ``verdicts``: by case, by organ."""
+    """The result of :func:`pseudo_label`; ``verdicts``: by case, by organ."""
 
     folder: Path
     verdicts: Mapping[str, Mapping[str, Verdict]]
@@ -84,7 +82,7 @@ class PseudoLabelled:
     compared: bool
 
     def report(self) -> str:
-        """What to print: how many masks were accepted, why others were not, and the commands to type next."""
+        """The text to print: how many masks were accepted, why others were not, and the commands to type next."""
         organs = list(next(iter(self.verdicts.values())))
         rows = [("organ", "accepted", "refused because of (a mask may fail several)")]
         for organ in organs:
@@ -167,7 +165,7 @@ def pseudo_label(
 
 
 def volumes_of(case: RawCase, spanned: Sequence[str], organs: Organs, reader_name: str) -> dict[str, float] | None:
-    """mm³ of the organs in the label map of a case; None if nothing is labelled in it."""
+    """Volumes in mm³ of the organs in the label map of a case; None if nothing is labelled in it."""
     labels = Reader(reader_name).labels(case.label)
     require_labels(labels.array, organs.known, case.label)
     if (labels.array == organs.ignore).all():
@@ -269,7 +267,7 @@ def label_map(
 
 @lru_cache(maxsize=1)
 def _engine(name: str, model: str | None) -> Engine:
-    """Once per process: weights are large."""
+    """Load an engine once per process: weights are large."""
     return load_engine(name, model)
 
 
@@ -288,7 +286,7 @@ def _provenance(verdict: Verdict, prompts: Prompts | None) -> dict[str, Any]:
     return {"accepted": verdict.accepted, "refused_because_of": verdict.reasons, **verdict.values, **points}
 
 
-def _require_spans(found: LandmarkDataset, where: Path) -> None:
+def _require_spans(found: RawLandmarkDataset, where: Path) -> None:
     if not found.declaration.spans:
         raise InputError(
             f"{where}: the landmarks have no spans, which say between which of them an organ lies; add for example "
@@ -303,7 +301,7 @@ def _require_spans(found: LandmarkDataset, where: Path) -> None:
         )
 
 
-def _annotated(found: LandmarkDataset, verdicts: Mapping[str, Mapping[str, Verdict]]) -> dict[str, list[str]]:
+def _annotated(found: RawLandmarkDataset, verdicts: Mapping[str, Mapping[str, Verdict]]) -> dict[str, list[str]]:
     """The entry ``annotated_labels``: that of the source, and cases in which some organs have a mask, but not all."""
     entry = {case: sorted(names) for case, names in found.organs.annotated.items()}
     for case, organs in verdicts.items():

@@ -23,13 +23,13 @@ from nnunet_ext.landmarks.pseudo.engines import Engine
 # BETA and RADIUS are the best of a few values on a dozen cases of the hippocampus; MARGIN matters little
 
 BETA = 2000.0
-"""How much a walker dislikes edges, for intensities scaled to [0, 1]."""
+"""Dislike of a walker for edges, for intensities scaled to [0, 1]."""
 
 RADIUS = 0.2
-"""Of the foreground balls, as a fraction of the smallest distance between foreground and background prompts."""
+"""Radius of the foreground balls, as a fraction of the smallest distance between foreground and background prompts."""
 
 MARGIN = 0.35
-"""Of the box around the prompts, as a fraction of its longest side."""
+"""Margin of the box around the prompts, as a fraction of its longest side."""
 
 SMOOTHING = 0.5
 """Standard deviation of a Gaussian filter before edges are measured, in units of the finest spacing."""
@@ -39,8 +39,10 @@ LARGEST_BOX = 300_000
 
 
 def load(model: str | None) -> Engine:
-    """Raises:
-    InputError: a model is given, but there is none.
+    """Return the engine, which needs no model.
+
+    Raises:
+        InputError: a model is given.
     """
     if model is not None:
         raise InputError(f"--model is {model}, but random-walker has no model; leave it out.")

@@ -23,14 +23,22 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
 from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
 from batchgeneratorsv2.transforms.utils.random import OneOfTransform, RandomTransform
+from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import map_coordinates
 from torch import Tensor
 
+from nnunet_ext.data.geometry import Floats
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.mirroring import Mirroring
-from nnunet_ext.landmarks.warping import follow
 
 KEYPOINTS, STATES = "keypoints", "keypoint_states"
 _SLICES = "keypoint_slices"
+
+TOLERANCE = 1e-3
+"""Voxels of the new image. A grid of float32 is exact to about a tenth of it."""
+
+STEPS = 100
+"""An affine map needs one. A deformation that needs more is folded there, and the answer is not unique."""
 
 # they overwrite BasicTransform.apply and move nothing
 _STILL = (ImageOnlyTransform, SegOnlyTransform, MaskImageTransform, MoveSegAsOneHotToDataTransform)
@@ -147,3 +155,48 @@ class _ToSlices(_WithKeypoints):
 class _ToVolume(_WithKeypoints):
     def moved(self, keypoints: Tensor, shape: Sequence[int], data: Data, params: Data) -> Tensor:
         return torch.cat([data.pop(_SLICES), keypoints], 1)
+
+
+# --- points on a resampled grid ---------------------------------------------------------------------------------------
+
+
+def follow(points: ArrayLike, grid: NDArray, shape: Sequence[int], affine: ArrayLike, align_corners: bool) -> Floats:
+    """Return where points of an image are after the image was resampled on a grid.
+
+    Augmentation asks for every voxel of the new image where it lies in the old one. A landmark needs the inverse: which
+    place of the new image was taken from here. The map is the affine one that rotates and scales, and what elastic
+    deformation adds to it, so stepping with the inverse of the affine part alone converges to the answer.
+
+    Args:
+        points: ``(K, dim)``, continuous indices of the old image; nan stays nan.
+        grid: ``(*new shape, dim)``, where ``torch.nn.functional.grid_sample`` samples: the old image from −1 to 1, its
+            last axis first.
+        shape: of the old image, ``(dim,)``.
+        affine: ``(dim, dim)``, voxels of the old image per voxel of the new one. It may be rough.
+        align_corners: of ``grid_sample``: −1 and 1 are the centres of the outer voxels, not their faces.
+
+    Returns:
+        ``(K, dim)``, continuous indices of the new image, also beyond its border; nan where they cannot be found.
+    """
+    points, size, matrix = np.asarray(points, float), np.asarray(shape), np.asarray(affine, float)
+    inverse, last = np.linalg.inv(matrix), np.asarray(grid.shape[:-1]) - 1
+    parts = np.moveaxis(grid, -1, 0)[::-1]
+    scale = (size - 1) / 2 if align_corners else size / 2
+
+    def sampled(index: Floats) -> Floats:
+        """Place in the old image of ``index`` in the new one; beyond its border the map goes on as the affine one."""
+        within = np.clip(index, 0, last)
+        unit = [map_coordinates(part, within.T, float, order=1) for part in parts]
+        return np.stack(unit, 1) * scale + (size - 1) / 2 + (index - within) @ matrix.T
+
+    found = np.full_like(points, np.nan)
+    known = np.isfinite(points).all(1)
+    goal = points[known]
+    index = np.broadcast_to(last / 2, goal.shape)
+    for _ in range(STEPS):
+        step = (goal - sampled(index)) @ inverse.T
+        index = index + step
+        if np.abs(step).max(initial=0) < TOLERANCE:
+            break
+    found[known] = np.where((np.abs(step) < TOLERANCE).all(1, keepdims=True), index, np.nan)
+    return found

@@ -1,31 +1,32 @@
-"""The landmarks of a preprocessed data set: read once at the start of a training, handed on with every case.
+"""The cases of a training with landmarks: what is annotated in each, batches, folds, and the preprocessed data set.
 
-The files are those of ``landmarksTr`` in ``nnUNet_raw`` if it is there, because that is where people correct them. Each
-training leaves a copy in ``nnUNet_preprocessed``, for machines that have nothing else; only without the original does
-the copy count.
+Landmarks are read once at the start of a training and handed on with every case. The files are those of ``landmarksTr``
+in ``nnUNet_raw`` if it is there, because that is where people correct them. Each training leaves a copy in
+``nnUNet_preprocessed``, for machines that have nothing else; only without the original does the copy count.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nnunet_ext.data.geometry import Floats
 from nnunet_ext.data.preprocessed import PreprocessedGrid
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing
-from nnunet_ext.landmarks.annotation import Annotation, has_landmarks, is_segmented
 from nnunet_ext.landmarks.dataset import FOLDER
 from nnunet_ext.landmarks.formats import landmark_files, read_files
-from nnunet_ext.landmarks.keypoints import Keypoints
-from nnunet_ext.landmarks.points import State
+from nnunet_ext.landmarks.points import Keypoints, State
+from nnunet_ext.splits.folds import stratified
 
 LANDMARKS = "landmarks"
 """Key of ``class_locations``, beside nnU-Net's labels and regions."""
@@ -33,10 +34,51 @@ LANDMARKS = "landmarks"
 LOCATIONS = 32
 """Voxels per landmark that a patch may be centred on."""
 
+# --- what is annotated ------------------------------------------------------------------------------------------------
+
+
+class Annotation(Enum):
+    """The parts of a case that are annotated. The order matters: with either, ``BOTH`` makes a connected range."""
+
+    SEGMENTATION = "segmentation"
+    BOTH = "segmentation and landmarks"
+    LANDMARKS = "landmarks"
+    NOTHING = "nothing"
+
+    @classmethod
+    def of(cls, segmentation: bool, landmarks: bool) -> Annotation:
+        if segmentation:
+            return cls.BOTH if landmarks else cls.SEGMENTATION
+        return cls.LANDMARKS if landmarks else cls.NOTHING
+
+    @property
+    def segmentation(self) -> bool:
+        return self in (Annotation.SEGMENTATION, Annotation.BOTH)
+
+    @property
+    def landmarks(self) -> bool:
+        return self in (Annotation.LANDMARKS, Annotation.BOTH)
+
+
+def is_segmented(class_locations: Mapping[Any, Sequence]) -> bool:
+    """Whether anything is labelled in a case, be it background.
+
+    Args:
+        class_locations: that nnU-Net stored for the case. With an ignore label in the data set it has a key of −1 and
+            all labels, with voxels that are not ignored; without one every voxel is labelled.
+    """
+    annotated = [key for key in class_locations if isinstance(key, tuple) and -1 in key]
+    return not annotated or any(len(class_locations[key]) > 0 for key in annotated)
+
+
+def has_landmarks(states: ArrayLike) -> bool:
+    """Whether anything is known about the landmarks of a case; ``states``: ``(K,)``."""
+    return bool((np.asarray(states) != State.UNKNOWN).any())
+
 
 @dataclass(frozen=True, eq=False)
 class LandmarkCase:
-    """What a training knows of one case.
+    """One case of a training.
 
     Attributes:
         keypoints: in voxels of the preprocessed array.
@@ -47,6 +89,19 @@ class LandmarkCase:
     keypoints: Keypoints
     annotation: Annotation
     matrix: Floats
+
+
+ByAnnotation = Mapping[Annotation, Sequence[str]]
+"""Names of cases by what is annotated in them."""
+
+
+def by_annotation(cases: Mapping[str, LandmarkCase], names: Iterable[str] | None = None) -> dict[Annotation, list[str]]:
+    """Names of cases by what is annotated in them, in the order of :class:`Annotation`; all by default."""
+    chosen = cases if names is None else list(names)
+    return {kind: [name for name in chosen if cases[name].annotation is kind] for kind in Annotation}
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
 def find_landmarks(dataset: str, preprocessed: Path) -> Path:
@@ -134,6 +189,9 @@ def outside_of_crop(cases: Mapping[str, LandmarkCase]) -> str | None:
     return f"Landmarks outside of the preprocessed image count as unknown: {'; '.join(lost)}."
 
 
+# --- the preprocessed data set ----------------------------------------------------------------------------------------
+
+
 class Locations(dict):
     """``class_locations`` of one case, with what else is known of it; all of a case that nnU-Net's loader hands on."""
 
@@ -185,7 +243,69 @@ class DatasetWithLandmarks:
         return np.pad(voxels, ((0, 0), (1, 0)))
 
 
-def by_annotation(cases: Mapping[str, LandmarkCase], names: Iterable[str] | None = None) -> dict[Annotation, list[str]]:
-    """Names of cases by what of them is annotated, in the order of :class:`Annotation`; all by default."""
-    chosen = cases if names is None else list(names)
-    return {kind: [name for name in chosen if cases[name].annotation is kind] for kind in Annotation}
+# --- batches and folds ------------------------------------------------------------------------------------------------
+
+
+def systematic_sample(
+    annotations: Sequence[Annotation], number: int, probabilities: ArrayLike | None = None
+) -> NDArray[np.int64]:
+    """``(number,)``: indices of cases for one batch, in random order.
+
+    Systematic sampling: the cases of a kind stand side by side on a line, shuffled, and equally spaced points with a
+    random start pick from it. So every case is expected equally often, as in nnU-Net, and of every kind come as many as
+    its share of the batch, rounded up or down, where independent draws would leave out a kind much more often.
+
+    Args:
+        annotations: of the N cases.
+        number: of cases in the batch.
+        probabilities: ``(N,)``; the same for all cases by default.
+    """
+    kinds = np.array([list(Annotation).index(annotation) for annotation in annotations])
+    # numpy's global state, as in nnU-Net, which seeds it in every worker
+    line = np.lexsort((np.random.random(len(kinds)), kinds))
+    shares = np.ones(len(kinds)) if probabilities is None else np.asarray(probabilities, float)
+    ends = np.cumsum(shares[line])
+    points = (np.random.random() + np.arange(number)) / number * ends[-1]
+    chosen = line[np.searchsorted(ends[:-1], points, side="right")]
+    np.random.shuffle(chosen)
+    return chosen
+
+
+def write_stratified_folds(path: Path, cases: ByAnnotation) -> None:
+    """Write nnU-Net's ``splits_final.json`` with 5 folds, each of which validates every kind of case.
+
+    Nothing is written beside it: as in nnU-Net's own folds, nobody said which cases are one subject.
+
+    Args:
+        path: of the file.
+        cases: all of the data set.
+
+    Raises:
+        InputError: fewer cases than folds.
+    """
+    ordered = [cases.get(kind, ()) for kind in Annotation]
+    folds = [{"train": fold.train, "val": fold.val} for fold in stratified(ordered)]
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(folds, indent=4), encoding="utf-8")
+
+
+def not_validated(validation: ByAnnotation, training: ByAnnotation) -> str | None:
+    """One sentence if a fold trains something that none of its validation cases can judge.
+
+    Args:
+        validation: cases of the fold.
+        training: the same.
+    """
+
+    def any_with(cases: ByAnnotation, what: str) -> bool:
+        return any(names and getattr(kind, what) for kind, names in cases.items())
+
+    missing = [
+        what for what in ("segmentation", "landmarks") if any_with(training, what) and not any_with(validation, what)
+    ]
+    if not missing:
+        return None
+    return (
+        f"No validation case of this fold has {' or '.join(missing)}, so nothing will be known about how well "
+        f"{'both are' if len(missing) > 1 else 'that is'} predicted; remove splits_final.json to get folds with both."
+    )

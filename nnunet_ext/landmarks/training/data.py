@@ -19,7 +19,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks.declaration import Declaration
+from nnunet_ext.landmarks.dataset import Declaration
 from nnunet_ext.landmarks.mirroring import Mirroring, allowed_mirror_axes
 from nnunet_ext.landmarks.training.augmentation import with_keypoints
 from nnunet_ext.landmarks.training.cases import (
@@ -28,10 +28,11 @@ from nnunet_ext.landmarks.training.cases import (
     by_annotation,
     find_landmarks,
     keep_copy,
+    not_validated,
     outside_of_crop,
     read_cases,
+    write_stratified_folds,
 )
-from nnunet_ext.landmarks.training.folds import not_validated, write_stratified_folds
 from nnunet_ext.landmarks.training.loader import landmark_loaders
 from nnunet_ext.nnunet.plans import remember
 from nnunet_ext.splits.files import NAME as SPLITS

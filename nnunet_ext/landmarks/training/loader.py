@@ -27,10 +27,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nnunet_ext.data.geometry import inside
-from nnunet_ext.landmarks.annotation import systematic_sample
 from nnunet_ext.landmarks.points import State
 from nnunet_ext.landmarks.training.augmentation import KEYPOINTS, STATES
-from nnunet_ext.landmarks.training.cases import DatasetWithLandmarks, LandmarkCase, Locations
+from nnunet_ext.landmarks.training.cases import DatasetWithLandmarks, LandmarkCase, Locations, systematic_sample
 
 SEAM = "nnUNetDataLoader"
 """Global of nnU-Net's trainer module: the class that ``nnUNetTrainer.get_dataloaders`` builds, twice."""

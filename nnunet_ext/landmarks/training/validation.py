@@ -9,12 +9,19 @@ import torch
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 from torch import Tensor
 
-from nnunet_ext.landmarks.calibration import read_thresholds, sure_enough, threshold, write_thresholds
 from nnunet_ext.landmarks.evaluate import evaluate
 from nnunet_ext.landmarks.formats import MARKUPS, write_markups
 from nnunet_ext.landmarks.heatmaps import decode
 from nnunet_ext.landmarks.points import State
-from nnunet_ext.landmarks.predictor import FOLDER, LandmarkHead, LandmarkPredictor
+from nnunet_ext.landmarks.predictor import (
+    FOLDER,
+    LandmarkHead,
+    LandmarkPredictor,
+    read_thresholds,
+    sure_enough,
+    threshold,
+    write_thresholds,
+)
 from nnunet_ext.landmarks.training.cases import find_landmarks
 from nnunet_ext.landmarks.training.data import LandmarkData
 

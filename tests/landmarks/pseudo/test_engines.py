@@ -8,9 +8,8 @@ import pytest
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.pseudo import random_walker
-from nnunet_ext.landmarks.pseudo.engines import ENGINES, load_engine, runs_in_parallel
+from nnunet_ext.landmarks.pseudo.engines import ENGINES, load_engine, runs_in_parallel, slice_by_slice
 from nnunet_ext.landmarks.pseudo.random_walker import random_walker_mask
-from nnunet_ext.landmarks.pseudo.sam import slice_by_slice
 
 
 def dice(a, b):

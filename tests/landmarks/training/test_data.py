@@ -19,12 +19,17 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from scipy.ndimage import map_coordinates
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks.annotation import Annotation
 from nnunet_ext.landmarks.points import State
 from nnunet_ext.landmarks.training.augmentation import _WithKeypoints
-from nnunet_ext.landmarks.training.cases import DatasetWithLandmarks, find_landmarks, keep_copy, read_cases
+from nnunet_ext.landmarks.training.cases import (
+    Annotation,
+    DatasetWithLandmarks,
+    find_landmarks,
+    keep_copy,
+    not_validated,
+    read_cases,
+)
 from nnunet_ext.landmarks.training.data import LandmarkData
-from nnunet_ext.landmarks.training.folds import not_validated
 from nnunet_ext.landmarks.training.loader import SEAM, LandmarkDataLoader, landmark_loaders
 from nnunet_ext.nnunet.trainer import CommonTrainer
 from tests import tiny

@@ -1,23 +1,25 @@
-"""What is wrong with the landmarks of one case, or of all: pure functions, and every threshold with its reason."""
+"""Rules that find mistakes in the landmarks of one case, or of all: pure functions, every threshold with its reason."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist, squareform
 
-from nnunet_ext import findings
 from nnunet_ext.data.geometry import Floats, Geometry, inside, to_lps
-from nnunet_ext.findings import some
-from nnunet_ext.landmarks.declaration import Declaration
+from nnunet_ext.data.reading import Volume
+from nnunet_ext.errors import InputError
+from nnunet_ext.findings import Finding, some
+from nnunet_ext.landmarks.dataset import Declaration, Organs, as_3d
 from nnunet_ext.landmarks.points import Landmarks, State, as_arrays
 
 OUTSIDE_SHARE = 0.2
-"""Of the points of a case, outside of its image, above which RAS and LPS are tried for a mix-up; below, single points
-are misplaced or the image was cropped."""
+"""Share of the points of a case outside of its image above which RAS and LPS are tried for a mix-up; below, single
+points are misplaced or the image was cropped."""
 
 PRIOR_VOXELS, GAP_VOXELS = 8, 2
 """Median distance to the surface, in voxels of the finest axis. A boundary loss looks 8 voxels far (its default range),
@@ -33,19 +35,8 @@ ENOUGH = 5
 """Cases from which a median says what is usual."""
 
 
-@dataclass(frozen=True)
-class Finding(findings.Finding):
-    """One thing to look at in landmarks.
-
-    Attributes:
-        landmark: name, if it is about one.
-    """
-
-    landmark: str | None = None
-
-
 @dataclass(frozen=True, eq=False)
-class Position:
+class PlacedLandmarks:
     """The landmarks of one case in its image; K in the order of the declaration.
 
     Attributes:
@@ -62,11 +53,15 @@ class Position:
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, landmarks: Landmarks, names: Sequence[str], geometry: Geometry, shape: Sequence[int]) -> Position:
-        """Args:
-        landmarks: of the case.
-        names: those that are declared.
-        geometry, shape: of its image.
+    def of(
+        cls, landmarks: Landmarks, names: Sequence[str], geometry: Geometry, shape: Sequence[int]
+    ) -> PlacedLandmarks:
+        """The landmarks called ``names`` in the image of their case.
+
+        Args:
+            landmarks: of the case.
+            names: those that are declared.
+            geometry, shape: of its image.
         """
         points_mm, states = as_arrays(landmarks, names)
         centre = geometry.to_mm((np.asarray(shape) - 1) / 2)
@@ -99,16 +94,16 @@ def names_of(case: str, landmarks: Landmarks, declared: Sequence[str]) -> Iterat
         yield Finding("warning", "same place", text, case, names[other])
 
 
-def places(case: str, position: Position, names: Sequence[str]) -> Iterator[Finding]:
+def places(case: str, placed: PlacedLandmarks, names: Sequence[str]) -> Iterator[Finding]:
     """Points outside of the image; and whether they fit into it when RAS and LPS are exchanged."""
-    outside = position.outside()
+    outside = placed.outside()
     if not outside.any():
         return
     lost, n = (
         [name for name, is_out in zip(names, outside, strict=True) if is_out],
-        int((position.states == State.PRESENT).sum()),
+        int((placed.states == State.PRESENT).sum()),
     )
-    if len(lost) > OUTSIDE_SHARE * n and not position.outside(flipped=True).any():
+    if len(lost) > OUTSIDE_SHARE * n and not placed.outside(flipped=True).any():
         text = f"{len(lost)} of {n} landmarks are outside of the image, but none if x and y change their sign: {_MIXED}"
         yield Finding("fatal", "RAS/LPS", text, case)
     else:
@@ -133,32 +128,65 @@ def flipped_fits(case: str, distances_mm: Floats, flipped_mm: Floats, voxel_mm: 
         yield Finding("fatal", "RAS/LPS", text, case)
 
 
+def same_grid(case: str, image: Volume, labels: Volume, label_file: Path) -> Iterator[Finding]:
+    """A label map that lies elsewhere than its image: nnU-Net only warns, but landmarks are placed in the image."""
+    one, other = Geometry.from_volume(image), Geometry.from_volume(labels)
+    if image.array.shape != labels.array.shape:
+        found = f"{labels.array.shape}, of the image {image.array.shape}"
+        raise InputError(f"{label_file}: the shape is {found}; both must lie on the same voxels.")
+    corners = np.array([(0, 0, 0), as_3d(image.array).shape])
+    apart = np.linalg.norm(one.to_mm(corners) - other.to_mm(corners), axis=1).max()
+    if apart > 0.5 * min(image.spacing_mm):
+        text = f"the label map lies up to {apart:.1f} mm from the image: copy origin and direction of the image to it"
+        yield Finding("fatal", "geometry", text, case)
+
+
+def empty_mask(
+    case: str, placed: PlacedLandmarks, labels: Volume, declaration: Declaration, organs: Organs
+) -> Iterator[Finding]:
+    """A label map of zeros for a case with only landmarks teaches that there are no organs."""
+    if labels.array.any() or organs.annotated.get(case) == frozenset():
+        return
+    on_organs = [
+        name
+        for k, name in enumerate(declaration.names)
+        if placed.states[k] == State.PRESENT and name in declaration.surface_of
+    ]
+    text = "the label map is all background"
+    if on_organs:
+        text += f", but {on_organs[0]} lies on an organ: nnU-Net would learn that there is none; fill it with ignore"
+        yield Finding("fatal", "empty mask", text, case, on_organs[0])
+    else:
+        text += "; if nobody labelled the case, fill it with the ignore label"
+        yield Finding("warning", "empty mask", text, case)
+
+
 _MIXED = "RAS was saved as LPS or the other way round; repair it with 'nnunet-ext landmarks convert --coordinates'"
 
 
 # --- of all cases -----------------------------------------------------------------------------------------------------
 
 
-def annotated(positions: Mapping[str, Position], names: Sequence[str]) -> Iterator[Finding]:
+def annotated(all_placed: Mapping[str, PlacedLandmarks], names: Sequence[str]) -> Iterator[Finding]:
     """Landmarks that are present nowhere, or unknown in some of the cases that have landmarks."""
     for k, name in enumerate(names):
-        states = {case: position.states[k] for case, position in positions.items()}
+        states = {case: placed.states[k] for case, placed in all_placed.items()}
         unknown = [case for case, state in states.items() if state == State.UNKNOWN]
         if not any(state == State.PRESENT for state in states.values()):
             text = f"{name} has a position in no case; is it spelled differently in the files?"
-            yield Finding("fatal", "never annotated", text, landmark=name)
+            yield Finding("fatal", "never annotated", text, about=name)
         elif unknown:
             text = f"{name} is unknown in {some(unknown)} with other landmarks; mark it as missing where it is absent"
-            yield Finding("note", "unknown", text, landmark=name)
-    if positions and all((p.outside() == (p.states == State.PRESENT)).all() for p in positions.values()):
+            yield Finding("note", "unknown", text, about=name)
+    if all_placed and all((p.outside() == (p.states == State.PRESENT)).all() for p in all_placed.values()):
         yield Finding("fatal", "outside", "all landmarks of all cases are outside of the images; are positions in mm?")
 
 
-def pairs(positions: Mapping[str, Position], declaration: Declaration) -> Iterator[Finding]:
+def pairs(all_placed: Mapping[str, PlacedLandmarks], declaration: Declaration) -> Iterator[Finding]:
     """Cases in which the two landmarks of a mirror pair lie the other way round than usual."""
     for pair in declaration.mirror_pairs:
         a, b = (declaration.names.index(name) for name in pair)
-        steps = {case: p.points_mm[a] - p.points_mm[b] for case, p in positions.items()}
+        steps = {case: p.points_mm[a] - p.points_mm[b] for case, p in all_placed.items()}
         steps = {case: step for case, step in steps.items() if np.isfinite(step).all()}
         if len(steps) < ENOUGH:
             continue
@@ -169,20 +197,20 @@ def pairs(positions: Mapping[str, Position], declaration: Declaration) -> Iterat
                 yield Finding("warning", "pair", text, case, pair[0])
 
 
-def unusual_places(positions: Mapping[str, Position]) -> Iterator[Finding]:
+def unusual_places(all_placed: Mapping[str, PlacedLandmarks]) -> Iterator[Finding]:
     """Cases far from the usual places, relative to the centre of the image, that fit when RAS and LPS are exchanged."""
-    if len(positions) < ENOUGH:
+    if len(all_placed) < ENOUGH:
         return
-    usual = _median([p.offsets_mm() for p in positions.values()])
+    usual = _median_offsets([p.offsets_mm() for p in all_placed.values()])
 
-    def distance(position: Position, flipped: bool) -> float:
-        far = np.linalg.norm(position.offsets_mm(flipped=flipped) - usual, axis=1)
+    def distance(placed: PlacedLandmarks, flipped: bool) -> float:
+        far = np.linalg.norm(placed.offsets_mm(flipped=flipped) - usual, axis=1)
         return float(np.median(far[np.isfinite(far)])) if np.isfinite(far).any() else 0.0
 
-    ours = {case: distance(p, False) for case, p in positions.items()}
+    ours = {case: distance(p, False) for case, p in all_placed.items()}
     typical = float(np.median(list(ours.values())))
-    for case, position in positions.items():
-        flipped = distance(position, True)
+    for case, placed in all_placed.items():
+        flipped = distance(placed, True)
         if ours[case] > BETTER * max(typical, flipped):
             text = (
                 f"the landmarks are {ours[case]:.0f} mm from where they usually are in an image, but {flipped:.0f} mm "
@@ -204,13 +232,13 @@ def prior(landmark: str, organ: str, distances_mm: Floats, voxel_mm: float, *, m
     far = f"{landmark} is {median:.1f} mm from the surface of {organ} (median of {len(distances_mm)})"
     if median > PRIOR_VOXELS * voxel_mm:
         text = f"{far}, more than {PRIOR_VOXELS} voxels: remove {organ} from its surface_of, or correct the labels"
-        yield Finding("fatal" if measured else "warning", "prior", text, landmark=landmark)
+        yield Finding("fatal" if measured else "warning", "prior", text, about=landmark)
     elif measured and median > GAP_VOXELS * voxel_mm:
         text = f"{far}, more than {GAP_VOXELS} voxels: annotated by another rule than {organ}?"
-        yield Finding("warning", "gap", text, landmark=landmark)
+        yield Finding("warning", "gap", text, about=landmark)
 
 
-def strays(landmark: str, organ: str, distances_mm: Mapping[str, float], voxel_mm: float) -> Iterator[Finding]:
+def far_from_organ(landmark: str, organ: str, distances_mm: Mapping[str, float], voxel_mm: float) -> Iterator[Finding]:
     """Single cases in which a landmark is far from an organ on whose surface it usually lies.
 
     Args:
@@ -227,7 +255,7 @@ def strays(landmark: str, organ: str, distances_mm: Mapping[str, float], voxel_m
             )
 
 
-def _median(offsets: Sequence[Floats]) -> Floats:
+def _median_offsets(offsets: Sequence[Floats]) -> Floats:
     """``(K, 3)``: over the cases in which each landmark is present; nan where there is none."""
     stack = np.stack(offsets)
     result = np.full(stack.shape[1:], np.nan)

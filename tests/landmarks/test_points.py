@@ -5,8 +5,7 @@ from scipy.spatial.transform import Rotation
 
 from nnunet_ext.data.geometry import Geometry
 from nnunet_ext.data.preprocessed import PreprocessedGrid
-from nnunet_ext.landmarks.keypoints import Keypoints
-from nnunet_ext.landmarks.points import ABSENT, State, present
+from nnunet_ext.landmarks.points import ABSENT, Keypoints, State, present
 
 
 def test_keypoints_in_the_order_of_the_names_and_unknown_outside_of_the_crop():

@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from nnunet_ext.landmarks.annotation import Annotation, has_landmarks, is_segmented, systematic_sample
 from nnunet_ext.landmarks.points import State
+from nnunet_ext.landmarks.training.cases import Annotation, has_landmarks, is_segmented, systematic_sample
 
 SEG, BOTH, LM, NONE = Annotation
 

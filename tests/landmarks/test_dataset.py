@@ -3,7 +3,7 @@
 import pytest
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks.declaration import Declaration
+from nnunet_ext.landmarks.dataset import Declaration
 
 LABELS = {"background": 0, "femur": 1, "whole": [1, 2], "ignore": 3}
 FULL = {

@@ -1,4 +1,4 @@
-"""What is wrong with the scribbles of one case: pure functions of arrays, and every threshold with its reason."""
+"""Rules that find mistakes in scribbles: pure functions of arrays, and every threshold with its reason."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude, label
 
-from nnunet_ext import findings
-from nnunet_ext.findings import some
+from nnunet_ext.findings import Finding, some
 from nnunet_ext.scribbles.label_map import slice_axis, slices_of
 from nnunet_ext.scribbles.strokes import EIGHT
 
@@ -41,24 +40,11 @@ border. Measured on abdominal and cardiac MR: with this share 13 of 868 correct 
 93 of 239 strokes that were shifted over the border of their organ instead of 141. So this is a hint and no proof."""
 
 EDGE_SIGMA = 1.0
-"""Of the Gaussian that smooths a slice before edges are looked for, in voxels; noise is no edge."""
+"""Width of the Gaussian that smooths a slice before edges are looked for, in voxels; noise is no edge."""
 
 
 @dataclass(frozen=True)
-class Finding(findings.Finding):
-    """One thing to look at in scribbles.
-
-    Attributes:
-        label: name of the class, if it is about one.
-        index: of the slice to look at, from 0.
-    """
-
-    label: str | None = None
-    index: int | None = None
-
-
-@dataclass(frozen=True)
-class CheckedCase:
+class CheckedScribbles:
     """Numbers and findings of one case; ``voxels``: annotated ones by label value."""
 
     name: str
@@ -75,7 +61,7 @@ class CheckedCase:
 
 
 def coverage(case: str, voxels: Mapping[int, int], size: int) -> Iterator[Finding]:
-    """How much of a case is annotated.
+    """Report a case of which too much or too little is annotated.
 
     Args:
         case: name.
@@ -196,8 +182,8 @@ def _contrast_across(stroke: NDArray, strong: NDArray, grey: NDArray) -> float:
     return max(medians) - min(medians) if len(medians) > 1 else 0.0
 
 
-def of_all(cases: Sequence[CheckedCase], classes: Mapping[int, str], with_dense: bool) -> Iterator[Finding]:
-    """What only the whole data set shows.
+def of_all(cases: Sequence[CheckedScribbles], classes: Mapping[int, str], with_dense: bool) -> Iterator[Finding]:
+    """Find what only the whole data set shows.
 
     Args:
         cases: all of them.
@@ -211,10 +197,10 @@ def of_all(cases: Sequence[CheckedCase], classes: Mapping[int, str], with_dense:
         without = [case.name for case in cases if not case.voxels[value]]
         if len(without) == len(cases):
             reason = "a network would predict foreground everywhere" if value == 0 else "a network cannot learn it"
-            yield Finding("fatal", f"no {name}", f"{name} is never scribbled: {reason}", label=name)
+            yield Finding("fatal", f"no {name}", f"{name} is never scribbled: {reason}", about=name)
         elif without and value and not with_dense:
             text = f"{name} has no scribble in {some(without)}; is it absent there?"
-            yield Finding("note", "absent", text, label=name)
+            yield Finding("note", "absent", text, about=name)
     empty = sum(case.slices - case.annotated_slices for case in cases)
     if empty:
         total = sum(case.slices for case in cases)

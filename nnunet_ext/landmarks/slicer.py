@@ -1,0 +1,190 @@
+"""Files of 3D Slicer: ``.mrk.json`` (schema markups-v1.0.3), read and written, and the older ``.fcsv``, only read.
+
+``.mrk.json``: all lists, lines and curves of a file are read as one set of points, by the labels of their control
+points. The status of a point is its state: ``defined`` is present, ``missing`` is absent, ``undefined`` and ``preview``
+are unknown; a point without a status is defined if it has a position, as in the example of Slicer's manual. Written are
+one list of points, LPS explicitly, and every status, because some versions of Slicer 5 take a point without one for
+undefined.
+
+``.fcsv``: the header names the coordinate system as a word or a number (0 is RAS, 1 is LPS); before Slicer 4.3 it did
+not, and positions were RAS. It also names the columns; those of Slicer 3 are others. Slicer 5 writes two more columns
+than it names, of which the first is the status of the position.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from nnunet_ext.data.geometry import CoordinateSystem, to_lps
+from nnunet_ext.errors import InputError
+from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, Landmark, Landmarks, State, present
+
+SCHEMA = (
+    "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
+    "markups-schema-v1.0.3.json#"
+)
+STATUS = {"undefined": 0, "preview": 1, "defined": 2, "missing": 3}
+"""Words of positionStatus → numbers of older files."""
+
+FCSV_COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
+"""Columns of Slicer 4 and 5, if the header names none."""
+
+_MM = {"mm", "millimeter", "millimetre"}
+
+
+def from_markups(
+    content: Mapping[str, Any], where: str, system: CoordinateSystem | None = None
+) -> Iterator[tuple[str, Landmark]]:
+    """The points of a file, in its order.
+
+    Args:
+        content: of the file.
+        where: its name, for messages.
+        system: that counts instead of what the file says.
+
+    Raises:
+        InputError: it is no such file, has another unit than mm, or a point without a name or position.
+    """
+    nodes = content.get("markups")
+    if not isinstance(nodes, list) or not all(isinstance(node, Mapping) for node in nodes):
+        raise InputError(f"{where} holds no list 'markups', which 3D Slicer's format has; is it another format?")
+    for node in nodes:
+        units = node.get("coordinateUnits", "mm")
+        if not _MM & {str(unit).lower() for unit in (units if isinstance(units, list) else [units])}:
+            raise InputError(f"{where}: coordinates are in {units!r}, but mm are expected; save it again in mm.")
+        own = system or coordinate_system(node.get("coordinateSystem", "LPS"), where)
+        for point in node.get("controlPoints") or []:
+            yield _from_control_point(point, own, where)
+
+
+def to_markups(landmarks: Landmarks) -> dict[str, Any]:
+    """The content of a file; positions are rounded to 1e-6 mm."""
+    return {
+        "@schema": SCHEMA,
+        "markups": [
+            {
+                "type": "Fiducial",
+                "coordinateSystem": "LPS",
+                "coordinateUnits": "mm",
+                "controlPoints": [
+                    _to_control_point(number, name, landmark)
+                    for number, (name, landmark) in enumerate(landmarks.items(), start=1)
+                ],
+            }
+        ],
+    }
+
+
+def from_fcsv(text: str, where: str, system: CoordinateSystem | None = None) -> Iterator[tuple[str, Landmark]]:
+    """The points of a file, in its order.
+
+    Args:
+        text: content of the file.
+        where: its name, for messages.
+        system: that counts instead of what the file says.
+
+    Raises:
+        InputError: the coordinate system, a name or a position cannot be read.
+    """
+    if not text.strip():
+        raise InputError(f"{where} is empty, but an .fcsv file begins with a header.")
+    columns, own = FCSV_COLUMNS.split(","), system or "RAS"
+    lines = []
+    for line in text.splitlines():
+        key, equals, value = line.lstrip("# ").partition("=")
+        if not line.startswith("#"):
+            lines.append(line)
+        elif equals and key.strip() == "CoordinateSystem":
+            own = system or coordinate_system(value, where)
+        elif equals and key.strip() == "columns":
+            columns = [column.strip() for column in value.split(",")]
+    if missing := {"x", "y", "z", "label"} - set(columns):
+        raise InputError(f"{where}: the header names no columns {sorted(missing)}, but {columns}; is it an .fcsv file?")
+    for row in csv.reader(lines):
+        if any(cell.strip() for cell in row):
+            yield _from_row(row, columns, own, where)
+
+
+def coordinate_system(code: object, where: str) -> CoordinateSystem:
+    """The system that a file of 3D Slicer names: a word, or the number of older versions (0 is RAS, 1 is LPS).
+
+    Raises:
+        InputError: another one, such as IJK.
+    """
+    systems: dict[str, CoordinateSystem] = {"LPS": "LPS", "1": "LPS", "RAS": "RAS", "0": "RAS"}
+    found = systems.get(str(code).strip().upper())
+    if found is None:
+        raise InputError(
+            f"{where}: the coordinate system is {code!r}, but LPS (or 1) or RAS (or 0) is expected; save the file "
+            "again from 3D Slicer."
+        )
+    return found
+
+
+def state_of_status(status: Any, where: str) -> State:
+    """The state that a positionStatus of 3D Slicer, a word or a number, stands for.
+
+    Raises:
+        InputError: it is none.
+    """
+    states = {0: State.UNKNOWN, 1: State.UNKNOWN, 2: State.PRESENT, 3: State.ABSENT}
+    text = str(status).strip().lower()
+    code = STATUS.get(text, int(text) if text.isdigit() else -1)
+    if code not in states:
+        raise InputError(f"{where}: positionStatus is {status!r}, but one of {sorted(STATUS)} is expected.")
+    return states[code]
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _from_control_point(point: Any, system: CoordinateSystem, where: str) -> tuple[str, Landmark]:
+    name = point.get("label") if isinstance(point, Mapping) else None
+    if not isinstance(name, str) or not name.strip():
+        raise InputError(f"{where}: a control point has no label; give every point the name of its landmark.")
+    position = point.get("position")
+    default = "undefined" if position is None else "defined"
+    state = state_of_status(point.get("positionStatus", default), f"{where}: {name}")
+    if state is not State.PRESENT:
+        return name.strip(), ABSENT if state is State.ABSENT else UNKNOWN
+    try:
+        confidence = point.get("confidence")
+        found = present(to_lps(position, system), None if confidence is None else float(confidence))
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{where}: the position of {name} is {position!r}, but three finite numbers in mm are expected; place the "
+            "point again, or set its positionStatus to undefined."
+        ) from None
+    return name.strip(), found
+
+
+def _to_control_point(number: int, name: str, landmark: Landmark) -> dict[str, Any]:
+    status = {State.PRESENT: "defined", State.ABSENT: "missing", State.UNKNOWN: "undefined"}[landmark.state]
+    point: dict[str, Any] = {"id": str(number), "label": name}
+    if landmark.position_mm is not None:
+        point["position"] = [round(x, 6) + 0.0 for x in landmark.position_mm]
+    if landmark.confidence is not None:
+        point["confidence"] = landmark.confidence  # the schema allows keys of one's own
+    return {**point, "positionStatus": status}
+
+
+def _from_row(row: list[str], columns: list[str], system: CoordinateSystem, where: str) -> tuple[str, Landmark]:
+    cells = dict(zip(columns, (cell.strip() for cell in row), strict=False))
+    name = cells.get("label", "")
+    if not name:
+        raise InputError(
+            f"{where}: the line {','.join(row)!r} has no label; give every point the name of its landmark."
+        )
+    unnamed = row[len(columns) :]
+    state = state_of_status(unnamed[0], f"{where}: {name}") if len(unnamed) == 2 else State.PRESENT
+    if state is not State.PRESENT:
+        return name, ABSENT if state is State.ABSENT else UNKNOWN
+    try:
+        return name, present(to_lps([float(cells[axis]) for axis in "xyz"], system))
+    except (KeyError, ValueError):
+        raise InputError(
+            f"{where}: the position of {name} is {[cells.get(axis) for axis in 'xyz']}, but three finite numbers in mm "
+            "are expected; correct the line."
+        ) from None
