@@ -33,8 +33,8 @@ SENTENCES = {
     "evaluate empty empty": "There is no dataset.json beside empty or empty; give it with --dataset-json, or name what "
     "is scored: --labels left=1 right=2.",
     "scribbles generate 7 --new-dataset 777": NO_RAW.format(7),
-    "scribbles generate 901 --new-dataset 901": "Number 901 is taken: ROOT/raw/Dataset901_Tiny exists; choose another number "
-    "for --new-dataset.",
+    "scribbles generate 901 --new-dataset 901": "Number 901 is taken: ROOT/raw/Dataset901_Tiny exists; choose another "
+    "number for --new-dataset.",
     "scribbles check 7": NO_RAW.format(7),
     "landmarks check 7": NO_RAW.format(7),
     "landmarks check 901": "ROOT/raw/Dataset901_Tiny/dataset.json has no 'landmarks'; add for example "

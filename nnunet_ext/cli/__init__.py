@@ -44,7 +44,10 @@ def _parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code (2 for bad input, 130 for Ctrl-C, 143 for SIGTERM, 141 if nobody reads its output)."""
+    """Run one command; returns its exit code.
+
+    2 for bad input, 130 for Ctrl-C, 143 for SIGTERM, 141 if nobody reads its output.
+    """
     try:
         try:
             return _run(argv)
