@@ -162,7 +162,7 @@ FORMATS = {
         "Tiff3DIO",
         (
             by_tifffile(VOLUME),
-            by_tifffile(VOLUME, imagej=True),
+            by_tifffile(VOLUME, imagej=True, metadata={"axes": "ZYX"}),
             paged,
         ),
         with_pillow,
