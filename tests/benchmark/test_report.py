@@ -17,6 +17,7 @@ from nnunet_ext.benchmark.subjects import with_subjects
 from nnunet_ext.errors import InputError
 from nnunet_ext.splits.files import write_folds
 from nnunet_ext.splits.subjects import Grouping
+from tests.killing import contents
 
 DESCRIPTION = {"labels": {"background": 0, "left": 1, "right": 2}, "file_ending": ".nii.gz"}
 CASES = [f"case_{i:02d}" for i in range(20)]
@@ -309,6 +310,44 @@ def test_ranks_are_written_into_their_bars():
     [dice, *_] = analysis.metrics_of(scores("base", 0))
     figure = figures.rank_bars({dice: table}, figures.styles(["base", "better"], "base"))
     assert [text.get_text() for text in figure.axes[0].texts] == ["1", "1", "2", "2"]
+
+
+def test_names_change_nothing_but_themselves_in_markdown(tmp_path):
+    arms = ("base", "better")
+    names = {"base": "a|b <b> *c*", "better": "_d_ [e](f) `g`\nh"}
+    made = results(tmp_path, arms=arms)
+    renamed = {
+        "baseline": names["base"],
+        "arms": tuple(names.values()),
+        "cases": made.cases.assign(arm=made.cases.arm.map(names)),
+        "trainings": tuple(replace(one, arm=names[one.arm], command="train `x`") for one in made.trainings),
+    }
+    write_report(replace(made, **renamed), tmp_path / "out")
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "| a\\|b \\<b\\> \\*c\\* (baseline) |" in page
+    assert "| \\_d\\_ \\[e\\](f) \\`g\\` h |" in page
+    assert "- `` train `x` ``\n" in page
+    for table in re.findall(r"(?:^\|.*\n)+", page, re.M):
+        cells = {len(re.split(r"(?<!\\)\|", row)) for row in table.splitlines()}
+        assert len(cells) == 1
+
+
+def test_the_report_is_written_file_by_file_as_a_whole(tmp_path, monkeypatch):
+    made = results(tmp_path)
+    write_report(made, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    half = []
+
+    def savefig(self, place, **_):
+        Path(place).write_bytes(b"half a picture")
+        half.append(place)
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
+    with pytest.raises(OSError, match="No space"):
+        write_report(made, tmp_path / "out")
+    assert half
+    assert contents(tmp_path / "out") == before
 
 
 def test_every_score_and_cost_is_in_a_file(tmp_path):
