@@ -22,7 +22,8 @@ DIFFERENCE_COLUMNS = (
 
 COMPARISON_COLUMNS = (
     *("arm", "baseline", "unit", "n", "dropped", "seeds", "mean_candidate", "mean_baseline", "mean_difference"),
-    *("ci_low", "ci_high", "smallest_difference", "p_value", "p_corrected", "effect_size", "better", "worse", "equal"),
+    *("ci_low", "ci_high", "smallest_difference", "p_value", "p_interval", "p_corrected", "effect_size"),
+    *("better", "worse", "equal"),
     *("cases", "point", "cases_better", "cases_worse", "sd_between_subjects", "sd_between_seeds"),
 )
 """Of ``comparisons.csv``, beside group, metric, label and verdict: attributes of ``Comparison``."""
@@ -95,8 +96,8 @@ def comparison_rows(results: Results, group: str, metric: Metric, found: Sequenc
         f"{direction}. n: {' or '.join(sorted({f'{finding.comparison.unit}s' for finding in found}))} that count for "
         "both (in brackets the cases that do not); cases of one subject averaged. CI: over seeds "
         f"({' or '.join(map(str, seeds))} per trainer) and {'subjects' if seeds != [1] else 'subjects only'}. p: "
-        "Wilcoxon signed-rank on the means over seeds, two-sided, corrected by Holm over the "
-        f"{len(rows)} rows of this table. effect: matched-pairs rank-biserial correlation.",
+        "the larger of Wilcoxon's signed-rank test on the means over seeds and the interval's, two-sided, corrected by "
+        f"Holm over the {len(rows)} rows of this table. effect: matched-pairs rank-biserial correlation.",
     )
 
 

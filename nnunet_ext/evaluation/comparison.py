@@ -43,7 +43,7 @@ class Comparison:
     """One arm against the baseline. Differences are arm − baseline, in the unit of the metric.
 
     The unit is the subject: cases of one subject are averaged first. Where subjects are unknown, every case counts as
-    one. Below :data:`MIN_SUBJECTS` units the interval, the smallest difference and both p values are NaN; without any
+    one. Below :data:`MIN_SUBJECTS` units the interval, the smallest difference and all p values are NaN; without any
     case the means are NaN as well.
     """
 
@@ -71,9 +71,12 @@ class Comparison:
     smallest_difference: float
     """The true difference that would have been shown in 80 % of all repetitions, without Holm's correction."""
     p_value: float
-    """Wilcoxon signed-rank on the means of the subjects, two-sided, uncorrected."""
+    """Wilcoxon signed-rank on the means of the subjects over seeds, two-sided, uncorrected."""
+    p_interval: float
+    """Of the interval: 1 − the confidence at which it ends at zero."""
     p_corrected: float
-    """Holm, over the family given to :func:`~nnunet_ext.evaluation.statistics.correct`."""
+    """The larger of both, corrected by Holm over the family given to
+    :func:`~nnunet_ext.evaluation.statistics.correct`."""
     effect_size: float
     """Matched-pairs rank-biserial correlation in [-1, 1]: the share of the rank sum with a positive difference minus
     the share with a negative one, zeros left out (Kerby 2014). 0 when all differences are zero. For a distance,
@@ -163,7 +166,10 @@ class Comparison:
             ]
         if tested:
             parts.append(f"rank-biserial correlation {self.effect_size:+.2f}")
-            parts.append(f"Wilcoxon p = {self.p_value:.2g}, after Holm {self.p_corrected:.2g}")
+            parts.append(
+                f"p = {self.p_value:.2g} (Wilcoxon), {self.p_interval:.2g} (interval), the larger after Holm "
+                f"{self.p_corrected:.2g}"
+            )
         return "; ".join(parts) + f": {self.verdict}." + "".join(f" Caution: {each}." for each in self.cautions)
 
 

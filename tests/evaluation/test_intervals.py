@@ -68,6 +68,7 @@ def test_one_training_gives_students_interval_over_subjects():
     found = interval(x[None])
     expected = stats.ttest_1samp(x, 0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.p_value == pytest.approx(stats.ttest_1samp(x, 0).pvalue)
 
 
 def test_the_parts_are_those_of_an_analysis_of_variance_by_hand():
@@ -80,6 +81,14 @@ def test_the_parts_are_those_of_an_analysis_of_variance_by_hand():
     half = np.sqrt((stats.t.ppf(0.975, 2) ** 2 * trainings) + stats.t.ppf(0.975, 3) ** 2 * (subjects - rest))
     found = interval(d)
     assert (found.low, found.high) == pytest.approx((grand - half, grand + half))
+
+
+def test_the_p_value_is_where_the_interval_ends_at_zero():
+    d = np.random.default_rng(3).normal(0.5, 1, (3, 20))
+    found = interval(d, 1 - interval(d).p_value)
+    assert found.low == pytest.approx(0, abs=1e-6)
+    assert interval(d - d.mean()).p_value == pytest.approx(1)
+    assert interval(np.zeros((3, 8))).p_value == 1
 
 
 def test_trainings_that_agree_and_subjects_that_agree_leave_a_point():
