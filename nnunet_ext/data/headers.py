@@ -143,6 +143,10 @@ def _itk_data(path: Path) -> tuple[int | None, int | None]:
         return None, None
     if b"ElementDataFile" not in head:
         raise OSError("its header does not end")
+    axes = re.search(rb"(?m)^NDims *= *([2-4])\r?$", head)
+    size = re.search(rb"(?m)^DimSize *=((?: +\d+)+) *\r?$", head)
+    if axes is None or size is None or len(size[1].split()) != int(axes[1]):  # ITK crashes at some other numbers
+        raise OSError("its header has no NDims from 2 to 4 with as many numbers in DimSize")
     end = re.search(rb"(?m)^ElementDataFile *= *LOCAL\r?\n", head)
     if end is None:
         return None, None
@@ -150,10 +154,10 @@ def _itk_data(path: Path) -> tuple[int | None, int | None]:
         raise OSError(f"its header has the line {wrong[0][:40]!r}")
     if not re.search(rb"(?mi)^CompressedData *= *True", head[: end.end()]):
         return end.end(), None
-    size = re.search(rb"(?m)^CompressedDataSize *= *(\d+)\r?$", head[: end.end()])
-    if size is None:  # ITK then takes any number of bytes, and goes on when they cannot be unpacked
+    packed = re.search(rb"(?m)^CompressedDataSize *= *(\d+)\r?$", head[: end.end()])
+    if packed is None:  # ITK then takes any number of bytes, and goes on when they cannot be unpacked
         raise OSError("its header has no CompressedDataSize")
-    return end.end(), int(size[1])
+    return end.end(), int(packed[1])
 
 
 def _whole_png(path: Path) -> None:
@@ -182,7 +186,7 @@ def _tiff_pages(path: Path) -> Iterator[int]:
     """Offsets of the pages; each names the next one, the last one 0."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        order = {b"II": "<", b"MM": ">"}.get(file.read(2))
+        order = {b"II": "<", b"MM": ">"}.get(file.read(2), "")
         kind = struct.unpack(f"{order}H", file.read(2))[0] if order else 0
         if kind not in (42, 43):
             raise OSError("it does not begin like a TIFF file")

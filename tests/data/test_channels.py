@@ -11,6 +11,7 @@ from PIL import Image
 from nnunet_ext.cli import main
 from nnunet_ext.data.raw import open_dataset, training_images
 from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.models import require_images
 
 RGB = {"0": "R", "1": "G", "2": "B"}
 
@@ -132,3 +133,23 @@ def test_the_commands_work_with_colours(tmp_path, monkeypatch, capsys):
         code = main(command.split())
         assert code != 2, (command, capsys.readouterr().err)
     assert (tmp_path / "Dataset610_ColoursScribble" / "scribbles.png").is_file()
+
+
+def test_images_to_predict_may_be_colours(tmp_path):
+    folder = dataset(tmp_path)
+    description = json.loads((folder / "dataset.json").read_text())
+    found = require_images(folder / "imagesTr", description)
+    assert found == {f"img_{n}": [folder / f"imagesTr/img_{n}_0000.png"] for n in range(5)}
+    Image.fromarray(disc(9)).save(folder / "imagesTr/img_2_0000.png")
+    with pytest.raises(InputError, match=r"Case img_2: .* has no img_2_0001\.png, but .* with 3 channels"):
+        require_images(folder / "imagesTr", description)
+
+
+@pytest.mark.parametrize("name", ["._img_0_0000.png", "photo.png"])
+def test_a_file_that_nnunet_would_take_for_an_image_is_named_before_a_prediction(tmp_path, name):
+    folder = dataset(tmp_path)
+    (folder / "imagesTr" / name).write_bytes(b"Mac OS X")
+    description = json.loads((folder / "dataset.json").read_text())
+    with pytest.raises(InputError, match=rf"holds {name}, which nnU-Net takes for an image.*remove or rename it"):
+        require_images(folder / "imagesTr", description)
+    assert len(require_images(folder / "imagesTr", description, ["img_1"])) == 5

@@ -190,3 +190,11 @@ def test_hidden_files_are_no_cases(tmp_path, capsys):
     command = ["evaluate", str(tmp_path / "gt"), str(tmp_path / "pred"), "--processes", "1"]
     assert main(command) == 0
     assert "1 cases" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line", [b"NDims = -3", b"NDims = 300", b"NDims = 3.5", b"NDims = 2", b"no line"])
+def test_a_header_at_which_itk_crashes_is_refused(tmp_path, line):
+    file = itk(tmp_path / "case.mha")
+    file.write_bytes(file.read_bytes().replace(b"NDims = 3", line))
+    with pytest.raises(InputError, match=r"case\.mha is damaged or not complete \(its header has"):
+        Reader("SimpleITKIO").labels(file)
