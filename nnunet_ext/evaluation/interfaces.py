@@ -126,11 +126,12 @@ class _Faces(NamedTuple):
         """Those between two classes."""
         chosen = np.isin(self.lower, one) & np.isin(self.upper, other)
         chosen |= np.isin(self.lower, other) & np.isin(self.upper, one)
-        return _Faces(*(each[chosen] for each in self))
+        return _Faces(self.points[chosen], self.areas[chosen], self.lower[chosen], self.upper[chosen])
 
 
 def _faces(labels: NDArray[np.integer], counted: Mask, spacing_mm: tuple[float, ...]) -> _Faces:
-    return _Faces(*(np.concatenate(each) for each in zip(*_faces_by_axis(labels, counted, spacing_mm), strict=True)))
+    points, areas, lower, upper = zip(*_faces_by_axis(labels, counted, spacing_mm), strict=True)
+    return _Faces(np.concatenate(points), np.concatenate(areas), np.concatenate(lower), np.concatenate(upper))
 
 
 def _faces_by_axis(labels: NDArray[np.integer], counted: Mask, spacing_mm: tuple[float, ...]) -> Iterator[_Faces]:
@@ -154,9 +155,9 @@ def _metrics(
     values: Sequence[Sequence[int]],
     options: Options,
 ) -> InterfaceMetrics:
-    sizes = [float(each.areas.sum()) for each in faces]
+    size_prediction, size_reference = (float(each.areas.sum()) for each in faces)
     status: Status
-    if all(sizes):
+    if size_prediction and size_reference:
         status = "both"
         half = tuple(mm / 2 for mm in options.spacing_mm)
         surfaces = _on_one_lattice(faces)
@@ -164,11 +165,11 @@ def _metrics(
         shares = {tolerance: nsd(directed, tolerance) for tolerance in options.tolerances_mm}
         hd95 = max(weighted_percentile_95(each) for each in directed)
     else:
-        status = "reference empty" if sizes[0] else "prediction empty" if sizes[1] else "both empty"
+        status = "reference empty" if size_prediction else "prediction empty" if size_reference else "both empty"
         share, hd95 = options.of_empty(status)
         shares = dict.fromkeys(options.tolerances_mm, share)
-    confusion = _confusion(faces[1], images, counted, values, options.spacing_mm) if sizes[1] else math.nan
-    return InterfaceMetrics(shares, hd95, confusion, *sizes, status)
+    confusion = _confusion(faces[1], images, counted, values, options.spacing_mm) if size_reference else math.nan
+    return InterfaceMetrics(shares, hd95, confusion, size_prediction, size_reference, status)
 
 
 def _on_one_lattice(faces: Sequence[_Faces]) -> list[Surface]:

@@ -74,14 +74,14 @@ def verdicts(out: Path) -> dict[str, str]:
 
 
 def test_better_and_worse_are_said_where_they_are_shown_and_only_there(tmp_path):
-    said = write_report(results(tmp_path), tmp_path / "out")
+    said = write_report(results(tmp_path, seeds=(0, 1, 2)), tmp_path / "out")
     assert verdicts(tmp_path / "out") == {"better": "better", "same": "no difference shown", "worse": "worse"}
     assert "better is better than base" in said
     assert "worse is worse than base" in said
     assert "same against base: no difference shown" in said
     for sentence in (line for line in said.splitlines() if line.startswith("- ")):
         assert "20 cases" in sentence
-        assert "2 seeds" in sentence
+        assert "3 seeds" in sentence
 
 
 def test_seeds_that_disagree_are_no_difference(tmp_path):
