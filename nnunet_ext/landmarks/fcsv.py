@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from nnunet_ext.data.geometry import CoordinateSystem, to_lps
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.markups import state_of_status
-from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, Landmark, State, coordinate_system, present
+from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, Landmark, State, present
+from nnunet_ext.landmarks.stated import plain, stated_system
 
 COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
 """Of Slicer 4 and 5, if the header names none."""
@@ -32,16 +33,18 @@ def from_fcsv(text: str, where: str, system: CoordinateSystem | None = None) -> 
     """
     if not text.strip():
         raise InputError(f"{where} is empty, but an .fcsv file begins with a header.")
-    columns, own = COLUMNS.split(","), system or "RAS"
-    lines = []
+    columns = COLUMNS.split(",")
+    lines, header = [], {}
     for line in text.splitlines():
         key, equals, value = line.lstrip("# ").partition("=")
         if not line.startswith("#"):
             lines.append(line)
-        elif equals and key.strip() == "CoordinateSystem":
-            own = system or coordinate_system(value, where)
-        elif equals and key.strip() == "columns":
-            columns = [column.strip() for column in value.split(",")]
+        elif equals and plain(key) == "columns":
+            columns = [column.strip().lower() for column in value.split(",")]
+        elif equals:
+            header[key.strip()] = value.strip()
+    stated = stated_system(header, where, "RAS")
+    own = system or stated
     if missing := {"x", "y", "z", "label"} - set(columns):
         raise InputError(f"{where}: the header names no columns {sorted(missing)}, but {columns}; is it an .fcsv file?")
     for row in csv.reader(lines):

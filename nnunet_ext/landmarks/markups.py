@@ -13,7 +13,8 @@ from typing import Any
 
 from nnunet_ext.data.geometry import CoordinateSystem, to_lps
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, Landmark, Landmarks, State, coordinate_system, present
+from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, Landmark, Landmarks, State, present
+from nnunet_ext.landmarks.stated import stated_system
 
 SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
@@ -21,8 +22,6 @@ SCHEMA = (
 )
 STATUS = {"undefined": 0, "preview": 1, "defined": 2, "missing": 3}
 """Words of positionStatus → numbers of older files."""
-
-_MM = {"mm", "millimeter", "millimetre"}
 
 
 def from_markups(
@@ -41,13 +40,15 @@ def from_markups(
     nodes = content.get("markups")
     if not isinstance(nodes, list) or not all(isinstance(node, Mapping) for node in nodes):
         raise InputError(f"{where} holds no list 'markups', which 3D Slicer's format has; is it another format?")
+    around = stated_system({key: content[key] for key in content if key not in ("@schema", "markups")}, where, "LPS")
     for node in nodes:
-        units = node.get("coordinateUnits", "mm")
-        if not _MM & {str(unit).lower() for unit in (units if isinstance(units, list) else [units])}:
-            raise InputError(f"{where}: coordinates are in {units!r}, but mm are expected; save it again in mm.")
-        own = system or coordinate_system(node.get("coordinateSystem", "LPS"), where)
-        for point in node.get("controlPoints") or []:
-            yield _point(point, own, where)
+        stated = stated_system(node, where, around)
+        points = node.get("controlPoints") or []
+        if not isinstance(points, list):
+            raise InputError(f"{where}: controlPoints is {str(points)[:50]!r}, but a list of points is expected.")
+        for point in points:
+            own = stated_system(point, where, stated) if isinstance(point, Mapping) else stated
+            yield _point(point, system or own, where)
 
 
 def to_markups(landmarks: Landmarks) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def _point(point: Any, system: CoordinateSystem, where: str) -> tuple[str, Landm
     try:
         confidence = point.get("confidence")
         found = present(to_lps(position, system), None if confidence is None else float(confidence))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(
             f"{where}: the position of {name} is {position!r}, but three finite numbers in mm are expected; place the "
             "point again, or set its positionStatus to undefined."

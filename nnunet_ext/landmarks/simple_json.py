@@ -15,7 +15,8 @@ from typing import Any
 
 from nnunet_ext.data.geometry import CoordinateSystem, to_lps
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, Landmark, coordinate_system, present
+from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, Landmark, present
+from nnunet_ext.landmarks.stated import plain, stated_system
 
 
 def from_simple_json(
@@ -33,7 +34,10 @@ def from_simple_json(
     """
     own: CoordinateSystem = "LPS"
     if isinstance(content.get("landmarks"), Mapping):
-        own = coordinate_system(content.get("coordinateSystem", "LPS"), where)
+        own = stated_system(content, where, "LPS")
+        known = {"landmarks", "coordinatesystem", "coordinateunits"}
+        if unknown := [key for key in content if plain(key) not in known]:
+            raise InputError(f"{where} has the key {unknown[0]!r} beside 'landmarks', which is not known; remove it.")
         content = content["landmarks"]
     for name, position in content.items():
         if position in (None, "unknown"):
@@ -47,7 +51,7 @@ def from_simple_json(
 def _present(position: Any, system: CoordinateSystem, where: str) -> Landmark:
     try:
         return present(to_lps(position, system))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(
             f"{where} is {position!r}, but a position [x, y, z] in mm (LPS), null (unknown) or 'absent' is expected."
         ) from None

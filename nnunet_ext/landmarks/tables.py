@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping
-from itertools import dropwhile
+from itertools import takewhile
 
 from nnunet_ext.data.geometry import CoordinateSystem, to_lps
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, Landmark, Landmarks, State, present
+from nnunet_ext.landmarks.stated import require_known_columns, stated_system
 
 COLUMNS = ("case", "landmark", "x", "y", "z", "state", "confidence")
 _NAMES = ("landmark", "label", "name")
@@ -38,12 +40,14 @@ def from_table(
         InputError: a column is missing, or a cell cannot be read.
     """
     lines = [line for line in text.lstrip("\ufeff").splitlines() if line.strip()]
-    lines = list(dropwhile(lambda line: line.startswith("#"), lines))
+    comments = [line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines)]
+    lines = lines[len(comments) :]
     header = lines[0] if lines else ""
     delimiter = next((mark for mark in (",", ";", "\t") if mark in header), ",")
     reader = csv.DictReader([header.lower(), *lines[1:]], delimiter=delimiter, skipinitialspace=True)
     columns = [column.strip() for column in reader.fieldnames or []]
     reader.fieldnames = columns
+    require_known_columns(columns, where)
     names = next((name for name in _NAMES if name in columns), None)
     axes = next((axes for axes in _AXES if set(axes) <= set(columns)), None)
     if names is None or axes is None:
@@ -51,10 +55,20 @@ def from_table(
             f"{where}: the columns are {columns}, but one of {list(_NAMES)} and x, y, z (mm, LPS) or l, p, s or "
             "r, a, s are expected; rename them."
         )
-    own = system or _AXES[axes]
+    said = dict(re.split("[=:]", comment, maxsplit=1) for comment in comments if re.search("[=:]", comment))
+    stated = stated_system({key.strip(): value.strip() for key, value in said.items()}, where, _AXES[axes])
+    if stated != _AXES[axes] and axes not in ("xyz", "xy"):
+        raise InputError(f"{where} says {stated}, but its columns {', '.join(axes)} say {_AXES[axes]}; correct one.")
+    own = system or stated
     for row in reader:
+        if any(row.get(None) or ()):
+            raise InputError(
+                f"{where}: line {reader.line_num} has more cells than there are columns; is a decimal comma in it?"
+            )
         cells = {key: (value or "").strip() for key, value in row.items() if key is not None and isinstance(value, str)}
         name = cells.get(names, "")
+        if not any(cells.values()):  # a row of separators, which spreadsheets leave behind
+            continue
         if not name:
             raise InputError(f"{where}: line {reader.line_num} names no landmark; fill in the column {names}.")
         yield cells.get("case") or case, name, _landmark(cells, axes, own, f"{where}: {name}")
