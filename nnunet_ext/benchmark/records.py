@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+from scipy.stats import theilslopes
 
 from nnunet_ext.version import __version__
 
@@ -56,6 +57,8 @@ def training(fold: Path) -> dict[str, Any]:
 def late_gain(dice: Sequence[float]) -> float | None:
     """Return what a training gained over the last quarter of its schedule: the rise of the straight line through it.
 
+    The line is that of Theil and Sen (median of the slopes between all pairs of epochs), so no single epoch decides.
+
     Args:
         dice: nnU-Net's pseudo Dice (mean over labels) after every epoch.
 
@@ -67,7 +70,7 @@ def late_gain(dice: Sequence[float]) -> float | None:
     there = np.flatnonzero(np.isfinite(values))
     if len(there) < 2:
         return None
-    slope, _ = np.polyfit(there, values[there], 1)
+    slope, *_ = theilslopes(values[there], there)
     return float(slope * epochs)
 
 

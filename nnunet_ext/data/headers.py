@@ -150,9 +150,17 @@ def _itk_data(path: Path) -> tuple[int | None, int | None]:
     end = re.search(rb"(?m)^ElementDataFile *= *LOCAL\r?\n", head)
     if end is None:
         return None, None
-    if wrong := [line for line in head[: end.end()].splitlines() if not re.match(rb"\w+ *=", line)]:
+    lines = head[: end.end()].splitlines()
+    if wrong := [line for line in lines if not re.match(rb"\w+ *=", line)]:
         raise OSError(f"its header has the line {wrong[0][:40]!r}")
-    if not re.search(rb"(?mi)^CompressedData *= *True", head[: end.end()]):
+    keys = [line.partition(b"=")[0].strip() for line in lines]
+    if len(set(keys)) < len(keys):
+        raise OSError("its header says something twice")
+    fields = dict(zip(keys, (line.partition(b"=")[2].strip() for line in lines), strict=True))
+    compressed = fields.get(b"CompressedData", b"False").lower()
+    if compressed not in (b"true", b"false"):  # ITK takes whatever begins like true for it
+        raise OSError("its header does not say whether the voxels are compressed")
+    if compressed == b"false":
         return end.end(), None
     packed = re.search(rb"(?m)^CompressedDataSize *= *(\d+)\r?$", head[: end.end()])
     if packed is None:  # ITK then takes any number of bytes, and goes on when they cannot be unpacked

@@ -44,7 +44,8 @@ def test_every_training_gets_its_share_of_the_cores(monkeypatch, tmp_path, cores
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     monkeypatch.setattr(queue, "subprocess", SimpleNamespace(Popen=start, DEVNULL=-3, STDOUT=-2))
     everything = jobs(number)
-    assert queue.run_here(BenchmarkFolder(tmp_path), everything, at_once) == everything  # all failed
+    failed = queue.run_here(BenchmarkFolder(tmp_path), everything, at_once)
+    assert sorted(failed, key=lambda job: job.name) == everything  # all of them
     assert [env[seeded.THREADS] for env in started] == [str(threads)] * number
 
 
@@ -148,9 +149,10 @@ def test_a_fold_is_not_scored_while_another_process_validates_it(tmp_path, monke
     monkeypatch.setattr(BenchmarkFolder, "load", lambda self: (SimpleNamespace(metrics=None), [one], {}))
     monkeypatch.setattr(job, "train", lambda *_: None)
     monkeypatch.setattr("nnunet_ext.benchmark.records.training", lambda _: {"epoch_seconds": [1.0]})
-    for name, result in {"use_folders": None, "job_key": one.key}.items():
-        monkeypatch.setattr(f"nnunet_ext.benchmark.prepare.{name}", lambda *_, result=result: result)
-    monkeypatch.setattr("nnunet_ext.benchmark.prepare.evaluate", lambda *_: evaluated.append(1) or {})
+    monkeypatch.setattr(BenchmarkFolder, "use_data", lambda *_: None)
+    monkeypatch.setattr("nnunet_ext.benchmark.preprocessed.job_key", lambda *_: one.key)
+    monkeypatch.setattr(job, "predict", lambda *_: None)
+    monkeypatch.setattr("nnunet_ext.benchmark.score.evaluate", lambda *_: evaluated.append(1) or {})
     holder = "import sys; from pathlib import Path; from nnunet_ext.nnunet.results import alone_in\n"
     holder += "with alone_in(Path(sys.argv[1])): print('at work', flush=True); sys.stdin.read()"
     benchmark.fold(one).mkdir(parents=True)

@@ -125,7 +125,7 @@ def test_the_commands_work_with_colours(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("nnUNet_raw", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     for command in (
-        "scribbles generate 510 --out 610 --processes 1",
+        "scribbles generate 510 --new-dataset 610 --processes 1",
         "scribbles check 610 --processes 1",
         "landmarks check 510 --processes 1",
         "splits 510 --check --no-images",

@@ -124,7 +124,7 @@ MODULES = [
         "nnunet_ext.planning",
     ),
     *("nnunet_ext.scribbles.generate", "nnunet_ext.scribbles.check", "nnunet_ext.evaluation.folders", "jinja2"),
-    *("nnunet_ext.landmarks.check", "nnunet_ext.landmarks.evaluate", "nnunet_ext.landmarks.convert"),
+    *("nnunet_ext.landmarks.check", "nnunet_ext.landmarks.evaluate", "nnunet_ext.landmarks.formats"),
     *("nnunet_ext.landmarks.pseudo.generate", "nnunet_ext.splits.write"),
 ]
 

@@ -160,7 +160,7 @@ def test_the_commands_a_user_types(nnunet_folders, command):
 
 def test_plans_of_a_preset_need_no_preprocessing(nnunet_folders, make_trainer):
     root = nnunet_folders()
-    written = write_plans(901, ["pnpnet"], epochs=1, iterations=1)
+    written = write_plans(901, ["cpu"], epochs=1, iterations=1)
     plans = json.loads(written.path.read_text())
     trainer = make_trainer("nnUNetTrainerPnPNet", plans=plans)
     assert trainer.preprocessed_dataset_folder == str(root / "preprocessed" / tiny.DATASET / "nnUNetPlans_3d")
