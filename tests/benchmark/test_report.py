@@ -110,7 +110,7 @@ def test_a_baseline_that_still_learns_gets_no_verdict(tmp_path):
 
 
 def test_a_flat_baseline_gets_verdicts_whatever_the_others_still_learn(tmp_path):
-    write_report(learning(results(tmp_path), base=0.0049, better=0.1), tmp_path / "out")
+    write_report(learning(results(tmp_path, seeds=(0, 1, 2)), base=0.0049, better=0.1), tmp_path / "out")
     assert verdicts(tmp_path / "out") == {"better": "better", "same": "no difference shown", "worse": "worse"}
     page = (tmp_path / "out" / "report.md").read_text()
     assert "the baseline gained +0.49 points of pseudo Dice, so it is flat (up to 0.5 points)" in page

@@ -6,7 +6,7 @@ import pytest
 
 from nnunet_ext.cli import main
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks import convert as room
+from nnunet_ext.landmarks import formats as room
 from nnunet_ext.landmarks.formats import convert, read
 from nnunet_ext.landmarks.leftover import leftover
 from nnunet_ext.landmarks.points import present
