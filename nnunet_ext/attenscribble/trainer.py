@@ -88,11 +88,12 @@ class MaskedCRF(CommonTrainer):
         return super().prepare_batch({**batch, "data": data, "crf_image": image})
 
     def compute_terms(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        terms = super().compute_terms(output, batch)
         logits, labels = finest_logits(output), finest(batch["target"])
         gate = self.aux[CONFIDENCE](self.probabilities(logits.detach()), self.labels.one_hot(labels))
         self.record(GATE, gate)
         crf = gate * self.crf(logits, batch["crf_image"], ~self.labels.annotated(labels))
-        return {**super().compute_terms(output, batch), CRF: crf}
+        return {**terms, CRF: crf}
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """``(B, K, *spatial)`` of classes or regions, in single precision."""
