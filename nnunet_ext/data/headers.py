@@ -186,8 +186,8 @@ def _whole_tiff(path: Path) -> None:
         for page in file.pages:
             for start, count in zip(page.dataoffsets, page.databytecounts, strict=True):
                 _require_bytes(path, count, size - start)
-                if count and start < 8:  # tifffile takes it for zeros
-                    raise OSError(f"its voxels begin at byte {start}")
+                if not count or start < 8:  # tifffile takes them for zeros
+                    raise OSError(f"its header claims {count} bytes of voxels from byte {start} on")
 
 
 def _tiff_pages(path: Path) -> Iterator[int]:
