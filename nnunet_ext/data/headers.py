@@ -116,6 +116,8 @@ def _whole_itk(path: Path) -> None:
     parts = image.GetNumberOfComponents()
     bits = re.search(r"(\d+)-bit", _pixel_type(image))
     claimed = math.prod(image.GetSize()) * parts * (int(bits[1]) // 8 if bits else 1)
+    if not claimed:
+        raise OSError("its header claims no voxels")
     if start is None:
         return
     with path.open("rb") as file:
