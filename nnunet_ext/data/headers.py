@@ -22,6 +22,9 @@ from nnunet_ext.errors import InputError
 
 CHUNK = 2**20
 
+PACKED = 100_000
+"""More often than this no compressed page of a TIFF is larger than its bytes."""
+
 SLOPE = 2.3e-16
 """Smaller scales of NIfTI are none to ITK, but not to nibabel."""
 
@@ -186,6 +189,9 @@ def _whole_tiff(path: Path) -> None:
     size = path.stat().st_size
     with tifffile.TiffFile(path) as file:
         for page in file.pages:
+            claimed = math.prod(page.shape) * page.keyframe.bitspersample // 8
+            packed = page.keyframe.compression != 1
+            _require_bytes(path, claimed, sum(page.databytecounts) * (PACKED if packed else 1))
             for start, count in zip(page.dataoffsets, page.databytecounts, strict=True):
                 _require_bytes(path, count, size - start)
                 if not count or start < 8:  # tifffile takes them for zeros
