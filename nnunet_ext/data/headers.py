@@ -189,8 +189,9 @@ def _whole_tiff(path: Path) -> None:
     size = path.stat().st_size
     with tifffile.TiffFile(path) as file:
         for page in file.pages:
-            claimed = math.prod(page.shape) * page.keyframe.bitspersample // 8
-            packed = page.keyframe.compression != 1
+            first: Any = page.keyframe
+            claimed = math.prod(page.shape) * first.bitspersample // 8
+            packed = first.compression != 1
             _require_bytes(path, claimed, sum(page.databytecounts) * (PACKED if packed else 1))
             for start, count in zip(page.dataoffsets, page.databytecounts, strict=True):
                 _require_bytes(path, count, size - start)
