@@ -22,6 +22,9 @@ from nnunet_ext.errors import InputError
 
 CHUNK = 2**20
 
+PACKED = 100_000
+"""More often than this no compressed page of a TIFF is larger than its bytes."""
+
 SLOPE = 2.3e-16
 """Smaller scales of NIfTI are none to ITK, but not to nibabel."""
 
@@ -116,6 +119,8 @@ def _whole_itk(path: Path) -> None:
     parts = image.GetNumberOfComponents()
     bits = re.search(r"(\d+)-bit", _pixel_type(image))
     claimed = math.prod(image.GetSize()) * parts * (int(bits[1]) // 8 if bits else 1)
+    if not claimed:
+        raise OSError("its header claims no voxels")
     if start is None:
         return
     with path.open("rb") as file:
@@ -184,10 +189,14 @@ def _whole_tiff(path: Path) -> None:
     size = path.stat().st_size
     with tifffile.TiffFile(path) as file:
         for page in file.pages:
+            first: Any = page.keyframe
+            claimed = math.prod(page.shape) * first.bitspersample // 8
+            packed = first.compression != 1
+            _require_bytes(path, claimed, sum(page.databytecounts) * (PACKED if packed else 1))
             for start, count in zip(page.dataoffsets, page.databytecounts, strict=True):
                 _require_bytes(path, count, size - start)
-                if count and start < 8:  # tifffile takes it for zeros
-                    raise OSError(f"its voxels begin at byte {start}")
+                if not count or start < 8:  # tifffile takes them for zeros
+                    raise OSError(f"its header claims {count} bytes of voxels from byte {start} on")
 
 
 def _tiff_pages(path: Path) -> Iterator[int]:

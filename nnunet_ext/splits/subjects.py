@@ -201,6 +201,8 @@ def _csv_table(file: Path) -> dict[str, str]:
             f"--by {file}: its first line is {found!r}, but must have the columns case,subject, each once."
         )
     for number, row in enumerate(rows[1:], start=2):
+        if any("\n" in cell or "\r" in cell for cell in row):
+            raise InputError(f"--by {file}: line {number} has a quotation mark that does not end; correct it.")
         if any(row[len(header) :]):
             raise InputError(f"--by {file}: line {number} has more cells than the header has columns; correct it.")
         if not any(row):

@@ -2,7 +2,8 @@
 
 ``python -m tests.data.fuzz_readers [COUNT] [FORMAT …]`` prints, by format: how many of COUNT files were refused in one
 sentence, how many were read with the same numbers as the other reader reads, and every other outcome, which is a bug:
-another exception, other numbers, or a sentence of several lines.
+another exception, other numbers, or a sentence of several lines. One exception is known: where the pages of a TIFF
+contradict each other, nnU-Net's reader follows the first one, and pillow each.
 """
 
 from __future__ import annotations

@@ -198,3 +198,18 @@ def test_a_header_at_which_itk_crashes_is_refused(tmp_path, line):
     file.write_bytes(file.read_bytes().replace(b"NDims = 3", line))
     with pytest.raises(InputError, match=r"case\.mha is damaged or not complete \(its header has"):
         Reader("SimpleITKIO").labels(file)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_tiff_with_absurd_sizes_is_refused_before_memory_is_asked_for(tmp_path, compression):
+    file = pages(tmp_path / "case.tif", ARRAY[0], compression=compression, metadata=None)
+    with tifffile.TiffFile(file) as opened:
+        places = [opened.pages[0].tags[name].valueoffset for name in ("ImageLength", "RowsPerStrip")]
+    content = bytearray(file.read_bytes())
+    for place in places:
+        content[place : place + 2] = struct.pack("<H", 65535)
+    content[places[0] - 8 + 2 : places[0] - 8 + 4] = struct.pack("<H", 4)  # its type: 32 bits
+    content[places[0] : places[0] + 4] = struct.pack("<I", 900_000_000)
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"case\.tif is not complete: its header claims"):
+        require_whole(file)
