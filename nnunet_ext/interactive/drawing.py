@@ -53,7 +53,8 @@ def checked_box(box: Sequence[Sequence[int]], shape: Shape) -> Box:
             raise ValueError
     except (TypeError, ValueError, OverflowError):
         raise InputError(
-            f"The box is {str(box)[:80]}, but whole numbers [[z0, z1], [y0, y1], [x0, x1]] are expected."
+            f"The box is {str(box)[:80]}, but three ranges of whole numbers [[z0, z1], [y0, y1], [x0, x1]] are "
+            "expected."
         ) from None
     if not ((whole[:, 0] >= 0) & (whole[:, 0] < whole[:, 1]) & (whole[:, 1] <= shape)).all():
         raise InputError(
