@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+from scipy import stats
 
 from nnunet_ext.version import __version__
 
@@ -54,7 +55,9 @@ def training(fold: Path) -> dict[str, Any]:
 
 
 def late_gain(dice: Sequence[float]) -> float | None:
-    """Return what a training gained over the last quarter of its schedule: the rise of the straight line through it.
+    """Return what a training gained over the last quarter of its schedule: the rise of the Theil-Sen line through it.
+
+    The median of the slopes between all pairs of epochs, so that a noisy last epoch does not decide.
 
     Args:
         dice: nnU-Net's pseudo Dice (mean over labels) after every epoch.
@@ -67,8 +70,7 @@ def late_gain(dice: Sequence[float]) -> float | None:
     there = np.flatnonzero(np.isfinite(values))
     if len(there) < 2:
         return None
-    slope, _ = np.polyfit(there, values[there], 1)
-    return float(slope * epochs)
+    return float(stats.theilslopes(values[there], there).slope * epochs)
 
 
 def versions() -> dict[str, str]:

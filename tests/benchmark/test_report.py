@@ -97,7 +97,7 @@ def learning(results: Results, **gains: float | None) -> Results:
 def test_a_baseline_that_still_learns_gets_no_verdict(tmp_path):
     said = write_report(learning(results(tmp_path), base=0.0051), tmp_path / "out")
     assert set(verdicts(tmp_path / "out").values()) == {"still learning: no verdict"}
-    assert "better against base: still learning: no verdict, +0.05" in said
+    assert "better against base: still learning: no verdict, +0.0" in said
     page = (tmp_path / "out" / "report.md").read_text()
     assert "the baseline gained +0.51 points of pseudo Dice, so it still learns" in page
     assert "better is better" not in page
