@@ -132,10 +132,10 @@ def write_plans(
     if name == base:
         raise InputError(
             f"The new plans would be called {name} and replace the plans they come from; "
-            "give a --preset or another name with --out."
+            "give a --preset or another --name."
         )
     if "__" in name or Path(name).name != name:
-        raise InputError(f"--out {name!r} is no plans name: nnU-Net allows neither '/' nor '__' in it.")
+        raise InputError(f"--name {name!r} is no plans name: nnU-Net allows neither '/' nor '__' in it.")
 
     changed = {configuration: resolved(plans, configuration) for configuration in chosen}
     fingerprint = _fingerprint(folder) if spacing is not None else {}
@@ -157,7 +157,7 @@ def write_plans(
     text = json.dumps(plans, indent=4)
     unchanged = path.is_file() and path.read_text() == text
     if path.exists() and not unchanged and not force:
-        raise InputError(f"{path} exists and differs; choose another name with --out, or replace it with --force.")
+        raise InputError(f"{path} exists and differs; choose another --name, or replace it with --force.")
     if not unchanged:
         with replacing(path) as temporary:
             temporary.write_text(text)

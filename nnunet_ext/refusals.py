@@ -53,6 +53,24 @@ def sentence(error: ValidationError, model: type[BaseModel], where: str) -> str:
     return f"{place}: {found} is refused: {first['msg'][:1].lower()}{first['msg'][1:]}."
 
 
+def reasons(error: ValidationError, where: str = "") -> str:
+    """Say what pydantic refused: ``pnpnet.dim = -64: input should be greater than 0``, several joined by ``and``.
+
+    Args:
+        error: of pydantic.
+        where: prefix of the names, such as a section of the plans.
+    """
+    found: dict[str, list[str]] = {}
+    for detail in error.errors():
+        # of a union pydantic names the alternatives behind the field: the user wrote the field
+        name = str(detail["loc"][0]) if detail["loc"] else ""
+        place = ".".join(part for part in (where, name) if part)
+        text = detail["msg"].removeprefix("Value error, ")
+        value = f" = {detail['input']!r}" if name else ""
+        found.setdefault(f"{place}{value}", []).append(text[:1].lower() + text[1:])
+    return " and ".join(f"{place}: {' or '.join(dict.fromkeys(texts))}" for place, texts in found.items())
+
+
 def meant(word: Any, known: Collection[str]) -> str:
     """`` (did you mean 'folds'?)``, or nothing."""
     close = difflib.get_close_matches(str(word), list(known), n=1)

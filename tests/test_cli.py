@@ -1,11 +1,17 @@
 """What all commands have in common."""
 
 import argparse
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from nnunet_ext.cli import _parser
+from nnunet_ext import cli
+from nnunet_ext.cli import CLOSED_PIPE, _parser, main
 from nnunet_ext.cli.plans import _options
 from nnunet_ext.errors import InputError
 
@@ -34,3 +40,153 @@ def test_options_of_plans_may_be_given_one_by_one_and_no_one_twice():
     assert _options(given) == {"babloss": {"levels": 4, "a_weight": 0.3}, "precision": {"cpu": "bfloat16"}}
     with pytest.raises(InputError, match="is given twice"):
         _options([*given, "babloss.levels=8"])
+
+
+# --- what is typed wrongly --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [[], ["landmarks"], ["benchmark"], ["s2v"], ["scribbles"]])
+def test_without_a_command_the_help_is_printed(command, capsys):
+    assert main(command) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"usage: {' '.join(['nnunet-ext', *command])} [-h]")
+    assert "COMMAND" in shown.out
+    assert shown.err == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "usage"),
+    [
+        ("evaluate a b --foo", "nnunet-ext evaluate"),
+        ("splits --foo 4", "nnunet-ext splits"),
+        ("landmarks check 4 --foo", "nnunet-ext landmarks check"),
+        ("scribbles generate 38 --out 138 --new-dataset 138", "nnunet-ext scribbles generate"),
+        ("plans 4 --out low", "nnunet-ext plans"),
+        ("--foo", "nnunet-ext"),
+    ],
+)
+def test_an_unknown_flag_is_answered_with_the_usage_of_its_command(line, usage, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(line.split())
+    assert ended.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"usage: {usage} [-h]")
+    flag = re.search(r"--foo|--out \w+", line)
+    assert shown.endswith(f"{usage}: error: unrecognized arguments: {flag[0]}\n")
+
+
+# --- nnU-Net's habits -------------------------------------------------------------------------------------------------
+
+HABITS: dict[str, dict[str, object]] = {
+    "export -d 4 -c 2d -tr T -p P -f 0 all -chk a.pth -o m.zip": {
+        "dataset": "4",
+        "configuration": "2d",
+        "trainer": "T",
+        "plans": "P",
+        "folds": ["0", "all"],
+        "checkpoints": ["a.pth"],
+        "out": "m.zip",
+    },
+    "export MODEL -o m.zip": {"model": "MODEL", "dataset": None, "out": "m.zip"},
+    "plans -d 4 -c 2d 3d_lowres -p P --name low": {
+        "dataset": "4",
+        "configuration": ["2d", "3d_lowres"],
+        "plans": "P",
+        "name": "low",
+    },
+    "evaluate a b -djfile d -pfile p -np 2 -o out": {"dataset_json": "d", "plans": "p", "processes": 2, "out": "out"},
+    "scribbles generate -d 38 -np 2 --new-dataset 138": {"dataset": "38", "processes": 2, "new_dataset": "138"},
+    "scribbles check -d 138 -p P -np 2 -o out": {"dataset": "138", "plans": "P", "processes": 2, "out": "out"},
+    "landmarks check -d 204 -np 2 -o out": {"dataset": "204", "processes": 2, "out": "out"},
+    "landmarks evaluate a b -djfile d -np 2 -o out": {"dataset_json": "d", "processes": 2, "out": "out"},
+    "landmarks pseudo-label -d 204 -np 2 --new-dataset 304": {"dataset": "204", "processes": 2, "new_dataset": "304"},
+    "splits -d 4 -np 2 -o s.json": {"dataset": "4", "processes": 2, "out": "s.json"},
+    "benchmark run cpu -o folder": {"folder": "folder"},
+    "benchmark report --from-results a b -f 0 1 -o out": {"from_results": ["a", "b"], "folds": [0, 1], "out": "out"},
+    "demo -d 4 -device cpu -o folder": {"dataset": "4", "device": "cpu", "folder": "folder"},
+}
+
+
+@pytest.mark.parametrize("line", HABITS)
+def test_the_spellings_of_nnunet_are_understood(line):
+    given = vars(_parser().parse_args(line.split()))
+    assert {name: given[name] for name in HABITS[line]} == HABITS[line]
+
+
+@pytest.mark.parametrize(
+    "line", ["splits 4 --by pairs", "splits --by pairs 4", "splits --by pairs -d 4", "splits -d 4 --by pairs"]
+)
+def test_words_and_flags_may_be_mixed(line):
+    given = _parser().parse_args(line.split())
+    assert (given.dataset, given.by) == ("4", "pairs")
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("splits --by pairs", "the following arguments are required: DATASET"),
+        ("splits 4 -d 5", "argument -d: '5' comes after '4'; give one of them"),
+        ("splits -d 5 4", "argument DATASET: '4' comes after '5'; give one of them"),
+        ("splits -d 4 -d 5", "argument -d: '5' comes after '4'; give one of them"),
+        ("export MODEL -d 4 -o x.zip", "argument -d: '4' comes after 'MODEL'; give one of them"),
+        ("export -o x.zip", "the following arguments are required: RESULT_FOLDER"),
+    ],
+)
+def test_a_word_is_given_once_as_a_word_or_as_a_flag(line, sentence, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(line.split())
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(f"{sentence}\n")
+
+
+def test_of_two_names_of_a_model_none_is_taken(capsys):
+    assert main(["export", "-d", "4", "MODEL", "-o", "x.zip"]) == 2
+    assert capsys.readouterr().err == (
+        "nnunet-ext: Which model? Give RESULT_FOLDER, or -d DATASET -c CONFIGURATION -tr TRAINER -p PLANS, not both.\n"
+    )
+
+
+def test_the_file_that_nnunet_would_write_is_not_taken_for_a_folder(tmp_path, capsys):
+    assert main(["evaluate", "a", "b", "-o", str(tmp_path / "summary.json")]) == 2
+    assert capsys.readouterr().err.startswith(f"nnunet-ext: -o {tmp_path / 'summary.json'} is a folder here")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", list(commands(_parser())), ids=lambda command: command.prog.replace(" ", "-"))
+def test_out_is_a_path_everywhere(command):
+    for action in command._actions:
+        if {"-o", "--out"} & set(action.option_strings):
+            assert {"FILE", "FOLDER", "ZIP"} & set(re.split(r"\W+", action.metavar or action.dest.upper()))
+
+
+# --- closed pipes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGPIPE")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "line", ["benchmark list", "trainers --all", "landmarks pseudo-label --help", "evaluate no folder"]
+)
+def test_a_closed_pipe_is_quiet(line, unbuffered):
+    """As in ``nnunet-ext … 2>&1 | head -1``, with the reader gone before anything is written."""
+    read, write = os.pipe()
+    os.close(read)
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-m", "nnunet_ext", *line.split()]
+    refused = line.startswith("evaluate")  # its sentence goes to stderr, which is closed in its place
+    pipes = {"stdout": subprocess.PIPE, "stderr": write} if refused else {"stdout": write, "stderr": subprocess.PIPE}
+    ended = subprocess.run(command, env=environment, check=False, cwd=Path(__file__).parent.parent, **pipes)
+    os.close(write)
+    assert not (ended.stdout or b"").strip()
+    assert not (ended.stderr or b"").strip()
+    # argparse itself does not mind that nobody reads its help
+    assert ended.returncode == CLOSED_PIPE or (unbuffered and line.endswith("--help"))
+
+
+def test_a_pipe_that_breaks_inside_of_a_command_is_no_end_in_silence(monkeypatch):
+    def broken(arguments):
+        raise BrokenPipeError("to a worker")
+
+    monkeypatch.setattr(cli.install, "_path", broken)
+    with pytest.raises(BrokenPipeError, match="to a worker"):
+        main(["path"])

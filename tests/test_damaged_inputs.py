@@ -51,7 +51,7 @@ IMAGE = f"{TINY}/imagesTr/tiny_5_0000.nii.gz"
 INTERACT = f"s2v interact -i {IMAGE} -m {S2V} --prompts prompts.json -o OUT.nii.gz -device cpu"
 
 COMMANDS = [
-    Reads("plans 901 --preset pnpnet --out other", f"preprocessed/{tiny.DATASET}/nnUNetPlans.json", JSON),
+    Reads("plans 901 --preset pnpnet --name other", f"preprocessed/{tiny.DATASET}/nnUNetPlans.json", JSON),
     *(
         Reads(f"export {model} --out OUT", f"{model}/{name}", kinds)
         for model in (PLAIN, S2V)
@@ -63,8 +63,8 @@ COMMANDS = [
     Reads(EVALUATE, "about.json", JSON),
     Reads(f"{EVALUATE} --plans plans.json", "plans.json", JSON),
     Reads("benchmark run spec.yaml --folder OUT", "spec.yaml"),
-    Reads(f"scribbles generate {TINY} --out 777 --processes 1", f"{TINY}/dataset.json", JSON),
-    Reads(f"scribbles generate {TINY} --out 777 --processes 1", f"{TINY}/labelsTr/tiny_3.nii.gz", LABEL),
+    Reads(f"scribbles generate {TINY} --new-dataset 777 --processes 1", f"{TINY}/dataset.json", JSON),
+    Reads(f"scribbles generate {TINY} --new-dataset 777 --processes 1", f"{TINY}/labelsTr/tiny_3.nii.gz", LABEL),
     Reads(f"scribbles check {BOXES} --processes 1 -o OUT", f"{BOXES}/dataset.json", JSON),
     Reads(f"scribbles check {BOXES} --processes 1 -o OUT", f"{BOXES}/labelsTr/a.nii.gz", LABEL, finding=True),
     Reads(f"landmarks check {BOXES} --processes 1 -o OUT", f"{BOXES}/dataset.json", JSON),
@@ -75,9 +75,9 @@ COMMANDS = [
     Reads("landmarks convert points.csv --to mrk.json -o OUT", "points.csv", TEXT),
     Reads("landmarks convert points.json --to mrk.json -o OUT", "points.json", JSON),
     Reads(f"landmarks evaluate {BOXES}/landmarksTr points --processes 1 -o OUT", "points/a.mrk.json", JSON),
-    Reads(f"landmarks pseudo-label {BOXES} --out 778 --processes 1", f"{BOXES}/dataset.json", JSON),
-    Reads(f"landmarks pseudo-label {BOXES} --out 778 --processes 1", f"{BOXES}/landmarksTr/c.mrk.json", JSON[1:-1]),
-    Reads(f"landmarks pseudo-label {BOXES} --out 778 --processes 1", f"{BOXES}/imagesTr/c_0000.nii.gz"),
+    Reads(f"landmarks pseudo-label {BOXES} --new-dataset 778 -np 1", f"{BOXES}/dataset.json", JSON),
+    Reads(f"landmarks pseudo-label {BOXES} --new-dataset 778 -np 1", f"{BOXES}/landmarksTr/c.mrk.json", JSON[1:-1]),
+    Reads(f"landmarks pseudo-label {BOXES} --new-dataset 778 -np 1", f"{BOXES}/imagesTr/c_0000.nii.gz"),
     *(
         Reads(f"{command} predict -i images -o OUT -m {model} -device cpu -npp 1 -nps 1", f"{model}/{name}", kinds)
         for command, model in {"landmarks": LANDMARK, "s2v": S2V}.items()

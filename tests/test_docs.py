@@ -9,7 +9,7 @@ import pytest
 import yaml
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-from nnunet_ext.catalogue import TRAINERS
+from nnunet_ext.catalogue import TRAINERS, in_tier
 from nnunet_ext.discovery import VARIABLE, extended_value
 from tests import tiny
 
@@ -64,6 +64,39 @@ def test_every_page_is_in_the_navigation():
     yaml.safe_load(navigation)
 
 
+def row(name: str, start: str) -> str:
+    """Of a table of trainers: what the catalogue says, with links from a page in the folder ``start``."""
+    entry = TRAINERS[name]
+    page = f"docs/{entry.location.split('.')[1]}.md"
+    shown = f"[`{name}`]({page.removeprefix(start)})" if (ROOT / page).is_file() else f"`{name}`"
+    measured = f"[{entry.measured}]({entry.page.removeprefix(start)})"
+    return f"| {entry.description} | {shown} | {entry.needs} | {entry.network} | {measured} |"
+
+
+@pytest.mark.parametrize(
+    ("page", "start"), [("README.md", ""), ("docs/choose.md", "docs/"), ("docs/index.md", "docs/")]
+)
+def test_the_first_table_of_a_page_is_that_of_the_methods_in_the_catalogue(page, start):
+    """After a change of a verdict: paste what is expected."""
+    table = (ROOT / page).read_text().split("|---|---|---|---|---|\n", 1)[1].split("\n\n", 1)[0]
+    assert table == "\n".join(row(name, start) for name in in_tier("methods"))
+
+
+def test_the_readme_shows_methods_only():
+    named = set(re.findall(r"`(nnUNetTrainer\w+)`", (ROOT / "README.md").read_text()))
+    assert {name.partition("_")[0] for name in named} == set(in_tier("methods"))
+
+
+def test_the_picture_shows_verdicts_and_recommends_nothing_that_was_measured_worse():
+    texts = re.findall(r'class="(trainer|verdict)"[^>]*>([^<]+)<', (DOCS / "figures" / "choose.svg").read_text())
+    assert [kind for kind, _ in texts] == ["trainer", "verdict"] * (len(texts) // 2)
+    shown = [text for _, text in texts]
+    recommended = dict(zip(shown[::2], shown[1::2], strict=True))
+    assert recommended == {name: f"measured: {TRAINERS[name].measured}" for name in recommended}
+    assert not [name for name in recommended if TRAINERS[name].measured.startswith("worse")]
+    assert set(recommended) <= set(in_tier("methods"))
+
+
 @pytest.mark.parametrize("name", TRAINERS)
-def test_the_readme_names_every_trainer(name):
-    assert f"`{name}`" in (ROOT / "README.md").read_text()
+def test_every_trainer_is_on_a_page(name):
+    assert [page for page in DOCS.glob("*.md") if f"`{name}`" in page.read_text()]

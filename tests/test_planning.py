@@ -82,7 +82,7 @@ def test_writing_twice_changes_nothing_and_says_so(folder):
 
 def test_a_different_file_of_that_name_is_kept_unless_forced(folder):
     write_plans(901, ["pnpnet"])
-    with pytest.raises(InputError, match=r"nnUNetPlans_pnpnet\.json exists and differs; .*--out.*--force"):
+    with pytest.raises(InputError, match=r"nnUNetPlans_pnpnet\.json exists and differs; .*--name.*--force"):
         write_plans(901, ["pnpnet"], epochs=5)
     assert "epochs" not in read(folder, "nnUNetPlans_pnpnet")["configurations"]["2d"]["nnunet_ext"]["schedule"]
     write_plans(901, ["pnpnet"], epochs=5, force=True)
@@ -158,7 +158,7 @@ def test_the_command_prints_what_to_type_next(folder, capsys):
 
 def test_the_command_sets_options_of_methods(folder, capsys):
     options = ["attenscribble.crf_weight=1.5", "pnpnet.levels=[2, 3]"]
-    assert main(["plans", "901", "--option", *options, "--out", "new"]) == 0
+    assert main(["plans", "901", "--option", *options, "--name", "new"]) == 0
     assert "-tr TRAINER -p new" in capsys.readouterr().out
     own = read(folder, "new")["configurations"]["2d"]["nnunet_ext"]
     assert (own["attenscribble"], own["pnpnet"]) == ({"crf_weight": 1.5}, {"levels": [2, 3]})
@@ -166,7 +166,7 @@ def test_the_command_sets_options_of_methods(folder, capsys):
 
 @pytest.mark.parametrize("text", ["crf_weight=1", "attenscribble.crf_weight", "attenscribble.crf_weight=", "a.b=[1"])
 def test_an_option_that_cannot_be_read_gets_one_sentence(folder, capsys, text):
-    assert main(["plans", "901", "--option", text, "--out", "new"]) == 2
+    assert main(["plans", "901", "--option", text, "--name", "new"]) == 2
     assert capsys.readouterr().err.startswith(f"nnunet-ext: --option {text!r}")
     assert not (folder / "new.json").exists()
 
@@ -188,15 +188,15 @@ def test_an_option_that_cannot_be_read_gets_one_sentence(folder, capsys, text):
     ],
 )
 def test_an_option_or_value_that_no_trainer_takes_is_refused_when_the_plans_are_written(folder, capsys, text, sentence):
-    assert main(["plans", "901", "--option", text, "--out", "new"]) == 2
+    assert main(["plans", "901", "--option", text, "--name", "new"]) == 2
     assert re.search(sentence, capsys.readouterr().err)
     assert not (folder / "new.json").exists()
 
 
 def test_an_option_is_judged_together_with_those_of_the_plans_it_is_added_to(folder, capsys):
-    assert main(["plans", "901", "--option", "babloss.ramp_start=0", "--out", "at_once"]) == 0
-    assert main(["plans", "901", "--plans", "at_once", "--option", "babloss.ramp_end=0.05", "--out", "soon"]) == 0
-    assert main(["plans", "901", "--option", "babloss.ramp_end=0.05", "--out", "alone"]) == 2
+    assert main(["plans", "901", "--option", "babloss.ramp_start=0", "--name", "at_once"]) == 0
+    assert main(["plans", "901", "--plans", "at_once", "--option", "babloss.ramp_end=0.05", "--name", "soon"]) == 0
+    assert main(["plans", "901", "--option", "babloss.ramp_end=0.05", "--name", "alone"]) == 2
     assert "ramp_end must be at least ramp_start" in capsys.readouterr().err
     assert not (folder / "alone.json").exists()
 
@@ -207,7 +207,7 @@ def test_a_preset_for_cpus_prints_the_device(folder):
 
 
 def test_a_key_of_the_schedule_that_no_trainer_knows_is_refused(folder):
-    with pytest.raises(InputError, match=r"unknown keys \['epoch'\]; known are \['epochs', 'iterations', "):
+    with pytest.raises(InputError, match=r"unknown schedule entries \['epoch'\]; known are \['epochs', 'iterations', "):
         write_plans(901, epoch=5, out="new")
     assert not (folder / "new.json").exists()
 
@@ -302,7 +302,7 @@ def test_data_of_another_spacing_lies_beside_the_old_one_and_is_shared_by_plans_
 
 
 def test_what_is_to_be_preprocessed_is_printed_until_it_is(folder, images, capsys):
-    command = ["plans", "901", "--configuration", "2d", "--spacing", "3", "3", "--out", "low"]
+    command = ["plans", "901", "--configuration", "2d", "--spacing", "3", "3", "--name", "low"]
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "Preprocess with\n  nnUNetv2_preprocess -d 901 -plans_name low -c 2d\nand train with\n" in printed

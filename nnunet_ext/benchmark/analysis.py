@@ -1,6 +1,6 @@
 """From scores to statements: which differences are shown, and which are not.
 
-Every arm is compared with the baseline on the cases, folds and seeds that both have. One table of the report is one
+Every arm is compared with the baseline on the subjects, folds and seeds that both have. One table of the report is one
 family of tests: Holm's correction runs over all its rows.
 """
 
@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 
 from nnunet_ext.benchmark.results import Results, Training
-from nnunet_ext.evaluation.statistics import MIN_CASES, Comparison, compare, correct, rank_distribution
+from nnunet_ext.evaluation.comparison import MIN_SUBJECTS, Comparison
+from nnunet_ext.evaluation.ranks import rank_distribution
+from nnunet_ext.evaluation.statistics import compare, correct
 
 MEAN = "mean"
 """The label of the mean over the labels of a case."""
@@ -36,6 +38,8 @@ class Metric:
     higher_is_better: bool
     unit: str = ""
     digits: int = 4
+    point: float = 0.01
+    """A difference per case that is worth counting."""
 
     @property
     def heading(self) -> str:
@@ -61,7 +65,7 @@ class Finding:
     @property
     def verdict(self) -> str:
         """That of the comparison, or why there is none."""
-        tested = self.comparison.n >= MIN_CASES
+        tested = self.comparison.n >= MIN_SUBJECTS
         return STILL_LEARNING if self.still_learning and tested else self.comparison.verdict
 
 
@@ -70,8 +74,8 @@ def metrics_of(cases: pd.DataFrame) -> list[Metric]:
     surface_dice = [column for column in cases.columns if column.startswith("nsd_")]
     return [
         Metric("dice", "Dice", True),
-        Metric("hd95_mm", "HD95", False, " mm", 3),
-        Metric("assd_mm", "ASSD", False, " mm", 3),
+        Metric("hd95_mm", "HD95", False, " mm", 3, 1.0),
+        Metric("assd_mm", "ASSD", False, " mm", 3, 1.0),
         *(Metric(c, f"NSD at {c.removeprefix('nsd_').removesuffix('mm')} mm", True) for c in surface_dice),
     ]
 
@@ -82,7 +86,8 @@ def values(results: Results, group: str, arms: Sequence[str], column: str) -> di
     A label of a case counts only if it counts for all these arms, so that all are judged on the same.
 
     Returns:
-        For every label a table ``arm, case, seed, value``, as :func:`~nnunet_ext.evaluation.statistics.compare` reads.
+        For every label a table ``arm, case, seed, value``, as :func:`~nnunet_ext.evaluation.statistics.compare` reads;
+        with the column ``subject`` if the subject of every case is known.
     """
     cases = results.cases
     own = cases[(cases["group"] == group) & cases["arm"].isin(arms)]
@@ -91,10 +96,15 @@ def values(results: Results, group: str, arms: Sequence[str], column: str) -> di
         # folds with the same validation cases are repeats on other training subsets, as seeds are
         own = own.assign(seed=own["fold"].astype(str) + "." + own["seed"].astype(str))
     counted = own.groupby(["case", "label"])[column].transform(lambda column: column.notna().all())
+    subjects = own.drop_duplicates("case").set_index("case")["subject"] if "subject" in own.columns else None
     own = own.assign(value=own[column].where(counted))[[*KEYS, "value"]]
     mean = own.groupby(["arm", "fold", "seed", "case"], as_index=False)["value"].mean().assign(label=MEAN)
     tables = {MEAN: mean, **{label: own[own["label"] == label] for label in own["label"].unique()}}
-    return {label: table[["arm", "case", "seed", "value"]].reset_index(drop=True) for label, table in tables.items()}
+    columns = ["arm", "case", "seed", "value"]
+    if subjects is not None and subjects.notna().all():
+        tables = {label: table.assign(subject=table["case"].map(subjects)) for label, table in tables.items()}
+        columns = ["subject", *columns]
+    return {label: table[columns].reset_index(drop=True) for label, table in tables.items()}
 
 
 def findings(results: Results, group: str, metric: Metric) -> list[Finding]:
@@ -108,7 +118,11 @@ def findings(results: Results, group: str, metric: Metric) -> list[Finding]:
             continue
         for label, table in tables.items():
             [comparison] = compare(
-                table, results.baseline, higher_is_better=metric.higher_is_better, few_cases="describe"
+                table,
+                results.baseline,
+                higher_is_better=metric.higher_is_better,
+                point=metric.point,
+                few_subjects="describe",
             )
             found.append((label, comparison))
     corrected = correct(comparison for _, comparison in found)
@@ -125,12 +139,12 @@ def late_gain(results: Results, group: str, arm: str) -> float | None:
 
 
 def ranks(results: Results, group: str, metric: Metric) -> pd.DataFrame | None:
-    """The distribution of ranks over all arms by the mean over labels; None where too few cases are common."""
+    """The distribution of ranks over all arms by the mean over labels; None where too few subjects are common."""
     arms = present(results, group)
     tables = values(results, group, arms, metric.column)
     table = tables[MEAN]
-    counted = table.groupby("case")["value"].apply(lambda column: column.notna().all())
-    if len(arms) < 2 or counted.sum() < MIN_CASES:
+    counted = table[table.groupby("case")["value"].transform(lambda column: column.notna().all()).astype(bool)]
+    if len(arms) < 2 or counted["subject" if "subject" in counted.columns else "case"].nunique() < MIN_SUBJECTS:
         return None
     return rank_distribution(table, higher_is_better=metric.higher_is_better)
 

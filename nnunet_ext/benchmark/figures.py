@@ -74,7 +74,7 @@ def differences(by_metric: Mapping[Metric, Sequence[Finding]], by_arm: Mapping[s
     panels[0].set_yticks(range(len(rows)), [f"{f.comparison.arm}  {f.label}" for f in rows], fontsize=8)
     panels[0].invert_yaxis()
     figure.supxlabel(
-        "dot: mean over cases and seeds, filled where a difference is shown; line: 95 % CI over cases; ticks: seeds",
+        "dot: mean, filled where a difference is shown; line: 95 % CI over seeds and subjects; ticks: seeds",
         fontsize=8,
     )
     return figure
@@ -113,7 +113,7 @@ def distributions(by_metric: Mapping[Metric, pd.DataFrame], by_arm: Mapping[str,
 
 
 def rank_bars(by_metric: Mapping[Metric, pd.DataFrame], by_arm: Mapping[str, Style]) -> Figure:
-    """How often each arm has each rank in bootstrap samples of the cases; the number in a bar is the rank."""
+    """How often each arm has each rank in bootstrap samples of seeds and subjects; the number in a bar is the rank."""
     figure = _figure(4.6 * len(by_metric) + 1.2, 0.42 * len(by_arm) + 1.8)
     panels = figure.subplots(1, len(by_metric), sharey=True, squeeze=False)[0]
     for axes, (metric, table) in zip(panels, by_metric.items(), strict=True):
@@ -131,7 +131,7 @@ def rank_bars(by_metric: Mapping[Metric, pd.DataFrame], by_arm: Mapping[str, Sty
             left += share
         axes.set_yticks(range(len(arms)), arms, fontsize=8)
         axes.set_title(f"ranks by {metric.title}", fontsize=10)
-        axes.set_xlabel("share of bootstrap samples of the cases")
+        axes.set_xlabel("share of bootstrap samples of seeds and subjects")
         axes.set_xlim(0, 1)
     panels[0].invert_yaxis()
     _legend(figure)

@@ -1,6 +1,6 @@
 """Data that a benchmark brings itself: planned and preprocessed inside its folder, so that nothing else is touched.
 
-It is the synthetic data set of :mod:`nnunet_ext.demo.data`, or data sets of a raw folder, which is only read.
+It is the synthetic data set of :mod:`nnunet_ext.benchmark.synthetic`, or data sets of a raw folder, which is only read.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def provide(spec: Spec, benchmark: BenchmarkFolder) -> Spec:
         InputError: a data set is not in the raw folder.
         StepFailed: nnU-Net's command failed.
     """
-    from nnunet_ext.demo.data import DATASET, write_dataset
+    from nnunet_ext.benchmark.synthetic import DATASET, write_dataset
 
     if spec.datasets == (SYNTHETIC,):
         write_dataset(os.environ["nnUNet_raw"])

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from scipy import stats
+from scipy.stats import theilslopes
 
 from nnunet_ext.version import __version__
 
@@ -55,9 +55,9 @@ def training(fold: Path) -> dict[str, Any]:
 
 
 def late_gain(dice: Sequence[float]) -> float | None:
-    """Return what a training gained over the last quarter of its schedule: the rise of the Theil-Sen line through it.
+    """Return what a training gained over the last quarter of its schedule: the rise of the straight line through it.
 
-    The median of the slopes between all pairs of epochs, so that a noisy last epoch does not decide.
+    The line is that of Theil and Sen (median of the slopes between all pairs of epochs), so no single epoch decides.
 
     Args:
         dice: nnU-Net's pseudo Dice (mean over labels) after every epoch.
@@ -70,7 +70,8 @@ def late_gain(dice: Sequence[float]) -> float | None:
     there = np.flatnonzero(np.isfinite(values))
     if len(there) < 2:
         return None
-    return float(stats.theilslopes(values[there], there).slope * epochs)
+    slope, *_ = theilslopes(values[there], there)
+    return float(slope * epochs)
 
 
 def versions() -> dict[str, str]:

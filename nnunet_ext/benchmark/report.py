@@ -43,8 +43,8 @@ WHAT_A_SEED_FIXES = (
     "A seed fixes the initial weights, and on a CPU the patches and their augmentation until a trainer draws random "
     "numbers of its own; with augmentation workers, which seed themselves, or on a GPU, whose kernels are chosen by "
     "timing, two trainings with the same seed differ. A difference between two single "
-    "trainings says little about two trainers; only several seeds show how much a training varies, and the intervals, "
-    "which are over cases, do not."
+    "trainings says little about two trainers, so it gets no verdict; only several seeds show how much a training "
+    "varies, and the intervals are over both, seeds and subjects."
 )
 
 
@@ -187,10 +187,22 @@ def sentences(found: Mapping[Metric, Sequence[Finding]]) -> list[str]:
                 "worse": f"{c.arm} is worse than {c.baseline}",
             }.get(finding.verdict, f"{c.arm} against {c.baseline}: {finding.verdict}")
             interval = "" if math.isnan(c.ci_low) else f" [{signed(c.ci_low, metric)}, {signed(c.ci_high, metric)}]"
-            seeds = f"{c.seeds} seeds" if c.seeds > 1 else "one training each, and about these trainings only"
+            seeds = f"{c.seeds} seeds" if c.seeds > 1 else "one training each"
+            tails = "; ".join(
+                f"worst {100 * tail.share:g} % from {tail.candidate:.{metric.digits}f} against "
+                f"{tail.baseline:.{metric.digits}f}"
+                for tail in c.tails
+            )
+            seen = (
+                ""
+                if math.isnan(c.smallest_difference)
+                else f"; {c.smallest_difference:.{metric.digits}f}{metric.unit} would have been seen"
+            )
+            cautions = "".join(f" Caution: {each}." for each in c.cautions)
             said.append(
-                f"{metric.title}: {words}, {signed(c.mean_difference, metric)}{metric.unit}{interval}; {c.n} cases, "
-                f"{seeds}, better in {c.better}, worse in {c.worse}{_p(c.p_corrected)}."
+                f"{metric.title}: {words}, {signed(c.mean_difference, metric)}{metric.unit}{interval}{seen}; "
+                f"{c.counted}, {seeds}; {c.cases_better} cases better and {c.cases_worse} worse by more than "
+                f"{c.point:g}{metric.unit}; {tails}{_p(c.p_corrected)}.{cautions}"
             )
     return said
 

@@ -15,6 +15,7 @@ from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.benchmark.preprocessed import plans_of
 from nnunet_ext.benchmark.score import truth_of
 from nnunet_ext.benchmark.spec import Scored
+from nnunet_ext.benchmark.subjects import with_subjects
 from nnunet_ext.data.folders import visible_files
 from nnunet_ext.data.label_definitions import ScoredLabels
 from nnunet_ext.data.raw import training_images
@@ -62,7 +63,8 @@ class Group:
 class Results:
     """Everything a report says something about.
 
-    ``cases`` has one row per training, case and label: ``arm, group, fold, seed, case, label``, metrics, ``status``.
+    ``cases`` has one row per training, case and label: ``arm, group, fold, seed, case, label``, metrics, ``status``,
+    and ``subject``, empty where it is unknown.
     """
 
     name: str
@@ -113,7 +115,7 @@ def from_benchmark(benchmark: BenchmarkFolder, baseline: str | None = None) -> R
         baseline=chosen,
         arms=tuple(arm.name for arm in spec.arms),
         groups=tuple(groups.values()),
-        cases=pd.concat(frames, ignore_index=True),
+        cases=with_subjects(pd.concat(frames, ignore_index=True), {g.name: g.dataset for g in groups.values()}),
         trainings=tuple(
             Training(
                 job.arm,
@@ -213,7 +215,7 @@ def from_models(
         baseline=chosen,
         arms=tuple(arms),
         groups=tuple(groups.values()),
-        cases=pd.concat(frames, ignore_index=True),
+        cases=with_subjects(pd.concat(frames, ignore_index=True), {g.name: g.dataset for g in groups.values()}),
         trainings=tuple(trainings),
         definitions=definitions,
     )

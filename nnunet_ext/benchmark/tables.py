@@ -22,8 +22,9 @@ DIFFERENCE_COLUMNS = (
 
 COMPARISON_COLUMNS = (
     *("arm", "baseline", "unit", "n", "dropped", "seeds", "mean_candidate", "mean_baseline", "mean_difference"),
-    *("ci_low", "ci_high", "p_value", "p_corrected", "effect_size", "better", "worse", "equal", "sd_between_cases"),
-    "sd_between_seeds",
+    *("ci_low", "ci_high", "smallest_difference", "p_value", "p_interval", "p_corrected", "effect_size"),
+    *("better", "worse", "equal"),
+    *("cases", "point", "cases_better", "cases_worse", "sd_between_subjects", "sd_between_seeds"),
 )
 """Of ``comparisons.csv``, beside group, metric, label and verdict: attributes of ``Comparison``."""
 
@@ -52,7 +53,7 @@ def summary_table(results: Results, group: str, found: Mapping[Metric, Sequence[
             per_case = analysis.values(results, group, [arm], metric.column)[MEAN].groupby("case")["value"].mean()
             cells.append(f"{per_case.mean():.{metric.digits}f}")
         for metric in shown:
-            verdicts = [verdict_of(f) for f in found[metric] if f.comparison.arm == arm and f.label == MEAN]
+            verdicts = [f.verdict for f in found[metric] if f.comparison.arm == arm and f.label == MEAN]
             cells.append(verdicts[0] if verdicts else "–")
         rows.append(cells)
     return Table(
@@ -83,7 +84,7 @@ def comparison_rows(results: Results, group: str, metric: Metric, found: Sequenc
                 f"{c.effect_size:+.2f}",
                 f"{c.better} / {c.worse} / {c.equal}",
                 f"{c.n}" + (f" (−{c.dropped})" if c.dropped else ""),
-                verdict_of(finding),
+                finding.verdict,
             ]
         )
     seeds = sorted({finding.comparison.seeds for finding in found})
@@ -92,10 +93,11 @@ def comparison_rows(results: Results, group: str, metric: Metric, found: Sequenc
         f"{metric.heading}: differences to {results.baseline}",
         [*DIFFERENCE_COLUMNS],
         rows,
-        f"{direction}. Unit: the case; n: cases that count for both (in brackets those that do not); seeds averaged "
-        f"per case ({' or '.join(map(str, seeds))} per trainer). CI: BCa bootstrap over cases. p: Wilcoxon "
-        f"signed-rank, two-sided, corrected by Holm over the {len(rows)} rows of this table. effect: matched-pairs "
-        "rank-biserial correlation.",
+        f"{direction}. n: {' or '.join(sorted({f'{finding.comparison.unit}s' for finding in found}))} that count for "
+        "both (in brackets the cases that do not); cases of one subject averaged. CI: over seeds "
+        f"({' or '.join(map(str, seeds))} per trainer) and {'subjects' if seeds != [1] else 'subjects only'}. p: "
+        "the larger of Wilcoxon's signed-rank test on the means over seeds and the interval's, two-sided, corrected by "
+        f"Holm over the {len(rows)} rows of this table. effect: matched-pairs rank-biserial correlation.",
     )
 
 
@@ -160,12 +162,6 @@ def comparison_table(found: Sequence[Finding]) -> pd.DataFrame:
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
-
-
-def verdict_of(finding: Finding) -> str:
-    """The verdict; with one seed it says that it is about single trainings."""
-    single = finding.comparison.seeds == 1 and finding.verdict in ("better", "worse")
-    return f"{finding.verdict} (one training)" if single else finding.verdict
 
 
 def signed(value: float, metric: Metric) -> str:

@@ -6,7 +6,7 @@ that the help appears at once.
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -23,6 +23,7 @@ from nnunet_ext.cli import (
     splits,
     trainers,
 )
+from nnunet_ext.cli.flags import Parser
 from nnunet_ext.errors import InputError
 from nnunet_ext.processes import signals
 from nnunet_ext.version import __version__
@@ -31,19 +32,39 @@ FILES = (install, trainers, plans, demo, evaluate, export, benchmark, scribbles,
 """In the order of the help."""
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="nnunet-ext", description="Trainers that plug into stock nnU-Net v2, and the tools around them."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_commands()
     for file in FILES:
         file.add(commands)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code (2 for bad input, 130 for Ctrl-C, 143 for SIGTERM)."""
+    """Run one command; returns its exit code.
+
+    2 for bad input, 130 for Ctrl-C, 143 for SIGTERM, 141 if nobody reads its output.
+    """
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return CLOSED_PIPE
+
+
+CLOSED_PIPE = 141
+"""What a shell reports of a program that SIGPIPE ended, as most programs in ``… | head`` are."""
+
+
+def _run(argv: Sequence[str] | None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         with signals.like_ctrl_c():
@@ -54,3 +75,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         print("nnunet-ext: interrupted", file=sys.stderr)
         return signals.exit_code(error)
+
+
+def _nobody_reads() -> bool:
+    """Whether it was our output that was closed, found out by an empty line: pipes to other processes break, too."""
+    closed = False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            print(end="" if closed else "\n", file=stream, flush=True)
+        except BrokenPipeError:
+            # what is left in the buffer goes nowhere, or Python complains at its exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            closed = True
+    return closed

@@ -63,7 +63,7 @@ def add(commands: Commands) -> None:
         "nnunet-ext benchmark run mine.yaml --executor slurm --parameter slurm_partition=gpu slurm_gres=gpu:1",
     )
     run.add_argument("benchmark", metavar="BENCHMARK", help="a YAML file, or the name of a ready benchmark")
-    run.add_argument("--folder", help="where everything is written (nnunet_ext_benchmark_NAME)")
+    run.add_argument("-o", "--folder", help="where everything is written (nnunet_ext_benchmark_NAME)")
     run.add_argument("--jobs", type=int, default=1, metavar="N", help="trainings at a time on this machine (1)")
     run.add_argument("--executor", choices=["local", "slurm"], default="local", help="(%(default)s)")
     run.add_argument("--parameter", **SEVERAL, default=[], metavar="NAME=VALUE", help="for submitit")
@@ -80,6 +80,6 @@ def add(commands: Commands) -> None:
     report.add_argument("--from-results", **SEVERAL, metavar="MODEL", help="folders TRAINER__PLANS__CONFIGURATION")
     report.add_argument("--baseline", help="what the others are compared with (default: that of the benchmark)")
     report.add_argument("--reference", metavar="FOLDER", help="with --from-results: references (default: nnU-Net's)")
-    report.add_argument("--folds", **SEVERAL, type=int, metavar="F", help="with --from-results (default: all)")
+    report.add_argument("-f", "--folds", **SEVERAL, type=int, metavar="F", help="with --from-results (default: all)")
     report.add_argument("-o", "--out", metavar="FOLDER", help="default: FOLDER/report")
     add_trust(report)

@@ -6,12 +6,20 @@ import argparse
 from pathlib import Path
 
 from nnunet_ext.cli.flags import SEVERAL, Commands, add_command, add_processes
+from nnunet_ext.errors import InputError
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from nnunet_ext.data.label_definitions import ScoredLabels
     from nnunet_ext.evaluation.folders import evaluate_folders
+    from nnunet_ext.evaluation.scores import interfaces_beside
+    from nnunet_ext.splits.subjects import group
 
+    out = Path(arguments.out) if arguments.out else Path(arguments.prediction) / "evaluation"
+    if out.suffix == ".json" and not out.is_dir():
+        raise InputError(
+            f"-o {out} is a folder here, for summary.json and metrics.csv, and not nnU-Net's file; give {out.parent}."
+        )
     evaluation = evaluate_folders(
         arguments.reference,
         arguments.prediction,
@@ -23,12 +31,17 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         definition=arguments.definition,
         empty="zero" if arguments.legacy_empty_zero else "diagonal",
         consistency=arguments.consistency,
+        interfaces=arguments.interfaces,
+        topology=arguments.topology,
+        subjects=(lambda cases: group(cases, arguments.by).subject_of) if arguments.by else None,
         processes=arguments.processes,
     )
-    out = Path(arguments.out) if arguments.out else Path(arguments.prediction) / "evaluation"
-    evaluation.write(out / "summary.json", out / "metrics.csv")
+    table = out / "metrics.csv"
+    evaluation.write(out / "summary.json", table)
     print(evaluation.report())
-    print(f"\n{out / 'summary.json'}  nnU-Net's format and more\n{out / 'metrics.csv'}  every case and label")
+    print(f"\n{out / 'summary.json'}  nnU-Net's format and more\n{table}  every case and label")
+    if arguments.interfaces:
+        print(f"{interfaces_beside(table)}  every case and pair of labels that touch each other")
 
 
 def add(commands: Commands) -> None:
@@ -44,8 +57,10 @@ def add(commands: Commands) -> None:
     evaluate.add_argument("reference", metavar="GT_FOLDER", help="references, in any format that nnU-Net reads")
     evaluate.add_argument("prediction", metavar="PRED_FOLDER", help="predictions, with the same file names")
     evaluate.add_argument("--labels", **SEVERAL, metavar="NAME=N", help="what is scored (default: from dataset.json)")
-    evaluate.add_argument("--dataset-json", metavar="FILE", help="default: beside predictions or references")
-    evaluate.add_argument("--plans", metavar="FILE", help="default: plans.json beside the predictions, if there is one")
+    evaluate.add_argument("-djfile", "--dataset-json", metavar="FILE", help="default: beside predictions or references")
+    evaluate.add_argument(
+        "-pfile", "--plans", metavar="FILE", help="default: plans.json beside the predictions, if there is one"
+    )
     evaluate.add_argument("--nsd-tolerances", **SEVERAL, type=float, metavar="MM", help="for surface Dice, in mm (1)")
     evaluate.add_argument(
         "--definition",
@@ -61,6 +76,19 @@ def add(commands: Commands) -> None:
         "--consistency",
         action="store_true",
         help="also how much neighbouring slices agree, in the predictions and in the references",
+    )
+    evaluate.add_argument(
+        "--interfaces",
+        action="store_true",
+        help="also HD95, surface Dice and confusion where two labels touch each other",
+    )
+    evaluate.add_argument(
+        "--topology", action="store_true", help="also errors in the number of components, holes and cavities"
+    )
+    evaluate.add_argument(
+        "--by",
+        metavar="WAY",
+        help="which cases are one subject, as for nnunet-ext splits; the subject is the unit of the means then",
     )
     evaluate.add_argument("--common", action="store_true", help="score only the cases that are in both folders")
     add_processes(evaluate)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import argparse
 
-from nnunet_ext.cli.flags import SEVERAL, Commands, add_command, add_trust
+from nnunet_ext.cli.flags import SEVERAL, Commands, OneOf, add_command, add_trust
+from nnunet_ext.cli.models import add_model_names, model_folder
+from nnunet_ext.errors import InputError
 
 
 def _export(arguments: argparse.Namespace) -> None:
     from nnunet_ext.export.write import export_model
 
+    if arguments.model is not None and arguments.dataset is not None:
+        raise InputError(
+            "Which model? Give RESULT_FOLDER, or -d DATASET -c CONFIGURATION -tr TRAINER -p PLANS, not both."
+        )
     exported = export_model(
-        arguments.model,
+        model_folder(arguments),
         arguments.out,
         folds=arguments.folds,
         checkpoints=arguments.checkpoints or ["checkpoint_final.pth"],
@@ -34,9 +40,14 @@ def add(commands: Commands) -> None:
         "says what it needs",
         "nnunet-ext export $nnUNet_results/Dataset004_Hippocampus/nnUNetTrainerMedContext__nnUNetPlans__3d_fullres "
         "--out medcontext.zip",
+        "nnunet-ext export -d 4 -c 3d_fullres -tr nnUNetTrainerMedContext -f 0 -o medcontext.zip",
     )
-    export.add_argument("model", metavar="RESULT_FOLDER", help="TRAINER__PLANS__CONFIGURATION in nnUNet_results")
+    model = export.add_argument(
+        "model", action=OneOf, metavar="RESULT_FOLDER", help="TRAINER__PLANS__CONFIGURATION in nnUNet_results, or -d -c"
+    )
+    add_model_names(export, "nnUNetTrainer", instead_of=model)
     export.add_argument(
+        "-o",
         "--out",
         required=True,
         metavar="FOLDER|ZIP",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,44 @@ SEVERAL: dict[str, Any] = {"nargs": "+", "action": "extend"}
 """For ``add_argument``: one value or more. A flag that is given twice adds up; by itself argparse forgets the first."""
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose commands answer for themselves; parsers of its commands are of this class, too."""
+
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
+        """As argparse, but what a command does not know is refused with its own usage, not that of the program."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
+
+    def add_commands(self) -> Commands:
+        """Where its commands are added; the help is printed if none is given."""
+        self.set_defaults(function=lambda _: self.print_help())
+        return self.add_subparsers(title="commands", metavar="COMMAND")
+
+
+class OneOf(argparse.Action):
+    """A required word of a command, or a flag instead of it.
+
+    Where words and flags are mixed, argparse ends an optional word (``nargs="?"``) before it comes.
+    """
+
+    def __init__(self, *arguments: Any, instead_of: argparse.Action | None = None, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.instead_of = instead_of
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        for action in filter(None, (self, self.instead_of)):
+            if (given := getattr(namespace, action.dest)) is not None:
+                raise argparse.ArgumentError(self, f"{values!r} comes after {given!r}; give one of them")
+        setattr(namespace, self.dest, values)
+        if self.instead_of is not None:
+            self.instead_of.required = False
+
+
 def add_group(commands: Commands, name: str, help_: str) -> Commands:
     """A command that has commands."""
-    group = commands.add_parser(name, help=help_, description=_sentence(help_))
-    return group.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    return commands.add_parser(name, help=help_, description=_sentence(help_)).add_commands()
 
 
 def add_command(
@@ -38,14 +72,29 @@ def add_command(
     return command
 
 
+def add_word(command: argparse.ArgumentParser, flag: str, name: str, metavar: str, help_: str) -> None:
+    """A word that must be given, as the command's argument or after nnU-Net's flag for it."""
+    word = command.add_argument(name, action=OneOf, metavar=metavar, help=help_)
+    command.add_argument(flag, dest=name, action=OneOf, instead_of=word, metavar=metavar, help=f"instead of {metavar}")
+
+
 def add_raw_dataset(command: argparse.ArgumentParser) -> None:
     """The data set that a command reads."""
-    command.add_argument("dataset", metavar="DATASET", help="number or name in nnUNet_raw, or a folder")
+    add_word(command, "-d", "dataset", "DATASET", "number or name in nnUNet_raw, or a folder")
+
+
+def add_new_dataset(command: argparse.ArgumentParser) -> None:
+    """The data set that a command makes; ``-o`` is a path everywhere, so it has a name of its own."""
+    command.add_argument(
+        "--new-dataset", required=True, metavar="ID", help="number or whole name (Dataset138_Liver) of what is written"
+    )
 
 
 def add_processes(command: argparse.ArgumentParser, what: str = "cases") -> None:
     """On how many cores."""
-    command.add_argument("--processes", type=int, metavar="N", help=f"{what} at a time (default: number of cores)")
+    command.add_argument(
+        "-np", "--processes", type=int, metavar="N", help=f"{what} at a time (default: number of cores)"
+    )
 
 
 def add_trust(command: argparse.ArgumentParser) -> None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunet_ext.cli.flags import Commands, add_command, add_group, add_processes, add_raw_dataset, write_and_print
+from nnunet_ext.cli.flags import (
+    Commands,
+    add_command,
+    add_group,
+    add_new_dataset,
+    add_processes,
+    add_raw_dataset,
+    write_and_print,
+)
 from nnunet_ext.cli.models import add_prediction_flags, model_folder, prediction
 
 
@@ -50,7 +58,7 @@ def _pseudo_label(arguments: argparse.Namespace) -> None:
     from nnunet_ext.landmarks.pseudo.generate import Options, pseudo_label
 
     options = Options(engine=arguments.engine, model=arguments.model, shell_mm=arguments.shell, seed=arguments.seed)
-    print(pseudo_label(arguments.dataset, arguments.out, options, processes=arguments.processes).report())
+    print(pseudo_label(arguments.dataset, arguments.new_dataset, options, processes=arguments.processes).report())
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -125,7 +133,7 @@ def add(commands: Commands) -> None:
         metavar="FOLDER",
         help="label maps, of the references or predicted: how far from organs is it there?",
     )
-    evaluate.add_argument("--dataset-json", metavar="FILE", help="default: near references or predictions")
+    evaluate.add_argument("-djfile", "--dataset-json", metavar="FILE", help="default: near references or predictions")
     evaluate.add_argument("--common", action="store_true", help="score only the cases that are in both")
     add_processes(evaluate)
     evaluate.add_argument("-o", "--out", metavar="FOLDER", help="default: PREDICTIONS/evaluation")
@@ -134,11 +142,11 @@ def add(commands: Commands) -> None:
         "pseudo-label",
         _pseudo_label,
         "write a data set in which cases with only landmarks have masks of organs, where these pass filters",
-        "nnunet-ext landmarks pseudo-label 204 --out 304",
-        "nnunet-ext landmarks pseudo-label 204 --out 305 --engine nninteractive --model nnInteractive_v1.0",
+        "nnunet-ext landmarks pseudo-label 204 --new-dataset 304",
+        "nnunet-ext landmarks pseudo-label 204 --new-dataset 305 --engine nninteractive --model nnInteractive_v1.0",
     )
     add_raw_dataset(pseudo)
-    pseudo.add_argument("--out", required=True, metavar="NEW_ID", help="number or whole name of the new data set")
+    add_new_dataset(pseudo)
     pseudo.add_argument(
         "--engine",
         default="random-walker",

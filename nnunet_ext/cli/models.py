@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_ext.cli.flags import SEVERAL, add_trust
+from nnunet_ext.cli.flags import SEVERAL, OneOf, add_trust
 from nnunet_ext.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,7 +46,22 @@ def prediction(arguments: argparse.Namespace) -> Prediction:
 def add_model_flags(command: argparse.ArgumentParser, trainer: str, configuration: str | None = None) -> None:
     """Which model; with the trainer and the configuration that are meant if none is named."""
     command.add_argument("-m", "--model", metavar="FOLDER", help="model folder, instead of -d, -c, -tr and -p")
-    command.add_argument("-d", dest="dataset", metavar="DATASET", help="number or name")
+    add_model_names(command, trainer, configuration)
+    command.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", metavar="FILE", help="%(default)s")
+    add_trust(command)
+
+
+def add_model_names(
+    command: argparse.ArgumentParser,
+    trainer: str,
+    configuration: str | None = None,
+    *,
+    instead_of: argparse.Action | None = None,
+) -> None:
+    """Flags by which nnU-Net's commands name a model in nnUNet_results, perhaps instead of a word that is a folder."""
+    command.add_argument(
+        "-d", dest="dataset", action=OneOf, instead_of=instead_of, metavar="DATASET", help="number or name"
+    )
     command.add_argument(
         "-c",
         dest="configuration",
@@ -56,8 +71,6 @@ def add_model_flags(command: argparse.ArgumentParser, trainer: str, configuratio
     )
     command.add_argument("-tr", dest="trainer", default=trainer, metavar="TRAINER", help="%(default)s")
     command.add_argument("-p", dest="plans", default="nnUNetPlans", metavar="PLANS", help="%(default)s")
-    command.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", metavar="FILE", help="%(default)s")
-    add_trust(command)
 
 
 def add_prediction_flags(command: argparse.ArgumentParser, trainer: str, configuration: str | None = None) -> None:

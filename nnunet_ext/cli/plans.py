@@ -6,12 +6,15 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from nnunet_ext.cli.flags import SEVERAL, Commands, add_command
+from nnunet_ext.cli.flags import SEVERAL, Commands, add_command, add_word
 from nnunet_ext.errors import InputError
 
 SCHEDULE_FLAGS: dict[str, dict[str, Any]] = {
     "epochs": {"type": int, "metavar": "E", "help": "number of epochs"},
     "iterations": {"type": int, "metavar": "I", "help": "training iterations per epoch"},
+    "learning_rate": {"type": float, "metavar": "LR", "help": "initial learning rate (nnU-Net: 0.01)"},
+    "momentum": {"type": float, "metavar": "M", "help": "Nesterov momentum of SGD (nnU-Net: 0.99)"},
+    "warmup_steps": {"type": int, "metavar": "S", "help": "steps over which the learning rate grows from 0"},
 }
 """Key of the schedule in the plans → what argparse is told of its flag."""
 
@@ -29,7 +32,7 @@ def _plans(arguments: argparse.Namespace) -> None:
         patch_size=arguments.patch_size,
         features=arguments.features,
         options=_options(arguments.option),
-        out=arguments.out,
+        out=arguments.name,
         force=arguments.force,
         **{key: getattr(arguments, key) for key in SCHEDULE_FLAGS},
     )
@@ -64,14 +67,14 @@ def add(commands: Commands) -> None:
         "write a plans file with a preset, a short schedule or a lower resolution beside an existing one; only another "
         "resolution is preprocessed again",
         "nnunet-ext plans 4 --preset pnpnet --configuration 3d_fullres --epochs 100",
-        "nnunet-ext plans 4 --configuration 3d_fullres --spacing 2 2 2 --features 16 32 64 --out low",
+        "nnunet-ext plans 4 --configuration 3d_fullres --spacing 2 2 2 --features 16 32 64 --name low",
     )
-    plans.add_argument("dataset", metavar="DATASET", help="number or name of a preprocessed data set")
+    add_word(plans, "-d", "dataset", "DATASET", "number or name of a preprocessed data set")
     plans.add_argument(
         "--preset", **SEVERAL, default=[], metavar="NAME", help="presets from plans/, applied in this order"
     )
-    plans.add_argument("--plans", default="nnUNetPlans", metavar="NAME", help="plans to start from (%(default)s)")
-    plans.add_argument("--configuration", **SEVERAL, metavar="C", help="configurations to change (default: all)")
+    plans.add_argument("-p", "--plans", default="nnUNetPlans", metavar="NAME", help="plans to start from (%(default)s)")
+    plans.add_argument("-c", "--configuration", **SEVERAL, metavar="C", help="configurations to change (default: all)")
     for key, flag in SCHEDULE_FLAGS.items():
         plans.add_argument(f"--{key.replace('_', '-')}", **flag)
     plans.add_argument(
@@ -91,5 +94,5 @@ def add(commands: Commands) -> None:
         metavar="METHOD.NAME=VALUE",
         help="option of a method, such as attenscribble.crf_weight=1.0",
     )
-    plans.add_argument("--out", metavar="NAME", help="name of the new plans (default: old name + presets)")
+    plans.add_argument("--name", metavar="NAME", help="name of the new plans (default: old name + presets)")
     plans.add_argument("--force", action="store_true", help="replace a different file of that name")

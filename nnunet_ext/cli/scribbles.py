@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunet_ext.cli.flags import Commands, add_command, add_group, add_processes, add_raw_dataset, write_and_print
+from nnunet_ext.cli.flags import (
+    Commands,
+    add_command,
+    add_group,
+    add_new_dataset,
+    add_processes,
+    add_raw_dataset,
+    write_and_print,
+)
 
 
 def _generate(arguments: argparse.Namespace) -> None:
@@ -21,7 +29,7 @@ def _generate(arguments: argparse.Namespace) -> None:
         background=not arguments.no_background,
         seed=arguments.seed,
     )
-    print(generate_dataset(arguments.dataset, arguments.out, options, processes=arguments.processes).report())
+    print(generate_dataset(arguments.dataset, arguments.new_dataset, options, processes=arguments.processes).report())
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -43,11 +51,11 @@ def add(commands: Commands) -> None:
         "generate",
         _generate,
         "write a data set with scribbles from one with dense labels; images are not copied",
-        "nnunet-ext scribbles generate 38 --out 138",
-        "nnunet-ext scribbles generate 38 --out Dataset139_Lines --mode line --slice-fraction 0.3",
+        "nnunet-ext scribbles generate 38 --new-dataset 138",
+        "nnunet-ext scribbles generate 38 --new-dataset Dataset139_Lines --mode line --slice-fraction 0.3",
     )
     add_raw_dataset(generate)
-    generate.add_argument("--out", required=True, metavar="NEW_ID", help="number or whole name of the new data set")
+    add_new_dataset(generate)
     generate.add_argument(
         "--mode", choices=["interior+border", "skeleton", "line"], default="interior+border", help="(%(default)s)"
     )
@@ -74,6 +82,8 @@ def add(commands: Commands) -> None:
     )
     add_raw_dataset(check)
     check.add_argument("--dense", metavar="FOLDER", help="dense label maps, to find leaks and what is missed")
-    check.add_argument("--plans", default="nnUNetPlans", metavar="NAME", help="whose spacings are tried (%(default)s)")
+    check.add_argument(
+        "-p", "--plans", default="nnUNetPlans", metavar="NAME", help="whose spacings are tried (%(default)s)"
+    )
     add_processes(check)
     check.add_argument("-o", "--out", metavar="FOLDER", help="default: nnunet_ext_scribbles_DATASET")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Literal
 
-from nnunet_ext.cli.flags import SEVERAL, Commands, add_command, add_processes
+from nnunet_ext.cli.flags import SEVERAL, Commands, add_command, add_processes, add_word
 from nnunet_ext.errors import InputError
 
 
@@ -61,7 +61,7 @@ def add(commands: Commands) -> None:
         "nnunet-ext splits 4 --by pairs --few-shot 4 8 all --seeds 0 1 2",
         "nnunet-ext splits 4 --check",
     )
-    splits.add_argument("dataset", metavar="DATASET", help="number or name")
+    add_word(splits, "-d", "dataset", "DATASET", "number or name")
     splits.add_argument(
         "--by",
         metavar="SUBJECTS",

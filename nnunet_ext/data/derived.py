@@ -28,12 +28,14 @@ def new_dataset_folder(source: RawDataset, out: str, suffix: str) -> Path:
         own = re.sub(r"^Dataset\d{3}_", "", source.name)
         name = f"Dataset{int(out):03d}_{own}{suffix}"
     if not re.fullmatch(r"Dataset\d{3}_\w[\w.+-]*", name):
-        raise InputError(f"--out {out!r} is no number from 1 to 999 and no name such as Dataset138_Liver{suffix}.")
+        raise InputError(
+            f"--new-dataset {out!r} is no number from 1 to 999 and no name such as Dataset138_Liver{suffix}."
+        )
     root = root_folder("nnUNet_raw")
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         taken = sorted(Path(os.environ.get(variable) or root).glob(f"{name[:10]}_*"))
         if taken:
-            raise InputError(f"Number {name[7:10]} is taken: {taken[0]} exists; choose another number for --out.")
+            raise InputError(f"Number {name[7:10]} is taken: {taken[0]} exists; choose another one.")
     return Path(os.path.abspath(root / name))
 
 

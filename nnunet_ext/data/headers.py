@@ -40,6 +40,7 @@ FIX = {
     "frames": "export the frame that was labelled as a 3D label map",
     "layers": "segments that overlap lie in layers; export one label map of all (3D Slicer: Export to new labelmap)",
     "pages": "save one image, or a stack whose pages are slices (z)",
+    "axes": "if its pages are slices, save them as such (axes ZYX), otherwise the one that was labelled",
     "parts": "save whole numbers",
     "colours": "save a greyscale image whose grey values are the numbers of the labels",
 }
@@ -115,8 +116,6 @@ def _whole_itk(path: Path) -> None:
     parts = image.GetNumberOfComponents()
     bits = re.search(r"(\d+)-bit", _pixel_type(image))
     claimed = math.prod(image.GetSize()) * parts * (int(bits[1]) // 8 if bits else 1)
-    if "complex" in _pixel_type(image):
-        claimed *= 2
     if start is None:
         return
     with path.open("rb") as file:
@@ -144,17 +143,29 @@ def _itk_data(path: Path) -> tuple[int | None, int | None]:
         return None, None
     if b"ElementDataFile" not in head:
         raise OSError("its header does not end")
+    axes = re.search(rb"(?m)^NDims *= *([2-4])\r?$", head)
+    size = re.search(rb"(?m)^DimSize *=((?: +\d+)+) *\r?$", head)
+    if axes is None or size is None or len(size[1].split()) != int(axes[1]):  # ITK crashes at some other numbers
+        raise OSError("its header has no NDims from 2 to 4 with as many numbers in DimSize")
     end = re.search(rb"(?m)^ElementDataFile *= *LOCAL\r?\n", head)
     if end is None:
         return None, None
-    if wrong := [line for line in head[: end.end()].splitlines() if not re.match(rb"\w+ *=", line)]:
+    lines = head[: end.end()].splitlines()
+    if wrong := [line for line in lines if not re.match(rb"\w+ *=", line)]:
         raise OSError(f"its header has the line {wrong[0][:40]!r}")
-    if not re.search(rb"(?mi)^CompressedData *= *True", head[: end.end()]):
+    keys = [line.partition(b"=")[0].strip() for line in lines]
+    if len(set(keys)) < len(keys):
+        raise OSError("its header says something twice")
+    fields = dict(zip(keys, (line.partition(b"=")[2].strip() for line in lines), strict=True))
+    compressed = fields.get(b"CompressedData", b"False").lower()
+    if compressed not in (b"true", b"false"):  # ITK takes whatever begins like true for it
+        raise OSError("its header does not say whether the voxels are compressed")
+    if compressed == b"false":
         return end.end(), None
-    size = re.search(rb"(?m)^CompressedDataSize *= *(\d+)\r?$", head[: end.end()])
-    if size is None:  # ITK then takes any number of bytes, and goes on when they cannot be unpacked
+    packed = re.search(rb"(?m)^CompressedDataSize *= *(\d+)\r?$", head[: end.end()])
+    if packed is None:  # ITK then takes any number of bytes, and goes on when they cannot be unpacked
         raise OSError("its header has no CompressedDataSize")
-    return end.end(), int(size[1])
+    return end.end(), int(packed[1])
 
 
 def _whole_png(path: Path) -> None:
@@ -183,7 +194,7 @@ def _tiff_pages(path: Path) -> Iterator[int]:
     """Offsets of the pages; each names the next one, the last one 0."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        order = {b"II": "<", b"MM": ">"}.get(file.read(2))
+        order = {b"II": "<", b"MM": ">"}.get(file.read(2), "")
         kind = struct.unpack(f"{order}H", file.read(2))[0] if order else 0
         if kind not in (42, 43):
             raise OSError("it does not begin like a TIFF file")
@@ -256,10 +267,10 @@ def _values_of(path: Path, reader: str) -> Values:
         return Values(frames, "frames") if frames > 1 else Values(*NIFTI_PARTS.get(header.kind, (1, "")))
     if name.endswith((".nrrd", ".mha", ".gipl")):
         image = _itk_information(path)
-        if (layers := image.GetNumberOfComponents()) > 1:
-            return Values(layers, "layers (numbers in each voxel)")
         if "complex" in _pixel_type(image):
             return Values(2, "parts (complex numbers)")
+        if (layers := image.GetNumberOfComponents()) > 1:
+            return Values(layers, "layers (numbers in each voxel)")
         return Values(math.prod(image.GetSize()[3:]), "frames")
     if name.endswith((".png", ".bmp")):
         return _picture(path)
@@ -294,7 +305,7 @@ def _tiff(path: Path, *, flat: bool) -> Values:
     if size.get("S", 1) > 1 and (interleaved or flat):
         return Values(size["S"], "colours")
     if (frames := size.get("T", 1) * size.get("C", 1)) > 1:
-        return Values(frames, "frames or channels")
+        return Values(frames, f"channels or times (its axes are {axes})")
     pages = math.prod(shape) // math.prod(shape[-2:])
     return Values(pages, "pages") if flat else Values(1, "")
 
@@ -334,7 +345,7 @@ def _nifti(head: bytes) -> _Nifti:
         start, slope = struct.unpack_from(f"{order}2f", head, 108)
         offset = int(start) if math.isfinite(start) else -1
     size = dims[1 : dims[0] + 1] if 1 <= dims[0] <= 7 else ()
-    if not size or min(size) < 1 or kind not in NIFTI_BYTES or offset < 0:
+    if not size or min(size) < 1 or kind not in NIFTI_BYTES or offset < (540 if new else 348):
         raise OSError(f"its header claims sizes {list(dims)}, data type {kind} and voxels from byte {offset}")
     if 0 < abs(slope) < SLOPE:
         raise OSError(f"its header claims a scale of {slope:g}, which some readers take for none")

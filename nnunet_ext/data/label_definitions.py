@@ -111,7 +111,7 @@ def declared_labels(content: Mapping[str, Any], where: str = "dataset.json") -> 
             found[name] = numbers if regions else numbers[0]  # nnU-Net: a list of one is no region
         else:
             found[name] = _number(value, name, where, text=not regions)
-    if found["background"] != 0:
+    if found["background"] != 0 or isinstance(labels["background"], list | tuple):
         raise InputError(f"{where}: the background is {labels['background']!r}, but nnU-Net requires 0.")
     return found
 

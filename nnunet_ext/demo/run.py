@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from nnunet_ext.benchmark import synthetic
 from nnunet_ext.benchmark.folder import BenchmarkFolder
 from nnunet_ext.benchmark.own_data import provide
 from nnunet_ext.benchmark.prepare import prepare
@@ -24,7 +25,7 @@ from nnunet_ext.benchmark.run import run_jobs
 from nnunet_ext.benchmark.score import held_out_cases
 from nnunet_ext.benchmark.spec import SYNTHETIC, Arm, Device, PlansRecipe, Spec
 from nnunet_ext.data.raw import RawDataset, open_dataset
-from nnunet_ext.demo import data, report
+from nnunet_ext.demo import report
 from nnunet_ext.demo.raw import find_dataset
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, write_json
@@ -72,7 +73,7 @@ def run_demo(
     Args:
         folder: where everything is written; reused by a second run.
         raw, dataset: the user's ``nnUNet_raw`` folder, only read, and number or name of a data set in it; without them
-            the synthetic data set of :mod:`nnunet_ext.demo.data`.
+            the synthetic data set of :mod:`nnunet_ext.benchmark.synthetic`.
         device: ``cpu``, ``cuda`` or ``mps``.
 
     Raises:
@@ -90,7 +91,7 @@ def run_demo(
         if not free:
             raise InputError(f"{benchmark.folder}: another nnunet-ext demo is working here.")
         write_json(benchmark.folder / MARK, {"nnunet_ext": __version__})
-        found = own or open_dataset(data.write_dataset(benchmark.raw))
+        found = own or open_dataset(synthetic.write_dataset(benchmark.raw))
         _say(f"data: {found.folder}")
         try:
             spec = spec_for(benchmark, found, own is not None, device)

@@ -8,7 +8,7 @@ computed, to be quoted next to it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -92,7 +92,7 @@ def surface_metrics(
         InputError: shapes, spacing, values or options are not as above.
     """
     predicted, truth = _mask(prediction, "prediction"), _mask(reference, "reference")
-    options = _Options.checked((predicted, truth), spacing_mm, nsd_tolerances_mm, definition, empty)
+    options = Options.checked((predicted, truth), spacing_mm, nsd_tolerances_mm, definition, empty)
     if ignore is not None:
         ignored = _mask(ignore, "ignore")
         if ignored.shape != truth.shape:
@@ -125,32 +125,43 @@ def label_metrics(
     Raises:
         InputError: as :func:`surface_metrics`; a class contains the ignore label, or has no label.
     """
-    predicted, truth = _label_map(prediction, "prediction"), _label_map(reference, "reference")
-    options = _Options.checked((predicted, truth), spacing_mm, nsd_tolerances_mm, definition, empty)
+    predicted, truth = label_map(prediction, "prediction"), label_map(reference, "reference")
+    options = Options.checked((predicted, truth), spacing_mm, nsd_tolerances_mm, definition, empty)
+    if ignore_label is not None:
+        options = options._replace(num_voxels=int(np.count_nonzero(truth != ignore_label)))
+    masks = class_masks(predicted, truth, labels, ignore_label)
+    return {name: _metrics(predicted_mask, true_mask, options) for name, (predicted_mask, true_mask) in masks}
+
+
+def class_masks(
+    prediction: NDArray[np.integer],
+    reference: NDArray[np.integer],
+    labels: Mapping[str, int | Sequence[int]],
+    ignore_label: int | None,
+) -> Iterator[tuple[str, tuple[Mask, Mask]]]:
+    """Yield the masks of every class in prediction and reference, cropped to a box that holds both.
+
+    Raises:
+        InputError: a class contains the ignore label, or has no label.
+    """
     classes = {name: [value] if isinstance(value, (int, np.integer)) else list(value) for name, value in labels.items()}
     for name, values in classes.items():
         if not values or ignore_label in values:
             raise InputError(
                 f"Class {name!r} has labels {values}; expected one or more, without the ignore label {ignore_label}."
             )
-    ignored = None
-    if ignore_label is not None:
-        ignored = truth == ignore_label
-        options = options._replace(num_voxels=int(truth.size - np.count_nonzero(ignored)))
-
+    ignored = None if ignore_label is None else reference == ignore_label
     highest = max([0, *(value for values in classes.values() for value in values)])
-    boxes = [_label_boxes(each, highest) for each in (predicted, truth)]
-    whole = tuple(slice(0, n) for n in truth.shape)
-    result = {}
+    boxes = [_label_boxes(each, highest) for each in (prediction, reference)]
+    whole = tuple(slice(0, n) for n in reference.shape)
     for name, values in classes.items():
         # find_objects knows labels from 1 on; any other may be everywhere
         parts = [found[value - 1] if value > 0 else whole for value in values for found in boxes]
         box = _union(*parts)
-        masks = [_is_one_of(each[box], values) for each in (predicted, truth)]
+        masks = [_is_one_of(each[box], values) for each in (prediction, reference)]
         if ignored is not None:
             masks = [mask & ~ignored[box] for mask in masks]
-        result[name] = _metrics(masks[0], masks[1], options)
-    return result
+        yield name, (masks[0], masks[1])
 
 
 def mean(values: Iterable[float]) -> float:
@@ -167,7 +178,7 @@ def shown(value: float, digits: int) -> str:
 # -- checked input ----------------------------------------------------------------------------------------------------
 
 
-class _Options(NamedTuple):
+class Options(NamedTuple):
     """What all classes of a pair of images share."""
 
     spacing_mm: tuple[float, ...]
@@ -187,7 +198,7 @@ class _Options(NamedTuple):
         tolerances_mm: Sequence[float],
         definition: Definition,
         empty: EmptyRule,
-    ) -> _Options:
+    ) -> Options:
         shape = images[1].shape
         if images[0].shape != shape:
             raise InputError(f"The prediction has shape {images[0].shape}, the reference {shape}; expected the same.")
@@ -206,6 +217,12 @@ class _Options(NamedTuple):
         lengths = (n * mm for axis, (n, mm) in enumerate(zip(shape, spacing, strict=True)) if axis != flat)
         return cls(spacing, tolerances, definition, empty, math.hypot(*lengths), math.prod(shape), flat)
 
+    def of_empty(self, status: Status) -> tuple[float, float]:
+        """The overlap and the distance of masks that are not both there."""
+        if self.empty == "zero":
+            return 0.0, 0.0
+        return (math.nan, math.nan) if status == "both empty" else (0.0, self.diagonal_mm)
+
 
 def _array(image: Any) -> NDArray:
     return np.asarray(image.detach().cpu() if hasattr(image, "detach") else image)
@@ -221,7 +238,7 @@ def _mask(image: Any, name: str) -> Mask:
     return mask
 
 
-def _label_map(image: Any, name: str) -> NDArray[np.integer]:
+def label_map(image: Any, name: str) -> NDArray[np.integer]:
     array = _array(image)
     if np.issubdtype(array.dtype, np.integer):
         return array
@@ -278,7 +295,7 @@ def _union(*boxes: Box | None) -> Box:
 # -- numbers ----------------------------------------------------------------------------------------------------------
 
 
-def _metrics(prediction: Mask, reference: Mask, options: _Options) -> CaseMetrics:
+def _metrics(prediction: Mask, reference: Mask, options: Options) -> CaseMetrics:
     """Metrics of two masks, cropped to a box that holds both."""
     n_pred, n_ref, tp = (int(np.count_nonzero(mask)) for mask in (prediction, reference, prediction & reference))
     either = n_pred + n_ref - tp
@@ -291,25 +308,20 @@ def _metrics(prediction: Mask, reference: Mask, options: _Options) -> CaseMetric
             prediction, reference = (mask.squeeze(options.flat) for mask in (prediction, reference))
         directed = surface_distances(prediction, reference, spacing, options.definition)
         hd95, assd = _distances(directed, options.definition)
-        nsd = {tolerance: _nsd(directed, tolerance) for tolerance in options.tolerances_mm}
+        shares = {tolerance: nsd(directed, tolerance) for tolerance in options.tolerances_mm}
     else:
         status = "reference empty" if n_pred else "prediction empty" if n_ref else "both empty"
-        if options.empty == "zero":
-            overlap, distance = 0.0, 0.0
-        elif either:
-            overlap, distance = 0.0, options.diagonal_mm
-        else:
-            overlap, distance = math.nan, math.nan
+        overlap, distance = options.of_empty(status)
         dice = iou = overlap
         hd95 = assd = distance
-        nsd = dict.fromkeys(options.tolerances_mm, overlap)
+        shares = dict.fromkeys(options.tolerances_mm, overlap)
     voxel = math.prod(options.spacing_mm) / (1000 if len(options.spacing_mm) == 3 else 1)  # ml or mm²
     return CaseMetrics(
         dice=dice,
         iou=iou,
         hd95_mm=hd95,
         assd_mm=assd,
-        nsd=nsd,
+        nsd=shares,
         size_prediction=n_pred * voxel,
         size_reference=n_ref * voxel,
         tp=tp,
@@ -327,13 +339,13 @@ def _distances(directed: Sequence[DirectedDistances], definition: Definition) ->
     if definition == "surface":
         # not a product with `@`: the threads of BLAS take longer to start than this takes
         means = [float((each.distances * each.weights).sum()) / each.total for each in directed]
-        return max(_weighted_percentile_95(each) for each in directed), sum(means) / 2
+        return max(weighted_percentile_95(each) for each in directed), sum(means) / 2
     shared = np.zeros(round(sum(each.shared for each in directed)))
     pooled = np.concatenate([shared, *(each.distances for each in directed)])
     return float(np.percentile(pooled, 95)), float(pooled.mean())
 
 
-def _weighted_percentile_95(directed: DirectedDistances) -> float:
+def weighted_percentile_95(directed: DirectedDistances) -> float:
     """The smallest distance within which 95 % of the surface lie."""
     # a share of exactly 95 % must count as such in whatever order its weights are added
     target = 0.95 * directed.total * (1 - 1e-12)
@@ -344,7 +356,7 @@ def _weighted_percentile_95(directed: DirectedDistances) -> float:
     return float(directed.distances[order[np.searchsorted(within, target)]])
 
 
-def _nsd(directed: Sequence[DirectedDistances], tolerance_mm: float) -> float:
+def nsd(directed: Sequence[DirectedDistances], tolerance_mm: float) -> float:
     """Normalised surface Dice."""
     within = sum(each.shared + float(each.weights[each.distances <= tolerance_mm].sum()) for each in directed)
     return within / sum(each.total for each in directed)

@@ -47,12 +47,16 @@ Position = Annotated[list[Number], Field(min_length=3, max_length=3)]
 Range = Annotated[list[Number], Field(min_length=2, max_length=2)]
 
 
+_ABSENT: Any = None
+"""Default of a key that may be left out. pydantic does not check defaults, so a null that is written is refused."""
+
+
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class _Drawn(_Entry):
-    label: Annotated[int, Field(ge=0, le=2**16 - 1)] | str = Field(default=None, description="its value or its name")
+    label: Annotated[int, Field(ge=0, le=2**16 - 1)] | str = Field(default=_ABSENT, description="its value or its name")
     include: bool = Field(default=True, description="true or false")
     wait: bool = Field(default=False, description="true or false")
 
@@ -64,8 +68,8 @@ class _Point(_Drawn):
 
 class _Stroke(_Drawn):
     type: Literal["scribble", "lasso"]
-    line: list[Position] = Field(default=None, min_length=1, description="[[z, y, x], ...]")
-    file: str = Field(default=None, description="a file name")
+    line: list[Position] = Field(default=_ABSENT, min_length=1, description="[[z, y, x], ...]")
+    file: str = Field(default=_ABSENT, description="a file name")
 
 
 class _Box(_Drawn):
@@ -241,11 +245,12 @@ def _parsed(entry: Any, where: str, is_xyz: bool, read_mask: Callable[[str], NDA
 
 def _fault(entry: Any, error: ValidationError) -> str:
     """Return what pydantic found first, as the end of a sentence."""
-    kind = entry.get("type") if isinstance(entry, Mapping) else None
     place = error.errors(include_url=False)[0]["loc"]
     if not place:
+        kind = entry.get("type") if isinstance(entry, Mapping) else None
         return f" is of type {shortened(kind)}; the types are {', '.join(KEYS)}"
-    key, known = str(place[1]), KEYS[kind]
+    kind, key = str(place[0]), str(place[1])
+    known = KEYS[kind]
     if key not in known:
         return f" ({kind}) has {shortened(key)}; it may have {', '.join(known) or 'nothing else'}"
     found = f"is {shortened(entry[key])}" if key in entry else "is missing"

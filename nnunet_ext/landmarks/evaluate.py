@@ -108,12 +108,14 @@ class Evaluation:
         names: of the landmarks, in the order of the table.
         left_out: cases that are in one of the two only.
         labels: folder of the label maps, if distances from surfaces were measured.
+        one_sided: sentences about landmarks that only one side names.
     """
 
     scored: tuple[ScoredLandmark, ...]
     names: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     labels: str | None = None
+    one_sided: tuple[str, ...] = ()
 
     def summaries(self) -> dict[str, Summary]:
         """The numbers by landmark, and of ``all``."""
@@ -148,6 +150,7 @@ class Evaluation:
         ]
         if self.left_out:
             lines.append(f"left out, because they are on one side only: {some(self.left_out)}")
+        lines += self.one_sided
         return "\n".join(lines)
 
     @property
@@ -175,6 +178,7 @@ class Evaluation:
             "all": _as_json(self.summaries()["all"]),
             "mean_of_landmarks_mm": _or_none(self.mean_of_landmarks()),
             "left_out": list(self.left_out),
+            "one_sided": list(self.one_sided),
         }
         write_json(folder / "landmarks_summary.json", content)
 
@@ -211,17 +215,18 @@ def evaluate(
     if not any(set(truth[case]) & set(names) for case in cases):
         found = sorted({name for case in cases for name in truth[case]})
         raise InputError(f"{references} names the landmarks {found}, but {source} declares {list(names)}.")
+    one_sided = _one_sided([truth[case] for case in cases], [predicted[case] for case in cases], names)
     scored = [
         _score(case, name, truth[case].get(name, UNKNOWN), predicted[case].get(name, UNKNOWN))
         for case in cases
         for name in names
     ]
     if labels is None:
-        return Evaluation(tuple(scored), names, left_out)
+        return Evaluation(tuple(scored), names, left_out, one_sided=one_sided)
     if declaration is None or source is None:
         raise InputError("Distances from surfaces need a dataset.json with landmarks and surface_of: --dataset-json.")
-    organs = Organs(ScoredLabels.from_dataset_json(content).values, content["labels"].get("ignore"), {})
-    organs = replace(organs, annotated=annotated_labels(content, str(source)))
+    defined = ScoredLabels.from_dataset_json(content, str(source))
+    organs = Organs(defined.values, defined.ignore, annotated_labels(content, str(source)))
     files = _label_files(Path(labels), cases, content, source)
     reader = Reader.for_file(files[cases[0]], content["file_ending"], content).name
     calls = [(case, files[case], truth[case], predicted[case], declaration, organs, reader) for case in cases]
@@ -238,6 +243,7 @@ def evaluate(
         names,
         left_out,
         str(labels),
+        one_sided,
     )
 
 
@@ -316,6 +322,20 @@ def _score(case: str, name: str, reference: Landmark, prediction: Landmark) -> S
     outcome, error = outcome_of(reference, prediction)
     confidence = math.nan if prediction.confidence is None else prediction.confidence
     return ScoredLandmark(case, name, outcome, error, confidence)
+
+
+def _one_sided(truth: Sequence[Landmarks], predicted: Sequence[Landmarks], names: Sequence[str]) -> tuple[str, ...]:
+    """Sentences about the landmarks that only one side names in any case, and those that are not scored."""
+    ours, theirs = ({name for landmarks in side for name in landmarks} for side in (truth, predicted))
+    found = (
+        ("only the references name", sorted(ours - theirs)),
+        ("only the predictions name", sorted(theirs - ours)),
+        (
+            "not scored, because dataset.json does not declare them:",
+            sorted((ours | theirs) - set(names) - (theirs - ours)),
+        ),
+    )
+    return tuple(f"{what} {', '.join(some_names)}" for what, some_names in found if some_names)
 
 
 def _matched(

@@ -21,16 +21,20 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import dropwhile
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
 from nnunet_ext.data.geometry import CoordinateSystem, to_lps
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, replacing
+from nnunet_ext.landmarks.leftover import leftover
 from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, Landmark, Landmarks, State, present
-from nnunet_ext.landmarks.slicer import coordinate_system, from_fcsv, from_markups, to_markups
+from nnunet_ext.landmarks.slicer import from_fcsv, from_markups, to_markups
+from nnunet_ext.landmarks.stated import plain, require_known_columns, stated_system
 
 MARKUPS = ".mrk.json"
 ENDINGS = (MARKUPS, ".json", ".fcsv", ".csv")
@@ -152,6 +156,7 @@ def convert(
     out: str | Path,
     coordinates: CoordinateSystem | None = None,
     force: bool = False,
+    say: Callable[[str], None] = print,
 ) -> list[Path]:
     """Write landmarks as one ``.mrk.json`` per case, or as one table of all cases, ``landmarks.csv``.
 
@@ -160,13 +165,15 @@ def convert(
         to: the format to write.
         out: folder to write to.
         coordinates: of the sources, whatever they say; so a file that was saved under the wrong name is repaired.
-        force: replace files that are there.
+        force: replace files that are there, all of them at the end.
+        say: is told what a source says and the files that are written do not.
 
     Returns:
         The files that were written.
 
     Raises:
-        InputError: a file cannot be read, a case is in two of them, or a file to write is there already.
+        InputError: a file cannot be read, a case is in two of them, or a file to write is there already, or would
+            replace a source that says more.
     """
     files = [
         file for source in map(Path, sources) for file in (landmark_files(source) if source.is_dir() else [source])
@@ -180,11 +187,21 @@ def convert(
     existing = [target for target in targets if target.exists()]
     if existing and not force:
         raise InputError(f"{existing[0]} is there already; choose another folder with -o, or replace it with --force.")
-    if to == "csv":
-        write_table(targets[0], cases)
-    else:
-        for target, landmarks in zip(targets, cases.values(), strict=True):
-            write_markups(target, landmarks)
+    for file in files:
+        if lost := leftover(file):
+            if file.resolve() in {target.resolve() for target in targets}:
+                raise InputError(
+                    f"{file} would be replaced, and that loses {'; '.join(lost)}; convert into another folder."
+                )
+            say(f"{file}: not kept: {'; '.join(lost)}")
+    out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as all_of_them:
+        written = [all_of_them.enter_context(replacing(target)) for target in targets]
+        if to == "csv":
+            write_table(written[0], cases)
+        else:
+            for file, landmarks in zip(written, cases.values(), strict=True):
+                write_markups(file, landmarks)
     return targets
 
 
@@ -206,12 +223,14 @@ def from_table(
         InputError: a column is missing, or a cell cannot be read.
     """
     lines = [line for line in text.lstrip("\ufeff").splitlines() if line.strip()]
-    lines = list(dropwhile(lambda line: line.startswith("#"), lines))
+    comments = [line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines)]
+    lines = lines[len(comments) :]
     header = lines[0] if lines else ""
     delimiter = next((mark for mark in (",", ";", "\t") if mark in header), ",")
     reader = csv.DictReader([header.lower(), *lines[1:]], delimiter=delimiter, skipinitialspace=True)
     columns = [column.strip() for column in reader.fieldnames or []]
     reader.fieldnames = columns
+    require_known_columns(columns, where)
     names = next((name for name in _NAMES if name in columns), None)
     axes = next((axes for axes in _AXES if set(axes) <= set(columns)), None)
     if names is None or axes is None:
@@ -219,10 +238,20 @@ def from_table(
             f"{where}: the columns are {columns}, but one of {list(_NAMES)} and x, y, z (mm, LPS) or l, p, s or "
             "r, a, s are expected; rename them."
         )
-    own = system or _AXES[axes]
+    said = dict(re.split("[=:]", comment, maxsplit=1) for comment in comments if re.search("[=:]", comment))
+    stated = stated_system({key.strip(): value.strip() for key, value in said.items()}, where, _AXES[axes])
+    if stated != _AXES[axes] and axes not in ("xyz", "xy"):
+        raise InputError(f"{where} says {stated}, but its columns {', '.join(axes)} say {_AXES[axes]}; correct one.")
+    own = system or stated
     for row in reader:
+        if any(row.get(None) or ()):
+            raise InputError(
+                f"{where}: line {reader.line_num} has more cells than there are columns; is a decimal comma in it?"
+            )
         cells = {key: (value or "").strip() for key, value in row.items() if key is not None and isinstance(value, str)}
         name = cells.get(names, "")
+        if not any(cells.values()):  # a row of separators, which spreadsheets leave behind
+            continue
         if not name:
             raise InputError(f"{where}: line {reader.line_num} names no landmark; fill in the column {names}.")
         yield cells.get("case") or case, name, _from_cells(cells, axes, own, f"{where}: {name}")
@@ -259,7 +288,10 @@ def from_simple_json(
     """
     own: CoordinateSystem = "LPS"
     if isinstance(content.get("landmarks"), Mapping):
-        own = coordinate_system(content.get("coordinateSystem", "LPS"), where)
+        own = stated_system(content, where, "LPS")
+        known = {"landmarks", "coordinatesystem", "coordinateunits"}
+        if unknown := [key for key in content if plain(key) not in known]:
+            raise InputError(f"{where} has the key {unknown[0]!r} beside 'landmarks', which is not known; remove it.")
         content = content["landmarks"]
     for name, position in content.items():
         if position in (None, "unknown"):
@@ -310,7 +342,7 @@ def _from_cells(cells: Mapping[str, str], axes: str, system: CoordinateSystem, w
 def _from_position(position: Any, system: CoordinateSystem, where: str) -> Landmark:
     try:
         return present(to_lps(position, system))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(
             f"{where} is {position!r}, but a position [x, y, z] in mm (LPS), null (unknown) or 'absent' is expected."
         ) from None

@@ -20,6 +20,7 @@ from typing import Any
 from nnunet_ext.data.geometry import CoordinateSystem, to_lps
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, Landmark, Landmarks, State, present
+from nnunet_ext.landmarks.stated import plain, stated_system
 
 SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
@@ -30,8 +31,6 @@ STATUS = {"undefined": 0, "preview": 1, "defined": 2, "missing": 3}
 
 FCSV_COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
 """Columns of Slicer 4 and 5, if the header names none."""
-
-_MM = {"mm", "millimeter", "millimetre"}
 
 
 def from_markups(
@@ -50,13 +49,15 @@ def from_markups(
     nodes = content.get("markups")
     if not isinstance(nodes, list) or not all(isinstance(node, Mapping) for node in nodes):
         raise InputError(f"{where} holds no list 'markups', which 3D Slicer's format has; is it another format?")
+    around = stated_system({key: content[key] for key in content if key not in ("@schema", "markups")}, where, "LPS")
     for node in nodes:
-        units = node.get("coordinateUnits", "mm")
-        if not _MM & {str(unit).lower() for unit in (units if isinstance(units, list) else [units])}:
-            raise InputError(f"{where}: coordinates are in {units!r}, but mm are expected; save it again in mm.")
-        own = system or coordinate_system(node.get("coordinateSystem", "LPS"), where)
-        for point in node.get("controlPoints") or []:
-            yield _from_control_point(point, own, where)
+        stated = stated_system(node, where, around)
+        points = node.get("controlPoints") or []
+        if not isinstance(points, list):
+            raise InputError(f"{where}: controlPoints is {str(points)[:50]!r}, but a list of points is expected.")
+        for point in points:
+            own = stated_system(point, where, stated) if isinstance(point, Mapping) else stated
+            yield _from_control_point(point, system or own, where)
 
 
 def to_markups(landmarks: Landmarks) -> dict[str, Any]:
@@ -90,37 +91,23 @@ def from_fcsv(text: str, where: str, system: CoordinateSystem | None = None) -> 
     """
     if not text.strip():
         raise InputError(f"{where} is empty, but an .fcsv file begins with a header.")
-    columns, own = FCSV_COLUMNS.split(","), system or "RAS"
-    lines = []
+    columns = FCSV_COLUMNS.split(",")
+    lines, header = [], {}
     for line in text.splitlines():
         key, equals, value = line.lstrip("# ").partition("=")
         if not line.startswith("#"):
             lines.append(line)
-        elif equals and key.strip() == "CoordinateSystem":
-            own = system or coordinate_system(value, where)
-        elif equals and key.strip() == "columns":
-            columns = [column.strip() for column in value.split(",")]
+        elif equals and plain(key) == "columns":
+            columns = [column.strip().lower() for column in value.split(",")]
+        elif equals:
+            header[key.strip()] = value.strip()
+    stated = stated_system(header, where, "RAS")
+    own = system or stated
     if missing := {"x", "y", "z", "label"} - set(columns):
         raise InputError(f"{where}: the header names no columns {sorted(missing)}, but {columns}; is it an .fcsv file?")
     for row in csv.reader(lines):
         if any(cell.strip() for cell in row):
             yield _from_row(row, columns, own, where)
-
-
-def coordinate_system(code: object, where: str) -> CoordinateSystem:
-    """The system that a file of 3D Slicer names: a word, or the number of older versions (0 is RAS, 1 is LPS).
-
-    Raises:
-        InputError: another one, such as IJK.
-    """
-    systems: dict[str, CoordinateSystem] = {"LPS": "LPS", "1": "LPS", "RAS": "RAS", "0": "RAS"}
-    found = systems.get(str(code).strip().upper())
-    if found is None:
-        raise InputError(
-            f"{where}: the coordinate system is {code!r}, but LPS (or 1) or RAS (or 0) is expected; save the file "
-            "again from 3D Slicer."
-        )
-    return found
 
 
 def state_of_status(status: Any, where: str) -> State:
@@ -152,7 +139,7 @@ def _from_control_point(point: Any, system: CoordinateSystem, where: str) -> tup
     try:
         confidence = point.get("confidence")
         found = present(to_lps(position, system), None if confidence is None else float(confidence))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(
             f"{where}: the position of {name} is {position!r}, but three finite numbers in mm are expected; place the "
             "point again, or set its positionStatus to undefined."

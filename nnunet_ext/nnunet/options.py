@@ -23,10 +23,14 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import ConfigDict, ValidationError
 from typing_extensions import Self
 
-from nnunet_ext.errors import InputError, reasons
+from nnunet_ext.errors import InputError
+from nnunet_ext.refusals import reasons
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 """Configuration of every dataclass of options: no unknown names, no conversions such as ``"3"`` to 3, no nan."""
+
+THE_PLANS = "The plans"
+"""Who has options, for messages, where nobody knows the name of the plans."""
 
 
 class MethodOptions:
@@ -55,12 +59,13 @@ class MethodOptions:
 Chosen = TypeVar("Chosen", bound=MethodOptions)
 
 
-def with_overrides(options: Chosen, overrides: Mapping[str, Any]) -> Chosen:
+def with_overrides(options: Chosen, overrides: Mapping[str, Any], where: str = THE_PLANS) -> Chosen:
     """Return the options with those of a plans file on top.
 
     Args:
         options: a dataclass of options.
         overrides: option name → value, as JSON has it.
+        where: who has them, for messages.
 
     Raises:
         InputError: an option that the method does not have, or a value of another type or out of range.
@@ -68,14 +73,21 @@ def with_overrides(options: Chosen, overrides: Mapping[str, Any]) -> Chosen:
     values = {field.name: getattr(options, field.name) for field in fields(options)}  # type: ignore[arg-type]
     section = options.SECTION
     if unknown := set(overrides) - set(values):
-        raise InputError(f"The plans have unknown {section} options {sorted(unknown)}; known are {sorted(values)}.")
+        raise InputError(f"{where} have unknown {section} options {sorted(unknown)}; known are {sorted(values)}.")
     try:
         return type(options)(**{**values, **overrides})
     except ValidationError as error:
-        raise InputError(f"The plans have {reasons(error, section)}.") from None
+        raise InputError(f"{where} have {reasons(error, section)}.") from None
 
 
-def resolve(method: type[Chosen], overrides: Mapping[str, Any], *, published: bool, fixed: Mapping[str, Any]) -> Chosen:
+def resolve(
+    method: type[Chosen],
+    overrides: Mapping[str, Any],
+    *,
+    published: bool,
+    fixed: Mapping[str, Any],
+    where: str = THE_PLANS,
+) -> Chosen:
     """Return the options that a trainer uses.
 
     Args:
@@ -83,11 +95,12 @@ def resolve(method: type[Chosen], overrides: Mapping[str, Any], *, published: bo
         overrides: section of the plans.
         published: take the published values; the plans do not apply.
         fixed: what makes this trainer what it is; it wins over the plans.
+        where: the name of the plans, for messages.
 
     Raises:
         InputError: see :func:`with_overrides`.
     """
-    options = method.as_published() if published else with_overrides(method(), overrides)
+    options = method.as_published() if published else with_overrides(method(), overrides, where)
     return replace(options, **fixed) if fixed else options  # type: ignore[type-var]
 
 

@@ -15,8 +15,9 @@ import torch
 from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from nnunet_ext.errors import InputError, reasons
-from nnunet_ext.nnunet.options import STRICT
+from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.options import STRICT, THE_PLANS
+from nnunet_ext.refusals import reasons
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -37,7 +38,7 @@ class Schedule:
     """Steps over which the learning rate grows from 0, linearly. nnU-Net: 0."""
 
     @classmethod
-    def from_plans(cls, section: Mapping[str, Any]) -> Schedule:
+    def from_plans(cls, section: Mapping[str, Any], where: str = THE_PLANS) -> Schedule:
         """Read the section ``schedule`` of the plans.
 
         Raises:
@@ -45,11 +46,11 @@ class Schedule:
         """
         known = cls.__dataclass_fields__
         if unknown := set(section) - set(known):
-            raise InputError(f"The plans have unknown schedule entries {sorted(unknown)}; known are {sorted(known)}.")
+            raise InputError(f"{where} have unknown schedule entries {sorted(unknown)}; known are {sorted(known)}.")
         try:
             return cls(**section)
         except ValidationError as error:
-            raise InputError(f"The plans have {reasons(error, 'schedule')}.") from None
+            raise InputError(f"{where} have {reasons(error, 'schedule')}.") from None
 
     def without_optimizer(self) -> Schedule:
         """Return how long the training is, and nothing about its optimizer."""

@@ -44,7 +44,7 @@ from nnunet_ext.nnunet.annotated import never_annotated
 from nnunet_ext.nnunet.checkpoints import read_checkpoint
 from nnunet_ext.nnunet.labels import LabelView
 from nnunet_ext.nnunet.loss_line import loss_line
-from nnunet_ext.nnunet.options import MethodOptions, all_methods, merged, not_applied, resolve
+from nnunet_ext.nnunet.options import THE_PLANS, MethodOptions, all_methods, merged, not_applied, resolve
 from nnunet_ext.nnunet.precision import SECTION as PRECISION
 from nnunet_ext.nnunet.precision import Precision
 from nnunet_ext.nnunet.pretrained import install as install_pretrained_weights
@@ -103,8 +103,9 @@ class CommonTrainer(nnUNetTrainer):
     ) -> None:
         # whatever can be refused is refused before nnU-Net makes a folder for the results
         settings = PlansManager(plans).get_configuration(configuration).configuration
-        self.options = self.resolve_options(settings)
-        self.schedule = Schedule.from_plans(plans_file.extension_settings(settings, "schedule"))
+        where = f"Plans {plans['plans_name']}, configuration {configuration},"
+        self.options = self.resolve_options(settings, where)
+        self.schedule = Schedule.from_plans(plans_file.extension_settings(settings, "schedule"), where)
         if self.published and type(self).build_optimizer is not CommonTrainer.build_optimizer:
             self.schedule = self.schedule.without_optimizer()
         self.check_plans(plans, configuration)
@@ -129,11 +130,12 @@ class CommonTrainer(nnUNetTrainer):
         self.adapt_configuration()
 
     @classmethod
-    def resolve_options(cls, settings: Mapping[str, Any]) -> SimpleNamespace:
+    def resolve_options(cls, settings: Mapping[str, Any], where: str = THE_PLANS) -> SimpleNamespace:
         """Return the options of all methods of this trainer by section.
 
         Args:
             settings: resolved configuration of the plans.
+            where: the name of the plans, for messages.
 
         Raises:
             InputError: the plans have an unknown option or a value that does not fit.
@@ -142,7 +144,8 @@ class CommonTrainer(nnUNetTrainer):
         for method in all_methods(cls):
             section = method.SECTION
             overrides = plans_file.extension_settings(settings, section)
-            chosen = resolve(method, overrides, published=cls.published, fixed=fixed.get(section, {}))
+            own = {"published": cls.published, "fixed": fixed.get(section, {}), "where": where}
+            chosen = resolve(method, overrides, **own)
             chosen.require_fitting(settings)
             setattr(options, section, chosen)
         return options

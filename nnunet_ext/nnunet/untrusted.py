@@ -36,7 +36,7 @@ def _both_names(function: Any) -> list[tuple[Any, str]]:
     return [(function, f"numpy.{core}.multiarray.{function.__name__}") for core in ("core", "_core")]
 
 
-ALLOWED = [
+ALLOWED: list[Any] = [
     *_both_names(_scalar),
     *_both_names(_reconstruct),
     np.ndarray,

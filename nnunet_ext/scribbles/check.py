@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_ext.data.finite import not_finite
+from nnunet_ext.data.finite import not_finite, read_as_zero
 from nnunet_ext.data.raw import RawCase, RawDataset, open_dataset, require_labels
 from nnunet_ext.data.reading import Reader, Volume
 from nnunet_ext.errors import InputError
@@ -217,6 +217,8 @@ def check_case(
     findings = list(coverage(case.name, voxels, scribbles.array.size))
     if text := not_finite(channels.array):
         findings.append(Finding("fatal", "not finite", text, case.name))
+    elif text := read_as_zero(case.images, reader_name):
+        findings.append(Finding("warning", "not finite", text, case.name))
     if dense_file is not None:
         dense = reader.labels(dense_file)
         require_labels(dense.array, {*classes, ignore}, dense_file)

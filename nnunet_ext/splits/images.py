@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import mannwhitneyu, rankdata
 
-from nnunet_ext.data.finite import not_finite
+from nnunet_ext.data.finite import not_finite, read_as_zero
 from nnunet_ext.data.raw import RawDataset
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
@@ -95,7 +95,7 @@ def look_at_neighbours(raw: RawDataset, processes: int | None = None) -> Neighbo
 def grey_levels(image: Path, reader_name: str) -> NDArray[np.float64] | str:
     """The :data:`PERCENTILES` of the first channel of one image, or what is wrong with it."""
     array = Reader(reader_name).image(image).array
-    return not_finite(array[None]) or np.percentile(array, PERCENTILES)
+    return not_finite(array[None]) or read_as_zero([image], reader_name) or np.percentile(array, PERCENTILES)
 
 
 def compare_neighbours(levels: Mapping[str, ArrayLike]) -> Neighbours | None:

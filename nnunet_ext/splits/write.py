@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
@@ -75,7 +76,7 @@ class WrittenSplits:
         number = re.match(r"Dataset(\d+)_", self.cases.dataset)
         lines.append(
             f"Next, with {folds}:  nnUNetv2_train {int(number[1]) if number else self.cases.dataset} "
-            f"{_configuration(self.cases)} FOLD"
+            f"{_to_train(self.cases)}"
         )
         return lines
 
@@ -180,8 +181,14 @@ def _state(path: Path, folds: Sequence[Fold]) -> str:
     return "unchanged" if there == [(fold.train, fold.val) for fold in folds] else "replaced"
 
 
-def _configuration(cases: Cases) -> str:
-    """One that is planned, to be typed next."""
-    plans = cases.folder / "nnUNetPlans.json" if cases.folder else None
-    planned = list(read_json(plans).get("configurations", {})) if plans and plans.is_file() else []
-    return "3d_fullres" if "3d_fullres" in planned or not planned else planned[0]
+def _to_train(cases: Cases) -> str:
+    """A configuration that is planned, preprocessed if any is, and a fold; ``-p`` if nnU-Net needs it."""
+    found = cases.folder.glob("*Plans*.json") if cases.folder else ()
+    for file in sorted(found, key=lambda file: (file.stem != "nnUNetPlans", file.stem)):
+        planned: dict[str, Any] = read_json(file).get("configurations", {})
+        folders = {name: str(settings.get("data_identifier") or "-") for name, settings in planned.items()}
+        names = [name for name, folder in folders.items() if (file.parent / folder).is_dir()] or list(planned)
+        if names:
+            plans = "" if file.stem == "nnUNetPlans" else f" -p {file.stem}"
+            return f"{'3d_fullres' if '3d_fullres' in names else names[0]} FOLD{plans}"
+    return "CONFIGURATION FOLD"

@@ -22,7 +22,7 @@ class _Request(BaseModel):
 class ImageProperties(_Request):
     """Spacing of an image, mm of z, y, x."""
 
-    spacing: list[Annotated[float, Field(gt=0, le=2**31)]] = Field(default=None, min_length=3, max_length=3)
+    spacing: list[Annotated[float, Field(gt=0, le=2**31)]] | None = Field(default=None, min_length=3, max_length=3)
 
 
 class ImageRequest(_Request):

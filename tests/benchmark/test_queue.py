@@ -44,7 +44,8 @@ def test_every_training_gets_its_share_of_the_cores(monkeypatch, tmp_path, cores
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     monkeypatch.setattr(queue, "subprocess", SimpleNamespace(Popen=start, DEVNULL=-3, STDOUT=-2))
     everything = jobs(number)
-    assert queue.run_here(BenchmarkFolder(tmp_path), everything, at_once) == everything  # all failed
+    failed = queue.run_here(BenchmarkFolder(tmp_path), everything, at_once)
+    assert sorted(failed, key=lambda job: job.name) == everything  # all of them
     assert [env[seeded.THREADS] for env in started] == [str(threads)] * number
 
 
@@ -130,3 +131,38 @@ def test_on_a_cpu_the_main_process_which_is_seeded_augments(monkeypatch, tmp_pat
     with pytest.raises(job.JobFailed):
         job.train(BenchmarkFolder(tmp_path), replace(one, device=device))
     assert [env["nnUNet_n_proc_DA"] for env in started] == [workers]
+
+
+def test_half_a_line_of_a_killed_attempt_loses_neither_the_attempts_before_nor_those_after(tmp_path):
+    file = tmp_path / "memory.jsonl"
+    assert job.memory(file) == {"attempts_that_ended": 0}
+    seeded.append_line(file, '{"seconds": 9, "host_mib": 5.0}')
+    file.write_bytes(file.read_bytes() + b'{"seconds": 1, "gpu": "caf\xc3')  # within a letter
+    seeded.append_line(file, '{"seconds": 1, "host_mib": 7.0}')
+    assert job.memory(file) == {"attempts_that_ended": 2, "host_mib": 7.0}
+    assert file.read_bytes().count(b"\n") == 3
+
+
+def test_a_fold_is_not_scored_while_another_process_validates_it(tmp_path, monkeypatch):
+    benchmark, [one] = BenchmarkFolder(tmp_path), jobs(1)
+    evaluated = []
+    monkeypatch.setattr(BenchmarkFolder, "load", lambda self: (SimpleNamespace(metrics=None), [one], {}))
+    monkeypatch.setattr(job, "train", lambda *_: None)
+    monkeypatch.setattr("nnunet_ext.benchmark.records.training", lambda _: {"epoch_seconds": [1.0]})
+    monkeypatch.setattr(BenchmarkFolder, "use_data", lambda *_: None)
+    monkeypatch.setattr("nnunet_ext.benchmark.preprocessed.job_key", lambda *_: one.key)
+    monkeypatch.setattr(job, "predict", lambda *_: None)
+    monkeypatch.setattr("nnunet_ext.benchmark.score.evaluate", lambda *_: evaluated.append(1) or {})
+    holder = "import sys; from pathlib import Path; from nnunet_ext.nnunet.results import alone_in\n"
+    holder += "with alone_in(Path(sys.argv[1])): print('at work', flush=True); sys.stdin.read()"
+    benchmark.fold(one).mkdir(parents=True)
+    command = [sys.executable, "-c", holder, str(benchmark.fold(one))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"at work\n"
+        with pytest.raises(InputError, match="Another training is at work in"):
+            job.run_job(tmp_path, one.name)
+        assert not evaluated
+        other.stdin.close()
+    job.run_job(tmp_path, one.name)
+    assert evaluated
+    assert benchmark.record(one)

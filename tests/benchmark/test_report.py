@@ -13,7 +13,11 @@ import SimpleITK as sitk
 from nnunet_ext.benchmark import analysis, figures
 from nnunet_ext.benchmark.report import write_report
 from nnunet_ext.benchmark.results import Group, Results, Training
+from nnunet_ext.benchmark.subjects import with_subjects
 from nnunet_ext.errors import InputError
+from nnunet_ext.splits.files import write_folds
+from nnunet_ext.splits.subjects import Grouping
+from tests.killing import contents
 
 DESCRIPTION = {"labels": {"background": 0, "left": 1, "right": 2}, "file_ending": ".nii.gz"}
 CASES = [f"case_{i:02d}" for i in range(20)]
@@ -70,14 +74,14 @@ def verdicts(out: Path) -> dict[str, str]:
 
 
 def test_better_and_worse_are_said_where_they_are_shown_and_only_there(tmp_path):
-    said = write_report(results(tmp_path), tmp_path / "out")
+    said = write_report(results(tmp_path, seeds=(0, 1, 2)), tmp_path / "out")
     assert verdicts(tmp_path / "out") == {"better": "better", "same": "no difference shown", "worse": "worse"}
     assert "better is better than base" in said
     assert "worse is worse than base" in said
     assert "same against base: no difference shown" in said
     for sentence in (line for line in said.splitlines() if line.startswith("- ")):
         assert "20 cases" in sentence
-        assert "2 seeds" in sentence
+        assert "3 seeds" in sentence
 
 
 def test_seeds_that_disagree_are_no_difference(tmp_path):
@@ -106,7 +110,7 @@ def test_a_baseline_that_still_learns_gets_no_verdict(tmp_path):
 
 
 def test_a_flat_baseline_gets_verdicts_whatever_the_others_still_learn(tmp_path):
-    write_report(learning(results(tmp_path), base=0.0049, better=0.1), tmp_path / "out")
+    write_report(learning(results(tmp_path, seeds=(0, 1, 2)), base=0.0049, better=0.1), tmp_path / "out")
     assert verdicts(tmp_path / "out") == {"better": "better", "same": "no difference shown", "worse": "worse"}
     page = (tmp_path / "out" / "report.md").read_text()
     assert "the baseline gained +0.49 points of pseudo Dice, so it is flat (up to 0.5 points)" in page
@@ -133,10 +137,33 @@ def test_folds_with_the_same_validation_cases_are_repeats(tmp_path):
 
 def test_a_single_training_is_called_one(tmp_path):
     said = write_report(results(tmp_path, seeds=(0,)), tmp_path / "out")
-    assert "one training each, and about these trainings only" in said
+    assert "one training each" in said
+    assert set(verdicts(tmp_path / "out").values()) == {"one training: no verdict"}
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "better (one training)" in page
-    assert '<td class="better">' in page
+    assert "one training: no verdict" in page
+
+
+def test_cases_of_one_subject_are_one(tmp_path):
+    made = results(tmp_path)
+    subjects = made.cases["case"].map(lambda case: f"patient {int(case[-2:]) // 2}")
+    said = write_report(results(tmp_path, cases=made.cases.assign(subject=subjects)), tmp_path / "out")
+    assert "10 subjects, 20 cases, 2 seeds" in said
+    table = pd.read_csv(tmp_path / "out" / "comparisons.csv")
+    assert set(table.unit) == {"subject"}
+    assert set(table.n) == {10}
+    unknown = write_report(results(tmp_path, cases=made.cases.assign(subject=None)), tmp_path / "unknown")
+    assert "20 cases, 2 seeds" in unknown
+    assert "which cases are one subject is unknown" in unknown
+
+
+def test_subjects_come_from_what_explains_the_folds(tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    cases = pd.DataFrame({"group": ["a", "a", "b"], "case": ["x1", "x2", "x1"], "dice": [0.1, 0.2, 0.3]})
+    folder = tmp_path / "Dataset1_A"
+    folder.mkdir()
+    write_folds(folder / "splits_final.json", [], "Dataset1_A", Grouping("pairs", {"x1": "x", "x2": "x"}), "none")
+    found = with_subjects(cases, {"a": "Dataset1_A", "b": "Dataset2_B"})
+    assert found["subject"].tolist() == ["x", "x", None]
 
 
 def test_the_correction_runs_over_the_whole_table(tmp_path):
@@ -144,8 +171,8 @@ def test_the_correction_runs_over_the_whole_table(tmp_path):
     table = pd.read_csv(tmp_path / "out" / "comparisons.csv")
     own = table[table.metric == "dice"]
     assert len(own) == 3 * 3
-    smallest = own.loc[own.p_value.idxmin()]
-    assert smallest.p_corrected == pytest.approx(min(1, smallest.p_value * len(own)))
+    larger = own[["p_value", "p_interval"]].max(axis=1)
+    assert own.loc[larger.idxmin()].p_corrected == pytest.approx(min(1, larger.min() * len(own)))
 
 
 def test_too_few_cases_are_described_and_not_tested(tmp_path):
@@ -159,7 +186,7 @@ def test_what_is_missing_is_said_and_only_common_trainings_are_compared(tmp_path
     made = results(tmp_path)
     cases = made.cases[~((made.cases.arm == "better") & (made.cases.seed == 1))]
     said = write_report(results(tmp_path, cases=cases, missing=("better, seed 1",)), tmp_path / "out")
-    assert "better is better than base" in said
+    assert "better against base: one training: no verdict" in said
     table = pd.read_csv(tmp_path / "out" / "comparisons.csv")
     assert set(table[table.arm == "better"].seeds) == {1}
     assert set(table[table.arm == "worse"].seeds) == {2}
@@ -282,6 +309,44 @@ def test_ranks_are_written_into_their_bars():
     [dice, *_] = analysis.metrics_of(scores("base", 0))
     figure = figures.rank_bars({dice: table}, figures.styles(["base", "better"], "base"))
     assert [text.get_text() for text in figure.axes[0].texts] == ["1", "1", "2", "2"]
+
+
+def test_names_change_nothing_but_themselves_in_markdown(tmp_path):
+    arms = ("base", "better")
+    names = {"base": "a|b <b> *c*", "better": "_d_ [e](f) `g`\nh"}
+    made = results(tmp_path, arms=arms)
+    renamed = {
+        "baseline": names["base"],
+        "arms": tuple(names.values()),
+        "cases": made.cases.assign(arm=made.cases.arm.map(names)),
+        "trainings": tuple(replace(one, arm=names[one.arm], command="train `x`") for one in made.trainings),
+    }
+    write_report(replace(made, **renamed), tmp_path / "out")
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "| a\\|b \\<b\\> \\*c\\* (baseline) |" in page
+    assert "| \\_d\\_ \\[e\\](f) \\`g\\` h |" in page
+    assert "- `` train `x` ``\n" in page
+    for table in re.findall(r"(?:^\|.*\n)+", page, re.M):
+        cells = {len(re.split(r"(?<!\\)\|", row)) for row in table.splitlines()}
+        assert len(cells) == 1
+
+
+def test_the_report_is_written_file_by_file_as_a_whole(tmp_path, monkeypatch):
+    made = results(tmp_path)
+    write_report(made, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    half = []
+
+    def savefig(self, place, **_):
+        Path(place).write_bytes(b"half a picture")
+        half.append(place)
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
+    with pytest.raises(OSError, match="No space"):
+        write_report(made, tmp_path / "out")
+    assert half
+    assert contents(tmp_path / "out") == before
 
 
 def test_every_score_and_cost_is_in_a_file(tmp_path):

@@ -123,10 +123,10 @@ def by_hand_metaimage(path: Path) -> NDArray:
 
 def by_hand_gipl(path: Path) -> NDArray:
     data = path.read_bytes()
-    size = [int(n) for n in np.frombuffer(data, ">u2", 4)]
+    size = [int(n) for n in np.frombuffer(data, ">u2", 3) if n]  # without a third one it is 2D to ITK
     kind = {7: "i1", 8: "u1", 15: ">i2", 16: ">u2", 31: ">u4", 32: ">i4", 64: ">f4", 65: ">f8"}
     found = kind[int(np.frombuffer(data, ">u2", 1, 8)[0])]
-    return np.frombuffer(data, found, int(np.prod(size[:3])), 256).reshape(size[2::-1])
+    return np.frombuffer(data, found, int(np.prod(size)), 256).reshape(size[::-1])
 
 
 def with_pillow(path: Path) -> NDArray:
@@ -162,7 +162,7 @@ FORMATS = {
         "Tiff3DIO",
         (
             by_tifffile(VOLUME),
-            by_tifffile(VOLUME, imagej=True),
+            by_tifffile(VOLUME, imagej=True, metadata={"axes": "ZYX"}),
             paged,
         ),
         with_pillow,

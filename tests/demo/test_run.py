@@ -16,9 +16,9 @@ from nnunet_ext.benchmark import job as benchmark_job
 from nnunet_ext.benchmark import own_data, queue, records
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.benchmark.score import held_out_cases
+from nnunet_ext.benchmark.synthetic import DATASET, LABELS, write_dataset
 from nnunet_ext.cli import main
 from nnunet_ext.demo import run
-from nnunet_ext.demo.data import DATASET, LABELS, write_dataset
 from nnunet_ext.demo.raw import find_dataset
 from nnunet_ext.demo.run import MARK, run_demo, small_patch
 from nnunet_ext.errors import InputError

@@ -65,7 +65,7 @@ def test_from_raw_files_to_a_prediction(folders, monkeypatch, plans, configurati
         "--configuration",
         configuration,
         *schedule,
-        "--out",
+        "--name",
         "short",
         "--force",
     )

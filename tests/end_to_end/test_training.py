@@ -136,7 +136,7 @@ def command(request, run_here):
 def test_the_commands_a_user_types(nnunet_folders, command):
     root = nnunet_folders()
     stock = ["901", "3d_fullres", "0", "-device", "cpu"]
-    command("nnunet-ext", "plans", "901", "--epochs", "1", "--iterations", "2", "--out", "short")
+    command("nnunet-ext", "plans", "901", "--epochs", "1", "--iterations", "2", "--name", "short")
     first = command("nnUNetv2_train", *stock, "-tr", "nnUNetTrainerReference", "-p", "short")
     assert "Mean Validation Dice" in first
     results = root / "results" / tiny.DATASET
@@ -160,7 +160,7 @@ def test_the_commands_a_user_types(nnunet_folders, command):
 
 def test_plans_of_a_preset_need_no_preprocessing(nnunet_folders, make_trainer):
     root = nnunet_folders()
-    written = write_plans(901, ["pnpnet"], epochs=1, iterations=1)
+    written = write_plans(901, ["cpu"], epochs=1, iterations=1)
     plans = json.loads(written.path.read_text())
     trainer = make_trainer("nnUNetTrainerPnPNet", plans=plans)
     assert trainer.preprocessed_dataset_folder == str(root / "preprocessed" / tiny.DATASET / "nnUNetPlans_3d")

@@ -17,8 +17,10 @@ from nnunet_ext.cli import main
 from nnunet_ext.data.label_definitions import ScoredLabels
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.folders import evaluate_folders
+from nnunet_ext.evaluation.interfaces import interface_metrics
 from nnunet_ext.evaluation.metrics import label_metrics
 from nnunet_ext.evaluation.slice_consistency import slice_consistency
+from nnunet_ext.evaluation.topology import label_topology
 
 SPACING = (3.0, 1.0, 0.5)  # z, y, x
 LABELS = {"background": 0, "left": 1, "right": 2}
@@ -229,6 +231,78 @@ def test_neighbouring_slices_are_compared_along_the_axis_of_the_plans(planned, c
     assert summary["mean"][1]["consistency_difference"] == pytest.approx(np.mean(differences))
     assert main(command) == 0
     assert "consistency" not in capsys.readouterr().out
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with file.open() as opened:
+        return list(csv.DictReader(opened))
+
+
+def test_interfaces_have_a_file_a_table_and_a_definition(folders, capsys):
+    command = ["evaluate", str(folders / "gt"), str(folders / "pred"), "--processes", "1"]
+    assert main([*command, "--interfaces", "--nsd-tolerances", "2"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("left | right", "interface_nsd_2mm", "interface of two labels", "interfaces.csv"):
+        assert words in printed
+    out = folders / "pred" / "evaluation"
+    rows = rows_of(out / "interfaces.csv")
+    assert [(row["case"], row["labels"]) for row in rows] == [(f"case_{case}", "left | right") for case in range(3)]
+    expected = [
+        interface_metrics(label_map(c + 10), label_map(c), SPACING, {"left": 1, "right": 2}, nsd_tolerances_mm=(2,))
+        for c in range(3)
+    ]
+    for row, found in zip(rows, expected, strict=True):
+        metrics = found["left", "right"]
+        numbers = [float(row[f"interface_{name}"]) for name in ("hd95_mm", "nsd_2mm", "confusion")]
+        assert numbers == pytest.approx([metrics.hd95_mm, metrics.nsd[2.0], metrics.confusion])
+    summary = json.loads((out / "summary.json").read_text())["nnunet_ext"]["interfaces"]
+    mean = np.mean([float(row["interface_hd95_mm"]) for row in rows])
+    assert summary["left | right"]["interface_hd95_mm"] == pytest.approx(mean)
+    assert summary["left | right"]["counted"] == 3
+
+
+def test_labels_that_never_touch_have_no_row(folders, capsys):
+    for case in range(3):
+        for folder in ("gt", "pred"):
+            array = label_map(case)
+            array[array == 2] = 0
+            write(folders / folder / f"case_{case}.nii.gz", array)
+    command = ["evaluate", str(folders / "gt"), str(folders / "pred"), "--processes", "1"]
+    assert main([*command, "--interfaces"]) == 0
+    assert "no two labels touch each other" in capsys.readouterr().out
+    assert rows_of(folders / "pred" / "evaluation" / "interfaces.csv") == []
+
+
+def test_topology_adds_a_column_for_every_betti_number(folders, capsys):
+    with_hole = label_map(10)
+    with_hole[3, 8, :] = 0
+    write(folders / "pred" / "case_0.nii.gz", with_hole)
+    command = ["evaluate", str(folders / "gt"), str(folders / "pred"), "--processes", "1"]
+    assert main([*command, "--topology"]) == 0
+    assert "Betti errors" in capsys.readouterr().out
+    rows = rows_of(folders / "pred" / "evaluation" / "metrics.csv")
+    expected = label_topology(with_hole, label_map(0), {"left": 1, "right": 2})
+    assert [float(rows[0][f"betti_{k}_error"]) for k in range(3)] == list(expected["left"].errors)
+    assert sum(expected["left"].errors) > 0
+    summary = load_summary_json(str(folders / "pred" / "evaluation" / "summary.json"))
+    assert summary["mean"][1]["betti_1_error"] == pytest.approx(expected["left"].errors[1] / 3)
+    assert main(command) == 0
+    assert "betti" not in capsys.readouterr().out
+
+
+def test_cases_of_one_subject_are_averaged_first(folders, capsys):
+    command = ["evaluate", str(folders / "gt"), str(folders / "pred"), "--processes", "1"]
+    assert main([*command, "--by", "pairs-from-0"]) == 0
+    assert "2 subjects, 3 cases; the subject is the unit" in capsys.readouterr().out
+    out = folders / "pred" / "evaluation"
+    rows = [row for row in rows_of(out / "metrics.csv") if row["label"] == "left"]
+    assert [row["subject"] for row in rows] == ["case_0+1", "case_0+1", "case_2+3"]
+    dice = [float(row["dice"]) for row in rows]
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["nnunet_ext"]["means"]["left"]["dice"] == pytest.approx(((dice[0] + dice[1]) / 2 + dice[2]) / 2)
+    assert summary["mean"]["1"]["Dice"] == pytest.approx(np.mean(dice))  # nnU-Net's own number stays what it was
+    assert summary["nnunet_ext"]["subjects"]["case_1"] == "case_0+1"
+    assert main([*command, "--by", "patient"]) == 2
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import SimpleITK as sitk
 
@@ -73,10 +75,12 @@ def test_the_files_of_the_demo_hold_no_nan(tmp_path):
         sitk.WriteImage(sitk.GetImageFromArray(only_left), str(tmp_path / folder / "a.nii.gz"))
     evaluation = evaluate_folders(tmp_path / "gt", tmp_path / "pred", labels=LABELS, processes=1)
     assert math.isnan(evaluation.means()["right"]["dice"])
-    report.write_results(tmp_path, {"t": evaluation}, dataset="d")
+    cases = pd.DataFrame(evaluation.rows()).assign(arm="t", group="d", fold=0, seed=0)
+    results = SimpleNamespace(cases=cases, definitions=evaluation.definitions)
+    report.write_results(tmp_path, results, {"t": evaluation.means()}, dataset="d")
     text = (tmp_path / "results.json").read_text()
     left, right = json.loads(text, parse_constant=pytest.fail)["scores"]
     assert (left["trainer"], left["label"], left["dice"], left["hd95_mm"]) == ("t", "left", 1, 0)
     assert (right["dice"], right["status"]) == (None, "both empty")
     assert (tmp_path / "results.csv").read_text().splitlines()[0].startswith("trainer,case,label,dice,iou,hd95_mm")
-    assert "1.000        0.00" in report.table({"t": evaluation})
+    assert "1.000        0.00" in report.table({"t": evaluation.means()})

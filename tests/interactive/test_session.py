@@ -432,7 +432,7 @@ BAD = {
     "thick box": (lambda s: s.add_bbox_interaction([[0, 2], [0, 2], [0, 2]]), "box .* is thick"),
     "empty box": (lambda s: s.add_bbox_interaction([[0, 1], [2, 2], [0, 2]]), "empty or not inside"),
     "box of floats": (lambda s: s.add_bbox_interaction([[0, 1], [2, 2.5], [0, 2]]), "whole numbers"),
-    "no box": (lambda s: s.add_bbox_interaction([1, 2]), "three ranges"),
+    "no box": (lambda s: s.add_bbox_interaction([1, 2]), "whole numbers"),
     "shape of a segmentation": (lambda s: s.add_initial_seg_interaction(np.zeros((6, 16, 15))), "resample it"),
     "labels of a segmentation": (lambda s: s.add_initial_seg_interaction(np.full((6, 16, 16), 9)), r"holds \[9\]"),
     "shape of a buffer": (lambda s: s.set_target_buffer(np.zeros((6, 16, 15), np.uint8)), "target buffer has shape"),

@@ -148,3 +148,15 @@ def test_bad_input_gets_one_sentence(tmp_path, folders):
         evaluate(references, predictions, labels=tmp_path)
     with pytest.raises(InputError, match="no folder"):
         evaluate(references, tmp_path / "nothing")
+
+
+def test_landmarks_that_only_one_side_has_are_named(tmp_path):
+    write_table(tmp_path / "truth.csv", {"a": {"tip": present((0, 0, 0)), "end": present((1, 1, 1))}})
+    write_table(tmp_path / "found.csv", {"a": {"tip": present((0, 0, 1)), "tpi": present((1, 1, 1))}})
+    evaluation = evaluate(tmp_path / "truth.csv", tmp_path / "found.csv")
+    assert "only the references name end" in evaluation.report()
+    assert "only the predictions name tpi" in evaluation.report()
+    evaluation.write(tmp_path / "out")
+    summary = json.loads((tmp_path / "out" / "landmarks_summary.json").read_text())
+    assert summary["one_sided"] == ["only the references name end", "only the predictions name tpi"]
+    assert evaluate(tmp_path / "truth.csv", tmp_path / "truth.csv").one_sided == ()

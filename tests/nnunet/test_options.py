@@ -129,7 +129,7 @@ def test_a_weight_that_a_class_names_wins_over_the_option(make_trainer):
 )
 def test_what_a_trainer_fixes_wins_over_the_plans(make_trainer, name, section, option):
     kind = tiny.kind_for(name)
-    plain = make_trainer(name, kind=kind, configuration="2d")
+    plain = make_trainer(name, kind=kind, configuration="2d", plans=plans_with())
     told = make_trainer(name, kind=kind, configuration="2d", plans=plans_with(**{section: option}))
     assert getattr(told.options, section) == getattr(plain.options, section)
 

@@ -13,6 +13,7 @@ from tests import tiny
 def test_what_is_remembered_of_one_configuration_is_not_in_its_parent_and_can_be_taken_out_again():
     plans = tiny.plans()
     plans["configurations"]["child"] = {"inherits_from": "3d_fullres", "batch_size": 7}
+    plans["configurations"]["3d_fullres"].pop(KEY, None)
     remember(plans, "3d_fullres", "labels", {"has_regions": True})
     remember(plans, "child", "schedule", {"epochs": 3})
     parent, child = resolved(plans, "3d_fullres"), resolved(plans, "child")

@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import replacing
 from nnunet_ext.nnunet.results import LOCK, alone_in
 from nnunet_ext.processes.lock import held
 from tests import tiny
@@ -108,31 +109,55 @@ def test_a_training_on_a_gpu_that_is_not_there_is_refused_in_one_sentence(tmp_pa
 HOLDER = """
 import sys
 from pathlib import Path
+from nnunet_ext.files import replacing
 from nnunet_ext.nnunet.results import alone_in
-with alone_in(Path(sys.argv[1])):
-    print("at work", flush=True)
+folder = Path(sys.argv[1])
+with alone_in(folder), replacing(folder / "checkpoint_latest.pth") as half:
+    half.touch()
+    print(half, flush=True)
     sys.stdin.read()
 """
 
 
-def test_a_fold_that_another_process_trains_is_refused_until_that_is_killed(tmp_path):
-    other = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+@pytest.fixture
+def other(tmp_path):
+    """Another process, which trains in a folder and writes a checkpoint: the folder, that process, the half file."""
+    folder = tmp_path / "fold_0"
+    folder.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    try:
-        assert other.stdout.readline() == b"at work\n"
-        writing = replacing(tmp_path / "checkpoint_latest.pth")
-        half = writing.__enter__()  # and it is killed before it leaves
-        half.touch()
-        with pytest.raises(ValueError, match=f"Another training is at work in {tmp_path}, .* --c") as excinfo:
-            alone_in(tmp_path).__enter__()
-        one_line(excinfo)
-        assert half.exists()  # it is that one's
-    finally:
-        other.kill()
-        other.communicate()
-    with alone_in(tmp_path):
-        assert not half.parent.exists()
-    assert (tmp_path / LOCK).read_bytes() == b""
-    with held(tmp_path / LOCK) as free:
+    yield folder, process, Path(process.stdout.readline().strip())
+    process.kill()
+    process.communicate()
+
+
+def test_a_fold_that_another_process_trains_is_refused_until_that_is_killed(other):
+    folder, process, half = other
+    with pytest.raises(ValueError, match=f"Another training is at work in {folder}, .* --c") as excinfo:
+        alone_in(folder).__enter__()
+    one_line(excinfo)
+    assert half.exists()  # it is that one's
+    process.kill()
+    process.wait()
+    with alone_in(folder):
+        assert [path.name for path in folder.iterdir()] == [LOCK]
+    assert (folder / LOCK).read_bytes() == b""
+    with held(folder / LOCK) as free:
         assert free
+
+
+def test_a_fold_that_another_process_trains_is_not_validated(other, make_trainer, monkeypatch):
+    folder, process, _ = other
+    trainer = make_trainer("nnUNetTrainerReference", configuration="2d")
+    trainer.output_folder = str(folder)
+    validated = []
+    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", lambda self, npz: validated.append(npz))
+    with pytest.raises(ValueError, match=f"Another training is at work in {folder}, or its validation") as excinfo:
+        trainer.perform_actual_validation()
+    one_line(excinfo)
+    assert not validated
+    process.kill()
+    process.wait()
+    trainer.perform_actual_validation(True)
+    assert validated == [True]

@@ -108,10 +108,10 @@ def test_a_command_ends_with_its_runner_even_if_that_is_killed_with_sigkill(tmp_
     code = f"""
         import os, sys
         from pathlib import Path
-        from nnunet_ext.processes import children, progress
+        from nnunet_ext.processes import children
         command = [sys.executable, "-c", {PARENT.format(end="time.sleep(60)")!r}]
         log = Path({str(log)!r})
-        children.run_step("fake", command, shown="fake", log=log, env=os.environ, progress=progress.none())
+        children.run_step("fake", command, shown="fake", log=log, env=os.environ, progress=lambda _: (None, None))
     """
     runner = start("-c", textwrap.dedent(code))
     assert wait_until(lambda: log.is_file() and re.search(r"^child \d+$", log.read_text(), re.MULTILINE))

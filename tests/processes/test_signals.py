@@ -32,7 +32,7 @@ def test_every_command_ends_as_after_ctrl_c_and_says_by_which_signal(monkeypatch
         finally:
             cleaned.append(number)
 
-    monkeypatch.setattr("nnunet_ext.cli.install._trainers", command)
+    monkeypatch.setattr("nnunet_ext.cli.trainers._trainers", command)
     assert cli.main(["trainers"]) == code
     assert cleaned == [number]
     assert capsys.readouterr().err == "nnunet-ext: interrupted\n"

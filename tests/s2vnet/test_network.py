@@ -8,6 +8,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.options import with_overrides
 from nnunet_ext.nnunet.unet import PlannedUNet
 from nnunet_ext.s2vnet.centroid_aggregation import Bank
 from nnunet_ext.s2vnet.labels import LabelHeads
@@ -277,5 +278,5 @@ def test_a_3d_network_is_refused():
 
 @pytest.mark.parametrize("wrong", [{"clip": 0}, {"interactive": 1.5}, {"cluster_weight": 0}, {"jitter": -1}])
 def test_options_out_of_range(wrong):
-    with pytest.raises(InputError, match=f"{next(iter(wrong))} = "):
-        S2VNetOptions(**wrong)
+    with pytest.raises(InputError, match=f"s2vnet.{next(iter(wrong))} = "):
+        with_overrides(S2VNetOptions(), wrong)

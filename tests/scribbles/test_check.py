@@ -312,8 +312,9 @@ def test_the_commands_draw_and_check(root, capsys):
     images = {case: image(dense(seed), seed=seed) for seed, case in enumerate(CASES)}
     labels = {case: dense(seed) for seed, case in enumerate(CASES)}
     write_dataset(root / "raw" / "Dataset038_Dense", labels, LABELS, images=images)
-    one = ["--processes", "1"]
-    assert main(["scribbles", "generate", "38", "--out", "139", "--mode", "line", "--components", "all", *one]) == 0
+    one = ["-np", "1"]
+    line = ["--mode", "line", "--components", "all"]
+    assert main(["scribbles", "generate", "38", "--new-dataset", "139", *line, *one]) == 0
     assert "annotated voxels" in capsys.readouterr().out
     made = root / "raw" / "Dataset139_DenseScribble"
     out = ["-o", str(root / "report")]
@@ -321,4 +322,4 @@ def test_the_commands_draw_and_check(root, capsys):
     assert "0 fatal" in capsys.readouterr().out
     assert main(["scribbles", "check", "38", *one, *out]) == 1  # dense labels, no ignore label
     assert main(["scribbles", "check", "7", *one]) == 2
-    assert main(["scribbles", "generate", "38", "--out", "139", *one]) == 2  # there already
+    assert main(["scribbles", "generate", "38", "--new-dataset", "139", *one]) == 2  # there already

@@ -255,7 +255,7 @@ def test_a_number_that_is_taken(raw, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("out", ["1000", "Liver", "Dataset1_Liver", "Dataset138_../x"])
 def test_a_name_that_nnunet_would_not_find(raw, out):
-    refused(raw, "--out", out=out)
+    refused(raw, "--new-dataset", out=out)
 
 
 @pytest.mark.parametrize("dataset", [7, "Dataset007_None", "/nowhere/at/all"])

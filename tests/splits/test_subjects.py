@@ -154,8 +154,12 @@ def test_a_pattern_that_is_wrong_or_the_same_in_every_name():
 def test_tables_that_are_wrong(tmp_path):
     file = tmp_path / "who.csv"
     refused(["a"], str(file), "who.csv", "cannot be read")
-    file.write_text("case;subject\na;1\n")
-    refused(["a"], str(file), "'case;subject'", "case,subject")
+    file.write_text("case,group\na,1\n")
+    refused(["a"], str(file), "'case,group'", "case,subject")
+    file.write_text("case,subject,subject\na,1,2\n")
+    refused(["a"], str(file), "'case,subject,subject'", "each once")
+    file.write_text("case,subject\na,1,2\n")
+    refused(["a"], str(file), "line 2 has more cells than the header has columns")
     file.write_text("case,subject\na,1\na,2\n")
     refused(["a"], str(file), "a has two subjects, 1 and 2")
     file.write_text("case,subject\na.nii.gz,1\nb,\n")
@@ -172,3 +176,20 @@ def test_words_in_the_message_are_ways_that_exist():
         group(HIPPOCAMPUS, None)
     for way in ("pairs-from-0", "pairs", "case", "subject"):
         assert re.search(rf"\b{way}\b", str(error.value))
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "\ufeffcase,subject\r\na,1\r\nb,2\r\n",
+        "Case;Subject;\r\na;1;\r\nb;2;\r\n",
+        "CASE\tSUBJECT\na\t1\nb\t2\n",
+        "case,subject,,\na,1,,\nb,2,,\n,,,\n",
+        "case,subject\ra,1\rb,2\r",
+        '"case","subject"\n"a","1"\n"b","2"\n',
+        "subject,age,case\n1,60,a\n2,,b\n",
+    ],
+)
+def test_tables_as_spreadsheets_leave_them(tmp_path, table):
+    (tmp_path / "who.csv").write_bytes(table.encode())
+    assert group(["a", "b"], str(tmp_path / "who.csv")).subject_of == {"a": "1", "b": "2"}

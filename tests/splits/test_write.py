@@ -163,6 +163,27 @@ def test_the_command_prints_which_fold_is_what_and_what_to_type_next(preprocesse
     assert "Warning" not in printed
 
 
+@pytest.mark.parametrize(
+    ("plans", "there", "printed"),
+    [
+        ({"nnUNetPlans": ["3d_lowres", "2d"]}, [], "3d_lowres FOLD"),
+        ({"nnUNetPlans": ["2d", "3d_fullres"]}, [], "3d_fullres FOLD"),
+        ({"nnUNetPlans": ["2d", "3d_fullres"]}, ["2d"], "2d FOLD"),
+        ({"nnUNetResEncUNetMPlans": ["2d"]}, ["2d"], "2d FOLD -p nnUNetResEncUNetMPlans"),
+        ({"APlans": ["2d"], "nnUNetPlans": ["3d_fullres"]}, ["2d", "3d_fullres"], "3d_fullres FOLD"),
+        ({}, [], "CONFIGURATION FOLD"),
+    ],
+)
+def test_what_to_type_next_names_a_configuration_that_is_planned(preprocessed, plans, there, printed):
+    folder = preprocessed()
+    for name, configurations in plans.items():
+        content = {each: {"data_identifier": f"{name}_{each}"} for each in configurations}
+        (folder / f"{name}.json").write_text(json.dumps({"configurations": content}))
+        for each in there:
+            (folder / f"{name}_{each}").mkdir()
+    assert write_splits(38, BY).report().endswith(f"nnUNetv2_train 38 {printed}")
+
+
 def test_folds_by_case_are_warned_about_where_names_tell_otherwise(preprocessed):
     preprocessed()
     assert "look as if these were 20 subjects and not 40" in write_splits(38, "case").report()

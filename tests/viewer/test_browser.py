@@ -142,7 +142,7 @@ def test_a_user_sees_clicks_undoes_and_saves(link, model, image, tmp_path):
         array[where.ravel()] = turned.ravel()
         return array.reshape(SHAPE)
 
-    assert seen["coloured"] > 1000 * bool(labels("automatic").any())
+    assert (seen["coloured"] > 1000) == labels("automatic").any()  # two steps of training may find nothing
     assert seen["hidden"] == 0
     changed = (labels("clicked") != labels("automatic")).any((1, 2))
     assert changed[BRIGHT[0]]

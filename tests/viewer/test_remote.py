@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import socket
 import struct
 import threading
 import warnings
@@ -223,6 +224,15 @@ def test_what_is_wrong_is_said_and_changes_nothing(client, path, request_, messa
     assert answer.status_code == 400
     assert re.search(message, answer.json()["detail"])
     assert client.post("/undo").headers["X-Meta"] == '{"ran_prediction": false, "bbox": null}'
+
+
+def test_the_body_of_a_request_without_a_key_is_not_waited_for(address):
+    host, port = address.removeprefix("http://").split(":")
+    head = f"POST /set_image HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000000\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(head.encode())
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))  # until the server closes
+    assert answer.startswith(b"HTTP/1.1 401")
 
 
 NUMBERS = [

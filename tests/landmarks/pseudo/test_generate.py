@@ -55,7 +55,7 @@ def labels_of(folder, case):
 
 def test_an_accepted_mask_becomes_organ_shell_and_ignore(source, capsys):
     options = f"{__name__}:whole_box"
-    assert main(["landmarks", "pseudo-label", "204", "--out", "304", "--engine", options, "--shell", "3"]) == 0
+    assert main(["landmarks", "pseudo-label", "204", "--new-dataset", "304", "--engine", options, "--shell", "3"]) == 0
     assert ["box", "2", "of", "2", "-"] in [line.split() for line in capsys.readouterr().out.splitlines()]
     folder = source.parent / "Dataset304_BoxesPseudo"
     for case in ("lm_0", "lm_1"):

@@ -10,8 +10,8 @@ import pytest
 import SimpleITK as sitk
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 
-from nnunet_ext.demo import data
-from nnunet_ext.demo.data import LABELS, SPACING, make_case, write_dataset
+from nnunet_ext.benchmark import synthetic
+from nnunet_ext.benchmark.synthetic import LABELS, SPACING, make_case, write_dataset
 from nnunet_ext.errors import InputError
 
 SEED = 900
@@ -108,13 +108,13 @@ def test_other_parameters_or_another_generator_write_it_anew(tmp_path, monkeypat
     second = voxels(folder)
     assert first.keys() == second.keys()
     assert all(first[name] != second[name] for name in first)
-    monkeypatch.setattr(data, "GENERATOR_VERSION", data.GENERATOR_VERSION + 1)
+    monkeypatch.setattr(synthetic, "GENERATOR_VERSION", synthetic.GENERATOR_VERSION + 1)
     write_dataset(tmp_path, cases=1, held_out=1, seed=1)
-    assert json.loads((folder / data.STAMP).read_text())["generator_version"] == data.GENERATOR_VERSION
+    assert json.loads((folder / synthetic.STAMP).read_text())["generator_version"] == synthetic.GENERATOR_VERSION
 
 
 def test_a_data_set_of_somebody_else_is_left_alone(tmp_path):
-    (tmp_path / data.DATASET).mkdir()
+    (tmp_path / synthetic.DATASET).mkdir()
     with pytest.raises(InputError, match="was not written by nnunet-ext"):
         write_dataset(tmp_path)
-    assert not list((tmp_path / data.DATASET).iterdir())
+    assert not list((tmp_path / synthetic.DATASET).iterdir())

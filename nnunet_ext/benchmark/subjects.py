@@ -1,0 +1,29 @@
+"""The subject of every case, from what ``nnunet-ext splits`` wrote beside the folds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from nnunet_ext.splits.files import NAME, read_about
+
+
+def with_subjects(cases: pd.DataFrame, dataset_of: Mapping[str, str]) -> pd.DataFrame:
+    """Add a column ``subject`` to the scores of all cases; empty where a data set does not say it.
+
+    Args:
+        cases: columns ``group`` and ``case``, and others.
+        dataset_of: the data set of every group, by name.
+    """
+    subjects = {group: subjects_of(dataset) for group, dataset in dataset_of.items()}
+    named = [subjects[group].get(case) for group, case in zip(cases["group"], cases["case"], strict=True)]
+    return cases.assign(subject=pd.Series(named, index=cases.index, dtype=object))
+
+
+def subjects_of(dataset: str) -> Mapping[str, str]:
+    """By case; nothing if ``splits_final.about.json`` is not in the preprocessed data set."""
+    about = read_about(Path(os.environ.get("nnUNet_preprocessed", ".")) / dataset / NAME)
+    return about.grouping.subject_of if about else {}

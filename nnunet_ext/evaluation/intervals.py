@@ -1,0 +1,96 @@
+"""The interval of a mean paired difference over trainings and subjects, and the smallest difference it could show.
+
+A difference depends on which trainings and which subjects were drawn::
+
+    difference(training, subject) = mean + training + subject + rest
+
+with random effects of the trainings, of the subjects, and of how a subject fares in a training. The mean over S
+trainings and n subjects varies through two things, which are estimated apart:
+
+- the *trainings*: the variance of the S means of the trainings, over S. It holds the rest, too;
+- the *subjects*: how much the n means of the subjects vary beyond the rest (analysis of variance), over n.
+
+Each has its own number of degrees of freedom, so each gets its own t quantile, and the half-width of the interval is
+the root of the sum of both squares (Graybill and Wang 1980; Zou and Donner 2008 call it MOVER)::
+
+    half-width² = (t[S − 1] · se_trainings)² + (t[n − 1] · se_subjects)²
+
+With one training only the subjects vary, and this is Student's interval over subjects.
+
+Why not a bootstrap. Resampled with replacement, three trainings have two thirds of their variance and no t quantile,
+so a bootstrap that draws trainings, then subjects, is too short; one that draws subjects only ignores the trainings.
+Why not one t quantile with Satterthwaite's degrees of freedom: it is too short where trainings and subjects vary about
+equally, and too long where neither does. Counted on data drawn with the variances of ten of our comparisons, normal and
+skewed, three trainings, 16 and 40 subjects, 20,000 draws each: this interval of 95 % holds the truth in 94.7 to 97.3 %;
+Satterthwaite's in 92.5 to 98.5 %; Student's over subjects alone in 5 to 95 %, and a bootstrap over trainings, then
+subjects, in 71 to 99 % (1,000 draws). ``tests/evaluation/test_intervals.py`` counts again.
+
+Sources: Graybill and Wang, Journal of the American Statistical Association 1980; Zou and Donner, Statistics in Medicine
+2008; Searle, Casella and McCulloch, Variance Components, 1992, for the analysis of variance.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import stdtrit
+
+Array = NDArray[np.floating[Any]]
+
+SMALLEST_P = 1e-12
+
+POWER = 0.8
+"""How often :attr:`Interval.smallest_difference` would be shown."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Around the mean of paired differences, in their unit."""
+
+    low: float
+    high: float
+    smallest_difference: float
+    """The true difference whose interval would exclude zero in :data:`POWER` of all repetitions with as many trainings
+    and subjects that vary as much as these."""
+    p_value: float
+    """Two-sided, of no difference: 1 − the confidence at which the interval ends at zero."""
+
+
+def interval(differences: Array, confidence: float = 0.95) -> Interval:
+    """Return the interval of the mean over trainings and subjects; see the module.
+
+    Args:
+        differences: ``(trainings, subjects)``, at least two subjects.
+        confidence: how often such intervals hold the true mean.
+    """
+    mean = float(differences.mean())
+    trainings, subjects = differences.shape
+    errors, freedom = [], [subjects - 1]
+    by_subject = float(differences.mean(axis=0).var(ddof=1)) / subjects
+    if trainings > 1:
+        by_training = float(differences.mean(axis=1).var(ddof=1)) / trainings
+        rest = differences - differences.mean(axis=0) - differences.mean(axis=1, keepdims=True) + mean
+        of_rest = float((rest**2).sum()) / ((trainings - 1) * (subjects - 1)) / (trainings * subjects)
+        errors.append(by_training)
+        freedom.insert(0, trainings - 1)
+        by_subject = max(by_subject - of_rest, 0.0)
+    errors.append(by_subject)
+    quantiles = stdtrit(freedom, (1 + confidence) / 2)
+    reach = quantiles + stdtrit(freedom, POWER)
+    half_width, smallest = (math.sqrt(np.dot(np.square(each), errors)) for each in (quantiles, reach))
+    return Interval(mean - half_width, mean + half_width, smallest, _p_value(mean, errors, freedom))
+
+
+def _p_value(mean: float, errors: list[float], freedom: list[int]) -> float:
+    def beyond(p: float) -> float:
+        """How far the interval of confidence 1 − p ends from zero, squared; grows with p."""
+        return mean**2 - float(np.dot(np.square(stdtrit(freedom, 1 - p / 2)), errors))
+
+    if mean == 0 or beyond(1.0) <= 0:
+        return 1.0
+    return float(brentq(beyond, SMALLEST_P, 1.0, xtol=SMALLEST_P / 100)) if beyond(SMALLEST_P) < 0 else SMALLEST_P

@@ -1,0 +1,303 @@
+"""The scores of all cases of a folder: rows, means, and the files and words that they are written as."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nnunet_ext.data.label_definitions import ScoredLabels
+from nnunet_ext.evaluation import interfaces, slice_consistency, topology
+from nnunet_ext.evaluation.interfaces import InterfaceMetrics
+from nnunet_ext.evaluation.metrics import DEFINITIONS, EMPTY_RULES, CaseMetrics, EmptyRule, mean, shown
+from nnunet_ext.evaluation.slice_consistency import Consistency
+from nnunet_ext.evaluation.surfaces import Definition
+from nnunet_ext.evaluation.topology import Topology
+from nnunet_ext.files import replacing, write_rows
+from nnunet_ext.findings import aligned, some
+from nnunet_ext.version import __version__
+
+COUNTS = ("counted", "both_empty", "one_empty")
+"""Columns of the means, the last ones."""
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How every case is scored; see :func:`nnunet_ext.evaluation.metrics.label_metrics`.
+
+    ``slice_axis``: along which neighbouring slices are compared; None: they are not.
+    """
+
+    labels: ScoredLabels
+    reader: str
+    nsd_tolerances_mm: tuple[float, ...]
+    definition: Definition
+    empty: EmptyRule
+    slice_axis: int | None = None
+    interfaces: bool = False
+    topology: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case; its numbers by the name of the label or region, the last three only if asked for."""
+
+    name: str
+    reference: Path
+    prediction: Path
+    metrics: Mapping[str, CaseMetrics]
+    dimensions: int = 3
+    consistency: Mapping[str, Consistency] = field(default_factory=dict)
+    topology: Mapping[str, Topology] = field(default_factory=dict)
+    interfaces: Mapping[Pair, InterfaceMetrics] = field(default_factory=dict)
+
+    def mean_dice(self) -> float:
+        """Over the labels that count."""
+        return mean(metrics.dice for metrics in self.metrics.values())
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All cases, and what their numbers mean."""
+
+    cases: tuple[Case, ...]
+    settings: Settings
+    left_out: tuple[str, ...] = ()
+    """Cases that are in one folder only."""
+    subject_of: Mapping[str, str] = field(default_factory=dict)
+    """The subject of every case; empty where subjects are unknown, and every case counts as one."""
+
+    @property
+    def definitions(self) -> list[str]:
+        """The sentences that every output quotes."""
+        ignored = self.settings.labels.ignore
+        return [
+            f"definition {self.settings.definition}: {DEFINITIONS[self.settings.definition]}",
+            f"empty masks: {EMPTY_RULES[self.settings.empty]}",
+            *([f"voxels whose reference is {ignored} (ignore) are left out of both masks"] if ignored else []),
+            *([slice_consistency.DEFINITION] if self.settings.slice_axis is not None else []),
+            *([topology.DEFINITION] if self.settings.topology else []),
+            *([interfaces.DEFINITION] if self.settings.interfaces else []),
+        ]
+
+    @property
+    def unit(self) -> str:
+        """How many there are, and over what the means are taken."""
+        count = f"{len(self.cases)} cases"
+        if not self.subject_of:
+            return f"{count}, the case is the unit"
+        subjects = len({self.subject_of[case.name] for case in self.cases})
+        return f"{subjects} subjects, {count}; the subject is the unit: its cases are averaged first"
+
+    def numbers(self, case: Case, label: str) -> dict[str, float]:
+        """The numbers of one case and label, by the column names of the CSV file."""
+        metrics = case.metrics[label]
+        unit = "ml" if self.cases[0].dimensions == 3 else "mm2"
+        return {
+            "dice": metrics.dice,
+            "iou": metrics.iou,
+            "hd95_mm": metrics.hd95_mm,
+            "assd_mm": metrics.assd_mm,
+            **{f"nsd_{tolerance:g}mm": value for tolerance, value in metrics.nsd.items()},
+            f"reference_{unit}": metrics.size_reference,
+            f"prediction_{unit}": metrics.size_prediction,
+            **_of_consistency(case.consistency.get(label)),
+            **_of_topology(case.topology.get(label)),
+        }
+
+    def interface_numbers(self, case: Case, pair: Pair) -> dict[str, float]:
+        """The numbers of one case and pair of labels, by the column names of the CSV file."""
+        found = case.interfaces[pair]
+        unit = "mm2" if self.cases[0].dimensions == 3 else "mm"
+        return {
+            "interface_hd95_mm": found.hd95_mm,
+            **{f"interface_nsd_{tolerance:g}mm": value for tolerance, value in found.nsd.items()},
+            "interface_confusion": found.confusion,
+            f"interface_reference_{unit}": found.size_reference,
+            f"interface_prediction_{unit}": found.size_prediction,
+        }
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Labels that touch each other in any reference or prediction."""
+        pairs = self.cases[0].interfaces
+        return [pair for pair in pairs if any(case.interfaces[pair].status != "both empty" for case in self.cases)]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One row per case and label: tidy."""
+        for case in self.cases:
+            for label, metrics in case.metrics.items():
+                yield {**self._names(case), "label": label, **self.numbers(case, label), "status": metrics.status}
+
+    def interface_rows(self) -> Iterator[dict[str, Any]]:
+        """One row per case and pair of labels that touch somewhere: tidy."""
+        for case in self.cases:
+            for pair in self.pairs:
+                numbers, status = self.interface_numbers(case, pair), case.interfaces[pair].status
+                yield {**self._names(case), "labels": _title(pair), **numbers, "status": status}
+
+    def means(self) -> dict[str, dict[str, float]]:
+        """Per label the mean over the cases that count, how many they are, and how many masks were empty.
+
+        Where subjects are known, the cases of each are averaged first. The label ``mean`` is the mean of the labels.
+        """
+        result = {
+            label: self._mean_row(
+                [self.numbers(case, label) for case in self.cases],
+                [case.metrics[label].status for case in self.cases],
+            )
+            for label in self.settings.labels.values
+        }
+        keys = next(iter(result.values()))
+        result["mean"] = {key: mean(row[key] for row in result.values()) for key in keys}
+        return result
+
+    def interface_means(self) -> dict[str, dict[str, float]]:
+        """The same per pair of labels."""
+        return {
+            _title(pair): self._mean_row(
+                [self.interface_numbers(case, pair) for case in self.cases],
+                [case.interfaces[pair].status for case in self.cases],
+            )
+            for pair in self.pairs
+        }
+
+    def table(self) -> str:
+        """The means, as text."""
+        return "\n".join(_table(self.means()))
+
+    def report(self) -> str:
+        """Tables, what their numbers mean, and what was left out: everything a reader needs."""
+        lines = [self.table(), ""]
+        if self.settings.interfaces:
+            touching = self.interface_means()
+            lines += [*_table(touching), ""] if touching else ["no two labels touch each other in any case", ""]
+        lines += [self.unit, *self.definitions]
+        if self.left_out:
+            lines.append(f"left out, because they are in one folder only: {some(self.left_out)}")
+        return "\n".join(lines)
+
+    def write(self, summary: Path, table: Path) -> None:
+        """Write a superset of nnU-Net's ``summary.json``, and a CSV file with one row per case and label.
+
+        If interfaces were asked for, :func:`interfaces_beside` the table has one row per case and pair of labels.
+        """
+        rows = list(self.rows())
+        for path in (summary, table):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        content = json.dumps(self._summary(), indent=4, sort_keys=True, ensure_ascii=False)
+        with replacing(summary) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+        write_rows(table, rows[0], rows)
+        if self.settings.interfaces:
+            rows = list(self.interface_rows())
+            write_rows(interfaces_beside(table), rows[0] if rows else ["case", "labels"], rows)
+
+    def _names(self, case: Case) -> dict[str, str]:
+        return {"case": case.name, **({"subject": self.subject_of[case.name]} if self.subject_of else {})}
+
+    def _mean_row(self, rows: list[dict[str, float]], states: list[str]) -> dict[str, float]:
+        count = Counter(states)
+        return {
+            **{key: self._mean(row[key] for row in rows) for key in rows[0]},
+            "counted": len(rows) - count["both empty"],
+            "both_empty": count["both empty"],
+            "one_empty": count["prediction empty"] + count["reference empty"],
+        }
+
+    def _mean(self, values: Iterable[float]) -> float:
+        """Over subjects, of the values of all cases."""
+        of_subject: dict[str, list[float]] = {}
+        for case, value in zip(self.cases, values, strict=True):
+            of_subject.setdefault(self.subject_of.get(case.name, case.name), []).append(value)
+        return mean(mean(own) for own in of_subject.values())
+
+    def _summary(self) -> dict[str, Any]:
+        labels = self.settings.labels.values
+        keys = {name: ScoredLabels.key(value) for name, value in labels.items()}
+        if len(set(keys.values())) < len(keys):  # the same label under two names
+            keys = {name: name for name in labels}
+        cases: list[dict[str, Any]] = [
+            {
+                "reference_file": str(case.reference),
+                "prediction_file": str(case.prediction),
+                "metrics": {keys[name]: self._nnunet_names(case, name) for name in case.metrics},
+                "status": {keys[name]: metrics.status for name, metrics in case.metrics.items()},
+            }
+            for case in self.cases
+        ]
+        means = {
+            key: {metric: mean(case["metrics"][key][metric] for case in cases) for metric in cases[0]["metrics"][key]}
+            for key in keys.values()
+        }
+        columns = next(iter(means.values()))
+        return {
+            "metric_per_case": cases,
+            "mean": means,
+            "foreground_mean": {metric: mean(row[metric] for row in means.values()) for metric in columns},
+            "nnunet_ext": {
+                "version": __version__,
+                "definitions": self.definitions,
+                "unit": self.unit,
+                "labels": {name: keys[name] for name in labels},
+                "means": self.means(),
+                "left_out": list(self.left_out),
+                **({"subjects": dict(self.subject_of)} if self.subject_of else {}),
+                **({"interfaces": self.interface_means()} if self.settings.interfaces else {}),
+            },
+        }
+
+    def _nnunet_names(self, case: Case, label: str) -> dict[str, float]:
+        metrics, numbers = case.metrics[label], self.numbers(case, label)
+        return {
+            "Dice": numbers.pop("dice"),
+            "IoU": numbers.pop("iou"),
+            "TP": metrics.tp,
+            "FP": metrics.fp,
+            "FN": metrics.fn,
+            "TN": metrics.tn,
+            "n_pred": metrics.n_pred,
+            "n_ref": metrics.n_ref,
+            **numbers,
+        }
+
+
+def interfaces_beside(table: Path) -> Path:
+    """``metrics.csv`` → ``interfaces.csv``."""
+    return table.with_name("interfaces.csv")
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _title(pair: Pair) -> str:
+    return " | ".join(pair)
+
+
+def _table(means: Mapping[str, Mapping[str, float]]) -> list[str]:
+    columns = list(next(iter(means.values())))
+    rows = [["", *columns]]
+    for label, row in means.items():
+        hidden = COUNTS if label == "mean" else ()
+        cells = ["" if key in hidden else shown(row[key], 0 if key in COUNTS else 3) for key in columns]
+        rows.append([label, *cells])
+    return aligned(rows)
+
+
+def _of_consistency(consistency: Consistency | None) -> dict[str, float]:
+    if consistency is None:
+        return {}
+    return {
+        "consistency": consistency.prediction,
+        "consistency_reference": consistency.reference,
+        "consistency_difference": consistency.difference,
+    }
+
+
+def _of_topology(found: Topology | None) -> dict[str, float]:
+    return {f"betti_{number}_error": error for number, error in enumerate(found.errors)} if found else {}

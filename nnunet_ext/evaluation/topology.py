@@ -1,0 +1,114 @@
+"""Errors in the number of components and holes: Betti numbers of masks.
+
+A voxel is a closed cube (2D: square), so voxels of the mask that share a corner are connected, and voxels outside are
+connected where they share a face. The mask's Betti numbers are
+
+- 0: components,
+- 1: in 2D holes, in 3D loops: tunnels that go through,
+- 2 (3D only): cavities, enclosed on all sides.
+
+They are counted by labelling the components of the mask and of what is outside of it, and by the Euler characteristic
+χ = b₀ − b₁ + b₂, which is the sum of (−1)^dimension over all corners, edges, faces and cubes (Kovalevsky 1989). Nothing
+lies outside of the image: what the border cuts open is open.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import generate_binary_structure, label
+
+from nnunet_ext.evaluation.metrics import EmptyRule, Options, class_masks, label_map
+from nnunet_ext.evaluation.surfaces import Mask, neighbour_codes
+
+DEFINITION = (
+    "Betti errors: the absolute difference in the number of components (0), of holes of a 2D or loops of a 3D mask "
+    "(1), and of cavities of a 3D mask (2); voxels of a mask that share a corner are connected; an empty mask has none"
+)
+"""In one sentence, to be quoted next to the numbers."""
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Betti numbers of one prediction and its reference, from 0; two in 2D, three in 3D."""
+
+    prediction: tuple[int, ...]
+    reference: tuple[int, ...]
+    counted: bool = True
+    """False if both masks are empty and such cases do not count."""
+
+    @property
+    def errors(self) -> tuple[float, ...]:
+        """Absolute differences; NaN where the case does not count."""
+        pairs = zip(self.prediction, self.reference, strict=True)
+        return tuple(float(abs(a - b)) if self.counted else float("nan") for a, b in pairs)
+
+
+def label_topology(
+    prediction: Any,
+    reference: Any,
+    labels: Mapping[str, int | Sequence[int]],
+    *,
+    ignore_label: int | None = None,
+    empty: EmptyRule = "diagonal",
+) -> dict[str, Topology]:
+    """Count components and holes of every class of two label maps.
+
+    Args:
+        prediction, reference: arrays or tensors of integers of one shape, 2D or 3D.
+        labels: by name, a label or the labels that form a region.
+        ignore_label: voxels with this label in the reference lie outside of both masks.
+        empty: with ``diagonal``, two empty masks are not counted (NaN); with ``zero`` they are an error of 0.
+
+    Raises:
+        InputError: shapes, values or options are not as above.
+    """
+    predicted, truth = label_map(prediction, "prediction"), label_map(reference, "reference")
+    Options.checked((predicted, truth), (1.0,) * truth.ndim, (), "surface", empty)
+    result = {}
+    for name, masks in class_masks(predicted, truth, labels, ignore_label):
+        found = [betti_numbers(mask) for mask in masks]
+        result[name] = Topology(found[0], found[1], empty == "zero" or any(mask.any() for mask in masks))
+    return result
+
+
+def betti_numbers(mask: Mask) -> tuple[int, ...]:
+    """Return the Betti numbers of a 2D or 3D mask, from 0; see the module."""
+    if not mask.any():
+        return (0,) * mask.ndim
+    padded = np.pad(mask, 1)
+    components = label(padded, generate_binary_structure(mask.ndim, mask.ndim))[1]
+    enclosed = label(~padded)[1] - 1  # one of them is the outside
+    if mask.ndim == 2:
+        return components, enclosed
+    return components, components + enclosed - euler_characteristic(padded), enclosed
+
+
+def euler_characteristic(padded: Mask) -> int:
+    """Return χ of a mask with a margin of zeros one voxel wide."""
+    counts = np.bincount(neighbour_codes(padded).ravel(), minlength=2 ** (2**padded.ndim))
+    return round(float((counts * _shares(padded.ndim)).sum()))
+
+
+@functools.cache
+def _shares(dim: int) -> NDArray[np.float64]:
+    """``(2^2^D,)``: what a corner adds to χ, by which of the voxels around it are set (a neighbour code).
+
+    A cell of dimension k has 2^k corners, and each adds its part of (−1)^k. A cell is there if any voxel around it is.
+    """
+    voxels = list(itertools.product((0, 1), repeat=dim))
+    table = np.zeros(2 ** len(voxels))
+    for code in range(1, len(table)):
+        inside = [voxel for bit, voxel in enumerate(voxels) if code >> bit & 1]
+        for k in range(dim + 1):
+            cells = {
+                (axes, tuple(v[a] for a in axes)) for axes in itertools.combinations(range(dim), k) for v in inside
+            }
+            table[code] += len(cells) * (-0.5) ** k
+    return table
