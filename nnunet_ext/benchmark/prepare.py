@@ -109,7 +109,7 @@ def check_trainer(arm: Arm) -> None:
 
     Stock trainers ignore a schedule in the plans: their number of epochs is in their name.
     """
-    scheduled = arm.time_of or arm.plans.epochs is not None or arm.plans.iterations is not None or arm.plans.presets
+    scheduled = arm.time_of or arm.plans.has_schedule
     try:
         catalogue.resolve(arm.trainer)
     except LookupError:

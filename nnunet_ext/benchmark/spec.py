@@ -97,6 +97,9 @@ class PlansRecipe(_Strict):
     presets: Listed[str] = ()
     epochs: Positive | None = None
     iterations: Positive | None = None
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
     batch_size: Positive | None = None
     patch_size: Several[Positive] | None = None
     features: Several[Positive] | None = None
@@ -106,6 +109,12 @@ class PlansRecipe(_Strict):
     @property
     def unchanged(self) -> bool:
         return self == PlansRecipe(base=self.base)
+
+    @property
+    def has_schedule(self) -> bool:
+        """Whether it says how long, or with which learning rate, is trained; presets do."""
+        named = (self.epochs, self.iterations, self.learning_rate, self.momentum, self.warmup_steps)
+        return bool(self.presets) or any(value is not None for value in named)
 
     def changed_by(self, own: PlansRecipe) -> PlansRecipe:
         """This recipe with everything that ``own`` names; options are added method by method."""
@@ -225,9 +234,8 @@ class _File(_Common):
     def _can_be_timed(self, arm: Arm) -> None:
         others = [other.name for other in self.trainers if other.time_of is None]
         if arm.time_of not in others:
-            raise ValueError(
-                f"trainers: {arm.name} has the time of {arm.time_of!r}, which must be another arm: {others}"
-            )
+            there = ", ".join(others)
+            raise ValueError(f"trainers: {arm.name} has the time of {arm.time_of!r}, which is no other arm ({there})")
         if "iterations" in arm.plans.model_fields_set:
             raise ValueError(f"trainers: {arm.name} has iterations, but the time of {arm.time_of} sets them")
         if len(self.datasets) > 1 or len(self.configurations) > 1:

@@ -76,6 +76,13 @@ def test_all_arms_get_the_same_plans_unless_the_benchmark_says_otherwise(root):
         assert written["configurations"]["3d_fullres"]["nnunet_ext"]["schedule"]["epochs"] == job.epochs
 
 
+def test_the_optimizer_of_all_arms_is_part_of_the_plans(root):
+    optimizer = {"learning_rate": 0.1, "momentum": 0.9, "warmup_steps": 20}
+    for job in jobs_of(root, plans={**SPEC["plans"], **optimizer}):
+        written = json.loads((root / "preprocessed" / tiny.DATASET / f"{job.plans}.json").read_text())
+        assert optimizer.items() <= written["configurations"]["3d_fullres"]["nnunet_ext"]["schedule"].items()
+
+
 def test_without_changes_the_plans_are_used_as_they_are(root):
     assert {(job.plans, job.epochs) for job in jobs_of(root, plans=None)} == {("nnUNetPlans", 1000)}
 
@@ -181,6 +188,11 @@ def test_a_trainer_that_does_not_exist(root):
 
 def test_a_stock_trainer_with_a_schedule_that_it_would_ignore(root):
     refused(root, "ignores the schedule", "nnUNetTrainerReference", trainers=[*SPEC["trainers"], "nnUNetTrainer"])
+
+
+@pytest.mark.parametrize("plans", [{"iterations": 3}, {"momentum": 0.9}, {"warmup_steps": 5}, {"presets": ["cpu"]}])
+def test_whatever_a_stock_trainer_would_ignore_of_a_schedule(root, plans):
+    refused(root, "ignores the schedule", plans=plans, trainers=[*SPEC["trainers"], "nnUNetTrainer"])
 
 
 def test_a_stock_trainer_without_a_schedule(root):

@@ -132,6 +132,7 @@ def test_a_missing_key(key):
         ({"datasets": ["synthetic", 4]}, ["synthetic cannot be mixed"]),
         ({"plans": {"epochs": 0}}, ["plans, epochs: 0 is not at least 1"]),
         ({"plans": {"epochs": 2.5}}, ["plans, epochs: 2.5 is not a whole number"]),
+        ({"plans": {"momentum": 1}}, ["plans, momentum: 1 is not less than 1"]),
         ({"plans": {"epochs": "many"}}, ["plans, epochs: 'many' is not a whole number"]),
         ({"plans": []}, ["plans: [] is not a mapping"]),
         ({"plans": {"options": {"pnpnet": 3}}}, ["plans, options, pnpnet: 3 is not a mapping"]),
