@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("nnunet_ext", "trainers", "benchmarks")
+ROOMS = ("nnunet_ext", "trainers", "benchmarks", "tests")
 OPENINGS = re.compile(r"(Of|What)\b|(Args|Attributes|Note|Raises|Returns|Yields):")
 
 
