@@ -1,4 +1,4 @@
-"""What BaBLoss costs: its two directions against nnU-Net's own loss, and its distance map against other poolings.
+"""Cost of BaBLoss: its two directions against nnU-Net's own loss, and its distance map against other poolings.
 
 ::
 
@@ -167,7 +167,7 @@ def resident(key: str) -> float:
 
 
 def peak_mib(job: Job) -> float:
-    """In this process, which must not have done the step before."""
+    """Peak memory of a step in this process, which must not have done it before."""
     if job[1].is_cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

@@ -97,7 +97,7 @@ def resident(key: str) -> float:
 
 
 def peak_mib(method: str, size: Sequence[int], device: str) -> float:
-    """In this process, which must not have done the step before."""
+    """Peak memory of a step in this process, which must not have done it before."""
     step(method, *inputs([1, 2, *[8] * (len(size) - 2)], device))  # libraries are loaded, pools are made
     arguments = inputs(size, device)
     if device == "cuda":

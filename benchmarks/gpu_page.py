@@ -61,7 +61,7 @@ def described(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def measured(folder: Path, configuration: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What ``step_cost.py`` says of all trainers: the header of the first run, and the costs of all."""
+    """Results of ``step_cost.py`` for all trainers: the header of the first run, and the costs of all."""
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         description = Path(temporary) / "dataset.json"

@@ -1,4 +1,4 @@
-"""What the parts of S2VNet do, on a task made for them: ablations at toy scale.
+"""Ablations of S2VNet at toy scale: what its parts do, on a task made for them.
 
 ::
 

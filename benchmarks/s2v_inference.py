@@ -1,4 +1,4 @@
-"""What S2VNet costs in inference against the networks that nnU-Net plans: time per volume and peak memory.
+"""Cost of S2VNet in inference against the networks that nnU-Net plans: time per volume and peak memory.
 
 ::
 
@@ -118,7 +118,7 @@ class Planner(ExperimentPlanner):
 
 
 def planned(shape: Sequence[int], spacing_mm: Sequence[float], dataset_json: dict[str, Any]) -> dict[str, Any]:
-    """What nnU-Net plans for a data set of volumes of this shape and spacing, by default for 8 GB of GPU memory."""
+    """Plan of nnU-Net for a data set of volumes of this shape and spacing, by default for 8 GB of GPU memory."""
     name = "Dataset999_Synthetic"
     fingerprint = {
         "spacings": [list(spacing_mm)] * 100,
@@ -139,8 +139,10 @@ def planned(shape: Sequence[int], spacing_mm: Sequence[float], dataset_json: dic
 
 
 def setup_from(args: argparse.Namespace) -> Setup:
-    """Raises:
-    InputError: plans that cannot be used, or a volume that does not fit to them.
+    """Read the plans and the volume that the arguments name.
+
+    Raises:
+        InputError: plans that cannot be used, or a volume that does not fit to them.
     """
     plans_file, dataset_file = args.plans, args.dataset_json
     if args.dataset is not None:
@@ -209,7 +211,7 @@ def predict(made: nnUNetPredictor, image: Tensor) -> None:
 
 
 def peak_bytes(setup: Setup, way: Way, mirroring: bool) -> int | None:
-    """Of one prediction in this process, which must not have made one before; None where there is no Linux."""
+    """Peak memory of one prediction in this process, which must not have made one before; None without Linux."""
     before = resident_bytes("VmRSS")
     reset_resident_peak()
     predict(predictor(setup, way, mirroring), volume(setup, way))
@@ -235,7 +237,7 @@ def peak_in_a_process(name: str, mirroring: bool, arguments: Sequence[str], setu
 def measure(
     setup: Setup, mirroring: bool, args: argparse.Namespace, peak: Callable[[str, bool], int | None]
 ) -> dict[str, dict[str, Any]]:
-    """Of every way: parameters, grid, seconds of all rounds, peak memory, and ratios to the reference."""
+    """Results of every way: parameters, grid, seconds of all rounds, peak memory, and ratios to the reference."""
     ways = {name: way for name, way in WAYS.items() if name in (REFERENCE, *args.ways)}
     result: dict[str, dict[str, Any]] = {}
     for name in ways:

@@ -1,4 +1,4 @@
-"""What a trainer costs against stock nnU-Net: time of a training step and of inference, parameters, memory.
+"""Cost of a trainer against stock nnU-Net: time of a training step and of inference, parameters, memory.
 
 ::
 
@@ -448,7 +448,7 @@ def measure(setup: Setup, names: Sequence[str], args: argparse.Namespace, argume
 
 
 def describe(setup: Setup, args: argparse.Namespace) -> dict[str, Any]:
-    """What a reader needs to judge the numbers."""
+    """Notes that a reader needs to judge the numbers."""
     device = platform.processor() or platform.machine()
     if setup.device.type == "cuda":
         device = torch.cuda.get_device_name()

@@ -1,4 +1,4 @@
-"""How long HD95, ASSD, NSD at 1 mm, Dice and IoU of three classes take: ours, ``surface-distance``, and MedPy.
+"""Time of HD95, ASSD, NSD at 1 mm, Dice and IoU of three classes: ours, ``surface-distance``, and MedPy.
 
 ::
 
@@ -49,7 +49,7 @@ TOLERANCE_MM = 1.0
 LABELS = {"one": 1, "two": 2, "three": 3}
 OURS, OURS_VOXEL = "ours, surface", "ours, voxel"
 BASELINE = {OURS: OURS, "surface-distance": OURS, OURS_VOXEL: OURS_VOXEL, "MedPy": OURS_VOXEL}
-"""What each method is a ratio to: ours, by the same definition of a surface."""
+"""Reference of the ratios of each method: ours, by the same definition of a surface."""
 
 Numbers = dict[str, float]
 Case = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -234,7 +234,7 @@ def installed(table: dict[str, tuple[str, Any]]) -> dict[str, Any]:
 
 
 def compare_methods(case: Case, repeats: int) -> dict[str, dict[str, Any]]:
-    """Of every installed method: times, ratios, and the largest relative difference from ours."""
+    """Results of every installed method: times, ratios, and the largest relative difference from ours."""
     methods = installed(METHODS)
     numbers = {name: run(case) for name, run in methods.items()}  # also the warm-up
     times = take_turns({name: (lambda run=run: run(case)) for name, run in methods.items()}, repeats)
@@ -252,7 +252,7 @@ def compare_methods(case: Case, repeats: int) -> dict[str, dict[str, Any]]:
 
 
 def compare_ways(case: Case, repeats: int) -> dict[str, dict[str, Any]]:
-    """Of every installed way to find distances: times, ratios to ours, and the largest difference from it in mm."""
+    """Results of every installed way to find distances: times, ratios to ours, the largest difference from it in mm."""
     pairs = surface_pairs(case)
     directed = [*pairs, *(pair[::-1] for pair in pairs)]
 

@@ -234,7 +234,7 @@ TRAINERS: dict[str, Entry] = {
         page="docs/own_trainer.md",
     ),
 }
-"""In the order in which they are shown."""
+"""All trainers, in the order in which they are shown."""
 
 REMOVED: dict[str, str] = {
     "nnUNetTrainerBaBLossA": "train nnUNetTrainerBaBLoss with plans of nnunet-ext plans … --option babloss.b_weight=0",
@@ -247,7 +247,7 @@ REMOVED: dict[str, str] = {
         for inner in ("MaskedCRF", "AttenScribble", "PartialLabels", "BaBLoss")
     },
 }
-"""What replaces names that were ready-made once."""
+"""Replacements of names that were ready-made once."""
 
 OPTIONS: dict[str, str] = {
     "pnpnet": "nnunet_ext.pnpnet.options:PnPNetOptions",
@@ -256,7 +256,7 @@ OPTIONS: dict[str, str] = {
     "babloss": "nnunet_ext.babloss.options:BaBLossOptions",
     "s2vnet": "nnunet_ext.s2vnet.options:S2VNetOptions",
 }
-"""Where the options of a method live, by their section in the plans: a dataclass whose defaults are the sound ones."""
+"""Location of the options of a method, by their section in the plans: a dataclass whose defaults are the sound ones."""
 
 _EPOCHS = re.compile(r"(?P<name>.+)_(?P<epochs>[1-9][0-9]*)epochs?")
 

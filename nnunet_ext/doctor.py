@@ -123,7 +123,7 @@ def _major_minor(version: str) -> tuple[int, int]:
 
 
 def shadowed_nnunet() -> list[Finding]:
-    """Is the nnunetv2 that Python imports the one that was installed? Forks bring a package of the same name."""
+    """Check that Python imports the nnunetv2 that was installed: forks bring a package of the same name."""
     title = "package nnunetv2"
     findings = []
     providers = sorted(set(metadata.packages_distributions().get("nnunetv2", [])))
@@ -221,7 +221,7 @@ def torchvision_fits() -> list[Finding]:
 
 
 def discovery() -> list[Finding]:
-    """Does nnU-Net find our trainers with the variable as the user has set it?"""
+    """Check that nnU-Net finds our trainers with the variable as the user has set it."""
     value = os.environ.get(VARIABLE, "")
     entries = [entry for entry in value.split(os.pathsep) if entry.strip()]
     findings = []
@@ -300,7 +300,7 @@ print(json.dumps({
 
 
 def torch_and_gpu() -> list[Finding]:
-    """Which devices torch can use, and whether torch.compile, which nnU-Net switches on for CUDA, can work."""
+    """Find the devices that torch can use, and whether torch.compile, which nnU-Net switches on for CUDA, can work."""
     probe = _python(_TORCH)
     if probe.returncode:
         fix = "install torch and torchvision as https://pytorch.org/get-started says, in one command"

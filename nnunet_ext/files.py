@@ -32,7 +32,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """For people to read, too."""
+    """Write JSON that people can read, too."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 

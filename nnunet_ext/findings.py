@@ -54,9 +54,9 @@ class CheckReport:
     """
 
     severities: ClassVar[tuple[Severity, ...]] = ("fatal", "warning", "note")
-    """Those that the command knows, the worst first."""
+    """Severities that the command knows, the worst first."""
     failing: ClassVar[tuple[Severity, ...]] = ("fatal",)
-    """Those that make the exit code 1."""
+    """Severities that make the exit code 1."""
     columns: ClassVar[Mapping[str, str]] = {name: name for name in ("severity", "kind", "text", "case")}
     """Columns of ``findings.csv`` and the attributes of :class:`Finding` in them."""
 

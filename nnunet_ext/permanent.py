@@ -34,7 +34,7 @@ def _site_packages() -> Path:
 
 
 def _files(python: tuple[int, ...] = sys.version_info[:2]) -> dict[str, str]:
-    """What this version of Python reads at its start: file name -> content."""
+    """Content of the files that this version of Python reads at its start, by file name."""
     return {_PTH: _IMPORT_LINE} | ({_START: _ENTRY_POINT} if python >= (3, 18) else {})
 
 

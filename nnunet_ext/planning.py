@@ -37,7 +37,7 @@ def load_presets() -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class WrittenPlans:
-    """What :func:`write_plans` did. ``missing``: configurations whose data is not preprocessed yet."""
+    """Result of :func:`write_plans`. ``missing``: configurations whose data is not preprocessed yet."""
 
     path: Path
     name: str
@@ -90,7 +90,8 @@ def write_plans(
         configurations: which to change; all by default. Only these are kept in the new file.
         spacing: mm, in the order of ``spacing`` in the plans. Stages, kernel sizes, patch and batch size follow it, as
             :mod:`nnunet_ext.nnunet.resolution` says, and the data of this spacing lies beside the other.
-        batch_size, patch_size: in samples and voxels.
+        batch_size: in samples.
+        patch_size: in voxels.
         features: channels of every stage, finest first; with ``spacing`` as many stages as these.
         options: of methods, by the name of their package: ``{"attenscribble": {"crf_weight": 1.0}}``.
         out: name of the new plans; ``base`` and the presets joined by ``_`` by default.
@@ -219,7 +220,7 @@ def _apply_schedule(settings: dict[str, Any], schedule: Mapping[str, float]) -> 
 
 
 def _fingerprint(folder: Path) -> dict[str, Any]:
-    """What nnU-Net noted of every image.
+    """Read what nnU-Net noted of every image.
 
     Raises:
         InputError: nothing.

@@ -1,4 +1,4 @@
-"""What pydantic refuses, as our one sentence: where, what was found, what is expected."""
+"""Turns what pydantic refuses into our one sentence: where, what was found, what is expected."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXPECTED = {
     "too_short": "a list with at least {min_length} entry",
     "tuple_type": "a list",
 }
-"""By pydantic's type of error: what a value has to be, to follow "is not"."""
+"""Words for what a value has to be, to follow "is not", by pydantic's type of error."""
 
 
 def sentence(error: ValidationError, model: type[BaseModel], where: str) -> str:

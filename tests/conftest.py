@@ -21,7 +21,7 @@ from tests import tiny
 TrainerFactory = Callable[..., Any]
 
 FAST, SLOW = "not slow", "slow"
-"""What ``-m`` says in pyproject.toml and in ``pytest -m slow``."""
+"""Values of ``-m`` in pyproject.toml and in ``pytest -m slow``."""
 
 settings.register_profile("the same on every machine", derandomize=True, deadline=None, database=None)
 settings.register_profile("random search", deadline=None, print_blob=True)

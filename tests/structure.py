@@ -40,7 +40,7 @@ MADE_OF = {
 
 
 def marks_of(trainer: str, configuration: str = "2d") -> tuple[pytest.MarkDecorator, ...]:
-    """Of a test that runs everything for this trainer: slow, unless it represents others.
+    """Marks of a test that runs everything for this trainer: slow, unless it represents others.
 
     Published formulations are slow on volumes: plans do not make them small.
     """

@@ -18,7 +18,7 @@ TOGETHER = {
         for name in ("nnUNetTrainerMaskedCRF", "nnUNetTrainerAttenScribble")
     },
 }
-"""Of the catalogue, and two that users make in two lines. BaBLoss and partial labels inside are tested with these."""
+"""Combinations of the catalogue, and two that users make in two lines. They hold BaBLoss and partial labels, too."""
 
 
 def step(trainer):

@@ -1,4 +1,4 @@
-"""What the documentation promises: its example runs, its links lead somewhere, and it names every trainer."""
+"""Promises of the documentation: its example runs, its links lead somewhere, and it names every trainer."""
 
 import os
 import re
@@ -65,7 +65,7 @@ def test_every_page_is_in_the_navigation():
 
 
 def row(name: str, start: str) -> str:
-    """Of a table of trainers: what the catalogue says, with links from a page in the folder ``start``."""
+    """Row of a table of trainers: what the catalogue says, with links from a page in the folder ``start``."""
     entry = TRAINERS[name]
     page = f"docs/{entry.location.split('.')[1]}.md"
     shown = f"[`{name}`]({page.removeprefix(start)})" if (ROOT / page).is_file() else f"`{name}`"

@@ -1,4 +1,4 @@
-"""What this package takes for granted about nnU-Net: when a release moves it, the test that fails names the seam.
+"""Assumptions of this package about nnU-Net: when a release moves it, the test that fails names the seam.
 
 Everything else is nnU-Net's public behaviour, which the other tests run through.
 """

@@ -1,4 +1,4 @@
-"""What the commands that a user types first say to a mistake, word for word."""
+"""Answers to a mistake by the commands that a user types first, word for word."""
 
 from __future__ import annotations
 

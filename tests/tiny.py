@@ -35,7 +35,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "attenscribble": {"max_tokens": 600},  # else a patch of 16³ is attended to as 4096 tokens
     "s2vnet": {"width": 8, "heads": 2, "embedding": 4, "inference_clip": 4},
 }
-"""What makes the methods small enough for patches of 16 voxels; options of our section in the plans."""
+"""Options of our section in the plans that make the methods small enough for patches of 16 voxels."""
 
 
 def rooms_of(trainer: str) -> set[str]:
@@ -53,11 +53,11 @@ DECLARES: dict[str, dict[str, Any]] = {
     "babloss": {"landmarks": {"names": ["tip"], "surface_of": {"tip": ["left"]}}},
     "partial_labels": {"annotated_labels": {"tiny_0": ["left"]}},
 }
-"""What the dataset.json must say beside the labels for trainers of these rooms."""
+"""Content of dataset.json beside the labels that trainers of these rooms need."""
 
 
 def declared(trainer: str) -> dict[str, Any]:
-    """What the dataset.json must say beside the labels for a trainer of the catalogue."""
+    """Content of dataset.json beside the labels that a trainer of the catalogue needs."""
     # BaBLoss knows partial labels, but does not need them
     rooms = rooms_of(trainer)
     room = "babloss" if "babloss" in rooms else "partial_labels"

@@ -30,7 +30,7 @@ ANISOTROPIC = 3.0
 
 
 Attended = dict[str, tuple[Tensor, ...]]
-"""By stage: queries and keys (trunk), or the feature alone (side)."""
+"""Queries and keys (trunk), or the feature alone (side), by stage."""
 
 
 class AttendedUNet(nn.Module):

@@ -22,7 +22,7 @@ class AttenScribbleOptions(MethodOptions):
     SECTION: ClassVar[str] = "attenscribble"
 
     attention: Place = "side"
-    """Where attention lives; ``"none"``: nowhere, only the CRF loss."""
+    """Place of attention; ``"none"``: nowhere, only the CRF loss."""
     stages: Annotated[Sequence[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
     """Encoder stages to attend to; None: the shallowest one with at most ``max_tokens`` tokens."""
     max_tokens: Annotated[int, Field(gt=0)] = 5000

@@ -50,8 +50,12 @@ def published_similarity_loss(
     """``1/(Z N) Σ_i Σ_j M_ij S_ij (1 − p_i·p_j)``, in which S gets a gradient, too.
 
     Args:
-        similarity_logits, probabilities, window, counts, exclusive: as for
+        similarity_logits: as for
             :func:`~nnunet_ext.attenscribble.attentive_similarity_loss.attentive_similarity_loss`.
+        probabilities: as there.
+        window: as there.
+        counts: as there.
+        exclusive: as there.
 
     Returns:
         Scalar, float32 or wider.

@@ -83,7 +83,8 @@ def symmetric_log_attention(q: Tensor, k: Tensor, window: Window) -> Tensor:
     """``log Ã`` for the pairs of half a window.
 
     Args:
-        q, k: ``(B, heads, d, *grid)``, scaled as they should be.
+        q: ``(B, heads, d, *grid)``, scaled as it should be.
+        k: ``(B, heads, d, *grid)``, scaled as it should be.
         window: half a window.
 
     Returns:

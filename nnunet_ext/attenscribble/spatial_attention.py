@@ -73,7 +73,8 @@ class SpatialSelfAttention(nn.Module):
     Args:
         channels: of the stage.
         kernel_size: of the depth-wise convolution, per axis; its length says 2D or 3D.
-        heads, head_dim: see :class:`QueriesAndKeys`; ``channels`` must be divisible by ``heads``.
+        heads: see :class:`QueriesAndKeys`; ``channels`` must be divisible by it.
+        head_dim: see :class:`QueriesAndKeys`.
         mlp_ratio: width of the MLP relative to ``channels``.
     """
 

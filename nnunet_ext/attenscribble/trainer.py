@@ -113,7 +113,7 @@ class nnUNetTrainerAttenScribble(MaskedCRF):
         return AttendedUNet(PlannedUNet(network), options.attenscribble, settings["patch_size"])
 
     def build_aux(self) -> Mapping[str, nn.Module]:
-        """Beside the gate what turns attention into a similarity."""
+        """Add to the gate the module that turns attention into a similarity."""
         network = unwrap(self.network)
         assert isinstance(network, AttendedUNet)
         spacing, exclusive = self.configuration_manager.spacing, not self.labels.has_regions

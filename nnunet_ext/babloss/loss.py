@@ -293,7 +293,7 @@ def _nothing(x: Tensor) -> Tensor:
 
 
 def _mean(terms: Tensor, active: Tensor, b: Tensor) -> Bridge:
-    """Over the organs of a landmark, then the landmarks of a sample, then the samples, of what is active.
+    """Mean over the organs of a landmark, then the landmarks of a sample, then the samples, of what is active.
 
     Args:
         terms: ``(N, O)``.

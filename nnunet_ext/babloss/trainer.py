@@ -60,7 +60,7 @@ class LandmarkTrainer(LandmarkValidation):
         super().initialize()
 
     def organs_of_landmarks(self) -> list[list[tuple[int, ...]]]:
-        """For each landmark, the output channels of each organ on whose surface it lies."""
+        """Output channels of each organ on whose surface a landmark lies, landmark by landmark."""
         heads = AnnotatedHeads.from_dataset_json(self.dataset_json, has_regions=self.labels.has_regions).names
         declared = self.landmark_declaration
         return [[(heads.index(organ),) for organ in declared.surface_of.get(name, ())] for name in declared.names]

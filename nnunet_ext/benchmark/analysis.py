@@ -1,4 +1,4 @@
-"""From scores to statements: which differences are shown, and which are not.
+"""Statements from scores: which differences are shown, and which are not.
 
 Every arm is compared with the baseline on the subjects, folds and seeds that both have. One table of the report is one
 family of tests: Holm's correction runs over all its rows.
@@ -64,7 +64,7 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """That of the comparison, or why there is none."""
+        """Verdict of the comparison, or why there is none."""
         tested = self.comparison.n >= MIN_SUBJECTS
         return STILL_LEARNING if self.still_learning and tested else self.comparison.verdict
 
@@ -132,7 +132,7 @@ def findings(results: Results, group: str, metric: Metric) -> list[Finding]:
 
 
 def late_gain(results: Results, group: str, arm: str) -> float | None:
-    """What an arm gained over the last quarter of its schedule, see :func:`.records.late_gain`; mean over trainings."""
+    """Gain of an arm over the last quarter of its schedule, see :func:`.records.late_gain`; mean over trainings."""
     own = [t.about.get("late_gain") for t in results.trainings if (t.arm, t.group) == (arm, group)]
     known = [gain for gain in own if gain is not None]
     return float(np.mean(known)) if known else None
@@ -193,7 +193,7 @@ def costs(results: Results, group: str) -> list[dict[str, Any]]:
 
 
 def deviations(results: Results, group: str) -> dict[str, list[str]]:
-    """What was different for an arm beside its trainer: settings of the configuration that are not the baseline's."""
+    """Differences of an arm beside its trainer: settings of the configuration that are not the baseline's."""
     settings = {t.arm: _flat(t.about.get("settings", {})) for t in results.trainings if t.group == group}
     base = settings.get(results.baseline, {})
     return {
@@ -207,7 +207,7 @@ def deviations(results: Results, group: str) -> dict[str, list[str]]:
 
 
 def same_cases(results: Results, group: str) -> bool:
-    """Whether every training of a fold was validated on the same cases."""
+    """Say whether every training of a fold was validated on the same cases."""
     own = results.cases[results.cases["group"] == group]
     sets = own.groupby(["fold", "arm", "seed"])["case"].agg(frozenset)
     return all(len(set(fold)) == 1 for _, fold in sets.groupby("fold"))

@@ -23,7 +23,7 @@ from nnunet_ext.processes.children import run_step
 from nnunet_ext.processes.commands import environment
 
 SCHEDULE = {"epochs": 1000, "iterations": 250}
-"""Of stock nnU-Net, where plans say nothing else."""
+"""Schedule of stock nnU-Net, where plans say nothing else."""
 
 
 def with_equal_time(spec: Spec, benchmark: BenchmarkFolder, known: Mapping[str, int]) -> tuple[Spec, dict[str, int]]:

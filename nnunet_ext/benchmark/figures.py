@@ -29,7 +29,7 @@ NAMED_SHARE = 0.06
 
 @dataclass(frozen=True)
 class Style:
-    """How an arm is drawn, in every figure."""
+    """Look of an arm, the same in every figure."""
 
     colour: str
     line: str = "-"
@@ -113,7 +113,7 @@ def distributions(by_metric: Mapping[Metric, pd.DataFrame], by_arm: Mapping[str,
 
 
 def rank_bars(by_metric: Mapping[Metric, pd.DataFrame], by_arm: Mapping[str, Style]) -> Figure:
-    """How often each arm has each rank in bootstrap samples of seeds and subjects; the number in a bar is the rank."""
+    """Bars: how often each arm has each rank in bootstrap samples of seeds and subjects; a bar's number is the rank."""
     figure = _figure(4.6 * len(by_metric) + 1.2, 0.42 * len(by_arm) + 1.8)
     panels = figure.subplots(1, len(by_metric), sharey=True, squeeze=False)[0]
     for axes, (metric, table) in zip(panels, by_metric.items(), strict=True):
@@ -168,7 +168,7 @@ def curves(trainings: Sequence[Training], by_arm: Mapping[str, Style]) -> Figure
 
 
 def _legend(figure: Figure) -> None:
-    """Beside all panels, so that it covers nothing; the panels have the same entries."""
+    """Draw one legend beside all panels, so that it covers nothing; the panels have the same entries."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
 

@@ -165,7 +165,7 @@ class BenchmarkFolder:
         return self.folder / "results" / f"seed_{job.seed}{start}"
 
     def fold(self, job: Job) -> Path:
-        """Where nnU-Net writes checkpoints and validation predictions."""
+        """Folder into which nnU-Net writes checkpoints and validation predictions."""
         model = f"{job.trainer}__{job.plans}__{job.configuration}"
         return self.results(job) / job.dataset / model / f"fold_{job.fold}"
 
@@ -174,7 +174,7 @@ class BenchmarkFolder:
         return self.fold(job) / "validation" if job.scored == "validation" else self.of(job) / "predictions"
 
     def record(self, job: Job) -> dict[str, Any] | None:
-        """What a finished job recorded; None if it is not done."""
+        """Record of a finished job; None if it is not done."""
         file = self.of(job) / "record.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
@@ -187,7 +187,7 @@ class BenchmarkFolder:
         return next(o for o in jobs if o.arm == job.start and all(getattr(o, k) == getattr(job, k) for k in same))
 
     def can_start(self, job: Job) -> bool:
-        """Whether the job whose final weights ``job`` starts from, if any, is done."""
+        """Say whether the job whose final weights ``job`` starts from, if any, is done."""
         start = self.start_of(job)
         return start is None or self.record(start) is not None
 

@@ -76,6 +76,6 @@ def preprocess(raw: Path, configurations: tuple[str, ...], benchmark: BenchmarkF
 
 
 def _state_of_files(raw: Path) -> list[tuple[str, int, int]]:
-    """Changes when a training image or label map is added, removed, or written to."""
+    """State of the raw files, which changes when a training image or label map is added, removed, or written to."""
     files = [path for name in ("imagesTr", "labelsTr") for path in sorted((raw / name).glob("*"))]
     return [(str(path.relative_to(raw)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]

@@ -26,7 +26,7 @@ def written_plans(recipe: PlansRecipe, dataset: str, configurations: tuple[str, 
 
 
 def expected_epochs(trainer: str, dataset: str, plans: str, configuration: str) -> int | None:
-    """How many epochs will be trained, where that can be known beforehand."""
+    """Number of epochs that will be trained; None where that cannot be known beforehand."""
     if match := NUMBER_OF_EPOCHS.search(trainer):
         return int(match[1])
     try:

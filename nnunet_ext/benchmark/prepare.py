@@ -1,4 +1,4 @@
-"""From a spec to jobs: data, plans, splits and trainers are looked at once, before anything is trained.
+"""Turns a spec into jobs: data, plans, splits and trainers are looked at once, before anything is trained.
 
 All arms get the same preprocessed data, the same ``splits_final.json`` and plans that differ in nothing but what the
 spec says. What was found is part of every job's key, and is compared again when a job starts.

@@ -37,7 +37,7 @@ def splits(dataset: str) -> list[dict[str, list[str]]]:
 
 
 def subsets(dataset: str) -> list[str]:
-    """What each fold is trained on, in words, where folds share validation cases; empty for a cross-validation.
+    """Training data of each fold, in words, where folds share validation cases; empty for a cross-validation.
 
     Folds with the same words are repeats of one experiment, as few-shot subsets of one size are.
     """
@@ -56,13 +56,13 @@ def plans_of(dataset: str, name: str) -> dict[str, Any]:
 
 
 def stamp(dataset: str) -> dict[str, Any]:
-    """What is noted beside data that a benchmark preprocessed itself; empty for data of the user."""
+    """Read the note beside data that a benchmark preprocessed itself; empty for data of the user."""
     file = dataset_folder(dataset) / STAMP
     return read_json(file) if file.is_file() else {}
 
 
 def job_key(job: Job) -> str:
-    """Changes with the plans, the split, the trainer, the seed, the device, the start, and what is the truth."""
+    """Key that changes with the plans, the split, the trainer, the seed, the device, the start, and the truth."""
     split = splits(job.dataset)[job.fold]
     plans = plans_of(job.dataset, job.plans)
     parts = (plans["configurations"][job.configuration], plans["transpose_forward"], plans["image_reader_writer"])

@@ -165,7 +165,7 @@ def _start(benchmark: BenchmarkFolder, job: Job, threads: int) -> _Running:
 
 
 def _give_up(waiting: list[Job], failed: list[Job], bar: tqdm) -> None:
-    """Nothing runs any more that the waiting jobs could start from."""
+    """Count the waiting jobs as failed: nothing runs any more that they could start from."""
     for job in waiting:
         bar.write(f"failed: {job.title}: it starts from the weights of {job.start}, which failed", file=sys.stderr)
     failed += waiting

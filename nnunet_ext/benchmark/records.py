@@ -1,4 +1,4 @@
-"""What a training leaves behind, read from nnU-Net's own files: epochs, curves, weights; and where it ran."""
+"""Records of a training, read from nnU-Net's own files: epochs, curves, weights; and where it ran."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scipy.stats import theilslopes
 from nnunet_ext.version import __version__
 
 CURVES = ("train_losses", "val_losses", "mean_fg_dice", "ema_fg_dice")
-"""Of nnU-Net's log, one value per epoch."""
+"""Curves of nnU-Net's log, one value per epoch."""
 
 
 def training(fold: Path) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def late_gain(dice: Sequence[float]) -> float | None:
 
 
 def versions() -> dict[str, str]:
-    """Of what the numbers depend on; with the state of the repository if this package runs from one."""
+    """Versions of what the numbers depend on; with the state of the repository if this package runs from one."""
     found = {"nnunet_ext": __version__, "python": platform.python_version()}
     for package in ("nnunetv2", "torch", "dynamic-network-architectures", "batchgeneratorsv2"):
         try:

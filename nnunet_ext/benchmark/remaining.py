@@ -1,4 +1,4 @@
-"""How long a benchmark still takes, from what finished jobs took and how far the running ones are."""
+"""Time that a benchmark still takes, from what finished jobs took and how far the running ones are."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Remaining:
 
     @classmethod
     def from_records(cls, benchmark: BenchmarkFolder, jobs: Iterable[Job]) -> Remaining:
-        """What finished jobs took."""
+        """Start from the time that finished jobs took."""
         remaining = cls()
         for job in jobs:
             if (record := benchmark.record(job)) is not None:
@@ -76,7 +76,7 @@ class Remaining:
 
 
 def seconds_of(record: dict[str, Any]) -> float:
-    """What a finished job took, with validation and evaluation unless it was interrupted."""
+    """Seconds that a finished job took, with validation and evaluation unless it was interrupted."""
     return max(sum(record["training"]["epoch_seconds"]), record["seconds_of_last_attempt"])
 
 

@@ -50,7 +50,7 @@ WHAT_A_SEED_FIXES = (
 
 @dataclass
 class Section:
-    """What the page says about one group of trainings."""
+    """Part of the page about one group of trainings."""
 
     title: str
     sentences: list[str] = field(default_factory=list)
@@ -175,7 +175,7 @@ def section(results: Results, group: Group, found: Mapping[Metric, list[Finding]
 
 
 def sentences(found: Mapping[Metric, Sequence[Finding]]) -> list[str]:
-    """What can be said, in words: the mean over labels of Dice and HD95, for every arm."""
+    """Say in words what is found of every arm for the mean over labels of Dice and HD95."""
     said = []
     for metric, own in found.items():
         for finding in own:
@@ -211,7 +211,7 @@ def sentences(found: Mapping[Metric, Sequence[Finding]]) -> list[str]:
 
 
 def how_measured(results: Results) -> list[str]:
-    """What was the same, what was not, and what the numbers mean."""
+    """Say what was the same, what was not, and what the numbers mean."""
     lines = list(results.definitions)
     for group in results.groups:
         cases = results.cases[results.cases["group"] == group.name]
@@ -235,7 +235,7 @@ def how_measured(results: Results) -> list[str]:
 
 
 def whether_flat(results: Results, group: str) -> str:
-    """Whether the baseline was trained until it learns nothing more, in words."""
+    """Say in words whether the baseline was trained until it learns nothing more."""
     gain = analysis.late_gain(results, group, results.baseline)
     if gain is None:
         return "whether the baseline still learns is not known: its curve of pseudo Dice is missing or too short"

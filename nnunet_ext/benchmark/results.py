@@ -1,4 +1,4 @@
-"""What there is to report: every score and every training, from a benchmark or from models that somebody has."""
+"""Results to report: every score and every training, from a benchmark or from models that somebody has."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Group:
-    """What is compared with each other: trainings on one data set (and one configuration, in a benchmark).
+    """Trainings that are compared with each other, on one data set (and one configuration, in a benchmark).
 
     Folds of one group validate different cases, or are repeats on different training subsets of one size.
     """
@@ -80,7 +80,7 @@ class Results:
 
 
 def from_benchmark(benchmark: BenchmarkFolder, baseline: str | None = None) -> Results:
-    """What is done of a benchmark.
+    """Collect the results of the jobs of a benchmark that are done.
 
     Raises:
         InputError: no benchmark, nothing done, or an unknown baseline.

@@ -1,4 +1,4 @@
-"""What the predictions of a job are compared with, and the comparison itself."""
+"""The labels that the predictions of a job are compared with, and the comparison itself."""
 
 from __future__ import annotations
 

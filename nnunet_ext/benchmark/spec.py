@@ -1,4 +1,4 @@
-"""What a benchmark compares: one small YAML file, read and checked before anything is trained.
+"""Spec of a benchmark: one small YAML file that says what is compared, read and checked before anything is trained.
 
 ::
 
@@ -104,7 +104,7 @@ class PlansRecipe(_Strict):
     patch_size: Several[Positive] | None = None
     features: Several[Positive] | None = None
     options: dict[str, dict[str, Any]] = {}
-    """Of methods, by the name of their package: ``{attenscribble: {crf_weight: 1.0}}``."""
+    """Options of methods, by the name of their package: ``{attenscribble: {crf_weight: 1.0}}``."""
 
     @property
     def unchanged(self) -> bool:
@@ -144,14 +144,14 @@ class Arm(_Strict):
 
 
 class Metrics(_Strict):
-    """What is computed for every scored case; see :mod:`nnunet_ext.evaluation.metrics`."""
+    """Metrics that are computed for every scored case; see :mod:`nnunet_ext.evaluation.metrics`."""
 
     nsd_tolerances_mm: Several[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = (1.0,)
     definition: Definition = "surface"
 
 
 class _Common(_Strict):
-    """What is written the same way in a file and in a benchmark that was read."""
+    """Fields that are written the same way in a file and in a benchmark that was read."""
 
     name: str
     description: str = ""
@@ -163,7 +163,7 @@ class _Common(_Strict):
     device: Device = "cuda"
     metrics: Metrics = Metrics()
     references: dict[Name, Name] = {}
-    """By data set: the data set or the folder whose label maps are the truth, where that is not its own."""
+    """The data set or the folder whose label maps are the truth, by data set, where that is not its own."""
     scored: Scored = "validation"
     """The validation cases of the fold, or the cases of ``imagesTs`` that have a reference in ``labelsTs``."""
     raw: str | None = None
@@ -186,11 +186,11 @@ class Spec(_Common):
 
     @property
     def brings_its_data(self) -> bool:
-        """Whether the data is planned and preprocessed inside the folder of the benchmark."""
+        """Say whether the data is planned and preprocessed inside the folder of the benchmark."""
         return self.raw is not None or self.datasets == (SYNTHETIC,)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; :meth:`from_dict` is its inverse."""
+        """Return what JSON can hold; :meth:`from_dict` is its inverse."""
         return self.model_dump(mode="json", by_alias=True)
 
     @classmethod
@@ -204,7 +204,7 @@ class Spec(_Common):
 
 
 class _File(_Common):
-    """What a YAML file holds: the plans of all arms, and trainers that change some of them."""
+    """Content of a YAML file: the plans of all arms, and trainers that change some of them."""
 
     plans: PlansRecipe = PlansRecipe()
     trainers: Several[Annotated[Arm, BeforeValidator(_entry)]]

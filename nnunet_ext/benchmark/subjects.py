@@ -24,6 +24,6 @@ def with_subjects(cases: pd.DataFrame, dataset_of: Mapping[str, str]) -> pd.Data
 
 
 def subjects_of(dataset: str) -> Mapping[str, str]:
-    """By case; nothing if ``splits_final.about.json`` is not in the preprocessed data set."""
+    """Subjects by case; empty if ``splits_final.about.json`` is not in the preprocessed data set."""
     about = read_about(Path(os.environ.get("nnUNet_preprocessed", ".")) / dataset / NAME)
     return about.grouping.subject_of if about else {}

@@ -26,7 +26,7 @@ COMPARISON_COLUMNS = (
     *("better", "worse", "equal"),
     *("cases", "point", "cases_better", "cases_worse", "sd_between_subjects", "sd_between_seeds"),
 )
-"""Of ``comparisons.csv``, beside group, metric, label and verdict: attributes of ``Comparison``."""
+"""Columns of ``comparisons.csv`` beside group, metric, label and verdict: attributes of ``Comparison``."""
 
 
 @dataclass

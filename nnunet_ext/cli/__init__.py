@@ -29,7 +29,7 @@ from nnunet_ext.processes import signals
 from nnunet_ext.version import __version__
 
 FILES = (install, trainers, plans, demo, evaluate, export, benchmark, scribbles, landmarks, s2v, splits)
-"""In the order of the help."""
+"""Files of the commands, in the order of the help."""
 
 
 def _parser() -> Parser:
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 CLOSED_PIPE = 141
-"""What a shell reports of a program that SIGPIPE ended, as most programs in ``… | head`` are."""
+"""Exit code that a shell reports of a program that SIGPIPE ended, as most programs in ``… | head`` are."""
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -78,7 +78,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _nobody_reads() -> bool:
-    """Whether it was our output that was closed, found out by an empty line: pipes to other processes break, too."""
+    """Find out by an empty line whether it was our output that was closed: pipes to other processes break, too."""
     closed = False
     for stream in (sys.stdout, sys.stderr):
         try:

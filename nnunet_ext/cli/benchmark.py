@@ -47,7 +47,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def add(commands: Commands) -> None:
-    """To the commands of ``nnunet-ext``."""
+    """Add to the commands of ``nnunet-ext``."""
     parts = add_group(
         commands,
         "benchmark",

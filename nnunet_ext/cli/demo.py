@@ -14,7 +14,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def add(commands: Commands) -> None:
-    """To the commands of ``nnunet-ext``."""
+    """Add to the commands of ``nnunet-ext``."""
     demo = add_command(
         commands,
         "demo",

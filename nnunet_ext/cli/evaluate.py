@@ -45,7 +45,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def add(commands: Commands) -> None:
-    """To the commands of ``nnunet-ext``."""
+    """Add to the commands of ``nnunet-ext``."""
     evaluate = add_command(
         commands,
         "evaluate",

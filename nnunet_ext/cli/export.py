@@ -31,7 +31,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def add(commands: Commands) -> None:
-    """To the commands of ``nnunet-ext``."""
+    """Add to the commands of ``nnunet-ext``."""
     export = add_command(
         commands,
         "export",

@@ -1,4 +1,4 @@
-"""How a command is added to its parser, and what several of them take."""
+"""Parser to which commands are added, and the flags that several of them take."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 Commands = Any
-"""What ``add_subparsers`` of argparse returns, whose class has no public name."""
+"""Return value of argparse's ``add_subparsers``, whose class has no public name."""
 
 Command = Callable[[argparse.Namespace], int | None]
 """Runs with the parsed arguments; returns the exit code, None for 0."""
@@ -21,14 +21,14 @@ class Parser(argparse.ArgumentParser):
     """A parser whose commands answer for themselves; parsers of its commands are of this class, too."""
 
     def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
-        """As argparse, but what a command does not know is refused with its own usage, not that of the program."""
+        """Parse like argparse, but refuse what a command does not know with its own usage, not that of the program."""
         parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return parsed, unknown
 
     def add_commands(self) -> Commands:
-        """Where its commands are added; the help is printed if none is given."""
+        """Return the object to which its commands are added; the help is printed if none is given."""
         self.set_defaults(function=lambda _: self.print_help())
         return self.add_subparsers(title="commands", metavar="COMMAND")
 
@@ -91,7 +91,7 @@ def add_new_dataset(command: argparse.ArgumentParser) -> None:
 
 
 def add_processes(command: argparse.ArgumentParser, what: str = "cases") -> None:
-    """On how many cores."""
+    """Add the flag that says on how many cores a command runs."""
     command.add_argument(
         "-np", "--processes", type=int, metavar="N", help=f"{what} at a time (default: number of cores)"
     )
@@ -112,7 +112,7 @@ def add_trust(command: argparse.ArgumentParser) -> None:
 
 
 def write_and_print(found: Any, out: Path, files: str) -> None:
-    """What a command found: into a folder and onto the screen, with what lies in the folder."""
+    """Write what a command found into a folder, and print it with what lies in the folder."""
     found.write(out)
     print(f"{found.report()}\n\n{out / files}")
 

@@ -33,7 +33,7 @@ def _disable(_: argparse.Namespace) -> None:
 
 
 def add(commands: Commands) -> None:
-    """To the commands of ``nnunet-ext``."""
+    """Add to the commands of ``nnunet-ext``."""
     add_command(
         commands,
         "path",

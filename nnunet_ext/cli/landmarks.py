@@ -78,7 +78,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def add(commands: Commands) -> None:
-    """To the commands of ``nnunet-ext``."""
+    """Add to the commands of ``nnunet-ext``."""
     parts = add_group(
         commands, "landmarks", "check a data set with landmarks, convert and evaluate landmarks, make masks from them"
     )

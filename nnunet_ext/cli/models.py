@@ -25,7 +25,7 @@ def model_folder(arguments: argparse.Namespace) -> Path:
 
 
 def prediction(arguments: argparse.Namespace) -> Prediction:
-    """What the flags of :func:`add_prediction_flags` say."""
+    """Read the flags of :func:`add_prediction_flags`."""
     from nnunet_ext.nnunet.models import Prediction
 
     return Prediction(
@@ -44,7 +44,7 @@ def prediction(arguments: argparse.Namespace) -> Prediction:
 
 
 def add_model_flags(command: argparse.ArgumentParser, trainer: str, configuration: str | None = None) -> None:
-    """Which model; with the trainer and the configuration that are meant if none is named."""
+    """Add the flags that name a model, with the trainer and the configuration that are meant if none is named."""
     command.add_argument("-m", "--model", metavar="FOLDER", help="model folder, instead of -d, -c, -tr and -p")
     add_model_names(command, trainer, configuration)
     command.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", metavar="FILE", help="%(default)s")
@@ -74,7 +74,7 @@ def add_model_names(
 
 
 def add_prediction_flags(command: argparse.ArgumentParser, trainer: str, configuration: str | None = None) -> None:
-    """Those of ``nnUNetv2_predict``; see :func:`add_model_flags`."""
+    """Add the flags of ``nnUNetv2_predict``; see :func:`add_model_flags`."""
     command.add_argument("-i", dest="images", required=True, metavar="FOLDER", help="images, as for nnUNetv2_predict")
     command.add_argument("-o", dest="out", required=True, metavar="FOLDER")
     add_model_flags(command, trainer, configuration)

@@ -59,7 +59,7 @@ def _options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def add(commands: Commands) -> None:
-    """To the commands of ``nnunet-ext``."""
+    """Add to the commands of ``nnunet-ext``."""
     plans = add_command(
         commands,
         "plans",

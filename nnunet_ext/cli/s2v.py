@@ -25,7 +25,7 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 
 def _session(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the flags of :func:`_add_session_flags` say, as arguments of a function that opens a session."""
+    """Turn the flags of :func:`_add_session_flags` into arguments of a function that opens a session."""
     return {
         "model": model_folder(arguments),
         "fold": arguments.fold,
@@ -94,7 +94,7 @@ def _serve(arguments: argparse.Namespace) -> None:
 
 
 def _add_session_flags(command: argparse.ArgumentParser) -> None:
-    """Which model, and how a session runs."""
+    """Add the flags that name a model and say how a session runs."""
     add_model_flags(command, "nnUNetTrainerS2VNet", "2d")
     command.add_argument("-f", "--fold", metavar="FOLD", help="one; default: all, or the first that was trained")
     command.add_argument(
@@ -107,7 +107,7 @@ def _add_session_flags(command: argparse.ArgumentParser) -> None:
 
 
 def add(commands: Commands) -> None:
-    """To the commands of ``nnunet-ext``."""
+    """Add to the commands of ``nnunet-ext``."""
     parts = add_group(
         commands, "s2v", "predict with models of S2VNet through whole volumes, and correct segmentations with prompts"
     )

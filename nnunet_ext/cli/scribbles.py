@@ -44,7 +44,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def add(commands: Commands) -> None:
-    """To the commands of ``nnunet-ext``."""
+    """Add to the commands of ``nnunet-ext``."""
     parts = add_group(commands, "scribbles", "draw scribbles from dense labels, and check a data set with scribbles")
     generate = add_command(
         parts,

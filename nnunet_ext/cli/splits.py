@@ -51,7 +51,7 @@ def _number_or_all(text: str) -> int | Literal["all"]:
 
 
 def add(commands: Commands) -> None:
-    """To the commands of ``nnunet-ext``."""
+    """Add to the commands of ``nnunet-ext``."""
     splits = add_command(
         commands,
         "splits",

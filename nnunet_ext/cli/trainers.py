@@ -46,7 +46,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def add(commands: Commands) -> None:
-    """To the commands of ``nnunet-ext``."""
+    """Add to the commands of ``nnunet-ext``."""
     trainers = add_command(
         commands,
         "trainers",

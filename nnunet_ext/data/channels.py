@@ -1,4 +1,4 @@
-"""Which files are the channels of a case: nnU-Net's own rule.
+"""The files that are the channels of a case, by nnU-Net's own rule.
 
 nnU-Net reads all files ``CASE_0000``, ``CASE_0001``, … of a case, however many there are. Most hold one channel, but a
 png holds three or four and a 4D image as many as it has frames. Together they must be as many as ``dataset.json``

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 
 def not_finite(image: NDArray) -> str | None:
-    """What to say about the voxels that are NaN or infinite; None if there are none.
+    """Describe the voxels that are NaN or infinite, and the fix; None if there are none.
 
     Args:
         image: ``(C, …)``, as nnU-Net's reader gives it; the channel is named if there are several.
@@ -31,7 +31,7 @@ def not_finite(image: NDArray) -> str | None:
 
 
 def read_as_zero(files: Iterable[Path], reader: str) -> str | None:
-    """What to say about the voxels that are NaN or infinite in NIfTI files, but 0 to ITK; None if there are none.
+    """Describe the voxels that are NaN or infinite in NIfTI files, but 0 to ITK, and the fix; None if there are none.
 
     Args:
         files: whole ones.

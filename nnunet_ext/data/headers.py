@@ -1,4 +1,4 @@
-"""What an image file says of itself: how many bytes it must have, and how many values each voxel holds.
+"""Headers of image files: how many bytes a file must have, and how many values each voxel holds.
 
 Readers do not compare the two with what is there. ITK reads a NIfTI file that is cut off as if zeros followed, tifffile
 reads the pages that are left, and skimage takes a stack of three or four pages for colours.
@@ -47,12 +47,12 @@ FIX = {
     "parts": "save whole numbers",
     "colours": "save a greyscale image whose grey values are the numbers of the labels",
 }
-"""What is there instead of one value per voxel → what to export."""
+"""Fix, by what is there instead of one value per voxel: what to export."""
 
 
 @dataclass(frozen=True)
 class Values:
-    """How many values a voxel holds, and what they are, such as ``frames`` or ``colours (RGB)``."""
+    """Number of values that a voxel holds, and what they are, such as ``frames`` or ``colours (RGB)``."""
 
     count: int
     kind: str
@@ -130,9 +130,9 @@ def _whole_itk(path: Path) -> None:
 
 
 def _itk_data(path: Path) -> tuple[int | None, int | None]:
-    """Where the voxels begin, None if they are elsewhere or in a form that is left to ITK.
+    """Offset at which the voxels begin, None if they are elsewhere or in a form that is left to ITK.
 
-    And how many bytes they take if zlib has packed them, -1 for all that follow; None if they are not packed.
+    The second number is the bytes they take if zlib has packed them, -1 for all that follow; None if not packed.
     """
     if path.name.lower().endswith(".gipl"):
         return 256, None
@@ -223,7 +223,7 @@ def _tiff_pages(path: Path) -> Iterator[int]:
 
 
 def _rest(file: IO[bytes] | gzip.GzipFile) -> int:
-    """How many bytes follow; reads them, which checks the sums of a gzip stream."""
+    """Count the bytes that follow, by reading them, which checks the sums of a gzip stream."""
     count = 0
     while block := file.read(CHUNK):
         count += len(block)
@@ -231,7 +231,7 @@ def _rest(file: IO[bytes] | gzip.GzipFile) -> int:
 
 
 def _unzipped(packed: bytes, enough: int) -> int:
-    """How many bytes a zlib or gzip stream unpacks to, counted up to ``enough`` and a chunk."""
+    """Count the bytes that a zlib or gzip stream unpacks to, up to ``enough`` and a chunk."""
     unpack, count = zlib.decompressobj(zlib.MAX_WBITS | 32), 0
     while packed and not unpack.eof and count <= enough:
         count += len(unpack.decompress(packed, CHUNK))
@@ -258,7 +258,7 @@ def require_one_value(path: Path, reader: str) -> None:
 
 
 def values_of(path: Path, reader: str) -> Values:
-    """How many values a voxel of a file holds; one, where its format does not say.
+    """Return how many values a voxel of a file holds; one, where its format does not say.
 
     Raises:
         InputError: the header cannot be read.

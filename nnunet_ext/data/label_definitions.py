@@ -1,4 +1,4 @@
-"""What is scored: the labels or regions of a data set, by name, and the label to leave out."""
+"""Definition of what is scored: the labels or regions of a data set, by name, and the label to leave out."""
 
 from __future__ import annotations
 
@@ -30,9 +30,11 @@ class ScoredLabels:
 
     @classmethod
     def from_dataset_json(cls, content: Mapping[str, Any], where: str = "dataset.json") -> ScoredLabels:
-        """Args:
-        content: of ``dataset.json``.
-        where: its name, for messages.
+        """Read the labels that ``dataset.json`` declares.
+
+        Args:
+            content: of ``dataset.json``.
+            where: its name, for messages.
 
         Raises:
             InputError: it has no foreground labels, or values that nnU-Net does not take.
@@ -48,7 +50,7 @@ class ScoredLabels:
 
     @classmethod
     def from_words(cls, words: Sequence[str]) -> ScoredLabels:
-        """From the command line: ``left=1``, a region ``whole=1,2``, ``ignore=3``, or only ``1``.
+        """Read the words of a command line: ``left=1``, a region ``whole=1,2``, ``ignore=3``, or only ``1``.
 
         Raises:
             InputError: a word that cannot be read.

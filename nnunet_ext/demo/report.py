@@ -1,4 +1,4 @@
-"""What the demo writes about its trainers: one table, every number in two files, and a picture."""
+"""Report of the demo about its trainers: one table, every number in two files, and a picture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nnunet_ext.files import write_json, write_rows
 from nnunet_ext.version import __version__
 
 Means = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""By trainer, label (and ``mean``) and metric."""
+"""Means by trainer, label (and ``mean``) and metric."""
 
 PICTURED = 3
 """Cases in the picture."""

@@ -72,8 +72,9 @@ def run_demo(
 
     Args:
         folder: where everything is written; reused by a second run.
-        raw, dataset: the user's ``nnUNet_raw`` folder, only read, and number or name of a data set in it; without them
-            the synthetic data set of :mod:`nnunet_ext.benchmark.synthetic`.
+        raw: the user's ``nnUNet_raw`` folder, only read; without it the synthetic data set of
+            :mod:`nnunet_ext.benchmark.synthetic`.
+        dataset: number or name of a data set in it.
         device: ``cpu``, ``cuda`` or ``mps``.
 
     Raises:
@@ -120,7 +121,7 @@ def require_demo_folder(benchmark: BenchmarkFolder) -> None:
 
 @contextmanager
 def environment_kept() -> Iterator[None]:
-    """While inside, nnU-Net's variables may point to the demo's folders; afterwards they are as they were."""
+    """Context in which nnU-Net's variables may point to the demo's folders; afterwards they are as they were."""
     before = dict(os.environ)
     try:
         yield

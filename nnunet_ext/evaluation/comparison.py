@@ -1,4 +1,4 @@
-"""What is said about one arm against the baseline: numbers, one of five verdicts, and a sentence."""
+"""Comparison of one arm with the baseline: numbers, one of five verdicts, and a sentence."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIN_SUBJECTS = 6
 """With 5 pairs the smallest two-sided p of the Wilcoxon test is 2 / 2⁵ = 0.0625: no outcome could be significant."""
 
 ENOUGH_SUBJECTS = 50
-"""From about here the coverage of intervals for segmentation metrics was shown to be reliable (arXiv 2601.17103)."""
+"""Subjects from about which intervals for segmentation metrics have reliable coverage, as arXiv 2601.17103 shows."""
 
 TAILS = (0.05, 0.1)
 """Which part of the cases counts as the bad end, see :class:`Tail`."""
@@ -65,7 +65,7 @@ class Comparison:
     mean_baseline: float
     mean_difference: float
     ci_low: float
-    """Of the mean difference, over seeds and subjects; with one seed over subjects only. See
+    """Low end of the interval of the mean difference, over seeds and subjects; with one seed over subjects only. See
     :mod:`nnunet_ext.evaluation.intervals`."""
     ci_high: float
     smallest_difference: float
@@ -73,7 +73,7 @@ class Comparison:
     p_value: float
     """Wilcoxon signed-rank on the means of the subjects over seeds, two-sided, uncorrected."""
     p_interval: float
-    """Of the interval: 1 − the confidence at which it ends at zero."""
+    """p value of the interval: 1 − the confidence at which it ends at zero."""
     p_corrected: float
     """The larger of both, corrected by Holm over the family given to
     :func:`~nnunet_ext.evaluation.statistics.correct`."""
@@ -86,12 +86,12 @@ class Comparison:
     worse: int
     equal: int
     point: float
-    """What is called a point: a hundredth of Dice, a millimetre."""
+    """Size of a point: a hundredth of Dice, a millimetre."""
     cases_better: int
     """Cases that are better by more than a point, seeds averaged."""
     cases_worse: int
     tails: tuple[Tail, ...]
-    """Of the single predictions: every case and seed."""
+    """Tails of the single predictions: every case and seed."""
     per_seed: Mapping[Hashable, float]
     """Mean difference over the subjects, seed by seed."""
     sd_between_subjects: float
@@ -124,7 +124,7 @@ class Comparison:
 
     @property
     def cautions(self) -> tuple[str, ...]:
-        """What a reader must know before the numbers are quoted."""
+        """Cautions to read before the numbers are quoted."""
         found = []
         if self.unit == "case":
             found.append("which cases are one subject is unknown, so every case counts as one: too short if some are")

@@ -24,7 +24,7 @@ from nnunet_ext.findings import some
 from nnunet_ext.processes.parallel import for_every_case
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl", ".png", ".bmp", ".tif", ".tiff")
-"""Of the files that nnU-Net reads."""
+"""Endings of the files that nnU-Net reads."""
 
 
 def evaluate_folders(
@@ -48,13 +48,16 @@ def evaluate_folders(
     """Score every case of ``reference`` with the file of the same name in ``prediction``.
 
     Args:
-        reference, prediction: folders of label maps in any format that nnU-Net reads.
+        reference: folder of label maps in any format that nnU-Net reads.
+        prediction: folder like the reference.
         labels: what is scored; from ``dataset.json`` by default.
-        dataset_json, plans: looked for beside the predictions, then beside the references, by default. The plans only
-            name the reader, and the axis of the slices.
+        dataset_json: looked for beside the predictions, then beside the references, by default.
+        plans: looked for in the same places by default; only name the reader, and the axis of the slices.
         cases: only these; all of ``reference`` by default.
         common: score what is in both folders instead of refusing when they differ.
-        nsd_tolerances_mm, definition, empty: see :func:`nnunet_ext.evaluation.metrics.label_metrics`.
+        nsd_tolerances_mm: see :func:`nnunet_ext.evaluation.metrics.label_metrics`.
+        definition: see there.
+        empty: see there.
         consistency: compare neighbouring slices too, see :mod:`nnunet_ext.evaluation.slice_consistency`.
         interfaces: measure where two labels touch each other too, see :mod:`nnunet_ext.evaluation.interfaces`.
         topology: count components and holes too, see :mod:`nnunet_ext.evaluation.topology`.
@@ -169,7 +172,7 @@ def _beside(given: str | Path | None, name: str, *folders: Path) -> Path | None:
 
 
 def _slice_axis(plans: Mapping[str, Any], file: Path | None, prediction: Path) -> int:
-    """Of the arrays that nnU-Net's reader gives: the axis that the plans put first, along which ``2d`` slices."""
+    """Axis of the arrays of nnU-Net's reader that the plans put first, along which ``2d`` slices."""
     if file is None:
         raise InputError(
             f"There is no plans.json beside {prediction}, which says along which axis nnU-Net slices; give "

@@ -1,4 +1,4 @@
-"""How well the interface between two labels is found: where one touches the other, and nowhere else.
+"""Metrics of the interface between two labels: where one touches the other, and nowhere else.
 
 Dice and the distances between whole surfaces say little about a confused border between neighbours: most of a surface
 borders on the background. Here only the *interface* of two labels counts.
@@ -32,7 +32,7 @@ from nnunet_ext.evaluation.metrics import EmptyRule, Options, Status, label_map,
 from nnunet_ext.evaluation.surfaces import Floats, Mask, Points, Surface, directed_distances, nearest
 
 BAND_MM = 2.0
-"""From the interface of the reference."""
+"""Half the width of the band: how far it reaches from the interface of the reference, in mm."""
 
 DEFINITION = (
     "interface of two labels: the faces between voxels of the one and voxels of the other, weighted by their area (2D: "
@@ -40,7 +40,7 @@ DEFINITION = (
     "tolerance of the other; confusion: of the voxels of both labels that touch the reference's interface or lie "
     f"within {BAND_MM:g} mm of it, the share that is predicted as the other label"
 )
-"""In one sentence, to be quoted next to the numbers."""
+"""The definition in one sentence, to be quoted next to the numbers."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class InterfaceMetrics:
     """
 
     nsd: dict[float, float]
-    """By tolerance in mm."""
+    """NSD by tolerance in mm."""
     hd95_mm: float
     confusion: float
     size_prediction: float
@@ -83,7 +83,8 @@ def interface_metrics(
     """Measure the interface of every pair of classes; see the module.
 
     Args:
-        prediction, reference: arrays or tensors of integers of one shape, 2D or 3D.
+        prediction: array or tensor of integers, 2D or 3D.
+        reference: array or tensor of integers of the same shape.
         spacing_mm: of each axis.
         labels: by name, a label or the labels that form a region; pairs that share a label are left out.
         ignore_label: voxels with this label in the reference count for nothing.
@@ -123,7 +124,7 @@ class _Faces(NamedTuple):
     upper: NDArray[np.integer]
 
     def between(self, one: Sequence[int], other: Sequence[int]) -> _Faces:
-        """Those between two classes."""
+        """Faces between two groups of classes."""
         chosen = np.isin(self.lower, one) & np.isin(self.upper, other)
         chosen |= np.isin(self.lower, other) & np.isin(self.upper, one)
         return _Faces(self.points[chosen], self.areas[chosen], self.lower[chosen], self.upper[chosen])
@@ -173,7 +174,7 @@ def _metrics(
 
 
 def _on_one_lattice(faces: Sequence[_Faces]) -> list[Surface]:
-    """As surfaces on the smallest part of the half lattice that holds all."""
+    """Turn faces into surfaces on the smallest part of the half lattice that holds all."""
     low = np.min([each.points.min(0) for each in faces], axis=0)
     shape = np.max([each.points.max(0) for each in faces], axis=0) - low + 1
     return [_surface(each.points - low, each.areas, shape) for each in faces]

@@ -45,12 +45,12 @@ Array = NDArray[np.floating[Any]]
 SMALLEST_P = 1e-12
 
 POWER = 0.8
-"""How often :attr:`Interval.smallest_difference` would be shown."""
+"""Share of all repetitions in which :attr:`Interval.smallest_difference` would be shown."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Around the mean of paired differences, in their unit."""
+    """Confidence interval around the mean of paired differences, in their unit."""
 
     low: float
     high: float
@@ -88,7 +88,7 @@ def interval(differences: Array, confidence: float = 0.95) -> Interval:
 
 def _p_value(mean: float, errors: list[float], freedom: list[int]) -> float:
     def beyond(p: float) -> float:
-        """How far the interval of confidence 1 − p ends from zero, squared; grows with p."""
+        """Squared distance from zero at which the interval of confidence 1 − p ends; grows with p."""
         return mean**2 - float(np.dot(np.square(stdtrit(freedom, 1 - p / 2)), errors))
 
     if mean == 0 or beyond(1.0) <= 0:

@@ -51,7 +51,7 @@ class CaseMetrics:
     hd95_mm: float
     assd_mm: float
     nsd: dict[float, float]
-    """By tolerance in mm."""
+    """NSD by tolerance in mm."""
     size_prediction: float
     """ml; of a 2D image mm²."""
     size_reference: float
@@ -80,8 +80,9 @@ def surface_metrics(
     """All metrics of one pair of masks.
 
     Args:
-        prediction, reference: arrays or tensors of one shape, 2D or 3D, bool or of 0 and 1; a volume of one
-            slice has the distances of a 2D image.
+        prediction: array or tensor, 2D or 3D, bool or of 0 and 1; a volume of one slice has the distances of a 2D
+            image.
+        reference: the same, of the same shape.
         spacing_mm: of each axis.
         nsd_tolerances_mm: NSD is computed for each.
         definition: of a surface, see :data:`DEFINITIONS`.
@@ -117,10 +118,14 @@ def label_metrics(
     """All metrics of every class of two label maps.
 
     Args:
-        prediction, reference: arrays or tensors of integers of one shape, 2D or 3D.
+        prediction: array or tensor of integers, 2D or 3D.
+        reference: array or tensor of integers of the same shape.
         labels: by name, a label or the labels that form a region; classes may overlap.
         ignore_label: voxels with this label in the reference belong to no class, neither there nor in the prediction.
-        spacing_mm, nsd_tolerances_mm, definition, empty: see :func:`surface_metrics`.
+        spacing_mm: see :func:`surface_metrics`.
+        nsd_tolerances_mm: see there.
+        definition: see there.
+        empty: see there.
 
     Raises:
         InputError: as :func:`surface_metrics`; a class contains the ignore label, or has no label.
@@ -179,7 +184,7 @@ def shown(value: float, digits: int) -> str:
 
 
 class Options(NamedTuple):
-    """What all classes of a pair of images share."""
+    """Settings and sizes that all classes of a pair of images share."""
 
     spacing_mm: tuple[float, ...]
     tolerances_mm: tuple[float, ...]

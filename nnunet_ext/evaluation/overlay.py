@@ -15,7 +15,7 @@ from nnunet_ext.data.reading import Reader
 from nnunet_ext.files import replacing
 
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442", "#d55e00", "#0072b2")
-"""By class; Okabe and Ito's, which colour-blind readers can tell apart."""
+"""Colours by class; Okabe and Ito's, which colour-blind readers can tell apart."""
 
 Choice = Literal["interface", "disagreement"]
 """Which slice is shown: the one with the longest border between structures, or where the predictions differ most."""

@@ -1,4 +1,4 @@
-"""How sure is the ranking of the arms? Ranks by the mean in bootstrap samples (challengeR).
+"""Uncertainty of the ranking of the arms: ranks by the mean in bootstrap samples (challengeR).
 
 Source: Wiesenfarth et al., Scientific Reports 2021.
 """
@@ -24,8 +24,8 @@ def rank_distribution(
     than it looks; the verdicts do not depend on it.
 
     Args:
-        rows, higher_is_better: as in :func:`~nnunet_ext.evaluation.statistics.compare`; only cases that have a value in
-            all arms count.
+        rows: as in :func:`~nnunet_ext.evaluation.statistics.compare`; only cases that have a value in all arms count.
+        higher_is_better: as there.
         resamples: of the bootstrap.
         seed: of the bootstrap; the same seed gives the same numbers.
 

@@ -28,7 +28,7 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Settings:
-    """How every case is scored; see :func:`nnunet_ext.evaluation.metrics.label_metrics`.
+    """Settings by which every case is scored; see :func:`nnunet_ext.evaluation.metrics.label_metrics`.
 
     ``slice_axis``: along which neighbouring slices are compared; None: they are not.
     """
@@ -57,7 +57,7 @@ class Case:
     interfaces: Mapping[Pair, InterfaceMetrics] = field(default_factory=dict)
 
     def mean_dice(self) -> float:
-        """Over the labels that count."""
+        """Mean Dice over the labels that count."""
         return mean(metrics.dice for metrics in self.metrics.values())
 
 
@@ -87,7 +87,7 @@ class Evaluation:
 
     @property
     def unit(self) -> str:
-        """How many there are, and over what the means are taken."""
+        """Say how many cases and subjects there are, and over what the means are taken."""
         count = f"{len(self.cases)} cases"
         if not self.subject_of:
             return f"{count}, the case is the unit"
@@ -142,7 +142,7 @@ class Evaluation:
                 yield {**self._names(case), "labels": _title(pair), **numbers, "status": status}
 
     def means(self) -> dict[str, dict[str, float]]:
-        """Per label the mean over the cases that count, how many they are, and how many masks were empty.
+        """Mean of every label over the cases that count, how many they are, and how many masks were empty.
 
         Where subjects are known, the cases of each are averaged first. The label ``mean`` is the mean of the labels.
         """
@@ -211,7 +211,7 @@ class Evaluation:
         }
 
     def _mean(self, values: Iterable[float]) -> float:
-        """Over subjects, of the values of all cases."""
+        """Mean over subjects of the values of all cases."""
         of_subject: dict[str, list[float]] = {}
         for case, value in zip(self.cases, values, strict=True):
             of_subject.setdefault(self.subject_of.get(case.name, case.name), []).append(value)

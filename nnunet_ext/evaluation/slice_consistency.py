@@ -1,4 +1,4 @@
-"""Do the slices of a segmentation agree with their neighbours as much as those of the reference do?
+"""Consistency of slices: whether those of a segmentation agree with their neighbours as much as the reference's do.
 
 The consistency of a class in a volume is the mean Dice between its masks on neighbouring slices,
 
@@ -25,18 +25,18 @@ DEFINITION = (
     "slices along, without pairs of empty masks; counted where prediction and reference both have such pairs; "
     "difference: that of the prediction minus that of the reference"
 )
-"""To be quoted next to the numbers."""
+"""The definition, to be quoted next to the numbers."""
 
 
 class Consistency(NamedTuple):
-    """Of one class; both NaN unless both exist, so that means of both are over the same cases."""
+    """Consistency of one class; both NaN unless both exist, so that means of both are over the same cases."""
 
     prediction: float
     reference: float
 
     @property
     def difference(self) -> float:
-        """Below 0: the slices of the prediction agree less than those of the reference."""
+        """Prediction minus reference; below 0 the slices of the prediction agree less than those of the reference."""
         return self.prediction - self.reference
 
 
@@ -72,7 +72,8 @@ def slice_consistency(
     """Consistency of every class of two label maps.
 
     Args:
-        prediction, reference: arrays of integers of one shape with three axes.
+        prediction: array of integers with three axes.
+        reference: array of integers of the same shape.
         labels: by name, a label or the labels that form a region.
         axis: along which the slices lie; that of nnU-Net's 2d configuration is ``transpose_forward[0]`` of the plans.
         ignore_label: pixels with this label on one of two neighbouring slices of the reference do not count in this

@@ -1,4 +1,4 @@
-"""Where the surface of a mask is, and how far two surfaces are apart.
+"""Surfaces of masks, and how far two surfaces are apart.
 
 Two definitions of a surface. Outside of the image is no mask, so one that touches the border has a surface there.
 
@@ -33,11 +33,11 @@ Floats = NDArray[np.float64]
 Points = NDArray[np.intp]
 
 VOXELS_PER_QUERY = 10
-"""What a query of the k-d tree costs, in voxels of a distance transform; noise has too many elements for the tree."""
+"""Cost of a query of the k-d tree, in voxels of a distance transform; noise has too many elements for the tree."""
 
 
 class DirectedDistances(NamedTuple):
-    """From the elements of one surface to the nearest element of the other."""
+    """Distances from the elements of one surface to the nearest element of the other."""
 
     shared: float
     """Weight of the elements that lie on both surfaces: their distance is 0."""
@@ -69,7 +69,8 @@ def surface_distances(
     """Distances from the surface of ``a`` to that of ``b``, and from ``b`` to ``a``.
 
     Args:
-        a, b: bool masks of one shape, 2D or 3D, neither empty.
+        a: bool mask, 2D or 3D, not empty.
+        b: bool mask of the same shape, not empty.
         spacing_mm: of their axes.
         definition: of a surface; see the module.
     """
@@ -93,7 +94,7 @@ def find_surface(mask: Mask, spacing_mm: Sequence[float], definition: Definition
 
 
 def directed_distances(start: Surface, end: Surface, spacing_mm: Sequence[float]) -> DirectedDistances:
-    """From every element of ``start`` to the nearest of ``end``, both on one lattice."""
+    """Measure from every element of ``start`` to the nearest of ``end``, both on one lattice."""
     shared = end.lattice[tuple(start.points.T)]
     distances = nearest(start.points[~shared], end, spacing_mm)
     return DirectedDistances(float(start.weights[shared].sum()), distances, start.weights[~shared])
@@ -141,7 +142,7 @@ def _nearest_far(points: Points, end: Surface, spacing_mm: Sequence[float]) -> F
 
 
 def _length(steps: Points, spacing_mm: Sequence[float]) -> Floats:
-    """In mm, of steps ``(…, D)`` on the lattice."""
+    """Length in mm of steps ``(…, D)`` on the lattice."""
     squares = np.zeros(steps.shape[:-1])
     for axis, mm in enumerate(spacing_mm):
         squares += (steps[..., axis] * mm) ** 2
@@ -165,7 +166,7 @@ def border(mask: Mask) -> Mask:
 
 
 def neighbour_codes(mask: Mask) -> NDArray[np.uint8]:
-    """For every corner between voxels, which of its 2^D voxels are set, as bits; one shorter than ``mask`` per axis.
+    """Bits of every corner between voxels: which of its 2^D voxels are set; one shorter than ``mask`` per axis.
 
     The voxel at offset ``(i, j, k)`` in {0, 1}³ is bit ``4i + 2j + k`` (2D: ``2i + j``).
     """
@@ -227,7 +228,7 @@ def _is_edge(corner: NDArray[np.intp], other: NDArray[np.intp]) -> bool:
 
 
 def _midpoints(corners: NDArray[np.intp], part: set[int]) -> list[Floats]:
-    """Of the edges that leave ``part``, in the order in which the surface passes them: from face to face."""
+    """Midpoints of the edges that leave ``part``, in the order in which the surface passes them: from face to face."""
     outside = set(range(len(corners))) - part
     left = [(corners[i] + corners[j]) / 2 for i in part for j in outside if _is_edge(corners[i], corners[j])]
     path = [left.pop()]
@@ -238,7 +239,7 @@ def _midpoints(corners: NDArray[np.intp], part: set[int]) -> list[Floats]:
 
 
 def _area_vectors(polygon: list[Floats]) -> list[Floats]:
-    """Of the triangles with the largest total area that the polygon can be divided into; 2D: of the line."""
+    """Area vectors of the triangles of largest total area that the polygon can be divided into; 2D: of the line."""
     if len(polygon[0]) == 2:
         along = polygon[1] - polygon[0]
         return [np.array([along[1], -along[0]])]

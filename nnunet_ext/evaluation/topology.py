@@ -31,7 +31,7 @@ DEFINITION = (
     "Betti errors: the absolute difference in the number of components (0), of holes of a 2D or loops of a 3D mask "
     "(1), and of cavities of a 3D mask (2); voxels of a mask that share a corner are connected; an empty mask has none"
 )
-"""In one sentence, to be quoted next to the numbers."""
+"""The definition in one sentence, to be quoted next to the numbers."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def label_topology(
     """Count components and holes of every class of two label maps.
 
     Args:
-        prediction, reference: arrays or tensors of integers of one shape, 2D or 3D.
+        prediction: array or tensor of integers, 2D or 3D.
+        reference: array or tensor of integers of the same shape.
         labels: by name, a label or the labels that form a region.
         ignore_label: voxels with this label in the reference lie outside of both masks.
         empty: with ``diagonal``, two empty masks are not counted (NaN); with ``zero`` they are an error of 0.

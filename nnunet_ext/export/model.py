@@ -21,7 +21,7 @@ from nnunet_ext.nnunet.models import folds_with, usual_folds
 from nnunet_ext.nnunet.untrusted import load_untrusted
 
 NEEDED = ("network_weights", "trainer_name", "init_args")
-"""Of a checkpoint, to predict with it."""
+"""Entries of a checkpoint that predicting with it needs."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Is the network that inference needs the one that nnU-Net planned?
+"""Decides whether the network that inference needs is the one that nnU-Net planned.
 
 Nobody keeps a list. The network of the trainer's class is built as for inference, beside that of ``nnUNetTrainer``. It
 is the planned one if it holds all tensors of the planned one, under their names and with their shapes, and if both

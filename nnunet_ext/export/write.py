@@ -32,7 +32,7 @@ from nnunet_ext.nnunet.plans import without_extension
 from nnunet_ext.version import __version__
 
 RECORD = "export.json"
-"""In an exported model: what it is and what it needs. Only folders that hold one are replaced."""
+"""File in an exported model that says what it is and what it needs. Only folders that hold one are replaced."""
 
 STOCK_DESCRIPTION = (
     "channel_names",
@@ -57,7 +57,7 @@ OF_CASES = ("dataset", "annotated_labels", "pseudo_labels")
 """Keys of ``dataset.json`` that name cases or their files; nothing of them is needed for inference."""
 
 BESIDE = "landmark_thresholds.json"
-"""In a fold whose network predicts landmarks: below which confidence they are absent."""
+"""File in a fold whose network predicts landmarks, with the confidence below which they are absent."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class State:
     shown: tuple[Packed, ...] | None = None
 
     def with_drawn(self, pixels: NDArray, label: int, weight: float, supersedes: bool) -> State:
-        """After a prompt that no prediction knows yet; see :func:`nnunet_ext.interactive.marks.marks_of`."""
+        """State after a prompt that no prediction knows yet; see :func:`nnunet_ext.interactive.marks.marks_of`."""
         return replace(self, marks=with_newer(self.marks, marks_of(pixels, label, weight, self.round, supersedes)))
 
 
@@ -56,7 +56,8 @@ class Correction:
     Args:
         case: the image.
         network: in evaluation, on its device.
-        propagates, early_stop: see :class:`nnunet_ext.interactive.propagation.Propagation`.
+        propagates: see :class:`nnunet_ext.interactive.propagation.Propagation`.
+        early_stop: see there.
         cache_bytes: for features.
         threads: of PyTorch during predictions; None: as it is.
     """

@@ -46,7 +46,7 @@ METRICS: tuple[Metric, ...] = get_args(Metric)
 
 
 class Click(NamedTuple):
-    """What a simulated user does: a voxel ``(z, y, x)``, the value of its label, and the pixels of the wrong region."""
+    """Click of a simulated user: a voxel ``(z, y, x)``, the value of its label, and the pixels of the wrong region."""
 
     voxel: tuple[int, int, int]
     label: int
@@ -61,10 +61,11 @@ def next_click(
     ignore: int | None = None,
     earlier: Sequence[Click] = (),
 ) -> Click | None:
-    """Where the largest region is wrong; None if nothing is.
+    """Return a click into the largest region that is wrong; None if nothing is.
 
     Args:
-        prediction, reference: label maps, ``(z, y, x)``.
+        prediction: label map, ``(z, y, x)``.
+        reference: label map of the same shape.
         spacing_mm: of their axes.
         slice_axis: across which slices lie.
         ignore: label of the reference that is nowhere wrong.
@@ -116,7 +117,7 @@ class Moment:
     seconds: float
 
     def score(self, metric: Metric, name: str | None = None) -> float:
-        """Of a label; by default the mean over the labels that count."""
+        """Score of a label; by default the mean over the labels that count."""
         chosen = self.metrics.values() if name is None else [self.metrics[name]]
         return mean(m.dice if metric == "dice" else next(iter(m.nsd.values())) for m in chosen)
 
@@ -141,11 +142,11 @@ class Clicked:
     moments: tuple[Moment, ...]
 
     def at(self, clicks: int) -> Moment:
-        """After so many clicks; the last moment if no more were needed."""
+        """Moment after so many clicks; the last one if no more were needed."""
         return self.moments[min(clicks, len(self.moments) - 1)]
 
     def clicks_to(self, dice: float) -> int | None:
-        """How many clicks it takes until the mean Dice is so high; None if it never is."""
+        """Number of clicks until the mean Dice is so high; None if it never is."""
         return next((moment.clicks for moment in self.moments if moment.dice >= dice), None)
 
 
@@ -175,7 +176,7 @@ class ClickEvaluation:
 
     @property
     def ways(self) -> list[bool]:
-        """With propagation, without, or both."""
+        """The ways that were evaluated: with propagation (True), without, or both."""
         return sorted({case.propagation for case in self.cases}, reverse=True)
 
     @property
@@ -386,7 +387,7 @@ def _click_through(session: S2VSession, truth: Volume, about: ClickEvaluation) -
 def _files(
     images: Path, references: Path, description: Mapping[str, Any], cases: Sequence[str] | None
 ) -> dict[str, tuple[list[Path], Path]]:
-    """By case its channels and its reference."""
+    """Channels and reference of every case."""
     if not references.is_dir():
         raise InputError(f"The reference folder {references} does not exist.")
     ending = description["file_ending"]
@@ -407,5 +408,5 @@ def _word(propagation: bool) -> str:
 
 
 def _number(value: float) -> float | None:
-    """For JSON, which has no NaN."""
+    """Round for JSON, which has no NaN: None instead."""
     return None if math.isnan(value) else round(value, 4)

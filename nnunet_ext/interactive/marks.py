@@ -26,7 +26,7 @@ SUPERSEDED_WITHIN = 3.0
 """Pixels of the network's grid."""
 
 MAX_PIXELS = 4096
-"""Of a mark; larger ones are thinned evenly, which changes the mean of their features by next to nothing."""
+"""Most pixels of a mark; larger ones are thinned evenly, which hardly changes the mean of their features."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +95,8 @@ def prompts_in(
 
     Args:
         marks: of one slice.
-        rows, columns: of the tile.
+        rows: of the tile.
+        columns: of the tile.
         oldest: age at which marks stop to age.
         device: of the result.
 

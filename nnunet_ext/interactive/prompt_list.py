@@ -41,7 +41,7 @@ from nnunet_ext.interactive.session import S2VSession
 AXES = ("zyx", "xyz")
 
 Number = Annotated[float, Field(ge=-(2**31), le=2**31)]
-"""In voxels, which no image has more of along an axis; without NaN, which no range holds."""
+"""Number of voxels, of which no image has more along an axis; without NaN, which no range holds."""
 
 Position = Annotated[list[Number], Field(min_length=3, max_length=3)]
 Range = Annotated[list[Number], Field(min_length=2, max_length=2)]
@@ -95,7 +95,7 @@ KEYS: dict[str, dict[str, str | None]] = {
     for entry in get_args(Entry)
     for kind in get_args(entry.model_fields["type"].annotation)
 }
-"""What a prompt of each type may say, and what is expected there."""
+"""Keys that a prompt of each type may have, and what is expected there."""
 
 ReadMask = Callable[[Path], NDArray]
 """File → label map, ``(z, y, x)``, like the image."""
@@ -119,11 +119,11 @@ class Prompt:
 
     @property
     def waits(self) -> bool:
-        """Whether it waits for the next prompt, instead of being segmented."""
+        """Say whether it waits for the next prompt, instead of being segmented."""
         return bool(self.content.get("wait"))
 
     def apply(self, session: S2VSession) -> Box | None:
-        """Do it.
+        """Give the prompt to a session.
 
         Returns:
             Where the label map has changed; None if nowhere.

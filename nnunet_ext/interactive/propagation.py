@@ -68,7 +68,7 @@ class Step(NamedTuple):
 
 
 Chain = tuple[Step | None, ...]
-"""By slice; None where there is no image."""
+"""Steps by slice; None where there is no image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,8 @@ class TileState:
     """State of a tile.
 
     Attributes:
-        up, down: the chains.
+        up: the upward chain.
+        down: the downward chain.
         share: by slice, of the upward chain in the result; the downward one has the rest.
     """
 

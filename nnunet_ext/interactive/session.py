@@ -43,11 +43,12 @@ BOX_WEIGHT = 0.5
 
 
 class S2VSession:
-    """See the module's docstring.
+    """Interactive session for one image at a time; see the module's docstring.
 
     Args:
         device: where the network runs; by default a GPU if there is one.
-        use_torch_compile, do_autozoom: of nnInteractive; without effect.
+        use_torch_compile: nnInteractive's; without effect.
+        do_autozoom: nnInteractive's; without effect.
         verbose: print what changed.
         torch_n_threads: of PyTorch on the CPU, during predictions; by default as many as it has.
         propagation: False: a prompt changes its own slice only; for comparison.
@@ -291,7 +292,10 @@ class S2VSession:
         Args:
             scribble_image: mask like the image, or like ``interaction_bbox``.
             interaction_bbox: half-open ranges of voxels, where the mask is.
-            include_interaction, run_prediction, label, override_capability_checks: as for a point.
+            include_interaction: as for a point.
+            run_prediction: as for a point.
+            label: as for a point.
+            override_capability_checks: as for a point.
 
         Returns:
             As for a point.
@@ -318,7 +322,10 @@ class S2VSession:
         Args:
             lasso_image: mask like the image, or like ``interaction_bbox``.
             interaction_bbox: half-open ranges of voxels, where the mask is.
-            include_interaction, run_prediction, label, override_capability_checks: as for a point.
+            include_interaction: as for a point.
+            run_prediction: as for a point.
+            label: as for a point.
+            override_capability_checks: as for a point.
 
         Returns:
             As for a point.
@@ -343,7 +350,10 @@ class S2VSession:
 
         Args:
             bbox_coords: ``[[z0, z1], [y0, y1], [x0, x1]]``, half-open; one of the ranges holds one voxel.
-            include_interaction, run_prediction, label, override_capability_checks: as for a point.
+            include_interaction: as for a point.
+            run_prediction: as for a point.
+            label: as for a point.
+            override_capability_checks: as for a point.
 
         Returns:
             As for a point.

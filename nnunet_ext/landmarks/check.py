@@ -54,7 +54,8 @@ class Distance:
 
     Attributes:
         case: in whose label map it was measured.
-        landmark, organ: names.
+        landmark: name.
+        organ: name.
         mm: negative inside.
         across: the median, without sign, of the landmarks of other cases, whose images were laid centre on centre.
     """

@@ -26,7 +26,7 @@ PRIOR_VOXELS, GAP_VOXELS = 8, 2
 so beyond the prior teaches nothing or the wrong thing; a person and a label map differ by less than two voxels."""
 
 BETTER = 3
-"""How many times better the other coordinate system must fit: anatomy varies by less."""
+"""Factor by which the other coordinate system must fit better: anatomy varies by less."""
 
 SAME_PLACE_MM = 0.01
 """Two landmarks closer than this are one point with two names: nobody clicks so precisely."""
@@ -43,7 +43,8 @@ class PlacedLandmarks:
         states: ``(K,)``.
         points_mm: ``(K, 3)``, LPS; nan unless present.
         centre_mm: ``(3,)``, of the image.
-        geometry, shape: of the image, ``(z, y, x)``.
+        geometry: of the image.
+        shape: of the image, ``(z, y, x)``.
     """
 
     states: NDArray[np.int8]
@@ -61,7 +62,8 @@ class PlacedLandmarks:
         Args:
             landmarks: of the case.
             names: those that are declared.
-            geometry, shape: of its image.
+            geometry: of its image.
+            shape: of its image.
         """
         points_mm, states = as_arrays(landmarks, names)
         centre = geometry.to_mm((np.asarray(shape) - 1) / 2)
@@ -112,11 +114,12 @@ def places(case: str, placed: PlacedLandmarks, names: Sequence[str]) -> Iterator
 
 
 def flipped_fits(case: str, distances_mm: Floats, flipped_mm: Floats, voxel_mm: float) -> Iterator[Finding]:
-    """Whether landmarks lie on their organs when RAS and LPS are exchanged, and only then.
+    """Find landmarks that lie on their organs when RAS and LPS are exchanged, and only then.
 
     Args:
         case: name.
-        distances_mm, flipped_mm: ``(N,)``, to the surfaces of the organs of the case, as it is and exchanged.
+        distances_mm: ``(N,)``, to the surfaces of the organs of the case.
+        flipped_mm: ``(N,)``, the same with RAS and LPS exchanged.
         voxel_mm: the finest spacing.
     """
     ours, theirs = np.median(np.abs(distances_mm)), np.median(np.abs(flipped_mm))
@@ -220,10 +223,11 @@ def unusual_places(all_placed: Mapping[str, PlacedLandmarks]) -> Iterator[Findin
 
 
 def prior(landmark: str, organ: str, distances_mm: Floats, voxel_mm: float, *, measured: bool) -> Iterator[Finding]:
-    """Whether a landmark lies on the surface of an organ.
+    """Check that a landmark lies on the surface of an organ.
 
     Args:
-        landmark, organ: names.
+        landmark: name.
+        organ: name.
         distances_mm: ``(N,)``.
         voxel_mm: the finest spacing.
         measured: in cases with both; otherwise across cases, which blurs by as much as anatomy varies.
@@ -242,7 +246,8 @@ def far_from_organ(landmark: str, organ: str, distances_mm: Mapping[str, float],
     """Single cases in which a landmark is far from an organ on whose surface it usually lies.
 
     Args:
-        landmark, organ: names.
+        landmark: name.
+        organ: name.
         distances_mm: by case.
         voxel_mm: the finest spacing.
     """

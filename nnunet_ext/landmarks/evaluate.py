@@ -54,7 +54,8 @@ class ScoredLandmark:
     """One landmark of one case.
 
     Attributes:
-        case, landmark: names.
+        case: name.
+        landmark: name.
         outcome: see the module.
         error_mm: nan unless found.
         confidence: of the prediction; nan if it has none.
@@ -76,10 +77,17 @@ class Summary:
     """Numbers of some landmarks; distances in mm, nan where nothing counts.
 
     Attributes:
-        mre, sd, median, maximum: of the radial errors.
+        mre: mean of the radial errors.
+        sd: of the radial errors.
+        median: of the radial errors.
+        maximum: of the radial errors.
         sdr: by radius, from 0 to 1.
-        surface, reference_surface: mean distance from the surfaces of their organs.
-        found, missed, false, rejected: how many.
+        surface: mean distance of the predictions from the surfaces of their organs.
+        reference_surface: the same for the references.
+        found: how many.
+        missed: how many.
+        false: how many.
+        rejected: how many.
     """
 
     mre: float
@@ -195,7 +203,8 @@ def evaluate(
     """Score every case of ``references``.
 
     Args:
-        references, predictions: folders of files of landmarks, or one table of all cases.
+        references: folder of files of landmarks, or one table of all cases.
+        predictions: folder or table like the references.
         labels: folder of label maps, of the references or predicted; distances from the surfaces of organs are measured
             in them.
         dataset_json: that declares the landmarks; looked for up to two folders above references and predictions by
@@ -261,7 +270,8 @@ def surface_distances(
     Args:
         case: name.
         label_file: its label map.
-        reference, prediction: its landmarks.
+        reference: its landmarks.
+        prediction: its landmarks as predicted.
         declaration: which organs they lie on.
         organs: the labels of the data set.
         reader_name: of nnU-Net's reader.

@@ -81,7 +81,8 @@ class HeatmapLoss(nn.Module):
         self.hardest = hardest
 
     def forward(self, logits: Tensor, points: Tensor, states: Tensor) -> Tensor:
-        """
+        """Compute the loss of a batch.
+
         Args:
             logits: ``(B, K, *spatial)``.
             points: ``(B, K, dim)``, voxels.
@@ -118,7 +119,7 @@ class PaperHeatmapLoss(nn.Module):
         self.sigma = tuple(sigma)
 
     def forward(self, outputs: Tensor, points: Tensor, states: Tensor) -> Tensor:
-        """As :meth:`HeatmapLoss.forward`, on outputs in units of 1/255."""
+        """Compute :meth:`HeatmapLoss.forward` on outputs in units of 1/255."""
         return _mean_over_known(outputs, points, states, self.sigma, self._channel)
 
     def _channel(self, output: Tensor, target: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which flips of an image keep its landmarks right, and which landmarks change places in them.
+"""Flips of an image that keep its landmarks right, and the landmarks that change places in them.
 
 A network tells left from right by the side of the image, so after a flip along the left-right axis the landmark on the
 left has to be called left again: the landmarks of each of ``mirror_pairs`` change places. Which axis of the array that

@@ -25,7 +25,7 @@ class State(IntEnum):
     """Knowledge about a landmark in a case; the numbers are those of arrays (int8)."""
 
     UNKNOWN = -1
-    """Nobody looked: no loss, no score."""
+    """Not annotated, nobody looked: no loss, no score."""
     ABSENT = 0
     """It is not in the image: a prediction there is false."""
     PRESENT = 1

@@ -110,7 +110,7 @@ class LandmarkPredictor(nnUNetPredictor):
         checkpoint_name: str = "checkpoint_final.pth",
         threshold: float | None = None,
     ) -> None:
-        """As nnU-Net's; ``threshold`` for all landmarks instead of those that the validation of the folds found.
+        """Load a model; ``threshold`` for all landmarks instead of those that the validation of the folds found.
 
         Raises:
             InputError: the model predicts no landmarks.

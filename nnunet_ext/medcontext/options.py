@@ -15,8 +15,8 @@ from nnunet_ext.medcontext.teacher import ema_momentum
 from nnunet_ext.nnunet.options import STRICT, MethodOptions
 
 Target = Literal["teacher", "self"]
-"""Whose logits on the whole patch the masked one is compared with: the moving average's, or the network's own of the
-same step."""
+"""Source of the logits on the whole patch with which the masked one is compared: the moving average, or the network
+itself, in the same step."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

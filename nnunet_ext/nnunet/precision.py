@@ -43,7 +43,7 @@ class Precision:
         self.bfloat16 = device.type == "cpu" and settings.get("cpu") == "bfloat16"
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """For one forward pass with its losses. On a GPU it is nnU-Net's own."""
+        """Autocast for one forward pass with its losses. On a GPU it is nnU-Net's own."""
         if self.bfloat16:
             return autocast("cpu", dtype=torch.bfloat16)
         # mps and cpu: as nnUNetTrainer.train_step

@@ -24,7 +24,7 @@ _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 @contextmanager
 def written_or_said_why(folder: Path) -> Iterator[None]:
-    """Inside, a disk that is full or must not be written to is an InputError that names ``folder``."""
+    """Context in which a disk that is full or must not be written to is an InputError that names ``folder``."""
     try:
         yield
     except OSError as error:
@@ -43,7 +43,7 @@ def written_or_said_why(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Inside, this process alone trains, validates or scores in ``folder``.
+    """Context in which this process alone trains, validates or scores in ``folder``.
 
     What a killed one left half-written there is removed. Not to be nested: a process that leaves it is out altogether.
 

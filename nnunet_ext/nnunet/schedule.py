@@ -82,7 +82,7 @@ class Schedule:
 
 @contextmanager
 def warmed_up(optimizer: torch.optim.Optimizer, step: int, schedule: Schedule) -> Iterator[None]:
-    """Inside, the learning rate is that of the warm-up; nnU-Net's scheduler sets it once per epoch."""
+    """Context in which the learning rate is that of the warm-up; nnU-Net's scheduler sets it once per epoch."""
     factor = schedule.warmth(step)
     if factor == 1:
         yield

@@ -29,7 +29,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing, require_folder_of
 
 MAX_VALUES = 2**31
-"""Of a preprocessed image, all channels: 8 GiB."""
+"""Values of a preprocessed image at most, all channels: 8 GiB."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -318,7 +318,7 @@ class CommonTrainer(nnUNetTrainer):
         return self.training_data, validation
 
     def _alone(self) -> AbstractContextManager[None]:
-        """Inside, no other process trains or validates this fold."""
+        """Context in which no other process trains or validates this fold."""
         return alone_in(Path(self.output_folder)) if self.local_rank == 0 else nullcontext()
 
     def on_train_epoch_start(self) -> None:

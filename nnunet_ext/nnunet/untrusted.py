@@ -44,7 +44,7 @@ ALLOWED: list[Any] = [
     *{type(dtype) for dtype in _DTYPES},
     encode,
 ]
-"""What may be in a checkpoint beside what ``weights_only=True`` allows: numbers of numpy."""
+"""Contents of a checkpoint that are allowed beside those of ``weights_only=True``: numbers of numpy."""
 
 KINDS: dict[str, tuple[type, str]] = {
     "network_weights": (dict, "a dict"),
@@ -61,7 +61,7 @@ class UntrustedCheckpoint(InputError):
 
 @contextmanager
 def trusting(trust: bool = True) -> Iterator[None]:
-    """Inside, and in processes that are started inside, checkpoints may run code; ``False`` changes nothing."""
+    """Context in which checkpoints may run code, in processes started in it, too; ``False`` changes nothing."""
     before = os.environ.get(TRUST)
     if trust:
         os.environ[TRUST] = "1"

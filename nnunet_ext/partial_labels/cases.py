@@ -1,4 +1,4 @@
-"""Which channels of a network's output were annotated in a case, and nnU-Net's scores without those that were not."""
+"""The channels of a network's output that were annotated in a case, and nnU-Net's scores without the others."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from nnunet_ext.partial_labels.cases import AnnotatedHeads
 from nnunet_ext.partial_labels.loss import PartialLabelsLoss, only_annotated_logits, only_annotated_target
 
 SUMMARY = "summary_annotated.json"
-"""In the folder of the final validation, beside nnU-Net's ``summary.json``."""
+"""File in the folder of the final validation, beside nnU-Net's ``summary.json``."""
 
 
 class PartialLabels(CommonTrainer):
@@ -108,7 +108,7 @@ class PartialLabels(CommonTrainer):
 
     @contextmanager
     def annotated_in(self, batch: dict) -> Iterator[Tensor]:
-        """Inside, the loss knows which heads were annotated: nnU-Net calls it with logits and target alone."""
+        """Context in which the loss knows which heads were annotated: nnU-Net calls it with logits and target alone."""
         self.partial_loss.annotated = self.annotated_heads_of(batch)
         try:
             yield self.partial_loss.annotated
@@ -134,5 +134,5 @@ class nnUNetTrainerPartialLabels(PartialLabels):
 
 
 def _sum_over_processes(tensor: Tensor) -> Tensor:
-    """Over the processes of a distributed training, with nnU-Net's own gradient."""
+    """Sum over the processes of a distributed training, with nnU-Net's own gradient."""
     return AllGatherGrad.apply(tensor).sum(0, dtype=torch.float32)

@@ -103,7 +103,8 @@ def assign_and_update(
 
     Args:
         centers: ``(B, K, dim)``.
-        key, value: ``(B, dim, *spatial)``.
+        key: ``(B, dim, *spatial)``.
+        value: ``(B, dim, *spatial)``.
         temperature: divides the similarities.
         update: add the mean or the sum of the assigned values.
         exclusive: classes (softmax over K) or regions (sigmoid each).
@@ -142,7 +143,10 @@ class ClassClusteringModule(nn.Module):
         channels: C of the encoder feature.
         num_classes: K, classes or regions.
         kernel_size: of the convolutions at this level.
-        dim, heads, mlp_dim, dropout: of the centres and their transformer.
+        dim: of the centres.
+        heads: of their transformer.
+        mlp_dim: of their transformer.
+        dropout: of their transformer.
         temperature: divides the similarities.
         update: ``"mean"`` or ``"sum"``.
         exclusive: classes exclude each other (softmax) or are regions (sigmoid).

@@ -129,7 +129,8 @@ class SemanticDifferenceModule(nn.Module):
         channels: C of skip and guidance.
         kernel_size: of the EID kernels and of the convolution that mixes the product.
         guide_kernel_size: of the convolution on the guidance; None: 1 per axis.
-        init, padding_mode: see :class:`DifferentialConv`.
+        init: see :class:`DifferentialConv`.
+        padding_mode: see there.
     """
 
     def __init__(

@@ -26,9 +26,9 @@ GRACE = 10.0
 """Seconds between asking a process group to end and killing it."""
 
 Progress = Callable[[str], "tuple[float | None, str | None]"]
-"""From one line of output to the fraction of the command that is done and a note beside the bar; ``None``: as before.
+"""Function from a line of output to the fraction of the command that is done and a note beside the bar.
 
-May keep state: it is given every line, in order.
+``None``: as before. May keep state: it is given every line, in order.
 """
 
 
@@ -162,7 +162,7 @@ def end_group(process: subprocess.Popen, *, grace: float = GRACE, hurry: Callabl
 
 @contextmanager
 def signals_noted() -> Iterator[list[int]]:
-    """While inside, signals that mean "stop" are only appended to the list, so that none comes between two lines."""
+    """Context in which signals that mean "stop" are only appended to the list, so that none comes between two lines."""
     received: list[int] = []
     with handled(lambda number, _: received.append(number), "SIGINT", "SIGTERM", "SIGHUP"):
         yield received

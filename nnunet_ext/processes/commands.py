@@ -17,12 +17,12 @@ _CONSOLE_COMMAND = (
 
 
 def console(command: Sequence[str]) -> list[str]:
-    """What to execute for a console command such as ``["nnUNetv2_train", "4", …]`` of this Python environment."""
+    """Return what executes a console command such as ``["nnUNetv2_train", "4", …]`` of this Python environment."""
     return [sys.executable, "-c", _CONSOLE_COMMAND, *command]
 
 
 def continuation(fold: Path) -> str | None:
-    """What ``nnUNetv2_train`` needs to go on in ``fold``, the folder of a fold.
+    """Return the flag that ``nnUNetv2_train`` needs to go on in ``fold``, the folder of a fold.
 
     Returns:
         ``"--val"`` if only the final validation is missing, ``"--c"`` if there is a checkpoint to continue from,

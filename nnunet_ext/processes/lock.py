@@ -31,7 +31,7 @@ def held(path: Path, *, inherited: bool = True) -> Iterator[bool]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds ``path``."""
+    """Say whether some process holds ``path``."""
     if not path.exists():
         return False
     with held(path) as free:

@@ -1,4 +1,4 @@
-"""How much memory this process needed."""
+"""Memory that this process needed."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def end_with_parent() -> None:
 
 @contextmanager
 def group_ends_with_us(leader: int) -> Iterator[None]:
-    """Inside, the process group of ``leader`` is killed if this process is; on Windows it stays.
+    """Context in which the process group of ``leader`` is killed if this process is; on Windows it stays.
 
     A small process of its own does it, which nothing that is sent to our terminal or group reaches.
     """

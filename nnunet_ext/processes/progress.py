@@ -1,4 +1,4 @@
-"""How far nnU-Net's commands are, read from what they print."""
+"""Progress of nnU-Net's commands, read from what they print."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def like_ctrl_c() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP raise :class:`Stopped` in the main thread, as SIGINT raises ``KeyboardInterrupt``."""
+    """Let SIGTERM and SIGHUP raise :class:`Stopped` in the main thread, as SIGINT raises ``KeyboardInterrupt``."""
 
     def stop(number: int, _: FrameType | None) -> None:
         raise Stopped(number)
@@ -35,13 +35,13 @@ def interrupt(number: int) -> KeyboardInterrupt:
 
 
 def exit_code(error: KeyboardInterrupt) -> int:
-    """What shells say of a command that a signal ended: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP."""
+    """Exit code of a command that a signal ended, as shells say it: 130 (Ctrl-C), 143 (SIGTERM), 129 (SIGHUP)."""
     return 128 + (error.number if isinstance(error, Stopped) else signal.SIGINT)
 
 
 @contextmanager
 def handled(handler: Handler, *names: str) -> Iterator[None]:
-    """Inside, ``handler`` is called for these signals; one that is ignored on purpose (nohup) stays ignored.
+    """Context in which ``handler`` is called for these signals; one that is ignored on purpose (nohup) stays ignored.
 
     Nothing happens outside of the main thread, where Python allows no handlers.
     """

@@ -18,7 +18,7 @@ from nnunet_ext.errors import InputError
 
 @contextmanager
 def full_precision(like: Tensor) -> Iterator[None]:
-    """No autocast on the device of this tensor."""
+    """Context without autocast on the device of this tensor."""
     with torch.autocast(like.device.type, enabled=False):
         yield
 

@@ -41,11 +41,11 @@ class Bank:
     filled: tuple[Tensor, ...] = ()
 
     def remember(self, centres: Tensor, filled: Tensor, size: int) -> Bank:
-        """With one slice more, and the last ``size`` slices only."""
+        """Return the bank with one slice more, and the last ``size`` slices only."""
         return Bank((*self.centres, centres)[-size:], (*self.filled, filled)[-size:])
 
     def without(self, samples: Tensor) -> Bank:
-        """Empty for these samples, ``(B,)`` bool."""
+        """Return the bank, empty for these samples, ``(B,)`` bool."""
         return Bank(self.centres, tuple(filled & ~samples for filled in self.filled))
 
 

@@ -20,7 +20,7 @@ from nnunet_ext.errors import InputError
 
 @dataclass(frozen=True)
 class LabelHeads:
-    """Which centre speaks for which label, and which labels make a head.
+    """Assignment of centres to labels, and of labels to heads.
 
     Args:
         num_labels: L, background included, ignore label excluded.

@@ -29,7 +29,7 @@ from nnunet_ext.s2vnet.options import S2VNetOptions
 from nnunet_ext.s2vnet.prompts import PromptedCentres, Prompts
 
 Interact = Callable[[Callable[[Prompts], Tensor]], Prompts]
-"""Who clicks in a training: is given a function from prompts to predicted labels ``(B, T, H, W)``, which it may call,
+"""Simulated user of a training: gets a function from prompts to predicted labels ``(B, T, H, W)``, which it may call,
 and returns the prompts to train with."""
 
 SURE = 10.0

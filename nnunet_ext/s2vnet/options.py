@@ -31,7 +31,7 @@ class S2VNetOptions(MethodOptions):
     heads: Count = 4
     """Heads of both attentions."""
     stages: Count = 3
-    """How many stages below full resolution are clustered, the finest ones, coarse to fine."""
+    """Number of stages below full resolution that are clustered, the finest ones, coarse to fine."""
     layers: Count = 2
     """k-means layers per stage."""
     embedding: Count = 64
@@ -41,7 +41,7 @@ class S2VNetOptions(MethodOptions):
     background_centres: Count = 1
     """Centres of the background."""
     aggregation: Aggregation = "attention"
-    """How the centres of earlier slices become those of the next."""
+    """Way in which the centres of earlier slices become those of the next."""
     bank: Count = 8
     """m: how many earlier slices are remembered."""
     state_dropout: Share = 0.1

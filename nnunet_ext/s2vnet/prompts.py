@@ -46,7 +46,7 @@ class Prompts:
 
     @classmethod
     def none(cls, batch: int, device: torch.device | str = "cpu") -> Prompts:
-        """No prompt, for so many samples."""
+        """Return no prompt, for so many samples."""
         empty = torch.zeros(batch, 1, device=device)
         return cls(torch.zeros(batch, 1, 3, device=device), empty.long(), empty, empty)
 
@@ -78,17 +78,17 @@ class Prompts:
         return cls(position, label * one.long(), one * weight / len(pixels), 0 * one)
 
     def joined(self, newer: Prompts) -> Prompts:
-        """These, one round older, and the newer ones."""
+        """Join these prompts, one round older, with newer ones."""
         mine = replace(self, age=self.age + 1)
         names = ("position", "label", "weight", "age")
         return Prompts(*(torch.cat((getattr(mine, name), getattr(newer, name)), 1) for name in names))
 
     def where(self, condition: Tensor) -> Prompts:
-        """Only those for which ``condition`` holds, which broadcasts to ``(B, P)``; the others become padding."""
+        """Keep the prompts for which ``condition`` holds, which broadcasts to ``(B, P)``; the others become padding."""
         return replace(self, weight=self.weight * condition)
 
     def on_slice(self, index: int) -> Prompts:
-        """Only those on one slice."""
+        """Keep the prompts on one slice."""
         return self.where(self.position[..., 0] == index)
 
 

@@ -92,7 +92,8 @@ def against_dense(
 
     Args:
         case: name.
-        scribbles, dense: label maps of the same shape.
+        scribbles: label map.
+        dense: label map of the same shape.
         spacing_mm: of their axes.
         classes: names by label value.
         ignore: value of voxels that do not count, in both.

@@ -46,7 +46,7 @@ class CaseCounts:
 
 @dataclass(frozen=True)
 class Generated:
-    """What :func:`generate_dataset` wrote."""
+    """Result of :func:`generate_dataset`, which it wrote."""
 
     folder: Path
     options: Options
@@ -81,7 +81,7 @@ class Generated:
         return {"all": share(list(self.classes)), **{name: share([value]) for value, name in self.classes.items()}}
 
     def report(self) -> str:
-        """What to print: how much is annotated, and the commands to type next."""
+        """Return the text to print: how much is annotated, and the commands to type next."""
         fractions = self.statistics()["annotated_fraction"]
         width = max(map(len, fractions))
         lines = ["annotated voxels"]

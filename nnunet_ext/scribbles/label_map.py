@@ -20,7 +20,7 @@ from nnunet_ext.scribbles.strokes import MODES, Components, scribble_class
 
 @dataclass(frozen=True)
 class Options:
-    """How scribbles are drawn.
+    """Options by which scribbles are drawn.
 
     Attributes:
         mode: a key of :data:`nnunet_ext.scribbles.strokes.MODES`.
@@ -104,7 +104,7 @@ def slices_of(array: NDArray, axis: int) -> NDArray:
 
 
 def slices_with(mask: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
-    """For every slice along ``axis`` whether it has a voxel of the mask."""
+    """Find the slices along ``axis`` that have a voxel of the mask, one boolean per slice."""
     return np.asarray(slices_of(mask, axis).any((1, 2)))
 
 

@@ -16,7 +16,7 @@ from nnunet_ext.scribbles.label_map import slice_axis, slices_of
 
 BACKGROUND = "#ffffff"
 FOREGROUND_ALPHA, FILLED_ALPHA = 1.0, 0.45
-"""How opaque classes are: scribbles hide what is below them, dense labels let it through."""
+"""Opacity of classes: scribbles hide what is below them, dense labels let it through."""
 
 FILLED = 0.25
 """Share of labelled voxels from which a label map is drawn as areas: then without the background, which would hide

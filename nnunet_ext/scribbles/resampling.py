@@ -1,4 +1,4 @@
-"""Which labels are left after nnU-Net has resampled a label map, with nnU-Net's own function.
+"""Labels that are left after nnU-Net has resampled a label map, with nnU-Net's own function.
 
 nnU-Net also crops images to what is not zero before; that shifts the grid by less than a voxel and is left out here.
 """
@@ -26,7 +26,8 @@ class Grid:
         name: for messages, such as ``3d_fullres``.
         spacing_mm: of the transposed axes; two numbers: slices stay where they are.
         transpose: order of the axes, as in the plans.
-        function, options: nnU-Net's resampling function and its arguments; its defaults for new plans.
+        function: nnU-Net's resampling function; by default that of new plans.
+        options: its arguments; by default those of new plans.
     """
 
     name: str

@@ -34,7 +34,7 @@ TRIES = 5
 
 CONTROL_POINTS = 4
 KNOTS = (0, 0, 0, 0.5, 1, 1, 1)
-"""Of a spline of degree 2 that begins at the first of four control points and ends at the last."""
+"""Knots of a spline of degree 2 that begins at the first of four control points and ends at the last."""
 
 BORDER_SHARE = (0.07, 0.15)
 """Length of a border stroke as a share of the contour; ScribbleBench's."""
@@ -160,7 +160,7 @@ MODES: dict[str, tuple[Stroke, ...]] = {
     "skeleton": (skeleton,),
     "line": (line,),
 }
-"""What ``--mode`` chooses from; the first is the default."""
+"""Modes that ``--mode`` chooses from; the first is the default."""
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------

@@ -14,10 +14,12 @@ from nnunet_ext.files import read_json
 
 @dataclass(frozen=True)
 class Cases:
-    """Attributes:
-    dataset: full name, such as ``Dataset004_Hippocampus``.
-    names: of the training cases, in alphabetical order.
-    folder: of the preprocessed data set, where nnU-Net looks for ``splits_final.json``; None if there is none yet.
+    """Training cases of a data set.
+
+    Attributes:
+        dataset: full name, such as ``Dataset004_Hippocampus``.
+        names: of the training cases, in alphabetical order.
+        folder: of the preprocessed data set, where nnU-Net looks for ``splits_final.json``; None if there is none yet.
     """
 
     dataset: str

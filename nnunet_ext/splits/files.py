@@ -30,12 +30,12 @@ from nnunet_ext.splits.subjects import Grouping
 from nnunet_ext.version import __version__
 
 NAME = "splits_final.json"
-"""Where nnU-Net looks, in the preprocessed data set."""
+"""Name under which nnU-Net looks for folds, in the preprocessed data set."""
 
 
 @dataclass(frozen=True)
 class About:
-    """What is known about a file of folds.
+    """Knowledge about a file of folds.
 
     Attributes:
         grouping: subjects by case.
@@ -74,7 +74,7 @@ def about_file(path: Path) -> Path:
 
 
 def read_about(path: Path) -> About | None:
-    """What is stored beside a file of folds; None if there is nothing.
+    """Read what is stored beside a file of folds; None if there is nothing.
 
     Raises:
         InputError: there is something else.

@@ -1,4 +1,4 @@
-"""Who trains and who validates: folds by subject or by kind, and few-shot subsets. Pure functions of names."""
+"""Folds by subject or by kind, and few-shot subsets: who trains and who validates. Pure functions of names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nnunet_ext.splits.subjects import some
 Shots = int | Literal["all"]
 
 NNUNET_SEED = 12345
-"""Of nnU-Net's own default split."""
+"""Seed of nnU-Net's own default split."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def few_shot(subject_of: Mapping[str, str], base: Fold, shots: Iterable[Shots], 
 
 
 def _first_cases(subject_of: Mapping[str, str]) -> dict[str, str]:
-    """For every case the alphabetically first case of its subject.
+    """Map every case to the alphabetically first case of its subject.
 
     Subjects are sorted by it, so that a pattern and a table that mean the same give the same folds.
     """

@@ -1,4 +1,4 @@
-"""Whether grey values say that cases 2k−1 and 2k (or 2k and 2k+1) are one subject, where names say nothing.
+"""Tells by grey values whether cases 2k−1 and 2k (or 2k and 2k+1) are one subject, where names say nothing.
 
 The scale of MR grey values differs from scan to scan, so two cases cut from one scan, such as the left and the right
 hippocampus, have similar ones. Neighbours may be similar for other reasons, such as a site that contributed a block of
@@ -23,7 +23,7 @@ from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.splits.subjects import numbered
 
 PERCENTILES = (25, 50, 75)
-"""Of the grey values of the first channel."""
+"""Percentiles of the grey values of the first channel."""
 
 LOOKED_AT = 100
 """Cases that are read. On MSD hippocampus the pairs were seen in all of 200 draws of 100 consecutive cases, in 74 %
@@ -33,13 +33,13 @@ FEWEST = 7
 """Neighbours of either kind; with 6 no outcome of the test could be below :data:`P_VALUE`."""
 
 P_VALUE, RATIO = 1e-3, 0.5
-"""How improbable by chance, and how much more similar. On 100 cases of MSD hippocampus p is 1e-6 and the ratio 0.19;
+"""Limits: how improbable by chance, how much more similar. On 100 cases of MSD hippocampus p is 1e-6, the ratio 0.19;
 with one case per subject of the same data no pairs were seen in any of 3000 draws of 30 to 100 cases."""
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """How much the images of cases with neighbouring numbers differ: mean difference of ranks among all cases, 0 to 1.
+    """Difference of images of cases with neighbouring numbers: mean difference of ranks among all cases, 0 to 1.
 
     Attributes:
         odd_even: median over the pairs 2k−1 and 2k.

@@ -1,4 +1,4 @@
-"""Which cases are one subject: said by the user as a pattern, a table or a rule, or told by the names of the cases."""
+"""Subjects of cases: said by the user as a pattern, a table or a rule, or told by the names of the cases."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ are sites or studies rather than subjects (``site1_001``, ``BraTS2021_00012``). 
 
 @dataclass(frozen=True)
 class Grouping:
-    """Which case is of which subject.
+    """Assignment of cases to subjects.
 
     Attributes:
         by: what the user said, such as ``pairs``; or where it was found.
@@ -183,7 +183,7 @@ def _json_table(file: Path) -> dict[str, str]:
 
 
 def _csv_table(file: Path) -> dict[str, str]:
-    """By case its subject; the case of the header, the separator and empty columns are as spreadsheets leave them."""
+    """Subject of every case; the case of the header, the separator and empty columns are as spreadsheets leave them."""
     table: dict[str, str] = {}
     try:
         # spreadsheets write a byte order mark

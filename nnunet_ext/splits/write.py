@@ -19,7 +19,7 @@ from nnunet_ext.splits.subjects import Grouping, group, some, subjects_from_name
 
 @dataclass(frozen=True)
 class WrittenSplits:
-    """What was written where. ``state``: ``new``, ``replaced``, or ``unchanged``."""
+    """Folds that were written, and where. ``state``: ``new``, ``replaced``, or ``unchanged``."""
 
     path: Path
     cases: Cases
@@ -29,7 +29,7 @@ class WrittenSplits:
     state: str
 
     def report(self) -> str:
-        """What to print: which fold is what, the files, and what to type next."""
+        """Return the text to print: which fold is what, the files, and what to type next."""
         rows = table(self.folds, self.grouping)
         shown = ["fold", "seed", "training_subjects", "training_cases", "validation_subjects", "validation_cases"]
         texts = [[name.replace("_", " ") for name in shown]]

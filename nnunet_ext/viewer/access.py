@@ -1,4 +1,4 @@
-"""Who may talk to the server: whoever has the link, from this machine's address, and with requests of sane size.
+"""Access to the server: for whoever has the link, from this machine's address, and with requests of sane size.
 
 A page on any web site can send requests to ``127.0.0.1``, and a rebound DNS name can even read the answers. Therefore
 the address that a browser believes to talk to is checked (``Host``), a request of another site is refused (``Origin``,
@@ -24,7 +24,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LINK_BYTES = 1024
-"""Of a query: a mail program may add its own to the token."""
+"""Bytes of a query at most: a mail program may add its own to the token."""
 
 HEADERS = {
     "content-security-policy": (
@@ -38,11 +38,11 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
-"""Of every answer. NiiVue carries its font as a ``data:`` URL; nothing comes from another site."""
+"""Headers of every answer. NiiVue carries its font as a ``data:`` URL; nothing comes from another site."""
 
 
 class AccessMiddleware:
-    """See the module's docstring.
+    """Middleware that refuses whoever may not talk to the server; see the module's docstring.
 
     Args:
         app: that is protected.

@@ -1,4 +1,4 @@
-"""Who has the session of nnInteractive's server: one client at a time, as long as it gives signs of life."""
+"""Lease of the session of nnInteractive's server: one client has it at a time, as long as it gives signs of life."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Client:
 
 
 class Lease:
-    """See the module's docstring."""
+    """The lease of one session; see the module's docstring."""
 
     def __init__(self) -> None:
         self._client: Client | None = None

@@ -44,7 +44,7 @@ Result = TypeVar("Result")
 PROTOCOL = "2.6.0"
 META, LEASE = "X-Meta", "X-Lease-Token"
 MASK_ITEM_BYTES = 8
-"""Of a voxel of a mask at most."""
+"""Bytes of a voxel of a mask at most."""
 
 
 class RemoteSession:

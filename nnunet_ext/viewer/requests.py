@@ -12,7 +12,7 @@ from nnunet_ext.interactive.prompt_list import Position, Range, shortened
 Model = TypeVar("Model", bound=BaseModel)
 
 JSON_BYTES = 2**20
-"""Of a request without an array."""
+"""Bytes of a request without an array at most."""
 
 
 class _Request(BaseModel):

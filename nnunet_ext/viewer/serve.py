@@ -15,11 +15,11 @@ from nnunet_ext.files import replacing, require_folder_of
 from nnunet_ext.interactive.session import S2VSession
 
 PROMPT_BYTES = 2**20
-"""Of a request of the page: a scribble of some ten thousand positions."""
+"""Bytes of a request of the page at most: a scribble of some ten thousand positions."""
 
 
 ENVELOPE_BYTES = 2**20
-"""Beside the array of an upload: its header, and what compression adds to noise."""
+"""Bytes of an upload beside its array at most: its header, and what compression adds to noise."""
 
 
 def serve(
@@ -44,7 +44,10 @@ def serve(
         out: file that the page's button saves to, with the geometry of the image; without it, the page can only
             download.
         prompts_out: JSON file, written after every prompt; ``nnunet-ext s2v interact`` repeats it.
-        fold, checkpoint, device, options: as for :func:`nnunet_ext.interactive.interact.interact`.
+        fold: as for :func:`nnunet_ext.interactive.interact.interact`.
+        checkpoint: as there.
+        device: as there.
+        options: as there.
         host: address or name of this machine that the page is opened with; others are refused.
         port: 0: any that is free.
         say: is told the link.
@@ -95,8 +98,13 @@ def serve_remote(
     """Serve nnInteractive's remote protocol, for its plug-ins; returns when the server is stopped.
 
     Args:
-        model, fold, checkpoint, device, options: as for :func:`serve`.
-        host, port: to listen on.
+        model: as for :func:`serve`.
+        fold: as there.
+        checkpoint: as there.
+        device: as there.
+        options: as there.
+        host: to listen on.
+        port: to listen on.
         upload_mib: what an image may have, compressed and unpacked.
         say: is told addresses and the key.
 

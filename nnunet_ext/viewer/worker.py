@@ -50,7 +50,7 @@ class Change:
 
 
 class SessionWorker:
-    """See the module's docstring.
+    """Runs every call of a session in one thread; see the module's docstring.
 
     Args:
         session: nobody else may use it from now on.
@@ -109,7 +109,7 @@ class SessionWorker:
         self._thread.submit(work)
 
     async def apply(self, prompt: Any) -> Change:
-        """Do a prompt, an entry of the list.
+        """Give a prompt, an entry of the list, to the session.
 
         Raises:
             InputError: it is wrong, or there is nothing to undo; nothing has changed.

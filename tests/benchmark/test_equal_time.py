@@ -30,7 +30,7 @@ def root(nnunet_folders):
 
 @pytest.fixture
 def measured(monkeypatch):
-    """What was measured, instead of a training."""
+    """Measurements given instead of those of a training."""
     arms = []
 
     def seconds(_spec, _benchmark, arm):

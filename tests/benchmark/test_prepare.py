@@ -1,4 +1,4 @@
-"""What a benchmark finds before it trains: data, plans, splits, trainers; and what it refuses."""
+"""Preparing a benchmark: what it finds before it trains, data, plans, splits, trainers; and what it refuses."""
 
 import dataclasses
 import json

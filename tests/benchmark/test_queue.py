@@ -1,4 +1,4 @@
-"""What a training of a benchmark finds around it: its share of the cores, and on a CPU nothing that is not seeded."""
+"""Surroundings of a training of a benchmark: its share of the cores, and on a CPU nothing that is not seeded."""
 
 import json
 import multiprocessing

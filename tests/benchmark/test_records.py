@@ -1,4 +1,4 @@
-"""What is read from a finished training."""
+"""Records that are read from a finished training."""
 
 import math
 

@@ -50,10 +50,12 @@ VOLUME = np.random.default_rng(0).integers(0, 4, (5, 6, 7)).astype(np.uint8)
 
 @dataclass(frozen=True)
 class Format:
-    """Attributes:
-    ending: with the dot.
-    reader: of nnU-Net.
-    other: reads a file in another way, to the values of a label map in the order of nnU-Net's array.
+    """Format of label maps.
+
+    Attributes:
+        ending: with the dot.
+        reader: of nnU-Net.
+        other: reads a file in another way, to the values of a label map in the order of nnU-Net's array.
     """
 
     ending: str

@@ -29,7 +29,7 @@ def blob(shape: tuple[int, ...], centre: np.ndarray, sigma: tuple[float, ...]) -
 
 
 def centroid(array: np.ndarray) -> np.ndarray:
-    """Of the upper part of a blob, as a continuous index."""
+    """Centre of the upper part of a blob, as a continuous index."""
     weights = np.clip(array - 0.02 * array.max(), 0, None)
     return np.array([(weights * axis).sum() / weights.sum() for axis in np.indices(array.shape)])
 

@@ -173,7 +173,7 @@ def batch_of(trainer: Any, rank: int, step: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the trainers did that are tested; starting processes is what takes time, so they are started once."""
+    """Results of the trainers that are tested; starting processes is what takes time, so they are started once."""
     folder = tmp_path_factory.mktemp("ddp")
     tiny.make_data_folders(folder / "preprocessed")
     here = [item for item in request.session.items if item.path == request.path]

@@ -191,7 +191,7 @@ def test_killed_at_any_moment_a_command_leaves_the_old_or_the_new_and_the_next_s
 
 
 def restore(folder, before):
-    """What was there, and nothing else but what is temporary."""
+    """Put back what was there; nothing else is left but what is temporary."""
     for path, content in contents(folder).items():
         if path not in before:
             (folder / path).unlink()

@@ -32,7 +32,7 @@ def test_every_trainer_of_the_catalogue_represents_others_or_is_represented():
 
 
 def modules(module: nn.Module) -> set[tuple[str, str]]:
-    """What is directly inside of it: names and kinds."""
+    """Names and kinds of what is directly inside of it."""
     return {(name, type(child).__name__) for name, child in module.named_children() if list(child.parameters())}
 
 

@@ -104,7 +104,7 @@ def test_an_interrupted_training_continues_where_it_was(nnunet_folders, make_tra
 
 
 def run(command: str, *arguments: str) -> str:
-    """What a command of nnU-Net or ours prints, which is installed beside this Python, in a process of its own."""
+    """Output of a command of nnU-Net or ours, which is installed beside this Python, in a process of its own."""
     result = subprocess.run(
         [str(Path(sys.executable).parent / command), *arguments], capture_output=True, text=True, env=os.environ
     )

@@ -1,4 +1,4 @@
-"""What is drawn: voxels of lassos, what newer marks leave of older ones, and what the network is told."""
+"""Marks that are drawn: voxels of lassos, what newer marks leave of older ones, and what the network is told."""
 
 import numpy as np
 import pytest

@@ -287,7 +287,7 @@ def test_space_for_features_changes_no_result(space):
 
 
 def test_an_early_stop_changes_nothing_where_nothing_would_change():
-    """Of a network that does not propagate, in which a click changes its slice only."""
+    """A network that does not propagate, so that a click changes its slice only."""
     made, full = (session(LARGE, propagates=False, early_stop=stop) for stop in (True, False))
     steps = []
     for one in (made, full):
@@ -389,7 +389,7 @@ def test_voxels_go_to_the_network_and_back(transpose, shape, resampled, border, 
 
 @pytest.mark.parametrize("transpose", [(0, 1, 2), (1, 2, 0), (2, 0, 1)])
 def test_a_bright_voxel_is_where_its_index_says(transpose):
-    """What the network sees at the pixel of a voxel is that voxel, to half a voxel, whatever preprocessing does."""
+    """The network sees a voxel at its pixel, to half a voxel, whatever preprocessing does."""
     array = np.full((1, 14, 15, 16), 0.01, np.float32)
     array[:, :2] = array[:, :, :1] = array[..., -3:] = 0
     voxel = np.array([9, 6, 7])

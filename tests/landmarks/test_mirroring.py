@@ -17,7 +17,7 @@ ALL = (0, 1, 2)
 
 
 def matrix(direction: np.ndarray, spacing_zyx: tuple[float, ...] = (3.0, 1.0, 2.0)) -> np.ndarray:
-    """Of an image whose header has this direction, as SimpleITK gives it."""
+    """Matrix of an image whose header has this direction, as SimpleITK gives it."""
     properties = {
         "sitk_stuff": {"origin": (1.0, 2.0, 3.0), "direction": tuple(np.ravel(direction))},
         "spacing": list(spacing_zyx),

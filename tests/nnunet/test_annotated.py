@@ -1,4 +1,4 @@
-"""What a training split does not annotate is said before the training."""
+"""Labels that a training split does not annotate are named before the training."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What stands in the way of a training's results is said in one sentence, and the checkpoint before stays."""
+"""One sentence says what stands in the way of a training's results, and the checkpoint before stays."""
 
 import subprocess
 import sys

@@ -18,7 +18,7 @@ from tests import tiny
 
 
 class Call:
-    """What an attacker writes: opening it calls a function."""
+    """Object that an attacker writes: opening it calls a function."""
 
     def __init__(self, function, *arguments):
         self.function, self.arguments = function, arguments

@@ -1,4 +1,4 @@
-"""What dataset.json says, and what follows for the heads of a network and the scores of a validation."""
+"""Declarations of dataset.json, and what follows for the heads of a network and the scores of a validation."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What the cache keeps, and that it is never larger than it may be."""
+"""Cache of features: what it keeps, and that it is never larger than it may be."""
 
 import torch
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""What the mechanisms are for, on volumes of one disc whose class only slice 0, or a click, tells.
+"""Use of the mechanisms, on volumes of one disc whose class only slice 0, or a click, tells.
 
 One network learns both modes in 240 steps on clips of 4 slices, and is tested on 8.
 """
@@ -71,7 +71,7 @@ def test_a_wrong_click_is_obeyed_and_a_newer_one_corrects_it(network):
 
 
 def test_causality(network):
-    """What comes later changes nothing before it, also in a network that has learned to propagate."""
+    """Later slices change nothing before them, also in a network that has learned to propagate."""
     images, _ = discs(4, 8, True, 4)
     for index in (0, 5):
         other = images.clone()

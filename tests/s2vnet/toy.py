@@ -81,7 +81,7 @@ def fit(network: S2VNet, steps: int, batch: Callable[[int], Batch], class_weight
 
 
 def dice(predicted: Tensor, labels: Tensor) -> list[float]:
-    """Of class 1 and of class 2."""
+    """Dice of class 1 and of class 2."""
     scores = []
     for kind in (1, 2):
         a, b = predicted == kind, labels == kind

@@ -73,7 +73,7 @@ def image(model, tmp_path):
 
 @pytest.fixture
 def link(model, image, tmp_path):
-    """Of ``nnunet-ext s2v serve`` in a process of its own."""
+    """Link of ``nnunet-ext s2v serve`` in a process of its own."""
     command = [sys.executable, "-m", "nnunet_ext", "s2v", "serve", "-i", str(image), "-m", str(model[0]), "--port", "0"]
     command += ["-o", str(tmp_path / "saved.nii.gz"), "--prompts-out", str(tmp_path / "prompts.json")]
     command += ["-device", "cpu", "--threads", "1"]

@@ -54,7 +54,7 @@ def remote_of(client):
 
 @pytest.fixture
 def address():
-    """Of a real server."""
+    """Address of a real server."""
     with serving.listening("127.0.0.1", 0) as listener:
         server = uvicorn.Server(uvicorn.Config(protected(), log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -331,7 +331,7 @@ CLICK = {"coordinates": [3, 8, 9], "include_interaction": True}
 
 
 def expected(volume):
-    """What a session gives for the click."""
+    """Mask that a session gives for the click."""
     local = session()
     local.set_image(volume, PROPERTIES)
     box = local.add_point_interaction(CLICK["coordinates"], label=1)
@@ -339,7 +339,7 @@ def expected(volume):
 
 
 def clicked(client, lease):
-    """What a client gets for the click."""
+    """Mask that a client gets for the click."""
     buffer = {"shape": list(SHAPE), "dtype": "uint8"}
     answer = post(client, lease, "set_target_buffer", json=buffer)
     assert answer.status_code == 200, answer.text

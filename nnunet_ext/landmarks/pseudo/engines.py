@@ -82,7 +82,7 @@ def load_engine(name: str, model: str | None = None) -> Engine:
 
 
 def runs_in_parallel(name: str) -> bool:
-    """Whether several processes at once make sense."""
+    """Say whether several processes at once make sense."""
     return ENGINES[name].parallel if name in ENGINES else False
 
 

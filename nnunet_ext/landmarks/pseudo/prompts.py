@@ -29,7 +29,8 @@ class Prompts:
     """Points inside and outside of one organ.
 
     Attributes:
-        foreground_mm, background_mm: ``(N, 3)``, LPS.
+        foreground_mm: ``(N, 3)``, LPS.
+        background_mm: ``(N, 3)``, LPS.
     """
 
     foreground_mm: Floats
@@ -47,7 +48,7 @@ class Prompts:
         return cls(at(BETWEEN), at(BEYOND))
 
     def in_image(self, geometry: Geometry, shape: Sequence[int]) -> Prompts:
-        """Without points outside of an image of shape ``(z, y, x)``."""
+        """Return the prompts without points outside of an image of shape ``(z, y, x)``."""
 
         def kept(points: Floats) -> Floats:
             return points[inside(geometry.to_index(points), shape)]

@@ -61,7 +61,7 @@ class Annotation(Enum):
 
 
 def is_segmented(class_locations: Mapping[Any, Sequence]) -> bool:
-    """Whether anything is labelled in a case, be it background.
+    """Say whether anything is labelled in a case, be it background.
 
     Args:
         class_locations: that nnU-Net stored for the case. With an ignore label in the data set it has a key of −1 and
@@ -72,7 +72,7 @@ def is_segmented(class_locations: Mapping[Any, Sequence]) -> bool:
 
 
 def has_landmarks(states: ArrayLike) -> bool:
-    """Whether anything is known about the landmarks of a case; ``states``: ``(K,)``."""
+    """Say whether anything is known about the landmarks of a case; ``states``: ``(K,)``."""
     return bool((np.asarray(states) != State.UNKNOWN).any())
 
 
@@ -218,7 +218,7 @@ class DatasetWithLandmarks:
         self.reach = np.array([0] * (3 - len(patch_size)) + [size // 4 for size in patch_size])
 
     def load_case(self, identifier: str) -> tuple[Any, Any, Any, dict[str, Any]]:
-        """As nnU-Net's, with voxels near the landmarks as one more class.
+        """Load a case like nnU-Net, with voxels near the landmarks as one more class.
 
         All landmarks are one class: nnU-Net picks the class before the voxel, and many landmarks would crowd out the
         organs. The voxels are up to a quarter of a patch away: if a landmark were always in the middle of its patch, a

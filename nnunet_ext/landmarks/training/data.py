@@ -1,4 +1,4 @@
-"""What a trainer needs to learn from landmarks: its batches hold them, and nothing else changes.
+"""Data for a trainer that learns from landmarks: its batches hold them, and nothing else changes.
 
 ::
 
@@ -38,7 +38,7 @@ from nnunet_ext.nnunet.trainer import CommonTrainer
 from nnunet_ext.splits.files import NAME as SPLITS
 
 SECTION = "landmarks"
-"""Of our settings in the plans."""
+"""Section of our settings in the plans."""
 
 
 class LandmarkData(CommonTrainer):
@@ -63,7 +63,7 @@ class LandmarkData(CommonTrainer):
         return {**super().to_remember(plans, configuration, dataset_json), SECTION: self._settings()}
 
     def _settings(self) -> dict[str, Any]:
-        """What a network and its predictor must know of the landmarks, and cannot see in the weights."""
+        """Settings of the landmarks that a network and its predictor must know, and cannot see in the weights."""
         rule = self.landmark_mirroring
         return {
             "names": list(self.landmark_declaration.names),

@@ -123,7 +123,7 @@ def _seen(voxels: Tensor, states: Tensor, shape: tuple[int, ...]) -> tuple[Tenso
 
 @contextmanager
 def landmark_loaders() -> Iterator[None]:
-    """Inside, ``nnUNetTrainer.get_dataloaders`` builds :class:`LandmarkDataLoader`.
+    """Context in which ``nnUNetTrainer.get_dataloaders`` builds :class:`LandmarkDataLoader`.
 
     nnUNetTrainer.get_dataloaders (2.8.1, line 668) names the class of its loaders as a global of its module, so the
     only way to another class is a copy of its 68 lines, or to exchange this global for the time of the call.

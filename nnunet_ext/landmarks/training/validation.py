@@ -1,4 +1,4 @@
-"""How well landmarks are found: in the patches of every epoch, and in the whole validation cases at the end."""
+"""Validation of landmarks: in the patches of every epoch, and in the whole validation cases at the end."""
 
 from __future__ import annotations
 
