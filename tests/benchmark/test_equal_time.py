@@ -82,7 +82,7 @@ def test_an_arm_that_would_be_another_one_again_is_refused(root, monkeypatch):
     ("changes", "words"),
     [
         ({"trainers": [{**LONGER, "time_of": "nothing"}, "nnUNetTrainerReference"]}, "'nothing'"),
-        ({"trainers": [{**LONGER, "time_of": "equal time"}, "nnUNetTrainerReference"]}, "must be another arm"),
+        ({"trainers": [{**LONGER, "time_of": "equal time"}, "nnUNetTrainerReference"]}, "is no other arm"),
         ({"trainers": [*SPEC["trainers"][:2], {**LONGER, "plans": {"iterations": 3}}]}, "iterations"),
         ({"configurations": ["2d", "3d_fullres"]}, "one data set and one configuration"),
         ({"datasets": [901, 902]}, "one data set and one configuration"),
