@@ -103,20 +103,7 @@ def write_plans(
     """
     folder = dataset_folder(dataset)
     source = folder / f"{base}.json"
-    if not source.is_file():
-        there = ", ".join(sorted(path.stem for path in folder.glob("*Plans*.json"))) or "none"
-        raise InputError(f"There is no plans file {source}; found: {there}. Choose one of them with --plans.")
-    try:
-        plans = json.loads(source.read_text())
-    except ValueError as error:
-        raise InputError(
-            f"{source} is no JSON file ({error}); restore it, or plan again with nnUNetv2_plan_experiment."
-        ) from None
-    if not isinstance(plans, dict) or not isinstance(plans.get("configurations"), dict):
-        raise InputError(
-            f"{source} holds no plans of nnU-Net: it has no configurations; restore it, or plan again with "
-            "nnUNetv2_plan_experiment."
-        )
+    plans = _read_plans(source)
     available = load_presets()
     for preset in presets:
         if preset not in available:
@@ -130,13 +117,7 @@ def write_plans(
         if isinstance(value, int) and value < 1:
             raise InputError(f"--{key.replace('_', '-')} is {value}, but must be at least 1.")
     name = out or "_".join([base, *presets])
-    if name == base:
-        raise InputError(
-            f"The new plans would be called {name} and replace the plans they come from; "
-            "give a --preset or another --name."
-        )
-    if "__" in name or Path(name).name != name:
-        raise InputError(f"--name {name!r} is no plans name: nnU-Net allows neither '/' nor '__' in it.")
+    _require_name(name, base)
 
     changed = {configuration: resolved(plans, configuration) for configuration in chosen}
     fingerprint = _fingerprint(folder) if spacing is not None else {}
@@ -190,6 +171,40 @@ def require_options(options: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _read_plans(source: Path) -> dict[str, Any]:
+    """Read a plans file.
+
+    Raises:
+        InputError: it is not there, or holds something else.
+    """
+    if not source.is_file():
+        there = ", ".join(sorted(path.stem for path in source.parent.glob("*Plans*.json"))) or "none"
+        raise InputError(f"There is no plans file {source}; found: {there}. Choose one of them with --plans.")
+    try:
+        plans = json.loads(source.read_text())
+    except ValueError as error:
+        raise InputError(
+            f"{source} is no JSON file ({error}); restore it, or plan again with nnUNetv2_plan_experiment."
+        ) from None
+    if not isinstance(plans, dict) or not isinstance(plans.get("configurations"), dict):
+        raise InputError(
+            f"{source} holds no plans of nnU-Net: it has no configurations; restore it, or plan again with "
+            "nnUNetv2_plan_experiment."
+        )
+    return plans
+
+
+def _require_name(name: str, base: str) -> None:
+    """Raise InputError unless new plans may have this name beside the plans they come from."""
+    if name == base:
+        raise InputError(
+            f"The new plans would be called {name} and replace the plans they come from; "
+            "give a --preset or another --name."
+        )
+    if "__" in name or Path(name).name != name:
+        raise InputError(f"--name {name!r} is no plans name: nnU-Net allows neither '/' nor '__' in it.")
 
 
 def _apply_preset(settings: dict[str, Any], name: str, preset: Mapping[str, Any]) -> None:

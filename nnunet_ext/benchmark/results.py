@@ -172,17 +172,7 @@ def from_models(
     trainings: list[Training] = []
     frames: list[pd.DataFrame] = []
     definitions: tuple[str, ...] = ()
-    wanted = {
-        folder.parent.name: folds if folds is not None else _validated(folder)
-        for folder in folders
-        if names[folder.name] == chosen
-    }
-    if folds is None and not all(wanted.values()):
-        unfinished = next(folder for folder in folders if names[folder.name] == chosen and not _validated(folder))
-        raise InputError(
-            f"{unfinished}: the baseline has no validated fold yet; wait for nnUNetv2_train to end, or run it again "
-            "with --val if only the validation is missing."
-        )
+    wanted = _folds_of([folder for folder in folders if names[folder.name] == chosen], folds)
     repeats: dict[tuple[str, str], int] = {}
     for folder in folders:
         dataset, arm = folder.parent.name, names[folder.name]
@@ -249,6 +239,16 @@ def _short_names(folders: Sequence[str]) -> dict[str, str]:
     if len({(plans, configuration) for _, plans, configuration in parts.values()}) == 1:
         return {folder: trainer for folder, (trainer, _, _) in parts.items()}
     return {folder: folder for folder in folders}
+
+
+def _folds_of(baselines: Sequence[Path], folds: Sequence[int] | None) -> dict[str, Sequence[int]]:
+    """By data set, the folds to compare: those asked for, or all that the baseline has validated."""
+    if folds is None and (unfinished := [folder for folder in baselines if not _validated(folder)]):
+        raise InputError(
+            f"{unfinished[0]}: the baseline has no validated fold yet; wait for nnUNetv2_train to end, or run it again "
+            "with --val if only the validation is missing."
+        )
+    return {folder.parent.name: _validated(folder) if folds is None else folds for folder in baselines}
 
 
 def _validated(model: Path) -> list[int]:

@@ -137,6 +137,10 @@ def add(commands: Commands) -> None:
     evaluate.add_argument("--common", action="store_true", help="score only the cases that are in both")
     add_processes(evaluate)
     evaluate.add_argument("-o", "--out", metavar="FOLDER", help="default: PREDICTIONS/evaluation")
+    _add_pseudo_label(parts)
+
+
+def _add_pseudo_label(parts: Commands) -> None:
     pseudo = add_command(
         parts,
         "pseudo-label",
