@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from nnunet_ext.catalogue import TRAINERS, resolve
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.outputs import finest_logits
+from nnunet_ext.nnunet.labels import finest_logits
 from tests import tiny
 
 EXAMPLES = 8

@@ -24,8 +24,8 @@ from nnunet_ext.attenscribble.network import AttendedUNet, crf_window
 from nnunet_ext.attenscribble.options import AttenScribbleOptions
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.clean_image import WithCleanImage
+from nnunet_ext.nnunet.labels import finest, finest_logits
 from nnunet_ext.nnunet.options import MethodOptions
-from nnunet_ext.nnunet.outputs import finest, finest_logits
 from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
 from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.trainer import Batch, CommonTrainer

@@ -25,8 +25,8 @@ from nnunet_ext.landmarks.heatmaps import HeatmapLoss, PaperHeatmapLoss, heatmap
 from nnunet_ext.landmarks.points import State
 from nnunet_ext.landmarks.training.data import SECTION
 from nnunet_ext.landmarks.training.validation import LandmarkValidation
+from nnunet_ext.nnunet.labels import finest
 from nnunet_ext.nnunet.options import MethodOptions
-from nnunet_ext.nnunet.outputs import finest
 from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
 from nnunet_ext.nnunet.plans import extension_settings
 from nnunet_ext.nnunet.trainer import SEGMENTATION, Batch

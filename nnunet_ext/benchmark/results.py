@@ -242,7 +242,7 @@ def _short_names(folders: Sequence[str]) -> dict[str, str]:
 
 
 def _folds_of(baselines: Sequence[Path], folds: Sequence[int] | None) -> dict[str, Sequence[int]]:
-    """By data set, the folds to compare: those asked for, or all that the baseline has validated."""
+    """Return the folds to compare by data set: those asked for, or all that the baseline has validated."""
     if folds is None and (unfinished := [folder for folder in baselines if not _validated(folder)]):
         raise InputError(
             f"{unfinished[0]}: the baseline has no validated fold yet; wait for nnUNetv2_train to end, or run it again "

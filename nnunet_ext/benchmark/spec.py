@@ -112,7 +112,7 @@ class PlansRecipe(_Strict):
 
     @property
     def has_schedule(self) -> bool:
-        """Whether it says how long, or with which learning rate, is trained; presets do."""
+        """The recipe says how long, or with which learning rate, is trained; presets do."""
         named = (self.epochs, self.iterations, self.learning_rate, self.momentum, self.warmup_steps)
         return bool(self.presets) or any(value is not None for value in named)
 

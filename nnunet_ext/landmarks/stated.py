@@ -1,4 +1,4 @@
-"""What a file of landmarks states about its numbers: the coordinate system and the unit, under keys that are known.
+"""Statements of a file of landmarks about its numbers: the coordinate system and the unit, under keys that are known.
 
 A key that nobody here knows may turn every position around. So it is refused, instead of being passed over.
 """

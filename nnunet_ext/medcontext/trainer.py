@@ -30,8 +30,8 @@ from nnunet_ext.medcontext.consistency import consistency
 from nnunet_ext.medcontext.masking import Tubes, apply_mask
 from nnunet_ext.medcontext.options import MedContextOptions
 from nnunet_ext.medcontext.teacher import Teacher
+from nnunet_ext.nnunet.labels import finest_logits
 from nnunet_ext.nnunet.options import MethodOptions
-from nnunet_ext.nnunet.outputs import finest_logits
 from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.trainer import Batch, CommonTrainer
 

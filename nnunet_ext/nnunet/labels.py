@@ -8,6 +8,15 @@ regions            ``C = R``, bool, regions may overlap                one per r
 + ignore label     classes: the value ``ignore_label``;                none
                    regions: one more channel, last, True = ignore
 =================  ==================================================  =======================================
+
+Outputs of the networks of this package; extras are whatever a loss term of a method needs:
+
+============================  =====================  ====================================
+network                       deep supervision       none
+============================  =====================  ====================================
+nnU-Net's, and all in eval    list, finest first     ``(B, K, *spatial)``
+with extras, in training      ``(list, extras)``     ``((B, K, *spatial), extras)``
+============================  =====================  ====================================
 """
 
 from __future__ import annotations
@@ -67,3 +76,16 @@ class LabelView:
         if tuple(target.shape[2:]) == tuple(size):
             return target
         return interpolate(target.float(), tuple(size), mode="nearest-exact").to(target.dtype)
+
+
+def finest(pyramid: Tensor | list[Tensor]) -> Tensor:
+    """The first of a list of logits or targets, which is full resolution; a tensor as it is.
+
+    Not ``pyramid[0]``: without deep supervision that is the first *sample* of the batch.
+    """
+    return pyramid[0] if isinstance(pyramid, list) else pyramid
+
+
+def finest_logits(output: Any) -> Tensor:
+    """``(B, K, *spatial)``: the full-resolution logits in what a network returned."""
+    return finest(output[0] if isinstance(output, tuple) else output)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.labels import finest
 from nnunet_ext.nnunet.options import MethodOptions
-from nnunet_ext.nnunet.outputs import finest
 from nnunet_ext.nnunet.plans import extension_settings
 from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.trainer import SEGMENTATION, Batch, CommonTrainer

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
+from nnunet_ext.nnunet.labels import finest
 from nnunet_ext.nnunet.options import MethodOptions
-from nnunet_ext.nnunet.outputs import finest
 from nnunet_ext.nnunet.plans import extension_settings
 from nnunet_ext.nnunet.slice_clips import SliceClips
 from nnunet_ext.nnunet.trainer import SEGMENTATION, Batch

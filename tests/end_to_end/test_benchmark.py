@@ -182,6 +182,7 @@ def test_one_failure_is_reported_and_stops_nobody(root, capsys):
     assert main(["benchmark", "report"]) == 2
 
 
+@pytest.mark.slow
 def test_a_benchmark_brings_its_data_scores_held_out_cases_and_trains_on_what_was_trained(root, monkeypatch, capsys):
     """From raw data to scores, with nothing of the user's preprocessed data touched."""
     raw = root / "raw" / tiny.DATASET

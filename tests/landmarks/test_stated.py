@@ -1,4 +1,4 @@
-"""What files of landmarks say about their numbers, and what spreadsheets and editors change: never another meaning."""
+"""Statements of files of landmarks about their numbers, and what spreadsheets and editors change: never another meaning."""
 
 import json
 

@@ -20,7 +20,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.medcontext.consistency import consistency
 from nnunet_ext.medcontext.masking import apply_mask
 from nnunet_ext.medcontext.trainer import MedContext, nnUNetTrainerMedContext
-from nnunet_ext.nnunet.outputs import finest_logits
+from nnunet_ext.nnunet.labels import finest_logits
 from nnunet_ext.nnunet.pretrained import load_pretrained_weights
 from nnunet_ext.nnunet.trainer import CHECKPOINT_KEY
 from tests import tiny

@@ -15,7 +15,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_ext.catalogue import resolve
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.outputs import finest
+from nnunet_ext.nnunet.labels import finest
 from nnunet_ext.nnunet.slice_clips import WithinSlices, blurs
 from nnunet_ext.nnunet.trainer import SEGMENTATION
 from nnunet_ext.s2vnet.prompts import Prompts

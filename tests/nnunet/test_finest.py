@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nnunet_ext.nnunet.outputs import finest, finest_logits
+from nnunet_ext.nnunet.labels import finest, finest_logits
 
 FINE, COARSE = torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 4, 4)
 
