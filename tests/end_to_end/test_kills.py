@@ -28,12 +28,12 @@ pytestmark = [
 MOMENTS = 50
 
 COMMANDS = {
-    "scribbles generate": "scribbles generate 901 --out 905",
+    "scribbles generate": "scribbles generate 901 --new-dataset 905",
     "scribbles check": "scribbles check 901 -o {out}",
     "evaluate": "evaluate {labels} {labels} --dataset-json {raw}/dataset.json -o {out}",
     "landmarks check": "landmarks check 901 -o {out}",
     "landmarks evaluate": "landmarks evaluate {raw}/landmarksTr {raw}/landmarksTr --labels {labels} -o {out}",
-    "landmarks pseudo-label": "landmarks pseudo-label 901 --out 906",
+    "landmarks pseudo-label": "landmarks pseudo-label 901 --new-dataset 906",
     "splits --check": "splits 901 --check",
 }
 """Every command of ours that works in several processes."""
@@ -41,7 +41,7 @@ COMMANDS = {
 WRITERS = {
     **{name: command for name, command in COMMANDS.items() if "splits" not in name},
     "landmarks convert": "landmarks convert {raw}/landmarksTr --to csv -o {out} --force",
-    "plans": "plans 901 --epochs 3 --out new --force",
+    "plans": "plans 901 --epochs 3 --name new --force",
     "splits": "splits 901 --by case --force",
 }
 
@@ -173,7 +173,7 @@ def test_killed_at_any_moment_a_command_leaves_the_old_or_the_new_and_the_next_s
     after = contents(workplace)
     written = {path for path in after if after[path] != before.get(path)}
     assert written
-    whole_folder = "--out" in command and command[0] != "plans"
+    whole_folder = "--new-dataset" in command
     if not whole_folder:
         before |= {path: before.get(path, b"old") for path in written if "splits" not in path}
     moments = random.Random(name)
