@@ -54,9 +54,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from step_cost import reset_resident_peak, resident_bytes, synthetic_dataset, take_turns
 from torch import Tensor
 
+from nnunet_ext.data.channels import channel_names
 from nnunet_ext.data.folders import dataset_folder
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.models import channel_names
 from nnunet_ext.s2vnet.predictor import S2VPredictor
 from nnunet_ext.s2vnet.trainer import nnUNetTrainerS2VNet
 

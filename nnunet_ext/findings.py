@@ -29,6 +29,7 @@ class Finding:
         about: name of the label or landmark, if it is about one.
         index: slice to look at, from 0.
         fix: command or advice that mends it.
+        box: first and last row, first and last column in that slice of what is meant.
     """
 
     severity: Severity
@@ -38,6 +39,7 @@ class Finding:
     about: str | None = None
     index: int | None = None
     fix: str = ""
+    box: tuple[int, int, int, int] | None = None
 
     @property
     def place(self) -> str:

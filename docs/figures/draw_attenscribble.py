@@ -14,7 +14,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch.nn.functional import cross_entropy
 
-from nnunet_ext.attenscribble.attentive_similarity_loss import attentive_similarity_loss, pooled
+from nnunet_ext.attenscribble.attentive_similarity_loss import attentive_similarity_loss, averaged
 from nnunet_ext.attenscribble.crf_loss import MaskedCRFLoss, Window
 from nnunet_ext.attenscribble.similarity import AffinityHead, neighbours
 from nnunet_ext.attenscribble.spatial_attention import QueriesAndKeys
@@ -53,8 +53,8 @@ def similarity_of_one_token(image: torch.Tensor, labels: np.ndarray) -> np.ndarr
     torch.manual_seed(0)
     window = Window.gaussian((5, 5), 6.0)
     probabilities = torch.from_numpy(np.eye(3)[labels]).permute(2, 0, 1)[None].float()
-    tokens = pooled(probabilities, (SIZE // STRIDE,) * 2)
-    brightness = pooled(image, tokens.shape[2:])
+    tokens = averaged(probabilities, (SIZE // STRIDE,) * 2)
+    brightness = averaged(image, tokens.shape[2:])
     features = torch.cat([torch.cos(k * torch.pi * brightness) for k in range(1, 9)], 1)
     projection, head = QueriesAndKeys(features.shape[1]), AffinityHead()
     optimizer = torch.optim.Adam([*projection.parameters(), *head.parameters()], 0.01)

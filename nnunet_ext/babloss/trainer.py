@@ -32,6 +32,7 @@ from nnunet_ext.nnunet.plans import extension_settings
 from nnunet_ext.nnunet.trainer import SEGMENTATION, Batch
 from nnunet_ext.nnunet.unet import PlannedUNet
 from nnunet_ext.partial_labels.cases import AnnotatedHeads
+from nnunet_ext.partial_labels.declaration import keys_like_ours
 from nnunet_ext.partial_labels.trainer import PartialLabels
 
 HEATMAP, BRIDGE_A, BRIDGE_B = "heatmap", "bridge_a", "bridge_b"
@@ -50,6 +51,21 @@ class LandmarkTrainer(LandmarkValidation):
         """Put a landmark decoder beside the planned one."""
         names = extension_settings(settings, SECTION)["names"]
         return LandmarkUNet(PlannedUNet(network), len(names), options.babloss.heatmap_stage)
+
+    def to_remember(
+        self, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
+    ) -> dict[str, Mapping[str, Any]]:
+        known = super().to_remember(plans, configuration, dataset_json)
+        options = self.options.babloss
+        if (options.a_weight or options.b_weight) and not self.landmark_declaration.surface_of:
+            hint = keys_like_ours(dataset_json)
+            raise InputError(
+                f"{type(self).__name__} lets landmarks and surfaces of organs teach each other, but dataset.json of "
+                f"{plans['dataset_name']} names no landmark that lies on an organ{hint and f' ({hint})'}; add to its "
+                '"landmarks" for example "surface_of": {"tip": ["liver"]}, or train with nnUNetTrainerLandmark, which '
+                "needs none."
+            )
+        return known
 
     def initialize(self) -> None:
         options, spacing = self.options.babloss, self.configuration_manager.spacing
@@ -138,6 +154,11 @@ class nnUNetTrainerBaBLossPaper(LandmarkTrainer):
         """Adam with a constant learning rate: the published code never calls its scheduler."""
         optimizer = torch.optim.Adam([*self.network.parameters(), *aux_parameters], self.initial_lr)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, exponent=0.0)
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if unread := keys_like_ours(self.dataset_json):
+            self.print_to_log_file(f"WARNING: of the keys of dataset.json {unread}")
 
     def _build_loss(self) -> nn.Module:
         if self.labels.has_regions:

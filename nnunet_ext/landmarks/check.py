@@ -41,6 +41,7 @@ from nnunet_ext.landmarks.check_rules import (
 from nnunet_ext.landmarks.dataset import FOLDER, Declaration, Organs, RawLandmarkDataset, as_3d, open_landmarks
 from nnunet_ext.landmarks.formats import Cases, read_file
 from nnunet_ext.landmarks.points import Landmarks, State
+from nnunet_ext.partial_labels.declaration import keys_like_ours
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.version import __version__
 
@@ -201,6 +202,8 @@ def check_landmarks(
     cases = tuple(for_every_case(check_case, calls, processes, "check"))
     distances = [distance for case in cases for distance in case.distances]
     distances += _across(found, cases, files, reader, processes, {(d.landmark, d.organ) for d in distances})
+    if unread := keys_like_ours(found.raw.description):
+        findings.append(Finding("warning", "key", f"of the keys of dataset.json {unread}"))
     findings += _of_all(found, cases, distances)
     findings += [finding for case in cases for finding in case.findings]
     all_placed = {case.name: case.placed for case in cases if case.placed is not None}

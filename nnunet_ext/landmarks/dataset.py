@@ -37,7 +37,14 @@ from nnunet_ext.data.reading import Volume
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.formats import Cases, landmark_files, read_files
 from nnunet_ext.landmarks.surface import OrganSurface
-from nnunet_ext.partial_labels.declaration import annotated_labels, known_names, organs
+from nnunet_ext.partial_labels.declaration import (
+    IN_LANDMARKS,
+    annotated_labels,
+    keys_like_ours,
+    known_names,
+    organs,
+)
+from nnunet_ext.refusals import meant
 
 FOLDER = "landmarksTr"
 KEY = "landmarks"
@@ -75,15 +82,17 @@ class Declaration:
             InputError: the block is missing, or contradicts itself or the labels.
         """
         if KEY not in content:
-            raise InputError(f"{where} has no {KEY!r}; add for example {_EXAMPLE}.")
+            hint = keys_like_ours(content)
+            raise InputError(f"{where} has no {KEY!r}{hint and f' ({hint})'}; add for example {_EXAMPLE}.")
         block = content[KEY]
         if isinstance(block, list):
             block = {"names": block}
         if not isinstance(block, Mapping):
             raise InputError(f"{where}: {KEY!r} is {block!r}, but it must be an object such as {_EXAMPLE}.")
-        known = {"names", "surface_of", "mirror_pairs", "spans"}
-        if unknown := sorted(set(block) - known):
-            raise InputError(f"{where}: {KEY!r} has unknown keys {unknown}; known are {sorted(known)}.")
+        if unknown := [f"{key!r}{meant(key, IN_LANDMARKS)}" for key in sorted(set(block) - set(IN_LANDMARKS))]:
+            raise InputError(
+                f"{where}: {KEY!r} has unknown keys {', '.join(unknown)}; known are {', '.join(IN_LANDMARKS)}."
+            )
         names = _names(block.get("names"), where)
         labels = organs(content)
         return cls(

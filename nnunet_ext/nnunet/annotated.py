@@ -1,8 +1,8 @@
-"""Labels that no case of a training split annotates, which a training with an ignore label cannot learn."""
+"""What is annotated in preprocessed cases, by the locations that nnU-Net kept: labels, or anything at all."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -26,3 +26,14 @@ def never_annotated(dataset: Any, labels: Mapping[str, Any]) -> list[str]:
             if len(places):
                 missing.pop(label, None)
     return list(missing.values())
+
+
+def is_segmented(class_locations: Mapping[Any, Sequence]) -> bool:
+    """Whether anything is labelled in a case, be it background.
+
+    Args:
+        class_locations: that nnU-Net stored for the case. With an ignore label in the data set it has a key of −1 and
+            all labels, with voxels that are not ignored; without one every voxel is labelled.
+    """
+    annotated = [key for key in class_locations if isinstance(key, tuple) and -1 in key]
+    return not annotated or any(len(class_locations[key]) > 0 for key in annotated)

@@ -55,11 +55,12 @@ class AnnotatedHeads:
             keys = {name: str(numbers[name]) for name in sorted(numbers, key=numbers.__getitem__)}
         return cls(tuple(keys), tuple(keys.values()), annotated_labels(content, where))
 
-    def require_entries(self, who: str, where: str) -> None:
-        """Raise InputError unless at least one case has an entry."""
+    def require_entries(self, who: str, where: str, hint: str = "") -> None:
+        """Raise InputError unless at least one case has an entry; ``hint`` names keys that may have been meant."""
         if not self.annotated:
+            said = f"does not say which ({hint})" if hint else "does not say which"
             raise InputError(
-                f"{who} learns from cases in which only some labels were annotated, but {where} does not say which; "
+                f"{who} learns from cases in which only some labels were annotated, but {where} {said}; "
                 f"add for example {EXAMPLE} (also to the copy in nnUNet_raw), or train with nnUNetTrainer."
             )
 

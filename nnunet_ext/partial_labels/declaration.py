@@ -15,9 +15,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.refusals import meant
 
 KEY = "annotated_labels"
 EXAMPLE = f'"{KEY}": {{"case_007": ["liver"]}}'
+OURS = (KEY, "landmarks")
+"""Our keys of ``dataset.json``."""
+
+IN_LANDMARKS = ("names", "surface_of", "mirror_pairs", "spans")
+"""Keys of the entry ``landmarks``; two of them are words of this package only."""
+
 _NO_ORGAN = {"background", "ignore"}
 
 
@@ -38,6 +45,21 @@ def annotated_labels(content: Mapping[str, Any], where: str = "dataset.json") ->
         raise InputError(f"{where}: {KEY!r} is {block!r}, but it must be an object such as {EXAMPLE}.")
     labels = organs(content)
     return {case: frozenset(known_names(names, labels, f"{where}: {KEY} of {case}")) for case, names in block.items()}
+
+
+def keys_like_ours(content: Mapping[str, Any]) -> str:
+    """Name the keys of ``dataset.json`` that are none of ours but look like one; empty if there are none.
+
+    nnU-Net tolerates every key, so a misspelt one is as if it were not there.
+    """
+    inside = IN_LANDMARKS[1:3]
+    found = []
+    for key in content:
+        if key in inside:
+            found.append(f"{key!r} (it belongs into 'landmarks')")
+        elif key not in OURS and (hint := meant(key, (*OURS, *inside))):
+            found.append(f"{key!r}{hint}")
+    return f"nobody reads {', '.join(found)}" if found else ""
 
 
 def organs(content: Mapping[str, Any]) -> list[str]:

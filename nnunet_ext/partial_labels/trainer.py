@@ -20,8 +20,10 @@ from torch import Tensor, nn
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing
+from nnunet_ext.nnunet.annotated import is_segmented
 from nnunet_ext.nnunet.trainer import Batch, CommonTrainer
 from nnunet_ext.partial_labels.cases import AnnotatedHeads
+from nnunet_ext.partial_labels.declaration import keys_like_ours
 from nnunet_ext.partial_labels.loss import PartialLabelsLoss, only_annotated_logits, only_annotated_target
 
 SUMMARY = "summary_annotated.json"
@@ -40,7 +42,8 @@ class PartialLabels(CommonTrainer):
             self.dataset_json, has_regions=self.labels.has_regions, where=where
         )
         if self.needs_annotated_labels:
-            self.annotated_heads.require_entries(type(self).__name__, where)
+            hint = keys_like_ours(self.dataset_json)
+            self.annotated_heads.require_entries(type(self).__name__, where, hint)
         super().initialize()
 
     def _build_loss(self) -> nn.Module:
@@ -70,10 +73,23 @@ class PartialLabels(CommonTrainer):
         known = self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)
         self.annotated_heads.require_cases(known, str(Path(self.preprocessed_dataset_folder_base) / "dataset.json"))
         super().on_train_start()
-        rows = self.annotated_heads.rows(known)
-        counts = dict(zip(self.annotated_heads.names, rows.sum(0).tolist(), strict=True))
-        self.print_to_log_file(f"Of {len(rows)} cases these were annotated in: {counts}")
+        if unread := keys_like_ours(self.dataset_json):
+            self.print_to_log_file(f"WARNING: of the keys of dataset.json {unread}")
+        annotated = [case for case in known if self._is_segmented(case)]
+        names = self.annotated_heads.names
+        sums = self.annotated_heads.rows(annotated).reshape(-1, len(names)).sum(0).tolist()
+        counts = {name: int(count) for name, count in zip(names, sums, strict=True)}
+        nothing = len(known) - len(annotated)
+        rest = f"; in {nothing} of them nothing is, every voxel has the ignore label" if nothing else ""
+        self.print_to_log_file(f"Of {len(known)} cases these were annotated in: {counts}{rest}")
         self.print_to_log_file("Pseudo dice counts a label only in cases in which it was annotated")
+
+    def _is_segmented(self, case: str) -> bool:
+        """Whether at least one voxel of a case does not have the ignore label."""
+        if self.labels.ignore_label is None:
+            return True
+        *_, properties = self.dataset_class(self.preprocessed_dataset_folder, [case]).load_case(case)
+        return is_segmented(properties["class_locations"])
 
     def prepare_batch(self, batch: Batch) -> Batch:
         """Add ``annotated``, ``(B, K)`` bool: which heads were annotated in the samples."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +27,15 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.files import write_json, write_text
 from nnunet_ext.findings import CheckReport, Finding, aligned
 from nnunet_ext.processes.parallel import for_every_case
-from nnunet_ext.scribbles.check_rules import CheckedScribbles, across_edges, against_dense, coverage, of_all
+from nnunet_ext.scribbles.check_rules import DENSE_FRACTION, CheckedScribbles, against_dense, coverage, of_all
+from nnunet_ext.scribbles.check_strokes import across_edges, misplaced, only_rare, touching
 from nnunet_ext.scribbles.label_map import slice_axis, slices_with
 from nnunet_ext.scribbles.overview import Panels, draw_panels, most_annotated_slice
 from nnunet_ext.scribbles.resampling import Grid, median_grid, planned_grids, resampled
 from nnunet_ext.version import __version__
 
 PICTURES, SLICES = 12, 3
-"""Cases that are drawn, and slices of each."""
+"""Cases that are drawn, and findings of each."""
 
 
 @dataclass(frozen=True)
@@ -118,29 +120,42 @@ class ScribbleReport(CheckReport):
             loader=jinja2.PackageLoader("nnunet_ext.scribbles"), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
         return templates.get_template("check.html.j2").render(
-            report=self, version=__version__, pictures=list(self._pictures())
+            report=self, version=__version__, cases=list(self._pictures())
         )
 
     def _pictures(self) -> Iterator[dict[str, Any]]:
+        """For each case that is drawn: the case, and one picture with its findings for each place that they name."""
         files = {case.name: case for case in self.dataset.cases}
-        suspicious = self.suspicious()
         # without suspicious cases two others, so that a reader sees what was looked at
-        for case in suspicious[:PICTURES] or self.cases[:2]:
-            yield {"case": case, "source": self._picture(files[case.name], case)}
+        others = sorted(self.cases, key=lambda case: len(case.findings), reverse=True)[:2]
+        for case in self.suspicious()[:PICTURES] or others:
+            yield {"case": case, "pictures": list(self._drawn(files[case.name], case))}
 
-    def _picture(self, files: RawCase, case: CheckedScribbles) -> str:
-        """A picture of the slices that the findings name, or of the one with most scribbles; as a data URL."""
+    def _drawn(self, files: RawCase, case: CheckedScribbles) -> Iterator[dict[str, Any]]:
+        """A picture of each place that a finding names, or of the slice with most scribbles, with the findings below.
+
+        Notes are drawn only where there is nothing worse.
+        """
         reader = self.dataset.reader()
         image = reader.image(files.images[0])
         scribbles = reader.labels(files.label).array
         maps = {"scribbles": scribbles}
         if case.name in self.dense:
-            maps["dense"] = reader.labels(self.dense[case.name]).array
-        named = [found.index for found in case.findings if found.index is not None]
-        indices = list(dict.fromkeys(named))[:SLICES]
-        indices = indices or [most_annotated_slice(scribbles, image.spacing_mm, self.dataset.ignore)]
+            maps["dense labels"] = reader.labels(self.dense[case.name]).array
+        enlarged = {"enlarged": np.full(scribbles.shape, -1), **maps}
+        shown = [found for found in case.findings if found.severity != "note"] or list(case.findings)
+        named = [(found, found.index) for found in shown if found.index is not None][:SLICES]
+        for found, index in named:
+            yield {"about": [found], "source": self._picture(Panels.cut(case.name, image, enlarged, index, found.box))}
+        rest = [found for found in shown if found.index is None]
+        if rest or not named:
+            index = most_annotated_slice(scribbles, image.spacing_mm, self.dataset.ignore)
+            yield {"about": rest, "source": self._picture(Panels.cut(case.name, image, maps, index))}
+
+    def _picture(self, panels: Panels) -> str:
+        """A PNG as a data URL."""
         file = io.BytesIO()
-        draw_panels(file, [Panels.cut(case.name, image, maps, index) for index in indices], self.dataset.classes)
+        draw_panels(file, [panels], self.dataset.classes)
         return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
@@ -178,7 +193,9 @@ def check_scribbles(
         (case, dense_files.get(case.name), dict(raw.classes), raw.ignore, reader.name, tuple(grids))
         for case in raw.cases
     ]
-    cases = tuple(for_every_case(check_case, calls, processes, "check"))
+    checked, usual = only_rare(list(for_every_case(check_case, calls, processes, "check")))
+    cases = tuple(checked)
+    findings += usual
     findings += of_all(cases, raw.classes, bool(dense_files))
     findings.append(Finding("note", "resampling", f"resampled with nnU-Net's function to {titles}"))
     findings += [found for case in cases for found in case.findings]
@@ -224,7 +241,16 @@ def check_case(
         require_labels(dense.array, {*classes, ignore}, dense_file)
         _require_same_grid(case, scribbles, dense, dense_file)
         findings += against_dense(case.name, scribbles.array, dense.array, scribbles.spacing_mm, classes, ignore)
-    findings += across_edges(case.name, scribbles.array, image.array, scribbles.spacing_mm, classes)
+    looked: Counter[tuple[str, str]] = Counter()
+    if np.isin(scribbles.array, list(classes)).mean() <= DENSE_FRACTION:  # what is dense touches everywhere
+        here = (case.name, scribbles.array)
+        for places, found in (
+            touching(*here, scribbles.spacing_mm, classes),
+            misplaced(*here, image.array, scribbles.spacing_mm, classes),
+        ):
+            looked += places
+            findings += found
+        findings += across_edges(*here, image.array, scribbles.spacing_mm, classes)
     findings += vanished(case.name, scribbles.array, scribbles.spacing_mm, classes, grids)
     return CheckedScribbles(
         case.name,
@@ -232,6 +258,7 @@ def check_case(
         scribbles.array.size,
         int(annotated.sum()),
         len(annotated),
+        looked,
         ScribbleReport.by_severity(findings),
     )
 

@@ -108,6 +108,12 @@ def slices_with(mask: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
     return np.asarray(slices_of(mask, axis).any((1, 2)))
 
 
+def box_of(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """First and last row, first and last column of a mask ``(rows, columns)`` that is not empty."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1])
+
+
 def chosen_slices(with_foreground: NDArray[np.bool_], case: str, options: Options) -> list[int]:
     """Indices of the slices to annotate.
 

@@ -1,11 +1,11 @@
-"""Pictures of single slices: the image, and label maps drawn over it."""
+"""Pictures of single slices: the image, and label maps drawn over it; what is meant is circled and enlarged."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,23 @@ FILLED = 0.25
 the image."""
 
 
+MARK = "#ff2d2d"
+MARGIN = 3
+"""Voxels between what is meant and the circle around it."""
+
+ZOOM = 56
+"""Rows and columns of an enlarged picture at least; larger things get twice their own size."""
+
+Box = tuple[int, int, int, int]
+"""First and last row, first and last column."""
+
+
 @dataclass(frozen=True)
 class Panels:
     """One row of pictures: a slice of an image, and the same slice of label maps by title.
 
-    ``window``: the grey values that are black and white. ``aspect``: height of a pixel by its width.
+    ``window``: the grey values that are black and white. ``aspect``: height of a pixel by its width. ``marked``: what
+    is circled in the label maps, which then show its surroundings only; a frame in the image says where that is.
     """
 
     title: str
@@ -35,9 +47,12 @@ class Panels:
     window: tuple[float, float]
     aspect: float
     maps: Mapping[str, NDArray]
+    marked: Box | None = None
 
     @classmethod
-    def cut(cls, name: str, image: Volume, maps: Mapping[str, NDArray], index: int) -> Panels:
+    def cut(
+        cls, name: str, image: Volume, maps: Mapping[str, NDArray], index: int, marked: Box | None = None
+    ) -> Panels:
         """Slice ``index`` along the axis in which slices were acquired."""
         axis = slice_axis(image.spacing_mm)
         mm = [spacing for place, spacing in enumerate(image.spacing_mm) if image.array.ndim == 2 or place != axis]
@@ -49,7 +64,22 @@ class Panels:
             (float(low), float(high)),
             mm[0] / mm[1],
             {title: slices_of(labels, axis)[index] for title, labels in maps.items()},
+            marked,
         )
+
+    @property
+    def enlarged(self) -> Box | None:
+        """Rows and columns around what is marked."""
+        if self.marked is None:
+            return None
+        sides: list[int] = []
+        rows, columns = self.marked[:2], self.marked[2:]
+        longest = max(ZOOM, 2 * (rows[1] - rows[0]), 2 * (columns[1] - columns[0]))
+        for (first, last), size in zip((rows, columns), self.image.shape, strict=True):
+            length = min(size, longest)
+            start = min(max(0, (first + last - length) // 2), size - length)
+            sides += [start, start + length - 1]
+        return sides[0], sides[1], sides[2], sides[3]
 
 
 def most_annotated_slice(scribbles: NDArray, spacing_mm: Sequence[float], ignore: int | None) -> int:
@@ -98,6 +128,8 @@ def draw_panels(file: Path | BinaryIO, rows: Sequence[Panels], classes: Mapping[
                 if value or not filled:
                     painted[labels == value] = to_rgba(colour, FILLED_ALPHA if filled else FOREGROUND_ALPHA)
             axes.imshow(painted, aspect=row.aspect, interpolation="nearest")
+        if row.marked is not None and row.enlarged is not None:
+            _mark(axes_of_row, row.marked, row.enlarged)
     for axes, heading in zip(panels[0], ["image", *titles], strict=True):
         axes.set_title(heading, fontsize=10)
     shown = list(colours)[:12]
@@ -109,3 +141,18 @@ def draw_panels(file: Path | BinaryIO, rows: Sequence[Panels], classes: Mapping[
         frameon=False,
     )
     figure.savefig(file, dpi=100, format="png")
+
+
+def _mark(axes_of_row: Sequence[Any], marked: Box, enlarged: Box) -> None:
+    """Frame the surroundings in the first picture, and circle what is meant in the others, which show only these."""
+    from matplotlib.patches import Ellipse, Rectangle
+
+    top, bottom, left, right = enlarged
+    corner, width, height = (left - 0.5, top - 0.5), right - left + 1, bottom - top + 1
+    axes_of_row[0].add_patch(Rectangle(corner, width, height, fill=False, edgecolor=MARK, linewidth=1.2))
+    first, last, start, end = marked
+    centre, corner_to_corner = ((start + end) / 2, (first + last) / 2), 2**0.5
+    size = [corner_to_corner * length + 2 * MARGIN for length in (end - start, last - first)]
+    for axes in axes_of_row[1:]:
+        axes.add_patch(Ellipse(centre, *size, fill=False, edgecolor=MARK, linewidth=2))
+        axes.set(xlim=(left - 0.5, right + 0.5), ylim=(bottom + 0.5, top - 0.5))

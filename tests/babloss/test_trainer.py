@@ -215,6 +215,24 @@ def test_a_data_set_without_landmarks_gets_one_sentence(make, tmp_path):
     assert not list((tmp_path / "nnunet" / "results").iterdir())
 
 
+@pytest.mark.parametrize("name", ["nnUNetTrainerBaBLoss", "nnUNetTrainerBaBLossPaper"])
+def test_without_surfaces_the_bridge_is_refused_before_anything_is_written(make, tmp_path, name):
+    alone = landmark_dataset.description()
+    misspelt = {**alone, "surfaceof": SURFACES}
+    with pytest.raises(InputError, match=f'{name} .* add to its "landmarks" .*surface_of.* nnUNetTrainerLandmark'):
+        make(name, description=alone)
+    with pytest.raises(InputError, match=r"nobody reads 'surfaceof' \(did you mean 'surface_of'\?\)"):
+        make(name, description=misspelt)
+    assert not list((tmp_path / "nnunet" / "results").iterdir())
+
+
+def test_without_surfaces_landmarks_are_learned_without_the_bridge(make):
+    off = {"a_weight": 0.0, "b_weight": 0.0}
+    for name, options in (("nnUNetTrainerLandmark", None), ("nnUNetTrainerBaBLoss", off)):
+        trainer = make(name, "2d", options, landmark_dataset.description())
+        assert trainer.landmark_declaration.surface_of == {}
+
+
 def test_the_segmentation_part_is_stock_nnunets(make, make_trainer, tmp_path):
     trainer = make("nnUNetTrainerBaBLoss")
     trainer.save_checkpoint(str(tmp_path / "c.pth"))
@@ -235,6 +253,9 @@ def test_from_training_to_landmarks_in_files(make, tmp_path, configuration):
     trainer.perform_actual_validation()
     fold = tmp_path / "nnunet" / "results" / tiny.DATASET
     (model,) = fold.iterdir()
+    log = next((model / "fold_0").glob("training_log*")).read_text()
+    counted = "Of 6 cases these were annotated in: {'background': 3, 'left': 3, 'right': 3}; in 3 of them nothing is"
+    assert counted in log
     summary = json.loads((model / "fold_0" / "validation" / "landmarks" / "landmarks_summary.json").read_text())
     assert set(summary["landmarks"]) == set(landmark_dataset.NAMES)
     images = tmp_path / "nnunet" / "raw" / tiny.DATASET / "imagesTr"

@@ -58,6 +58,14 @@ def test_a_clean_data_set_has_no_findings(folder):
     assert "3 with both" in report.summary()
 
 
+def test_keys_that_look_like_ours_are_named(folder):
+    content = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps({**content, "annotated_label": {}}))
+    report = check(folder)
+    assert kinds(report) == {("key", None)}
+    assert "nobody reads 'annotated_label' (did you mean 'annotated_labels'?)" in report.report()
+
+
 def test_several_processes_find_the_same(folder):
     put(folder, "c", flipped(CASES["c"].landmarks))
     one, two = check(folder), check_landmarks(204, processes=2)

@@ -48,7 +48,8 @@ def test_names_are_enough():
         ({"mirror_pairs": [["medial", "lateral"], ["medial", "centre"]]}, ("medial", "several pairs")),
         ({"mirror_pairs": {"medial": "lateral"}}, ("mirror_pairs", "list of pairs")),
         ({"spans": {"tibia": [["medial", "lateral"]]}}, ("spans", "tibia")),
-        ({"mirror_pair": []}, ("unknown keys", "mirror_pairs")),
+        ({"mirror_pair": []}, ("unknown keys 'mirror_pair' (did you mean 'mirror_pairs'?)",)),
+        ({"surfaceof": {}, "centre": 1}, ("'surfaceof' (did you mean 'surface_of'?)", "'centre'", "known are names")),
     ],
 )
 def test_a_contradiction_gets_one_sentence(change, words):
@@ -60,5 +61,9 @@ def test_a_contradiction_gets_one_sentence(change, words):
 def test_a_missing_block_says_what_to_add():
     with pytest.raises(InputError, match=r"'landmarks'; add for example .*surface_of"):
         Declaration.from_dataset_json({"labels": LABELS})
+    with pytest.raises(
+        InputError, match=r"'landmarks' \(nobody reads 'landmark' \(did you mean 'landmarks'\?\)\); add"
+    ):
+        Declaration.from_dataset_json({"labels": LABELS, "landmark": FULL})
     with pytest.raises(InputError, match="must be an object"):
         declared("tip")

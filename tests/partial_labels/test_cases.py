@@ -6,7 +6,7 @@ import pytest
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.partial_labels.cases import AnnotatedHeads
-from nnunet_ext.partial_labels.declaration import annotated_labels
+from nnunet_ext.partial_labels.declaration import annotated_labels, keys_like_ours
 
 LABELS = {"spleen": 2, "background": 0, "liver": 1, "ignore": 3}
 REGIONS = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
@@ -37,6 +37,26 @@ def test_a_wrong_entry_is_refused(wrong, said):
         annotated_labels({"labels": LABELS, "annotated_labels": wrong})
 
 
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("annotated_label", "'annotated_label' (did you mean 'annotated_labels'?)"),
+        ("landmark_organ", "'landmark_organ' (did you mean 'landmarks'?)"),
+        ("surfaceof", "'surfaceof' (did you mean 'surface_of'?)"),
+        ("surface_of", "'surface_of' (it belongs into 'landmarks')"),
+    ],
+)
+def test_keys_that_look_like_ours_are_named(key, said):
+    assert keys_like_ours({"labels": LABELS, "landmarks": ["tip"], key: {}}) == f"nobody reads {said}"
+
+
+def test_keys_of_nnunet_and_of_others_are_left_alone():
+    nnunet = ("channel_names", "labels", "numTraining", "file_ending", "dataset", "regions_class_order", "modality")
+    more = ("overwrite_image_reader_writer", "name", "description", "reference", "licence", "license", "release")
+    own = ("tensorImageSize", "numTest", "training", "test", "label_names", "annotator", "converted_by")
+    assert keys_like_ours(dict.fromkeys((*nnunet, *more, *own, "landmarks", "annotated_labels"))) == ""
+
+
 def test_rows_of_classes_are_in_the_order_of_the_label_values_and_begin_with_the_background():
     rows = heads({"a": ["liver"], "b": ["spleen"], "c": []}).rows(["b", "d", "a", "c"])
     assert rows.tolist() == [[True, False, True], [True, True, True], [True, True, False], [True, False, False]]
@@ -51,6 +71,8 @@ def test_rows_of_regions_are_in_the_order_of_dataset_json():
 def test_without_entries_and_with_entries_of_no_case_the_message_says_what_to_do():
     with pytest.raises(InputError, match=r'add for example "annotated_labels": \{"case_007": \["liver"\]\}'):
         heads({}).require_entries("nnUNetTrainerX", "dataset.json")
+    with pytest.raises(InputError, match=r"does not say which \(nobody reads 'annotated'\); add for example"):
+        heads({}).require_entries("nnUNetTrainerX", "dataset.json", "nobody reads 'annotated'")
     found = heads({"a": [], "b.nii.gz": []})
     found.require_entries("nnUNetTrainerX", "dataset.json")
     found.require_cases(["a", "b.nii.gz", "c"], "dataset.json")

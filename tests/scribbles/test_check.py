@@ -10,7 +10,7 @@ import pytest
 from nnunet_ext.cli import main
 from nnunet_ext.errors import InputError
 from nnunet_ext.scribbles.check import ScribbleReport, check_scribbles
-from nnunet_ext.scribbles.check_rules import across_edges, against_dense, coverage
+from nnunet_ext.scribbles.check_rules import against_dense, coverage
 from nnunet_ext.scribbles.label_map import Options, scribble_label_map
 from nnunet_ext.scribbles.resampling import Grid, resampled
 from tests import tiny
@@ -218,21 +218,6 @@ def test_components_without_a_scribble():
     assert "36 voxels" in found.text
     drawn[3, 22, 22] = 1
     assert list(against_dense("a", drawn, truth, SPACING, {1: "left"}, 3)) == []
-
-
-def test_strokes_across_a_strong_edge():
-    truth = np.zeros((6, 120, 120))
-    truth[:, 40:80, 30:60], truth[:, 40:80, 60:90] = 1, 2
-    grey = image(truth)
-    drawn = np.full(truth.shape, 3)
-    drawn[2, 50:53, 31:59] = drawn[3, 41:79, 57:60] = 1
-    assert list(across_edges("a", drawn, grey, SPACING, CLASSES)) == []  # inside, and along a border
-    drawn[2, 50:53, 31:80] = 1
-    (found,) = across_edges("a", drawn, grey, SPACING, CLASSES)
-    assert (found.kind, found.severity, found.about, found.index) == ("edge", "warning", "left", 2)
-    assert list(across_edges("a", drawn, np.zeros_like(grey), SPACING, CLASSES)) == []
-    drawn[drawn == 1] = 0  # the background consists of many tissues
-    assert list(across_edges("a", drawn, grey, SPACING, CLASSES)) == []
 
 
 # --- what is written --------------------------------------------------------------------------------------------------

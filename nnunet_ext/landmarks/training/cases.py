@@ -26,6 +26,7 @@ from nnunet_ext.files import replacing
 from nnunet_ext.landmarks.dataset import FOLDER
 from nnunet_ext.landmarks.formats import landmark_files, read_files
 from nnunet_ext.landmarks.points import Keypoints, State
+from nnunet_ext.nnunet.annotated import is_segmented
 from nnunet_ext.splits.folds import stratified
 
 LANDMARKS = "landmarks"
@@ -58,17 +59,6 @@ class Annotation(Enum):
     @property
     def landmarks(self) -> bool:
         return self in (Annotation.LANDMARKS, Annotation.BOTH)
-
-
-def is_segmented(class_locations: Mapping[Any, Sequence]) -> bool:
-    """Say whether anything is labelled in a case, be it background.
-
-    Args:
-        class_locations: that nnU-Net stored for the case. With an ignore label in the data set it has a key of −1 and
-            all labels, with voxels that are not ignored; without one every voxel is labelled.
-    """
-    annotated = [key for key in class_locations if isinstance(key, tuple) and -1 in key]
-    return not annotated or any(len(class_locations[key]) > 0 for key in annotated)
 
 
 def has_landmarks(states: ArrayLike) -> bool:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from nnunet_ext.landmarks.points import State
-from nnunet_ext.landmarks.training.cases import Annotation, has_landmarks, is_segmented, systematic_sample
+from nnunet_ext.landmarks.training.cases import Annotation, has_landmarks, systematic_sample
+from nnunet_ext.nnunet.annotated import is_segmented
 
 SEG, BOTH, LM, NONE = Annotation
 
