@@ -1,4 +1,4 @@
-"""What is annotated in preprocessed cases, by the locations that nnU-Net kept: labels, or anything at all."""
+"""Annotation of preprocessed cases, by the locations that nnU-Net kept: labels, or anything at all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def never_annotated(dataset: Any, labels: Mapping[str, Any]) -> list[str]:
 
 
 def is_segmented(class_locations: Mapping[Any, Sequence]) -> bool:
-    """Whether anything is labelled in a case, be it background.
+    """Say whether anything is labelled in a case, be it background.
 
     Args:
         class_locations: that nnU-Net stored for the case. With an ignore label in the data set it has a key of −1 and

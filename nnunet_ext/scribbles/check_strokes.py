@@ -138,8 +138,8 @@ def misplaced(
                 stroke = pieces == piece
                 if stroke.sum() < SMALL:
                     continue
-                own = [look(near, all_labels[near] == value) for near in beside]
-                own = np.concatenate([*own, look(index, (labels == value) & ~stroke)])
+                of_neighbours = [look(near, all_labels[near] == value) for near in beside]
+                own = np.concatenate([*of_neighbours, look(index, (labels == value) & ~stroke)])
                 if not len(own):
                     continue
                 looked[MISPLACED, classes[value]] += 1

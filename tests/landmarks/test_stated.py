@@ -1,4 +1,4 @@
-"""Statements of files of landmarks about their numbers, and what spreadsheets and editors change: never another meaning."""
+"""Statements of files of landmarks about their numbers; spreadsheets and editors never change the meaning."""
 
 import json
 
