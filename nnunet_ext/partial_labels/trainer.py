@@ -85,7 +85,7 @@ class PartialLabels(CommonTrainer):
         self.print_to_log_file("Pseudo dice counts a label only in cases in which it was annotated")
 
     def _is_segmented(self, case: str) -> bool:
-        """Whether at least one voxel of a case does not have the ignore label."""
+        """Say whether at least one voxel of a case does not have the ignore label."""
         if self.labels.ignore_label is None:
             return True
         *_, properties = self.dataset_class(self.preprocessed_dataset_folder, [case]).load_case(case)

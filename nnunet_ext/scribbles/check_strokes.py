@@ -27,8 +27,8 @@ TOUCHING = "touching"
 MISPLACED = "misplaced"
 
 RARE, FEW = 0.02, 3
-"""What is found in more than this share of the places where it could be, and more often than this, is how the data set
-is drawn and no mistake: strokes along borders touch, and strokes at random lie elsewhere in every slice."""
+"""A pattern in more than this share of the places where it could be, and more often than this, is how the data set is
+drawn and no mistake: strokes along borders touch, and strokes at random lie elsewhere in every slice."""
 
 TOUCHING_VOXELS = 3
 """Voxels of one stroke beside another from which two touch; fewer are a corner. In 1523 slices of ACDC, drawn by a
