@@ -165,6 +165,32 @@ def _installed_root(distribution: metadata.Distribution) -> Path:
     return Path(str(distribution.locate_file(""))).resolve()
 
 
+def shadowed_ourselves() -> list[Finding]:
+    """Is the nnunet_ext that nnU-Net will import this one? Lifelong-nnUNet brings a package of the same name."""
+    title = "package nnunet_ext"
+    findings = []
+    others = sorted(set(metadata.packages_distributions().get("nnunet_ext", [])) - {"nnunet-ext", "nnunet_ext"})
+    if others:
+        found = f"also brought by {', '.join(others)} (Lifelong-nnUNet?), whose files mix with these or hide them"
+        fix = f"pip uninstall {' '.join(others)}, then install nnunet-ext again; or give each an environment of its own"
+        findings.append(Finding("problem", title, found, fix=fix))
+    ours = Path(__file__).resolve().parent
+    probe = _python(
+        "import importlib.util, json; spec = importlib.util.find_spec('nnunet_ext')\n"
+        "print(json.dumps(list(spec.submodule_search_locations or ()) if spec else []))"
+    )
+    imported = [Path(place).resolve() for place in json.loads(probe.stdout)]
+    if imported and imported[0] != ours:
+        found = f"nnUNetv2_train would import {imported[0]}, another package than {ours}"
+        fix = "take its parent folder out of PYTHONPATH, or uninstall the package that brought it (Lifelong-nnUNet?)"
+        findings.append(Finding("problem", title, found, fix=fix))
+    here = Path("nnunet_ext").resolve()
+    if here.is_dir() and here != ours:
+        found = f"python -m, python -c and notebooks started in this folder import {here} instead"
+        findings.append(Finding("warning", title, found, fix="work in another folder, or rename that one"))
+    return findings or [Finding("ok", title, str(ours))]
+
+
 # --- folders ----------------------------------------------------------------------------------------------------------
 
 
@@ -175,6 +201,21 @@ def folders() -> list[Finding]:
         _folder("nnUNet_preprocessed", needed=True),
         _folder("nnUNet_results", needed=True),
     ]
+
+
+def same_folders() -> list[Finding]:
+    """Variables that name one folder: nnU-Net keeps a folder of the same name for a data set in each of them."""
+    by_folder: dict[Path, list[str]] = {}
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        if value := os.environ.get(variable):
+            by_folder.setdefault(Path(value).resolve(), []).append(variable)
+    findings = []
+    for folder, (first, *others) in by_folder.items():
+        for variable in others:
+            found = f"{folder} is {first} as well: nnU-Net would mix the files of a data set that it keeps in both"
+            fix = f"export {variable}=/another/folder, and move there what belongs there"
+            findings.append(Finding("problem", variable, found, fix=fix))
+    return findings
 
 
 def _folder(variable: str, needed: bool) -> Finding:
@@ -433,7 +474,9 @@ def _open_files() -> list[Finding]:
 CHECKS: tuple[Callable[[], list[Finding]], ...] = (
     python_and_nnunet,
     shadowed_nnunet,
+    shadowed_ourselves,
     folders,
+    same_folders,
     torchvision_fits,
     discovery,
     torch_and_gpu,

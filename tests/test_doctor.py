@@ -155,6 +155,35 @@ def test_an_nnunet_in_the_current_folder_is_a_warning(monkeypatch, tmp_path):
     assert str(tmp_path) in finding.text
 
 
+def test_this_package_is_not_shadowed(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert the_one(doctor.shadowed_ourselves()).severity == "ok"
+
+
+def test_another_package_of_our_name_is_named(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    providers = {"nnunet_ext": ["nnunet-ext", "lifelong-nnunet"]}
+    monkeypatch.setattr(metadata, "packages_distributions", lambda: providers)
+    finding = the_one(doctor.shadowed_ourselves())
+    assert finding.severity == "problem"
+    assert "brought by lifelong-nnunet (Lifelong-nnUNet?)" in finding.text
+    assert finding.fix.startswith("pip uninstall lifelong-nnunet, then")
+
+
+def test_another_package_of_our_name_that_python_finds_first_is_a_problem(monkeypatch, tmp_path):
+    (tmp_path / "other" / "nnunet_ext").mkdir(parents=True)
+    (tmp_path / "other" / "nnunet_ext" / "__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "other"))
+    monkeypatch.chdir(tmp_path)
+    finding = the_one(doctor.shadowed_ourselves())
+    assert finding.severity == "problem"
+    assert f"would import {tmp_path / 'other' / 'nnunet_ext'}" in finding.text
+    assert "PYTHONPATH" in finding.fix
+    monkeypatch.delenv("PYTHONPATH")
+    monkeypatch.chdir(tmp_path / "other")
+    assert severities(doctor.shadowed_ourselves()) == ["warning"]
+
+
 def test_an_editable_nnunet_may_lie_where_its_source_is(tmp_path):
     record = tmp_path / "nnunetv2-2.8.1.dist-info"
     record.mkdir()
@@ -189,6 +218,22 @@ def test_existing_folders_are_ok_and_little_space_is_a_warning_where_nnunet_writ
     assert severities(doctor.folders()) == ["ok", "ok", "ok"]
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: Usage(9 * GB, 5 * GB, 4 * GB))
     assert severities(doctor.folders()) == ["ok", "warning", "warning"]
+
+
+@pytest.mark.parametrize("shared", [("raw", "preprocessed"), ("preprocessed", "results"), ("raw", "results")])
+def test_two_variables_for_one_folder_are_a_problem(monkeypatch, tmp_path, shared):
+    for name in ("raw", "preprocessed", "results"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
+    assert doctor.same_folders() == []
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / shared[0])
+    monkeypatch.setenv(f"nnUNet_{shared[1]}", str(link))
+    finding = the_one(doctor.same_folders())
+    assert finding.severity == "problem"
+    assert finding.kind == f"nnUNet_{shared[1]}"
+    assert f"{tmp_path / shared[0]} is nnUNet_{shared[0]} as well" in finding.text
+    assert f"export nnUNet_{shared[1]}=/another/folder" in finding.fix
 
 
 def test_raw_data_only_need_to_be_readable(monkeypatch, tmp_path):

@@ -31,7 +31,7 @@ RARE, FEW = 0.02, 3
 drawn and no mistake: strokes along borders touch, and strokes at random lie elsewhere in every slice."""
 
 TOUCHING_VOXELS = 3
-"""Voxels of one stroke beside another from which two touch; fewer are a corner. In 1523 slices of ACDC, drawn by a
+"""Voxels of one stroke beside another from which two touch; fewer are a corner. In 1516 slices of ACDC, drawn by a
 person, one pair does."""
 
 SIGMA = 1.0
@@ -119,8 +119,7 @@ def misplaced(
         return looked, findings
     axis = slice_axis(spacing_mm)
     all_labels = slices_of(scribbles, axis)
-    # only three slices are needed at a time
-    looks: dict[int, NDArray] = {}
+    looks: dict[int, NDArray] = {}  # smoothed slices, three at a time
 
     def look(index: int, mask: NDArray) -> NDArray:
         """``(N, 3)``: place and grey value of the voxels of a mask, in units that can be compared."""
@@ -138,8 +137,8 @@ def misplaced(
                 stroke = pieces == piece
                 if stroke.sum() < SMALL:
                     continue
-                of_neighbours = [look(near, all_labels[near] == value) for near in beside]
-                own = np.concatenate([*of_neighbours, look(index, (labels == value) & ~stroke)])
+                others_of_class = [look(near, all_labels[near] == value) for near in beside]
+                own = np.concatenate([*others_of_class, look(index, (labels == value) & ~stroke)])
                 if not len(own):
                     continue
                 looked[MISPLACED, classes[value]] += 1
