@@ -10,10 +10,13 @@ c::
 
     gate = min(1, min_c a_c / wait)
 
-A class that was not seen yet has a_c = 0. The published code has a constant weight.
+A class that was not seen yet has a_c = 0. One that no training case annotates can never be learned, so it does not
+count: it would keep the gate shut for ever. The published code has a constant weight.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -33,11 +36,18 @@ class ConfidenceGate(nn.Module):
 
     probability: Tensor
     """``(K,)``: a_c."""
+    counted: Tensor
+    """``(K,)`` bool: classes that the gate waits for."""
 
     def __init__(self, classes: int, wait: float) -> None:
         super().__init__()
         self.wait = wait
         self.register_buffer("probability", torch.zeros(classes))
+        self.register_buffer("counted", torch.ones(classes, dtype=torch.bool))
+
+    def leave_out(self, classes: Sequence[int]) -> None:
+        """Wait no longer for these classes or regions."""
+        self.counted[list(classes)] = False
 
     @torch.no_grad()
     def forward(self, probabilities: Tensor, one_hot: Tensor) -> Tensor:
@@ -62,4 +72,5 @@ class ConfidenceGate(nn.Module):
         """Openness of the gate, a scalar from 0 to 1."""
         if self.wait <= 0:
             return torch.ones_like(self.probability[0])
-        return (self.probability.min() / self.wait).clamp(max=1)
+        # the minimum without indexing, whose size a device would have to report
+        return (self.probability.where(self.counted, 1.0).min() / self.wait).clamp(max=1)

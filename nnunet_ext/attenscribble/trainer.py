@@ -63,6 +63,12 @@ class MaskedCRF(CommonTrainer):
         gate = ConfidenceGate(self.labels.num_heads, self.options.attenscribble.wait)
         return {CONFIDENCE: gate, **super().build_aux()}
 
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        gate = self.aux[CONFIDENCE]
+        assert isinstance(gate, ConfidenceGate)
+        gate.leave_out(self.labels.heads_of(self.unannotated, self.dataset_json["labels"]))
+
     def option_weights(self) -> Mapping[str, float]:
         """The regulariser grows from 0."""
         options = self.options.attenscribble

@@ -21,7 +21,7 @@ with extras, in training      ``(list, extras)``     ``((B, K, *spatial), extras
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,19 @@ class LabelView:
             return (target[:, : self.num_heads].bool() & self.annotated(target)).float()
         classes = torch.arange(self.num_heads, device=target.device).view(1, -1, *[1] * (target.ndim - 2))
         return (target == classes).float()
+
+    def heads_of(self, names: Sequence[str], labels: Mapping[str, Any]) -> list[int]:
+        """Return the heads of these labels or regions.
+
+        Args:
+            names: keys of ``labels``.
+            labels: entry ``labels`` of ``dataset.json``.
+        """
+        own = {name: value for name, value in labels.items() if name != "ignore"}
+        if not self.has_regions:
+            return [int(own[name]) for name in names]
+        regions = [name for name, value in own.items() if value not in (0, [0])]
+        return [regions.index(name) for name in names]
 
     def presence(self, target: Tensor) -> Tensor:
         """``(B, K)`` bool: does class or region ``k`` occur in sample ``b``, outside ignored voxels?"""

@@ -117,6 +117,7 @@ class CommonTrainer(nnUNetTrainer):
         self.labels = LabelView.from_label_manager(self.label_manager)
         self.aux = nn.ModuleDict()
         self.step_in_epoch = 0
+        self.unannotated: list[str] = []
         self._recorded: dict[str, list[Tensor]] = {}
         for name, value in self.hyperparameters.items():
             setattr(self, name, value)
@@ -306,11 +307,12 @@ class CommonTrainer(nnUNetTrainer):
         used = {**vars(self.options), "schedule": self.schedule}
         if ignored := not_applied(used, {name: plans_file.extension_settings(settings, name) for name in used}):
             self.print_to_log_file(f"{type(self).__name__} does not use {', '.join(ignored)} of the plans")
-        sparse = self.labels.ignore_label is not None and self.local_rank == 0
-        if sparse and (missing := never_annotated(self.training_data, self.dataset_json["labels"])):
+        if self.labels.ignore_label is not None:
+            self.unannotated = never_annotated(self.training_data, self.dataset_json["labels"])
+        if self.unannotated and self.local_rank == 0:
             self.print_to_log_file(
-                f"WARNING: no training case of fold {self.fold} annotates {', '.join(missing)}, so it cannot be "
-                "learned; annotate it in some cases, or choose other folds (nnunet-ext splits)"
+                f"WARNING: no training case of fold {self.fold} annotates {', '.join(self.unannotated)}, so it cannot "
+                "be learned; annotate it in some cases, or choose other folds (nnunet-ext splits)"
             )
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:

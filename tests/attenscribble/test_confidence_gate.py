@@ -64,3 +64,15 @@ def test_the_order_of_classes_does_not_matter(order):
     same, other = ConfidenceGate(3, 0.5), ConfidenceGate(3, 0.5)
     assert torch.allclose(same(probabilities, one_hot), other(probabilities[:, order], one_hot[:, order]))
     assert torch.allclose(same.probability[list(order)], other.probability)
+
+
+def test_it_does_not_wait_for_a_class_that_is_never_annotated():
+    gate = ConfidenceGate(3, 0.5)
+    gate.leave_out([2])
+    _, one_hot = batch(annotated=(0, 1))
+    for _ in range(40):
+        opened = gate(one_hot.float(), one_hot.float())
+    assert opened == 1
+    restored = ConfidenceGate(3, 0.5)
+    restored.load_state_dict(gate.state_dict())
+    assert restored.openness == 1

@@ -45,3 +45,5 @@ def test_a_training_says_which_class_no_case_annotates(nnunet_folders, make_trai
     trainer.on_train_start()
     warning = "WARNING: no training case of fold 0 annotates right, so it cannot be learned"
     assert (warning in Path(trainer.log_file).read_text()) != present
+    # the gate of the CRF loss would wait for it for ever
+    assert trainer.aux["confidence"].counted.tolist() == [True, True, present]

@@ -57,3 +57,10 @@ def test_resizing_never_invents_a_label():
     assert torch.equal(small, view.resize(target, [4, 4, 4]))
     # nearest-exact picks the voxel at the centre of each 2×2×2 block, rounded up
     assert torch.equal(small, target[:, :, 1::2, 1::2, 1::2])
+
+
+def test_heads_are_found_by_the_names_of_labels_and_regions():
+    classes = {"background": 0, "left": 1, "right": 2, "ignore": 3}
+    assert LabelView(3, False, 3).heads_of(["right", "left"], classes) == [2, 1]
+    regions = {"background": 0, "whole": [1, 2], "right": 2, "ignore": 3}
+    assert LabelView(2, True, 3).heads_of(["right"], regions) == [1]
