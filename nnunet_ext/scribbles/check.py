@@ -244,13 +244,14 @@ def check_case(
     looked: Counter[tuple[str, str]] = Counter()
     if np.isin(scribbles.array, list(classes)).mean() <= DENSE_FRACTION:  # what is dense touches everywhere
         here = (case.name, scribbles.array)
+        grey = np.nan_to_num(image.array, nan=0.0, posinf=0.0, neginf=0.0)  # that they are there is said already
         for places, found in (
             touching(*here, scribbles.spacing_mm, classes),
-            misplaced(*here, image.array, scribbles.spacing_mm, classes),
+            misplaced(*here, grey, scribbles.spacing_mm, classes),
         ):
             looked += places
             findings += found
-        findings += across_edges(*here, image.array, scribbles.spacing_mm, classes)
+        findings += across_edges(*here, grey, scribbles.spacing_mm, classes)
     findings += vanished(case.name, scribbles.array, scribbles.spacing_mm, classes, grids)
     return CheckedScribbles(
         case.name,
