@@ -26,7 +26,7 @@ INERTIA = 0.9
 
 
 class ConfidenceGate(nn.Module):
-    """The gate; its state is part of the checkpoint.
+    """The gate; its running mean is part of the checkpoint.
 
     Args:
         classes: or regions, K.
@@ -43,7 +43,8 @@ class ConfidenceGate(nn.Module):
         super().__init__()
         self.wait = wait
         self.register_buffer("probability", torch.zeros(classes))
-        self.register_buffer("counted", torch.ones(classes, dtype=torch.bool))
+        # no part of the checkpoint: the training split says it anew at every start
+        self.register_buffer("counted", torch.ones(classes, dtype=torch.bool), persistent=False)
 
     def leave_out(self, classes: Sequence[int]) -> None:
         """Wait no longer for these classes or regions."""
