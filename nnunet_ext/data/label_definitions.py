@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from nnunet_ext.errors import InputError
 
 Label = int | tuple[int, ...]
@@ -44,7 +46,7 @@ class ScoredLabels:
         values = {name: value for name, value in declared.items() if value not in (0, (0,))}
         if not values:
             raise InputError(f"{where} names no label but the background; there is nothing to score.")
-        known = {0, *(number for value in values.values() for number in _numbers(value))}
+        known = {0, *(number for value in values.values() for number in numbers_of(value))}
         assert not isinstance(ignore, tuple)
         return cls(values, ignore, frozenset(known if ignore is None else known | {ignore}))
 
@@ -130,5 +132,6 @@ def _number(value: Any, name: str, where: str, *, text: bool) -> int:
     raise InputError(f"{where}: the label {name!r} is {value!r}, but a whole number is expected; {FORMAT}.")
 
 
-def _numbers(value: Label) -> tuple[int, ...]:
-    return value if isinstance(value, tuple) else (value,)
+def numbers_of(value: int | Sequence[int]) -> list[int]:
+    """The labels of a class, which is one, or of a region."""
+    return [value] if isinstance(value, int | np.integer) else list(value)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nnunet_ext.data.channels import images_by_case, require_channels, require_numbered
 from nnunet_ext.data.folders import dataset_folder, visible_files
-from nnunet_ext.data.label_definitions import ScoredLabels
+from nnunet_ext.data.label_definitions import ScoredLabels, numbers_of
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
@@ -141,7 +141,7 @@ def _classes(description: Mapping[str, Any], where: str) -> tuple[dict[int, str]
     scored = ScoredLabels.from_dataset_json(description, where)
     names = {0: "background"}
     for name, value in scored.values.items():
-        numbers = value if isinstance(value, tuple) else (value,)
+        numbers = numbers_of(value)
         for number in numbers:
             if len(numbers) == 1:
                 names[number] = name

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter
 
+from nnunet_ext.data.label_definitions import numbers_of
 from nnunet_ext.evaluation.metrics import EmptyRule, Options, Status, label_map, nsd, weighted_percentile_95
 from nnunet_ext.evaluation.surfaces import Floats, Mask, Points, Surface, directed_distances, nearest
 
@@ -66,7 +67,7 @@ class InterfaceMetrics:
 
 def label_pairs(labels: Mapping[str, int | Sequence[int]]) -> list[tuple[str, str]]:
     """Every two of the classes that share no label: only those have an interface."""
-    values = {name: set(_values(value)) for name, value in labels.items()}
+    values = {name: set(numbers_of(value)) for name, value in labels.items()}
     return [(one, other) for one, other in itertools.combinations(values, 2) if not values[one] & values[other]]
 
 
@@ -100,7 +101,7 @@ def interface_metrics(
     faces = [_faces(each, counted, options.spacing_mm) for each in (predicted, truth)]
     result = {}
     for pair in label_pairs(labels):
-        values = [_values(labels[name]) for name in pair]
+        values = [numbers_of(labels[name]) for name in pair]
         between = [each.between(*values) for each in faces]
         result[pair] = _metrics(between, (predicted, truth), counted, values, options)
     return result
@@ -211,7 +212,3 @@ def _confusion(
     band = touching[voxels] | (nearest(2 * np.stack(voxels, axis=1), surface, half) <= BAND_MM)
     other = np.where(of_one[voxels], np.isin(predicted[voxels], values[1]), np.isin(predicted[voxels], values[0]))
     return float(other[band].mean())
-
-
-def _values(value: int | Sequence[int]) -> list[int]:
-    return [value] if isinstance(value, (int, np.integer)) else list(value)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
+from nnunet_ext.data.label_definitions import numbers_of
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.surfaces import Definition, DirectedDistances, Mask, surface_distances
 
@@ -149,7 +150,7 @@ def class_masks(
     Raises:
         InputError: a class contains the ignore label, or has no label.
     """
-    classes = {name: [value] if isinstance(value, (int, np.integer)) else list(value) for name, value in labels.items()}
+    classes = {name: numbers_of(value) for name, value in labels.items()}
     for name, values in classes.items():
         if not values or ignore_label in values:
             raise InputError(

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_ext.data.geometry import Geometry
-from nnunet_ext.data.label_definitions import Label, ScoredLabels
+from nnunet_ext.data.label_definitions import Label, ScoredLabels, numbers_of
 from nnunet_ext.data.raw import RawDataset, open_dataset
 from nnunet_ext.data.reading import Volume
 from nnunet_ext.errors import InputError
@@ -125,7 +125,7 @@ class Organs:
     @property
     def known(self) -> set[int]:
         """Every value that a label map may hold."""
-        numbers = {n for value in self.values.values() for n in (value if isinstance(value, tuple) else (value,))}
+        numbers = {n for value in self.values.values() for n in numbers_of(value)}
         return numbers | {0} | ({self.ignore} if self.ignore is not None else set())
 
     def surface(self, case: str, organ: str, labels: Volume) -> OrganSurface | None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
+from nnunet_ext.data.label_definitions import numbers_of
 from nnunet_ext.nnunet.labels import finest
 from nnunet_ext.nnunet.options import MethodOptions
 from nnunet_ext.nnunet.plans import extension_settings
@@ -38,9 +39,8 @@ class nnUNetTrainerS2VNet(SliceClips):
         known = super().to_remember(plans, configuration, dataset_json)
         manager = PlansManager(plans).get_label_manager(dataset_json)
         if manager.has_regions:
-            regions = [region if isinstance(region, tuple) else (region,) for region in manager.foreground_regions]
-            content = {"labels": [int(label) for label in manager.all_labels], "regions": [list(r) for r in regions]}
-            known[SECTION] = content
+            regions = [numbers_of(region) for region in manager.foreground_regions]
+            known[SECTION] = {"labels": [int(label) for label in manager.all_labels], "regions": regions}
         return known
 
     def clip_lengths(self) -> tuple[int, int]:
