@@ -149,6 +149,7 @@ class BenchmarkFolder:
                 folder.mkdir(parents=True, exist_ok=True)
             os.environ["nnUNet_raw"] = spec.raw if spec.raw and not spec.drawn else str(self.raw)
             os.environ["nnUNet_preprocessed"] = str(preprocessed)
+            os.environ["nnUNet_results"] = str(self.folder / "results")
         for name in ("nnUNet_raw", "nnUNet_preprocessed"):
             if not os.environ.get(name):
                 raise InputError(f"{name} is not set; export it to the folder that holds your data.")

@@ -90,7 +90,8 @@ def draw(number: str, drawn: Drawn, raw: Path) -> None:
     for folder in raw.glob(f"Dataset{int(number):03d}_*"):
         if (folder / DRAWN).is_file() and read_json(folder / DRAWN) == how:
             return
-        shutil.rmtree(folder)
+        for old in (folder, Path(os.environ["nnUNet_preprocessed"]) / folder.name):
+            shutil.rmtree(old, ignore_errors=True)
     try:
         options = Options(**drawn.scribbles)
     except TypeError as error:

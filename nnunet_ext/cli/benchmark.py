@@ -74,7 +74,7 @@ def add(commands: Commands) -> None:
         "report",
         _report,
         "write report.html, report.md, CSV files and figures for a benchmark, or for models you already have",
-        "nnunet-ext benchmark report nnunet_ext_benchmark_cpu",
+        "nnunet-ext benchmark report nnunet_ext_benchmark_low-acdc",
         "nnunet-ext benchmark report --from-results "
         "$nnUNet_results/Dataset004_Hippocampus/* --baseline nnUNetTrainer__nnUNetPlans__3d_fullres",
     )
