@@ -9,23 +9,22 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+from nnunet_ext.benchmark.drawn import draw, folds_of_landmarks, link_datasets
 from nnunet_ext.benchmark.folder import BenchmarkFolder
+from nnunet_ext.benchmark.own_folds import write_own_folds
 from nnunet_ext.benchmark.plans import write
 from nnunet_ext.benchmark.preprocessed import STAMP, digest
-from nnunet_ext.benchmark.spec import SYNTHETIC, Drawn, PlansRecipe, Spec
+from nnunet_ext.benchmark.spec import SYNTHETIC, PlansRecipe, Spec
 from nnunet_ext.data.folders import dataset_folder
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, write_json
 from nnunet_ext.processes import progress
 from nnunet_ext.processes.children import run_step
 from nnunet_ext.processes.commands import console, environment, for_planner
-
-DRAWN = "nnunet_ext_drawn.json"
-"""In a data set that was drawn: how."""
 
 
 def with_raw_folder(spec: Spec) -> Spec:
@@ -60,58 +59,13 @@ def provide(spec: Spec, benchmark: BenchmarkFolder) -> Spec:
     if spec.drawn and spec.raw:
         link_datasets(Path(spec.raw), benchmark.raw, spec.drawn)
         for number, drawn in spec.drawn.items():
-            draw(number, drawn, benchmark.raw)
+            draw(number, drawn, spec.splits, benchmark.raw)
     for dataset in _datasets(spec):
         raw = dataset_folder(dataset, "nnUNet_raw")
         preprocess(raw, _recipes(spec, dataset), spec.configurations, benchmark, verify=spec.raw is not None)
         if spec.splits is not None:
-            split(raw.name, spec)
+            write_own_folds(raw.name, spec.splits, folds_of_landmarks(spec.drawn, benchmark.raw))
     return spec
-
-
-# --- data sets that are drawn -----------------------------------------------------------------------------------------
-
-
-def link_datasets(source: Path, target: Path, drawn: Iterable[str]) -> None:
-    """Show the data sets of ``source`` in ``target``, where others are drawn beside them."""
-    own = {f"Dataset{int(number):03d}" for number in drawn if number.isdigit()}
-    for folder in sorted(source.glob("Dataset[0-9][0-9][0-9]_*")):
-        link = target / folder.name
-        if folder.name[:10] not in own and not link.is_symlink():
-            link.symlink_to(folder, target_is_directory=True)
-
-
-def draw(number: str, drawn: Drawn, raw: Path) -> None:
-    """Draw the data set of this number into ``raw``, unless it was drawn in the same way before."""
-    from nnunet_ext.scribbles.generate import generate_dataset
-    from nnunet_ext.scribbles.label_map import Options
-
-    how = drawn.model_dump(mode="json")
-    for folder in raw.glob(f"Dataset{int(number):03d}_*"):
-        if (folder / DRAWN).is_file() and read_json(folder / DRAWN) == how:
-            return
-        for old in (folder, Path(os.environ["nnUNet_preprocessed"]) / folder.name):
-            shutil.rmtree(old, ignore_errors=True)
-    try:
-        options = Options(**drawn.scribbles)
-    except TypeError as error:
-        raise InputError(f"drawn, {number}: scribbles: {error}; see nnunet-ext scribbles generate --help.") from None
-    made = generate_dataset(drawn.source, number, options)
-    write_json(made.folder / DRAWN, how)
-    print(f"{made.folder.name}: scribbles drawn from data set {drawn.source}", flush=True)
-
-
-# --- folds and preprocessed data --------------------------------------------------------------------------------------
-
-
-def split(dataset: str, spec: Spec) -> None:
-    """Write the folds of a data set, which are those of ``spec``."""
-    from nnunet_ext.splits.write import write_splits
-
-    recipe = spec.splits
-    assert recipe is not None
-    seeds = recipe.seeds or None
-    write_splits(dataset, recipe.by, folds=recipe.folds, shots=recipe.few_shot, seeds=seeds, force=True)
 
 
 def preprocess(

@@ -163,12 +163,32 @@ class SplitRecipe(_Strict):
     seeds: Listed[Annotated[int, Field(ge=0)]] = ()
 
 
+class DrawnLandmarks(_Strict):
+    """Landmarks in place of most masks, as ``nnunet-ext landmarks derive`` makes them.
+
+    ``segmented``: subjects that keep their masks, in each of ``subsets`` that have none in common. Each subset is a
+    fold; the cases that have only landmarks are the same in all.
+    """
+
+    rule: Literal["extreme-points", "interface"] = "extreme-points"
+    labels: Listed[str] = ()
+    segmented: Positive
+    subsets: Positive = 1
+
+
 class Drawn(_Strict):
-    """A data set that is made from one with dense labels: its scribbles are drawn."""
+    """A data set that is made from one with dense labels: scribbles, or landmarks in place of most masks."""
 
     source: Annotated[Name, Field(alias="from")]
-    scribbles: dict[str, Any] = {}
+    scribbles: dict[str, Any] | None = None
     """Fields of :class:`nnunet_ext.scribbles.label_map.Options`."""
+    landmarks: DrawnLandmarks | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Drawn:
+        if (self.scribbles is None) == (self.landmarks is None):
+            raise ValueError("a data set is drawn either with scribbles or with landmarks; write one of both")
+        return self
 
 
 class _Common(_Strict):
@@ -200,6 +220,13 @@ class _Common(_Strict):
         for dataset in self.references:
             if dataset not in self.datasets:
                 raise ValueError(f"references: {dataset} is none of the datasets ({', '.join(self.datasets)})")
+        for number, drawn in self.drawn.items():
+            if not number.isdigit():
+                raise ValueError(f"drawn: {number!r} is no number of a data set, such as 138")
+            if drawn.landmarks and not (self.splits and not self.splits.few_shot):
+                raise ValueError(
+                    f"drawn: {number} has landmarks in place of masks, by subject; add splits with by, without few_shot"
+                )
         for field in ("splits", "drawn"):
             if getattr(self, field) and not self.raw:
                 raise ValueError(
