@@ -49,7 +49,7 @@ def limit_from_environment() -> float | None:
 
 
 class StopRule:
-    """What may end a training, and the time that it took since this object was made.
+    """Reasons to end a training, and the time that it took since this object was made.
 
     Attributes:
         folder: of the fold.

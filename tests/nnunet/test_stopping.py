@@ -1,4 +1,4 @@
-"""When a training ends before its last epoch: a file, or a time limit."""
+"""Ending a training before its last epoch: by a file, or by a time limit."""
 
 import pytest
 
