@@ -45,6 +45,7 @@ from nnunet_ext.nnunet import plans as plans_file
 from nnunet_ext.nnunet.annotated import never_annotated
 from nnunet_ext.nnunet.checkpoints import read_checkpoint
 from nnunet_ext.nnunet.labels import LabelView
+from nnunet_ext.nnunet.loggers import loggers, wanted_loggers
 from nnunet_ext.nnunet.loss_line import loss_line
 from nnunet_ext.nnunet.options import THE_PLANS, MethodOptions, all_methods, merged, not_applied, resolve
 from nnunet_ext.nnunet.precision import SECTION as PRECISION
@@ -116,13 +117,17 @@ class CommonTrainer(nnUNetTrainer):
         for section, content in self.to_remember(plans, configuration, dataset_json).items():
             plans_file.remember(plans, configuration, section, content)
         require_device(device.type, "-device")
-        limit = limit_from_environment()
+        limit, other_loggers = limit_from_environment(), wanted_loggers()
         with written_or_said_why(Path(os.environ.get("nnUNet_results", "."))):
             super().__init__(plans, configuration, fold, dataset_json, device)
         self.labels = LabelView.from_label_manager(self.label_manager)
         self.aux = nn.ModuleDict()
         self.step_in_epoch = 0
         self.stop_rule = StopRule(Path(self.output_folder), limit)
+        if self.local_rank == 0 and other_loggers:
+            folder = Path(self.output_folder)
+            name = f"{folder.parent.parent.name} {folder.parent.name} fold {fold}"
+            self.logger.loggers += loggers(other_loggers, folder, name, resume=self.logger.resume)
         self.unannotated: list[str] = []
         self._recorded: dict[str, list[Tensor]] = {}
         for name, value in self.hyperparameters.items():
