@@ -288,7 +288,7 @@ class CommonTrainer(nnUNetTrainer):
             self.enable_deep_supervision = False
         super().initialize()
         self.precision.guard(self.loss)
-        install_pretrained_weights()
+        install_pretrained_weights(channel_names(self.dataset_json))
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """Build the auxiliary modules and the optimizer; the first hook that nnU-Net calls when the network exists."""
