@@ -1,4 +1,4 @@
-"""What lies outside of the image: nobody has annotated it, so with an ignore label it has the ignore label.
+"""The padding of patches: nobody has annotated it, so with an ignore label it has the ignore label.
 
 nnU-Net fills the segmentation with −1 where a patch reaches beyond the image (``crop_and_pad_nd(seg, bbox, -1)`` in its
 loader) and where a rotated or smaller image leaves a gap (``padding_value_seg=-1``), and its last transform of labels
