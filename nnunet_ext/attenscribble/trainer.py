@@ -118,7 +118,7 @@ class MaskedCRF(PseudoLabels):
         gate = self.gate(self.labels.probabilities(logits.detach()), self.labels.one_hot(labels))
         self.record(GATE, gate.mean())
         logits, inside = self.gate.gated(logits, exclusive=not self.labels.has_regions), self.image_within(batch)
-        receives = ~self.labels.annotated(labels) if inside is None else self.unlabelled(batch)
+        receives = ~self.labels.annotated(labels) if inside is None else self.unlabelled_voxels(batch)
         # outside of the image all classes are equally probable: such a neighbour pulls a voxel nowhere
         seen = logits if inside is None else logits.where(inside, 0.0)
         terms[CRF] = self.crf(seen, batch["crf_image"], receives)

@@ -77,7 +77,7 @@ class UnannotatedPadding(CommonTrainer):
             self.record(ANNOTATED, annotated.sum() / batch[INSIDE].sum().clamp(min=1))
         return super().prepare_batch(batch)
 
-    def unlabelled(self, batch: Batch) -> Tensor:
+    def unlabelled_voxels(self, batch: Batch) -> Tensor:
         """``(B, 1, *spatial)`` bool: voxels of the image that are not annotated."""
         nothing = ~self.labels.annotated(finest(batch["target"]))
         return nothing & batch[INSIDE] if INSIDE in batch else nothing

@@ -78,7 +78,7 @@ class PseudoLabels(CleanImage, UnannotatedPadding, AveragedNetwork):
         image = torch.cat([batch[CLEAN_IMAGE], batch["data"][:, self.image_channels :]], 1)
         with self.precision.autocast():
             logits = finest_logits(self.average()(image))
-        unlabelled = self.unlabelled(batch)
+        unlabelled = self.unlabelled_voxels(batch)
         exclusive = not self.labels.has_regions
         labels, use = pseudo_labels(self.labels.probabilities(logits), unlabelled, confidence, exclusive=exclusive)
         self.record(SHARE, use.sum() / unlabelled.expand_as(use).sum().clamp(min=1))

@@ -109,7 +109,7 @@ def test_padding_may_count_as_annotated_background_as_in_stock_nnunet(made):
         prepared = trainer.prepare_batch(ours)
         assert INSIDE not in prepared
         assert not prepared["target"][0].any()
-        assert not trainer.unlabelled(prepared).any()
+        assert not trainer.unlabelled_voxels(prepared).any()
 
 
 @pytest.mark.parametrize("name", ["nnUNetTrainerMaskedCRF", "nnUNetTrainerAttenScribble"])
