@@ -202,8 +202,14 @@ def unfinished(benchmark: BenchmarkFolder, job: Job) -> Unfinished:
 def written(spec: Spec) -> dict[str, Any]:
     """Return what a YAML file of this benchmark could hold: without what is the default."""
     content = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-    content["trainers"] = content.pop("arms")
-    return content
+    arms = content.pop("arms")
+    recipes = [arm.pop("plans", {}) for arm in arms]
+    common = {key: value for key, value in recipes[0].items() if all(each.get(key) == value for each in recipes)}
+    for arm, recipe in zip(arms, recipes, strict=True):
+        # the time of another arm sets the iterations, so none may be given
+        own = {k: v for k, v in recipe.items() if k not in common and not (k == "iterations" and "time_of" in arm)}
+        arm.update({"plans": own} if own else {})
+    return {**content, "plans": common, "trainers": arms}
 
 
 def every_pair(interfaces: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
@@ -372,5 +378,7 @@ def _model_group(model: Path, reference: str | Path | None) -> Group:
     if found is None:
         looked = ", ".join(map(str, candidates)) or "nnUNet_preprocessed and nnUNet_raw, which are not set"
         raise InputError(f"There are no references for {dataset} (looked in {looked}); give them with --reference.")
-    reader = read_json(model / "plans.json")["image_reader_writer"]
+    reader = read_json(model / "plans.json").get("image_reader_writer")
+    if reader is None:
+        raise InputError(f"{model / 'plans.json'} names no image_reader_writer, so these are no plans of nnU-Net.")
     return Group(dataset, dataset, found, read_json(model / "dataset.json"), reader)

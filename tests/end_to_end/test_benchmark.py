@@ -192,6 +192,10 @@ def test_one_failure_is_reported_and_stops_nobody(root, capsys):
     (Path(trained[0]) / "fold_0" / "validation" / "summary.json").unlink()
     with pytest.raises(InputError, match="the baseline has no validated fold yet"):
         report_results(trained, root / "not_written", baseline="nnUNetTrainerReference")
+    (Path(trained[0]) / "fold_0" / "validation" / "summary.json").write_text("{}")
+    (Path(trained[0]) / "plans.json").write_text("{}")
+    with pytest.raises(InputError, match="names no image_reader_writer"):
+        report_results(trained, root / "not_written", baseline="nnUNetTrainerReference")
     assert not (root / "not_written").exists()
     assert main(["benchmark", "report"]) == 2
 
