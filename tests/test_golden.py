@@ -28,12 +28,12 @@ from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
 from nnunet_ext.partial_labels.loss import PartialLabelsLoss
 from nnunet_ext.pnpnet.blocks import ConvDialect
 from nnunet_ext.pnpnet.class_clustering import CenterAtlas, ClassClusteringModule
-from nnunet_ext.pnpnet.losses import center_loss
-from nnunet_ext.pnpnet.published import PaperCenterLoss
+from nnunet_ext.pnpnet.published import PaperCenterLoss, PublishedClustering, PublishedDifference
 from nnunet_ext.pnpnet.semantic_difference import SemanticDifferenceModule
 from nnunet_ext.s2vnet.centroid_aggregation import Bank, CentroidAggregation
 from nnunet_ext.s2vnet.clustering import CosineLogits, KMeansLayer
 from nnunet_ext.s2vnet.loss import auxiliary_loss, cluster_loss
+from nnunet_ext.scnp.loss import worst_neighbours
 
 CLASSES = 3
 PATCH = {2: (8, 9), 3: (5, 6, 7)}
@@ -110,9 +110,16 @@ def bridge(dim: int, direction: str) -> Tensor:
 
 
 def clustering(dim: int) -> Tensor:
-    module = filled(ClassClusteringModule(dialect(dim), 4, CLASSES, kernel(dim), dim=8, heads=2, mlp_dim=16))
-    found = module(wave(2, 4, *PATCH[dim]), wave(1, CLASSES, 8))
-    return found.pull.square().mean() + found.centers.square().mean()
+    module = filled(ClassClusteringModule(dialect(dim), 4, CLASSES, dim=8, heads=2, mlp_dim=16))
+    found, centers = module(wave(2, 4, *PATCH[dim]), wave(1, CLASSES, 8))
+    return found.square().mean() + centers.square().mean()
+
+
+def published_clustering(dim: int) -> Tensor:
+    options = {"dim": 8, "heads": 2, "mlp_dim": 16, "dropout": 0.0}
+    module = filled(PublishedClustering(dialect(dim), 4, CLASSES, kernel(dim), **options))
+    pull, centers = module(wave(2, 4, *PATCH[dim]), wave(1, CLASSES, 8))
+    return pull.square().mean() + centers.square().mean()
 
 
 def s2v_loss(which: Callable[..., Tensor], dim: int) -> Tensor:
@@ -178,11 +185,6 @@ GOLDEN: dict[str, tuple[Callable[[int], Tensor], float, float]] = {
         0.0034455644655343467,
     ),
     "confidence gate": (gate, 0.05141966938106125, 0.048695080078073896),
-    "centres": (
-        lambda dim: center_loss(wave(2, CLASSES, 8), wave(2, 8, *PATCH[dim]), one_hot(dim)),
-        0.7447426340722606,
-        0.7627060309251781,
-    ),
     "centres as published": (
         lambda dim: filled(PaperCenterLoss(dialect(dim), 4, 8))(wave(2, CLASSES, 8), logits(dim, 4), one_hot(dim)),
         0.4667434346479921,
@@ -200,6 +202,19 @@ GOLDEN: dict[str, tuple[Callable[[int], Tensor], float, float]] = {
         ),
         -0.04023779046165338,
         -0.3406286071924848,
+    ),
+    "class clustering as published": (published_clustering, 0.0, 0.0),
+    "semantic difference as published": (
+        lambda dim: projection(
+            filled(PublishedDifference(dialect(dim), 4, kernel(dim)))(logits(dim, 4), wave(2, 4, *PATCH[dim]))
+        ),
+        0.0,
+        0.0,
+    ),
+    "worst neighbours": (
+        lambda dim: projection(worst_neighbours(logits(dim), one_hot(dim), target(dim, 4) != 1)),
+        0.0,
+        0.0,
     ),
     "relative consistency": (
         lambda dim: consistency(logits(dim), wave(2, CLASSES, *PATCH[dim], frequency=1.1)),
