@@ -175,6 +175,6 @@ def test_golden_losses_in_2d_and_3d(make_trainer):
         trainer.network.train()
         step = trainer.train_step(tiny.batch(trainer))
         got[configuration] = (float(step["loss_segmentation"]), float(step["loss_pull"]))
-    expected = {"2d": (1.1498, 0.4140), "3d_fullres": (1.3092, 0.4049)}
+    expected = {"2d": (0.8396, 0.9511), "3d_fullres": (0.8446, 0.9482)}
     for configuration, values in expected.items():
         assert got[configuration] == pytest.approx(values, abs=2e-3), got
