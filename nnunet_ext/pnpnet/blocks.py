@@ -62,14 +62,16 @@ class Scale(nn.Module):
 
     Args:
         channels: C.
+        gain: on the factors; they grow ``gain²`` times as fast as without.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, gain: float = 1.0) -> None:
         super().__init__()
         self.factor = nn.Parameter(torch.zeros(channels))
+        self.gain = gain
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.factor.view(-1, *[1] * (x.ndim - 2))
+        return x * (self.gain * self.factor).view(-1, *[1] * (x.ndim - 2))
 
 
 class ResidualBlock(nn.Module):

@@ -41,6 +41,9 @@ from nnunet_ext.pnpnet.blocks import ConvDialect, Scale
 
 Initialisation = Literal["unit", "randn"]
 
+GAIN = 20.0
+"""Gain on the factors of the branch. Without it they stay near 0.02 and the trained branch does nothing."""
+
 
 def explicit_stencil(kernel_size: Sequence[int]) -> Tensor:
     """The explicit part of the EID kernel: its corners; all other entries are 0.
@@ -141,7 +144,7 @@ class SemanticDifferenceModule(nn.Module):
         self.skip_difference = DifferentialConv(dialect.conv_op, width, kernel_size)
         self.guide_difference = DifferentialConv(dialect.conv_op, width, kernel_size)
         self.mix = dialect.conv(width, channels, kernel_size)
-        self.scale = Scale(channels)
+        self.scale = Scale(channels, GAIN)
         self.apply(InitWeights_He(1e-2))  # as nnU-Net initialises the planned part
 
     def forward(self, skip: Tensor, guide: Tensor) -> Tensor:

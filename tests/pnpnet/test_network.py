@@ -34,12 +34,12 @@ def opened(net):
     """The network with factors that are not 0, as after a training."""
     for module in net.modules():
         if isinstance(module, Scale):
-            torch.nn.init.uniform_(module.factor, 0.5, 1.0)
+            torch.nn.init.uniform_(module.factor, 0.5 / module.gain, 1.0 / module.gain)
     return net
 
 
 def supervised(pulled):
-    """What the loss sees of the pulling branch."""
+    """A number of all that the loss sees of the pulling branch."""
     found = pulled.maps if hasattr(pulled, "maps") else [pulled.centers]
     return sum(x.square().mean() for x in found)
 

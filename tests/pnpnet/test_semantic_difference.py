@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nnunet_ext.pnpnet.semantic_difference import (
+    GAIN,
     DifferentialConv,
     SemanticDifferenceModule,
     explicit_stencil,
@@ -102,7 +103,7 @@ def test_the_module_equals_numpy(kernel_size, width):
         **helpers.conv_norm(module.mix, "mix"),
         skip_kernel=helpers.array(module.skip_difference.weight),
         guide_kernel=helpers.array(module.guide_difference.weight),
-        factor=helpers.array(module.scale.factor),
+        factor=GAIN * helpers.array(module.scale.factor),
         norm=reference.instance_norm,
     )
     np.testing.assert_allclose(helpers.array(module(skip, guide)), expected, atol=1e-9)
@@ -154,7 +155,7 @@ def test_large_half_precision_features_stay_finite():
     torch.manual_seed(0)
     module = SemanticDifferenceModule(helpers.dialect(3), 4, [3, 3, 3])
     nn.init.constant_(module.guide.norm.weight, 100.0)
-    nn.init.ones_(module.scale.factor)
+    nn.init.constant_(module.scale.factor, 1 / GAIN)
     skip, guide = 100 * torch.randn(1, 4, 6, 6, 6), torch.randn(1, 4, 6, 6, 6)
     full = module(skip, guide)
     with torch.autocast("cpu", dtype=torch.float16):
