@@ -143,6 +143,15 @@ TRAINERS: dict[str, Entry] = {
         measured="better, in one short training",
         page="docs/results/pnpnet.md",
     ),
+    "nnUNetTrainerSCNP": Entry(
+        location="nnunet_ext.scnp.trainer:nnUNetTrainerSCNP",
+        tier="controls and parts",
+        description="the loss of every voxel's worst neighbour: the cheap control for better boundaries",
+        needs="",
+        network="stock",
+        measured="not yet",
+        page="docs/pnpnet.md",
+    ),
     "nnUNetTrainerSSA": Entry(
         location="nnunet_ext.attenscribble.trainer:nnUNetTrainerSSA",
         tier="controls and parts",

@@ -27,6 +27,7 @@ REPRESENTATIVES = (
 MADE_OF = {
     "nnUNetTrainerSDM": ("nnUNetTrainerPnPNet",),
     "nnUNetTrainerCCM": ("nnUNetTrainerPnPNet",),
+    "nnUNetTrainerSCNP": ("nnUNetTrainerReference",),
     "nnUNetTrainerMaskedCRF": ("nnUNetTrainerAttenScribble",),
     "nnUNetTrainerSSA": ("nnUNetTrainerAttenScribblePaper",),
     "nnUNetTrainerMedContextMaskedOnly": ("nnUNetTrainerMedContext",),

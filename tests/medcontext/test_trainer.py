@@ -399,10 +399,10 @@ def test_options_that_cannot_work_get_one_sentence(make_trainer, options, senten
 def test_around_pnpnet_both_views_have_its_terms_and_the_teacher_its_branches(make_trainer, tmp_path):
     trainer = make_trainer(nnUNetTrainerMedContextPnPNet)
     step = train_steps(trainer, 1)[0]
-    names = {"segmentation", "centers", "masked_segmentation", "masked_centers", "consistency"}
+    names = {"segmentation", "pull", "masked_segmentation", "masked_pull", "consistency"}
     assert {name.removeprefix("loss_") for name in step} == names | {"loss"}
     expected = step["loss_segmentation"] + step["loss_masked_segmentation"] + 0.5 * step["loss_consistency"]
-    expected += 0.2 * (step["loss_centers"] + step["loss_masked_centers"])
+    expected += trainer.options.pnpnet.pull_weight * (step["loss_pull"] + step["loss_masked_pull"])
     assert step["loss"] == pytest.approx(expected, rel=1e-5)
     teacher = trainer.aux["teacher"].network
     assert teacher.planned.decoder is teacher.decoder is not trainer.network.decoder
