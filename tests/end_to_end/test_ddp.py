@@ -59,7 +59,16 @@ TRAINERS = (
     Distributed("nnUNetTrainerReference"),
     *(
         Distributed(f"nnUNetTrainer{name}", configuration)
-        for name in ("PnPNet", "SDM", "CCM", "PnPNetPaper", "MedContext", "MedContextMaskedOnly", "TubeCutout")
+        for name in (
+            "PnPNet",
+            "SDM",
+            "CCM",
+            "PnPNetPaper",
+            "MedContext",
+            "MedContextMaskedOnly",
+            "TubeCutout",
+            "SelfTraining",
+        )
         for configuration in ("2d", "3d_fullres")
     ),
     Distributed("nnUNetTrainerMedContextPaper"),
