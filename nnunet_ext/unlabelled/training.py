@@ -100,6 +100,11 @@ class UnlabelledData(CommonTrainer):
                 f"{self.configuration_name} needs the prediction of the previous stage for every image, which images "
                 "without labels do not have; set the option unlabelled.images to none."
             )
+        if type(self).run_network is not CommonTrainer.run_network:
+            raise InputError(
+                f"{type(self).__name__} gives its network more than the image, such as clicks at labels, which images "
+                "without labels do not have; set the option unlabelled.images to none."
+            )
         built: list[nnUNetDataLoader] = []
 
         def build(*args: Any, **kwargs: Any) -> nnUNetDataLoader:
