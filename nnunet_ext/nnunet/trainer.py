@@ -15,7 +15,8 @@
    from ``network_weights``, so that the network stays what nnU-Net planned.
 5. **Schedule from the plans.** Epochs, iterations and learning rate come from the plans (``nnunet-ext plans``), epochs
    also from the class name (``…_50epochs``).
-6. **Whole checkpoints.** Written to a temporary file, then renamed: a killed training never leaves half a file. Two
+6. **A time to stop.** A file or a time limit ends a training after an epoch, see :mod:`nnunet_ext.nnunet.stopping`.
+7. **Whole checkpoints.** Written to a temporary file, then renamed: a killed training never leaves half a file. Two
    trainings of one fold do not run at once, see :mod:`nnunet_ext.nnunet.results`.
 """
 
@@ -31,6 +32,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
@@ -43,6 +45,7 @@ from nnunet_ext.nnunet import plans as plans_file
 from nnunet_ext.nnunet.annotated import never_annotated
 from nnunet_ext.nnunet.checkpoints import read_checkpoint
 from nnunet_ext.nnunet.labels import LabelView
+from nnunet_ext.nnunet.loggers import loggers, wanted_loggers
 from nnunet_ext.nnunet.loss_line import loss_line
 from nnunet_ext.nnunet.options import THE_PLANS, MethodOptions, all_methods, merged, not_applied, resolve
 from nnunet_ext.nnunet.precision import SECTION as PRECISION
@@ -50,6 +53,8 @@ from nnunet_ext.nnunet.precision import Precision
 from nnunet_ext.nnunet.pretrained import install as install_pretrained_weights
 from nnunet_ext.nnunet.results import alone_in, written_or_said_why
 from nnunet_ext.nnunet.schedule import Schedule, warmed_up
+from nnunet_ext.nnunet.stopping import Stopped, StopRule, limit_from_environment
+from nnunet_ext.processes.time_left import time_left
 
 CHECKPOINT_KEY = "nnunet_ext"
 SEGMENTATION = "segmentation"
@@ -112,11 +117,17 @@ class CommonTrainer(nnUNetTrainer):
         for section, content in self.to_remember(plans, configuration, dataset_json).items():
             plans_file.remember(plans, configuration, section, content)
         require_device(device.type, "-device")
+        limit, other_loggers = limit_from_environment(), wanted_loggers()
         with written_or_said_why(Path(os.environ.get("nnUNet_results", "."))):
             super().__init__(plans, configuration, fold, dataset_json, device)
         self.labels = LabelView.from_label_manager(self.label_manager)
         self.aux = nn.ModuleDict()
         self.step_in_epoch = 0
+        self.stop_rule = StopRule(Path(self.output_folder), limit)
+        if self.local_rank == 0 and other_loggers:
+            folder = Path(self.output_folder)
+            name = f"{folder.parent.parent.name} {folder.parent.name} fold {fold}"
+            self.logger.loggers += loggers(other_loggers, folder, name, resume=self.logger.resume)
         self.unannotated: list[str] = []
         self._recorded: dict[str, list[Tensor]] = {}
         for name, value in self.hyperparameters.items():
@@ -277,7 +288,7 @@ class CommonTrainer(nnUNetTrainer):
             self.enable_deep_supervision = False
         super().initialize()
         self.precision.guard(self.loss)
-        install_pretrained_weights()
+        install_pretrained_weights(channel_names(self.dataset_json))
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """Build the auxiliary modules and the optimizer; the first hook that nnU-Net calls when the network exists."""
@@ -296,8 +307,35 @@ class CommonTrainer(nnUNetTrainer):
         return optimizer, scheduler
 
     def run_training(self) -> None:
+        self.stop_rule = StopRule(Path(self.output_folder), self.stop_rule.limit)  # its time begins now
         with self._alone():
             super().run_training()
+
+    def on_epoch_end(self) -> None:
+        super().on_epoch_end()
+        per_epoch = self.stop_rule.epoch_ended()
+        if self.current_epoch < self.num_epochs:
+            self.print_to_log_file(time_left(per_epoch * (self.num_epochs - self.current_epoch)))
+            self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        """Leave the training after this epoch, with a whole checkpoint; all ranks do so together."""
+        reason = [self.stop_rule.reason() if self.local_rank == 0 else None]
+        if self.is_ddp:
+            dist.broadcast_object_list(reason, 0)
+        if reason[0] is None:
+            return
+        self.current_epoch -= 1  # nnU-Net saves before it counts the epoch
+        self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_latest.pth"))
+        self.current_epoch += 1
+        self.print_to_log_file(f"Stopped after {self.current_epoch} of {self.num_epochs} epochs, because {reason[0]}.")
+        self.print_to_log_file("The same command with --c goes on from here.")
+        for loader in (self.dataloader_train, self.dataloader_val):
+            if isinstance(loader, NonDetMultiThreadedAugmenter):
+                loader._finish()
+        if self.is_ddp:
+            dist.destroy_process_group()
+        raise Stopped
 
     def on_train_start(self) -> None:
         super().on_train_start()
