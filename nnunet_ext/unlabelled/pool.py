@@ -30,7 +30,7 @@ class Pool:
     transductive: tuple[str, ...] = ()
 
     def sentences(self) -> list[str]:
-        """What the log says."""
+        """Lines for the log."""
         lines = [f"Images without labels: {len(self.files)}, {self.source}"]
         if self.held_out:
             lines.append(f"{_counted(self.held_out)} left out, which show validation subjects")
@@ -54,7 +54,9 @@ def of_folder(
         about: what is known about the subjects; None: what their names say.
         transductive: use images of subjects that validate, too.
     """
-    shown = showing(notes, held, about) | {name for name, note in notes.items() if set(note.same_as) & set(held)}
+    copied = {case for note in notes.values() for case in note.same_as}
+    secret = showing(copied, held, about)
+    shown = showing(notes, held, about) | {name for name, note in notes.items() if secret & set(note.same_as)}
     return _pool({name: folder / name for name in notes}, shown, f"of {folder}", transductive)
 
 

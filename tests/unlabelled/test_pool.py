@@ -54,6 +54,9 @@ def test_of_a_folder_copies_and_subjects_of_validation_cases_are_left_out():
     chosen = of_folder(PATH, found, ["case_4"], None, transductive=False)
     assert sorted(chosen.files) == ["trained", "x"]
     assert chosen.held_out == ("case_4", "copy")
+    # a copy of another image of a subject that validates
+    said = about("nowhere.csv", case_1="s", case_4="s")
+    assert of_folder(PATH, found, ["case_4"], said, transductive=False).held_out == ("case_4", "copy", "trained")
 
 
 def test_the_subjects_that_somebody_said_count_also_for_names_that_no_table_knows():
