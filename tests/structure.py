@@ -33,6 +33,7 @@ MADE_OF = {
     "nnUNetTrainerMedContextMaskedOnly": ("nnUNetTrainerMedContext",),
     "nnUNetTrainerTubeCutout": ("nnUNetTrainerMedContext",),
     "nnUNetTrainerMedContextPaper": ("nnUNetTrainerMedContext",),
+    "nnUNetTrainerSelfTraining": ("nnUNetTrainerMedContext",),
     "nnUNetTrainerLandmark": ("nnUNetTrainerBaBLoss",),
     "nnUNetTrainerS2VNetNoPropagation": ("nnUNetTrainerS2VNet",),
     "nnUNetTrainerMaskedCRFPnPNet": ("nnUNetTrainerAttenScribble", "nnUNetTrainerPnPNet"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -121,6 +122,12 @@ def published_clustering(dim: int) -> Tensor:
     module = filled(PublishedClustering(dialect(dim), 4, CLASSES, kernel(dim), **options))
     pull, centers = module(wave(2, 4, *PATCH[dim]), wave(1, CLASSES, 8))
     return pull.square().mean() + centers.square().mean()
+
+
+def sure_consistency(dim: int, kind: Any, *, exclusive: bool = True) -> Tensor:
+    """The distance from a teacher of large logits, where it is surer than 0.8 and a wave is positive."""
+    teacher, among = 4 * wave(2, CLASSES, *PATCH[dim], frequency=1.1), wave(2, 1, *PATCH[dim], frequency=0.9) > 0
+    return consistency(logits(dim), teacher, kind, exclusive=exclusive, confidence=0.8, among=among)
 
 
 def s2v_loss(which: Callable[..., Tensor], dim: int) -> Tensor:
@@ -245,7 +252,7 @@ GOLDEN: dict[str, tuple[Callable[[int], Tensor], float, float]] = {
         0.6012621676898448,
     ),
     "relative consistency": (
-        lambda dim: consistency(logits(dim), wave(2, CLASSES, *PATCH[dim], frequency=1.1)),
+        lambda dim: consistency(logits(dim), wave(2, CLASSES, *PATCH[dim], frequency=1.1), "relative"),
         4.992342043726071,
         4.997136875437189,
     ),
@@ -263,6 +270,13 @@ GOLDEN: dict[str, tuple[Callable[[int], Tensor], float, float]] = {
         lambda dim: consistency(logits(dim), wave(2, CLASSES, *PATCH[dim], frequency=1.1), "kl", exclusive=False),
         0.84146827788065,
         0.8433551780226447,
+    ),
+    "divergence from a sure teacher": (lambda dim: sure_consistency(dim, "kl"), 1.1767412501083463, 1.1368483218142127),
+    "squares from a sure teacher": (lambda dim: sure_consistency(dim, "mse"), 0.20149979266887694, 0.20948274615836343),
+    "squares of regions": (
+        lambda dim: sure_consistency(dim, "mse", exclusive=False),
+        0.20532528917402748,
+        0.2151817202561902,
     ),
     "bridge, direction A": (lambda dim: bridge(dim, "A"), 0.04779799538588536, 0.48660074405546927),
     "bridge, direction B": (lambda dim: bridge(dim, "B"), 0.01312393674389739, 0.04066917710793361),

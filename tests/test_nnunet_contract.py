@@ -20,7 +20,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ext.catalogue import TRAINERS, resolve
 from nnunet_ext.landmarks.predictor import LandmarkPredictor
-from nnunet_ext.landmarks.training.loader import SEAM, LandmarkDataLoader
+from nnunet_ext.landmarks.training.loader import LandmarkDataLoader
+from nnunet_ext.nnunet.loaders import SEAM
 from nnunet_ext.s2vnet.predictor import S2VPredictor
 from tests import tiny
 

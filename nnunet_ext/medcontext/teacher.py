@@ -1,8 +1,8 @@
 """The teacher: a moving average of the network (exponential, EMA), which sees the patch as a whole.
 
-After each step of the optimizer ``teacher ← m · teacher + (1 − m) · student``; m rises from 0 to a base at once and
-to 1 by the end of the training, so the teacher is the student at first and hardly moves in the end. In between it is a
-mean over about ``1 / (1 − m)`` steps.
+After each step of the optimizer ``teacher ← m · teacher + (1 − m) · student``. m rises from 0 to a base at once, and
+stays there: the teacher is the student at first, and then a mean over about ``1 / (1 − m)`` steps, which is the same
+share of the training throughout (``ema_memory`` in the options).
 
 Deviations from the published code, each with its reason:
 
@@ -11,6 +11,9 @@ Deviations from the published code, each with its reason:
   student of the step before. ``ema_restarts`` in the options restores it.
 * *The base follows the length of the training.* 0.996 is a mean over 250 steps, a thousandth of nnU-Net's 250,000. In a
   training of 1000 steps it would be a network from before half of it, which the student is asked to resemble.
+* *m does not go on to 1.* The code means it to, by a half cosine; then the teacher of the end is a network of 10 to
+  20 % of the training ago, while the learning rate falls and the student is at its best. Where the teacher is the
+  product that is good, here it is a target. ``ema_final`` in the options restores it.
 * *The teacher is in evaluation mode and without gradient.* In part of the code it is trained on, and dropped from.
 * *Statistics of norms are averaged, too*, see :mod:`nnunet_ext.nnunet.teacher`.
 """

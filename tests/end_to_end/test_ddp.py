@@ -37,6 +37,7 @@ class Distributed:
         batch_size: of all processes together.
         declares: what dataset.json says beside the labels.
         wrapped: with MedContext around the trainer.
+        unlabelled: batches hold patches without labels.
     """
 
     trainer: str
@@ -46,6 +47,7 @@ class Distributed:
     batch_size: int = 4
     declares: dict[str, Any] = field(default_factory=dict)
     wrapped: bool = False
+    unlabelled: bool = False
 
 
 def s2v(**options: Any) -> dict[str, Any]:
@@ -60,10 +62,28 @@ TRAINERS = (
     Distributed("nnUNetTrainerReference"),
     *(
         Distributed(f"nnUNetTrainer{name}", configuration)
-        for name in ("PnPNet", "SDM", "CCM", "PnPNetPaper", "MedContext", "MedContextMaskedOnly", "TubeCutout")
+        for name in (
+            "PnPNet",
+            "SDM",
+            "CCM",
+            "PnPNetPaper",
+            "MedContext",
+            "MedContextMaskedOnly",
+            "TubeCutout",
+            "SelfTraining",
+        )
         for configuration in ("2d", "3d_fullres")
     ),
     Distributed("nnUNetTrainerMedContextPaper"),
+    *(
+        Distributed(f"nnUNetTrainer{name}", configuration, unlabelled=True)
+        for name, configuration in (
+            ("MedContext", "2d"),
+            ("MedContext", "3d_fullres"),
+            ("MedContextPnPNet", "2d"),
+            ("SelfTraining", "2d"),
+        )
+    ),
     Distributed("nnUNetTrainerMedContextPnPNet"),
     *(
         Distributed(f"nnUNetTrainer{name}", kind="ignore")
@@ -144,7 +164,10 @@ def steps_of(case: Distributed, rank: int) -> dict[str, Any]:
     trainer.network.train()
     steps = []
     for step in range(STEPS):
-        losses = trainer.train_step(batch_of(trainer, rank, step))
+        batch = batch_of(trainer, rank, step)
+        if case.unlabelled:
+            batch["unlabelled"] = torch.randn(batch["data"].shape, generator=torch.Generator().manual_seed(rank))
+        losses = trainer.train_step(batch)
         named = {**dict(trainer.network.module.named_parameters()), **dict(trainer.aux.named_parameters())}
         learned = {name: p for name, p in named.items() if p.requires_grad}
         steps.append(
@@ -193,7 +216,8 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         pytest.param(
             number,
             marks=marks_of(case.trainer, case.configuration),
-            id=f"{case.trainer}-{case.configuration}-{case.kind}{'-wrapped' * case.wrapped}",
+            id=f"{case.trainer}-{case.configuration}-{case.kind}{'-wrapped' * case.wrapped}"
+            + "-unlabelled" * case.unlabelled,
         )
         for number, case in enumerate(TRAINERS)
     ],
