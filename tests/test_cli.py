@@ -108,7 +108,14 @@ HABITS: dict[str, dict[str, object]] = {
     },
     "landmarks from-masks p -d 227 -np 2 -o out": {"masks": "p", "dataset": "227", "processes": 2, "out": "out"},
     "splits -d 4 -np 2 -o s.json": {"dataset": "4", "processes": 2, "out": "s.json"},
-    "benchmark run cpu -o folder": {"folder": "folder"},
+    "unlabelled -d 27 -p P -c 2d 3d_fullres -np 2 --images new": {
+        "dataset": "27",
+        "plans": "P",
+        "configuration": ["2d", "3d_fullres"],
+        "images": "new",
+        "processes": 2,
+    },
+    "benchmark run low-acdc -o folder --only A --only B": {"folder": "folder", "only": ["A", "B"]},
     "benchmark report --from-results a b -f 0 1 -o out": {"from_results": ["a", "b"], "folds": [0, 1], "out": "out"},
     "demo -d 4 -device cpu -o folder": {"dataset": "4", "device": "cpu", "folder": "folder"},
 }

@@ -24,6 +24,7 @@ def _run(arguments: argparse.Namespace) -> int:
         executor=arguments.executor,
         at_once=arguments.jobs,
         parameters=arguments.parameter,
+        only=arguments.only,
     )
 
 
@@ -33,7 +34,15 @@ def _report(arguments: argparse.Namespace) -> None:
     if bool(arguments.folder) == bool(arguments.from_results):
         raise InputError("Give either the FOLDER of a benchmark or --from-results with folders of trained models.")
     if arguments.folder:
-        print(report_benchmark(arguments.folder, arguments.out, baseline=arguments.baseline))
+        print(
+            report_benchmark(
+                arguments.folder,
+                arguments.out,
+                baseline=arguments.baseline,
+                html=not arguments.no_html,
+                drawn=not arguments.no_figures,
+            )
+        )
     else:
         print(
             report_results(
@@ -42,8 +51,18 @@ def _report(arguments: argparse.Namespace) -> None:
                 baseline=arguments.baseline,
                 reference=arguments.reference,
                 folds=arguments.folds,
+                html=not arguments.no_html,
+                drawn=not arguments.no_figures,
             )
         )
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from nnunet_ext.benchmark.verify import verify
+
+    packages = [package for folder in arguments.folders for package in verify(folder)]
+    print("\n".join(map(str, packages)))
+    return 1 if any(package.problems for package in packages) else 0
 
 
 def add(commands: Commands) -> None:
@@ -65,6 +84,7 @@ def add(commands: Commands) -> None:
     run.add_argument("benchmark", metavar="BENCHMARK", help="a YAML file, or the name of a ready benchmark")
     run.add_argument("-o", "--folder", help="where everything is written (nnunet_ext_benchmark_NAME)")
     run.add_argument("--jobs", type=int, default=1, metavar="N", help="trainings at a time on this machine (1)")
+    run.add_argument("--only", **SEVERAL, default=[], metavar="ARM", help="train these arms now (default: all)")
     run.add_argument("--executor", choices=["local", "slurm"], default="local", help="(%(default)s)")
     run.add_argument("--parameter", **SEVERAL, default=[], metavar="NAME=VALUE", help="for submitit")
     report = add_command(
@@ -72,14 +92,29 @@ def add(commands: Commands) -> None:
         "report",
         _report,
         "write report.html, report.md, CSV files and figures for a benchmark, or for models you already have",
-        "nnunet-ext benchmark report nnunet_ext_benchmark_cpu",
+        "nnunet-ext benchmark report nnunet_ext_benchmark_low-acdc",
         "nnunet-ext benchmark report --from-results "
         "$nnUNet_results/Dataset004_Hippocampus/* --baseline nnUNetTrainer__nnUNetPlans__3d_fullres",
     )
-    report.add_argument("folder", nargs="?", metavar="FOLDER", help="of the benchmark")
+    report.add_argument(
+        "folder", nargs="?", metavar="FOLDER", help="of the benchmark; or of a report, to compute its tables anew"
+    )
     report.add_argument("--from-results", **SEVERAL, metavar="MODEL", help="folders TRAINER__PLANS__CONFIGURATION")
     report.add_argument("--baseline", help="what the others are compared with (default: that of the benchmark)")
     report.add_argument("--reference", metavar="FOLDER", help="with --from-results: references (default: nnU-Net's)")
     report.add_argument("-f", "--folds", **SEVERAL, type=int, metavar="F", help="with --from-results (default: all)")
     report.add_argument("-o", "--out", metavar="FOLDER", help="default: FOLDER/report")
+    report.add_argument("--no-html", action="store_true", help="without report.html, which holds all figures once more")
+    report.add_argument("--no-figures", action="store_true", help="only pages and tables")
     add_trust(report)
+    verify = add_command(
+        parts,
+        "verify",
+        _verify,
+        "check that reports are what was written, and that their scores give their tables; exit code 1 if not",
+        "nnunet-ext benchmark verify nnunet_ext_benchmark_cpu",
+        "nnunet-ext benchmark verify docs/results",
+    )
+    verify.add_argument(
+        "folders", nargs="+", metavar="FOLDER", help="of a report, of a benchmark, or one that holds several reports"
+    )
