@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from nnunet_ext.attenscribble.attentive_similarity import AttentiveSimilarity
 from nnunet_ext.attenscribble.attentive_similarity_loss import several_classes
 from nnunet_ext.attenscribble.confidence_gate import ConfidenceGate
-from nnunet_ext.attenscribble.crf_loss import MaskedCRFLoss
-from nnunet_ext.attenscribble.network import AttendedUNet, crf_window
+from nnunet_ext.attenscribble.crf_window import crf_loss
+from nnunet_ext.attenscribble.network import AttendedUNet
 from nnunet_ext.attenscribble.options import AttenScribbleOptions
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.clean_image import WithCleanImage
@@ -50,13 +50,8 @@ class MaskedCRF(CommonTrainer):
                 'ignore label; add "ignore": N to the labels in dataset.json, where N is the highest label plus 1, '
                 "and give it to every voxel that is not annotated."
             )
-        window, downsample = crf_window(self.configuration_manager.spacing)
-        self.crf = MaskedCRFLoss(
-            window,
-            exclusive=not self.labels.has_regions,
-            downsample=downsample,
-            offsets_per_step=self.options.attenscribble.offsets_per_step,
-        )
+        spacing, exclusive = self.configuration_manager.spacing, not self.labels.has_regions
+        self.crf = crf_loss(spacing, self.options.attenscribble, exclusive=exclusive)
         super().initialize()
 
     def build_aux(self) -> Mapping[str, nn.Module]:
@@ -78,7 +73,8 @@ class MaskedCRF(CommonTrainer):
     @property
     def compares_clean_image(self) -> bool:
         """The CRF loss sees the image without intensity augmentation, which travels as additional channels."""
-        return self.options.attenscribble.crf_image == "clean"
+        options = self.options.attenscribble
+        return options.crf_image == "clean" and options.crf_weight > 0
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
         transforms = super().get_training_transforms(*args, **kwargs)
@@ -94,12 +90,17 @@ class MaskedCRF(CommonTrainer):
         return super().prepare_batch({**batch, "data": data, "crf_image": image})
 
     def compute_terms(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        """nnU-Net's loss and the regularisers whose option is not 0."""
         terms = super().compute_terms(output, batch)
+        options = self.options.attenscribble
+        if options.crf_weight == options.asl_weight == 0:
+            return terms
         logits, labels = finest_logits(output), finest(batch["target"])
         gate = self.aux[CONFIDENCE](self.probabilities(logits.detach()), self.labels.one_hot(labels))
         self.record(GATE, gate)
-        crf = gate * self.crf(logits, batch["crf_image"], ~self.labels.annotated(labels))
-        return {**terms, CRF: crf}
+        if options.crf_weight > 0:
+            terms[CRF] = gate * self.crf(logits, batch["crf_image"], ~self.labels.annotated(labels))
+        return terms
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """``(B, K, *spatial)`` of classes or regions, in single precision."""
@@ -130,7 +131,7 @@ class nnUNetTrainerAttenScribble(MaskedCRF):
         logits, attended = output
         target = finest(batch["target"])
         terms = super().compute_terms(logits, batch)
-        if attended:
+        if attended and self.options.attenscribble.asl_weight > 0:
             gate = self.aux[CONFIDENCE].openness
             counts = several_classes(self.labels.presence(target))
             loss, mean = self.aux[SIMILARITY](self.probabilities(finest(logits)), counts, attended)
