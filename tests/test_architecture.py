@@ -108,7 +108,7 @@ def test_what_is_trained_does_not_know_the_sessions_with_it():
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_beside_its_trainer_a_method_needs_only_the_walk_over_the_planned_network_and_what_a_landmark_is(method):
-    shared = ("nnunet.unet", "nnunet.options", "landmarks.points", "errors", method)
+    shared = ("nnunet.unet", "nnunet.options", "nnunet.teacher", "landmarks.points", "errors", method)
     allowed = tuple(f"nnunet_ext.{name}" for name in shared)
     for file in (PACKAGE / method).rglob("*.py"):
         if not knows_nnunet(file):

@@ -100,8 +100,15 @@ HABITS: dict[str, dict[str, object]] = {
     "landmarks check -d 204 -np 2 -o out": {"dataset": "204", "processes": 2, "out": "out"},
     "landmarks evaluate a b -djfile d -np 2 -o out": {"dataset_json": "d", "processes": 2, "out": "out"},
     "landmarks pseudo-label -d 204 -np 2 --new-dataset 304": {"dataset": "204", "processes": 2, "new_dataset": "304"},
+    "landmarks derive -d 27 -np 2 --new-dataset 227 --segmented 8 --labels RV --labels LV": {
+        "dataset": "27",
+        "processes": 2,
+        "new_dataset": "227",
+        "labels": ["RV", "LV"],
+    },
+    "landmarks from-masks p -d 227 -np 2 -o out": {"masks": "p", "dataset": "227", "processes": 2, "out": "out"},
     "splits -d 4 -np 2 -o s.json": {"dataset": "4", "processes": 2, "out": "s.json"},
-    "benchmark run cpu -o folder": {"folder": "folder"},
+    "benchmark run low-acdc -o folder --only A --only B": {"folder": "folder", "only": ["A", "B"]},
     "benchmark report --from-results a b -f 0 1 -o out": {"from_results": ["a", "b"], "folds": [0, 1], "out": "out"},
     "demo -d 4 -device cpu -o folder": {"dataset": "4", "device": "cpu", "folder": "folder"},
 }

@@ -25,6 +25,7 @@ from nnunet_ext.landmarks.heatmaps import HeatmapLoss, PaperHeatmapLoss
 from nnunet_ext.medcontext.consistency import consistency
 from nnunet_ext.nnunet.labels import LabelView
 from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
+from nnunet_ext.nnunet.pseudo_labels import pseudo_label_loss, pseudo_labels
 from nnunet_ext.partial_labels.loss import PartialLabelsLoss
 from nnunet_ext.pnpnet.blocks import ConvDialect
 from nnunet_ext.pnpnet.class_clustering import CenterAtlas, ClassClusteringModule
@@ -131,7 +132,22 @@ def partial_labels(dim: int) -> Tensor:
 
 
 def gate(dim: int) -> Tensor:
-    return ConfidenceGate(CLASSES, 0.5).double()(logits(dim).softmax(1), one_hot(dim))
+    return ConfidenceGate(CLASSES, 0.5).double()(logits(dim).softmax(1), one_hot(dim)).min()
+
+
+def gated_gradient(dim: int, exclusive: bool) -> Tensor:
+    module = ConfidenceGate(CLASSES, 0.5).double()
+    module.probability.copy_(torch.tensor([0.6, 0.3, 0.1]))
+    leaf = logits(dim).requires_grad_()
+    loss = module.gated(leaf, exclusive=exclusive).softmax(1).square().sum()
+    return projection(torch.autograd.grad(loss, leaf)[0])
+
+
+def pseudo(dim: int, exclusive: bool) -> Tensor:
+    teacher = 3 * logits(dim).flip(1)
+    probabilities = teacher.softmax(1) if exclusive else teacher.sigmoid()
+    labels, use = pseudo_labels(probabilities, target(dim, 4) != 1, 0.6, exclusive=exclusive)
+    return pseudo_label_loss(logits(dim), labels, use, exclusive=exclusive)
 
 
 def projection(x: Tensor) -> Tensor:
@@ -177,6 +193,18 @@ GOLDEN: dict[str, tuple[Callable[[int], Tensor], float, float]] = {
         -0.05315569620888753,
         0.0034455644655343467,
     ),
+    "gradient through the confidence gate": (
+        lambda dim: gated_gradient(dim, True),
+        -0.002546721293458626,
+        -0.0011435609453450226,
+    ),
+    "gradient of regions through the gate": (
+        lambda dim: gated_gradient(dim, False),
+        -0.005362153326358846,
+        -0.005047228857179713,
+    ),
+    "pseudo-labels": (lambda dim: pseudo(dim, True), 0.9563267040915404, 3.3090560932092896),
+    "pseudo-labels of regions": (lambda dim: pseudo(dim, False), 0.508255360335379, 1.5169160610832642),
     "confidence gate": (gate, 0.05141966938106125, 0.048695080078073896),
     "centres": (
         lambda dim: center_loss(wave(2, CLASSES, 8), wave(2, 8, *PATCH[dim]), one_hot(dim)),

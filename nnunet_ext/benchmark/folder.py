@@ -132,7 +132,7 @@ class BenchmarkFolder:
 
     @property
     def raw(self) -> Path:
-        """``nnUNet_raw`` of the synthetic data set."""
+        """``nnUNet_raw`` of data sets that the benchmark makes."""
         return self.folder / "nnUNet_raw"
 
     def use_data(self, spec: Spec) -> None:
@@ -147,8 +147,9 @@ class BenchmarkFolder:
             preprocessed = self.folder / "nnUNet_preprocessed"
             for folder in (self.raw, preprocessed):
                 folder.mkdir(parents=True, exist_ok=True)
-            os.environ["nnUNet_raw"] = spec.raw or str(self.raw)
+            os.environ["nnUNet_raw"] = spec.raw if spec.raw and not spec.drawn else str(self.raw)
             os.environ["nnUNet_preprocessed"] = str(preprocessed)
+            os.environ["nnUNet_results"] = str(self.folder / "results")
         for name in ("nnUNet_raw", "nnUNet_preprocessed"):
             if not os.environ.get(name):
                 raise InputError(f"{name} is not set; export it to the folder that holds your data.")

@@ -1,6 +1,7 @@
 """Data that a benchmark brings itself: planned and preprocessed inside its folder, so that nothing else is touched.
 
-It is the synthetic data set of :mod:`nnunet_ext.benchmark.synthetic`, or data sets of a raw folder, which is only read.
+It is the synthetic data set of :mod:`nnunet_ext.benchmark.synthetic`, or data sets of a raw folder, which is only read,
+and data sets that are drawn from these.
 """
 
 from __future__ import annotations
@@ -8,27 +9,46 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+from nnunet_ext.benchmark.drawn import draw, folds_of_landmarks, link_datasets
 from nnunet_ext.benchmark.folder import BenchmarkFolder
+from nnunet_ext.benchmark.own_folds import write_own_folds
+from nnunet_ext.benchmark.plans import write
 from nnunet_ext.benchmark.preprocessed import STAMP, digest
-from nnunet_ext.benchmark.spec import SYNTHETIC, Spec
+from nnunet_ext.benchmark.spec import SYNTHETIC, PlansRecipe, Spec
 from nnunet_ext.data.folders import dataset_folder
+from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, write_json
 from nnunet_ext.processes import progress
 from nnunet_ext.processes.children import run_step
 from nnunet_ext.processes.commands import console, environment, for_planner
 
 
+def with_raw_folder(spec: Spec) -> Spec:
+    """``spec`` with the variables in ``raw`` replaced, which is a folder then.
+
+    Raises:
+        InputError: it is none.
+    """
+    if spec.raw is None:
+        return spec
+    raw = Path(os.path.expandvars(spec.raw)).expanduser().resolve()
+    if "$" in str(raw) or not raw.is_dir():
+        raise InputError(f"raw: {spec.raw} is no folder; export nnUNet_raw, or write the folder of your data sets.")
+    return spec.model_copy(update={"raw": str(raw)})
+
+
 def provide(spec: Spec, benchmark: BenchmarkFolder) -> Spec:
-    """Preprocess the data sets of ``spec`` unless that is done, with nnU-Net's variables pointing to the benchmark's.
+    """Make, split and preprocess what is not there yet, with nnU-Net's variables pointing to the benchmark's folders.
 
     Returns:
         ``spec`` with the synthetic data set by its name.
 
     Raises:
-        InputError: a data set is not in the raw folder.
+        InputError: a data set is not in the raw folder, or its folds or scribbles cannot be made.
         StepFailed: nnU-Net's command failed.
     """
     from nnunet_ext.benchmark.synthetic import DATASET, write_dataset
@@ -36,43 +56,87 @@ def provide(spec: Spec, benchmark: BenchmarkFolder) -> Spec:
     if spec.datasets == (SYNTHETIC,):
         write_dataset(os.environ["nnUNet_raw"])
         spec = spec.model_copy(update={"datasets": (DATASET,)})
-    references = [truth for truth in spec.references.values() if not Path(truth).is_dir()]
-    for dataset in dict.fromkeys([*spec.datasets, *(arm.dataset for arm in spec.arms if arm.dataset), *references]):
-        preprocess(dataset_folder(dataset, "nnUNet_raw"), spec.configurations, benchmark)
+    if spec.drawn and spec.raw:
+        link_datasets(Path(spec.raw), benchmark.raw, spec.drawn)
+        for number, drawn in spec.drawn.items():
+            draw(number, drawn, spec.splits, benchmark.raw)
+    for dataset in _datasets(spec):
+        raw = dataset_folder(dataset, "nnUNet_raw")
+        preprocess(raw, _recipes(spec, dataset), spec.configurations, benchmark, verify=spec.raw is not None)
+        if spec.splits is not None:
+            write_own_folds(raw.name, spec.splits, folds_of_landmarks(spec.drawn, benchmark.raw))
     return spec
 
 
-def preprocess(raw: Path, configurations: tuple[str, ...], benchmark: BenchmarkFolder) -> None:
-    """Plan and preprocess one data set, or the configurations that are missing, if its files are still the same."""
+def preprocess(
+    raw: Path,
+    recipes: Sequence[PlansRecipe],
+    configurations: tuple[str, ...],
+    benchmark: BenchmarkFolder,
+    *,
+    verify: bool = True,
+) -> None:
+    """Plan one data set, and preprocess what is missing, if its files are still the same.
+
+    Args:
+        raw: its folder.
+        recipes: of all plans that are trained on it; those with a spacing have data of their own.
+        configurations: to preprocess.
+        benchmark: where.
+        verify: let nnU-Net look at the files first.
+    """
     preprocessed = Path(os.environ["nnUNet_preprocessed"])
     folder = preprocessed / raw.name
     description = read_json(raw / "dataset.json")
     key = digest(description, _state_of_files(raw), metadata.version("nnunetv2"))
     before = read_json(folder / STAMP) if (folder / STAMP).is_file() else {}
-    done = before.get("configurations", []) if before.get("key") == key else []
-    missing = [configuration for configuration in configurations if configuration not in done]
-    if not missing:
-        return
+    planned = before.get("key") == key
+    done = before.get("configurations", []) if planned else []
+    wanted = configurations if any(recipe.spacing is None for recipe in recipes) else ()
+    missing = [configuration for configuration in wanted if configuration not in done]
     number = str(int(raw.name[7:10]))
     own = for_planner(environment(raw=raw.parent, preprocessed=preprocessed, results=benchmark.folder / "results"))
     workers = own["nnUNet_def_n_proc"]
-    if done:
-        command = ["nnUNetv2_preprocess", "-d", number, "-np", workers, "-c", *missing]
-    else:
+
+    def run(command: list[str]) -> None:
+        print(f"$ {shlex.join(command)}", flush=True)
+        run_step(
+            "preprocess",
+            console(command),
+            shown=shlex.join(command),
+            log=benchmark.folder / "preprocess.log",
+            env=own,
+            progress=progress.preprocessing(),
+        )
+
+    if not planned:
         shutil.rmtree(folder, ignore_errors=True)
-        command = ["nnUNetv2_plan_and_preprocess", "-d", number, "-np", workers, "-npfp", workers, "-c", *missing]
-        if raw.parent != benchmark.raw:
-            command.append("--verify_dataset_integrity")
-    print(f"$ {shlex.join(command)}", flush=True)
-    run_step(
-        "preprocess",
-        console(command),
-        shown=shlex.join(command),
-        log=benchmark.folder / "preprocess.log",
-        env=own,
-        progress=progress.preprocessing(),
-    )
-    write_json(folder / STAMP, {"key": key, "configurations": [*done, *missing]})
+        command = ["nnUNetv2_plan_and_preprocess", "-d", number, "-np", workers, "-npfp", workers]
+        command += ["-c", *missing] if missing else ["--no_pp"]
+        run([*command, *(["--verify_dataset_integrity"] if verify else [])])
+    elif missing:
+        run(["nnUNetv2_preprocess", "-d", number, "-np", workers, "-c", *missing])
+    if missing or not planned:
+        write_json(folder / STAMP, {"key": key, "configurations": [*done, *missing]})
+    for recipe in recipes:
+        plans = write(recipe, raw.name, configurations) if recipe.spacing is not None else None
+        if plans is not None and plans.missing:
+            run(["nnUNetv2_preprocess", "-d", number, "-plans_name", plans.name, "-np", workers, "-c", *plans.missing])
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _datasets(spec: Spec) -> list[str]:
+    """All data sets that are trained on or whose labels are the truth."""
+    references = [truth for truth in spec.references.values() if not Path(truth).is_dir()]
+    return list(dict.fromkeys([*spec.datasets, *(arm.dataset for arm in spec.arms if arm.dataset), *references]))
+
+
+def _recipes(spec: Spec, dataset: str) -> list[PlansRecipe]:
+    """Plans that are trained on a data set; those of all arms, where it only gives the truth."""
+    own = [arm.plans for arm in spec.arms if (arm.dataset or dataset) == dataset]
+    return own or [arm.plans for arm in spec.arms]
 
 
 def _state_of_files(raw: Path) -> list[tuple[str, int, int]]:

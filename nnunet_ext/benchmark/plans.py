@@ -7,22 +7,37 @@ import re
 from nnunet_ext import catalogue
 from nnunet_ext.benchmark.preprocessed import digest, plans_of
 from nnunet_ext.benchmark.spec import PlansRecipe
+from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.plans import extension_settings
-from nnunet_ext.planning import write_plans
+from nnunet_ext.planning import WrittenPlans, write_plans
 
 NUMBER_OF_EPOCHS = re.compile(r"_(\d+)epochs?$")
 
 
-def written_plans(recipe: PlansRecipe, dataset: str, configurations: tuple[str, ...]) -> str:
-    """The name of the plans for this recipe, which are written unless they are there."""
-    if recipe.unchanged:
-        return recipe.base
+def write(recipe: PlansRecipe, dataset: str, configurations: tuple[str, ...]) -> WrittenPlans:
+    """Write the plans of this recipe unless they are there."""
     arguments = {key: value for key, value in recipe.model_dump().items() if key not in ("base", "presets")}
     name = "_".join([recipe.base, *recipe.presets, f"bench{digest(recipe.model_dump(), configurations)[:6]}"])
-    write_plans(
+    return write_plans(
         dataset, recipe.presets, base=recipe.base, configurations=configurations, out=name, force=True, **arguments
     )
-    return name
+
+
+def written_plans(recipe: PlansRecipe, dataset: str, configurations: tuple[str, ...]) -> str:
+    """The name of the plans of this recipe, which are written unless they are there.
+
+    Raises:
+        InputError: their data is not preprocessed.
+    """
+    if recipe.unchanged:
+        return recipe.base
+    written = write(recipe, dataset, configurations)
+    if written.missing:
+        raise InputError(
+            f"{dataset} is not preprocessed at {' x '.join(f'{mm:g}' for mm in recipe.spacing or ())} mm; run: "
+            f"nnUNetv2_preprocess -d {int(dataset[7:10])} -plans_name {written.name} -c {' '.join(written.missing)}."
+        )
+    return written.name
 
 
 def expected_epochs(trainer: str, dataset: str, plans: str, configuration: str) -> int | None:

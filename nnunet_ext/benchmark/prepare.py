@@ -15,7 +15,7 @@ from dataclasses import replace
 from nnunet_ext import catalogue
 from nnunet_ext.benchmark.equal_time import with_equal_time
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
-from nnunet_ext.benchmark.own_data import provide
+from nnunet_ext.benchmark.own_data import provide, with_raw_folder
 from nnunet_ext.benchmark.plans import expected_epochs, written_plans
 from nnunet_ext.benchmark.preprocessed import job_key, splits, subsets
 from nnunet_ext.benchmark.score import truth_of
@@ -41,6 +41,7 @@ def prepare(spec: Spec, benchmark: BenchmarkFolder, *, anew: bool = False) -> li
         InputError: a data set, configuration, fold or trainer is missing; or what is done in this folder was done with
             other data, plans or splits.
     """
+    spec = with_raw_folder(spec)
     benchmark.use_data(spec)
     for arm in spec.arms:
         check_trainer(arm)
@@ -140,18 +141,18 @@ def check_dataset(dataset: str, spec: Spec) -> None:
     Without ``splits_final.json`` nnU-Net's own default folds are written, as its first training would do.
     """
     folder = dataset_folder(dataset)
-    for arm in spec.arms:
-        file = folder / f"{arm.plans.base}.json"
+    for plans in [arm.plans for arm in spec.arms]:
+        file = folder / f"{plans.base}.json"
         configurations = read_json(file)["configurations"] if file.is_file() else {}
         for configuration in spec.configurations:
             if configuration not in configurations:
                 there = ", ".join(configurations) or "no such plans"
                 raise InputError(f"{file}: there is no configuration {configuration!r} (there is: {there}).")
-            identifier = configurations[configuration].get("data_identifier", f"{arm.plans.base}_{configuration}")
-            if not (folder / identifier).is_dir():
+            identifier = configurations[configuration].get("data_identifier", f"{plans.base}_{configuration}")
+            if plans.spacing is None and not (folder / identifier).is_dir():
                 raise InputError(
                     f"{dataset} is not preprocessed for {configuration}; run: nnUNetv2_preprocess -d {dataset} "
-                    f"-plans_name {arm.plans.base} -c {configuration}."
+                    f"-plans_name {plans.base} -c {configuration}."
                 )
     if not (folder / "splits_final.json").is_file():
         from nnunetv2.utilities.crossval_split import generate_crossval_split

@@ -15,13 +15,14 @@ from tqdm import tqdm
 
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.benchmark.job import prediction_left, run_job, training_left
-from nnunet_ext.benchmark.remaining import Clock, Remaining, seconds_of, shown
+from nnunet_ext.benchmark.remaining import Clock, Remaining, seconds_of
 from nnunet_ext.benchmark.seeded import THREADS
 from nnunet_ext.errors import InputError
 from nnunet_ext.processes.children import Progress, end_group, follow_lines, last_lines, own_group, signals_noted
 from nnunet_ext.processes.lock import is_held
 from nnunet_ext.processes.progress import training
 from nnunet_ext.processes.signals import interrupt
+from nnunet_ext.processes.time_left import time_left
 
 POLL_SECONDS = 0.5
 
@@ -202,6 +203,6 @@ def _bar(jobs: int, done: int) -> tqdm:
 
 
 def _show(bar: tqdm, done: int, running: Sequence[_Running], left: float | None) -> None:
-    notes = [shown(left), *(f"{one.job.arm}: {one.note or 'starting'}" for one in running)]
+    notes = [time_left(left), *(f"{one.job.arm}: {one.note or 'starting'}" for one in running)]
     bar.set_postfix_str("; ".join(note for note in notes if note), refresh=False)
     bar.update(done + sum(one.fraction for one in running) - bar.n)

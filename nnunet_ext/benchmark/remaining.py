@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,15 +77,6 @@ class Remaining:
 def seconds_of(record: dict[str, Any]) -> float:
     """Seconds that a finished job took, with validation and evaluation unless it was interrupted."""
     return max(sum(record["training"]["epoch_seconds"]), record["seconds_of_last_attempt"])
-
-
-def shown(seconds: float | None) -> str:
-    """``about 2 h 05 min left``; empty where nothing is known."""
-    if seconds is None:
-        return ""
-    minutes = round(seconds / 60)
-    hours = f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{max(1, minutes)} min"
-    return f"about {hours} left, until {time.strftime('%a %H:%M', time.localtime(time.time() + seconds))}"
 
 
 def _kind(job: Job) -> tuple[str, str, str]:

@@ -10,11 +10,12 @@ from typing import Any
 from nnunet_ext.benchmark import queue
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.benchmark.prepare import prepare
-from nnunet_ext.benchmark.spec import load
+from nnunet_ext.benchmark.spec import Spec, load
 from nnunet_ext.devices import require_device
 from nnunet_ext.errors import InputError
 from nnunet_ext.processes.children import StepFailed
 from nnunet_ext.processes.lock import held
+from nnunet_ext.refusals import meant
 
 
 def run_benchmark(
@@ -24,6 +25,7 @@ def run_benchmark(
     executor: str = "local",
     at_once: int = 1,
     parameters: Sequence[str] = (),
+    only: Sequence[str] = (),
 ) -> int:
     """Train and evaluate every arm; what is done already is kept. Returns the exit code.
 
@@ -33,6 +35,7 @@ def run_benchmark(
         executor: ``"local"``, or ``"slurm"`` through submitit.
         at_once: jobs at the same time on this machine.
         parameters: ``NAME=VALUE`` for submitit, such as ``slurm_partition=gpu``.
+        only: arms to train now; all by default.
 
     Raises:
         InputError: the benchmark cannot be run, in one sentence.
@@ -41,13 +44,15 @@ def run_benchmark(
         raise InputError(f"--jobs is {at_once}, but must be at least 1.")
     spec = load(name_or_path)
     benchmark = BenchmarkFolder(folder or f"nnunet_ext_benchmark_{spec.name}")
+    if only:
+        spec = with_arms(spec, only, benchmark)
     with held(benchmark.lock) as alone:
         if not alone:
             raise InputError(f"{benchmark.folder}: another nnunet-ext benchmark run is working here.")
         if executor == "local":
             require_device(spec.device, "device:")
         try:
-            jobs = prepare(spec, benchmark)
+            jobs = [job for job in prepare(spec, benchmark) if not only or job.arm in only]
         except StepFailed as error:
             print(f"nnunet-ext benchmark: {error}", file=sys.stderr)
             return 1
@@ -65,6 +70,26 @@ def run_benchmark(
         failed = run_jobs(benchmark, jobs, at_once)
     print(f"next: nnunet-ext benchmark report {benchmark.folder}")
     return 1 if failed else 0
+
+
+def with_arms(spec: Spec, only: Sequence[str], benchmark: BenchmarkFolder) -> Spec:
+    """``spec`` with these arms, those that they start from or are timed by, and those that the folder has already.
+
+    Raises:
+        InputError: there is no such arm.
+    """
+    by_name = {arm.name: arm for arm in spec.arms}
+    if strangers := [name for name in only if name not in by_name]:
+        raise InputError(
+            f"--only: {strangers[0]!r} is no arm{meant(strangers[0], list(by_name))}; there are {', '.join(by_name)}."
+        )
+    chosen = set(only)
+    if benchmark.prepared.is_file():
+        chosen |= {arm.name for arm in benchmark.load()[0].arms} & set(by_name)
+    for _ in spec.arms:  # an arm may start from one that starts from another
+        arms = [by_name[name] for name in chosen]
+        chosen |= {name for arm in arms for name in (arm.start, arm.time_of) if name is not None}
+    return spec.model_copy(update={"arms": tuple(arm for arm in spec.arms if arm.name in chosen)})
 
 
 def run_jobs(benchmark: BenchmarkFolder, jobs: Sequence[Job], at_once: int = 1) -> list[Job]:

@@ -19,7 +19,9 @@
     metrics: {nsd_tolerances_mm: [1], definition: surface}
     references: {127: 27}               # score data set 127 against the labels of 27 (or of a folder)
     scored: validation                  # or held-out: the cases of imagesTs that have a reference in labelsTs
-    raw: /data/nnUNet_raw               # plan and preprocess the data inside the benchmark's folder, too
+    raw: $nnUNet_raw                    # plan and preprocess the data inside the benchmark's folder, too
+    splits: {by: 'patient\\d+', folds: 5}   # with raw: folds by subject, as for `nnunet-ext splits`
+    drawn: {127: {from: 27, scribbles: {mode: line}}}   # with raw: data sets made from one with dense labels
 
 Only ``baseline``, ``trainers`` and ``datasets`` are required.
 """
@@ -101,6 +103,8 @@ class PlansRecipe(_Strict):
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
     batch_size: Positive | None = None
+    spacing: Several[Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = None
+    """In mm, another resolution than the planned one, with data of its own."""
     patch_size: Several[Positive] | None = None
     features: Several[Positive] | None = None
     options: dict[str, dict[str, Any]] = {}
@@ -150,6 +154,43 @@ class Metrics(_Strict):
     definition: Definition = "surface"
 
 
+class SplitRecipe(_Strict):
+    """The arguments of :func:`nnunet_ext.splits.write.write_splits`: folds by subject, or few-shot subsets."""
+
+    by: str
+    folds: Annotated[int, Field(ge=2)] = 5
+    few_shot: Listed[Positive | Literal["all"]] = ()
+    seeds: Listed[Annotated[int, Field(ge=0)]] = ()
+
+
+class DrawnLandmarks(_Strict):
+    """Landmarks in place of most masks, as ``nnunet-ext landmarks derive`` makes them.
+
+    ``segmented``: subjects that keep their masks, in each of ``subsets`` that have none in common. Each subset is a
+    fold; the cases that have only landmarks are the same in all.
+    """
+
+    rule: Literal["extreme-points", "interface"] = "extreme-points"
+    labels: Listed[str] = ()
+    segmented: Positive
+    subsets: Positive = 1
+
+
+class Drawn(_Strict):
+    """A data set that is made from one with dense labels: scribbles, or landmarks in place of most masks."""
+
+    source: Annotated[Name, Field(alias="from")]
+    scribbles: dict[str, Any] | None = None
+    """Fields of :class:`nnunet_ext.scribbles.label_map.Options`."""
+    landmarks: DrawnLandmarks | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Drawn:
+        if (self.scribbles is None) == (self.landmarks is None):
+            raise ValueError("a data set is drawn either with scribbles or with landmarks; write one of both")
+        return self
+
+
 class _Common(_Strict):
     """Fields that are written the same way in a file and in a benchmark that was read."""
 
@@ -167,13 +208,31 @@ class _Common(_Strict):
     scored: Scored = "validation"
     """The validation cases of the fold, or the cases of ``imagesTs`` that have a reference in ``labelsTs``."""
     raw: str | None = None
-    """``nnUNet_raw`` of data sets that the runner itself plans and preprocesses, inside the folder of the benchmark."""
+    """``nnUNet_raw`` of data sets that the runner itself plans and preprocesses, inside the folder of the benchmark;
+    variables of the environment are allowed."""
+    splits: SplitRecipe | None = None
+    """Folds of all data sets, where the runner preprocesses them; those of nnU-Net by default."""
+    drawn: dict[Name, Drawn] = {}
+    """Data sets that the runner makes inside its folder, by number."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> _Common:
         for dataset in self.references:
             if dataset not in self.datasets:
                 raise ValueError(f"references: {dataset} is none of the datasets ({', '.join(self.datasets)})")
+        for number, drawn in self.drawn.items():
+            if not number.isdigit():
+                raise ValueError(f"drawn: {number!r} is no number of a data set, such as 138")
+            if drawn.landmarks and not (self.splits and not self.splits.few_shot):
+                raise ValueError(
+                    f"drawn: {number} has landmarks in place of masks, by subject; add splits with by, without few_shot"
+                )
+        for field in ("splits", "drawn"):
+            if getattr(self, field) and not self.raw:
+                raise ValueError(
+                    f"{field}: only where the benchmark preprocesses its data; name the folder of your data sets, "
+                    "raw: $nnUNet_raw"
+                )
         if SYNTHETIC in self.datasets and (len(self.datasets) > 1 or self.raw):
             raise ValueError(f"datasets: {SYNTHETIC} cannot be mixed with others; make it a benchmark of its own")
         return self

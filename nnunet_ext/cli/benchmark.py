@@ -24,6 +24,7 @@ def _run(arguments: argparse.Namespace) -> int:
         executor=arguments.executor,
         at_once=arguments.jobs,
         parameters=arguments.parameter,
+        only=arguments.only,
     )
 
 
@@ -65,6 +66,7 @@ def add(commands: Commands) -> None:
     run.add_argument("benchmark", metavar="BENCHMARK", help="a YAML file, or the name of a ready benchmark")
     run.add_argument("-o", "--folder", help="where everything is written (nnunet_ext_benchmark_NAME)")
     run.add_argument("--jobs", type=int, default=1, metavar="N", help="trainings at a time on this machine (1)")
+    run.add_argument("--only", **SEVERAL, default=[], metavar="ARM", help="train these arms now (default: all)")
     run.add_argument("--executor", choices=["local", "slurm"], default="local", help="(%(default)s)")
     run.add_argument("--parameter", **SEVERAL, default=[], metavar="NAME=VALUE", help="for submitit")
     report = add_command(
@@ -72,7 +74,7 @@ def add(commands: Commands) -> None:
         "report",
         _report,
         "write report.html, report.md, CSV files and figures for a benchmark, or for models you already have",
-        "nnunet-ext benchmark report nnunet_ext_benchmark_cpu",
+        "nnunet-ext benchmark report nnunet_ext_benchmark_low-acdc",
         "nnunet-ext benchmark report --from-results "
         "$nnUNet_results/Dataset004_Hippocampus/* --baseline nnUNetTrainer__nnUNetPlans__3d_fullres",
     )

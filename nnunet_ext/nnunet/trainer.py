@@ -15,7 +15,8 @@
    from ``network_weights``, so that the network stays what nnU-Net planned.
 5. **Schedule from the plans.** Epochs, iterations and learning rate come from the plans (``nnunet-ext plans``), epochs
    also from the class name (``…_50epochs``).
-6. **Whole checkpoints.** Written to a temporary file, then renamed: a killed training never leaves half a file. Two
+6. **A time to stop.** A file or a time limit ends a training after an epoch, see :mod:`nnunet_ext.nnunet.stopping`.
+7. **Whole checkpoints.** Written to a temporary file, then renamed: a killed training never leaves half a file. Two
    trainings of one fold do not run at once, see :mod:`nnunet_ext.nnunet.results`.
 """
 
@@ -31,6 +32,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
@@ -42,7 +44,8 @@ from nnunet_ext.files import replacing
 from nnunet_ext.nnunet import plans as plans_file
 from nnunet_ext.nnunet.annotated import never_annotated
 from nnunet_ext.nnunet.checkpoints import read_checkpoint
-from nnunet_ext.nnunet.labels import LabelView
+from nnunet_ext.nnunet.labels import LabelView, finest
+from nnunet_ext.nnunet.loggers import loggers, wanted_loggers
 from nnunet_ext.nnunet.loss_line import loss_line
 from nnunet_ext.nnunet.options import THE_PLANS, MethodOptions, all_methods, merged, not_applied, resolve
 from nnunet_ext.nnunet.precision import SECTION as PRECISION
@@ -50,10 +53,14 @@ from nnunet_ext.nnunet.precision import Precision
 from nnunet_ext.nnunet.pretrained import install as install_pretrained_weights
 from nnunet_ext.nnunet.results import alone_in, written_or_said_why
 from nnunet_ext.nnunet.schedule import Schedule, warmed_up
+from nnunet_ext.nnunet.stopping import Stopped, StopRule, limit_from_environment
+from nnunet_ext.processes.time_left import time_left
 
 CHECKPOINT_KEY = "nnunet_ext"
 SEGMENTATION = "segmentation"
 """Name of the term that is nnU-Net's own loss."""
+INSIDE = "inside"
+"""Entry of batches that tell the image from its padding (:mod:`nnunet_ext.nnunet.padding`)."""
 
 GRADIENT_CLIP = 12.0  # nnUNetTrainer.train_step
 TERM, STATISTIC = "loss_", "stat_"
@@ -112,11 +119,17 @@ class CommonTrainer(nnUNetTrainer):
         for section, content in self.to_remember(plans, configuration, dataset_json).items():
             plans_file.remember(plans, configuration, section, content)
         require_device(device.type, "-device")
+        limit, other_loggers = limit_from_environment(), wanted_loggers()
         with written_or_said_why(Path(os.environ.get("nnUNet_results", "."))):
             super().__init__(plans, configuration, fold, dataset_json, device)
         self.labels = LabelView.from_label_manager(self.label_manager)
         self.aux = nn.ModuleDict()
         self.step_in_epoch = 0
+        self.stop_rule = StopRule(Path(self.output_folder), limit)
+        if self.local_rank == 0 and other_loggers:
+            folder = Path(self.output_folder)
+            name = f"{folder.parent.parent.name} {folder.parent.name} fold {fold}"
+            self.logger.loggers += loggers(other_loggers, folder, name, resume=self.logger.resume)
         self.unannotated: list[str] = []
         self._recorded: dict[str, list[Tensor]] = {}
         for name, value in self.hyperparameters.items():
@@ -277,7 +290,7 @@ class CommonTrainer(nnUNetTrainer):
             self.enable_deep_supervision = False
         super().initialize()
         self.precision.guard(self.loss)
-        install_pretrained_weights()
+        install_pretrained_weights(channel_names(self.dataset_json))
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """Build the auxiliary modules and the optimizer; the first hook that nnU-Net calls when the network exists."""
@@ -296,8 +309,35 @@ class CommonTrainer(nnUNetTrainer):
         return optimizer, scheduler
 
     def run_training(self) -> None:
+        self.stop_rule = StopRule(Path(self.output_folder), self.stop_rule.limit)  # its time begins now
         with self._alone():
             super().run_training()
+
+    def on_epoch_end(self) -> None:
+        super().on_epoch_end()
+        per_epoch = self.stop_rule.epoch_ended()
+        if self.current_epoch < self.num_epochs:
+            self.print_to_log_file(time_left(per_epoch * (self.num_epochs - self.current_epoch)))
+            self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        """Leave the training after this epoch, with a whole checkpoint; all ranks do so together."""
+        reason = [self.stop_rule.reason() if self.local_rank == 0 else None]
+        if self.is_ddp:
+            dist.broadcast_object_list(reason, 0)
+        if reason[0] is None:
+            return
+        self.current_epoch -= 1  # nnU-Net saves before it counts the epoch
+        self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_latest.pth"))
+        self.current_epoch += 1
+        self.print_to_log_file(f"Stopped after {self.current_epoch} of {self.num_epochs} epochs, because {reason[0]}.")
+        self.print_to_log_file("The same command with --c goes on from here.")
+        for loader in (self.dataloader_train, self.dataloader_val):
+            if isinstance(loader, NonDetMultiThreadedAugmenter):
+                loader._finish()
+        if self.is_ddp:
+            dist.destroy_process_group()
+        raise Stopped
 
     def on_train_start(self) -> None:
         super().on_train_start()
@@ -318,6 +358,11 @@ class CommonTrainer(nnUNetTrainer):
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
         self.training_data, validation = super().get_tr_and_val_datasets()
         return self.training_data, validation
+
+    @property
+    def what_validation_patches_show(self) -> str:
+        """Name the voxels of which a share is annotated, for the log."""
+        return "the validation patches, what lies outside of the images included"
 
     def _alone(self) -> AbstractContextManager[None]:
         """Context in which no other process trains or validates this fold."""
@@ -345,9 +390,9 @@ class CommonTrainer(nnUNetTrainer):
 
     def train_step(self, batch: dict) -> dict:
         """nnU-Net's training step with named terms; with the term of stock nnU-Net alone it is bit for bit the same."""
+        self._recorded = {}
         batch = self.prepare_batch(self.to_device(batch))
         self.optimizer.zero_grad(set_to_none=True)
-        self._recorded = {}
         total = torch.zeros((), device=self.device)
         values: dict[str, Tensor] = {}
         passes = self.loss_passes(batch)
@@ -418,15 +463,19 @@ class CommonTrainer(nnUNetTrainer):
     def validation_step(self, batch: dict) -> dict:
         if self.labels.ignore_label is None:
             return super().validation_step(batch)
-        target = batch["target"][0] if isinstance(batch["target"], list) else batch["target"]
-        share = self.labels.annotated(target).float().mean().item()  # before: nnU-Net overwrites ignored voxels
-        return {**super().validation_step(batch), "annotated": share}
+        annotated = self.labels.annotated(finest(batch["target"]))  # before: nnU-Net overwrites ignored voxels
+        image = batch.get(INSIDE, torch.ones_like(annotated))
+        counts = {"annotated": annotated.sum().item(), "voxels": image.sum().item()}
+        return {**super().validation_step(batch), **counts}
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
         super().on_validation_epoch_end(val_outputs)
         if self.labels.ignore_label is not None:
-            share = float(np.mean([output["annotated"] for output in val_outputs]))
-            self.print_to_log_file(f"Pseudo dice is on annotated voxels only, {share:.1%} of the validation patches")
+            annotated, voxels = (sum(output[key] for output in val_outputs) for key in ("annotated", "voxels"))
+            share = annotated / max(1, voxels)
+            self.print_to_log_file(
+                f"Pseudo dice is on annotated voxels only, {share:.1%} of {self.what_validation_patches_show}"
+            )
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         with self._alone():  # with --val nothing was trained before

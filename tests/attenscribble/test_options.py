@@ -27,6 +27,11 @@ WRONG = {
     "crf_image": ["raw"],
     "offsets_per_step": [0, -1],
     "published": ["yes"],
+    "padding_annotated": [1],
+    "pseudo_weight": [-1],
+    "pseudo_confidence": [-0.1, 1.1],
+    "pseudo_start": [-0.1, 2],
+    "pseudo_momentum": [-0.1, 1.0],
 }
 
 

@@ -13,7 +13,7 @@ from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.benchmark.job import run_job, training_left
 from nnunet_ext.benchmark.prepare import prepare
 from nnunet_ext.benchmark.preprocessed import job_key, subsets
-from nnunet_ext.benchmark.run import run_benchmark
+from nnunet_ext.benchmark.run import run_benchmark, with_arms
 from nnunet_ext.benchmark.score import Truth, truth_of
 from nnunet_ext.benchmark.spec import parse
 from nnunet_ext.errors import InputError
@@ -165,6 +165,19 @@ def test_an_arm_that_starts_from_another_waits_for_its_weights(root):
     benchmark.of(first).mkdir(parents=True)
     (benchmark.of(first) / "record.json").write_text("{}")
     assert benchmark.can_start(third)
+
+
+def test_some_arms_bring_those_that_they_need_and_keep_those_that_are_there(root):
+    on_top = {"name": "on top", "trainer": "nnUNetTrainerPnPNet", "from": "nnUNetTrainerReference"}
+    spec = parse({**SPEC, "trainers": [*SPEC["trainers"], on_top]}, "mine.yaml", "mine")
+    benchmark = folder(root)
+    first = with_arms(spec, ["on top"], benchmark)
+    assert [arm.name for arm in first.arms] == ["nnUNetTrainerReference", "on top"]
+    prepare(first, benchmark)
+    later = with_arms(spec, ["nnUNetTrainerPnPNet"], benchmark)
+    assert [arm.name for arm in later.arms] == [arm.name for arm in spec.arms]
+    with pytest.raises(InputError, match=r"--only: 'on tpo' is no arm.*did you mean 'on top'"):
+        with_arms(spec, ["on tpo"], benchmark)
 
 
 def test_an_arm_on_other_cases_is_refused(root):

@@ -3,7 +3,8 @@
 import pytest
 
 from nnunet_ext.benchmark.folder import Job
-from nnunet_ext.benchmark.remaining import Clock, Remaining, seconds_of, shown
+from nnunet_ext.benchmark.remaining import Clock, Remaining, seconds_of
+from nnunet_ext.processes.time_left import time_left
 
 
 def job(arm: str, seed: int = 0) -> Job:
@@ -19,7 +20,7 @@ def clock(*read: tuple[float, float]) -> Clock:
 
 def test_before_anything_is_known_nothing_is_said():
     assert Remaining().seconds([job("a")], [(job("b"), 0.0, Clock())], 1) is None
-    assert shown(None) == ""
+    assert time_left(None) == ""
 
 
 def test_an_arm_takes_what_it_took_before():
@@ -58,4 +59,4 @@ def test_a_resumed_job_took_all_its_epochs():
 
 @pytest.mark.parametrize(("seconds", "words"), [(5, "about 1 min"), (3540, "about 59 min"), (7500, "about 2 h 05 min")])
 def test_the_time_is_said_in_hours_and_minutes(seconds, words):
-    assert shown(seconds).startswith(f"{words} left, until ")
+    assert time_left(seconds).startswith(f"{words} left, until ")

@@ -93,7 +93,7 @@ def test_the_ready_benchmarks_are_valid_and_name_trainers_that_exist(name):
 def test_the_command_lists_the_ready_benchmarks(capsys):
     assert main(["benchmark", "list"]) == 0
     printed = capsys.readouterr().out
-    for name in ("cpu-smoke", "cpu", "gpu"):
+    for name in ("cpu-smoke", "low-acdc", "gpu"):
         assert f"{name} " in printed
 
 
@@ -123,6 +123,12 @@ def test_a_missing_key(key):
         ({"trainers": [{"trainer": "nnUNetTrainerReference"}]}, ["trainers, entry 1 has no name"]),
         ({"trainers": [3]}, ["trainers, entry 1: 3 is not a mapping"]),
         ({"trainers": [*MINIMAL["trainers"], {"name": "again", "trainer": "nnUNetTrainerPnPNet"}]}, ["seeds"]),
+        ({"splits": {"by": "case"}}, ["splits: only where the benchmark preprocesses its data", "raw: $nnUNet_raw"]),
+        ({"drawn": {902: {"from": 4, "scribbles": {}}}}, ["drawn: only where the benchmark preprocesses its data"]),
+        ({"drawn": {902: {"from": 4}}}, ["either with scribbles or with landmarks"]),
+        ({"drawn": {"Dataset902_A": {"from": 4, "scribbles": {}}}}, ["'Dataset902_A' is no number of a data set"]),
+        ({"drawn": {902: {"from": 4, "landmarks": {"segmented": 8}}}}, ["902 has landmarks", "add splits with by"]),
+        ({"plans": {"spacing": [0, 2]}}, ["plans, spacing"]),
         ({"device": "gpu"}, ["device: 'gpu' is not 'cpu', 'cuda' or 'mps'"]),
         ({"folds": [0, 0]}, ["folds: 0 is there twice"]),
         ({"folds": [0, -1]}, ["folds, entry 2: -1 is not at least 0"]),

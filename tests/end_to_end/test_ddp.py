@@ -53,6 +53,7 @@ def s2v(**options: Any) -> dict[str, Any]:
 
 
 LANDMARKS = {"landmarks": {"names": ["tip", "end"], "surface_of": {"tip": ["left"], "end": ["left", "right"]}}}
+PSEUDO_LABELS = {"attenscribble": {"pseudo_weight": 1.0, "pseudo_start": 0.0, "pseudo_confidence": 0.0, "ramp": 0.0}}
 PARTIAL = {"annotated_labels": {"case_0": ["left"]}}
 
 TRAINERS = (
@@ -70,6 +71,7 @@ TRAINERS = (
     ),
     *(Distributed(f"nnUNetTrainer{name}", kind="ignore", wrapped=True) for name in ("MaskedCRF", "AttenScribble")),
     Distributed("nnUNetTrainerAttenScribble", "3d_fullres", kind="ignore"),
+    Distributed("nnUNetTrainerMaskedCRF", "3d_fullres", kind="ignore", settings=PSEUDO_LABELS),
     Distributed("nnUNetTrainerPartialLabels", declares=PARTIAL),
     Distributed("nnUNetTrainerPartialLabels", declares=PARTIAL, wrapped=True),
     *(
@@ -153,13 +155,16 @@ def steps_of(case: Distributed, rank: int) -> dict[str, Any]:
                 "weights": {name: p.detach().clone() for name, p in learned.items()},
             }
         )
-    return {"samples": trainer.batch_size, "steps": steps}
+    buffers = {name: buffer.clone() for name, buffer in trainer.aux.named_buffers()}
+    return {"samples": trainer.batch_size, "steps": steps, "buffers": buffers}
 
 
 def batch_of(trainer: Any, rank: int, step: int) -> dict[str, Any]:
     """Samples of this process alone: the second one has landmarks only, the first one is drawn."""
     batch = tiny.batch(trainer, seed=10 * rank + step)
     size = len(batch["data"])
+    if getattr(trainer, "has_clean_image", False):
+        batch["data"] = torch.cat([batch["data"], batch["data"]], 1)
     batch["keys"] = [f"case_{10 * rank + sample}" for sample in range(size)]
     if hasattr(trainer, "landmark_declaration"):
         landmarks_only = rank == 1
@@ -206,6 +211,8 @@ def test_two_processes_take_the_same_steps_on_different_samples(trained, number)
             for name, value in first[what].items():
                 assert value.isfinite().all(), name
                 assert torch.equal(value, second[what][name]), name
+    for name, value in ranks[0]["buffers"].items():  # what a process saw goes into those of all
+        assert torch.equal(value, ranks[1]["buffers"][name]), name
     before, after = (ranks[0]["steps"][step]["weights"] for step in (0, 1))
     assert any(not torch.equal(before[name], after[name]) for name in before)
 

@@ -65,11 +65,16 @@ def trained(
         # whichever begins goes on when the other one is gone
         [Training(name, data, results / "one fold", both[i], outlasts=both[1 - i]) for i in (0, 1)],
     ]
-    *alone, folds, one_fold = run_all(rounds)
+    # uninterrupted, stopped after the first epoch, continued
+    parts = root / "stopped" / "parts"
+    runs = {"uninterrupted": {}, "stopped": {"stopped": True}, "continued": {"resume": True, "seed": 1}}
+    for which, how in runs.items():
+        folder = root / "stopped" / "whole" if which == "uninterrupted" else parts
+        rounds.append([Training(name, data, folder, root / "stopped" / which, **how)])
+    *alone, folds, one_fold, whole, stopped, continued = run_all(rounds)
     codes = [code for (code,) in alone]
-    return root, {"two folds": folds, "one fold": one_fold} | {
-        name: codes[3 * number : 3 * number + 3] for number, name in enumerate(names)
-    }
+    named = {"two folds": folds, "one fold": one_fold, "stopped": [*whole, *stopped, *continued]}
+    return root, named | {name: codes[3 * number : 3 * number + 3] for number, name in enumerate(names)}
 
 
 def assert_equal(first: Any, second: Any, where: str) -> None:
@@ -104,6 +109,21 @@ def test_a_killed_and_continued_training_equals_one_that_was_not(trained, name):
     assert got.pop("started") == list(range(epoch, EPOCHS))  # from the last checkpoint on
     assert_equal(expected, got, name)
     assert len(expected["log"]["loss_segmentation"]) == EPOCHS
+
+
+def test_a_stopped_and_continued_training_equals_one_that_was_not(trained):
+    root, codes = trained
+    log = (root / "stopped" / "stopped.log").read_text()
+    assert codes["stopped"] == [0, 0, 0], log[-3000:]
+    assert f"Stopped after 1 of {EPOCHS} epochs, because" in log
+    assert "STOP was there (it is removed now)" in log
+    assert "about 1 min left" in (root / "stopped" / "uninterrupted.log").read_text()
+    assert not list((root / "stopped").rglob("STOP"))
+    expected, got = (
+        torch.load(root / "stopped" / f"{run}.pt", weights_only=False) for run in ("uninterrupted", "continued")
+    )
+    assert (expected.pop("started"), got.pop("started")) == ([0, 1], [1])
+    assert_equal(expected, got, "stopped")
 
 
 def test_two_folds_train_at_once(trained):

@@ -43,6 +43,7 @@ class Training:
         resume: ``--c``.
         killed_at: epoch and iteration, from 0, before which it is killed with SIGKILL.
         seed: of the initial weights.
+        stopped: a file STOP is put into its folder in the first epoch.
         outlasts: the second epoch begins when the training with this report has ended.
     """
 
@@ -55,6 +56,7 @@ class Training:
     seed: int = 0
     fold: int = 0
     configuration: str = "2d"
+    stopped: bool = False
     outlasts: Path | None = None
 
 
@@ -120,6 +122,9 @@ def _train(training: Training) -> None:
     os.environ["nnUNet_results"] = str(training.results)
     try:
         _run(training)
+    except SystemExit as end:
+        sys.stdout.flush()
+        os._exit(int(end.code or 0))
     except Exception:
         sys.stdout.flush()  # first, so that the error is the end of the log
         traceback.print_exc()
@@ -149,6 +154,8 @@ def _run(training: Training) -> None:
     def on_epoch_start(trainer: Any) -> None:
         seed_everything(1000 + trainer.current_epoch)
         started.append(trainer.current_epoch)
+        if training.stopped:
+            (Path(trainer.output_folder) / "STOP").touch()
         if training.outlasts is not None and trainer.current_epoch == 1:
             patience = time.monotonic() + PATIENCE / 2
             while not training.outlasts.with_suffix(".ended").exists() and time.monotonic() < patience:

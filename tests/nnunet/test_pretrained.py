@@ -79,7 +79,8 @@ def test_another_architecture_gets_one_clear_sentence_and_changes_nothing(make_t
 def test_the_function_is_replaced_only_where_nnunet_calls_it(make_trainer):
     original = sys.modules["nnunetv2.run.load_pretrained_weights"].load_pretrained_weights
     make_trainer("nnUNetTrainerPnPNet")
-    assert run_training.load_pretrained_weights is load_pretrained_weights
+    assert run_training.load_pretrained_weights.func is load_pretrained_weights
+    assert run_training.load_pretrained_weights.keywords == {"channels": ["MRI"]}
     assert sys.modules["nnunetv2.run.load_pretrained_weights"].load_pretrained_weights is original
 
 
@@ -156,14 +157,61 @@ def test_two_and_three_dimensions_are_told_apart(make_trainer, tmp_path):
         load_pretrained_weights(ours.network, tmp_path / "c.pth")
 
 
+def first_weights(network):
+    """Weights of the convolution that sees the image."""
+    return next(value for value in network.encoder.state_dict().values() if value.ndim > 2)
+
+
+def saved_with(tmp_path, channels, names=None, residual=False):
+    """A checkpoint of a network with so many channels, and its first weights."""
+    torch.manual_seed(1)
+    network = tiny.network(2, channels=channels, residual=residual)
+    description = {"channel_names": {str(i): name for i, name in enumerate(names)}} if names else {}
+    checkpoint = {"network_weights": network.state_dict(), "init_args": {"dataset_json": description}}
+    torch.save(checkpoint, tmp_path / "c.pth")
+    return network
+
+
 @pytest.mark.parametrize("residual", [False, True])
-def test_another_number_of_channels_is_named(make_trainer, monkeypatch, tmp_path, residual):
-    plans = tiny.plans()
-    plans["configurations"]["2d"]["architecture"] = tiny.architecture(2, residual=residual)
-    make_trainer(nnUNetTrainer, configuration="2d", plans=plans).save_checkpoint(str(tmp_path / "c.pth"))
-    network = tiny.network(2, channels=4, residual=residual)
-    with pytest.raises(InputError, match="trained with 1 input channels, and this data set has 4"):
-        load_pretrained_weights(network, tmp_path / "c.pth")
+def test_new_channels_begin_with_the_mean_of_the_known_ones(tmp_path, capsys, residual):
+    before = saved_with(tmp_path, 2, residual=residual)
+    network = tiny.network(2, channels=3, residual=residual)
+    load_pretrained_weights(network, tmp_path / "c.pth")
+    old, new = first_weights(before), first_weights(network)
+    assert torch.equal(new[:, :2], old)
+    torch.testing.assert_close(new[:, 2], (old[:, 0] + old[:, 1]) / 2)
+    rest = {k: v for k, v in network.state_dict().items() if v.shape != new.shape and ".seg_layers." not in k}
+    assert all(torch.equal(value, before.state_dict()[key]) for key, value in rest.items())
+    assert "input channel 2: weights of the mean of all 2 channels of the checkpoint" in capsys.readouterr().out
+
+
+def test_channels_are_found_by_name(tmp_path, capsys):
+    old = first_weights(saved_with(tmp_path, 3, ["T1", "T2", "FLAIR"]))
+    network = tiny.network(2, channels=3)
+    load_pretrained_weights(network, tmp_path / "c.pth", channels=["FLAIR", "DWI", "T1"])
+    new = first_weights(network)
+    assert torch.equal(new[:, 0], old[:, 2])
+    torch.testing.assert_close(new[:, 1], old.mean(1))
+    assert torch.equal(new[:, 2], old[:, 0])
+    printed = capsys.readouterr().out
+    assert "input channel FLAIR: weights of channel FLAIR of the checkpoint" in printed
+    assert "not used: the weights of channel T2 of the checkpoint" in printed
+
+
+@pytest.mark.parametrize("names", [None, ["A", "A"], ["A", "B"]], ids=["unknown", "twice", "none in common"])
+def test_without_names_in_common_the_order_counts(tmp_path, names):
+    old = first_weights(saved_with(tmp_path, 2, names))
+    network = tiny.network(2, channels=1)
+    load_pretrained_weights(network, tmp_path / "c.pth", channels=["MRI"])
+    assert torch.equal(first_weights(network), old[:, :1])
+
+
+def test_the_same_channels_are_taken_as_they_are(tmp_path, capsys):
+    old = first_weights(saved_with(tmp_path, 2, ["T1", "T2"]))
+    network = tiny.network(2, channels=2)
+    load_pretrained_weights(network, tmp_path / "c.pth", channels=["T1", "T2"])
+    assert torch.equal(first_weights(network), old)
+    assert "input channel" not in capsys.readouterr().out
 
 
 def test_names_that_ddp_and_compile_give_are_understood(make_trainer, tmp_path):

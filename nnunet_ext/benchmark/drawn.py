@@ -1,0 +1,105 @@
+"""Data sets that a benchmark makes from one with dense labels: with scribbles, or with landmarks in place of masks.
+
+They lie in the benchmark's folder beside links to the data sets of the user.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from nnunet_ext.benchmark.own_folds import write_landmark_folds
+from nnunet_ext.benchmark.spec import Drawn, SplitRecipe
+from nnunet_ext.errors import InputError
+from nnunet_ext.files import read_json, write_json
+from nnunet_ext.refusals import meant
+from nnunet_ext.splits.files import NAME
+
+DRAWN = "nnunet_ext_drawn.json"
+"""In a data set that was drawn: how."""
+
+
+def link_datasets(source: Path, target: Path, drawn: Iterable[str]) -> None:
+    """Show the data sets of ``source`` in ``target``, where others are drawn beside them."""
+    own = {f"Dataset{int(number):03d}" for number in drawn}
+    for folder in sorted(source.glob("Dataset[0-9][0-9][0-9]_*")):
+        link = target / folder.name
+        if folder.name[:10] not in own and not link.is_symlink():
+            link.symlink_to(folder, target_is_directory=True)
+
+
+def folds_of_landmarks(drawn: Iterable[str], raw: Path) -> Path | None:
+    """The file of folds that goes with a data set whose masks were withheld; None if none was."""
+    folders = [folder for number in drawn for folder in raw.glob(f"Dataset{int(number):03d}_*")]
+    return next((folder / NAME for folder in folders if (folder / NAME).is_file()), None)
+
+
+def draw(number: str, drawn: Drawn, splits: SplitRecipe | None, raw: Path) -> None:
+    """Make the data set of this number in ``raw``, unless it was made in the same way before.
+
+    Args:
+        number: of the new data set.
+        drawn: how it is made.
+        splits: says which cases are one subject.
+        raw: ``nnUNet_raw`` of the benchmark.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    how = {**drawn.model_dump(mode="json"), "splits": None if splits is None else splits.model_dump(mode="json")}
+    for folder in raw.glob(f"Dataset{int(number):03d}_*"):
+        if (folder / DRAWN).is_file() and read_json(folder / DRAWN) == how:
+            return
+        for old in (folder, Path(os.environ["nnUNet_preprocessed"]) / folder.name):
+            shutil.rmtree(old, ignore_errors=True)
+    if drawn.landmarks is None:
+        made = _scribbles(number, drawn)
+    else:
+        assert splits is not None  # the specification asks for it
+        made = _landmarks(number, drawn, splits, raw)
+    write_json(made / DRAWN, how)
+    print(f"{made.name}: drawn from data set {drawn.source}", flush=True)
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _scribbles(number: str, drawn: Drawn) -> Path:
+    from nnunet_ext.scribbles.generate import generate_dataset
+    from nnunet_ext.scribbles.label_map import Options
+
+    return generate_dataset(
+        drawn.source, number, _options(Options, drawn.scribbles or {}, number, "scribbles generate")
+    ).folder
+
+
+def _landmarks(number: str, drawn: Drawn, splits: SplitRecipe, raw: Path) -> Path:
+    """Landmarks, and the folds: each has masks of other subjects, and the landmarks of the same ones."""
+    from nnunet_ext.landmarks.derive import derive_dataset
+    from nnunet_ext.landmarks.derived import Options
+    from nnunet_ext.splits.files import read_folds
+    from nnunet_ext.splits.write import write_splits
+
+    how = drawn.landmarks
+    assert how is not None
+    base = raw / f"folds_of_{drawn.source}.json"
+    write_splits(drawn.source, splits.by, folds=splits.folds, out=base, force=True)
+    segmented = how.segmented * how.subsets
+    given = {"segmented": segmented, "by": splits.by, "splits": base, "rule": how.rule, "labels": how.labels}
+    made = derive_dataset(drawn.source, number, _options(Options, given, number, "landmarks derive"))
+    write_landmark_folds(made.folder, read_folds(base)[0], how, splits.by)
+    return made.folder
+
+
+def _options(kind: type, given: Mapping[str, Any], number: str, command: str) -> Any:
+    known = [field.name for field in fields(kind)]
+    if unknown := [name for name in given if name not in known]:
+        raise InputError(
+            f"drawn, {number}: nnunet-ext {command} has no option {unknown[0]!r}{meant(unknown[0], known)}; there are "
+            f"{', '.join(known)}."
+        )
+    return kind(**given)

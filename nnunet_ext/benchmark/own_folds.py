@@ -1,0 +1,58 @@
+"""Folds of data that a benchmark brings itself: by subject, few-shot subsets, or subsets of the cases with masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_ext.benchmark.spec import DrawnLandmarks, SplitRecipe
+from nnunet_ext.data.folders import dataset_folder
+from nnunet_ext.files import read_json
+from nnunet_ext.splits.files import NAME, read_about, read_folds, write_folds
+from nnunet_ext.splits.folds import Fold
+from nnunet_ext.splits.subjects import group
+from nnunet_ext.splits.write import write_splits
+
+
+def write_own_folds(dataset: str, recipe: SplitRecipe, landmarks: Path | None) -> None:
+    """Write the folds of one preprocessed data set, the same for all data sets of a benchmark.
+
+    Args:
+        dataset: full name.
+        recipe: of the benchmark.
+        landmarks: file of folds that goes with a data set whose masks were withheld, if there is one.
+    """
+    if landmarks is None:
+        seeds = recipe.seeds or None
+        write_splits(dataset, recipe.by, folds=recipe.folds, shots=recipe.few_shot, seeds=seeds, force=True)
+        return
+    about = read_about(landmarks)
+    assert about is not None
+    write_folds(
+        dataset_folder(dataset) / NAME, read_folds(landmarks), dataset, about.grouping, "the same for every fold"
+    )
+
+
+def write_landmark_folds(folder: Path, base: Fold, how: DrawnLandmarks, by: str) -> None:
+    """Write one fold per subset: the masks of its own subjects, the landmarks of all cases that have nothing else.
+
+    The folds validate the same cases, so they are repeats of one experiment.
+
+    Args:
+        folder: data set that ``nnunet-ext landmarks derive`` wrote, with the masks of all subsets together.
+        base: fold that the subjects with masks were chosen from.
+        how: number of subsets, and of subjects in each.
+        by: which cases are one subject.
+    """
+    about = read_json(folder / "landmarks.json")
+    kept: Mapping[str, str] = about["cases"]
+    grouping = group(sorted(kept), by)
+    subjects = np.random.RandomState(0).permutation(sorted(about["segmented_subjects"]))
+    folds = []
+    for subset in range(how.subsets):
+        own = set(subjects[subset * how.segmented : (subset + 1) * how.segmented])
+        train = [case for case in base.train if kept[case] == "landmarks" or grouping.subject_of[case] in own]
+        folds.append(Fold(tuple(train), base.val, how.segmented, subset))
+    write_folds(folder / NAME, folds, folder.name, grouping, "the same for every fold")

@@ -1,0 +1,184 @@
+"""Data that a benchmark brings itself: linked, drawn, split and preprocessed at another resolution, in its folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nnunet_ext.benchmark import own_data
+from nnunet_ext.benchmark.folder import BenchmarkFolder
+from nnunet_ext.benchmark.own_data import provide, with_raw_folder
+from nnunet_ext.benchmark.own_folds import write_landmark_folds
+from nnunet_ext.benchmark.plans import written_plans
+from nnunet_ext.benchmark.preprocessed import splits, subsets
+from nnunet_ext.benchmark.spec import DrawnLandmarks, Spec, parse
+from nnunet_ext.errors import InputError
+from nnunet_ext.splits.files import read_folds
+from nnunet_ext.splits.folds import Fold
+from tests import tiny
+
+SCRIBBLES = "Dataset902_TinyScribble"
+
+CONTENT = {
+    "baseline": "nnUNetTrainerReference",
+    "trainers": ["nnUNetTrainerReference", {"name": "dense", "trainer": "nnUNetTrainerReference", "dataset": 901}],
+    "datasets": [902],
+    "references": {902: 901},
+    "drawn": {902: {"from": 901, "scribbles": {"mode": "skeleton", "thickness": 1}}},
+    "splits": {"by": "pairs-from-0", "folds": 3},
+    "configurations": ["3d_fullres"],
+    "plans": {"spacing": [2, 2, 2], "features": [4, 8], "epochs": 1, "iterations": 1},
+    "raw": "$nnUNet_raw",
+    "device": "cpu",
+}
+
+
+@pytest.fixture
+def root(nnunet_folders, monkeypatch):
+    root = nnunet_folders()
+    monkeypatch.setenv("nnUNet_raw", str(root / "raw"))
+    return root
+
+
+@pytest.fixture
+def commands(root, monkeypatch):
+    """Commands of nnU-Net that would have been run, one list a call; what they leave is written here."""
+    given: list[list[str]] = []
+
+    def run(label, command, *, shown, log, env, progress):
+        words = shown.split()
+        given.append(words)
+        number = words[words.index("-d") + 1]
+        preprocessed = Path(env["nnUNet_preprocessed"])
+        [raw] = Path(env["nnUNet_raw"]).glob(f"Dataset{number}_*")
+        folder = preprocessed / raw.name
+        cases = [file.name.removesuffix(".nii.gz") for file in (raw / "labelsTr").iterdir()]
+        folder.mkdir(exist_ok=True)
+        if words[0] == "nnUNetv2_plan_and_preprocess":
+            fingerprint = {"spacings": [[1, 1, 1]] * len(cases), "shapes_after_crop": [[18, 20, 22]] * len(cases)}
+            for name, content in (("nnUNetPlans", tiny.plans()), ("dataset_fingerprint", fingerprint)):
+                (folder / f"{name}.json").write_text(json.dumps(content))
+            (folder / "dataset.json").write_text((raw / "dataset.json").read_text())
+        if "-plans_name" in words:
+            plans = json.loads((folder / f"{words[words.index('-plans_name') + 1]}.json").read_text())
+            data = folder / plans["configurations"][words[words.index("-c") + 1]]["data_identifier"]
+            data.mkdir()
+            for case in cases:
+                (data / f"{case}.pkl").touch()
+
+    monkeypatch.setattr(own_data, "run_step", run)
+    return given
+
+
+def prepared(root: Path, **changes) -> tuple[Spec, BenchmarkFolder]:
+    content = {**CONTENT, **changes}
+    spec = with_raw_folder(parse({k: v for k, v in content.items() if v is not None}, "mine.yaml", "mine"))
+    benchmark = BenchmarkFolder(root / "benchmark")
+    benchmark.use_data(spec)
+    return provide(spec, benchmark), benchmark
+
+
+def test_scribbles_are_drawn_beside_links_to_the_data_sets_of_the_user(root, commands):
+    before = sorted((root / "raw").rglob("*"))
+    _, benchmark = prepared(root)
+    assert sorted((root / "raw").rglob("*")) == before
+    assert (benchmark.raw / tiny.DATASET).is_symlink()
+    drawn = json.loads((benchmark.raw / SCRIBBLES / "scribbles.json").read_text())
+    assert (drawn["options"]["mode"], drawn["options"]["thickness"]) == ("skeleton", 1)
+
+
+def test_another_resolution_is_preprocessed_alone_and_once(root, commands):
+    spec, benchmark = prepared(root)
+    plans = written_plans(spec.arms[0].plans, SCRIBBLES, spec.configurations)
+    assert [[words[0], words[words.index("-d") + 1]] for words in commands] == [
+        ["nnUNetv2_plan_and_preprocess", "902"],
+        ["nnUNetv2_preprocess", "902"],
+        ["nnUNetv2_plan_and_preprocess", "901"],
+        ["nnUNetv2_preprocess", "901"],
+    ]
+    assert "--no_pp" in commands[0]
+    assert commands[1][commands[1].index("-plans_name") + 1] == plans
+    configuration = json.loads((benchmark.folder / "nnUNet_preprocessed" / SCRIBBLES / f"{plans}.json").read_text())
+    assert configuration["configurations"]["3d_fullres"]["spacing"] == [2, 2, 2]
+    prepared(root)
+    assert len(commands) == 4
+
+
+def test_other_scribbles_are_drawn_and_preprocessed_again(root, commands):
+    prepared(root)
+    _, benchmark = prepared(root, drawn={902: {"from": 901, "scribbles": {"mode": "line"}}})
+    assert json.loads((benchmark.raw / SCRIBBLES / "scribbles.json").read_text())["options"]["mode"] == "line"
+    assert [words[words.index("-d") + 1] for words in commands[4:]] == ["902", "902"]
+
+
+def test_the_folds_are_by_subject_and_the_same_for_all_data_sets(root, commands):
+    prepared(root)
+    assert len(splits(SCRIBBLES)) == 3
+    assert splits(SCRIBBLES) == splits(tiny.DATASET)
+    for fold in splits(SCRIBBLES):
+        assert {int(case[-1]) // 2 for case in fold["train"]}.isdisjoint(int(case[-1]) // 2 for case in fold["val"])
+
+
+def test_few_shot_subsets(root, commands):
+    prepared(root, splits={"by": "pairs-from-0", "folds": 3, "few_shot": [1], "seeds": [0, 1]})
+    assert subsets(SCRIBBLES) == ["1 training subjects"] * 2
+    assert [len(fold["train"]) for fold in splits(SCRIBBLES)] == [2, 2]
+
+
+def test_without_a_spacing_the_planned_resolution_is_preprocessed(root, commands):
+    trainers = ["nnUNetTrainerReference", "nnUNetTrainerPnPNet"]
+    prepared(root, plans={"epochs": 1}, drawn=None, datasets=[901], references=None, trainers=trainers)
+    assert [words[0] for words in commands] == ["nnUNetv2_plan_and_preprocess"]
+    assert commands[0][commands[0].index("-c") + 1] == "3d_fullres"
+
+
+def test_a_raw_folder_that_is_none(root, monkeypatch):
+    with pytest.raises(InputError, match=r"raw: \$nowhere is no folder; export nnUNet_raw"):
+        prepared(root, raw="$nowhere")
+
+
+def test_scribbles_with_an_option_that_does_not_exist(root, commands):
+    with pytest.raises(InputError, match="drawn, 902: nnunet-ext scribbles generate has no option 'width'; there are"):
+        prepared(root, drawn={902: {"from": 901, "scribbles": {"width": 3}}})
+    with pytest.raises(InputError, match="mode is 'blob'"):
+        prepared(root, drawn={902: {"from": 901, "scribbles": {"mode": "blob"}}})
+
+
+def test_plans_whose_data_is_not_preprocessed(root, commands, monkeypatch):
+    spec, benchmark = prepared(root)
+    for file in (benchmark.folder / "nnUNet_preprocessed" / SCRIBBLES).rglob("*.pkl"):
+        file.unlink()
+    words = r"Dataset902_TinyScribble is not preprocessed at 2 x 2 x 2 mm; run: nnUNetv2_preprocess -d 902 -plans_name"
+    with pytest.raises(InputError, match=words):
+        written_plans(spec.arms[0].plans, SCRIBBLES, spec.configurations)
+
+
+LANDMARKS = {"from": 901, "landmarks": {"rule": "interface", "segmented": 1, "subsets": 1}}
+
+
+def test_landmarks_take_the_place_of_masks_and_every_subset_is_a_fold(root, commands):
+    _, benchmark = prepared(root, drawn={902: LANDMARKS}, splits={"by": "pairs-from-0", "folds": 3})
+    kept = json.loads((benchmark.raw / "Dataset902_TinyLandmarks" / "landmarks.json").read_text())["cases"]
+    [fold] = splits("Dataset902_TinyLandmarks")
+    assert fold == splits(tiny.DATASET)[0]  # of the arm with all masks
+    assert sorted(kept[case] for case in fold["train"]) == ["landmarks"] * 2 + ["segmentation"] * 2
+    assert [kept[case] for case in fold["val"]] == ["both"] * 2
+    assert subsets("Dataset902_TinyLandmarks") == []
+    before = (benchmark.raw / "Dataset902_TinyLandmarks" / "landmarks.json").stat().st_mtime_ns
+    prepared(root, drawn={902: LANDMARKS}, splits={"by": "pairs-from-0", "folds": 3})
+    assert (benchmark.raw / "Dataset902_TinyLandmarks" / "landmarks.json").stat().st_mtime_ns == before
+
+
+def test_subsets_have_no_mask_in_common_and_share_the_landmarks(tmp_path):
+    base = Fold(tuple(f"c{i}" for i in range(8)), ("v0", "v1"))
+    kept = {"c0": "segmentation", "c3": "segmentation", "c5": "segmentation", "c6": "segmentation", "v0": "both"}
+    cases = {case: kept.get(case, "landmarks") for case in base.train} | {"v0": "both", "v1": "both"}
+    about = {"cases": cases, "segmented_subjects": ["c0", "c3", "c5", "c6"]}
+    (tmp_path / "landmarks.json").write_text(json.dumps(about))
+    write_landmark_folds(tmp_path, base, DrawnLandmarks(segmented=2, subsets=2), "case")
+    first, second = read_folds(tmp_path / "splits_final.json")
+    others = {"c1", "c2", "c4", "c7"}
+    assert set(first.train) & set(second.train) == others
+    assert set(first.train) | set(second.train) == set(base.train)
+    assert (len(first.train), len(second.train)) == (6, 6)
+    assert first.val == second.val == base.val
