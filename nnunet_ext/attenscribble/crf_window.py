@@ -2,8 +2,8 @@
 
 Lengths are in voxels of the finest spacing. In 3D a window of radius r holds (2r + 1)³ voxels, and the thinner a
 structure is, the more of them belong to another class: the loss then pulls a perfect segmentation apart. The defaults
-are the largest windows that change less than 10 % of the true voxels of every class of ACDC, CHAOS and the hippocampus,
-at the planned and at low resolution (:mod:`nnunet_ext.attenscribble.relabel`; numbers in docs/attenscribble.md).
+change less than 10 % of the true voxels of every class of ACDC, CHAOS and the hippocampus, at the planned and at low
+resolution (:mod:`nnunet_ext.attenscribble.relabel`; numbers in docs/attenscribble.md).
 
 Deviation from the published code, which has radius 5 and σ 6 in 2D: ``nnUNetTrainerAttenScribblePaper`` keeps these, at
 half resolution in isotropic 3D.
