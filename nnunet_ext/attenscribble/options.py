@@ -34,10 +34,23 @@ class AttenScribbleOptions(MethodOptions):
     mlp_ratio: Annotated[int, Field(gt=0)] = 4
     """Width of the MLP of the attention relative to its stage. 4 in the code."""
     crf_weight: Annotated[float, Field(ge=0)] = 9.2
-    """Weight of the masked CRF loss. 0.1 for a window of mass 92.0 in the code."""
+    """Weight of the masked CRF loss. 0.1 for a window of mass 92.0 in the code. 0: it is not computed."""
+    crf_radius: Annotated[int, Field(ge=1, le=16)] | None = None
+    """Radius of the CRF window, in voxels of the finest spacing; a larger one reaches farther and takes thin structures
+    apart. None: 3 in slices, 1 in isotropic volumes (:mod:`nnunet_ext.attenscribble.crf_window`). The code: 5."""
+    crf_sigma: Annotated[float, Field(ge=0.3, le=50)] | None = None
+    """Width of the spatial Gaussian, in voxels of the finest spacing; None: two thirds of the radius. The code: 6."""
+    crf_intensity_sigma: Annotated[float, Field(ge=0.001, le=10)] = 0.1
+    """Width of the Gaussian of grey values, as a share of their range in the patch (1st to 99th percentile): smaller
+    sees fainter edges and more noise. The code: 0.1."""
+    crf_downsample: Annotated[int, Field(ge=1, le=4)] | None = None
+    """Pool image and prediction by this factor before they are compared, along the axes of the window; None: full
+    resolution, but half in isotropic volumes if the radius is above 3, where the window would be too dear. The code: 1,
+    in 2D."""
     asl_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the attentive similarity loss. 0.1 for a window of mass 92.0 in the code, which is 9.2 here; with 9.2
-    the stable form draws all predictions to one class before anything is learned (docs/results/attenscribble.md)."""
+    the stable form draws all predictions to one class before anything is learned (docs/results/attenscribble.md). 0: it
+    is not computed."""
     gamma: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the similarity's own term in the stable loss."""
     ramp: Annotated[float, Field(ge=0, le=1)] = 0.05
@@ -67,7 +80,17 @@ class AttenScribbleOptions(MethodOptions):
     @classmethod
     def as_published(cls) -> Self:
         """Return the values of the published code."""
-        return cls(attention="trunk", published=True, asl_weight=9.2, ramp=0.0, wait=0.0)
+        return cls(attention="trunk", published=True, asl_weight=9.2, ramp=0.0, wait=0.0, crf_radius=5, crf_sigma=6.0)
+
+    @property
+    def compares_clean_image(self) -> bool:
+        """Whether the CRF loss is computed, and on the image without intensity augmentation."""
+        return self.crf_image == "clean" and self.crf_weight > 0
+
+    @property
+    def regularises(self) -> bool:
+        """Whether anything but the partial loss has a weight."""
+        return max(self.crf_weight, self.asl_weight, self.pseudo_weight) > 0
 
     def require_fitting(self, configuration: Mapping[str, Any]) -> None:
         count = configuration["architecture"]["arch_kwargs"].get("n_stages")

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from nnunet_ext.attenscribble.attentive_similarity import AttentiveSimilarity
 from nnunet_ext.attenscribble.attentive_similarity_loss import several_classes
 from nnunet_ext.attenscribble.confidence_gate import ConfidenceGate
-from nnunet_ext.attenscribble.crf_loss import MaskedCRFLoss
-from nnunet_ext.attenscribble.network import AttendedUNet, crf_window
+from nnunet_ext.attenscribble.crf_window import crf_loss
+from nnunet_ext.attenscribble.network import AttendedUNet
 from nnunet_ext.attenscribble.options import AttenScribbleOptions
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.clean_image import CLEAN_IMAGE
@@ -54,13 +54,8 @@ class MaskedCRF(PseudoLabels):
                 'ignore label; add "ignore": N to the labels in dataset.json, where N is the highest label plus 1, '
                 "and give it to every voxel that is not annotated."
             )
-        window, downsample = crf_window(self.configuration_manager.spacing)
-        self.crf = MaskedCRFLoss(
-            window,
-            exclusive=not self.labels.has_regions,
-            downsample=downsample,
-            offsets_per_step=self.options.attenscribble.offsets_per_step,
-        )
+        spacing, exclusive = self.configuration_manager.spacing, not self.labels.has_regions
+        self.crf = crf_loss(spacing, self.options.attenscribble, exclusive=exclusive)
         super().initialize()
 
     @property
@@ -75,7 +70,7 @@ class MaskedCRF(PseudoLabels):
     @property
     def has_clean_image(self) -> bool:
         """The CRF loss may compare it; the teacher sees it."""
-        return super().has_clean_image or self.options.attenscribble.crf_image == "clean"
+        return super().has_clean_image or self.options.attenscribble.compares_clean_image
 
     @property
     def gate(self) -> ConfidenceGate:
@@ -92,7 +87,8 @@ class MaskedCRF(PseudoLabels):
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)
         ramped, epoch = self.options.attenscribble.ramped, self.current_epoch
-        if ramped(epoch, self.num_epochs) == 1 and (epoch == 0 or ramped(epoch - 1, self.num_epochs) < 1):
+        ended = ramped(epoch, self.num_epochs) == 1 and (epoch == 0 or ramped(epoch - 1, self.num_epochs) < 1)
+        if ended and self.options.attenscribble.regularises:
             self.print_to_log_file(self.gate.described(self.labels.head_names(self.dataset_json["labels"])))
 
     def option_weights(self) -> Mapping[str, float]:
@@ -105,7 +101,7 @@ class MaskedCRF(PseudoLabels):
     def prepare_batch(self, batch: Batch) -> Batch:
         """Add ``crf_image``, ``(B, C, *spatial)``, without the previous stage of a cascade."""
         batch = super().prepare_batch(batch)
-        clean = self.options.attenscribble.crf_image == "clean"
+        clean = self.options.attenscribble.compares_clean_image
         return {**batch, "crf_image": batch[CLEAN_IMAGE] if clean else batch["data"][:, : self.image_channels]}
 
     def image_within(self, batch: Batch) -> Tensor | None:
@@ -113,7 +109,10 @@ class MaskedCRF(PseudoLabels):
         return None if self.options.attenscribble.published else batch.get(INSIDE)
 
     def compute_terms(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        """nnU-Net's loss, and the regularisers whose weight is not 0."""
         terms = super().compute_terms(output, batch)
+        if not self.options.attenscribble.regularises:
+            return terms
         logits, labels = finest_logits(output).float(), finest(batch["target"])
         gate = self.gate(self.labels.probabilities(logits.detach()), self.labels.one_hot(labels))
         self.record(GATE, gate.mean())
@@ -121,7 +120,8 @@ class MaskedCRF(PseudoLabels):
         receives = ~self.labels.annotated(labels) if inside is None else self.unlabelled_voxels(batch)
         # outside of the image all classes are equally probable: such a neighbour pulls a voxel nowhere
         seen = logits if inside is None else logits.where(inside, 0.0)
-        terms[CRF] = self.crf(seen, batch["crf_image"], receives)
+        if self.options.attenscribble.crf_weight > 0:
+            terms[CRF] = self.crf(seen, batch["crf_image"], receives)
         return terms | self.pseudo_term(logits, batch)
 
 
@@ -148,7 +148,7 @@ class nnUNetTrainerAttenScribble(MaskedCRF):
     def compute_terms(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         logits, attended = output
         terms = super().compute_terms(logits, batch)
-        if attended:
+        if attended and self.options.attenscribble.asl_weight > 0:
             counts = several_classes(self.labels.presence(finest(batch["target"])))
             gated = self.gate.gated(finest(logits).float(), exclusive=not self.labels.has_regions)
             probabilities, inside = self.labels.probabilities(gated), self.image_within(batch)

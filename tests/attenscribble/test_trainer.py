@@ -33,8 +33,8 @@ def test_every_trainer_trains_and_validates(make_trainer, name, configuration, k
     trainer.network.train()
     steps = [trainer.train_step(tiny.batch(trainer, seed)) for seed in range(3)]
     assert all(np.isfinite(list(step.values())).all() for step in steps)
-    assert f"loss_{CRF}" in steps[0]
-    assert (f"loss_{ASL}" in steps[0]) == (name != "nnUNetTrainerMaskedCRF")
+    assert (f"loss_{CRF}" in steps[0]) == (name != "nnUNetTrainerSSA")
+    assert (f"loss_{ASL}" in steps[0]) == (name not in {"nnUNetTrainerMaskedCRF", "nnUNetTrainerSSA"})
     trainer.network.eval()
     with torch.no_grad():
         assert trainer.validation_step(tiny.batch(trainer))["tp_hard"].shape == (2,)
@@ -56,7 +56,8 @@ def test_patches_without_annotation_or_with_one_class_are_finite(make_trainer, n
     assert all(p.isfinite().all() for p in trainer.network.parameters())
     if f"loss_{ASL}" in step:
         assert step[f"loss_{ASL}"] == 0
-    assert (step[f"loss_{CRF}"] > 0) == (label == 3)  # everything is labelled: nobody receives energy
+    if f"loss_{CRF}" in step:
+        assert (step[f"loss_{CRF}"] > 0) == (label == 3)  # everything is labelled: nobody receives energy
 
 
 @pytest.mark.parametrize("name", TRAINERS)
@@ -102,6 +103,31 @@ def test_regularisers_wait_for_each_class(make_trainer):
     published = make_trainer("nnUNetTrainerAttenScribblePaper", kind="ignore", configuration="2d")
     published.network.train()
     assert published.train_step(tiny.batch(published))["stat_gate"] == 1
+
+
+@pytest.mark.parametrize(
+    ("weights", "terms"),
+    [
+        ({"crf_weight": 0.0}, {"similarity_loss", "mean_similarity"}),
+        ({"asl_weight": 0.0}, {"crf"}),
+        ({"crf_weight": 0.0, "asl_weight": 0.0}, set()),
+    ],
+)
+def test_a_loss_of_weight_0_is_not_computed(make_trainer, weights, terms):
+    plans = tiny.plans()
+    plans["configurations"]["2d"]["nnunet_ext"]["attenscribble"].update(weights, crf_image="clean")
+    trainer = make_trainer("nnUNetTrainerAttenScribble", kind="ignore", configuration="2d", plans=plans)
+    assert trainer.has_clean_image == ("crf" in terms)
+    batch = tiny.batch(trainer)
+    if "crf" in terms:
+        batch["data"] = batch["data"].repeat(1, 2, 1, 1)
+    called = []
+    trainer.crf.register_forward_hook(lambda *_: called.append("crf"))
+    trainer.aux["similarity"].register_forward_hook(lambda *_: called.append("similarity_loss"))
+    step = trainer.train_step(batch)
+    assert set(called) == terms & {"crf", "similarity_loss"}
+    assert {key.partition("_")[2] for key in step} - {"", "segmentation", "gate"} == terms
+    assert ("stat_gate" in step) == bool(terms)
 
 
 def test_the_log_says_once_after_the_ramp_for_which_classes_the_regularisers_are_on(make_trainer, capsys):
