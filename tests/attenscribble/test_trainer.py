@@ -126,7 +126,7 @@ def test_a_loss_of_weight_0_is_not_computed(make_trainer, weights, terms):
     trainer.aux["similarity"].register_forward_hook(lambda *_: called.append("similarity_loss"))
     step = trainer.train_step(batch)
     assert set(called) == terms & {"crf", "similarity_loss"}
-    assert {key.partition("_")[2] for key in step} - {"", "segmentation", "gate"} == terms
+    assert {key.partition("_")[2] for key in step} - {"", "segmentation", "gate", "annotated"} == terms
     assert ("stat_gate" in step) == bool(terms)
 
 
