@@ -73,7 +73,9 @@ class Correction:
         threads: int | None = None,
     ) -> None:
         self.case = case
-        self.engine = Propagation(network, case.image, case.tiles, FeatureCache(cache_bytes), propagates, early_stop)
+        self.engine = Propagation(
+            network, case.image, case.tiles, FeatureCache(cache_bytes), propagates, early_stop, case.gap
+        )
         self.threads = threads
         self._automatic: tuple[tuple[TileState, ...], tuple[Packed, ...]] | None = None
 

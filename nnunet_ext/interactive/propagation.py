@@ -1,9 +1,9 @@
 """Propagation that can be changed: what every slice of a tile knows, and what has to be computed again after a click.
 
 A tile is propagated through upwards and downwards, as in :mod:`nnunet_ext.s2vnet.predictor`. Of every slice the final
-centres of both chains are kept, which are small, instead of logits, which are not; with the features of a slice they
-give its logits at any time. Features are cached as far as a number of bytes allows, and computed again otherwise, to
-the same bits.
+centres and the mask of both chains are kept, which are small, instead of logits, which are not; with the features of a
+slice they give its logits at any time. Features are cached as far as a number of bytes allows, and computed again
+otherwise, to the same bits.
 
 A slice with a new mark is segmented from the chain that knows more there, and both chains go on from it, the upward one
 above it and the downward one below it; so what earlier marks told one chain is not lost to the other. Each is followed
@@ -61,10 +61,19 @@ class Packed(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One slice of a chain: its final centres ``(1, N, D)``, and the labels ``(h, w)`` that they give."""
+    """One slice of a chain.
+
+    Attributes:
+        centres: ``(1, N, D)``, final.
+        labels: ``(h, w)``, which they give.
+        mask: for the next slice; None without a memory of masks.
+        before: the mask that this slice was segmented with; None for a first one.
+    """
 
     centres: Tensor
     labels: Packed
+    mask: Packed | None = None
+    before: Packed | None = None
 
 
 Chain = tuple[Step | None, ...]
@@ -96,6 +105,7 @@ class Propagation:
         cache: of features.
         propagates: False: a mark changes its own slice only, the others keep their automatic result.
         early_stop: False: chains are followed to the last slice.
+        gap: mm between two slices; None: as planned.
     """
 
     def __init__(
@@ -106,6 +116,7 @@ class Propagation:
         cache: FeatureCache,
         propagates: bool = True,
         early_stop: bool = True,
+        gap: float | None = None,
     ) -> None:
         self.network = network
         self.image = image
@@ -113,6 +124,7 @@ class Propagation:
         self.cache = cache
         self.propagates = propagates
         self.early_stop = early_stop
+        self.gap = gap
         self.device = next(network.parameters()).device
         self.depth = image.shape[1]
         self.there = [slices_with_image(image[None, :, :, rows, columns])[0].tolist() for rows, columns in tiles]
@@ -190,8 +202,7 @@ class Propagation:
             total: Tensor | float = 0.0
             for step, weight in ((up, share), (down, 1 - share)):
                 if weight:
-                    found = self.network.pixels(step.centres, features[0])
-                    labels = heads.label_logits(found, self.network.owners)
+                    labels = self.network.slice_logits(step.centres, features, self._bank((), step.before))
                     total = total + weight * heads.head_logits(labels)
             assert isinstance(total, Tensor)
             return total[0].float()
@@ -230,12 +241,21 @@ class Propagation:
     def _segment(self, tile: int, chain: Sequence[Step | None], index: int, upwards: bool, prompts: Prompts) -> Step:
         size = self.network.options.bank
         past = chain[max(0, index - size) : index] if upwards else chain[index + 1 : index + 1 + size][::-1]
-        centres = tuple(step.centres for step in past if step is not None)
-        filled = torch.ones(1, dtype=torch.bool, device=self.device)
+        steps = [step for step in past if step is not None]
+        before = steps[-1].mask if steps else None
+        bank = self._bank([step.centres for step in steps], before)
         with self._precision():
-            one = self.network.cluster(self._features(tile, index), Bank(centres, (filled,) * len(centres)), prompts)
+            one = self.network.cluster(self._features(tile, index), bank, prompts)
         labels = one.logits[0].argmax(0).to(torch.int16).cpu().numpy()
-        return Step(one.centres, Packed.of(labels))
+        mask = None if one.mask is None else Packed.of(one.mask.cpu().numpy())
+        return Step(one.centres, Packed.of(labels), mask, before)
+
+    def _bank(self, centres: Sequence[Tensor], mask: Packed | None) -> Bank:
+        """Memory of these centres, newest last, and of the last mask."""
+        filled = torch.ones(1, dtype=torch.bool, device=self.device)
+        known = None if mask is None else torch.from_numpy(mask.unpacked().copy()).to(self.device)
+        gap = None if self.gap is None else torch.full((1,), self.gap, device=self.device)
+        return Bank(tuple(centres), (filled,) * len(centres), known, None if known is None else filled, gap)
 
     def _features(self, tile: int, index: int) -> list[Tensor]:
         rows, columns = self.tiles[tile]

@@ -21,8 +21,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import distributed as dist
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.clip_loader import GAP, blank_padding, clip_loaders
 from nnunet_ext.nnunet.plans import require_unet
 from nnunet_ext.nnunet.trainer import CommonTrainer
+
+__all__ = ["GAP", "SliceClips", "WithinSlices", "blurs", "require_2d"]
 
 
 class SliceClips(CommonTrainer):
@@ -73,7 +76,8 @@ class SliceClips(CommonTrainer):
             settings["patch_size"] = before
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        with self._patch_size(self.training_patch_size):
+        axis = self.plans_manager.transpose_forward[0]
+        with self._patch_size(self.training_patch_size), clip_loaders(axis):
             return super().get_dataloaders()
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, Any]:  # noqa: N802
@@ -88,6 +92,7 @@ class SliceClips(CommonTrainer):
         transforms = super().get_training_transforms(*args, **kwargs)
         for blur in blurs(transforms):
             blur.blur_sigma = WithinSlices(blur.blur_sigma)
+        blank_padding(transforms)
         return transforms
 
     def _get_deep_supervision_scales(self) -> list[list[float]] | None:

@@ -141,6 +141,11 @@ class SlicedCase:
         return self.grid.transpose[0]
 
     @property
+    def gap(self) -> float:
+        """Distance of two slices, in mm."""
+        return float(self.properties["spacing"][self.slice_axis])
+
+    @property
     def depth(self) -> int:
         """Number of slices within the crop."""
         return self.grid.cropped[0]

@@ -16,7 +16,7 @@ these vectors would never be trained.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -35,18 +35,29 @@ class Bank:
     Attributes:
         centres: each ``(B, N, D)``.
         filled: each ``(B,)`` bool; False where a sample had no slice, such as in padding.
+        mask: of the last slice, ``(B, L, h, w)`` uint8, see :mod:`nnunet_ext.s2vnet.mask_memory`; None: not known.
+        masked: ``(B,)`` bool; False where a sample has no mask.
+        gap: ``(B,)``, mm between two slices; None: as planned.
     """
 
     centres: tuple[Tensor, ...] = ()
     filled: tuple[Tensor, ...] = ()
+    mask: Tensor | None = None
+    masked: Tensor | None = None
+    gap: Tensor | None = None
 
-    def remember(self, centres: Tensor, filled: Tensor, size: int) -> Bank:
-        """Return the bank with one slice more, and the last ``size`` slices only."""
-        return Bank((*self.centres, centres)[-size:], (*self.filled, filled)[-size:])
+    def remember(self, centres: Tensor, filled: Tensor, size: int, mask: Tensor | None = None) -> Bank:
+        """Return the bank with one slice more, and the last ``size`` slices only; of masks the last one alone."""
+        return Bank((*self.centres, centres)[-size:], (*self.filled, filled)[-size:], mask, filled, self.gap)
 
     def without(self, samples: Tensor) -> Bank:
         """Return the bank, empty for these samples, ``(B,)`` bool."""
-        return Bank(self.centres, tuple(filled & ~samples for filled in self.filled))
+        emptied = replace(self, filled=tuple(filled & ~samples for filled in self.filled))
+        return emptied.without_mask(samples)
+
+    def without_mask(self, samples: Tensor) -> Bank:
+        """Return the bank without the masks of these samples, ``(B,)`` bool; their centres stay."""
+        return self if self.masked is None else replace(self, masked=self.masked & ~samples)
 
 
 class CentroidAggregation(nn.Module):

@@ -102,17 +102,20 @@ class KMeansLayer(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, hidden * width), nn.GELU(), nn.Linear(hidden * width, width)
         )
 
-    def forward(self, centres: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, centres: Tensor, feature: Tensor, evidence: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Move the centres once by k-means.
 
         Args:
             centres: ``(B, N, D)``, float32.
             feature: ``(B, C, h, w)``.
+            evidence: ``(B, N, h, w)``, added to the logits.
 
         Returns:
             The moved centres ``(B, N, D)``, and the logits ``(B, N, h, w)`` by which pixels were assigned.
         """
         logits = self.assignment(centres, feature)
+        if evidence is not None:
+            logits = logits + evidence
         means, won = means_of_clusters(logits, feature)
         with full_precision(feature):
             moved = self.update(self.update_norm(self.value(means)))

@@ -2,9 +2,11 @@
 
 ::
 
-    L = L_nn(final) + Σ_s w_s · mean_l L_nn(z_{s,l}) + ½ Σ_s w_s · L_nn(planned head_s),     w_s = max(1/2^s, 0.05)
+    L = (L_nn(final) + Σ_s w_s · mean_l L_nn(z_{s,l}) + ½ Σ_s w_s · L_nn(planned head_s)) / W,   w_s = max(1/2^s, 0.05)
 
-with nnU-Net's own loss ``L_nn``. No weight is 0, unlike that of the coarsest output in nnU-Net's deep supervision:
+with nnU-Net's own loss ``L_nn``, and ``W`` the sum of all weights: as in nnU-Net's deep supervision they sum to 1, so
+its learning rate and its bound on gradients mean the same. Slices that are padding are left out
+(:func:`present_slices`). No weight is 0, unlike that of the coarsest output in nnU-Net's deep supervision:
 keys, queries and scale of a k-means layer learn from the loss of its own assignment alone.
 
 *Inferred*: the published losses are unknown. kMaX-DeepLab adds a class loss and a matching of centres, which need none
@@ -13,7 +15,7 @@ here because centres are bound to labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -30,6 +32,24 @@ MIN_WEIGHT = 0.05
 def stage_weight(stage: int) -> float:
     """w_s of a stage, 0 for full resolution."""
     return max(0.5**stage, MIN_WEIGHT)
+
+
+def weight_of(stages: Iterable[int]) -> float:
+    """Σ w_s over these stages, each counted once."""
+    return sum(stage_weight(stage) for stage in set(stages))
+
+
+def present_slices(x: Tensor, there: Tensor, joined: bool) -> Tensor:
+    """Leave padding out of logits or a target.
+
+    Args:
+        x: ``(B, C, T, h, w)``.
+        there: ``(B, T)`` bool, S of them True; if none is, all count.
+        joined: as one sample, ``(1, C, S, h, w)``, for a Dice over the batch, so that all processes of a distributed
+            training have as many samples; otherwise as samples ``(S, C, 1, h, w)``.
+    """
+    slices = x.transpose(1, 2)[there if there.any() else torch.ones_like(there)]
+    return slices.transpose(0, 1)[None] if joined else slices[:, :, None]
 
 
 def cluster_loss(layers: Sequence[tuple[int, Tensor]], target: Tensor, loss: LossFunction, resize: Resize) -> Tensor:

@@ -1,5 +1,8 @@
 """The planned 2D U-Net as backbone, and the clustering of its features, slice by slice through a 3D patch.
 
+Centres are what the paper propagates. Two things are added: features know their place (:mod:`.position`), and the mask
+of the slice before is remembered beside its centres (:mod:`.mask_memory`). Both can be switched off.
+
 The U-Net sees slices only. Its decoder hands out a feature per stage; on some of them, coarse to fine, the centres of a
 slice are moved by k-means, and the pixels of full resolution go to the nearest of the final centres. Slices are
 clustered in their order: each starts from what is remembered of those before it, changed by the prompts on it.
@@ -13,11 +16,13 @@ the published figure. *Inferred*: which backbone, which stages, how many layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.unet import PlannedUNet
@@ -25,7 +30,9 @@ from nnunet_ext.s2vnet.attention import full_precision
 from nnunet_ext.s2vnet.centroid_aggregation import Bank, CentroidAggregation
 from nnunet_ext.s2vnet.clustering import CosineLogits, KMeansLayer
 from nnunet_ext.s2vnet.labels import LabelHeads
+from nnunet_ext.s2vnet.mask_memory import MaskMemory, corrupted, soft_mask
 from nnunet_ext.s2vnet.options import S2VNetOptions
+from nnunet_ext.s2vnet.position import PLACES, with_positions
 from nnunet_ext.s2vnet.prompts import PromptedCentres, Prompts
 
 Interact = Callable[[Callable[[Prompts], Tensor]], Prompts]
@@ -55,11 +62,39 @@ class Clustered(NamedTuple):
         logits: ``(B, L, H, W)``, of labels.
         centres: ``(B, N, D)``, after the last layer.
         layers: logits ``(B, L, h, w)`` of each k-means layer.
+        mask: ``(B, L, h, w)`` uint8, for the next slice; None without a memory of masks.
     """
 
     logits: Tensor
     centres: Tensor
     layers: list[Tensor]
+    mask: Tensor | None = None
+
+
+class Scale(NamedTuple):
+    """Lengths that the plans give.
+
+    Attributes:
+        pixel: height and width of a pixel, in half longer sides of the patch; None: see
+            :func:`nnunet_ext.s2vnet.position.positions`.
+        gap: mm between two slices.
+    """
+
+    pixel: tuple[float, float] | None = None
+    gap: float = 1.0
+
+    @classmethod
+    def of(cls, spacing: Sequence[float], patch: Sequence[int], gap: float) -> Scale:
+        """Return the lengths of plans: mm of rows and columns, their number in a patch, and mm between slices."""
+        longest = max(mm * number for mm, number in zip(spacing, patch, strict=True)) / 2
+        return cls((spacing[0] / longest, spacing[1] / longest), gap)
+
+
+AS_GIVEN = Scale()
+"""Scale without plans."""
+
+CLUSTERING = ("prompting.project.", "layers.", "pixels.key.")
+"""Names of the weights that are multiplied with features, and so with places."""
 
 
 def slices_with_image(x: Tensor) -> Tensor:
@@ -83,12 +118,20 @@ class S2VNet(nn.Module):
         heads: labels and regions.
         options: see there.
         propagates: False leaves the memory out; every slice then stands alone.
+        scale: of the plans.
 
     Raises:
         InputError: the network is not 2D.
     """
 
-    def __init__(self, planned: PlannedUNet, heads: LabelHeads, options: S2VNetOptions, propagates: bool) -> None:
+    def __init__(
+        self,
+        planned: PlannedUNet,
+        heads: LabelHeads,
+        options: S2VNetOptions,
+        propagates: bool,
+        scale: Scale = AS_GIVEN,
+    ) -> None:
         super().__init__()
         if planned.dim != 2:
             raise InputError(
@@ -104,14 +147,22 @@ class S2VNet(nn.Module):
         self.stages = list(range(coarsest, 0, -1)) or [0]
         self.owners = heads.owners(options.centres, options.background_centres)
         width = options.width
-        channels = [planned.channels[stage] for stage in self.stages]
+        self.scale = scale
+        places = PLACES if options.position else 0
+        channels = [planned.channels[stage] + places for stage in self.stages]
         self.centres = nn.Parameter(torch.randn(len(self.owners), width))
         self.aggregation = CentroidAggregation(width, options.heads, options.aggregation) if propagates else None
         self.prompting = PromptedCentres(channels, width, self.owners, options.click_decay)
         per_layer = [number for number in channels for _ in range(options.layers)]
         self.stage_of_layer = [stage for stage in self.stages for _ in range(options.layers)]
         self.layers = nn.ModuleList(KMeansLayer(number, width, options.heads) for number in per_layer)
-        self.pixels = CosineLogits(planned.channels[0], width, options.embedding, biased=True)
+        self.pixels = CosineLogits(planned.channels[0] + places, width, options.embedding, biased=True)
+        remembers = propagates and options.mask_memory
+        self.memory = nn.ModuleList(MaskMemory(number, heads.num_labels) for number in channels if remembers)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        complete(state_dict, prefix, self)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     # -- one slice -------------------------------------------------------------------------------------------------
 
@@ -130,18 +181,48 @@ class S2VNet(nn.Module):
             prompts: on this slice.
         """
         size = features[0].shape[2:]
+        placed = [self._placed(features[stage], size) for stage in self.stages]
+        evidence = [self._evidence(index, feature, bank) for index, feature in enumerate(placed)]
         with full_precision(features[0]):
             if self.aggregation is None or not bank.centres:
                 centres = self.centres.expand(len(features[0]), -1, -1)
             else:
                 centres = self.aggregation(self.centres, bank)
-        centres = self.prompting(centres, [features[stage] for stage in self.stages], prompts, size)
+        centres = self.prompting(centres, placed, prompts, size)
         logits = []
         for stage, layer in zip(self.stage_of_layer, self.layers, strict=True):
-            centres, found = layer(centres, features[stage])
+            index = self.stages.index(stage)
+            known = evidence[index]
+            centres, found = layer(centres, placed[index], None if known is None else known[:, self.owners])
             logits.append(self.label_heads.label_logits(found, self.owners))
-        final = self.label_heads.label_logits(self.pixels(centres, features[0]), self.owners)
-        return Clustered(final, centres, logits)
+        final = self._final(centres, features[0], evidence[-1])
+        return Clustered(final, centres, logits, soft_mask(final, placed[-1].shape[2:]) if self.memory else None)
+
+    def slice_logits(self, centres: Tensor, features: Sequence[Tensor], bank: Bank) -> Tensor:
+        """Logits ``(B, L, H, W)`` of labels of a slice whose final centres are known, as :meth:`cluster` gave them.
+
+        Args:
+            centres: ``(B, N, D)``.
+            features: of :meth:`features`.
+            bank: that the slice was segmented with; of it only the mask counts.
+        """
+        finest = self._placed(features[self.stages[-1]], features[0].shape[2:])
+        return self._final(centres, features[0], self._evidence(-1, finest, bank))
+
+    def _placed(self, feature: Tensor, size: Sequence[int]) -> Tensor:
+        return with_positions(feature, size, self.scale.pixel) if self.options.position else feature
+
+    def _evidence(self, index: int, placed: Tensor, bank: Bank) -> Tensor | None:
+        """``(B, L, h, w)``, of labels, from the mask of the slice before; None if nothing is remembered."""
+        if not self.memory or bank.mask is None or bank.masked is None:
+            return None
+        gap = torch.full((len(placed),), self.scale.gap, device=placed.device) if bank.gap is None else bank.gap
+        return self.memory[index](placed, bank.mask, bank.masked, (gap / self.scale.gap).log())
+
+    def _final(self, centres: Tensor, feature: Tensor, evidence: Tensor | None) -> Tensor:
+        size = feature.shape[2:]
+        logits = self.label_heads.label_logits(self.pixels(centres, self._placed(feature, size)), self.owners)
+        return logits if evidence is None else logits + interpolate(evidence, size, mode="bilinear")
 
     def where_image(self, logits: Tensor, there: Tensor) -> Tensor:
         """Logits ``(B, L, …)`` of labels; surely background in samples where ``there``, ``(B,)``, is False."""
@@ -151,26 +232,43 @@ class S2VNet(nn.Module):
 
     # -- a clip ----------------------------------------------------------------------------------------------------
 
-    def segment(self, pyramid: Sequence[Tensor], prompts: Prompts, there: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def segment(
+        self, pyramid: Sequence[Tensor], prompts: Prompts, there: Tensor, gap: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """Logits of a whole clip whose features are known: what training does, with gradients through all slices.
 
         Args:
             pyramid: features ``(B, T, C, h, w)``, finest first.
             prompts: on any of the slices.
             there: ``(B, T)`` bool, False for padding.
+            gap: ``(B,)``, mm between two slices; None: as planned.
 
         Returns:
             Of labels: final logits ``(B, L, T, H, W)``, and those of each k-means layer ``(B, L, T, h, w)``.
         """
-        bank, found = Bank(), []
+        bank, found = Bank(gap=gap), []
         for t in range(there.shape[1]):
-            if self.training and self.options.state_dropout:
-                bank = bank.without(torch.rand(len(there), device=there.device) < self.options.state_dropout)
+            if self.training:
+                bank = self._less_sure(bank, there)
             one = self.cluster([f[:, t] for f in pyramid], bank, prompts.on_slice(t))
-            bank = bank.remember(one.centres, there[:, t], self.options.bank)
+            bank = bank.remember(one.centres, there[:, t], self.options.bank, one.mask)
             found.append([self.where_image(x, there[:, t]) for x in (one.logits, *one.layers)])
         final, *layers = [torch.stack(part, 2) for part in zip(*found, strict=True)]
         return final, layers
+
+    def _less_sure(self, bank: Bank, there: Tensor) -> Bank:
+        """Return a bank for training: empty for some samples, without a mask or with a wrong one for others."""
+        options = self.options
+
+        def some(share: float) -> Tensor:
+            return torch.rand(len(there), device=there.device) < share
+
+        if options.state_dropout:
+            bank = bank.without(some(options.state_dropout))
+        if bank.mask is not None:
+            mask = corrupted(bank.mask, options.mask_corruption)
+            bank = replace(bank, mask=mask).without_mask(some(options.mask_dropout))
+        return bank
 
     def propagate(
         self,
@@ -178,6 +276,8 @@ class S2VNet(nn.Module):
         there: Tensor,
         prompts: Prompts | None = None,
         features_of: Callable[[int, Tensor], list[Tensor]] | None = None,
+        gap: Tensor | None = None,
+        recall: Callable[[int, Bank], Bank] | None = None,
     ) -> Iterator[tuple[Tensor, list[Tensor] | None]]:
         """Segment slices one after the other, with the features of one in memory: what inference does.
 
@@ -186,17 +286,21 @@ class S2VNet(nn.Module):
             there: ``(B, T)`` bool, False for padding.
             prompts: on any of the slices; none by default.
             features_of: what :meth:`features` gives for the slice at a step, for a caller who may know it already.
+            gap: ``(B,)``, mm between two slices; None: as planned.
+            recall: of a step and what is remembered at it, what the slice shall know instead; see
+                :mod:`nnunet_ext.s2vnet.memory_test`.
 
         Yields:
             Logits ``(B, heads, H, W)`` and features, finest first; None in padding of all samples, which is skipped.
         """
-        bank = Bank()
+        bank = Bank(gap=gap)
         prompts = prompts or Prompts.none(len(there), there.device)
         for t, (x, present) in enumerate(zip(slices, there.unbind(1), strict=True)):
             if present.any():
                 features = features_of(t, x) if features_of else self.features(x)
-                one = self.cluster(features, bank, prompts.on_slice(t))
-                bank = bank.remember(one.centres, present, self.options.bank)
+                known = bank if recall is None else recall(t, bank)
+                one = self.cluster(features, known, prompts.on_slice(t))
+                bank = bank.remember(one.centres, present, self.options.bank, one.mask)
                 logits = one.logits
             else:
                 features = None
@@ -208,23 +312,26 @@ class S2VNet(nn.Module):
     # the call itself stays eager and its backbone is compiled, see cluster
     @torch.compiler.disable(recursive=False)
     def forward(
-        self, x: Tensor, interact: Interact | None = None
+        self, x: Tensor, interact: Interact | None = None, gap: Tensor | None = None
     ) -> Tensor | list[Tensor] | tuple[Tensor | list[Tensor], Supervision]:
         """Segment clips of slices.
 
         Args:
             x: ``(B, C, T, H, W)`` or ``(B, C, H, W)``.
             interact: in training, who gives prompts; nobody by default.
+            gap: ``(B,)``, mm between two slices; as planned by default.
 
         Returns:
             Final logits ``(B, heads, T, H, W)``; with deep supervision a list of these and those of the coarser planned
             segmentation layers. In training a tuple of that and :class:`Supervision`.
         """
         if x.ndim == 4:
-            return _squeezed(self.forward(x[:, :, None], interact))
-        return self._train_clip(x, interact) if self.training else self._predict_clip(x)
+            return _squeezed(self.forward(x[:, :, None], interact, gap))
+        return self._train_clip(x, interact, gap) if self.training else self._predict_clip(x, gap)
 
-    def _train_clip(self, x: Tensor, interact: Interact | None) -> tuple[Tensor | list[Tensor], Supervision]:
+    def _train_clip(
+        self, x: Tensor, interact: Interact | None, gap: Tensor | None
+    ) -> tuple[Tensor | list[Tensor], Supervision]:
         batch, length = x.shape[0], x.shape[2]
         there = slices_with_image(x)
         features = self.features(x.transpose(1, 2).flatten(0, 1))
@@ -233,10 +340,10 @@ class S2VNet(nn.Module):
         if interact is not None:
             known = [f.detach() for f in pyramid]
             with torch.no_grad():
-                prompts = interact(lambda given: self.segment(known, given, there)[0].argmax(1))
+                prompts = interact(lambda given: self.segment(known, given, there, gap)[0].argmax(1))
             # not in every version of PyTorch does autocast cast again what it cast without gradients
             torch.clear_autocast_cache()
-        final, layers = self.segment(pyramid, prompts, there)
+        final, layers = self.segment(pyramid, prompts, there, gap)
         to_heads = self.label_heads.head_logits
         auxiliary = [
             logits.unflatten(0, (batch, length)).transpose(1, 2) for logits in self.planned.logits(features, True)
@@ -246,10 +353,10 @@ class S2VNet(nn.Module):
         supervision = Supervision(clusters, auxiliary)
         return ([output, *auxiliary[1:]] if self.decoder.deep_supervision else output), supervision
 
-    def _predict_clip(self, x: Tensor) -> Tensor | list[Tensor]:
+    def _predict_clip(self, x: Tensor, gap: Tensor | None) -> Tensor | list[Tensor]:
         found: list[Tensor] = []
         length = x.shape[2]
-        for t, (logits, features) in enumerate(self.propagate(x.unbind(2), slices_with_image(x))):
+        for t, (logits, features) in enumerate(self.propagate(x.unbind(2), slices_with_image(x), gap=gap)):
             parts = [logits]
             if self.decoder.deep_supervision:
                 features = self.features(x[:, :, t]) if features is None else features
@@ -262,6 +369,35 @@ class S2VNet(nn.Module):
             for whole, part in zip(found, parts, strict=True):
                 whole[:, :, t] = part
         return found if self.decoder.deep_supervision else found[0]
+
+
+def is_older(weights: Mapping[str, Tensor], network: S2VNet) -> bool:
+    """Whether weights are from before the positions or masks that a network has."""
+    own = network.state_dict()
+    known = {name.removeprefix("module.").removeprefix("_orig_mod."): value.shape for name, value in weights.items()}
+    return any(known.get(n) != x.shape for n, x in own.items() if n.startswith(("memory.", *CLUSTERING)))
+
+
+def complete(weights: dict[str, Any], prefix: str, network: S2VNet) -> None:
+    """Add to weights from before positions and masks, in place, what makes the network the one that they were of.
+
+    Args:
+        weights: of a state dict.
+        prefix: of the names of the network in it.
+        network: that will load them.
+    """
+    for name, own in network.state_dict().items():
+        known = weights.get(prefix + name)
+        if known is None:
+            if name.startswith("memory.") and f"{prefix}centres" in weights:
+                weights[prefix + name] = torch.zeros_like(own) if name.endswith("scale") else own
+        elif (
+            name.startswith(CLUSTERING)
+            and own.ndim > 1
+            and known.ndim == own.ndim
+            and own.shape[1] - known.shape[1] == PLACES
+        ):
+            weights[prefix + name] = torch.cat((known, known.new_zeros(len(known), PLACES, *known.shape[2:])), 1)
 
 
 def _squeezed(output: Any) -> Any:

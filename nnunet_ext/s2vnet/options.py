@@ -46,6 +46,14 @@ class S2VNetOptions(MethodOptions):
     """m: how many earlier slices are remembered."""
     state_dropout: Share = 0.1
     """Probability that a slice of a training clip starts with an empty memory, so that a first slice stays good."""
+    position: bool = True
+    """Whether features know where they are: place of each pixel in mm, beside the features that are clustered."""
+    mask_memory: bool = True
+    """Whether the mask of the slice before is remembered, beside the centres."""
+    mask_dropout: Share = 0.25
+    """Probability that a slice of a training clip does not see the mask before it, so that masks stay a help."""
+    mask_corruption: Share = 0.5
+    """Probability that the mask is wrong in training, so that errors do not lock in."""
     click_decay: Share = 0.5
     """γ: what a click weighs, for each round of clicks since."""
     interactive: Share = 0.5

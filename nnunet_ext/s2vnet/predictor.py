@@ -12,7 +12,7 @@ Everything else is nnU-Net's own prediction: preprocessing, several folds, resam
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -57,6 +57,7 @@ class S2VPredictor(nnUNetPredictor):
             raise InputError(f"direction is {direction!r}; it can be {', '.join(get_args(Direction))}.")
         super().__init__(*args, **kwargs)
         self.direction = direction
+        self.gap: float | None = None
         self.feature_bytes = feature_bytes
 
     def initialize_from_trained_model_folder(
@@ -79,6 +80,18 @@ class S2VPredictor(nnUNetPredictor):
         axes = (self.allowed_mirroring_axes or ()) if self.use_mirroring else ()
         in_plane = [axis for axis in axes if axis > 0]
         return [chosen for n in range(len(in_plane) + 1) for chosen in itertools.combinations(in_plane, n)]
+
+    def predict_from_data_iterator(self, data_iterator: Any, *args: Any, **kwargs: Any) -> Any:
+        """Predict as nnU-Net does, with the distance of the slices of each case."""
+        return super().predict_from_data_iterator(self._measured(data_iterator), *args, **kwargs)
+
+    def _measured(self, cases: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+        """Cases of nnU-Net's iterator; :attr:`gap`, mm between two slices, is that of the one given last."""
+        for case in cases:
+            spacing, axes = case["data_properties"]["spacing"], self.plans_manager.transpose_forward
+            self.gap = float(spacing[axes[0]])
+            yield case
+        self.gap = None
 
     @torch.inference_mode()
     def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
@@ -136,7 +149,9 @@ class S2VPredictor(nnUNetPredictor):
 
             slices = (torch.stack([column[:, index].flip(axes) for axes in flips]).to(self.device) for index in order)
             present = (there if upwards else there.flip(0)).expand(len(flips), -1)
-            for step, (logits, _) in enumerate(network.propagate(slices, present, features_of=features_of)):
+            gap = None if self.gap is None else torch.full((len(flips),), self.gap, device=self.device)
+            chain = network.propagate(slices, present, features_of=features_of, gap=gap)
+            for step, (logits, _) in enumerate(chain):
                 # of both directions, each counts as much as it has seen
                 share = (step + 1) / (depth + 1) if self.direction == "both" else 1.0
                 mean = sum(one.flip(axes) for axes, one in zip(flips, logits, strict=True)) / len(flips)

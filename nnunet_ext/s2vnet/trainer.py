@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -10,19 +11,24 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 from nnunet_ext.data.label_definitions import numbers_of
+from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.checkpoints import read_checkpoint
 from nnunet_ext.nnunet.labels import finest
 from nnunet_ext.nnunet.options import MethodOptions
 from nnunet_ext.nnunet.plans import extension_settings
-from nnunet_ext.nnunet.slice_clips import SliceClips
+from nnunet_ext.nnunet.pretrained import unwrap
+from nnunet_ext.nnunet.slice_clips import GAP, SliceClips
 from nnunet_ext.nnunet.trainer import SEGMENTATION, Batch
 from nnunet_ext.nnunet.unet import PlannedUNet
 from nnunet_ext.s2vnet.click_simulation import ClickRules, SimulatedUser
 from nnunet_ext.s2vnet.labels import LabelHeads
-from nnunet_ext.s2vnet.loss import auxiliary_loss, cluster_loss
-from nnunet_ext.s2vnet.network import S2VNet
+from nnunet_ext.s2vnet.loss import auxiliary_loss, cluster_loss, present_slices, weight_of
+from nnunet_ext.s2vnet.network import S2VNet, Scale, is_older, slices_with_image
 from nnunet_ext.s2vnet.options import S2VNetOptions
 
 CLUSTERS, AUXILIARY = "clusters", "auxiliary"
+SLICES = "slices"
+"""Section of our settings in the plans: ``gap``, median distance of slices in mm."""
 SECTION = "regions"
 """Section of our settings in the plans: which labels make a region. The network needs them, and gets no
 dataset.json."""
@@ -37,6 +43,7 @@ class nnUNetTrainerS2VNet(SliceClips):
         self, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
     ) -> dict[str, Mapping[str, Any]]:
         known = super().to_remember(plans, configuration, dataset_json)
+        known[SLICES] = {"gap": float(plans["original_median_spacing_after_transp"][0])}
         manager = PlansManager(plans).get_label_manager(dataset_json)
         if manager.has_regions:
             regions = [numbers_of(region) for region in manager.foreground_regions]
@@ -62,7 +69,10 @@ class nnUNetTrainerS2VNet(SliceClips):
         planned = PlannedUNet(network)
         # of single slices there is no next one, and distributed training allows no parameters that are not used
         propagates = options.s2vnet.clip > 1 and settings["patch_size"][0] > 1
-        return S2VNet(planned, cls.label_heads(settings, planned.num_heads), options.s2vnet, propagates)
+        # models from before positions and masks do not know their gap, and need none
+        gap = extension_settings(settings, SLICES).get("gap", 1.0)
+        scale = Scale.of(settings["spacing"][-2:], settings["patch_size"][-2:], gap)
+        return S2VNet(planned, cls.label_heads(settings, planned.num_heads), options.s2vnet, propagates, scale)
 
     def initialize(self) -> None:
         self.heads = self.label_heads(self.configuration_manager.configuration, self.labels.num_heads)
@@ -74,12 +84,23 @@ class nnUNetTrainerS2VNet(SliceClips):
             )
 
     def option_weights(self) -> Mapping[str, float]:
-        options = self.options.s2vnet
-        return {**super().option_weights(), CLUSTERS: options.cluster_weight, AUXILIARY: options.auxiliary_weight}
+        options, network = self.options.s2vnet, self.plain_network
+        clusters = options.cluster_weight * weight_of(network.stages)
+        auxiliary = options.auxiliary_weight * weight_of(range(network.planned.n_stages - 1))
+        shares = {SEGMENTATION: 1.0, CLUSTERS: options.cluster_weight, AUXILIARY: options.auxiliary_weight}
+        total = 1 + clusters + auxiliary
+        return {**super().option_weights(), **{name: share / total for name, share in shares.items()}}
+
+    @property
+    def plain_network(self) -> S2VNet:
+        """The network without what compiles or distributes it."""
+        network = unwrap(self.network)
+        assert isinstance(network, S2VNet)
+        return network
 
     def run_network(self, image: Tensor, batch: Batch) -> Any:
         """Run the network; the rounds of clicks before it are inside of its call, on features it has already."""
-        return self.network(image, self.user_of(finest(batch["target"])))
+        return self.network(image, self.user_of(finest(batch["target"])), batch.get(GAP))
 
     def user_of(self, target: Tensor) -> SimulatedUser | None:
         """Return who clicks in these clips; nobody if the training is automatic."""
@@ -94,12 +115,36 @@ class nnUNetTrainerS2VNet(SliceClips):
         logits, supervision = output
         # nnU-Net's loss for one resolution is inside of the one for several
         loss = self.loss.loss if self.enable_deep_supervision else self.loss
-        whole, resize = finest(batch["target"]), self.labels.resize
+        there, joined = slices_with_image(batch["data"]), self.configuration_manager.batch_dice
+
+        def present(x: Tensor) -> Tensor:
+            return present_slices(x, there, joined)
+
+        whole, resize = present(finest(batch["target"])), self.labels.resize
+        clusters = [(stage, present(layer)) for stage, layer in supervision.clusters]
         return {
-            SEGMENTATION: loss(finest(logits), whole),
-            CLUSTERS: cluster_loss(supervision.clusters, whole, loss, resize),
-            AUXILIARY: auxiliary_loss(supervision.auxiliary, whole, loss, resize),
+            SEGMENTATION: loss(present(finest(logits)), whole),
+            CLUSTERS: cluster_loss(clusters, whole, loss, resize),
+            AUXILIARY: auxiliary_loss([present(x) for x in supervision.auxiliary], whole, loss, resize),
         }
+
+    # by position only: nnU-Net's master has renamed the parameter
+    def load_checkpoint(self, checkpoint_file: str, /) -> None:
+        """Go on with a training.
+
+        Raises:
+            InputError: it is from before positions and masks: its weights fit, its optimizer does not.
+        """
+        if not self.was_initialized:
+            self.initialize()
+        path, checkpoint = read_checkpoint(Path(checkpoint_file), self.device)
+        if is_older(checkpoint["network_weights"], self.plain_network):
+            raise InputError(
+                f"{path} was trained before S2VNet knew positions and the mask of the slice before: it predicts as it "
+                "did, but its training goes on only with s2vnet.position = false and s2vnet.mask_memory = false in the "
+                "plans; set both, or train anew."
+            )
+        super().load_checkpoint(checkpoint_file)
 
 
 class nnUNetTrainerS2VNetNoPropagation(nnUNetTrainerS2VNet):

@@ -18,6 +18,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.labels import finest
 from nnunet_ext.nnunet.slice_clips import WithinSlices, blurs
 from nnunet_ext.nnunet.trainer import SEGMENTATION
+from nnunet_ext.s2vnet.loss import weight_of
 from nnunet_ext.s2vnet.prompts import Prompts
 from nnunet_ext.s2vnet.trainer import AUXILIARY, CLUSTERS
 from tests import tiny
@@ -252,6 +253,47 @@ def test_a_training_that_was_stopped_goes_on(trained):
     assert again.configuration_manager.patch_size == [8, 16, 16]
     a, b = again.network.state_dict(), trainer.network.state_dict()
     assert all(torch.equal(a[key], b[key]) for key in b)
+
+
+def test_a_training_from_before_positions_is_refused_and_its_model_predicts(trained):
+    old, model, _ = trained(position=False, mask_memory=False)
+    file = model / "fold_0" / "checkpoint_final.pth"
+    plans = deepcopy(old.plans_manager.plans)
+    plans["configurations"]["2d"]["nnunet_ext"]["s2vnet"] = dict(SMALL)
+    again = type(old)({**plans, "continue_training": True}, "2d", 0, old.dataset_json, torch.device("cpu"))
+    with pytest.raises(InputError, match=r"goes on only with s2vnet\.position = false"):
+        again.load_checkpoint(str(file))
+    (model / "plans.json").write_text(json.dumps(plans))
+    x = torch.randn(1, 1, 3, 16, 16)
+    old.set_deep_supervision_enabled(False)
+    with torch.no_grad():
+        torch.testing.assert_close(predictor(model).network.eval()(x), old.network.eval()(x))
+
+
+@pytest.mark.parametrize("options", [{}, {"cluster_weight": 3.0, "auxiliary_weight": 0.1}])
+def test_the_weights_of_all_losses_sum_to_that_of_stock_nnunet(make, options):
+    """Where every resolution has the same loss, the total is that loss."""
+    trainer = make(options=options)
+    parts = {SEGMENTATION: 1.0, CLUSTERS: weight_of(trainer.network.stages), AUXILIARY: weight_of([0, 1])}
+    assert sum(trainer.term_weight(name) * part for name, part in parts.items()) == pytest.approx(1)
+    ratio = trainer.term_weight(CLUSTERS) / trainer.term_weight(SEGMENTATION)
+    assert ratio == pytest.approx(options.get("cluster_weight", 1))
+
+
+def test_padding_is_in_no_loss(make):
+    """A clip that overhangs has the loss of its slices inside."""
+    trainer = make(options={"interactive": 0, "state_dropout": 0, "mask_dropout": 0, "mask_corruption": 0})
+    trainer.network.train()
+    batch = batch_of(trainer)
+    batch["data"][:, :, 3:] = 0
+    inside = {
+        "data": batch["data"][:, :, :3],
+        "target": [target[:, :, :3] for target in batch["target"]],
+    }
+    with torch.no_grad():
+        losses = [trainer.compute_terms(trainer.network(b["data"]), b) for b in (batch, inside)]
+    for name in losses[0]:
+        assert float(losses[0][name]) == pytest.approx(float(losses[1][name]), abs=1e-5)
 
 
 def test_prompts_pass_through_the_saved_network(trained):

@@ -1,0 +1,96 @@
+"""Clips of nnU-Net's loader: every slice is seen as often as another, and padding is known as such."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_ext.nnunet.clip_loader import GAP, SEAM, ClipLoader, blank_padding, clip_loaders
+
+DRAWS = 20000
+
+
+class Cases:
+    """A data set of one volume, with foreground in all slices; its image is 1 everywhere."""
+
+    identifiers = ("case",)
+
+    def __init__(self, depth):
+        self.shape = (depth, 12, 12)
+        voxels = np.array([[0, z, 5, 6] for z in range(depth)])
+        self.properties = {"class_locations": {1: voxels}, "spacing": [0.5, 7.0, 0.5]}
+
+    def load_case(self, identifier):
+        image, labels = np.ones((1, *self.shape), np.float32), np.ones((1, *self.shape), np.int16)
+        return image, labels, None, self.properties
+
+
+def loader(depth, length, ignore=False, transforms=None, foreground=0.33):
+    labels = SimpleNamespace(all_labels=[0, 1], has_ignore_label=ignore)
+    size = (length, 8, 8)
+    return ClipLoader(Cases(depth), 6, size, size, labels, foreground, transforms=transforms, slice_axis=1)
+
+
+def exposure(made, depth, forced):
+    """How often each slice is in a window, as a multiple of the mean."""
+    seen = np.zeros(depth)
+    voxels = Cases(depth).properties["class_locations"][1]
+    locations = {(-1, 0, 1): voxels, 1: voxels}
+    for _ in range(DRAWS):
+        lower, upper = made.get_bbox((depth, 12, 12), forced, locations)
+        assert upper[0] - lower[0] == made.patch_size[0]
+        assert 0 <= lower[1] <= 4
+        seen[max(0, lower[0]) : upper[0]] += 1
+    return seen / seen.mean()
+
+
+@pytest.mark.parametrize("forced", [False, True])
+@pytest.mark.parametrize(("depth", "length"), [(12, 4), (10, 3), (3, 4), (9, 1), (1, 4)])
+def test_every_slice_is_seen_as_often_as_another(depth, length, forced):
+    np.random.seed(0)
+    found = exposure(loader(depth, length), depth, forced)
+    assert np.abs(found - 1).max() < 0.1
+
+
+def test_with_an_ignore_label_too():
+    np.random.seed(0)
+    assert np.abs(exposure(loader(12, 4, ignore=True), 12, False) - 1).max() < 0.1
+
+
+def test_a_window_around_a_voxel_holds_it():
+    np.random.seed(0)
+    for depth, length in ((12, 4), (2, 5), (1, 1)):
+        made = loader(depth, length)
+        for z in range(depth):
+            for _ in range(50):
+                lower, upper = made.get_bbox((depth, 12, 12), True, {1: np.array([[0, z, 5, 6]])})
+                assert lower[0] <= z < upper[0]
+
+
+def test_batches_know_the_distance_of_slices_and_padding_is_zero_after_augmentation():
+    np.random.seed(0)
+    torch.manual_seed(0)
+    transforms = nnUNetTrainer.get_training_transforms((4, 8, 8), (0.0, 0.0), None, (0, 1, 2), True)
+    blank_padding(transforms)
+    made, padding = loader(5, 4, transforms=transforms), 0
+    for _ in range(60):
+        batch = made.generate_train_batch()
+        assert batch[GAP].tolist() == [7.0] * 6
+        # the volume has label 1 in all voxels, so slices without it lie outside
+        outside = ~(batch["target"] == 1).flatten(3).any(3).any(1)
+        assert torch.equal((batch["data"] == 0).flatten(3).all(3).all(1), outside)
+        padding += int(outside.sum())
+    assert padding > 100
+
+
+def test_a_moved_seam_of_nnunet_is_said():
+    stock = getattr(trainer_module, SEAM)
+    with pytest.raises(RuntimeError, match="built 0 loaders"), clip_loaders(0):
+        pass
+    assert getattr(trainer_module, SEAM) is stock
+    with pytest.raises(RuntimeError, match="in 0 places"):
+        blank_padding(ComposeTransforms([]))
