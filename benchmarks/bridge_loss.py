@@ -104,7 +104,7 @@ def loss(name: str, landmarks: int, patch: Sequence[int], device: str) -> Job:
         (1.0, 1.0, 1.0),
         levels=LEVELS,
         sigma=INNER / 2 / 3,
-        heatmap_sigma=INNER // 2 / 3,
+        heatmap_sigma=INNER / 2 / 3,
     )
     # sample 0 has landmarks, sample 1 has labels
     points = torch.stack([torch.rand(landmarks, generator=generator) * (n - 3) + 1 for n in patch], 1)

@@ -7,7 +7,8 @@
 
 The reference is written from the formula, as gated CRF losses usually are: all neighbours of every voxel are copied by
 ``unfold``, and autograd does the rest. In 3D the copies are made by shifting, which is the same. Both get the same
-logits, image and mask; gradients are compared first. Time: both in memory, taking turns; a ratio compares two times of
+logits, image and mask; gradients are compared first. The loss with the default window of the trainers is measured
+beside them, against the same reference. Time: both in memory, taking turns; a ratio compares two times of
 the same round. Peak memory: each in a process of its own, the largest resident set (GPU: the most that was allocated)
 minus what was there before. The exit code is 1 if the gradients differ by more than 1e-5 of the largest.
 """
@@ -28,10 +29,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from nnunet_ext.attenscribble.crf_loss import MaskedCRFLoss, Window, scaled_intensities
+from nnunet_ext.attenscribble.crf_window import crf_loss
+from nnunet_ext.attenscribble.options import AttenScribbleOptions
 
 RADIUS = {2: 5, 3: 3}
 SIGMA = 6.0
-METHODS = ("unfold", "ours")
+METHODS = ("unfold", "ours", "default")
+"""The reference, the same loss by this package, and this package with the default window of its trainers."""
 
 
 def neighbours(x: Tensor, radius: int) -> Tensor:
@@ -70,6 +74,10 @@ def ours(logits: Tensor, image: Tensor, unlabelled: Tensor) -> Tensor:
     return MaskedCRFLoss(Window.gaussian([RADIUS[dim]] * dim, SIGMA))(logits, image, unlabelled)
 
 
+def default(logits: Tensor, image: Tensor, unlabelled: Tensor) -> Tensor:
+    return crf_loss([1.0] * (image.ndim - 2), AttenScribbleOptions())(logits, image, unlabelled)
+
+
 def inputs(size: Sequence[int], device: str) -> tuple[Tensor, Tensor, Tensor]:
     batch, heads, *spatial = size
     generator = torch.Generator().manual_seed(0)
@@ -81,7 +89,7 @@ def inputs(size: Sequence[int], device: str) -> tuple[Tensor, Tensor, Tensor]:
 
 def step(method: str, logits: Tensor, image: Tensor, unlabelled: Tensor) -> Tensor:
     """Forward and backward; returns the gradient."""
-    loss = (by_unfold if method == "unfold" else ours)(logits, image, unlabelled)
+    loss = {"unfold": by_unfold, "ours": ours, "default": default}[method](logits, image, unlabelled)
     (gradient,) = torch.autograd.grad(loss, logits)
     if logits.is_cuda:
         torch.cuda.synchronize()
@@ -121,7 +129,9 @@ def measure(size: Sequence[int], device: str, repeats: int) -> dict[str, dict[st
             begin = time.perf_counter()
             step(method, *arguments)
             times[method].append(time.perf_counter() - begin)
-    ratios = [a / b for a, b in zip(times["ours"], times["unfold"], strict=True)]
+    ratios = {
+        method: [a / b for a, b in zip(times[method], times["unfold"], strict=True)] for method in ("ours", "default")
+    }
     memory = {}
     for method in METHODS:
         command = [sys.executable, __file__, "--device", device, "--sizes", "x".join(map(str, size)), "--peak", method]
@@ -129,11 +139,13 @@ def measure(size: Sequence[int], device: str, repeats: int) -> dict[str, dict[st
     return {
         **{method: {"seconds": statistics.median(times[method]), "peak_mib": memory[method]} for method in METHODS},
         "ratio": {
-            "time": statistics.median(ratios),
-            "time_min": min(ratios),
-            "time_max": max(ratios),
+            "time": statistics.median(ratios["ours"]),
+            "time_min": min(ratios["ours"]),
+            "time_max": max(ratios["ours"]),
             "memory": memory["ours"] / memory["unfold"],
             "gradient_difference": difference,
+            "default_time": statistics.median(ratios["default"]),
+            "default_memory": memory["default"] / memory["unfold"],
         },
     }
 
@@ -152,14 +164,15 @@ def main(argv: Sequence[str]) -> int:
         return 0
     measured = {text: measure(size, arguments.device, arguments.repeats) for text, size in sizes.items()}
     header = ["batch × classes × voxels", "unfold: time", "ours", "ratio (min to max)", "unfold: peak", "ours", "ratio"]
-    print("| " + " | ".join([*header, "gradients differ by"]) + " |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    print("| " + " | ".join([*header, "gradients differ by", "default window: time", "peak"]) + " |")
+    print("|---|" + "---:|" * 9)
     for text, row in measured.items():
         old, new, ratio = row["unfold"], row["ours"], row["ratio"]
         print(
             f"| {text.replace('x', '×')} | {old['seconds']:.2f} s | {new['seconds']:.3f} s | {ratio['time']:.2f} "
             f"({ratio['time_min']:.2f} to {ratio['time_max']:.2f}) | {old['peak_mib']:.0f} MiB | "
-            f"{new['peak_mib']:.0f} MiB | {ratio['memory']:.3f} | {ratio['gradient_difference']:.0e} |"
+            f"{new['peak_mib']:.0f} MiB | {ratio['memory']:.3f} | {ratio['gradient_difference']:.0e} | "
+            f"{ratio['default_time']:.2f} | {ratio['default_memory']:.3f} |"
         )
     if arguments.json:
         arguments.json.write_text(json.dumps(measured, indent=1) + "\n")

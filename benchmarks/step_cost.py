@@ -188,6 +188,7 @@ def build(setup: Setup, trainer_class: type) -> Any:
     with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints its citation
         trainer = trainer_class(plans, setup.configuration, 0, deepcopy(setup.dataset_json), setup.device)
         trainer.initialize()
+    trainer.current_epoch = trainer.num_epochs // 2  # some terms of a loss begin late
     trainer.network.train()
     trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
     return trainer
@@ -198,7 +199,8 @@ def random_batch(trainer: Any) -> dict[str, Any]:
 
     ``data`` is ``(B, C, *patch)``; ``target`` is ``(B, 1, *spatial)`` int16, or ``(B, R, *spatial)`` bool for R regions
     (and the ignore label), as a list from fine to coarse with deep supervision. For a trainer of landmarks every other
-    sample has landmarks and no label, the others labels and no landmark.
+    sample has landmarks and no label, the others labels and no landmark. A trainer that takes images without labels is
+    given patches of them.
     """
     patch, manager = trainer.configuration_manager.patch_size, trainer.label_manager
     channels = manager.num_segmentation_heads + manager.has_ignore_label
@@ -224,6 +226,8 @@ def random_batch(trainer: Any) -> dict[str, Any]:
         points = torch.rand(*states.shape, len(patch)) * (torch.tensor(patch) - 1)
         batch |= {"landmarks": points, "landmark_states": states, "landmark_case_states": states}
         batch["segmented"] = torch.arange(trainer.batch_size) % 2 == 0
+    if hasattr(trainer, "unlabelled_patches") and trainer.options.unlabelled.images != "none":
+        batch["unlabelled"] = torch.randn(trainer.unlabelled_patches, *batch["data"].shape[1:])
     return {**batch, "target": targets if scales is not None else targets[0]}
 
 

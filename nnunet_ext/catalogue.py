@@ -143,6 +143,15 @@ TRAINERS: dict[str, Entry] = {
         measured="better, in one short training",
         page="docs/results/pnpnet.md",
     ),
+    "nnUNetTrainerSCNP": Entry(
+        location="nnunet_ext.scnp.trainer:nnUNetTrainerSCNP",
+        tier="controls and parts",
+        description="the loss of every voxel's worst neighbour: the cheap control for better boundaries",
+        needs="",
+        network="stock",
+        measured="not yet",
+        page="docs/pnpnet.md",
+    ),
     "nnUNetTrainerSSA": Entry(
         location="nnunet_ext.attenscribble.trainer:nnUNetTrainerSSA",
         tier="controls and parts",
@@ -169,6 +178,15 @@ TRAINERS: dict[str, Entry] = {
         network="stock",
         measured="worse on both subsets of ACDC (short trainings)",
         page="docs/results/medcontext.md",
+    ),
+    "nnUNetTrainerSelfTraining": Entry(
+        location="nnunet_ext.selftraining.trainer:nnUNetTrainerSelfTraining",
+        tier="controls and parts",
+        description="the network's own labels of unlabelled images: the control for MedContext's teacher and masks",
+        needs="unlabelled images, 2.3 times the compute",
+        network="stock",
+        measured="not yet",
+        page="docs/medcontext.md",
     ),
     "nnUNetTrainerS2VNetNoPropagation": Entry(
         location="nnunet_ext.s2vnet.trainer:nnUNetTrainerS2VNetNoPropagation",
@@ -253,6 +271,8 @@ OPTIONS: dict[str, str] = {
     "pnpnet": "nnunet_ext.pnpnet.options:PnPNetOptions",
     "attenscribble": "nnunet_ext.attenscribble.options:AttenScribbleOptions",
     "medcontext": "nnunet_ext.medcontext.options:MedContextOptions",
+    "selftraining": "nnunet_ext.selftraining.options:SelfTrainingOptions",
+    "unlabelled": "nnunet_ext.unlabelled.options:UnlabelledOptions",
     "babloss": "nnunet_ext.babloss.options:BaBLossOptions",
     "s2vnet": "nnunet_ext.s2vnet.options:S2VNetOptions",
 }

@@ -12,8 +12,8 @@ from nnunet_ext.pnpnet.trainer import nnUNetTrainerPnPNet
 
 
 class nnUNetTrainerMaskedCRFPnPNet(MaskedCRF, nnUNetTrainerPnPNet):
-    """PnPNet from scribbles: its centres are learned from annotated voxels, the CRF loss acts on the others."""
+    """PnPNet from scribbles: its pull maps are learned from annotated voxels, the CRF loss acts on the others."""
 
 
 class nnUNetTrainerMedContextPnPNet(MedContext, nnUNetTrainerPnPNet):
-    """PnPNet trained on full and masked views with a teacher; its centres are supervised on both."""
+    """PnPNet trained on full and masked views with a teacher; its pull maps are supervised on both."""

@@ -27,11 +27,13 @@ REPRESENTATIVES = (
 MADE_OF = {
     "nnUNetTrainerSDM": ("nnUNetTrainerPnPNet",),
     "nnUNetTrainerCCM": ("nnUNetTrainerPnPNet",),
+    "nnUNetTrainerSCNP": ("nnUNetTrainerReference",),
     "nnUNetTrainerMaskedCRF": ("nnUNetTrainerAttenScribble",),
     "nnUNetTrainerSSA": ("nnUNetTrainerAttenScribblePaper",),
     "nnUNetTrainerMedContextMaskedOnly": ("nnUNetTrainerMedContext",),
     "nnUNetTrainerTubeCutout": ("nnUNetTrainerMedContext",),
     "nnUNetTrainerMedContextPaper": ("nnUNetTrainerMedContext",),
+    "nnUNetTrainerSelfTraining": ("nnUNetTrainerMedContext",),
     "nnUNetTrainerLandmark": ("nnUNetTrainerBaBLoss",),
     "nnUNetTrainerS2VNetNoPropagation": ("nnUNetTrainerS2VNet",),
     "nnUNetTrainerMaskedCRFPnPNet": ("nnUNetTrainerAttenScribble", "nnUNetTrainerPnPNet"),

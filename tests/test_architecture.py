@@ -26,9 +26,12 @@ SHARED = {
     "export",
     "viewer",
     "cli",
+    "unlabelled",
 }
-# read nnU-Net's files with nnU-Net's own readers, ask it which trainers it knows and which network it planned
+# read nnU-Net's files with nnU-Net's own readers, ask it which trainers it knows and which network it planned;
+# preprocess with its preprocessor and draw patches with its loader
 USERS_OF_NNUNET = {"data", "evaluation", "interactive", "benchmark", "scribbles", "splits", "demo", "export"}
+USERS_OF_NNUNET |= {"unlabelled"}
 METHODS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()} - SHARED
 
 
@@ -52,7 +55,9 @@ def knows_nnunet(file: Path) -> bool:
     inside = file.relative_to(PACKAGE).parts
     # landmarks/training are mix-ins of trainers, and the loader that they need
     return (
-        inside[0] == "nnunet" or inside[:2] == ("landmarks", "training") or inside[-1] in {"trainer.py", "predictor.py"}
+        inside[0] == "nnunet"
+        or inside[:2] == ("landmarks", "training")
+        or inside[-1] in {"trainer.py", "base_trainer.py", "predictor.py"}
     )
 
 
@@ -108,7 +113,7 @@ def test_what_is_trained_does_not_know_the_sessions_with_it():
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_beside_its_trainer_a_method_needs_only_the_walk_over_the_planned_network_and_what_a_landmark_is(method):
-    shared = ("nnunet.unet", "nnunet.options", "landmarks.points", "errors", method)
+    shared = ("nnunet.unet", "nnunet.options", "nnunet.teacher", "landmarks.points", "errors", method)
     allowed = tuple(f"nnunet_ext.{name}" for name in shared)
     for file in (PACKAGE / method).rglob("*.py"):
         if not knows_nnunet(file):

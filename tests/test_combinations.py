@@ -34,9 +34,9 @@ def test_the_terms_are_those_of_both_and_the_network_is_that_of_the_wrapped(make
     assert together.network.state_dict().keys() == alone.network.state_dict().keys()
     terms, values = set(step(alone)) - {"loss"}, step(together)
     if around is MedContext:
-        terms |= {term.replace("loss_", "loss_masked_", 1) for term in terms} | {"loss_consistency"}
+        terms |= {term.replace("loss_", "loss_masked_", 1) for term in terms} | {"loss_consistency", "stat_sure"}
     else:
-        terms |= {f"loss_{CRF}", "stat_gate"}
+        terms |= {f"loss_{CRF}", "stat_gate", "stat_annotated"}
     assert values.keys() == terms | {"loss"}
     assert np.isfinite(list(values.values())).all()
     assert all(p.isfinite().all() for p in together.network.parameters())
@@ -45,9 +45,9 @@ def test_the_terms_are_those_of_both_and_the_network_is_that_of_the_wrapped(make
 def test_the_crf_loss_teaches_the_network_that_it_is_put_around(make_trainer):
     trainer = make_trainer("nnUNetTrainerMaskedCRFPnPNet", kind="ignore", configuration="2d")
     trainer.current_epoch = trainer.num_epochs - 1
-    trainer.aux["confidence"].probability.fill_(1)
+    trainer.gate.probability.fill_(1)
     terms = next(trainer.loss_passes(trainer.prepare_batch(tiny.batch(trainer))))
-    assert trainer.aux["confidence"].openness == 1
+    assert (trainer.gate.openness == 1).all()
     trainer.network.zero_grad()
     (trainer.term_weight(CRF) * terms[CRF]).backward()
     pulled = [

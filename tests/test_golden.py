@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -25,15 +26,16 @@ from nnunet_ext.landmarks.heatmaps import HeatmapLoss, PaperHeatmapLoss
 from nnunet_ext.medcontext.consistency import consistency
 from nnunet_ext.nnunet.labels import LabelView
 from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
+from nnunet_ext.nnunet.pseudo_labels import pseudo_label_loss, pseudo_labels
 from nnunet_ext.partial_labels.loss import PartialLabelsLoss
 from nnunet_ext.pnpnet.blocks import ConvDialect
 from nnunet_ext.pnpnet.class_clustering import CenterAtlas, ClassClusteringModule
-from nnunet_ext.pnpnet.losses import center_loss
-from nnunet_ext.pnpnet.published import PaperCenterLoss
+from nnunet_ext.pnpnet.published import PaperCenterLoss, PublishedClustering, PublishedDifference
 from nnunet_ext.pnpnet.semantic_difference import SemanticDifferenceModule
 from nnunet_ext.s2vnet.centroid_aggregation import Bank, CentroidAggregation
 from nnunet_ext.s2vnet.clustering import CosineLogits, KMeansLayer
 from nnunet_ext.s2vnet.loss import auxiliary_loss, cluster_loss
+from nnunet_ext.scnp.loss import worst_neighbours
 
 CLASSES = 3
 PATCH = {2: (8, 9), 3: (5, 6, 7)}
@@ -110,9 +112,22 @@ def bridge(dim: int, direction: str) -> Tensor:
 
 
 def clustering(dim: int) -> Tensor:
-    module = filled(ClassClusteringModule(dialect(dim), 4, CLASSES, kernel(dim), dim=8, heads=2, mlp_dim=16))
-    found = module(wave(2, 4, *PATCH[dim]), wave(1, CLASSES, 8))
-    return found.pull.square().mean() + found.centers.square().mean()
+    module = filled(ClassClusteringModule(dialect(dim), 4, CLASSES, dim=8, heads=2, mlp_dim=16))
+    found, centers = module(wave(2, 4, *PATCH[dim]), wave(1, CLASSES, 8))
+    return found.square().mean() + centers.square().mean()
+
+
+def published_clustering(dim: int) -> Tensor:
+    options = {"dim": 8, "heads": 2, "mlp_dim": 16, "dropout": 0.0}
+    module = filled(PublishedClustering(dialect(dim), 4, CLASSES, kernel(dim), **options))
+    pull, centers = module(wave(2, 4, *PATCH[dim]), wave(1, CLASSES, 8))
+    return pull.square().mean() + centers.square().mean()
+
+
+def sure_consistency(dim: int, kind: Any, *, exclusive: bool = True) -> Tensor:
+    """The distance from a teacher of large logits, where it is surer than 0.8 and a wave is positive."""
+    teacher, among = 4 * wave(2, CLASSES, *PATCH[dim], frequency=1.1), wave(2, 1, *PATCH[dim], frequency=0.9) > 0
+    return consistency(logits(dim), teacher, kind, exclusive=exclusive, confidence=0.8, among=among)
 
 
 def s2v_loss(which: Callable[..., Tensor], dim: int) -> Tensor:
@@ -131,7 +146,22 @@ def partial_labels(dim: int) -> Tensor:
 
 
 def gate(dim: int) -> Tensor:
-    return ConfidenceGate(CLASSES, 0.5).double()(logits(dim).softmax(1), one_hot(dim))
+    return ConfidenceGate(CLASSES, 0.5).double()(logits(dim).softmax(1), one_hot(dim)).min()
+
+
+def gated_gradient(dim: int, exclusive: bool) -> Tensor:
+    module = ConfidenceGate(CLASSES, 0.5).double()
+    module.probability.copy_(torch.tensor([0.6, 0.3, 0.1]))
+    leaf = logits(dim).requires_grad_()
+    loss = module.gated(leaf, exclusive=exclusive).softmax(1).square().sum()
+    return projection(torch.autograd.grad(loss, leaf)[0])
+
+
+def pseudo(dim: int, exclusive: bool) -> Tensor:
+    teacher = 3 * logits(dim).flip(1)
+    probabilities = teacher.softmax(1) if exclusive else teacher.sigmoid()
+    labels, use = pseudo_labels(probabilities, target(dim, 4) != 1, 0.6, exclusive=exclusive)
+    return pseudo_label_loss(logits(dim), labels, use, exclusive=exclusive)
 
 
 def projection(x: Tensor) -> Tensor:
@@ -177,12 +207,19 @@ GOLDEN: dict[str, tuple[Callable[[int], Tensor], float, float]] = {
         -0.05315569620888753,
         0.0034455644655343467,
     ),
-    "confidence gate": (gate, 0.05141966938106125, 0.048695080078073896),
-    "centres": (
-        lambda dim: center_loss(wave(2, CLASSES, 8), wave(2, 8, *PATCH[dim]), one_hot(dim)),
-        0.7447426340722606,
-        0.7627060309251781,
+    "gradient through the confidence gate": (
+        lambda dim: gated_gradient(dim, True),
+        -0.002546721293458626,
+        -0.0011435609453450226,
     ),
+    "gradient of regions through the gate": (
+        lambda dim: gated_gradient(dim, False),
+        -0.005362153326358846,
+        -0.005047228857179713,
+    ),
+    "pseudo-labels": (lambda dim: pseudo(dim, True), 0.9563267040915404, 3.3090560932092896),
+    "pseudo-labels of regions": (lambda dim: pseudo(dim, False), 0.508255360335379, 1.5169160610832642),
+    "confidence gate": (gate, 0.05141966938106125, 0.048695080078073896),
     "centres as published": (
         lambda dim: filled(PaperCenterLoss(dialect(dim), 4, 8))(wave(2, CLASSES, 8), logits(dim, 4), one_hot(dim)),
         0.4667434346479921,
@@ -193,16 +230,29 @@ GOLDEN: dict[str, tuple[Callable[[int], Tensor], float, float]] = {
         -0.4553688858553606,
         -0.04308868636534893,
     ),
-    "class clustering": (clustering, 0.7187776297866185, 0.770540296080623),
+    "class clustering": (clustering, 0.7313610819317372, 0.7309363850830227),
     "semantic difference": (
         lambda dim: projection(
             filled(SemanticDifferenceModule(dialect(dim), 4, kernel(dim)))(logits(dim, 4), wave(2, 4, *PATCH[dim]))
         ),
-        -0.04023779046165338,
-        -0.3406286071924848,
+        0.023388646296166122,
+        -0.4122528592650945,
+    ),
+    "class clustering as published": (published_clustering, 72.7660453394267, 579.4087175440008),
+    "semantic difference as published": (
+        lambda dim: projection(
+            filled(PublishedDifference(dialect(dim), 4, kernel(dim)))(logits(dim, 4), wave(2, 4, *PATCH[dim]))
+        ),
+        0.07799486142770241,
+        -0.32106270512541185,
+    ),
+    "worst neighbours": (
+        lambda dim: projection(worst_neighbours(logits(dim), one_hot(dim), target(dim, 4) != 1)),
+        1.7572329772844248,
+        0.6012621676898448,
     ),
     "relative consistency": (
-        lambda dim: consistency(logits(dim), wave(2, CLASSES, *PATCH[dim], frequency=1.1)),
+        lambda dim: consistency(logits(dim), wave(2, CLASSES, *PATCH[dim], frequency=1.1), "relative"),
         4.992342043726071,
         4.997136875437189,
     ),
@@ -220,6 +270,13 @@ GOLDEN: dict[str, tuple[Callable[[int], Tensor], float, float]] = {
         lambda dim: consistency(logits(dim), wave(2, CLASSES, *PATCH[dim], frequency=1.1), "kl", exclusive=False),
         0.84146827788065,
         0.8433551780226447,
+    ),
+    "divergence from a sure teacher": (lambda dim: sure_consistency(dim, "kl"), 1.1767412501083463, 1.1368483218142127),
+    "squares from a sure teacher": (lambda dim: sure_consistency(dim, "mse"), 0.20149979266887694, 0.20948274615836343),
+    "squares of regions": (
+        lambda dim: sure_consistency(dim, "mse", exclusive=False),
+        0.20532528917402748,
+        0.2151817202561902,
     ),
     "bridge, direction A": (lambda dim: bridge(dim, "A"), 0.04779799538588536, 0.48660074405546927),
     "bridge, direction B": (lambda dim: bridge(dim, "B"), 0.01312393674389739, 0.04066917710793361),

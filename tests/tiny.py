@@ -34,8 +34,11 @@ LABELS: dict[str, dict[str, Any]] = {
 OPTIONS: dict[str, dict[str, Any]] = {
     "attenscribble": {"max_tokens": 600},  # else a patch of 16³ is attended to as 4096 tokens
     "s2vnet": {"width": 8, "heads": 2, "embedding": 4, "inference_clip": 4},
+    "medcontext": {"start": 0.0, "ramp": 0.0},  # else the first steps have nothing of it
+    "selftraining": {"start": 0.0},
+    "unlabelled": {"images": "others-of-the-split", "transductive": True},  # the split leaves no others than these
 }
-"""Options of our section in the plans that make the methods small enough for patches of 16 voxels."""
+"""Options of our section in the plans: methods that are small enough for patches of 16 voxels, and start at once."""
 
 
 def rooms_of(trainer: str) -> set[str]:

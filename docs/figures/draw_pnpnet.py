@@ -14,7 +14,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from nnunet_ext.pnpnet.class_clustering import assign_and_update
+from nnunet_ext.pnpnet.class_clustering import assigned, evidence, moved
 from nnunet_ext.pnpnet.semantic_difference import DifferentialConv
 
 SIZE = 96
@@ -43,7 +43,8 @@ def main() -> None:
     with torch.no_grad():
         skip_difference = conv(skip.expand(-1, kernels, -1, -1))
         guide_difference = conv(guide.expand(-1, kernels, -1, -1))
-        pushed = (skip_difference * guide_difference.square()).abs().mean((0, 1))
+        squared = guide_difference.square()
+        pushed = (skip_difference * squared / (1 + squared)).abs().mean((0, 1))
 
     # features in which the classes are clouds around three directions, as after a few layers
     directions = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.2], [0.0, 0.2, 1.0]])
@@ -53,9 +54,8 @@ def main() -> None:
     feature = features.permute(2, 0, 1)[None]
     centers = directions[None] * 3 + torch.randn(1, 3, 3) * 0.5
     for _ in range(3):
-        assignment, centers = assign_and_update(
-            centers, feature, feature, temperature=0.5, update="mean", exclusive=True
-        )
+        assignment = assigned(evidence(centers, feature, 0.5), exclusive=True)
+        centers = moved(centers, assignment, feature)
     difference = (assignment[0, 2] - assignment[0, 1]).numpy()
 
     figure, axes = plt.subplots(1, 5, figsize=(17, 4), layout="constrained")
@@ -63,7 +63,7 @@ def main() -> None:
         ("image: a confused boundary", image, "gray"),
         ("reference", labels, "viridis"),
         ("differences in the skip feature\n|D(x)|: noise and every edge", skip_difference.abs().mean((0, 1)), "magma"),
-        ("push: |D(x) · D(g)²|\nonly where the decoder sees a difference", pushed, "magma"),
+        ("push: |D(x) · D(g)² / (1 + D(g)²)|\nonly where the decoder sees a difference", pushed, "magma"),
         ("pull: assignment to the centres\nof class 2 minus class 1", difference, "coolwarm"),
     ]
     for axis, (title, panel, colours) in zip(axes, panels, strict=True):

@@ -47,7 +47,9 @@ class AttentiveSimilarity(nn.Module):
         }
         self.projections = nn.ModuleDict(projections)
 
-    def forward(self, probabilities: Tensor, counts: Tensor, attended: Attended) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, probabilities: Tensor, counts: Tensor, attended: Attended, inside: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The loss, averaged over stages, and the mean similarity without gradient; both scalars.
 
         Args:
@@ -55,21 +57,26 @@ class AttentiveSimilarity(nn.Module):
             counts: ``(B,)``, 1 for samples with several annotated classes, see
                 :func:`~nnunet_ext.attenscribble.attentive_similarity_loss.several_classes`.
             attended: of the network.
+            inside: ``(B, 1, *spatial)`` bool, where the image is; everywhere by default.
         """
         losses, means = [], []
         for stage, given in attended.items():
             projected = as_projected(given) if len(given) == 2 else self.projections[stage](given[0])
             similarity = self.affinity[stage](projected, self.windows[stage])
-            losses.append(self._loss(similarity, probabilities, self.windows[stage], counts))
+            losses.append(self._loss(similarity, probabilities, self.windows[stage], counts, inside))
             means.append(similarity.detach().sigmoid().mean())
         return torch.stack(losses).mean(), torch.stack(means).mean()
 
-    def _loss(self, similarity: Tensor, probabilities: Tensor, window: Window, counts: Tensor) -> Tensor:
+    def _loss(
+        self, similarity: Tensor, probabilities: Tensor, window: Window, counts: Tensor, inside: Tensor | None
+    ) -> Tensor:
         grid = tuple(similarity.shape[2:])
         if self.options.published:
             p = interpolated(probabilities, grid)
             return published_similarity_loss(similarity, p, window, counts, exclusive=self.exclusive)
         p = averaged(probabilities, grid)
+        # tokens of which the larger part is image
+        tokens = None if inside is None else averaged(inside.to(p.dtype), grid) > 0.5
         return attentive_similarity_loss(
-            similarity, p, window, counts, exclusive=self.exclusive, gamma=self.options.gamma
+            similarity, p, window, counts, exclusive=self.exclusive, gamma=self.options.gamma, tokens=tokens
         )

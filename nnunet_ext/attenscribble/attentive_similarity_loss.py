@@ -38,6 +38,7 @@ def attentive_similarity_loss(
     *,
     exclusive: bool = True,
     gamma: float = 1.0,
+    tokens: Tensor | None = None,
 ) -> Tensor:
     """The loss of one stage.
 
@@ -48,6 +49,7 @@ def attentive_similarity_loss(
         counts: ``(B,)``, 1 for samples that count and 0 for those that do not (only one class annotated).
         exclusive: classes or regions.
         gamma: weight of the similarity's own term.
+        tokens: ``(B, 1, *grid)`` bool, those that take part; all by default.
 
     Returns:
         Scalar, float32 or wider.
@@ -57,22 +59,29 @@ def attentive_similarity_loss(
         logits, p = similarity_logits.to(dtype), probabilities.to(dtype)
         agree = agreement(p, window, exclusive)
         learned = binary_cross_entropy_with_logits(logits, agree.detach().clamp(0, 1), reduction="none")
-        return mean_over_pairs(logits.sigmoid().detach() * (1 - agree) + gamma * learned, window, counts)
+        pairs = logits.sigmoid().detach() * (1 - agree) + gamma * learned
+        return mean_over_pairs(pairs, window, counts, tokens)
 
 
-def mean_over_pairs(pairs: Tensor, window: Window, counts: Tensor) -> Tensor:
-    """Mean of what pairs cost, weighted by the window, over the tokens of the samples that count.
+def mean_over_pairs(pairs: Tensor, window: Window, counts: Tensor, tokens: Tensor | None = None) -> Tensor:
+    """Mean of what pairs cost, weighted by the window, over the tokens that take part, of the samples that count.
 
     Args:
         pairs: ``(B, offsets, *grid)``, of half a window.
         window: half a window.
         counts: ``(B,)``, see :func:`attentive_similarity_loss`.
+        tokens: ``(B, 1, *grid)`` bool, see there.
     """
     grid = tuple(pairs.shape[2:])
     weights = torch.tensor(window.weights, dtype=pairs.dtype, device=pairs.device).view(-1, *[1] * len(grid))
     weights = weights * inside(window, grid, pairs.device)
+    voxels: float | Tensor = pairs[:, 0].numel()
+    if tokens is not None:
+        # a pair takes part if both of its tokens do
+        weights = weights * agreement(tokens.to(pairs.dtype), window)
+        voxels = tokens.sum().clamp(min=1)
     per_sample = 2 * (weights * pairs).flatten(1).sum(1)  # both halves of the window
-    return (counts.to(pairs.dtype) * per_sample).sum() / (window.mass * pairs[0, 0].numel() * len(pairs))
+    return (counts.to(pairs.dtype) * per_sample).sum() / (window.mass * voxels)
 
 
 def agreement(probabilities: Tensor, window: Window, exclusive: bool = True) -> Tensor:

@@ -136,7 +136,7 @@ class MaskedCRFLoss(nn.Module):
             probabilities = logits.softmax(1) if self.exclusive else logits.sigmoid()
             image, receives = image.detach().to(logits.dtype), unlabelled.to(logits.dtype)
             if self.downsample is not None:
-                probabilities, image = _mean_pool(probabilities, self.downsample), _mean_pool(image, self.downsample)
+                probabilities, image = mean_pool(probabilities, self.downsample), mean_pool(image, self.downsample)
                 # a coarse voxel is unlabelled only if all of it is
                 receives = 1 - _max_pool(1 - receives, self.downsample)
             window = self.window
@@ -230,7 +230,8 @@ def shifted(offset: Offset) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     return (*start, *first), (*start, *second)
 
 
-def _mean_pool(x: Tensor, size: Sequence[int]) -> Tensor:
+def mean_pool(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Return ``x`` ``(B, C, *spatial)`` pooled by ``size`` along each axis; what is left at the end is a voxel, too."""
     pool = avg_pool3d if x.ndim == 5 else avg_pool2d
     return pool(x, tuple(size), ceil_mode=True, count_include_pad=False)
 

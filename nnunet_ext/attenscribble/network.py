@@ -25,9 +25,6 @@ from nnunet_ext.nnunet.unet import PlannedUNet
 REACH, SIGMA = 20, 24
 """Radius and σ of the similarity's window in the published code, in input pixels: 5 and 6 tokens of 4 pixels."""
 
-ANISOTROPIC = 3.0
-"""Ratio of spacings from which nnU-Net augments slices rather than volumes (``ANISO_THRESHOLD``)."""
-
 
 Attended = dict[str, tuple[Tensor, ...]]
 """Queries and keys (trunk), or the feature alone (side), by stage."""
@@ -119,23 +116,6 @@ def similarity_window(planned: PlannedUNet, stage: int, spacing: Sequence[float]
     least = [2 if token == min(tokens) else 0 for token in tokens]
     radius = [max(low, min(5, round(REACH / token))) for low, token in zip(least, tokens, strict=True)]
     return Window.gaussian(radius, SIGMA / min(tokens), tokens)
-
-
-def crf_window(spacing: Sequence[float]) -> tuple[Window, tuple[int, ...]]:
-    """The window of the CRF loss, and by how much its volumes are pooled.
-
-    2D: radius 5 and σ 6 pixels, as published. Isotropic 3D: the same reach at half resolution. Anisotropic 3D: the same
-    window within slices.
-
-    Args:
-        spacing: of the input, in mm.
-    """
-    if len(spacing) == 2:
-        return Window.gaussian((5, 5), 6.0, spacing), (1, 1)
-    if max(spacing) / min(spacing) >= ANISOTROPIC:
-        radius = [0 if mm / min(spacing) >= ANISOTROPIC else 5 for mm in spacing]
-        return Window.gaussian(radius, 6.0, spacing), (1, 1, 1)
-    return Window.gaussian((3, 3, 3), 3.0, spacing), (2, 2, 2)
 
 
 def as_projected(attended: tuple[Tensor, ...]) -> Projected:

@@ -34,17 +34,41 @@ class AttenScribbleOptions(MethodOptions):
     mlp_ratio: Annotated[int, Field(gt=0)] = 4
     """Width of the MLP of the attention relative to its stage. 4 in the code."""
     crf_weight: Annotated[float, Field(ge=0)] = 9.2
-    """Weight of the masked CRF loss. 0.1 for a window of mass 92.0 in the code."""
+    """Weight of the masked CRF loss. 0.1 for a window of mass 92.0 in the code. 0: it is not computed."""
+    crf_radius: Annotated[int, Field(ge=1, le=16)] | None = None
+    """Radius of the CRF window, in voxels of the finest spacing; a larger one reaches farther and takes thin structures
+    apart. None: 3 in slices, 1 in isotropic volumes (:mod:`nnunet_ext.attenscribble.crf_window`). The code: 5."""
+    crf_sigma: Annotated[float, Field(ge=0.3, le=50)] | None = None
+    """Width of the spatial Gaussian, in voxels of the finest spacing; None: two thirds of the radius. The code: 6."""
+    crf_intensity_sigma: Annotated[float, Field(ge=0.001, le=10)] = 0.1
+    """Width of the Gaussian of grey values, as a share of their range in the patch (1st to 99th percentile): smaller
+    sees fainter edges and more noise. The code: 0.1."""
+    crf_downsample: Annotated[int, Field(ge=1, le=4)] | None = None
+    """Pool image and prediction by this factor before they are compared, along the axes of the window; None: full
+    resolution, but half in isotropic volumes if the radius is above 3, where the window would be too dear. The code: 1,
+    in 2D."""
     asl_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the attentive similarity loss. 0.1 for a window of mass 92.0 in the code, which is 9.2 here; with 9.2
-    the stable form draws all predictions to one class before anything is learned (docs/results/attenscribble.md)."""
+    the stable form draws all predictions to one class before anything is learned (docs/results/attenscribble.md). 0: it
+    is not computed."""
     gamma: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the similarity's own term in the stable loss."""
     ramp: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Share of the epochs over which both weights grow from 0. The code: 0."""
     wait: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Mean probability at annotated voxels, of the class that is worst, from which on both count fully
+    """Mean probability at its annotated voxels from which on both count fully for a class
     (:mod:`nnunet_ext.attenscribble.confidence_gate`). The code: 0, they do not wait."""
+    padding_annotated: bool = False
+    """Count what lies outside of the image as annotated background, as stock nnU-Net does, instead of as unlabelled
+    (:mod:`nnunet_ext.nnunet.padding`). The code fills such gaps with its label for "unlabelled", too."""
+    pseudo_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the loss on pseudo-labels (:mod:`nnunet_ext.attenscribble.pseudo_labels`); 0: there are none."""
+    pseudo_confidence: Annotated[float, Field(ge=0, le=1)] = 0.8
+    """Probability from which on the teacher's label counts."""
+    pseudo_start: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Share of the epochs after which pseudo-labels begin to count; over ``ramp`` their weight grows from 0."""
+    pseudo_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Momentum of the teacher's moving average: a mean over about ``1 / (1 − m)`` steps."""
     crf_image: Literal["network_input", "clean"] = "network_input"
     """Which image the CRF loss compares: what the network sees, or the same without intensity augmentation. The code
     has no intensity augmentation, so there it is both."""
@@ -56,7 +80,17 @@ class AttenScribbleOptions(MethodOptions):
     @classmethod
     def as_published(cls) -> Self:
         """Return the values of the published code."""
-        return cls(attention="trunk", published=True, asl_weight=9.2, ramp=0.0, wait=0.0)
+        return cls(attention="trunk", published=True, asl_weight=9.2, ramp=0.0, wait=0.0, crf_radius=5, crf_sigma=6.0)
+
+    @property
+    def compares_clean_image(self) -> bool:
+        """Whether the CRF loss is computed, and on the image without intensity augmentation."""
+        return self.crf_image == "clean" and self.crf_weight > 0
+
+    @property
+    def regularises(self) -> bool:
+        """Whether anything but the partial loss has a weight."""
+        return max(self.crf_weight, self.asl_weight, self.pseudo_weight) > 0
 
     def require_fitting(self, configuration: Mapping[str, Any]) -> None:
         count = configuration["architecture"]["arch_kwargs"].get("n_stages")
@@ -68,12 +102,13 @@ class AttenScribbleOptions(MethodOptions):
                 f"{count - 1}; leave out {', '.join(map(str, wrong))}."
             )
 
-    def ramped(self, epoch: int, epochs: int) -> float:
-        """Return the share of the weights that counts in this epoch, from 0 to 1.
+    def ramped(self, epoch: int, epochs: int, start: float = 0.0) -> float:
+        """Return the share of a weight that counts in this epoch, from 0 to 1.
 
         Args:
             epoch: counted from 0.
             epochs: of the whole training.
+            start: share of the epochs after which the weight begins to grow.
         """
-        length = self.ramp * epochs
-        return min(1.0, epoch / length) if length > 0 else 1.0
+        length, done = self.ramp * epochs, epoch - start * epochs
+        return min(1.0, max(0.0, done / length)) if length > 0 else float(done >= 0)

@@ -17,6 +17,21 @@ Why there is a stable form beside the published one (:mod:`.published`). Entries
 about b: the published S hardly depends on the image, its gradient to q and k is 10⁵ times smaller than that to b, and
 b → −∞ makes S and with it the published loss vanish. In the stable form the logarithm is 0 for uniform attention and of
 order 1 otherwise, and w cannot change sign.
+
+Where a similarity could know more. AUC for "same true label" of pairs within two tokens, cosines of features of stock
+nnU-Net after dense labels (ACDC, 3 mm, 47 validation slices, tokens of two voxels): all pairs, and pairs that the
+network calls the same foreground class, the only ones in which a similarity can correct it:
+
+=======================================  =====  =====
+p·p' of the predictions                  0.893  0.870
+image, difference of intensities         0.716  0.616
+encoder, stage 1 (where attention is)    0.742  0.640
+encoder, stage 2                         0.671  0.525
+decoder, stage 0 (before the logits)     0.866  0.818
+decoder, stage 1                         0.932  0.881
+=======================================  =====  =====
+
+So the encoder is the wrong place; whether a similarity of decoder features trains better is not measured.
 """
 
 from __future__ import annotations

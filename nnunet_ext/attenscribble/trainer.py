@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
@@ -19,16 +19,17 @@ from torch import Tensor, nn
 from nnunet_ext.attenscribble.attentive_similarity import AttentiveSimilarity
 from nnunet_ext.attenscribble.attentive_similarity_loss import several_classes
 from nnunet_ext.attenscribble.confidence_gate import ConfidenceGate
-from nnunet_ext.attenscribble.crf_loss import MaskedCRFLoss
-from nnunet_ext.attenscribble.network import AttendedUNet, crf_window
+from nnunet_ext.attenscribble.crf_window import crf_loss
+from nnunet_ext.attenscribble.network import AttendedUNet
 from nnunet_ext.attenscribble.options import AttenScribbleOptions
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.clean_image import WithCleanImage
+from nnunet_ext.nnunet.clean_image import CLEAN_IMAGE
 from nnunet_ext.nnunet.labels import finest, finest_logits
 from nnunet_ext.nnunet.options import MethodOptions
 from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
 from nnunet_ext.nnunet.pretrained import unwrap
-from nnunet_ext.nnunet.trainer import Batch, CommonTrainer
+from nnunet_ext.nnunet.pseudo_labels import PSEUDO, Pseudo, PseudoLabels
+from nnunet_ext.nnunet.trainer import INSIDE, Batch
 from nnunet_ext.nnunet.unet import PlannedUNet
 
 CRF, ASL = "crf", "similarity_loss"
@@ -38,8 +39,11 @@ CONFIDENCE, SIMILARITY = "confidence", "similarity"
 """Auxiliary modules."""
 
 
-class MaskedCRF(CommonTrainer):
-    """The masked CRF loss, around the trainer that is next in the bases of a class: its network, its terms."""
+class MaskedCRF(PseudoLabels):
+    """The masked CRF loss, around the trainer that is next in the bases of a class: its network, its terms.
+
+    With the option ``pseudo_weight`` also a loss on pseudo-labels.
+    """
 
     methods: ClassVar[tuple[type[MethodOptions], ...]] = (AttenScribbleOptions,)
 
@@ -50,14 +54,27 @@ class MaskedCRF(CommonTrainer):
                 'ignore label; add "ignore": N to the labels in dataset.json, where N is the highest label plus 1, '
                 "and give it to every voxel that is not annotated."
             )
-        window, downsample = crf_window(self.configuration_manager.spacing)
-        self.crf = MaskedCRFLoss(
-            window,
-            exclusive=not self.labels.has_regions,
-            downsample=downsample,
-            offsets_per_step=self.options.attenscribble.offsets_per_step,
-        )
+        spacing, exclusive = self.configuration_manager.spacing, not self.labels.has_regions
+        self.crf = crf_loss(spacing, self.options.attenscribble, exclusive=exclusive)
         super().initialize()
+
+    @property
+    def padding_is_annotated(self) -> bool:
+        return self.options.attenscribble.padding_annotated
+
+    @property
+    def pseudo_labelling(self) -> Pseudo | None:
+        options = self.options.attenscribble
+        return Pseudo(options.pseudo_confidence, options.pseudo_momentum) if options.pseudo_weight > 0 else None
+
+    @property
+    def has_clean_image(self) -> bool:
+        """The CRF loss may compare it; the teacher sees it."""
+        return super().has_clean_image or self.options.attenscribble.compares_clean_image
+
+    @property
+    def gate(self) -> ConfidenceGate:
+        return cast(ConfidenceGate, self.aux[CONFIDENCE])
 
     def build_aux(self) -> Mapping[str, nn.Module]:
         gate = ConfidenceGate(self.labels.num_heads, self.options.attenscribble.wait)
@@ -65,45 +82,47 @@ class MaskedCRF(CommonTrainer):
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        gate = self.aux[CONFIDENCE]
-        assert isinstance(gate, ConfidenceGate)
-        gate.leave_out(self.labels.heads_of(self.unannotated, self.dataset_json["labels"]))
+        self.gate.leave_out(self.labels.heads_of(self.unannotated, self.dataset_json["labels"]))
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        super().on_train_epoch_end(train_outputs)
+        ramped, epoch = self.options.attenscribble.ramped, self.current_epoch
+        ended = ramped(epoch, self.num_epochs) == 1 and (epoch == 0 or ramped(epoch - 1, self.num_epochs) < 1)
+        if ended and self.options.attenscribble.regularises:
+            self.print_to_log_file(self.gate.described(self.labels.head_names(self.dataset_json["labels"])))
 
     def option_weights(self) -> Mapping[str, float]:
-        """The regulariser grows from 0."""
-        options = self.options.attenscribble
-        ramp = options.ramped(self.current_epoch, self.num_epochs)
-        return {**super().option_weights(), CRF: ramp * options.crf_weight, ASL: ramp * options.asl_weight}
-
-    @property
-    def compares_clean_image(self) -> bool:
-        """The CRF loss sees the image without intensity augmentation, which travels as additional channels."""
-        return self.options.attenscribble.crf_image == "clean"
-
-    def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
-        transforms = super().get_training_transforms(*args, **kwargs)
-        return WithCleanImage(transforms) if self.compares_clean_image else transforms
+        """The regulariser grows from 0, later the pseudo-labels."""
+        options, now = self.options.attenscribble, (self.current_epoch, self.num_epochs)
+        ramp, pseudo = options.ramped(*now), options.ramped(*now, options.pseudo_start) * options.pseudo_weight
+        own = {CRF: ramp * options.crf_weight, ASL: ramp * options.asl_weight, PSEUDO: pseudo}
+        return {**super().option_weights(), **own}
 
     def prepare_batch(self, batch: Batch) -> Batch:
         """Add ``crf_image``, ``(B, C, *spatial)``, without the previous stage of a cascade."""
-        data, channels = batch["data"], self.image_channels
-        if self.compares_clean_image:
-            data, image = data[:, :-channels], data[:, -channels:]
-        else:
-            image = data[:, :channels]
-        return super().prepare_batch({**batch, "data": data, "crf_image": image})
+        batch = super().prepare_batch(batch)
+        clean = self.options.attenscribble.compares_clean_image
+        return {**batch, "crf_image": batch[CLEAN_IMAGE] if clean else batch["data"][:, : self.image_channels]}
+
+    def image_within(self, batch: Batch) -> Tensor | None:
+        """Return where regularisers see an image; None: everywhere. The published ones know no padding."""
+        return None if self.options.attenscribble.published else batch.get(INSIDE)
 
     def compute_terms(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        """nnU-Net's loss, and the regularisers whose weight is not 0."""
         terms = super().compute_terms(output, batch)
-        logits, labels = finest_logits(output), finest(batch["target"])
-        gate = self.aux[CONFIDENCE](self.probabilities(logits.detach()), self.labels.one_hot(labels))
-        self.record(GATE, gate)
-        crf = gate * self.crf(logits, batch["crf_image"], ~self.labels.annotated(labels))
-        return {**terms, CRF: crf}
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """``(B, K, *spatial)`` of classes or regions, in single precision."""
-        return logits.float().sigmoid() if self.labels.has_regions else logits.float().softmax(1)
+        if not self.options.attenscribble.regularises:
+            return terms
+        logits, labels = finest_logits(output).float(), finest(batch["target"])
+        gate = self.gate(self.labels.probabilities(logits.detach()), self.labels.one_hot(labels))
+        self.record(GATE, gate.mean())
+        logits, inside = self.gate.gated(logits, exclusive=not self.labels.has_regions), self.image_within(batch)
+        receives = ~self.labels.annotated(labels) if inside is None else self.unlabelled_voxels(batch)
+        # outside of the image all classes are equally probable: such a neighbour pulls a voxel nowhere
+        seen = logits if inside is None else logits.where(inside, 0.0)
+        if self.options.attenscribble.crf_weight > 0:
+            terms[CRF] = self.crf(seen, batch["crf_image"], receives)
+        return terms | self.pseudo_term(logits, batch)
 
 
 class nnUNetTrainerMaskedCRF(MaskedCRF):
@@ -122,20 +141,19 @@ class nnUNetTrainerAttenScribble(MaskedCRF):
         """Add to the gate the module that turns attention into a similarity."""
         network = unwrap(self.network)
         assert isinstance(network, AttendedUNet)
-        spacing, exclusive = self.configuration_manager.spacing, not self.labels.has_regions
-        similarity = AttentiveSimilarity(network, self.options.attenscribble, spacing, exclusive=exclusive)
+        spacing, options = self.configuration_manager.spacing, self.options.attenscribble
+        similarity = AttentiveSimilarity(network, options, spacing, exclusive=not self.labels.has_regions)
         return {**super().build_aux(), SIMILARITY: similarity}
 
     def compute_terms(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         logits, attended = output
-        target = finest(batch["target"])
         terms = super().compute_terms(logits, batch)
-        if attended:
-            gate = self.aux[CONFIDENCE].openness
-            counts = several_classes(self.labels.presence(target))
-            loss, mean = self.aux[SIMILARITY](self.probabilities(finest(logits)), counts, attended)
+        if attended and self.options.attenscribble.asl_weight > 0:
+            counts = several_classes(self.labels.presence(finest(batch["target"])))
+            gated = self.gate.gated(finest(logits).float(), exclusive=not self.labels.has_regions)
+            probabilities, inside = self.labels.probabilities(gated), self.image_within(batch)
+            terms[ASL], mean = self.aux[SIMILARITY](probabilities, counts, attended, inside)
             self.record(MEAN_SIMILARITY, mean)
-            terms[ASL] = gate * loss
         return terms
 
 

@@ -38,10 +38,12 @@ class BaBLossOptions(MethodOptions):
     """Weight of direction B: a labelled boundary pulls the heatmap of a landmark. Published: 1."""
     levels: Annotated[int, Field(gt=0)] = 8
     """n: from this distance on boundary and landmark do not see each other. Published: 10; best 6 (brain), 8 (knee)."""
-    sigma: Annotated[float, Field(gt=0)] = 2.0
-    """Width of the Gaussian around a known landmark in direction A. Published: that of the heatmaps."""
+    sigma: Annotated[float, Field(gt=0)] = 0.5
+    """Width of the Gaussian that stands for a landmark in the bridge: around a known one in direction A, and of the
+    predicted heatmap after sharpening in direction B; at most heatmap_sigma. Published: that of the heatmaps, with
+    which the best place of a landmark is the centre of a small organ; see :mod:`nnunet_ext.babloss.loss`."""
     similarity: Similarity = "expectation"
-    """Published: expectation in the code, cosine in a figure."""
+    """Published: expectation in the code, cosine in a figure. A cosine needs a wider sigma, such as 2."""
     seen: Share = 0.3
     """Direction B: probability above which the network is believed to see the landmark in the patch."""
     ramp_start: Share = 0.1
@@ -55,6 +57,15 @@ class BaBLossOptions(MethodOptions):
             raise ValueError(
                 f"ramp_end must be at least ramp_start, found ramp_end = {self.ramp_end} and ramp_start = "
                 f"{self.ramp_start}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sharpening_does_not_widen(self) -> Self:
+        if self.sigma > self.heatmap_sigma:
+            raise ValueError(
+                f"sigma must be at most heatmap_sigma, found sigma = {self.sigma} and heatmap_sigma = "
+                f"{self.heatmap_sigma}"
             )
         return self
 

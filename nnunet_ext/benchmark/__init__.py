@@ -14,6 +14,11 @@ In the order of the walk from a file to its report::
             records               what a training left behind
             score                 predictions against their references
     report → results              everything that is done
+            package               the files that a report is computed from: written, and read by whoever verifies it
+            cells, portable       numbers and texts that are the same everywhere
             analysis              which differences are shown; the only file that calls the statistics
-            tables, figures, pictures
+            page → tables         the texts
+            figures, pictures
+            manifest              SHA-256 of every file
+    verify                        the same texts again, from the package alone
 """

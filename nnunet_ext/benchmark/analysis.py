@@ -6,6 +6,7 @@ family of tests: Holm's correction runs over all its rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,12 +27,21 @@ FLAT = 0.005
 
 STILL_LEARNING = "still learning: no verdict"
 
+NOT_KNOWN = "not known to be flat: no verdict"
+"""Nobody kept the curve of the baseline, or it is too short."""
+
 KEYS = ["arm", "fold", "seed", "case", "label"]
+
+COUNTED = {
+    "betti_0_error": "Betti 0 error (components)",
+    "betti_1_error": "Betti 1 error (holes, in 3D loops)",
+    "betti_2_error": "Betti 2 error (cavities)",
+}
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A column of ``metrics.csv``; ``unit`` with a leading blank or empty."""
+    """A column of ``metrics.csv`` or ``interfaces.csv``; ``unit`` with a leading blank or empty."""
 
     column: str
     title: str
@@ -54,42 +64,53 @@ class Metric:
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison of the report. ``still_learning``: the baseline was not trained until it is flat."""
+    """One comparison of the report. ``no_verdict``: why there is none, if the baseline is not known to be flat."""
 
     group: str
     metric: Metric
     label: str
     comparison: Comparison
-    still_learning: bool = False
+    no_verdict: str = ""
 
     @property
     def verdict(self) -> str:
         """Verdict of the comparison, or why there is none."""
         tested = self.comparison.n >= MIN_SUBJECTS
-        return STILL_LEARNING if self.still_learning and tested else self.comparison.verdict
+        return self.no_verdict if self.no_verdict and tested else self.comparison.verdict
 
 
-def metrics_of(cases: pd.DataFrame) -> list[Metric]:
-    """The metrics that are reported, in order; IoU is a function of Dice and stays in the CSV file."""
-    surface_dice = [column for column in cases.columns if column.startswith("nsd_")]
+def metrics_of(cases: pd.DataFrame, interfaces: pd.DataFrame | None = None) -> list[Metric]:
+    """The metrics that are reported, in order; IoU is a function of Dice and stays in the CSV file.
+
+    Args:
+        cases: the scores of labels.
+        interfaces: the scores of pairs of labels, if they were measured.
+    """
+    betti = [column for column in cases.columns if column.startswith("betti_")]
+    touching = list(interfaces.columns) if interfaces is not None and len(interfaces) else []
     return [
         Metric("dice", "Dice", True),
         Metric("hd95_mm", "HD95", False, " mm", 3, 1.0),
         Metric("assd_mm", "ASSD", False, " mm", 3, 1.0),
-        *(Metric(c, f"NSD at {c.removeprefix('nsd_').removesuffix('mm')} mm", True) for c in surface_dice),
+        *(Metric(c, f"NSD at {_tolerance(c)} mm", True) for c in cases.columns if c.startswith("nsd_")),
+        *(Metric(c, COUNTED[c], False, "", 3, 0.5) for c in betti),
+        *(Metric(c, f"Interface NSD at {_tolerance(c)} mm", True) for c in touching if c.startswith("interface_nsd_")),
+        *(Metric(c, "Interface HD95", False, " mm", 3, 1.0) for c in touching if c == "interface_hd95_mm"),
+        *(Metric(c, "Confusion near the interface", False) for c in touching if c == "interface_confusion"),
     ]
 
 
 def values(results: Results, group: str, arms: Sequence[str], column: str) -> dict[str, pd.DataFrame]:
     """One metric of these arms on what all of them have, by label, with the mean over labels first.
 
-    A label of a case counts only if it counts for all these arms, so that all are judged on the same.
+    A label of a case counts only if it counts for all these arms, so that all are judged on the same. Metrics of an
+    interface have pairs of labels as labels.
 
     Returns:
         For every label a table ``arm, case, seed, value``, as :func:`~nnunet_ext.evaluation.statistics.compare` reads;
         with the column ``subject`` if the subject of every case is known.
     """
-    cases = results.cases
+    cases = results.scores_of(column)
     own = cases[(cases["group"] == group) & cases["arm"].isin(arms)]
     own = _common_trainings(own, arms)
     if own.groupby("case")["fold"].nunique().max() > 1:
@@ -127,8 +148,8 @@ def findings(results: Results, group: str, metric: Metric) -> list[Finding]:
             found.append((label, comparison))
     corrected = correct(comparison for _, comparison in found)
     gain = late_gain(results, group, results.baseline)
-    learning = gain is not None and gain > FLAT
-    return [Finding(group, metric, label, c, learning) for (label, _), c in zip(found, corrected, strict=True)]
+    no_verdict = NOT_KNOWN if gain is None else STILL_LEARNING if gain > FLAT else ""
+    return [Finding(group, metric, label, c, no_verdict) for (label, _), c in zip(found, corrected, strict=True)]
 
 
 def late_gain(results: Results, group: str, arm: str) -> float | None:
@@ -164,7 +185,8 @@ def present(results: Results, group: str) -> list[str]:
 
 def per_training(results: Results, group: str, column: str) -> pd.DataFrame:
     """The mean over cases of every training: rows ``fold, seed``, columns the arms."""
-    own = results.cases[results.cases["group"] == group]
+    scores = results.scores_of(column)
+    own = scores[scores["group"] == group]
     case = own.groupby(["arm", "fold", "seed", "case"])[column].mean()
     table = case.groupby(["arm", "fold", "seed"]).mean().unstack("arm")
     return table[present(results, group)]
@@ -180,7 +202,7 @@ def costs(results: Results, group: str) -> list[dict[str, Any]]:
                 "arm": arm,
                 "weights": _median(t.about.get("weights") for t in own),
                 "epoch_seconds": _median(_median(t.about.get("epoch_seconds", [])) for t in own),
-                "training_hours": _median(sum(t.about.get("epoch_seconds", [])) / 3600 or None for t in own),
+                "training_hours": _median(math.fsum(t.about.get("epoch_seconds", [])) / 3600 or None for t in own),
                 "host_mib": _median(t.memory.get("host_mib") for t in own),
                 "gpu_mib": _median(t.memory.get("gpu_allocated_mib") for t in own),
             }
@@ -228,6 +250,10 @@ def _common_trainings(own: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
         if len(complete) * len(folds) > best[0]:
             best = (len(complete) * len(folds), folds, complete)
     return own[own["fold"].isin(best[1]) & own["seed"].isin(best[2])]
+
+
+def _tolerance(column: str) -> str:
+    return column.rpartition("nsd_")[2].removesuffix("mm")
 
 
 def _median(numbers: Iterable[float | None]) -> float:

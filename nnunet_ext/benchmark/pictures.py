@@ -1,14 +1,11 @@
-"""The pictures of a report: figures as files, and cases drawn with their predictions."""
+"""The pictures of a report that need images: cases drawn with their predictions."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_ext.benchmark import analysis
-from nnunet_ext.benchmark.folder import file_name
 from nnunet_ext.benchmark.results import Group, Results, image_of
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.evaluation.overlay import OverlayCase, draw_overlay
@@ -17,20 +14,8 @@ SHOWN_CASES = 2
 """Largest gains and largest losses, each."""
 
 
-@dataclass
-class Picture:
-    """A PNG file in ``figures/``."""
-
-    title: str
-    path: Path
-
-    @property
-    def inlined(self) -> str:
-        return "data:image/png;base64," + base64.b64encode(self.path.read_bytes()).decode()
-
-
-def largest_differences(results: Results, group: Group, arm: str, folder: Path) -> list[Picture]:
-    """The cases with the largest gain and the largest loss of Dice, as pictures; none without the images."""
+def largest_differences(results: Results, group: Group, arm: str, file: Path) -> None:
+    """Draw the cases with the largest gain and the largest loss of Dice into ``file``; nothing without the images."""
     cases = analysis.per_case(results, group.name, arm, "dice")["difference"].dropna().sort_values()
     chosen = dict.fromkeys([*cases.index[::-1][:SHOWN_CASES], *cases.index[:SHOWN_CASES]])
 
@@ -41,12 +26,9 @@ def largest_differences(results: Results, group: Group, arm: str, folder: Path) 
         return overlay_case(results, group, (results.baseline, arm), case, note)
 
     rows = [row for case in chosen if (row := drawn(str(case), cases[case]))]
-    if not rows:
-        return []
-    path = folder / f"{file_name(group.name)}_{file_name(arm)}_cases.png"
-    title = f"largest gains, then largest losses of {arm}; the slice where the two differ most"
-    draw_overlay(path, rows, group.labels, Reader(group.reader), title, "disagreement")
-    return [Picture(f"{arm}: largest gains and losses in Dice", path)]
+    if rows:
+        title = f"largest gains, then largest losses of {arm}; the slice where the two differ most"
+        draw_overlay(file, rows, group.labels, Reader(group.reader), title, "disagreement")
 
 
 def overlay_case(

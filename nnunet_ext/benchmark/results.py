@@ -11,22 +11,30 @@ from typing import Any
 import pandas as pd
 
 from nnunet_ext.benchmark import records
+from nnunet_ext.benchmark.cells import IDENTITY, read_table
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
+from nnunet_ext.benchmark.portable import Folders, last_line
 from nnunet_ext.benchmark.preprocessed import plans_of
 from nnunet_ext.benchmark.score import truth_of
-from nnunet_ext.benchmark.spec import Scored
+from nnunet_ext.benchmark.spec import Scored, Spec
 from nnunet_ext.benchmark.subjects import with_subjects
-from nnunet_ext.data.folders import visible_files
+from nnunet_ext.data.folders import dataset_folder, visible_files
 from nnunet_ext.data.label_definitions import ScoredLabels
 from nnunet_ext.data.raw import training_images
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.folders import evaluate_folders
 from nnunet_ext.files import read_json
+from nnunet_ext.processes.lock import is_held
+from nnunet_ext.version import __version__
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training. ``predictions``: folder of the predictions that are scored; ``about``: see :mod:`.records`."""
+    """One training.
+
+    ``predictions``: folder of the predictions that are scored; ``about``: see :mod:`.records`; ``plans`` and ``log``:
+    files, if they are there.
+    """
 
     arm: str
     group: str
@@ -38,6 +46,17 @@ class Training:
     versions: Mapping[str, Any] = field(default_factory=dict)
     hardware: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
+    plans: Path | None = None
+    log: Path | None = None
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A job without a result: not started, still running, failed or stopped. ``log``: a file, if there is one."""
+
+    title: str
+    reason: str
+    log: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +83,8 @@ class Results:
     """Everything a report says something about.
 
     ``cases`` has one row per training, case and label: ``arm, group, fold, seed, case, label``, metrics, ``status``,
-    and ``subject``, empty where it is unknown.
+    and ``subject``, empty where it is unknown. ``interfaces`` has the same columns with other metrics, one row per
+    training, case and pair of labels that touch somewhere.
     """
 
     name: str
@@ -75,15 +95,31 @@ class Results:
     cases: pd.DataFrame
     trainings: tuple[Training, ...]
     definitions: tuple[str, ...]
-    missing: tuple[str, ...] = ()
+    unfinished: tuple[Unfinished, ...] = ()
     """Jobs that are not done."""
+    interfaces: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=[*IDENTITY, "label"]))
+    specification: Mapping[str, Any] = field(default_factory=dict)
+    """Content of a YAML file that a user wrote, or could have written."""
+    prepared: Mapping[str, Any] = field(default_factory=dict)
+    """Folds, subsets and iterations for equal time, as they were found."""
+    unknown: tuple[str, ...] = ()
+    """Sentences about what nobody knows any more."""
+    folders: Folders = field(default_factory=Folders)
+    """Names of the folders that must not leave this machine."""
+    version: str = __version__
+    """Version of this package when the results were collected."""
+
+    def scores_of(self, column: str) -> pd.DataFrame:
+        """The table that has this metric."""
+        return self.cases if column in self.cases.columns else self.interfaces
 
 
 def from_benchmark(benchmark: BenchmarkFolder, baseline: str | None = None) -> Results:
     """Collect the results of the jobs of a benchmark that are done.
 
     Raises:
-        InputError: no benchmark, nothing done, or an unknown baseline.
+        InputError: no benchmark, nothing done, an unknown baseline, or a job that was scored without metrics that the
+            benchmark asks for.
     """
     spec, jobs, stored = benchmark.load()
     benchmark.use_data(spec)
@@ -103,19 +139,29 @@ def from_benchmark(benchmark: BenchmarkFolder, baseline: str | None = None) -> R
         description = read_json(truth.dataset_json)
         group = Group(group_of(job), job.compared, truth.references, description, reader, job.scored)
         groups.setdefault(group.name, group)
-    frames = [
-        pd.read_csv(benchmark.of(job) / "metrics.csv", dtype={"case": str, "label": str}).assign(
-            arm=job.arm, group=group_of(job), fold=job.fold, seed=job.seed
-        )
-        for job, _ in done
-    ]
+    names = {group.name: group.dataset for group in groups.values()}
+
+    def scores(file: str, metrics: str, column: str = "case") -> pd.DataFrame:
+        tables = [
+            _scores(benchmark, job, file, metrics, column).assign(
+                arm=job.arm, group=group_of(job), fold=job.fold, seed=job.seed
+            )
+            for job, _ in done
+        ]
+        filled = [table for table in tables if len(table)] or tables[:1]
+        return with_subjects(pd.concat(filled, ignore_index=True), names)
+
+    cases = scores("metrics.csv", "topology", "betti_0_error" if spec.metrics.topology else "case")
+    extra = {}
+    if spec.metrics.interfaces:
+        extra["interfaces"] = every_pair(scores("interfaces.csv", "interfaces"), cases)
     return Results(
         name=spec.name,
         description=spec.description,
         baseline=chosen,
         arms=tuple(arm.name for arm in spec.arms),
         groups=tuple(groups.values()),
-        cases=with_subjects(pd.concat(frames, ignore_index=True), {g.name: g.dataset for g in groups.values()}),
+        cases=cases,
         trainings=tuple(
             Training(
                 job.arm,
@@ -128,12 +174,54 @@ def from_benchmark(benchmark: BenchmarkFolder, baseline: str | None = None) -> R
                 record["versions"],
                 record["hardware"],
                 record["command"],
+                dataset_folder(job.dataset) / f"{job.plans}.json",
+                benchmark.log(job),
             )
             for job, record in done
         ),
         definitions=tuple(done[0][1]["evaluation"]["definitions"]),
-        missing=tuple(job.title for job in jobs if benchmark.record(job) is None),
+        unfinished=tuple(unfinished(benchmark, job) for job in jobs if benchmark.record(job) is None),
+        specification=written(spec),
+        prepared=stored,
+        folders=Folders({"$BENCHMARK": benchmark.folder}),
+        **extra,
     )
+
+
+def unfinished(benchmark: BenchmarkFolder, job: Job) -> Unfinished:
+    """Say why a job has no result, as far as its log tells."""
+    log = benchmark.log(job)
+    if is_held(benchmark.of(job) / "lock"):
+        return Unfinished(job.title, "still running", log if log.is_file() else None)
+    if not log.is_file():
+        return Unfinished(job.title, "not started")
+    last = last_line(log.read_text(encoding="utf-8", errors="replace")) or "nothing"
+    return Unfinished(job.title, f"failed or stopped; its log ends with: {last}", log)
+
+
+def written(spec: Spec) -> dict[str, Any]:
+    """Return what a YAML file of this benchmark could hold: without what is the default."""
+    content = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    arms = content.pop("arms")
+    recipes = [arm.pop("plans", {}) for arm in arms]
+    common = {key: value for key, value in recipes[0].items() if all(each.get(key) == value for each in recipes)}
+    for arm, recipe in zip(arms, recipes, strict=True):
+        # the time of another arm sets the iterations, so none may be given
+        own = {k: v for k, v in recipe.items() if k not in common and not (k == "iterations" and "time_of" in arm)}
+        arm.update({"plans": own} if own else {})
+    return {**content, "plans": common, "trainers": arms}
+
+
+def every_pair(interfaces: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
+    """Complete the scores of pairs of labels: a pair that a training has no row of touches in none of its cases."""
+    interfaces = interfaces.rename(columns={"labels": "label"})
+    if not len(interfaces):
+        return interfaces
+    every = cases[[*IDENTITY, "subject"]].drop_duplicates()
+    pairs = interfaces[["group", "label"]].drop_duplicates()
+    numbers = interfaces.drop(columns="subject")
+    complete = every.merge(pairs, on="group").merge(numbers, on=[*IDENTITY, "label"], how="left")
+    return complete.fillna({"status": "both empty"})
 
 
 def from_models(
@@ -198,7 +286,9 @@ def from_models(
             frames.append(pd.DataFrame(evaluation.rows()).assign(arm=arm, group=dataset, fold=fold, seed=seed))
             final = folder / f"fold_{fold}" / "checkpoint_final.pth"
             about = records.training(final.parent) if final.is_file() else {}
-            trainings.append(Training(arm, dataset, fold, seed, predictions, about))
+            log = max(final.parent.glob("training_log_*.txt"), default=None)  # named by the time
+            plans = folder / "plans.json"
+            trainings.append(Training(arm, dataset, fold, seed, predictions, about, plans=plans, log=log))
     return Results(
         name="models",
         description=f"Existing models, compared on the validation cases of their folds: {', '.join(arms)}.",
@@ -208,6 +298,11 @@ def from_models(
         cases=with_subjects(pd.concat(frames, ignore_index=True), {g.name: g.dataset for g in groups.values()}),
         trainings=tuple(trainings),
         definitions=definitions,
+        specification={
+            "models": [f"{folder.parent.name}/{folder.name}" for folder in folders],
+            "baseline": chosen,
+            "folds": {dataset: list(numbers) for dataset, numbers in wanted.items()},
+        },
     )
 
 
@@ -231,6 +326,19 @@ def _checked_baseline(baseline: str, arms: Sequence[str]) -> str:
     if baseline not in arms:
         raise InputError(f"--baseline {baseline!r} is not compared here; there are {', '.join(arms)}.")
     return baseline
+
+
+def _scores(benchmark: BenchmarkFolder, job: Job, file: str, metrics: str, column: str) -> pd.DataFrame:
+    """The scores of a job; ``column``: is there if it was scored with ``metrics``."""
+    path = benchmark.of(job) / file
+    if path.is_file():
+        table = read_table(path)
+        if column in table.columns:
+            return table
+    raise InputError(
+        f"{job.title} was scored without {metrics}, which the benchmark asks for by now; remove "
+        f"{benchmark.of(job) / 'record.json'} and run the benchmark again: the job is only scored anew."
+    )
 
 
 def _short_names(folders: Sequence[str]) -> dict[str, str]:
@@ -270,5 +378,7 @@ def _model_group(model: Path, reference: str | Path | None) -> Group:
     if found is None:
         looked = ", ".join(map(str, candidates)) or "nnUNet_preprocessed and nnUNet_raw, which are not set"
         raise InputError(f"There are no references for {dataset} (looked in {looked}); give them with --reference.")
-    reader = read_json(model / "plans.json")["image_reader_writer"]
+    reader = read_json(model / "plans.json").get("image_reader_writer")
+    if reader is None:
+        raise InputError(f"{model / 'plans.json'} names no image_reader_writer, so these are no plans of nnU-Net.")
     return Group(dataset, dataset, found, read_json(model / "dataset.json"), reader)

@@ -49,7 +49,10 @@ def held_out_cases(raw: Path, references: Path) -> tuple[str, ...]:
 
 
 def evaluate(benchmark: BenchmarkFolder, job: Job, metrics: Metrics) -> dict[str, Any]:
-    """Compare the predictions of a job with their references; writes ``metrics.csv`` and ``summary.json``."""
+    """Compare the predictions of a job with their references.
+
+    Writes ``metrics.csv``, ``summary.json`` and, if asked for, ``interfaces.csv``.
+    """
     from nnunet_ext.evaluation.folders import evaluate_folders
 
     truth = truth_of(job)
@@ -61,6 +64,8 @@ def evaluate(benchmark: BenchmarkFolder, job: Job, metrics: Metrics) -> dict[str
         cases=truth.cases,
         nsd_tolerances_mm=metrics.nsd_tolerances_mm,
         definition=metrics.definition,
+        interfaces=metrics.interfaces,
+        topology=metrics.topology,
         processes=1 if len(truth.cases) <= FEW else None,
     )
     evaluation.write(benchmark.of(job) / "summary.json", benchmark.of(job) / "metrics.csv")

@@ -152,6 +152,10 @@ class Metrics(_Strict):
 
     nsd_tolerances_mm: Several[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = (1.0,)
     definition: Definition = "surface"
+    interfaces: bool = False
+    """NSD, HD95 and confusion where two labels touch, see :mod:`nnunet_ext.evaluation.interfaces`."""
+    topology: bool = False
+    """Errors in the number of components, holes and cavities, see :mod:`nnunet_ext.evaluation.topology`."""
 
 
 class SplitRecipe(_Strict):

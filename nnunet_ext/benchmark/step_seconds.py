@@ -1,4 +1,6 @@
-"""The time of a training step, as a training takes it: with its batch, in the middle of its schedule.
+"""The time of a training step, as a training takes it: with its batch, as a mean over its schedule.
+
+Some terms of a loss begin late, so steps are timed in the middle of each fifth of the epochs.
 
 ``python -m nnunet_ext.benchmark.step_seconds DATASET CONFIGURATION FOLD TRAINER PLANS DEVICE FILE``
 """
@@ -14,11 +16,12 @@ from pathlib import Path
 
 from nnunet_ext.files import write_json
 
-WARM_UP, TIMED = 5, 20
+WARM_UP, TIMED, PARTS = 3, 5, 5
+"""Steps of each part of the schedule, and parts."""
 
 
 def main(argv: list[str]) -> None:
-    """Measure, and write ``{"seconds": median}``."""
+    """Measure, and write ``{"seconds": mean over the parts of their medians}``."""
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args
 
@@ -28,17 +31,21 @@ def main(argv: list[str]) -> None:
         torch.set_num_threads(multiprocessing.cpu_count())  # as nnUNetv2_train does
     trainer.initialize()
     trainer.on_train_start()
-    trainer.current_epoch = trainer.num_epochs // 2  # some terms of a loss begin late
-    trainer.on_epoch_start()
-    trainer.on_train_epoch_start()
-    seconds = []
-    for _ in range(WARM_UP + TIMED):
-        begin = time.perf_counter()
-        trainer.train_step(next(trainer.dataloader_train))
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - begin)
-    write_json(Path(file), {"seconds": statistics.median(seconds[WARM_UP:]), "of": seconds})
+    parts = []
+    for part in range(PARTS):
+        trainer.current_epoch = int(trainer.num_epochs * (part + 0.5) / PARTS)
+        trainer.on_epoch_start()
+        trainer.on_train_epoch_start()
+        seconds = []
+        for _ in range(WARM_UP + TIMED):
+            begin = time.perf_counter()
+            trainer.train_step(next(trainer.dataloader_train))
+            if device == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - begin)
+        parts.append(seconds)
+    medians = [statistics.median(seconds[WARM_UP:]) for seconds in parts]
+    write_json(Path(file), {"seconds": statistics.fmean(medians), "of": parts})
 
 
 if __name__ == "__main__":

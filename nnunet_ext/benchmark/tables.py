@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,7 +12,6 @@ import pandas as pd
 from nnunet_ext.benchmark import analysis
 from nnunet_ext.benchmark.analysis import MEAN, Finding, Metric
 from nnunet_ext.benchmark.results import Results
-from nnunet_ext.files import replacing
 
 DIFFERENCE_COLUMNS = (
     *("trainer", "label", "mean", "baseline", "difference", "95 % CI", "by seed", "p (Holm)", "effect"),
@@ -50,8 +48,11 @@ def summary_table(results: Results, group: str, found: Mapping[Metric, Sequence[
         trainings = sum((training.arm, training.group) == (arm, group) for training in results.trainings)
         cells = [arm + (" (baseline)" if arm == results.baseline else ""), str(trainings)]
         for metric in found:
-            per_case = analysis.values(results, group, [arm], metric.column)[MEAN].groupby("case")["value"].mean()
-            cells.append(f"{per_case.mean():.{metric.digits}f}")
+            table = analysis.values(results, group, [arm], metric.column)[MEAN]
+            means = table.groupby("case")["value"].mean()
+            if "subject" in table.columns:
+                means = means.groupby(table.drop_duplicates("case").set_index("case")["subject"]).mean()
+            cells.append(f"{means.mean():.{metric.digits}f}" if means.notna().any() else "–")
         for metric in shown:
             verdicts = [f.verdict for f in found[metric] if f.comparison.arm == arm and f.label == MEAN]
             cells.append(verdicts[0] if verdicts else "–")
@@ -60,8 +61,9 @@ def summary_table(results: Results, group: str, found: Mapping[Metric, Sequence[
         "Means",
         header,
         rows,
-        "Mean over cases of the mean over labels, seeds averaged per case, over all trainings of a trainer. The "
-        "verdicts come from the tables below, which compare only folds and seeds that both have.",
+        "Mean over subjects (cases, where subjects are unknown) of the mean over labels, over all trainings of a "
+        "trainer; seeds are averaged per case, and the cases of a subject first. The verdicts come from the tables "
+        "below, which compare only folds and seeds that both have.",
     )
 
 
@@ -166,9 +168,3 @@ def comparison_table(found: Sequence[Finding]) -> pd.DataFrame:
 
 def signed(value: float, metric: Metric) -> str:
     return "–" if math.isnan(value) else f"{value:+.{metric.digits}f}"
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a CSV file that is there as a whole or not at all."""
-    with replacing(path) as temporary:
-        table.to_csv(temporary, index=False)

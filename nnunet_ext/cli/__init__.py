@@ -22,13 +22,14 @@ from nnunet_ext.cli import (
     scribbles,
     splits,
     trainers,
+    unlabelled,
 )
 from nnunet_ext.cli.flags import Parser
 from nnunet_ext.errors import InputError
 from nnunet_ext.processes import signals
 from nnunet_ext.version import __version__
 
-FILES = (install, trainers, plans, demo, evaluate, export, benchmark, scribbles, landmarks, s2v, splits)
+FILES = (install, trainers, plans, demo, evaluate, export, benchmark, scribbles, landmarks, s2v, splits, unlabelled)
 """Files of the commands, in the order of the help."""
 
 

@@ -34,7 +34,15 @@ def _report(arguments: argparse.Namespace) -> None:
     if bool(arguments.folder) == bool(arguments.from_results):
         raise InputError("Give either the FOLDER of a benchmark or --from-results with folders of trained models.")
     if arguments.folder:
-        print(report_benchmark(arguments.folder, arguments.out, baseline=arguments.baseline))
+        print(
+            report_benchmark(
+                arguments.folder,
+                arguments.out,
+                baseline=arguments.baseline,
+                html=not arguments.no_html,
+                drawn=not arguments.no_figures,
+            )
+        )
     else:
         print(
             report_results(
@@ -43,8 +51,18 @@ def _report(arguments: argparse.Namespace) -> None:
                 baseline=arguments.baseline,
                 reference=arguments.reference,
                 folds=arguments.folds,
+                html=not arguments.no_html,
+                drawn=not arguments.no_figures,
             )
         )
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from nnunet_ext.benchmark.verify import verify
+
+    packages = [package for folder in arguments.folders for package in verify(folder)]
+    print("\n".join(map(str, packages)))
+    return 1 if any(package.problems for package in packages) else 0
 
 
 def add(commands: Commands) -> None:
@@ -78,10 +96,25 @@ def add(commands: Commands) -> None:
         "nnunet-ext benchmark report --from-results "
         "$nnUNet_results/Dataset004_Hippocampus/* --baseline nnUNetTrainer__nnUNetPlans__3d_fullres",
     )
-    report.add_argument("folder", nargs="?", metavar="FOLDER", help="of the benchmark")
+    report.add_argument(
+        "folder", nargs="?", metavar="FOLDER", help="of the benchmark; or of a report, to compute its tables anew"
+    )
     report.add_argument("--from-results", **SEVERAL, metavar="MODEL", help="folders TRAINER__PLANS__CONFIGURATION")
     report.add_argument("--baseline", help="what the others are compared with (default: that of the benchmark)")
     report.add_argument("--reference", metavar="FOLDER", help="with --from-results: references (default: nnU-Net's)")
     report.add_argument("-f", "--folds", **SEVERAL, type=int, metavar="F", help="with --from-results (default: all)")
     report.add_argument("-o", "--out", metavar="FOLDER", help="default: FOLDER/report")
+    report.add_argument("--no-html", action="store_true", help="without report.html, which holds all figures once more")
+    report.add_argument("--no-figures", action="store_true", help="only pages and tables")
     add_trust(report)
+    verify = add_command(
+        parts,
+        "verify",
+        _verify,
+        "check that reports are what was written, and that their scores give their tables; exit code 1 if not",
+        "nnunet-ext benchmark verify nnunet_ext_benchmark_cpu",
+        "nnunet-ext benchmark verify docs/results",
+    )
+    verify.add_argument(
+        "folders", nargs="+", metavar="FOLDER", help="of a report, of a benchmark, or one that holds several reports"
+    )

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from nnunet_ext.cli.flags import (
+    SEVERAL,
     Commands,
     add_command,
     add_group,
@@ -59,6 +60,36 @@ def _pseudo_label(arguments: argparse.Namespace) -> None:
 
     options = Options(engine=arguments.engine, model=arguments.model, shell_mm=arguments.shell, seed=arguments.seed)
     print(pseudo_label(arguments.dataset, arguments.new_dataset, options, processes=arguments.processes).report())
+
+
+def _derive(arguments: argparse.Namespace) -> None:
+    from nnunet_ext.landmarks.derive import derive_dataset
+    from nnunet_ext.landmarks.derived import Options
+
+    options = Options(
+        segmented=arguments.segmented,
+        by=arguments.by,
+        rule=arguments.rule,
+        labels=tuple(arguments.labels),
+        axes=arguments.axes,
+        seed=arguments.seed,
+        splits=arguments.splits,
+        fold=arguments.fold,
+        landmarks_everywhere=arguments.landmarks_everywhere,
+    )
+    derived = derive_dataset(
+        arguments.dataset, arguments.new_dataset, options, force=arguments.force, processes=arguments.processes
+    )
+    print(derived.report())
+
+
+def _from_masks(arguments: argparse.Namespace) -> None:
+    from nnunet_ext.landmarks.from_masks import landmarks_from_masks
+
+    found = landmarks_from_masks(
+        arguments.masks, arguments.dataset, arguments.out, force=arguments.force, processes=arguments.processes
+    )
+    print(f"{len(found)} cases in {arguments.out}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -137,7 +168,54 @@ def add(commands: Commands) -> None:
     evaluate.add_argument("--common", action="store_true", help="score only the cases that are in both")
     add_processes(evaluate)
     evaluate.add_argument("-o", "--out", metavar="FOLDER", help="default: PREDICTIONS/evaluation")
+    _add_derive(parts)
     _add_pseudo_label(parts)
+
+
+def _add_derive(parts: Commands) -> None:
+    derive = add_command(
+        parts,
+        "derive",
+        _derive,
+        "write a data set in which most cases have landmarks by a rule instead of masks, from one with dense labels",
+        "nnunet-ext landmarks derive 27 --new-dataset 227 --labels RV LVC --segmented 8 --by 'patient\\d+'",
+        "nnunet-ext landmarks derive 4 --new-dataset 304 --rule interface --segmented 8 --by pairs --splits FILE",
+    )
+    add_raw_dataset(derive)
+    add_new_dataset(derive)
+    derive.add_argument(
+        "--rule",
+        choices=["extreme-points", "interface"],
+        default="extreme-points",
+        help="extreme points of labels, or of where two of them touch (%(default)s)",
+    )
+    derive.add_argument("--labels", **SEVERAL, default=[], metavar="NAME", help="labels or regions (default: all)")
+    derive.add_argument(
+        "--axes",
+        choices=["auto", "in-plane", "all"],
+        default="auto",
+        help="of the image; auto leaves out the one across thick slices (%(default)s)",
+    )
+    derive.add_argument("--segmented", type=int, required=True, metavar="N", help="subjects that keep their masks")
+    derive.add_argument("--by", metavar="SUBJECTS", help="which cases are one subject, as in nnunet-ext splits")
+    derive.add_argument("--seed", type=int, default=0, metavar="S", help="of the choice of subjects (%(default)s)")
+    derive.add_argument("--splits", metavar="FILE", help="of folds: choose training subjects of one of them")
+    derive.add_argument("--fold", type=int, default=0, metavar="F", help="of --splits (%(default)s)")
+    derive.add_argument("--landmarks-everywhere", action="store_true", help="cases with masks have landmarks, too")
+    derive.add_argument("--force", action="store_true", help="replace a data set that this command wrote")
+    add_processes(derive)
+    from_masks = add_command(
+        parts,
+        "from-masks",
+        _from_masks,
+        "landmarks of label maps by the rule of a derived data set: the control of predicted landmarks",
+        "nnunet-ext landmarks from-masks predictions -d 227 -o predictions/by_rule",
+    )
+    from_masks.add_argument("masks", metavar="MASKS", help="folder of label maps, such as predictions")
+    from_masks.add_argument("-d", "--dataset", required=True, metavar="DATASET", help="that landmarks derive wrote")
+    from_masks.add_argument("-o", "--out", required=True, metavar="FOLDER", help="to write CASE.mrk.json to")
+    from_masks.add_argument("--force", action="store_true", help="replace files that are there")
+    add_processes(from_masks)
 
 
 def _add_pseudo_label(parts: Commands) -> None:

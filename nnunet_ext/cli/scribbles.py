@@ -81,9 +81,17 @@ def add(commands: Commands) -> None:
         "nnunet-ext scribbles check 138 --dense $nnUNet_raw/Dataset138_LiverScribble/labelsTr_dense",
     )
     add_raw_dataset(check)
-    check.add_argument("--dense", metavar="FOLDER", help="dense label maps, to find leaks and what is missed")
     check.add_argument(
-        "-p", "--plans", default="nnUNetPlans", metavar="NAME", help="whose spacings are tried (%(default)s)"
+        "--dense",
+        metavar="FOLDER",
+        help="dense label maps of some or all cases: to find leaks and what is missed, and to test the CRF window",
+    )
+    check.add_argument(
+        "-p",
+        "--plans",
+        default="nnUNetPlans",
+        metavar="NAME",
+        help="whose spacings and CRF losses are tried (%(default)s)",
     )
     add_processes(check)
     check.add_argument("-o", "--out", metavar="FOLDER", help="default: nnunet_ext_scribbles_DATASET")

@@ -12,13 +12,14 @@ from nnunet_ext.data.raw import RawDataset
 from nnunet_ext.errors import InputError
 
 
-def new_dataset_folder(source: RawDataset, out: str, suffix: str) -> Path:
+def new_dataset_folder(source: RawDataset, out: str, suffix: str, *, replace: bool = False) -> Path:
     """The folder to write; no data set with this number may exist, because nnU-Net asks for the number.
 
     Args:
         source: that the data set is made from.
         out: number of the new data set, or its whole name ``Dataset138_Name``.
         suffix: of the name, if only a number is given.
+        replace: a data set of the same name may be there.
 
     Raises:
         InputError: the number is taken, or ``out`` is neither.
@@ -33,7 +34,8 @@ def new_dataset_folder(source: RawDataset, out: str, suffix: str) -> Path:
         )
     root = root_folder("nnUNet_raw")
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        taken = sorted(Path(os.environ.get(variable) or root).glob(f"{name[:10]}_*"))
+        found = sorted(Path(os.environ.get(variable) or root).glob(f"{name[:10]}_*"))
+        taken = [path for path in found if not (replace and path.name == name)]
         if taken:
             raise InputError(f"Number {name[7:10]} is taken: {taken[0]} exists; choose another one.")
     return Path(os.path.abspath(root / name))

@@ -89,8 +89,11 @@ def interval(differences: Array, confidence: float = 0.95) -> Interval:
 def _p_value(mean: float, errors: list[float], freedom: list[int]) -> float:
     def beyond(p: float) -> float:
         """Squared distance from zero at which the interval of confidence 1 − p ends; grows with p."""
-        return mean**2 - float(np.dot(np.square(stdtrit(freedom, 1 - p / 2)), errors))
+        # the lower tail, which floating point resolves down to the smallest p
+        return mean**2 - float(np.dot(np.square(stdtrit(freedom, p / 2)), errors))
 
     if mean == 0 or beyond(1.0) <= 0:
         return 1.0
-    return float(brentq(beyond, SMALLEST_P, 1.0, xtol=SMALLEST_P / 100)) if beyond(SMALLEST_P) < 0 else SMALLEST_P
+    return (
+        float(brentq(beyond, SMALLEST_P, 1.0, xtol=SMALLEST_P**2, rtol=1e-12)) if beyond(SMALLEST_P) < 0 else SMALLEST_P
+    )

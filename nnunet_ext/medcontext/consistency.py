@@ -1,16 +1,24 @@
 """Consistency: on the masked patch the student should predict what the teacher predicts on the whole one.
 
-On full-resolution logits s of the student and t of the teacher, over all voxels, hidden or not, annotated or not::
+On full-resolution logits s of the student and t of the teacher, with probabilities p, over N voxels::
 
-    relative   Σ (s − t)² / Σ t²
-    official   mean (s − t)² / ‖t‖₂          the published code
-    kl         mean over voxels of KL(p_t ‖ p_s)
+    kl         1/N Σ c · KL(p_t ‖ p_s)                c = 1 where the teacher is sure, otherwise 0
+    mse        1/N Σ c · mean over heads (p_s − p_t)²
+    relative   Σ (s − t)² / Σ t²                      c has no say, nor where anything is hidden
+    official   mean (s − t)² / ‖t‖₂                   the published code, the same
+
+The teacher is sure of a voxel where its most probable class has more than a given probability; with regions, which are
+decided one by one, of a head where it has more than that, or less than one minus that. Voxels that it is not sure of
+count in N: the term grows as it learns. The N voxels are those of the patch, or the hidden ones.
 
 Deviations from the published code, each with its reason:
 
-* *relative is the default*, because the official term does nothing: its divisor is the norm over all N logits of a
+* *Another term is the default*, because the official one does nothing: its divisor is the norm over all N logits of a
   batch, which grows with √N, so the term's gradient is some 10⁻⁴ of the supervised one and depends on patch and batch
-  size. The relative term is the same comparison, 1 where the student predicts 0 throughout, at any size.
+  size. The relative term is the same comparison, 1 where the student predicts 0 throughout, at any size; but it is
+  strongest when logits are small and the teacher is worst, fades as it gets good, and part of it acts on the sum of the
+  logits, of which a softmax knows nothing.
+* *Only where the teacher is sure*, as in self-training: its mistakes are where it is not.
 * *Over the whole batch.* Where a network of the code has no deep supervision, its term covers the first sample alone.
 * *In float32* whatever autocast does; in float16 the norm overflows.
 """
@@ -21,14 +29,23 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import kl_div, logsigmoid
+from torch.nn.functional import logsigmoid
 
 from nnunet_ext.medcontext.published import official_consistency
 
-Kind = Literal["relative", "official", "kl"]
+Kind = Literal["kl", "mse", "relative", "official"]
+Region = Literal["patch", "hidden"]
 
 
-def consistency(student: Tensor, teacher: Tensor, kind: Kind = "relative", *, exclusive: bool = True) -> Tensor:
+def consistency(
+    student: Tensor,
+    teacher: Tensor,
+    kind: Kind = "kl",
+    *,
+    exclusive: bool = True,
+    confidence: float = 0.0,
+    among: Tensor | None = None,
+) -> Tensor:
     """Return the distance of the student from the teacher, a scalar in float32 or wider.
 
     No gradient flows to the teacher.
@@ -37,24 +54,49 @@ def consistency(student: Tensor, teacher: Tensor, kind: Kind = "relative", *, ex
         student: logits, ``(B, K, *spatial)``.
         teacher: logits of the same shape.
         kind: see the module's docstring.
-        exclusive: for ``"kl"``: heads are classes (softmax) rather than regions, whose divergences are added (sigmoid).
+        exclusive: for probabilities: heads are classes (softmax) rather than regions (sigmoid).
+        confidence: probability above which the teacher is sure; 0: everywhere.
+        among: ``(B, 1, *spatial)`` bool, the voxels to compare; all by default.
     """
     with torch.autocast(student.device.type, enabled=False):
         dtype = torch.promote_types(student.dtype, torch.float32)
         student, teacher = student.to(dtype), teacher.detach().to(dtype)
-        if kind == "kl":
-            return _divergence(student, teacher, exclusive)
         if kind == "official":
             return official_consistency(student, teacher)
-        least = torch.finfo(dtype).tiny  # logits that are all 0 cannot be divided by
-        return (student - teacher).square().sum() / teacher.square().sum().clamp(min=least)
+        if kind == "relative":
+            least = torch.finfo(dtype).tiny  # logits that are all 0 cannot be divided by
+            return (student - teacher).square().sum() / teacher.square().sum().clamp(min=least)
+        distance = (_divergence if kind == "kl" else _squared)(student, teacher, exclusive)
+        counted = sure(teacher, exclusive, confidence)
+        if among is None:
+            among = torch.ones_like(student[:, :1], dtype=torch.bool)
+        return torch.where(counted & among, distance, 0).sum() / among.sum().clamp(min=1)
+
+
+def sure(teacher: Tensor, exclusive: bool, confidence: float) -> Tensor:
+    """Say where the teacher is sure: ``(B, 1, *spatial)`` bool of classes, ``(B, K, *spatial)`` of regions.
+
+    Args:
+        teacher: logits, ``(B, K, *spatial)``.
+        exclusive: see :func:`consistency`.
+        confidence: see :func:`consistency`.
+    """
+    if exclusive:
+        return teacher.softmax(1).amax(1, keepdim=True) > confidence
+    return teacher.abs().sigmoid() > confidence
 
 
 def _divergence(student: Tensor, teacher: Tensor, exclusive: bool) -> Tensor:
-    """KL of what the logits stand for, in nats per voxel."""
-    voxels = student.numel() // student.shape[1]
+    """KL of what the logits stand for, in nats: ``(B, 1, *spatial)`` of classes, ``(B, K, *spatial)`` of regions."""
     if exclusive:
-        return kl_div(student.log_softmax(1), teacher.log_softmax(1), log_target=True, reduction="sum") / voxels
-    outside = kl_div(logsigmoid(-student), logsigmoid(-teacher), log_target=True, reduction="sum")
-    inside = kl_div(logsigmoid(student), logsigmoid(teacher), log_target=True, reduction="sum")
-    return (inside + outside) / voxels
+        mine, theirs = student.log_softmax(1), teacher.log_softmax(1)
+        return (theirs.exp() * (theirs - mine)).sum(1, keepdim=True)
+    inside = teacher.sigmoid() * (logsigmoid(teacher) - logsigmoid(student))
+    return inside + (-teacher).sigmoid() * (logsigmoid(-teacher) - logsigmoid(-student))
+
+
+def _squared(student: Tensor, teacher: Tensor, exclusive: bool) -> Tensor:
+    """Squared differences of probabilities over the number of heads; shapes as in :func:`_divergence`."""
+    if exclusive:
+        return (student.softmax(1) - teacher.softmax(1)).square().mean(1, keepdim=True)
+    return (student.sigmoid() - teacher.sigmoid()).square() / student.shape[1]

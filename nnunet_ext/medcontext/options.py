@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
-from nnunet_ext.medcontext.consistency import Kind
+from nnunet_ext.medcontext.consistency import Kind, Region
 from nnunet_ext.medcontext.masking import Fill
 from nnunet_ext.medcontext.published import restarting
 from nnunet_ext.medcontext.teacher import ema_momentum
@@ -17,6 +17,9 @@ from nnunet_ext.nnunet.options import STRICT, MethodOptions
 Target = Literal["teacher", "self"]
 """Source of the logits on the whole patch with which the masked one is compared: the moving average, or the network
 itself, in the same step."""
+
+LabelledView = Literal["whole", "part", "both"]
+"""View of labelled patches: whole; a part of the batch masked, in the same pass; or both, in two passes."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -38,31 +41,64 @@ class MedContextOptions(MethodOptions):
     """Value of hidden voxels. Published: a learned token that starts at 0."""
     mask_per_sample: bool = True
     """Published: False, one mask for the whole batch."""
-    consistency: Kind = "relative"
+    labelled: LabelledView | None = None
+    """View of labelled patches. None: ``"whole"`` beside images without labels, otherwise ``"both"``. Published:
+    ``"both"``."""
+    part: Share = 0.5
+    """Share of the labelled patches of a batch that are masked with ``"part"``; at least one patch."""
+    consistency: Kind = "kl"
     """Published: ``"official"``."""
+    region: Region = "patch"
+    """Voxels that ``"kl"`` and ``"mse"`` compare: all of the patch, or the hidden ones."""
+    confidence: Annotated[float, Field(ge=0, lt=1)] = 0.8
+    """Probability above which ``"kl"`` and ``"mse"`` believe the teacher. Published: 0, it is believed everywhere."""
     beta: Annotated[float, Field(ge=0)] = 0.5
     """Weight of the consistency; 0: there is no teacher. Published: 0.4; UNETR and ACDC: 0.5."""
+    start: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of the training before which there is no masked view: until then it is an ordinary training, and a teacher
+    would have nothing to say. Published: 0."""
+    ramp: Share = 0.2
+    """Share of the training over which ``beta`` rises to its value, from ``start`` on. Published: 0."""
     target: Target = "teacher"
-    """``"self"`` saves the teacher's pass and memory. Published: the teacher, which in effect is the network of the
-    step before."""
+    """``"self"`` saves the teacher's memory. Published: the teacher, which in effect is the network of the step
+    before."""
     every: Annotated[int, Field(ge=1)] = 1
-    """Look at the masked view at every such step; 3 costs about 1.4 times an ordinary training."""
+    """Look at masked views, but those of ``"part"``, at every such step; 3 costs about 1.4 times an ordinary
+    training."""
     full_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the loss terms on the whole patch. Published: 1."""
     masked_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the loss terms on the masked patch. Published: 1. With 0.5 and 0.5 gradients stay as large as
     nnU-Net's."""
+    ema_memory: Annotated[float, Field(gt=0, le=1)] = 0.025
+    """Share of the training over which the teacher is a mean, 10 steps at least; its momentum follows."""
     ema_base: Share | None = None
-    """Momentum of the teacher after its warm-up. None: that of a mean over a thousandth of the training, and over 10
-    steps at least, which is 0.996 for nnU-Net's 250,000. Meant by the code: 0.996."""
-    ema_final: Share = 1.0
-    """Momentum at the end of the training. Meant by the code: 1."""
+    """Momentum of the teacher after its warm-up. None: that of ``ema_memory``. Meant by the code: 0.996."""
+    ema_final: Share | None = None
+    """Momentum at the end of the training. None: no other than before, so that the memory stays what it is. Meant by
+    the code: 1."""
     ema_warmup: Share = 0.01
     """Share of the training over which it rises from 0. Published: 10 of 1000 epochs."""
     ema_restarts: bool = False
     """Start the schedule of the momentum, twice as long, again in each epoch. Published: True, by mistake."""
+    keep_teacher: bool = False
+    """Write ``checkpoint_teacher.pth`` beside ``checkpoint_final.pth``, with the weights of the teacher."""
     cutout: Share = 0.5
     """Share of the samples that ``nnUNetTrainerTubeCutout`` masks: here half of what is seen is masked, too."""
+
+    def rise(self, epoch: int, epochs: int) -> float:
+        """Return the factor on ``beta`` in an epoch: 0 before ``start``, 1 after the ramp.
+
+        It is that of the end of the epoch, and the same in all its steps, so that the log says the weight.
+
+        Args:
+            epoch: from 0.
+            epochs: of the whole training.
+        """
+        done = epoch + 1 - self.start * epochs
+        if done < 1e-9:
+            return 0.0
+        return min(1.0, done / max(self.ramp * epochs, 1e-9))
 
     def momentum(self, epoch: int, batch: int, epochs: int, iterations: int) -> float:
         """Return the momentum of the teacher's update after this batch of this epoch, both counted from 0.
@@ -74,12 +110,25 @@ class MedContextOptions(MethodOptions):
             iterations: of an epoch.
         """
         step, total = epoch * iterations + batch, epochs * iterations
-        base = 1 - 1 / max(10, total / 1000) if self.ema_base is None else self.ema_base
+        base = 1 - 1 / max(10, self.ema_memory * total) if self.ema_base is None else self.ema_base
+        final = base if self.ema_final is None else self.ema_final
         if self.ema_restarts:
             step, total = restarting(batch, total)
-        return ema_momentum(step, total, base, self.ema_final, round(self.ema_warmup * total))
+        return ema_momentum(step, total, base, final, round(self.ema_warmup * total))
 
     @classmethod
     def as_published(cls) -> Self:
         """Return the arithmetic of the released nnFormer for Synapse."""
-        return cls(block=4, mask_per_sample=False, consistency="official", beta=0.4, ema_base=0.996, ema_restarts=True)
+        return cls(
+            block=4,
+            mask_per_sample=False,
+            labelled="both",
+            consistency="official",
+            confidence=0.0,
+            beta=0.4,
+            start=0.0,
+            ramp=0.0,
+            ema_base=0.996,
+            ema_final=1.0,
+            ema_restarts=True,
+        )

@@ -1,78 +1,57 @@
 """Trainers of MedContext: a training framework around any network, and the controls it must be compared with.
 
-A step makes two passes, one after the other, each with its own backward pass::
+A step makes up to three passes, one after the other, each with its own backward pass::
 
-    whole patch x    → student → nnU-Net's loss
-    masked patch Mx  → student → nnU-Net's loss  +  β · consistency(student(Mx), teacher(x))
+    unlabelled u, masked Mu   → student → β · consistency(student(Mu), teacher(u))
+    labelled x, whole         → student → nnU-Net's loss
+    labelled x, masked Mx     → student → nnU-Net's loss  +  β · consistency(student(Mx), teacher(x))
+
+The first one needs images without labels (:mod:`nnunet_ext.unlabelled`), and with them there is no third one: on
+labelled voxels a teacher says what the label says, so its place is where nothing is annotated. Without them the second
+and third are what was published. Until ``start`` of the training there is the second alone, which is nnU-Net.
 
 Gradients are those of the sum, activations those of one pass. The teacher is the moving average of the student; it
 lives beside the network, so what is trained is the network that it would be without MedContext, and inference is too.
 
 :class:`MedContext` goes in front of any trainer of this package, see :mod:`nnunet_ext.combinations`: the terms of that
-trainer are computed on both views.
+trainer are computed on all labelled views.
 
 Deviations from the published code beside those of ``masking``, ``teacher`` and ``consistency``:
 
-* *Two backward passes* instead of one of the summed loss: the same gradients in half the memory.
+* *A backward pass per view* instead of one of the summed loss: the same gradients in half the memory.
 * *No supervised term of the teacher.* In part of the code it has one, which changes no gradient of the student.
+* *A start and a ramp.* In the code all terms count from the first step, when a teacher knows nothing.
+* *Images without labels*, which the paper does not use.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, cast
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.medcontext.consistency import consistency
-from nnunet_ext.medcontext.masking import Tubes, apply_mask
-from nnunet_ext.medcontext.options import MedContextOptions
-from nnunet_ext.medcontext.teacher import Teacher
+from nnunet_ext.medcontext.base_trainer import TEACHER, AveragedTeacher, TubeMasking, part_of
+from nnunet_ext.medcontext.consistency import consistency, sure
+from nnunet_ext.medcontext.options import LabelledView
 from nnunet_ext.nnunet.labels import finest_logits
-from nnunet_ext.nnunet.options import MethodOptions
-from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.trainer import Batch, CommonTrainer
+from nnunet_ext.unlabelled.training import UnlabelledData
 
-TEACHER = "teacher"
 CONSISTENCY = "consistency"
+UNLABELLED = "unlabelled_consistency"
 MASKED = "masked_"
 """Prefix of the names of terms on the masked patch."""
 
 
-class TubeMasking(CommonTrainer):
-    """Base of all trainers here: the options, and a masked view of a patch."""
-
-    methods: ClassVar[tuple[type[MethodOptions], ...]] = (MedContextOptions,)
-
-    @property
-    def context(self) -> MedContextOptions:
-        return self.options.medcontext
+class MedContext(UnlabelledData, AveragedTeacher):
+    """Masked views with a teacher, around the trainer, of one pass, that is next in the bases of a class."""
 
     def initialize(self) -> None:
-        self.tubes = Tubes(self.training_patch_size, self.context.mask_ratio, self.context.block)
-        super().initialize()
-
-    def on_train_start(self) -> None:
-        super().on_train_start()
-        depth = "in all its slices alike" if len(self.tubes.patch) == 3 else "there is no depth to learn context from"
-        self.print_to_log_file(f"MedContext: {self.tubes}, {depth}")
-
-    def masked(self, image: Tensor, among: Tensor | None = None) -> Tensor:
-        """The masked view of what the network sees, ``(B, C, *spatial)``.
-
-        ``among``: ``(B, 1, …)`` bool, which samples to mask; all by default.
-        """
-        hidden = self.tubes.draw(image.shape[0], image.device, per_sample=self.context.mask_per_sample)
-        return apply_mask(image, hidden if among is None else hidden & among, self.context.fill, self.image_channels)
-
-
-class MedContext(TubeMasking):
-    """Full and masked view with a teacher, around the trainer, of one pass, that is next in the bases of a class."""
-
-    def initialize(self) -> None:
-        self.momentum = 0.0
         require_single_pass(type(self))
         super().initialize()
         if self.context.every > self.num_iterations_per_epoch:
@@ -81,73 +60,83 @@ class MedContext(TubeMasking):
                 "iterations, so some epochs would have no masked view; choose every at most as large."
             )
 
-    def build_aux(self) -> Mapping[str, nn.Module]:
-        aux = dict(super().build_aux())
-        if self.context.target == "teacher" and self.context.beta > 0:
-            aux[TEACHER] = Teacher(unwrap(self.network))
-        return aux
+    def labelled_view(self, unlabelled: Tensor | None) -> LabelledView:
+        """Say which views of labelled patches there are in this epoch."""
+        if not self.rise():
+            return "whole"
+        return self.context.labelled or ("both" if unlabelled is None else "whole")
+
+    def rise(self) -> float:
+        """The factor on the consistency in this epoch; 0: there are no masked views yet."""
+        return self.context.rise(self.current_epoch, self.num_epochs)
 
     def loss_passes(self, batch: Batch) -> Iterator[dict[str, Tensor]]:
+        unlabelled = self.unlabelled(batch)
+        view, due = self.labelled_view(unlabelled), self.rise() > 0 and self.step % self.context.every == 0
+        if unlabelled is not None and due and self.context.beta > 0:
+            with alone(self.network):
+                yield {UNLABELLED: self.unlabelled_term(unlabelled, batch)}
         image = self.network_input(batch)
+        if view == "part":
+            yield self.part_terms(image, batch)
+            return
         output = self.run_network(image, batch)
-        soft_target = finest_logits(output).detach()
+        itself = finest_logits(output).detach()
         yield self.compute_terms(output, batch)
         del output  # its graph, before the next one is built
-        if self.step % self.context.every:
-            return
-        if TEACHER in self.aux:
-            soft_target = finest_logits(self.aux[TEACHER](image))
-        output = self.run_network(self.masked(image), batch)
-        terms = {MASKED + name: term for name, term in self.compute_terms(output, batch).items()}
+        if view == "both" and due:
+            soft_target = finest_logits(self.aux[TEACHER](image)) if TEACHER in self.aux else itself
+            hidden = self.hide(image)
+            output = self.run_network(self.masked(image, hidden), batch)
+            terms = {MASKED + name: term for name, term in self.compute_terms(output, batch).items()}
+            if self.context.beta > 0:
+                terms[CONSISTENCY] = self.compare(finest_logits(output), soft_target, hidden)
+            yield terms
+
+    def unlabelled_term(self, images: Tensor, batch: Batch) -> Tensor:
+        """Return the consistency of the masked view of patches without labels, ``(U, C, *spatial)``."""
+        soft_target = self.soft_target(images, batch)
+        hidden = self.hide(images)
+        output = self.run_network(self.masked(images, hidden), {**batch, "data": images})
+        return self.compare(finest_logits(output), soft_target, hidden)
+
+    def part_terms(self, image: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return the terms of one pass in which some labelled patches, ``(B, C, *spatial)``, are masked."""
+        chosen = part_of(len(image), self.context.part, image.device)
+        hidden = torch.zeros_like(image[:, :1], dtype=torch.bool)
+        hidden[chosen] = self.hide(image[chosen])
+        output = self.run_network(self.masked(image, hidden), batch)
+        terms = self.compute_terms(output, batch)
         if self.context.beta > 0:
-            kind, exclusive = self.context.consistency, not self.labels.has_regions
-            terms[CONSISTENCY] = consistency(finest_logits(output), soft_target, kind, exclusive=exclusive)
-        yield terms
+            soft_target = self.soft_target(image, batch, chosen)
+            terms[CONSISTENCY] = self.compare(finest_logits(output)[chosen], soft_target, hidden[chosen])
+        return terms
+
+    def soft_target(self, image: Tensor, batch: Batch, chosen: Tensor | slice = slice(None)) -> Tensor:
+        """Return the logits of the chosen whole patches of ``image``, ``(B, C, *spatial)``, without gradient."""
+        if TEACHER in self.aux:
+            return finest_logits(self.aux[TEACHER](image[chosen]))
+        with torch.no_grad():  # of the whole batch: a network may need all of it
+            return finest_logits(self.run_network(image, {**batch, "data": image}))[chosen]
+
+    def compare(self, student: Tensor, teacher: Tensor, hidden: Tensor) -> Tensor:
+        """Return the consistency of logits, ``(B, K, *spatial)``."""
+        options, exclusive = self.context, not self.labels.has_regions
+        among = hidden if options.region == "hidden" else None
+        if options.consistency in ("kl", "mse"):
+            self.record("sure", sure(teacher, exclusive, options.confidence).float().mean())
+        settings: dict[str, Any] = {"exclusive": exclusive, "confidence": options.confidence, "among": among}
+        return consistency(student, teacher, options.consistency, **settings)
 
     def term_weight(self, name: str) -> float:
-        if name == CONSISTENCY:
-            return self.context.beta
+        if name in (CONSISTENCY, UNLABELLED):
+            return self.context.beta * self.rise()
         view = self.context.masked_weight if name.startswith(MASKED) else self.context.full_weight
         return view * super().term_weight(name.removeprefix(MASKED))
 
-    def after_step(self) -> None:
-        super().after_step()
-        if TEACHER in self.aux:
-            now, schedule = (self.current_epoch, self.step_in_epoch), (self.num_epochs, self.num_iterations_per_epoch)
-            self.momentum = self.context.momentum(*now, *schedule)
-            self.follow_student(self.momentum)
-
-    def follow_student(self, momentum: float) -> None:
-        """Update the teacher; with a momentum of 0 it becomes a copy of the student."""
-        cast(Teacher, self.aux[TEACHER]).follow(unwrap(self.network), momentum)
-
-    def on_train_start(self) -> None:
-        super().on_train_start()
-        # -pretrained_weights are loaded, and the weights of all processes made equal, after the teacher was built
-        if TEACHER in self.aux and self.current_epoch == 0:
-            self.follow_student(0.0)
-
-    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
-        super().on_train_epoch_end(train_outputs)
-        if TEACHER in self.aux:
-            self.print_to_log_file(f"Teacher's momentum: {self.momentum:.6f}")
-
-    def load_aux(self, state: dict[str, Tensor]) -> None:
-        """Restore the teacher; a checkpoint without one is nnU-Net's own, or that of a finished training."""
-        if TEACHER in self.aux and not any(key.startswith(f"{TEACHER}.") for key in state):
-            self.print_to_log_file("The checkpoint holds no teacher: it starts as a copy of the network")
-            self.follow_student(0.0)
-            state = {**state, **self.aux[TEACHER].state_dict(prefix=f"{TEACHER}.")}
-        super().load_aux(state)
-
-    def on_train_end(self) -> None:
-        if TEACHER in self.aux:
-            del self.aux[TEACHER]  # checkpoint_final.pth is what people share, and nobody needs a teacher in it
-        super().on_train_end()
-
 
 class nnUNetTrainerMedContext(MedContext):
-    """MedContext around the planned network, as the paper describes it."""
+    """MedContext around the planned network, with images without labels where there are any."""
 
 
 class nnUNetTrainerMedContextPaper(MedContext):
@@ -162,7 +151,10 @@ class nnUNetTrainerMedContextPaper(MedContext):
 class nnUNetTrainerMedContextMaskedOnly(MedContext):
     """Both views, but neither teacher nor consistency: what the supervised term on the masked view does alone."""
 
-    fixed_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"medcontext": {"beta": 0.0}}
+    fixed_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "medcontext": {"beta": 0.0, "labelled": "both"},
+        "unlabelled": {"images": "none"},
+    }
 
 
 class nnUNetTrainerTubeCutout(TubeMasking):
@@ -171,7 +163,15 @@ class nnUNetTrainerTubeCutout(TubeMasking):
     def network_input(self, batch: Batch) -> Tensor:
         image = super().network_input(batch)
         chosen = torch.rand(image.shape[0], device=image.device) < self.context.cutout
-        return self.masked(image, chosen.view(-1, *[1] * (image.ndim - 1)))
+        return self.masked(image, self.hide(image) & chosen.view(-1, *[1] * (image.ndim - 1)))
+
+
+def alone(network: torch.nn.Module) -> AbstractContextManager[Any]:
+    """Context of a pass, and of its backward pass, whose gradients wait for the next one to be shared.
+
+    It leaves heads out (those of coarse resolutions), for which DistributedDataParallel would wait for ever.
+    """
+    return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
 
 def require_single_pass(trainer: type[MedContext]) -> None:

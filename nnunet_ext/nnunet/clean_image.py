@@ -8,9 +8,34 @@ image itself goes in as such a target, and what comes out travels as additional 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from nnunet_ext.nnunet.trainer import Batch, CommonTrainer
+
+CLEAN_IMAGE = "clean_image"
+"""Entry of batches: ``(B, channels of the image, *spatial)``."""
+
+
+class CleanImage(CommonTrainer):
+    """A trainer whose batches may have :data:`CLEAN_IMAGE`."""
+
+    @property
+    def has_clean_image(self) -> bool:
+        """Whether they have it."""
+        return False
+
+    def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
+        transforms = super().get_training_transforms(*args, **kwargs)
+        return WithCleanImage(transforms) if self.has_clean_image else transforms
+
+    def prepare_batch(self, batch: Batch) -> Batch:
+        if self.has_clean_image:
+            data, clean = batch["data"].tensor_split([-self.image_channels], 1)
+            batch = {**batch, "data": data, CLEAN_IMAGE: clean}
+        return super().prepare_batch(batch)
 
 
 class WithCleanImage:

@@ -64,6 +64,11 @@ class LabelView:
         classes = torch.arange(self.num_heads, device=target.device).view(1, -1, *[1] * (target.ndim - 2))
         return (target == classes).float()
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """``(B, K, *spatial)`` of classes or regions, in single precision or wider."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return logits.sigmoid() if self.has_regions else logits.softmax(1)
+
     def heads_of(self, names: Sequence[str], labels: Mapping[str, Any]) -> list[int]:
         """Return the heads of these labels or regions.
 
@@ -71,11 +76,19 @@ class LabelView:
             names: keys of ``labels``.
             labels: entry ``labels`` of ``dataset.json``.
         """
+        heads = self.head_names(labels)
+        return [heads.index(name) for name in names]
+
+    def head_names(self, labels: Mapping[str, Any]) -> list[str]:
+        """Return the names of the heads, in their order.
+
+        Args:
+            labels: entry ``labels`` of ``dataset.json``.
+        """
         own = {name: value for name, value in labels.items() if name != "ignore"}
-        if not self.has_regions:
-            return [int(own[name]) for name in names]
-        regions = [name for name, value in own.items() if value not in (0, [0])]
-        return [regions.index(name) for name in names]
+        if self.has_regions:
+            return [name for name, value in own.items() if value not in (0, [0])]
+        return sorted(own, key=lambda name: int(own[name]))
 
     def presence(self, target: Tensor) -> Tensor:
         """``(B, K)`` bool: does class or region ``k`` occur in sample ``b``, outside ignored voxels?"""

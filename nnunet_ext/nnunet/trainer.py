@@ -44,7 +44,7 @@ from nnunet_ext.files import replacing
 from nnunet_ext.nnunet import plans as plans_file
 from nnunet_ext.nnunet.annotated import never_annotated
 from nnunet_ext.nnunet.checkpoints import read_checkpoint
-from nnunet_ext.nnunet.labels import LabelView
+from nnunet_ext.nnunet.labels import LabelView, finest
 from nnunet_ext.nnunet.loggers import loggers, wanted_loggers
 from nnunet_ext.nnunet.loss_line import loss_line
 from nnunet_ext.nnunet.options import THE_PLANS, MethodOptions, all_methods, merged, not_applied, resolve
@@ -59,6 +59,8 @@ from nnunet_ext.processes.time_left import time_left
 CHECKPOINT_KEY = "nnunet_ext"
 SEGMENTATION = "segmentation"
 """Name of the term that is nnU-Net's own loss."""
+INSIDE = "inside"
+"""Entry of batches that tell the image from its padding (:mod:`nnunet_ext.nnunet.padding`)."""
 
 GRADIENT_CLIP = 12.0  # nnUNetTrainer.train_step
 TERM, STATISTIC = "loss_", "stat_"
@@ -357,6 +359,11 @@ class CommonTrainer(nnUNetTrainer):
         self.training_data, validation = super().get_tr_and_val_datasets()
         return self.training_data, validation
 
+    @property
+    def what_validation_patches_show(self) -> str:
+        """Name the voxels of which a share is annotated, for the log."""
+        return "the validation patches, what lies outside of the images included"
+
     def _alone(self) -> AbstractContextManager[None]:
         """Context in which no other process trains or validates this fold."""
         return alone_in(Path(self.output_folder)) if self.local_rank == 0 else nullcontext()
@@ -383,9 +390,9 @@ class CommonTrainer(nnUNetTrainer):
 
     def train_step(self, batch: dict) -> dict:
         """nnU-Net's training step with named terms; with the term of stock nnU-Net alone it is bit for bit the same."""
+        self._recorded = {}
         batch = self.prepare_batch(self.to_device(batch))
         self.optimizer.zero_grad(set_to_none=True)
-        self._recorded = {}
         total = torch.zeros((), device=self.device)
         values: dict[str, Tensor] = {}
         passes = self.loss_passes(batch)
@@ -456,15 +463,19 @@ class CommonTrainer(nnUNetTrainer):
     def validation_step(self, batch: dict) -> dict:
         if self.labels.ignore_label is None:
             return super().validation_step(batch)
-        target = batch["target"][0] if isinstance(batch["target"], list) else batch["target"]
-        share = self.labels.annotated(target).float().mean().item()  # before: nnU-Net overwrites ignored voxels
-        return {**super().validation_step(batch), "annotated": share}
+        annotated = self.labels.annotated(finest(batch["target"]))  # before: nnU-Net overwrites ignored voxels
+        image = batch.get(INSIDE, torch.ones_like(annotated))
+        counts = {"annotated": annotated.sum().item(), "voxels": image.sum().item()}
+        return {**super().validation_step(batch), **counts}
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
         super().on_validation_epoch_end(val_outputs)
         if self.labels.ignore_label is not None:
-            share = float(np.mean([output["annotated"] for output in val_outputs]))
-            self.print_to_log_file(f"Pseudo dice is on annotated voxels only, {share:.1%} of the validation patches")
+            annotated, voxels = (sum(output[key] for output in val_outputs) for key in ("annotated", "voxels"))
+            share = annotated / max(1, voxels)
+            self.print_to_log_file(
+                f"Pseudo dice is on annotated voxels only, {share:.1%} of {self.what_validation_patches_show}"
+            )
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         with self._alone():  # with --val nothing was trained before

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 from torch.utils.checkpoint import checkpoint
 
 
@@ -52,6 +54,26 @@ class ConvDialect:
         )
 
 
+class Scale(nn.Module):
+    """One learned factor per channel that starts at 0: what it scales is not there at the first step.
+
+    It comes last, after the nonlinearity: a norm whose gain starts at 0 would leave the features at the kink of the
+    nonlinearity, where their gradient is small. Input and output ``(B, C, *spatial)``.
+
+    Args:
+        channels: C.
+        gain: on the factors; they grow ``gain²`` times as fast as without.
+    """
+
+    def __init__(self, channels: int, gain: float = 1.0) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.zeros(channels))
+        self.gain = gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (self.gain * self.factor).view(-1, *[1] * (x.ndim - 2))
+
+
 class ResidualBlock(nn.Module):
     """``nonlin([1×1 conv, norm, nonlin → k×k conv, norm, nonlin](x) + [1×1 conv, norm](x))``.
 
@@ -66,3 +88,10 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.nonlin(self.main(x) + self.shortcut(x))
+
+
+def resized(x: Tensor, size: Sequence[int]) -> Tensor:
+    """``(B, C, *spatial)`` at another resolution, linearly interpolated (``align_corners=False``)."""
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    return interpolate(x, tuple(size), mode="trilinear" if x.ndim == 5 else "bilinear", align_corners=False)

@@ -1,21 +1,28 @@
 """The pulling branch: class clustering module (CCM), fed by the centre atlas.
 
-K-means with learned features and exactly one centre per class, one iteration per level of the encoder, from coarse to
+K-means with learned features and exactly one centre per class, one iteration per level of the decoder, from coarse to
 fine::
 
     c̄ = LayerNorm(transformer block(c))            centres look at each other
-    a = softmax_k(c̄ · key(F) / temperature)        every voxel is assigned to a class
+    e = c̄ · key(F) / √dim                           evidence of every class in every voxel
+    a = softmax_k(e)                               every voxel is assigned to a class
     c' = c̄ + Σ_n a_kn value(F)_n / Σ_n a_kn         centres move to the mean of their voxels, on to the next level
 
-The assignments of all levels, fused, are the *pull logits*: every voxel is pulled to the centre of one class.
+So the centres that judge the finest level are those of *this image*. The evidence of all levels, fused, makes the *pull
+logits*: every voxel is pulled to the centre of one class. It stays evidence, the logarithm of the assignment, and no
+norm stands between it and the logits: how sure an assignment is, and how much of a class there is, reaches them.
 
-Deviations from the published code, each with its reason:
+Deviations from the published code (:mod:`nnunet_ext.pnpnet.published`), each with its reason:
 
+* *Features of the decoder.* The code clusters raw encoder features, which do not see far enough to tell classes apart.
+* *Evidence instead of refined assignments.* The code passes assignments through blocks with a norm per channel, after
+  which a class that is nowhere looks like one that is everywhere.
+* *No update after the last level.* The code uses it in its centre loss alone.
 * *Mean update.* The code adds the un-normalised sum over all voxels, so centres grow by 10× per level, depend on the
-  patch size, and make the transformer inert from the second level on (relative effect 0.01). ``update="sum"``.
+  patch size, and make the transformer inert from the second level on (relative effect 0.01).
 * *Temperature √dim.* The code divides by √K (number of classes), which saturates the softmax from the start.
 * *One trunk for key and value, both signed.* The code's keys and values come from two full residual blocks and end in a
-  ReLU, which drives all centres into one common direction (cosine 0.98). ``shared_trunk=False`` restores both.
+  ReLU, which drives all centres into one common direction (cosine 0.98).
 * *The centre atlas* is in the paper's figure (an over-complete set of vectors, condensed to one centre per class), but
   not in its code, which learns the K centres directly; the rule of condensation is unknown. :class:`CenterAtlas` is our
   stand-in: K class queries attend to M > K atlas vectors. ``atlas_size=0`` restores the code.
@@ -25,13 +32,12 @@ Deviations from the published code, each with its reason:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from nnunet_ext.pnpnet.blocks import ConvDialect, ResidualBlock
+from nnunet_ext.pnpnet.blocks import ConvDialect
 
 Update = Literal["mean", "sum"]
 
@@ -69,7 +75,7 @@ class CenterTransformer(nn.Module):
     A learned position term per head and pair of classes is added to the scores before they are scaled.
     """
 
-    def __init__(self, num_classes: int, dim: int, heads: int, mlp_dim: int, dropout: float) -> None:
+    def __init__(self, num_classes: int, dim: int, heads: int, mlp_dim: int, dropout: float = 0.0) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"Centres of length {dim} cannot be split into {heads} heads; choose a divisor of {dim}.")
@@ -96,61 +102,62 @@ class CenterTransformer(nn.Module):
         return self.norm(centers + self.mlp(self.norm2(centers)))
 
 
-def assign_and_update(
-    centers: Tensor, key: Tensor, value: Tensor, *, temperature: float, update: Update, exclusive: bool
-) -> tuple[Tensor, Tensor]:
-    """One iteration of K-means with soft assignment, in float32.
+def evidence(centers: Tensor, key: Tensor, temperature: float) -> Tensor:
+    """Similarity of every voxel to every centre, ``(B, K, *spatial)`` in float32 or wider.
+
+    Its softmax over K (of regions: its sigmoid) is the assignment.
 
     Args:
         centers: ``(B, K, dim)``.
         key: ``(B, dim, *spatial)``.
-        value: ``(B, dim, *spatial)``.
         temperature: divides the similarities.
-        update: add the mean or the sum of the assigned values.
-        exclusive: classes (softmax over K) or regions (sigmoid each).
-
-    Returns:
-        Assignment ``(B, K, *spatial)`` in [0, 1] and new centres ``(B, K, dim)``.
     """
-    # a sum over 64³ voxels exceeds float16, and autocast would cast even float32 inputs of a matmul down
+    # autocast would cast even float32 inputs of a matmul down
     with torch.autocast(centers.device.type, enabled=False):
         dtype = torch.promote_types(key.dtype, torch.float32)
-        centers, keys, values = centers.to(dtype), key.to(dtype).flatten(2), value.to(dtype).flatten(2)
-        similarity = centers @ keys / temperature  # (B, K, N)
-        assignment = similarity.softmax(1) if exclusive else similarity.sigmoid()
-        step = assignment @ values.transpose(1, 2)  # (B, K, dim)
+        return (centers.to(dtype) @ key.to(dtype).flatten(2) / temperature).unflatten(2, key.shape[2:])
+
+
+def moved(centers: Tensor, assignment: Tensor, value: Tensor, update: Update = "mean") -> Tensor:
+    """Centres after one iteration of K-means with soft assignment, ``(B, K, dim)`` in float32 or wider.
+
+    Args:
+        centers: ``(B, K, dim)``.
+        assignment: ``(B, K, *spatial)`` in [0, 1].
+        value: ``(B, dim, *spatial)``.
+        update: add the mean or the sum of the assigned values.
+    """
+    with torch.autocast(centers.device.type, enabled=False):  # a sum over 64³ voxels exceeds float16
+        dtype = torch.promote_types(value.dtype, torch.float32)
+        weights = assignment.to(dtype).flatten(2)
+        step = weights @ value.to(dtype).flatten(2).transpose(1, 2)
         if update == "mean":
-            step = step / (assignment.sum(2, keepdim=True) + 1e-6)
-        return assignment.unflatten(2, key.shape[2:]), centers + step
+            step = step / (weights.sum(2, keepdim=True) + 1e-6)
+        return centers.to(dtype) + step
 
 
-class Clustering(NamedTuple):
-    """Result of one level of clustering; all float32 or the network's dtype."""
+def assigned(found: Tensor, exclusive: bool) -> Tensor:
+    """Assignment in [0, 1] from evidence, ``(B, K, *spatial)``: classes exclude each other, regions do not."""
+    return found.softmax(1) if exclusive else found.sigmoid()
 
-    pull: Tensor
-    """``(B, K, *spatial)``, refined assignment map."""
-    centers: Tensor
-    """``(B, K, dim)``, updated centres."""
-    values: Tensor
-    """``(B, dim, *spatial)``, what the centres are means of."""
+
+def centred(found: Tensor, exclusive: bool) -> Tensor:
+    """Evidence of classes relative to their mean, which leaves the softmax as it is; that of regions unchanged."""
+    return found - found.mean(1, keepdim=True) if exclusive else found
 
 
 class ClassClusteringModule(nn.Module):
-    """One iteration of class clustering on the encoder feature of one level.
+    """One iteration of class clustering on the decoder feature of one level.
 
     Args:
         dialect: convolution, norm and nonlinearity.
-        channels: C of the encoder feature.
+        channels: C of the feature.
         num_classes: K, classes or regions.
-        kernel_size: of the convolutions at this level.
         dim: of the centres.
         heads: of their transformer.
         mlp_dim: of their transformer.
-        dropout: of their transformer.
-        temperature: divides the similarities.
-        update: ``"mean"`` or ``"sum"``.
         exclusive: classes exclude each other (softmax) or are regions (sigmoid).
-        shared_trunk: key and value are signed 1×1 heads on one trunk, or two residual blocks.
+        last: the level hands no centres on.
     """
 
     def __init__(
@@ -158,57 +165,37 @@ class ClassClusteringModule(nn.Module):
         dialect: ConvDialect,
         channels: int,
         num_classes: int,
-        kernel_size: Sequence[int],
         *,
         dim: int = 64,
         heads: int = 4,
         mlp_dim: int = 256,
-        dropout: float = 0.0,
-        temperature: float | None = None,
-        update: Update = "mean",
         exclusive: bool = True,
-        shared_trunk: bool = True,
+        last: bool = False,
     ) -> None:
         super().__init__()
         self.dialect = dialect
-        self.transformer = CenterTransformer(num_classes, dim, heads, mlp_dim, dropout)
-        self.trunk: nn.Module = nn.Identity()
-        self.key: nn.Module
-        self.value: nn.Module
-        if shared_trunk:
-            self.trunk = nn.Sequential(dialect.conv(channels, dim), dialect.conv(dim, dim, kernel_size))
-            self.key = dialect.conv_op(dim, dim, 1)
-            self.value = dialect.conv_op(dim, dim, 1)
-        else:
-            self.key = ResidualBlock(dialect, channels, dim, kernel_size)
-            self.value = ResidualBlock(dialect, channels, dim, kernel_size)
-        self.refine = nn.Sequential(
-            ResidualBlock(dialect, num_classes, num_classes, kernel_size),
-            ResidualBlock(dialect, num_classes, num_classes, kernel_size),
-        )
-        self.temperature = math.sqrt(dim) if temperature is None else temperature
-        self.update: Update = update
+        self.transformer = CenterTransformer(num_classes, dim, heads, mlp_dim)
+        self.trunk = dialect.conv(channels, dim)
+        self.key = dialect.conv_op(dim, dim, 1)
+        self.value = None if last else dialect.conv_op(dim, dim, 1)
+        self.temperature = math.sqrt(dim)
         self.exclusive = exclusive
 
-    def forward(self, feature: Tensor, centers: Tensor) -> Clustering:
+    def forward(self, feature: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
         """Assign the voxels of a feature, and move the centres.
 
         Args:
-            feature: ``(B, C, *spatial)``, raw skip feature.
+            feature: ``(B, C, *spatial)``.
             centers: ``(B, K, dim)`` from the level below, or ``(1, K, dim)`` from the atlas.
+
+        Returns:
+            Centred evidence ``(B, K, *spatial)`` and the next level's centres ``(B, K, dim)``, both float32 or wider.
         """
         centers = self.transformer(centers).expand(feature.shape[0], -1, -1)
-        assignment, centers, value = self.dialect.run(self._cluster, self.trunk(feature), centers)
-        return Clustering(assignment + self.dialect.run(self.refine, assignment), centers, value)
+        return self.dialect.run(self._cluster, self.trunk(feature), centers)
 
-    def _cluster(self, trunk: Tensor, centers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        value = self.value(trunk)
-        assignment, centers = assign_and_update(
-            centers,
-            self.key(trunk),
-            value,
-            temperature=self.temperature,
-            update=self.update,
-            exclusive=self.exclusive,
-        )
-        return assignment.to(value.dtype), centers, value
+    def _cluster(self, trunk: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
+        found = centred(evidence(centers, self.key(trunk), self.temperature), self.exclusive)
+        if self.value is None:
+            return found, centers
+        return found, moved(centers, assigned(found, self.exclusive), self.value(trunk))

@@ -1,4 +1,4 @@
-"""Options of PnPNet: its two branches, and the centre supervision."""
+"""Options of PnPNet: its two branches, and the supervision of the pulling branch."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ class PnPNetOptions(MethodOptions):
     levels: Annotated[Sequence[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
     """Encoder stages to attach to; None: :data:`LEVELS`. Stages that a network does not have are left out, and so is
     the bottleneck; at least one must be there."""
+    width: Annotated[int, Field(gt=0)] = 32
+    """Channels in which the pushing branch takes differences, at most as many as a stage has. The code: all of them."""
     dim: Annotated[int, Field(gt=0)] = 64
     """Length of a centre. The code: 192."""
     heads: Annotated[int, Field(gt=0)] = 4
@@ -37,8 +39,8 @@ class PnPNetOptions(MethodOptions):
     """Width of its MLP relative to ``dim``; 4 in the code too."""
     atlas_ratio: Annotated[int, Field(ge=0)] = 2
     """Vectors in the centre atlas per class; 0: none, the centres themselves are learned (the code)."""
-    center_weight: Annotated[float, Field(ge=0)] = 0.2
-    """Weight of the centre supervision. The code: 0.1 beside 0.5·CE + 0.5·Dice; nnU-Net's loss is 1·CE + 1·Dice."""
+    pull_weight: Annotated[float, Field(ge=0)] = 0.5
+    """Weight of the segmentation loss on the pull maps, beside 1 of the segmentation loss on the logits."""
     recompute: bool = True
     """Recompute the cheap parts of the branches in the backward pass; same gradients, less memory. Off with BatchNorm,
     whose running statistics would be updated twice."""

@@ -1,44 +1,241 @@
-"""Differences of the published code of PnPNet; only ``nnUNetTrainerPnPNetPaper`` uses it.
+"""The published code of PnPNet; only ``nnUNetTrainerPnPNetPaper`` uses it.
+
+::
+
+    encoder ──F_l──┬──────────────► SDM_l(F_l, guide: decoder) ──► decoder ──► S   push logits (planned heads)
+                   └─► CCM_l(F_l, centres) ──T_l──► fusion ──────────────────► T   pull logits
+    logits = T · (1 + σ(S))
 
 Why the defaults differ is said where they are: :mod:`nnunet_ext.pnpnet.class_clustering`,
-:mod:`nnunet_ext.pnpnet.semantic_difference`, :mod:`nnunet_ext.pnpnet.losses` and :mod:`nnunet_ext.pnpnet.network`.
+:mod:`nnunet_ext.pnpnet.semantic_difference` and :mod:`nnunet_ext.pnpnet.network`.
+
+Deviations from the code: the backbone is the network that nnU-Net planned; all interpolation has
+``align_corners=False`` (the code mixes both, which shifts the branches against each other); the product of differences
+is computed in float32 and scaled down before it returns to half precision where it would overflow; ``forward`` needs no
+labels; regions are assigned by a sigmoid each.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import torch
+from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
-from nnunet_ext.pnpnet.blocks import ConvDialect
+from nnunet_ext.nnunet.unet import PlannedUNet
+from nnunet_ext.pnpnet.blocks import ConvDialect, ResidualBlock, resized
+from nnunet_ext.pnpnet.class_clustering import CenterAtlas, CenterTransformer, assigned, evidence, moved
+from nnunet_ext.pnpnet.options import PnPNetOptions
+from nnunet_ext.pnpnet.semantic_difference import DifferentialConv
 
+HALF_PRECISION_LIMIT = 1000.0  # leaves room for the sum of a convolution below 65504
 
-def clustering(num_classes: int) -> dict[str, Any]:
-    """Return the arguments of the published class clustering module.
+CENTER_WEIGHT = 0.2
+"""Weight of the centre supervision. The code: 0.1 beside 0.5·CE + 0.5·Dice; nnU-Net's loss is 1·CE + 1·Dice."""
 
-    Args:
-        num_classes: K; the code divides similarities by √K.
-    """
-    return {"dropout": 0.1, "temperature": math.sqrt(num_classes), "update": "sum", "shared_trunk": False}
-
-
-def difference(kernel_size: Sequence[int]) -> dict[str, Any]:
-    """Return the arguments of the published semantic difference module.
-
-    Args:
-        kernel_size: of the stage; the code convolves the guidance with it.
-    """
-    return {"guide_kernel_size": kernel_size, "init": "randn", "padding_mode": "zeros"}
+PERIOD = 25
+"""Epochs between two restarts of the code's cosine schedule."""
 
 
 def dialect(conv_op: type[nn.Module]) -> ConvDialect:
     """Return the convolutions of the published branches: BatchNorm and ReLU, whatever the plans have."""
     norm = nn.BatchNorm3d if conv_op is nn.Conv3d else nn.BatchNorm2d
     return ConvDialect(conv_op, norm, nonlin=nn.ReLU)
+
+
+def period(epochs: int) -> int:
+    """Return after how many epochs the cosine schedule restarts, so that no training ends in the middle of a period.
+
+    The divisor of ``epochs`` whose ratio to :data:`PERIOD` is nearest to 1: 25 where the code's own period fits.
+    """
+    divisors = [number for number in range(1, epochs + 1) if epochs % number == 0]
+    return min(divisors, key=lambda number: abs(math.log(number / PERIOD)))
+
+
+class PublishedDifference(nn.Module):
+    """The semantic difference module of the code: ``y = x + ReLU(norm(conv(D(x) · D(g̃) · D(g̃))))``.
+
+    Args:
+        dialect: convolution, norm and nonlinearity.
+        channels: C of skip and guidance.
+        kernel_size: of all its convolutions.
+    """
+
+    def __init__(self, dialect: ConvDialect, channels: int, kernel_size: Sequence[int]) -> None:
+        super().__init__()
+        self.guide = dialect.conv(channels, channels, kernel_size, nonlin=False)
+
+        def difference() -> DifferentialConv:
+            return DifferentialConv(dialect.conv_op, channels, kernel_size, init="randn", padding_mode="zeros")
+
+        self.skip_difference = difference()
+        self.guide_difference = difference()
+        self.mix = dialect.conv(channels, channels, kernel_size)
+        self.apply(InitWeights_He(1e-2))
+
+    def forward(self, skip: Tensor, guide: Tensor) -> Tensor:
+        """Refine a skip feature.
+
+        Args:
+            skip: ``(B, C, *spatial)``, feature of the encoder.
+            guide: ``(B, C, *spatial)``, upsampled feature of the decoder.
+
+        Returns:
+            ``(B, C, *spatial)``.
+        """
+        return skip + self.mix(self._difference(skip, self.guide(guide)))
+
+    def _difference(self, skip: Tensor, guide: Tensor) -> Tensor:
+        with torch.autocast(skip.device.type, enabled=False):
+            dtype = torch.promote_types(skip.dtype, torch.float32)
+            difference = self.skip_difference(skip.to(dtype)) * self.guide_difference(guide.to(dtype)).square()
+            if guide.dtype != dtype:
+                # the convolution that follows runs in half precision and its norm undoes any common factor
+                difference = difference / (difference.detach().abs().amax() / HALF_PRECISION_LIMIT).clamp(min=1)
+            return difference.to(guide.dtype)
+
+
+class PublishedClustering(nn.Module):
+    """One level of class clustering as the code does it.
+
+    Keys and values from two residual blocks, temperature √K, un-normalised sum as update, assignments refined by two
+    residual blocks.
+
+    Args:
+        dialect: convolution, norm and nonlinearity.
+        channels: C of the encoder feature.
+        num_classes: K, classes or regions.
+        kernel_size: of the convolutions at this level.
+        dim: of the centres.
+        heads: of their transformer.
+        mlp_dim: of their transformer.
+        dropout: of their transformer.
+        exclusive: classes exclude each other (softmax) or are regions (sigmoid).
+    """
+
+    def __init__(
+        self,
+        dialect: ConvDialect,
+        channels: int,
+        num_classes: int,
+        kernel_size: Sequence[int],
+        *,
+        dim: int,
+        heads: int,
+        mlp_dim: int,
+        dropout: float = 0.1,
+        exclusive: bool = True,
+    ) -> None:
+        super().__init__()
+        self.transformer = CenterTransformer(num_classes, dim, heads, mlp_dim, dropout)
+        self.key = ResidualBlock(dialect, channels, dim, kernel_size)
+        self.value = ResidualBlock(dialect, channels, dim, kernel_size)
+        self.refine = nn.Sequential(
+            ResidualBlock(dialect, num_classes, num_classes, kernel_size),
+            ResidualBlock(dialect, num_classes, num_classes, kernel_size),
+        )
+        self.temperature = math.sqrt(num_classes)
+        self.exclusive = exclusive
+
+    def forward(self, feature: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
+        """Assign the voxels of a feature, and move the centres.
+
+        Args:
+            feature: ``(B, C, *spatial)``, raw skip feature.
+            centers: ``(B or 1, K, dim)``.
+
+        Returns:
+            Refined assignment ``(B, K, *spatial)`` and updated centres ``(B, K, dim)``.
+        """
+        centers = self.transformer(centers).expand(feature.shape[0], -1, -1)
+        value = self.value(feature)
+        assignment = assigned(evidence(centers, self.key(feature), self.temperature), self.exclusive)
+        centers = moved(centers, assignment, value, "sum")
+        assignment = assignment.to(value.dtype)
+        return assignment + self.refine(assignment), centers
+
+
+class PublishedPulled(NamedTuple):
+    """Result of the published pulling branch."""
+
+    logits: Tensor
+    """``(B, K, *patch)``, pull logits T."""
+    centers: Tensor
+    """``(B, K, dim)``, centres after the last update."""
+    feature: Tensor
+    """``(B, C, *spatial)``, raw skip feature of the finest clustered level."""
+
+
+class PublishedPullBranch(nn.Module):
+    """Class clustering at every level of the encoder from coarse to fine, and fusion at full resolution.
+
+    Args:
+        planned: the network it stands beside.
+        levels: encoder stages, ascending.
+        exclusive: classes exclude each other (softmax) or are regions (sigmoid).
+        options: see :class:`PnPNetOptions`.
+        dialect: convolution, norm and nonlinearity.
+    """
+
+    def __init__(
+        self,
+        planned: PlannedUNet,
+        levels: Sequence[int],
+        exclusive: bool,
+        options: PnPNetOptions,
+        dialect: ConvDialect,
+    ) -> None:
+        super().__init__()
+        classes = planned.num_heads
+        self.levels = list(levels)
+        self.atlas = CenterAtlas(classes, options.dim, 0)
+        self.clustering = nn.ModuleDict(
+            {
+                str(level): PublishedClustering(
+                    dialect,
+                    planned.channels[level],
+                    classes,
+                    planned.kernel_sizes[level],
+                    dim=options.dim,
+                    heads=options.heads,
+                    mlp_dim=options.mlp_ratio * options.dim,
+                    exclusive=exclusive,
+                )
+                for level in self.levels
+            }
+        )
+        kernel_size = planned.kernel_sizes[0]
+        padding = [size // 2 for size in kernel_size]
+        self.fuse = nn.Sequential(
+            ResidualBlock(dialect, len(levels) * classes, len(levels) * classes, kernel_size),
+            dialect.conv_op(len(levels) * classes, classes, kernel_size, padding=padding),
+        )
+        self.apply(InitWeights_He(1e-2))
+
+    def forward(
+        self, skips: Sequence[Tensor], features: Sequence[Tensor], push: Tensor
+    ) -> tuple[Tensor, PublishedPulled]:
+        """Pull the voxels, and let the planned logits gate the result.
+
+        Args:
+            skips: of the encoder, finest first.
+            features: of the decoder, finest first; not used.
+            push: ``(B, K, *patch)``, planned logits S.
+        """
+        centers, maps = self.atlas(), []
+        for level in reversed(self.levels):
+            pull, centers = self.clustering[str(level)](skips[level], centers)
+            maps.append(pull)
+        pull = self.fuse(torch.cat([resized(pull, push.shape[2:]) for pull in maps], 1))
+        return interact(pull, push), PublishedPulled(pull, centers, skips[self.levels[0]])
+
+
+def interact(pull: Tensor, push: Tensor) -> Tensor:
+    """``T · (1 + σ(S))``, both ``(B, K, *patch)``."""
+    return pull * (1 + push.sigmoid())
 
 
 class PaperCenterLoss(nn.Module):
@@ -68,8 +265,7 @@ class PaperCenterLoss(nn.Module):
         """
         with torch.autocast(centers.device.type, enabled=False):
             dtype = torch.promote_types(centers.dtype, torch.float32)
-            mode = "trilinear" if feature.ndim == 5 else "bilinear"
-            weights = interpolate(one_hot.to(dtype), feature.shape[2:], mode=mode, align_corners=False)
+            weights = resized(one_hot.to(dtype), feature.shape[2:])
             projected = self.project(feature.to(dtype)).flatten(2)
             target = self.norm_target(weights.flatten(2) @ projected.transpose(1, 2))
             return (target - self.norm_center(centers.to(dtype))).clamp(-1, 1).square().mean()

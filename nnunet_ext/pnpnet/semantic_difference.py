@@ -4,21 +4,23 @@ A skip connection carries detail but little meaning, the decoder below carries m
 takes local differences of both and lets a difference in the *decoder's* feature ``g`` decide where the difference in
 the skip feature ``x`` counts::
 
-    m = D_x(x) · D_g(g) · D_g(g)          D: depthwise convolution with the EID kernel
-    y = x + nonlin(norm(conv(m)))
+    x̃ = W_x x,  g̃ = norm(W_g g)                   r channels each
+    m = D_x(x̃) · c,  c = D_g(g̃)² / (1 + D_g(g̃)²)   D: depthwise convolution with the EID kernel
+    y = x + s · nonlin(norm(conv(m)))              s: one factor per channel, 0 at the start
 
-Read as a step of anisotropic diffusion ``∂F/∂t = div(c(|∇G|) ∇F)`` with conductivity ``c(s) = s²``, which *grows* with
-the guiding gradient: boundaries that the decoder believes in are enhanced, others are left alone.
+Read as a step of anisotropic diffusion ``∂F/∂t = div(c(|∇G|) ∇F)`` whose conductivity *grows* with the guiding
+gradient: boundaries that the decoder believes in are enhanced, others are left alone. ``conv`` is the learned
+divergence.
 
-Deviations from the published code, each with its reason:
+Deviations from the published code (:class:`nnunet_ext.pnpnet.published.PublishedDifference`), each with its reason:
 
-* *Unit-norm, zero-sum kernels* (``init="unit"``). With N(0, 1) kernels the product has a standard deviation near 250,
-  overflows float16 at the finest level, and a constant region already "differs" by √19. ``init="randn"`` is the code.
+* *It starts as the identity* (``s = 0``). Without, the skip of a fresh network is one half noise.
+* *Bounded conductivity.* The code has ``c = D_g(g̃)²``, whose products are nearly zero everywhere and huge at a few
+  voxels (kurtosis above 80), and overflow float16; the norm that follows then shrinks all but these.
+* *r < C channels* and a *1×1 guidance convolution*: cost. Our guidance is the transposed convolution's output, which
+  has the skip's shape already.
+* *Unit-norm, zero-sum kernels*. With the code's N(0, 1) kernels a constant region already "differs" by √19.
 * *Replicate padding.* Zero padding makes a false edge along the whole border of the patch.
-* *The product is computed in float32* whatever autocast does, and scaled down before it returns to half precision where
-  it would overflow.
-* *1×1 guidance convolution.* Our guidance is the transposed convolution's output, which has the skip's shape already;
-  the code's 3×3×3 convolution doubles the module's cost. ``guide_kernel_size`` restores it.
 
 The published code means to freeze the explicit part and does not (``.detach()`` on a discarded value). Here it is
 trained, as the code in fact does.
@@ -32,13 +34,15 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import Tensor, nn
 
-from nnunet_ext.pnpnet.blocks import ConvDialect
+from nnunet_ext.pnpnet.blocks import ConvDialect, Scale
 
 Initialisation = Literal["unit", "randn"]
 
-HALF_PRECISION_LIMIT = 1000.0  # leaves room for the sum of a convolution below 65504
+GAIN = 20.0
+"""Gain on the factors of the branch. Without it they stay near 0.02 and the trained branch does nothing."""
 
 
 def explicit_stencil(kernel_size: Sequence[int]) -> Tensor:
@@ -122,43 +126,26 @@ class DifferentialConv(nn.Module):
 
 
 class SemanticDifferenceModule(nn.Module):
-    """Refines a skip feature under the guidance of the decoder feature of the same shape.
+    """Refines a skip feature under the guidance of the decoder feature of the same shape; at the start an identity.
 
     Args:
         dialect: convolution, norm and nonlinearity.
         channels: C of skip and guidance.
         kernel_size: of the EID kernels and of the convolution that mixes the product.
-        guide_kernel_size: of the convolution on the guidance; None: 1 per axis.
-        init: see :class:`DifferentialConv`.
-        padding_mode: see there.
+        width: r, channels in which differences are taken; at most C are.
     """
 
-    def __init__(
-        self,
-        dialect: ConvDialect,
-        channels: int,
-        kernel_size: Sequence[int],
-        *,
-        guide_kernel_size: Sequence[int] | None = None,
-        init: Initialisation = "unit",
-        padding_mode: Literal["replicate", "zeros"] = "replicate",
-    ) -> None:
+    def __init__(self, dialect: ConvDialect, channels: int, kernel_size: Sequence[int], *, width: int = 32) -> None:
         super().__init__()
+        width = min(width, channels)
         self.dialect = dialect
-        self.guide = dialect.conv(channels, channels, guide_kernel_size or [1] * len(kernel_size), nonlin=False)
-
-        def difference() -> DifferentialConv:
-            return DifferentialConv(
-                dialect.conv_op,
-                channels,
-                kernel_size,
-                init=init,
-                padding_mode=padding_mode,
-            )
-
-        self.skip_difference = difference()
-        self.guide_difference = difference()
-        self.mix = dialect.conv(channels, channels, kernel_size)
+        self.reduce = dialect.conv_op(channels, width, 1, bias=False)
+        self.guide = dialect.conv(channels, width, nonlin=False)
+        self.skip_difference = DifferentialConv(dialect.conv_op, width, kernel_size)
+        self.guide_difference = DifferentialConv(dialect.conv_op, width, kernel_size)
+        self.mix = dialect.conv(width, channels, kernel_size)
+        self.scale = Scale(channels, GAIN)
+        self.apply(InitWeights_He(1e-2))  # as nnU-Net initialises the planned part
 
     def forward(self, skip: Tensor, guide: Tensor) -> Tensor:
         """Refine a skip feature.
@@ -170,13 +157,11 @@ class SemanticDifferenceModule(nn.Module):
         Returns:
             ``(B, C, *spatial)``.
         """
-        return skip + self.mix(self.dialect.run(self._difference, skip, self.guide(guide)))
+        difference = self.dialect.run(self._difference, self.reduce(skip), self.guide(guide))
+        return skip + self.scale(self.mix(difference))
 
     def _difference(self, skip: Tensor, guide: Tensor) -> Tensor:
         with torch.autocast(skip.device.type, enabled=False):
             dtype = torch.promote_types(skip.dtype, torch.float32)
-            difference = self.skip_difference(skip.to(dtype)) * self.guide_difference(guide.to(dtype)).square()
-            if guide.dtype != dtype:
-                # the convolution that follows runs in half precision and its norm undoes any common factor
-                difference = difference / (difference.detach().abs().amax() / HALF_PRECISION_LIMIT).clamp(min=1)
-            return difference.to(guide.dtype)
+            squared = self.guide_difference(guide.to(dtype)).square()
+            return (self.skip_difference(skip.to(dtype)) * squared / (1 + squared)).to(guide.dtype)

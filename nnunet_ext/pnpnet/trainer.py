@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from torch import Tensor, nn
 
 from nnunet_ext.errors import InputError
@@ -16,12 +17,11 @@ from nnunet_ext.nnunet.plans import extension_settings
 from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.trainer import SEGMENTATION, Batch, CommonTrainer
 from nnunet_ext.nnunet.unet import PlannedUNet
-from nnunet_ext.pnpnet.losses import center_loss
-from nnunet_ext.pnpnet.network import PnPNet, Pulled
+from nnunet_ext.pnpnet import published
+from nnunet_ext.pnpnet.network import PnPNet
 from nnunet_ext.pnpnet.options import PnPNetOptions
-from nnunet_ext.pnpnet.published import PaperCenterLoss
 
-CENTERS = "centers"
+PULL, CENTERS = "pull", "centers"
 
 
 class nnUNetTrainerPnPNet(CommonTrainer):
@@ -46,19 +46,29 @@ class nnUNetTrainerPnPNet(CommonTrainer):
             )
 
     def option_weights(self) -> Mapping[str, float]:
-        return {**super().option_weights(), CENTERS: self.options.pnpnet.center_weight}
+        return {**super().option_weights(), PULL: self.options.pnpnet.pull_weight}
 
     def compute_terms(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         logits, pulled = output
         terms = {SEGMENTATION: self.loss(logits, batch["target"])}
         if pulled is not None:
-            terms[CENTERS] = self.center_term(pulled, finest(batch["target"]))
+            terms |= self.pulled_terms(pulled, finest(batch["target"]))
         return terms
 
-    def center_term(self, pulled: Pulled, target: Tensor) -> Tensor:
-        """Return the centre supervision; ``target`` at full resolution."""
-        target = self.labels.resize(target, pulled.values.shape[2:])
-        return center_loss(pulled.centers, pulled.values, self.labels.one_hot(target))
+    def pulled_terms(self, pulled: Any, target: Tensor) -> dict[str, Tensor]:
+        """Return the segmentation loss on every pull map, with nnU-Net's weights of deep supervision.
+
+        Args:
+            pulled: what the pulling branch returned.
+            target: at full resolution.
+        """
+        loss = self.loss.loss if isinstance(self.loss, DeepSupervisionWrapper) else self.loss
+        weights = [1 / 2**number for number in range(len(pulled.maps))]
+        terms = [
+            weight * loss(found, self.labels.resize(target, found.shape[2:]))
+            for weight, found in zip(weights, pulled.maps, strict=True)
+        ]
+        return {PULL: torch.stack(terms).sum() / sum(weights)}
 
 
 class nnUNetTrainerSDM(nnUNetTrainerPnPNet):
@@ -68,7 +78,7 @@ class nnUNetTrainerSDM(nnUNetTrainerPnPNet):
 
 
 class nnUNetTrainerCCM(nnUNetTrainerPnPNet):
-    """The pulling branch alone: class clustering, gated by the planned decoder."""
+    """The pulling branch alone: class clustering beside the planned decoder."""
 
     fixed_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"pnpnet": {"push": False}}
 
@@ -90,17 +100,27 @@ class nnUNetTrainerPnPNetPaper(nnUNetTrainerPnPNet):
     }
 
     def build_optimizer(self, aux_parameters: list[nn.Parameter]) -> tuple[torch.optim.Optimizer, Any]:
-        """AdamW with cosine warm restarts every 25 epochs, as in the published code."""
+        """AdamW with cosine warm restarts as in the published code, every 25 epochs if that divides the training."""
+        period = published.period(self.num_epochs)
+        if period != published.PERIOD:
+            self.print_to_log_file(
+                f"The learning rate restarts every {period} epochs instead of the published {published.PERIOD}, so "
+                f"that a training of {self.num_epochs} epochs ends at a low one."
+            )
         parameters = [*self.network.parameters(), *aux_parameters]
         optimizer = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay)
-        return optimizer, torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=25, eta_min=5e-6)
+        return optimizer, torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=period, eta_min=5e-6)
 
     def build_aux(self) -> Mapping[str, nn.Module]:
         network = unwrap(self.network)
         assert isinstance(network, PnPNet)
-        assert network.pull is not None
-        channels = network.planned.channels[network.pull.levels[0]]
-        return {CENTERS: PaperCenterLoss(network.pull.dialect, channels, self.options.pnpnet.dim)}
+        assert isinstance(network.pull, published.PublishedPullBranch)
+        level = network.pull.levels[0]
+        dialect = published.dialect(network.planned.conv_op)
+        return {CENTERS: published.PaperCenterLoss(dialect, network.planned.channels[level], self.options.pnpnet.dim)}
 
-    def center_term(self, pulled: Pulled, target: Tensor) -> Tensor:
-        return self.aux[CENTERS](pulled.centers, pulled.feature, self.labels.one_hot(target))
+    def option_weights(self) -> Mapping[str, float]:
+        return {**super().option_weights(), CENTERS: published.CENTER_WEIGHT}
+
+    def pulled_terms(self, pulled: Any, target: Tensor) -> dict[str, Tensor]:
+        return {CENTERS: self.aux[CENTERS](pulled.centers, pulled.feature, self.labels.one_hot(target))}

@@ -13,7 +13,8 @@ import base64
 import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,9 +30,10 @@ from nnunet_ext.findings import CheckReport, Finding, aligned
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.scribbles.check_rules import DENSE_FRACTION, CheckedScribbles, against_dense, coverage, of_all
 from nnunet_ext.scribbles.check_strokes import across_edges, misplaced, only_rare, touching
+from nnunet_ext.scribbles.crf import RelabelTest, measure_windows, unplanned, worst_slice
 from nnunet_ext.scribbles.label_map import slice_axis, slices_with
 from nnunet_ext.scribbles.overview import Panels, draw_panels, most_annotated_slice
-from nnunet_ext.scribbles.resampling import Grid, median_grid, planned_grids, resampled
+from nnunet_ext.scribbles.resampling import Grid, median_grid, planned, planned_grids, resampled
 from nnunet_ext.version import __version__
 
 PICTURES, SLICES = 12, 3
@@ -45,7 +47,9 @@ class ScribbleReport(CheckReport):
     Attributes:
         dataset: that was checked.
         cases: empty if there is no ignore label.
-        dense: dense label maps by case, if they were given.
+        dense: dense label maps by case, as far as they were given.
+        plans: content of the plans, if the data set is planned.
+        relabel_tests: of the CRF losses of the plans, if there are dense labels.
     """
 
     columns: ClassVar[Mapping[str, str]] = {**CheckReport.columns, "label": "about", "index": "index"}
@@ -53,6 +57,8 @@ class ScribbleReport(CheckReport):
     dataset: RawDataset
     cases: tuple[CheckedScribbles, ...]
     dense: Mapping[str, Path]
+    plans: Mapping[str, Any] = field(default_factory=dict)
+    relabel_tests: tuple[RelabelTest, ...] = ()
 
     def table(self) -> list[list[str]]:
         """Annotated voxels per class, their share of the annotated ones, cases with a scribble. Texts with header."""
@@ -62,6 +68,15 @@ class ScribbleReport(CheckReport):
             count = sum(case.voxels[value] for case in self.cases)
             drawn = sum(case.voxels[value] > 0 for case in self.cases)
             rows.append([name, str(count), f"{100 * count / max(total, 1):.1f} %", f"{drawn}/{len(self.cases)}"])
+        return rows
+
+    def relabel_table(self) -> list[list[str]]:
+        """Share of the correct voxels that each CRF loss of the plans would change, by class. Texts with header."""
+        rows = [
+            ["correct voxels that the CRF loss changes", *(test.planned.configuration for test in self.relabel_tests)]
+        ]
+        for name in self.relabel_tests[0].shares[0]:
+            rows.append([name, *(f"{100 * test.shares[0][name]:.1f} %" for test in self.relabel_tests)])
         return rows
 
     def summary(self) -> str:
@@ -78,6 +93,8 @@ class ScribbleReport(CheckReport):
         lines = [self.summary()]
         if self.cases:
             lines += ["", *aligned(self.table())]
+        if self.relabel_tests:
+            lines += ["", *aligned(self.relabel_table())]
         if self.findings:
             lines += ["", *self.listed()]
         return "\n".join(lines)
@@ -101,6 +118,13 @@ class ScribbleReport(CheckReport):
                 }
                 for case in self.cases
             },
+            "crf": {
+                test.planned.configuration: [
+                    {**asdict(test.planned.window(place)), "cases": test.cases, "changed": shares}
+                    for place, shares in enumerate(test.shares)
+                ]
+                for test in self.relabel_tests
+            },
         }
         write_json(folder / "check.json", content)
         write_text(folder / "overview.html", self._page())
@@ -120,7 +144,7 @@ class ScribbleReport(CheckReport):
             loader=jinja2.PackageLoader("nnunet_ext.scribbles"), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
         return templates.get_template("check.html.j2").render(
-            report=self, version=__version__, cases=list(self._pictures())
+            report=self, version=__version__, cases=list(self._pictures()), crf=list(self._crf_pictures())
         )
 
     def _pictures(self) -> Iterator[dict[str, Any]]:
@@ -131,11 +155,21 @@ class ScribbleReport(CheckReport):
         for case in self.suspicious()[:PICTURES] or others:
             yield {"case": case, "pictures": list(self._drawn(files[case.name], case))}
 
+    def _crf_pictures(self) -> Iterator[dict[str, Any]]:
+        """For each tested CRF loss a sentence, and the slice of which it changes most."""
+        files = {case.name: case for case in self.dataset.cases}
+        for test in self.relabel_tests:
+            case = files[test.worst[0]]
+            panels, names = worst_slice(test, self.plans, self.dataset.description, case, self.dense[case.name])
+            found = test.finding(self.dataset.name, self.plans["plans_name"])
+            yield {"found": found, "source": self._picture(panels, names)}
+
     def _drawn(self, files: RawCase, case: CheckedScribbles) -> Iterator[dict[str, Any]]:
         """A picture of each place that a finding names, or of the slice with most scribbles, with the findings below.
 
         Notes are drawn only where there is nothing worse.
         """
+        draw = partial(self._picture, classes=self.dataset.classes)
         reader = self.dataset.reader()
         image = reader.image(files.images[0])
         scribbles = reader.labels(files.label).array
@@ -146,16 +180,16 @@ class ScribbleReport(CheckReport):
         shown = [found for found in case.findings if found.severity != "note"] or list(case.findings)
         named = [(found, found.index) for found in shown if found.index is not None][:SLICES]
         for found, index in named:
-            yield {"about": [found], "source": self._picture(Panels.cut(case.name, image, enlarged, index, found.box))}
+            yield {"about": [found], "source": draw(Panels.cut(case.name, image, enlarged, index, found.box))}
         rest = [found for found in shown if found.index is None]
         if rest or not named:
             index = most_annotated_slice(scribbles, image.spacing_mm, self.dataset.ignore)
-            yield {"about": rest, "source": self._picture(Panels.cut(case.name, image, maps, index))}
+            yield {"about": rest, "source": draw(Panels.cut(case.name, image, maps, index))}
 
-    def _picture(self, panels: Panels) -> str:
+    def _picture(self, panels: Panels, classes: Mapping[int, str]) -> str:
         """A PNG as a data URL."""
         file = io.BytesIO()
-        draw_panels(file, [panels], self.dataset.classes)
+        draw_panels(file, [panels], classes)
         return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
@@ -170,9 +204,10 @@ def check_scribbles(
 
     Args:
         dataset: number or name of a data set in ``nnUNet_raw``, or a folder.
-        dense: folder of dense label maps with the same file names, to find leaks and missed components.
-        plans: name of the plans in ``nnUNet_preprocessed`` whose spacings are used to see what resampling removes;
-            without such plans it is the median spacing of the cases.
+        dense: folder of dense label maps with the same file names, of all cases or some: to find leaks and missed
+            components, and to test the CRF losses of the plans.
+        plans: name of the plans in ``nnUNet_preprocessed`` whose CRF losses are tested, and whose spacings are used to
+            see what resampling removes; without such plans it is the median spacing of the cases.
         processes: how many cases at a time; as many as there are cores by default.
 
     Raises:
@@ -196,10 +231,17 @@ def check_scribbles(
     checked, usual = only_rare(list(for_every_case(check_case, calls, processes, "check")))
     cases = tuple(checked)
     findings += usual
-    findings += of_all(cases, raw.classes, bool(dense_files))
+    findings += of_all(cases, raw.classes, len(dense_files) == len(cases))
+    content = planned(raw.name, plans)
+    tests: list[RelabelTest] = []
+    if dense_files and content is None:
+        findings.append(unplanned(raw.name))
+    elif dense_files and content is not None:
+        tests, notes = measure_windows(content, raw, dense_files, processes)
+        findings += [*(test.finding(raw.name, plans) for test in tests), *notes]
     findings.append(Finding("note", "resampling", f"resampled with nnU-Net's function to {titles}"))
     findings += [found for case in cases for found in case.findings]
-    return ScribbleReport(ScribbleReport.by_severity(findings), raw, cases, dense_files)
+    return ScribbleReport(ScribbleReport.by_severity(findings), raw, cases, dense_files, content or {}, tuple(tests))
 
 
 def check_case(
@@ -302,13 +344,13 @@ def _dense_files(raw: RawDataset, dense: str | Path | None) -> dict[str, Path]:
     if not folder.is_dir():
         raise InputError(f"The folder of dense labels {folder} does not exist; correct --dense.")
     files = {case.name: folder / case.label.name for case in raw.cases}
-    missing = [name for name, file in files.items() if not file.is_file()]
-    if missing:
+    found = {name: file for name, file in files.items() if file.is_file()}
+    if not found:
         raise InputError(
-            f"{folder} has no dense labels for {len(missing)} of {len(files)} cases, such as {files[missing[0]].name}; "
-            "add them, or check without --dense."
+            f"{folder} has dense labels of none of the {len(files)} cases: there is no {raw.cases[0].label.name}; "
+            "correct --dense, or check without it."
         )
-    return files
+    return found
 
 
 def _spacing(label: Path, reader_name: str) -> tuple[float, ...]:

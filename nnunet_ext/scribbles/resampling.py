@@ -43,6 +43,18 @@ class Grid:
         return f"{self.name} ({' × '.join(f'{mm:.3g}' for mm in self.spacing_mm)} mm)"
 
 
+def planned(dataset: str, plans: str) -> dict[str, Any] | None:
+    """Return the content of a plans file in ``nnUNet_preprocessed``, or None if there is none.
+
+    Args:
+        dataset: full name.
+        plans: name of the plans.
+    """
+    root = os.environ.get("nnUNet_preprocessed")
+    file = Path(root) / dataset / f"{plans}.json" if root else None
+    return read_json(file) if file is not None and file.is_file() else None
+
+
 def planned_grids(dataset: str, plans: str = "nnUNetPlans") -> list[Grid]:
     """One grid for every spacing in the plans; none if the data set is not planned yet.
 
@@ -52,11 +64,9 @@ def planned_grids(dataset: str, plans: str = "nnUNetPlans") -> list[Grid]:
     """
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    root = os.environ.get("nnUNet_preprocessed")
-    file = Path(root) / dataset / f"{plans}.json" if root else None
-    if file is None or not file.is_file():
+    content = planned(dataset, plans)
+    if content is None:
         return []
-    content = read_json(file)
     manager = PlansManager(content)
     grids: dict[tuple[float, ...], Grid] = {}
     for name in manager.available_configurations:

@@ -6,7 +6,6 @@ import torch
 from nnunet_ext.attenscribble.network import (
     AttendedUNet,
     AttenScribbleOptions,
-    crf_window,
     default_stage,
     similarity_window,
     token_grid,
@@ -104,13 +103,11 @@ def test_the_network_compiles_in_one_graph(place):
 # --- windows ----------------------------------------------------------------------------------------------------------
 
 
-def test_in_2d_the_windows_are_the_published_ones():
+def test_in_2d_the_window_of_the_similarity_is_the_published_one():
     planned = PlannedUNet(tiny.network(**DEEP_2D))
     window = similarity_window(planned, 2, (0.8, 0.8))  # stride 4
     assert len(window.offsets) == 60
     assert window.mass == pytest.approx(92.0, abs=0.05)  # radius 5, sigma 6 tokens
-    crf, pooled = crf_window((1.3, 1.3))
-    assert (crf.mass, pooled) == (pytest.approx(92.0, abs=0.05), (1, 1))
 
 
 @pytest.mark.parametrize(("stage", "radius"), [(2, 5), (3, 2), (4, 2)])
@@ -119,13 +116,7 @@ def test_coarser_tokens_have_smaller_windows(stage, radius):
     assert max(max(offset) for offset in window.offsets) == radius
 
 
-def test_anisotropic_volumes_have_windows_in_their_slices():
+def test_in_anisotropic_volumes_the_window_of_the_similarity_reaches_the_next_slice():
     planned = PlannedUNet(tiny.network(**ANISO))
     window = similarity_window(planned, 2, (10, 1, 1))  # tokens of 20 × 4 × 4 voxels
     assert {offset[0] for offset in window.offsets} == {0, 1}
-    crf, pooled = crf_window((5, 1.5, 1.5))
-    assert {offset[0] for offset in crf.offsets} == {0}
-    assert pooled == (1, 1, 1)
-    crf, pooled = crf_window((1, 1, 1.2))
-    assert max(crf.offsets)[0] == 3
-    assert pooled == (2, 2, 2)

@@ -69,8 +69,8 @@ def dense_similarity(module: AffinityHead, p: Projected) -> torch.Tensor:
     return ((weight * (n * symmetric / 2).log()).sum(1) + module.bias).sigmoid()
 
 
-def dense_loss(s, p, radius, sigma, counts, published, gamma, exclusive):
-    """Over all pairs of tokens."""
+def dense_loss(s, p, radius, sigma, counts, published, gamma, exclusive, tokens=None):
+    """Over all pairs of tokens; ``tokens``: ``(B, N)``, those that take part."""
     grid = p.shape[2:]
     places = torch.tensor(list(np.ndindex(*grid)), dtype=torch.float64)
     apart = places[:, None] - places[None]
@@ -89,7 +89,9 @@ def dense_loss(s, p, radius, sigma, counts, published, gamma, exclusive):
     else:
         frozen = agree.detach()
         pairs = s.detach() * (1 - agree) - gamma * (frozen * s.log() + (1 - frozen) * (1 - s).log())
-    return ((m * pairs).sum((1, 2)) * counts).sum() / (mass * flat.shape[2] * len(p))
+    tokens = torch.ones_like(flat[:, 0]) if tokens is None else tokens.to(flat.dtype)
+    pairs = pairs * tokens[:, :, None] * tokens[:, None]
+    return ((m * pairs).sum((1, 2)) * counts).sum() / (mass * tokens.sum())
 
 
 # --- windowed = dense -------------------------------------------------------------------------------------------------
@@ -223,6 +225,23 @@ def test_the_loss_pulls_predictions_together_where_voxels_look_alike():
         logits = (logits - 20 * gradient).detach().requires_grad_()
         losses.append(loss.item())
     assert losses[-1] < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+@pytest.mark.parametrize(("grid", "radius"), GRIDS)
+def test_tokens_outside_of_the_image_take_no_part(grid, radius, exclusive):
+    module, p, qk = head(False), probabilities(grid).requires_grad_(), projected(grid)
+    tokens = torch.rand(2, 1, *grid, generator=torch.Generator().manual_seed(5)) < 0.6
+    counts, window = torch.tensor([1.0, 0.5], dtype=torch.float64), Window.gaussian(radius, 2.0)
+    similarity, given = module(qk, window), {"exclusive": exclusive, "gamma": 0.7}
+    ours = attentive_similarity_loss(similarity, p, window, counts, **given, tokens=tokens)
+    dense = dense_similarity(module, qk)
+    expected = dense_loss(dense, p, radius, 2.0, counts, False, 0.7, exclusive, tokens.flatten(1))
+    torch.testing.assert_close(ours, expected)
+    (gradient,) = torch.autograd.grad(ours, p)
+    assert not gradient[(~tokens).expand_as(gradient)].any()
+    nowhere = attentive_similarity_loss(similarity, p, window, counts, **given, tokens=torch.zeros_like(tokens))
+    assert nowhere == 0
 
 
 def test_samples_with_one_class_do_not_count():

@@ -33,8 +33,8 @@ def test_every_trainer_trains_and_validates(make_trainer, name, configuration, k
     trainer.network.train()
     steps = [trainer.train_step(tiny.batch(trainer, seed)) for seed in range(3)]
     assert all(np.isfinite(list(step.values())).all() for step in steps)
-    assert f"loss_{CRF}" in steps[0]
-    assert (f"loss_{ASL}" in steps[0]) == (name != "nnUNetTrainerMaskedCRF")
+    assert (f"loss_{CRF}" in steps[0]) == (name != "nnUNetTrainerSSA")
+    assert (f"loss_{ASL}" in steps[0]) == (name not in {"nnUNetTrainerMaskedCRF", "nnUNetTrainerSSA"})
     trainer.network.eval()
     with torch.no_grad():
         assert trainer.validation_step(tiny.batch(trainer))["tp_hard"].shape == (2,)
@@ -56,7 +56,8 @@ def test_patches_without_annotation_or_with_one_class_are_finite(make_trainer, n
     assert all(p.isfinite().all() for p in trainer.network.parameters())
     if f"loss_{ASL}" in step:
         assert step[f"loss_{ASL}"] == 0
-    assert (step[f"loss_{CRF}"] > 0) == (label == 3)  # everything is labelled: nobody receives energy
+    if f"loss_{CRF}" in step:
+        assert (step[f"loss_{CRF}"] > 0) == (label == 3)  # everything is labelled: nobody receives energy
 
 
 @pytest.mark.parametrize("name", TRAINERS)
@@ -82,19 +83,65 @@ def test_the_trained_network_is_stock_nnunets(make_trainer, tmp_path, name):
     assert (len(aux) > 1) == (name == "nnUNetTrainerAttenScribble")
 
 
-def test_regularisers_wait_for_the_class_that_is_worst(make_trainer):
+def test_regularisers_wait_for_each_class(make_trainer):
     trainer = make_trainer("nnUNetTrainerAttenScribble", kind="ignore", configuration="2d")
     trainer.network.train()
-    trainer.current_epoch = 500
-    closed = trainer.train_step(tiny.batch(trainer))
-    assert 0 < closed["stat_gate"] < 0.2
-    trainer.aux["confidence"].probability.fill_(1)
-    opened = trainer.train_step(tiny.batch(trainer))
-    assert opened["stat_gate"] == 1
-    assert opened["loss_crf"] > 3 * closed["loss_crf"] > 0
+    batch = tiny.batch(trainer)
+
+    def pull(probability):
+        trainer.gate.probability.copy_(torch.tensor(probability))
+        trainer.gate.wait = 0.5
+        terms = next(trainer.loss_passes(trainer.prepare_batch(batch)))
+        heads = trainer.network.decoder.seg_layers[-1].bias
+        return {name: torch.autograd.grad(terms[name], heads, retain_graph=True)[0].abs() for name in (CRF, ASL)}
+
+    trainer.gate.leave_out([])
+    shut, opened, one_shut = pull([0.0, 0.0, 0.0]), pull([1.0, 1.0, 1.0]), pull([1.0, 1.0, 0.0])
+    for name in (CRF, ASL):
+        assert shut[name].max() < 0.1 * opened[name].max()
+        assert one_shut[name][2] < 0.2 * one_shut[name][:2].max()
     published = make_trainer("nnUNetTrainerAttenScribblePaper", kind="ignore", configuration="2d")
     published.network.train()
     assert published.train_step(tiny.batch(published))["stat_gate"] == 1
+
+
+@pytest.mark.parametrize(
+    ("weights", "terms"),
+    [
+        ({"crf_weight": 0.0}, {"similarity_loss", "mean_similarity"}),
+        ({"asl_weight": 0.0}, {"crf"}),
+        ({"crf_weight": 0.0, "asl_weight": 0.0}, set()),
+    ],
+)
+def test_a_loss_of_weight_0_is_not_computed(make_trainer, weights, terms):
+    plans = tiny.plans()
+    plans["configurations"]["2d"]["nnunet_ext"]["attenscribble"].update(weights, crf_image="clean")
+    trainer = make_trainer("nnUNetTrainerAttenScribble", kind="ignore", configuration="2d", plans=plans)
+    assert trainer.has_clean_image == ("crf" in terms)
+    batch = tiny.batch(trainer)
+    if "crf" in terms:
+        batch["data"] = batch["data"].repeat(1, 2, 1, 1)
+    called = []
+    trainer.crf.register_forward_hook(lambda *_: called.append("crf"))
+    trainer.aux["similarity"].register_forward_hook(lambda *_: called.append("similarity_loss"))
+    step = trainer.train_step(batch)
+    assert set(called) == terms & {"crf", "similarity_loss"}
+    assert {key.partition("_")[2] for key in step} - {"", "segmentation", "gate"} == terms
+    assert ("stat_gate" in step) == bool(terms)
+
+
+def test_the_log_says_once_after_the_ramp_for_which_classes_the_regularisers_are_on(make_trainer, capsys):
+    trainer = make_trainer("nnUNetTrainerMaskedCRF", kind="ignore", configuration="2d")
+    trainer.on_train_epoch_start()
+    outputs = [trainer.train_step(tiny.batch(trainer))]
+    trainer.gate.probability.copy_(torch.tensor([0.9, 0.7, 0.1]))
+    said = []
+    for epoch in (49, 50, 51):  # the ramp ends at 5 % of 1000 epochs
+        trainer.current_epoch = epoch
+        trainer.logger.local_logger.my_fantastic_logging["train_losses"] = [0.0] * epoch
+        trainer.on_train_epoch_end(outputs)
+        said.append("Regularisers: on for background, left; right at 20%" in capsys.readouterr().out)
+    assert said == [False, True, False]
 
 
 def test_affinity_and_projections_are_trained_saved_and_restored(make_trainer, tmp_path):
@@ -187,6 +234,40 @@ def test_the_clean_image_is_warped_like_the_image_and_not_augmented_otherwise(di
         assert torch.corrcoef(torch.stack([seen.flatten(), clean.flatten()]))[0, 1] > 0.25
         differs += not torch.allclose(seen, clean)
     assert 0 < differs < 20
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_pseudo_labels_begin_after_a_while_and_come_from_the_average_that_sees_the_clean_image(
+    make_trainer, kind, configuration
+):
+    plans = tiny.plans()
+    for settings in plans["configurations"].values():
+        settings["nnunet_ext"]["attenscribble"] = {"pseudo_weight": 0.5, "pseudo_confidence": 0.0}
+    trainer = make_trainer("nnUNetTrainerMaskedCRF", kind=kind, configuration=configuration, plans=plans)
+    trainer.network.train()
+    batch = tiny.batch(trainer)
+    batch["data"] = torch.cat([batch["data"], 0.5 * batch["data"]], 1)
+    seen = []
+    trainer.average().register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    weights = []
+    for epoch in (0, 200, 225, 250, 999):  # from 20 % on, grows over 5 %
+        trainer.current_epoch = epoch
+        weights.append(trainer.term_weight("pseudo_labels"))
+        step = trainer.train_step(batch)
+        assert (step["loss_pseudo_labels"] > 0) == (epoch > 200)
+        assert ("stat_pseudo_share" in step) == (epoch > 200)
+    assert weights == pytest.approx([0, 0, 0.25, 0.5, 0.5])
+    assert step["stat_pseudo_share"] == 1
+    assert len(seen) == 3
+    assert torch.equal(seen[0], batch["data"][:, 1:])
+
+
+def test_without_pseudo_labels_there_is_no_average_and_no_further_channel(make_trainer):
+    trainer = make_trainer("nnUNetTrainerMaskedCRF", kind="ignore", configuration="2d")
+    assert not trainer.has_clean_image
+    assert set(trainer.aux) == {"confidence"}
+    assert "loss_pseudo_labels" not in trainer.train_step(tiny.batch(trainer))
 
 
 def test_the_crf_loss_can_compare_the_clean_image(make_trainer):

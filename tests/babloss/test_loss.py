@@ -18,7 +18,7 @@ from tests.babloss.balls import ball, distances
 ORGANS = [[(1,)], [(1,), (2, 3)], [], [(2, 3)]]
 REGIONS = [[(1,)], [(1,), (2,)], [], [(3,)]]
 CASES = [((13, 12), (1.0, 1.0)), ((9, 14), (2.0, 1.0)), ((9, 8, 10), (1.0, 1.0, 1.0)), ((6, 9, 10), (2.5, 1.0, 1.2))]
-SETTINGS = {"levels": 3, "sigma": 1.0, "heatmap_sigma": 1.0}
+SETTINGS = {"levels": 3, "sigma": 1.0, "heatmap_sigma": 2.0}
 
 
 def smooth(batch, channels, shape, seed):
@@ -90,7 +90,7 @@ def direction_a(logits, points, states, use, organs, spacing, similarity, exclus
 
 def direction_b(heat, one_hot, annotated, states, use, organs, spacing):
     steps, shape = radius_steps(SETTINGS["levels"], spacing), heat.shape[2:]
-    radius = [math.ceil(3 * min(spacing) / mm) for mm in spacing]
+    radius = [math.ceil(3 * max(min(spacing) / mm, 1 / 3)) for mm in spacing]
     far = [r + more for r, more in zip(radius, reach(steps), strict=True)]
     samples = []
     for b in range(len(heat)):
@@ -113,7 +113,7 @@ def direction_b(heat, one_hot, annotated, states, use, organs, spacing):
                 y = one_hot[b, list(organ)].sum(0)
                 if y.any():
                     d = boundary_distance(y.double(), steps)
-                    terms.append(1 - ((h[box] * d[box]).sum() / h[box].sum()).item())
+                    terms.append(1 - ((h[box] ** 4 * d[box]).sum() / (h[box] ** 4).sum()).item())
             samples[-1].append(terms)
     return mean_of_means(samples)
 
@@ -188,9 +188,9 @@ def pull_on_radius(radius, landmark, shape, spacing, **options):
 def test_the_pull_on_a_sphere_at_eleven_and_a_half_voxels(radius, expected):
     # the specification's values, there with a landmark at 11.5 from a centre on a voxel
     shape = (41, 41, 49)
-    _, pull = pull_on_radius(radius, 11.5, shape, (1.0, 1.0, 1.0))
+    _, pull = pull_on_radius(radius, 11.5, shape, (1.0, 1.0, 1.0), sigma=2.0)
     assert pull == pytest.approx(expected, abs=2e-3)
-    _, by_cosine = pull_on_radius(radius, 11.5, shape, (1.0, 1.0, 1.0), similarity="cosine")
+    _, by_cosine = pull_on_radius(radius, 11.5, shape, (1.0, 1.0, 1.0), sigma=2.0, similarity="cosine")
     assert abs(by_cosine) < abs(pull) or radius == 12
     assert by_cosine * expected > 0 or radius == 12  # it turns between 11 and 12
 
@@ -201,11 +201,30 @@ def test_the_pull_on_a_sphere_at_eleven_and_a_half_voxels(radius, expected):
     [((31, 41), (1.0, 1.0)), ((15, 41), (2.0, 1.0)), ((25, 25, 33), (1.0, 1.0, 1.0)), ((11, 25, 33), (2.5, 1.0, 1.0))],
 )
 def test_an_organ_that_is_too_small_grows_and_one_that_is_too_large_shrinks(shape, spacing, similarity):
-    small, large = ((pull_on_radius(r, 9.0, shape, spacing, similarity=similarity)) for r in (5, 13))
+    options = {"similarity": similarity} | ({"sigma": 2.0} if similarity == "cosine" else {})
+    small, large = ((pull_on_radius(r, 9.0, shape, spacing, **options)) for r in (5, 13))
     assert small[1] < -0.01
     assert large[1] > 0.01
-    best = min(range(4, 15), key=lambda r: pull_on_radius(r, 9.0, shape, spacing, similarity=similarity)[0])
+    best = min(range(4, 15), key=lambda r: pull_on_radius(r, 9.0, shape, spacing, **options)[0])
     assert best in (8, 9, 10)
+
+
+@pytest.mark.parametrize(("radius", "too_large"), [(2, 0.4), (3, 0.3), (4, 0.25), (6, 0.2), (10, 0.2)])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (1.0, 1.0, 1.0), (2.0, 1.0, 1.0)])
+def test_by_default_the_best_ball_has_the_size_that_the_landmark_says(radius, too_large, spacing):
+    shape, found = [round(21 / mm) | 1 for mm in spacing], []
+    for shift in (0.0, 0.25, 0.5):  # of the landmark against the voxels
+        point = [(n - 1) / 2 for n in shape]
+        point[-1] += shift
+        distance = distances(shape, [*point[:-1], point[-1] - radius], spacing)
+        yes = torch.ones(1, 1, dtype=torch.bool)
+        where = torch.tensor([[point]], dtype=torch.float64)
+        loss = BridgeLoss([[(1,)]], spacing)
+        radii = [radius + step / 10 for step in range(-8, 9)]
+        # an edge that is half a voxel wide
+        losses = [loss.landmark_pulls_boundary(4 * ball(distance, r), where, yes, yes).loss.item() for r in radii]
+        found.append(radii[losses.index(min(losses))] - radius)
+    assert -0.1 <= sum(found) / len(found) <= too_large + (0.1 if spacing[0] > 1 else 0)
 
 
 def test_free_voxels_bring_the_surface_to_a_landmark_outside_in_one_piece():
@@ -251,9 +270,9 @@ def ball_labels(shape, radius, spacing=None):
     return torch.stack([~inside, inside])[None].float()
 
 
-def blob(shape, point, sigma=2.0):
+def blob(shape, point, sigma=2.0, spacing=None):
     """A heatmap as a network predicts it, ``(1, 1, *shape)``; logits of a Gaussian over a floor of 0.001."""
-    return torch.logit(0.001 + 0.95 * torch.exp(-(distances(shape, point) ** 2) / (2 * sigma**2)))[None, None]
+    return torch.logit(0.001 + 0.95 * torch.exp(-(distances(shape, point, spacing) ** 2) / (2 * sigma**2)))[None, None]
 
 
 def bridge_b(heat, labels, shape, annotated=None, state=State.UNKNOWN, **options):
@@ -275,6 +294,24 @@ def test_a_landmark_moves_to_the_surface_from_both_sides(shape):
         (pull,) = torch.autograd.grad(found.loss, x)
         assert at == 8 or bool(pull < 0) is (at < 8), at
     assert min(losses, key=losses.get) in (8, 10)
+
+
+@pytest.mark.parametrize("radius", [3, 4, 6, 10, 16])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (1.0, 1.0, 1.0), (2.0, 1.0, 1.0)])
+def test_by_default_the_best_landmark_is_on_the_surface(radius, spacing):
+    shape = [*(round(25 / mm) | 1 for mm in spacing[:-1]), 2 * radius + 25]
+    centre = [(n - 1) / 2 for n in shape]
+    centre[-1] = radius + 6.0
+    inside = distances(shape, centre, spacing) <= radius
+    labels, losses = torch.stack([~inside, inside])[None].float(), {}
+    for step in range(4 * radius + 20):
+        at = step / 4
+        heat = blob(shape, [*centre[:-1], centre[-1] + at], 4.0, spacing)
+        found = bridge_b(heat, labels, shape, heatmap_sigma=4.0, spacing=spacing)
+        assert found.active == 1
+        losses[at] = found.loss.item()
+    best = [at for at, value in losses.items() if value <= min(losses.values()) + 1e-9]
+    assert abs(sum(best) / len(best) - (radius + 0.5)) <= 0.5  # the last voxel of the ball ends there
 
 
 def test_it_does_not_ask_for_the_whole_surface():
@@ -334,8 +371,8 @@ def test_gates_of_direction_b():
     assert bridge_b(blob(shape, (19.5, -1)), labels, shape).active == 0  # seen at the edge
     assert bridge_b(heat, torch.zeros_like(labels), shape).active == 0  # no organ
     near, far = (torch.ones(1, 1, *shape, dtype=torch.bool) for _ in range(2))
-    near[0, 0, 6, 27] = False  # 14 voxels away: three sigmas and eight levels
-    far[0, 0, 4, 27] = False
+    near[0, 0, 10, 27] = False  # 10 voxels away at most: three sigmas and eight levels
+    far[0, 0, 8, 27] = False
     assert bridge_b(heat, labels, shape, near).active == 0
     assert bridge_b(heat, labels, shape, far).active == 1
 
@@ -440,6 +477,7 @@ def test_a_landmark_between_thick_slices_has_a_window(ratio):
         ([[(-1,)]], {}, "organ"),
         ([[(1, 2)]], {"exclusive": False}, "regions"),
         ([[(1,)]], {"sigma": 0.0}, "positive"),
+        ([[(1,)]], {"sigma": 2.0, "heatmap_sigma": 1.0}, "at most the second"),
         ([[(1,)]], {"similarity": "dice"}, "similarity"),
         ([[(1,)]], {"levels": 0}, "reaches nowhere"),
     ],

@@ -8,10 +8,13 @@ import pytest
 from nnunet_ext.benchmark import own_data
 from nnunet_ext.benchmark.folder import BenchmarkFolder
 from nnunet_ext.benchmark.own_data import provide, with_raw_folder
+from nnunet_ext.benchmark.own_folds import write_landmark_folds
 from nnunet_ext.benchmark.plans import written_plans
 from nnunet_ext.benchmark.preprocessed import splits, subsets
-from nnunet_ext.benchmark.spec import Spec, parse
+from nnunet_ext.benchmark.spec import DrawnLandmarks, Spec, parse
 from nnunet_ext.errors import InputError
+from nnunet_ext.splits.files import read_folds
+from nnunet_ext.splits.folds import Fold
 from tests import tiny
 
 SCRIBBLES = "Dataset902_TinyScribble"
@@ -148,3 +151,34 @@ def test_plans_whose_data_is_not_preprocessed(root, commands, monkeypatch):
     words = r"Dataset902_TinyScribble is not preprocessed at 2 x 2 x 2 mm; run: nnUNetv2_preprocess -d 902 -plans_name"
     with pytest.raises(InputError, match=words):
         written_plans(spec.arms[0].plans, SCRIBBLES, spec.configurations)
+
+
+LANDMARKS = {"from": 901, "landmarks": {"rule": "interface", "segmented": 1, "subsets": 1}}
+
+
+def test_landmarks_take_the_place_of_masks_and_every_subset_is_a_fold(root, commands):
+    _, benchmark = prepared(root, drawn={902: LANDMARKS}, splits={"by": "pairs-from-0", "folds": 3})
+    kept = json.loads((benchmark.raw / "Dataset902_TinyLandmarks" / "landmarks.json").read_text())["cases"]
+    [fold] = splits("Dataset902_TinyLandmarks")
+    assert fold == splits(tiny.DATASET)[0]  # of the arm with all masks
+    assert sorted(kept[case] for case in fold["train"]) == ["landmarks"] * 2 + ["segmentation"] * 2
+    assert [kept[case] for case in fold["val"]] == ["both"] * 2
+    assert subsets("Dataset902_TinyLandmarks") == []
+    before = (benchmark.raw / "Dataset902_TinyLandmarks" / "landmarks.json").stat().st_mtime_ns
+    prepared(root, drawn={902: LANDMARKS}, splits={"by": "pairs-from-0", "folds": 3})
+    assert (benchmark.raw / "Dataset902_TinyLandmarks" / "landmarks.json").stat().st_mtime_ns == before
+
+
+def test_subsets_have_no_mask_in_common_and_share_the_landmarks(tmp_path):
+    base = Fold(tuple(f"c{i}" for i in range(8)), ("v0", "v1"))
+    kept = {"c0": "segmentation", "c3": "segmentation", "c5": "segmentation", "c6": "segmentation", "v0": "both"}
+    cases = {case: kept.get(case, "landmarks") for case in base.train} | {"v0": "both", "v1": "both"}
+    about = {"cases": cases, "segmented_subjects": ["c0", "c3", "c5", "c6"]}
+    (tmp_path / "landmarks.json").write_text(json.dumps(about))
+    write_landmark_folds(tmp_path, base, DrawnLandmarks(segmented=2, subsets=2), "case")
+    first, second = read_folds(tmp_path / "splits_final.json")
+    others = {"c1", "c2", "c4", "c7"}
+    assert set(first.train) & set(second.train) == others
+    assert set(first.train) | set(second.train) == set(base.train)
+    assert (len(first.train), len(second.train)) == (6, 6)
+    assert first.val == second.val == base.val

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from nnunet_ext.benchmark import analysis, figures
 from nnunet_ext.benchmark.report import write_report
-from nnunet_ext.benchmark.results import Group, Results, Training
+from nnunet_ext.benchmark.results import Group, Results, Training, Unfinished
 from nnunet_ext.benchmark.subjects import with_subjects
 from nnunet_ext.errors import InputError
 from nnunet_ext.splits.files import write_folds
@@ -45,6 +45,7 @@ def training(arm: str, seed: int, folder: Path, **settings) -> Training:
         "epoch_seconds": [4.0, 6.0] if arm == "better" else [2.0, 3.0],
         "curves": {name: [0.5, 0.4] for name in ("train_losses", "val_losses", "ema_fg_dice")},
         "settings": {**SETTINGS, **settings},
+        "late_gain": 0.0,
     }
     hardware = {"processor": "a <processor>"}
     return Training(arm, "data", 0, seed, folder, about, {"host_mib": 1024.0}, {"torch": "2"}, hardware, f"train {arm}")
@@ -117,8 +118,9 @@ def test_a_flat_baseline_gets_verdicts_whatever_the_others_still_learn(tmp_path)
     assert "| +10.00 |" in page
 
 
-def test_whether_a_baseline_still_learns_may_be_unknown(tmp_path):
-    write_report(results(tmp_path), tmp_path / "out")
+def test_a_baseline_that_is_not_known_to_be_flat_gets_no_verdict(tmp_path):
+    write_report(learning(results(tmp_path)), tmp_path / "out")
+    assert set(verdicts(tmp_path / "out").values()) == {"not known to be flat: no verdict"}
     assert "whether the baseline still learns is not known" in (tmp_path / "out" / "report.md").read_text()
 
 
@@ -185,12 +187,15 @@ def test_too_few_cases_are_described_and_not_tested(tmp_path):
 def test_what_is_missing_is_said_and_only_common_trainings_are_compared(tmp_path):
     made = results(tmp_path)
     cases = made.cases[~((made.cases.arm == "better") & (made.cases.seed == 1))]
-    said = write_report(results(tmp_path, cases=cases, missing=("better, seed 1",)), tmp_path / "out")
+    said = write_report(
+        results(tmp_path, cases=cases, unfinished=(Unfinished("better, seed 1", "not started"),)), tmp_path / "out"
+    )
     assert "better against base: one training: no verdict" in said
     table = pd.read_csv(tmp_path / "out" / "comparisons.csv")
     assert set(table[table.arm == "better"].seeds) == {1}
     assert set(table[table.arm == "worse"].seeds) == {2}
     assert "1 jobs are not done" in (tmp_path / "out" / "report.html").read_text()
+    assert "- better, seed 1: not started\n" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_a_case_that_does_not_count_for_one_counts_for_none(tmp_path):

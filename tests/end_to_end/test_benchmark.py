@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from nnunet_ext.benchmark import queue
 from nnunet_ext.benchmark.folder import BenchmarkFolder
@@ -19,6 +21,7 @@ from nnunet_ext.benchmark.prepare import prepare
 from nnunet_ext.benchmark.report import report_benchmark, report_results
 from nnunet_ext.benchmark.run import run_benchmark
 from nnunet_ext.benchmark.spec import parse
+from nnunet_ext.benchmark.verify import verify
 from nnunet_ext.cli import main
 from nnunet_ext.errors import InputError
 from nnunet_ext.processes.lock import is_held
@@ -130,7 +133,8 @@ def test_a_training_that_survived_its_runner_is_waited_for(root, capsys):
 def test_one_failure_is_reported_and_stops_nobody(root, capsys):
     # BatchNorm and batch size 1: the published code cannot train
     failing = {"name": "failing", "trainer": "nnUNetTrainerPnPNetPaper", "plans": {"batch_size": 1}}
-    spec = write_spec(root, trainers=[failing, *SPEC["trainers"]])
+    metrics = {"interfaces": True, "topology": True}
+    spec = write_spec(root, trainers=[failing, *SPEC["trainers"]], metrics=metrics)
     assert main(["benchmark", "run", str(spec), "--folder", str(root / "out"), "--jobs", "2"]) == 1
     printed = capsys.readouterr()
     assert "failed: failing" in printed.err
@@ -146,6 +150,10 @@ def test_one_failure_is_reported_and_stops_nobody(root, capsys):
     page = (root / "out" / "report" / "report.md").read_text()
     assert "1 jobs are not done" in page
     assert "SDM: largest gains and losses" in page
+    assert re.search(r"- failing, .*: failed or stopped; its log ends with: .*nnUNetv2\\?_train ended", page)
+    assert "### Confusion near the interface: differences to nnUNetTrainerReference" in page
+    assert "### Betti 2 error (cavities): differences to nnUNetTrainerReference" in page
+    is_verified_and_says_nothing_of_the_machine(root / "out" / "report", root)
     record = benchmark.record(others[1])
     assert record
     assert record["command"].startswith("nnUNetv2_train Dataset901_Tiny 2d 0 -tr nnUNetTrainerSDM")
@@ -156,11 +164,17 @@ def test_one_failure_is_reported_and_stops_nobody(root, capsys):
     table = pd.read_csv(benchmark.of(others[1]) / "metrics.csv")
     assert sorted(set(table["case"])) == ["tiny_4", "tiny_5"]
 
+    (benchmark.of(others[1]) / "interfaces.csv").rename(root / "aside.csv")
+    with pytest.raises(InputError, match=r"SDM, .* was scored without interfaces, which the benchmark asks for by now"):
+        report_benchmark(root / "out")
+    (root / "aside.csv").rename(benchmark.of(others[1]) / "interfaces.csv")
+
     models = sorted((root / "out" / "results" / "seed_0" / tiny.DATASET).iterdir())
     trained = [str(model) for model in models if "Paper" not in model.name]
     out = root / "compared"
     command = ["benchmark", "report", "--from-results", *trained, "--baseline", "nnUNetTrainerReference"]
     assert main([*command, "-o", str(out)]) == 0
+    is_verified_and_says_nothing_of_the_machine(out, root)
     ours = pd.read_csv(out / "cases.csv").sort_values(["arm", "case", "label"])
     theirs = pd.read_csv(root / "out" / "report" / "cases.csv").sort_values(["arm", "case", "label"])
     assert ours["hd95_mm"].to_list() == theirs["hd95_mm"].to_list()
@@ -178,8 +192,24 @@ def test_one_failure_is_reported_and_stops_nobody(root, capsys):
     (Path(trained[0]) / "fold_0" / "validation" / "summary.json").unlink()
     with pytest.raises(InputError, match="the baseline has no validated fold yet"):
         report_results(trained, root / "not_written", baseline="nnUNetTrainerReference")
+    (Path(trained[0]) / "fold_0" / "validation" / "summary.json").write_text("{}")
+    (Path(trained[0]) / "plans.json").write_text("{}")
+    with pytest.raises(InputError, match="names no image_reader_writer"):
+        report_results(trained, root / "not_written", baseline="nnUNetTrainerReference")
     assert not (root / "not_written").exists()
     assert main(["benchmark", "report"]) == 2
+
+
+def is_verified_and_says_nothing_of_the_machine(report: Path, root: Path) -> None:
+    [package] = verify(report.parent if report.name == "report" else report)
+    assert package.problems == ()
+    assert len(list((report / "logs").iterdir())) >= 2
+    assert "configurations" in json.loads(next((report / "plans").iterdir()).read_text())
+    assert yaml.safe_load((report / "specification.yaml").read_text())["baseline"] == "nnUNetTrainerReference"
+    for path in report.rglob("*"):
+        if path.suffix in (".csv", ".json", ".md", ".txt", ".yaml"):
+            text = path.read_text()
+            assert not [folder for folder in (root, Path.home(), sys.prefix) if str(folder) + os.sep in text], path
 
 
 @pytest.mark.slow

@@ -37,6 +37,7 @@ class Distributed:
         batch_size: of all processes together.
         declares: what dataset.json says beside the labels.
         wrapped: with MedContext around the trainer.
+        unlabelled: batches hold patches without labels.
     """
 
     trainer: str
@@ -46,6 +47,7 @@ class Distributed:
     batch_size: int = 4
     declares: dict[str, Any] = field(default_factory=dict)
     wrapped: bool = False
+    unlabelled: bool = False
 
 
 def s2v(**options: Any) -> dict[str, Any]:
@@ -53,16 +55,35 @@ def s2v(**options: Any) -> dict[str, Any]:
 
 
 LANDMARKS = {"landmarks": {"names": ["tip", "end"], "surface_of": {"tip": ["left"], "end": ["left", "right"]}}}
+PSEUDO_LABELS = {"attenscribble": {"pseudo_weight": 1.0, "pseudo_start": 0.0, "pseudo_confidence": 0.0, "ramp": 0.0}}
 PARTIAL = {"annotated_labels": {"case_0": ["left"]}}
 
 TRAINERS = (
     Distributed("nnUNetTrainerReference"),
     *(
         Distributed(f"nnUNetTrainer{name}", configuration)
-        for name in ("PnPNet", "SDM", "CCM", "PnPNetPaper", "MedContext", "MedContextMaskedOnly", "TubeCutout")
+        for name in (
+            "PnPNet",
+            "SDM",
+            "CCM",
+            "PnPNetPaper",
+            "MedContext",
+            "MedContextMaskedOnly",
+            "TubeCutout",
+            "SelfTraining",
+        )
         for configuration in ("2d", "3d_fullres")
     ),
     Distributed("nnUNetTrainerMedContextPaper"),
+    *(
+        Distributed(f"nnUNetTrainer{name}", configuration, unlabelled=True)
+        for name, configuration in (
+            ("MedContext", "2d"),
+            ("MedContext", "3d_fullres"),
+            ("MedContextPnPNet", "2d"),
+            ("SelfTraining", "2d"),
+        )
+    ),
     Distributed("nnUNetTrainerMedContextPnPNet"),
     *(
         Distributed(f"nnUNetTrainer{name}", kind="ignore")
@@ -70,6 +91,7 @@ TRAINERS = (
     ),
     *(Distributed(f"nnUNetTrainer{name}", kind="ignore", wrapped=True) for name in ("MaskedCRF", "AttenScribble")),
     Distributed("nnUNetTrainerAttenScribble", "3d_fullres", kind="ignore"),
+    Distributed("nnUNetTrainerMaskedCRF", "3d_fullres", kind="ignore", settings=PSEUDO_LABELS),
     Distributed("nnUNetTrainerPartialLabels", declares=PARTIAL),
     Distributed("nnUNetTrainerPartialLabels", declares=PARTIAL, wrapped=True),
     *(
@@ -142,7 +164,10 @@ def steps_of(case: Distributed, rank: int) -> dict[str, Any]:
     trainer.network.train()
     steps = []
     for step in range(STEPS):
-        losses = trainer.train_step(batch_of(trainer, rank, step))
+        batch = batch_of(trainer, rank, step)
+        if case.unlabelled:
+            batch["unlabelled"] = torch.randn(batch["data"].shape, generator=torch.Generator().manual_seed(rank))
+        losses = trainer.train_step(batch)
         named = {**dict(trainer.network.module.named_parameters()), **dict(trainer.aux.named_parameters())}
         learned = {name: p for name, p in named.items() if p.requires_grad}
         steps.append(
@@ -153,13 +178,16 @@ def steps_of(case: Distributed, rank: int) -> dict[str, Any]:
                 "weights": {name: p.detach().clone() for name, p in learned.items()},
             }
         )
-    return {"samples": trainer.batch_size, "steps": steps}
+    buffers = {name: buffer.clone() for name, buffer in trainer.aux.named_buffers()}
+    return {"samples": trainer.batch_size, "steps": steps, "buffers": buffers}
 
 
 def batch_of(trainer: Any, rank: int, step: int) -> dict[str, Any]:
     """Samples of this process alone: the second one has landmarks only, the first one is drawn."""
     batch = tiny.batch(trainer, seed=10 * rank + step)
     size = len(batch["data"])
+    if getattr(trainer, "has_clean_image", False):
+        batch["data"] = torch.cat([batch["data"], batch["data"]], 1)
     batch["keys"] = [f"case_{10 * rank + sample}" for sample in range(size)]
     if hasattr(trainer, "landmark_declaration"):
         landmarks_only = rank == 1
@@ -188,7 +216,8 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         pytest.param(
             number,
             marks=marks_of(case.trainer, case.configuration),
-            id=f"{case.trainer}-{case.configuration}-{case.kind}{'-wrapped' * case.wrapped}",
+            id=f"{case.trainer}-{case.configuration}-{case.kind}{'-wrapped' * case.wrapped}"
+            + "-unlabelled" * case.unlabelled,
         )
         for number, case in enumerate(TRAINERS)
     ],
@@ -206,6 +235,8 @@ def test_two_processes_take_the_same_steps_on_different_samples(trained, number)
             for name, value in first[what].items():
                 assert value.isfinite().all(), name
                 assert torch.equal(value, second[what][name]), name
+    for name, value in ranks[0]["buffers"].items():  # what a process saw goes into those of all
+        assert torch.equal(value, ranks[1]["buffers"][name]), name
     before, after = (ranks[0]["steps"][step]["weights"] for step in (0, 1))
     assert any(not torch.equal(before[name], after[name]) for name in before)
 

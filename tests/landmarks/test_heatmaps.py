@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.heatmaps import HeatmapLoss, PaperHeatmapLoss, decode, heatmaps
@@ -65,26 +64,35 @@ def test_axes_that_do_not_match_are_refused(axes, sigma):
 # --- losses -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("shape", "sigma"), CASES)
-def test_the_loss_is_the_mean_of_the_hardest_fifth_of_each_known_channel(shape, sigma):
+@pytest.mark.parametrize("hardest", [18.0, 8.0])
+@pytest.mark.parametrize(("shape", "sigma"), [((9, 8), (0.8, 0.7)), ((5, 9, 7), (0.5, 0.8, 0.8)), CASES[0]])
+def test_the_loss_is_that_of_the_voxels_near_the_landmark_and_of_the_hardest(shape, sigma, hardest):
     points, states = three_states(shape)
     logits = torch.randn(2, 3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    count = math.ceil(hardest * math.prod(math.sqrt(2 * math.pi) * s for s in sigma))
     expected = []
     for b in range(2):
         for k, target in [(0, gaussian(points[b, 0].tolist(), shape, sigma)), (1, np.zeros(shape))]:
             p = 1 / (1 + np.exp(-logits[b, k].numpy()))
-            each = np.sort(-(target * np.log(p) + (1 - target) * np.log(1 - p)), axis=None)
-            expected.append(each[-math.ceil(0.2 * each.size) :].mean())
-    assert HeatmapLoss(sigma)(logits, points, states).item() == pytest.approx(np.mean(expected), rel=1e-12)
+            each = -(target * np.log(p) + (1 - target) * np.log(1 - p))
+            near = target > math.exp(-4.5)
+            others = np.sort(each[~near])[::-1]
+            expected.append((each[near].sum() + others[: count - near.sum()].sum()) / count)
+    found = HeatmapLoss(sigma, hardest)(logits, points, states)
+    assert found.item() == pytest.approx(np.mean(expected), rel=1e-12)
 
 
-@pytest.mark.parametrize(("shape", "sigma"), CASES)
-def test_with_all_voxels_it_is_the_binary_cross_entropy(shape, sigma):
-    points, states = three_states(shape)
-    logits = torch.randn(2, 3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    targets = heatmaps(points, states, shape, sigma)
-    expected = binary_cross_entropy_with_logits(logits[:, :2], targets[:, :2])
-    assert HeatmapLoss(sigma, hardest=1)(logits, points, states).item() == pytest.approx(expected.item())
+@pytest.mark.parametrize(("small", "large"), [((60, 64), (256, 224)), ((40, 56, 40), (96, 96, 96))])
+def test_a_landmark_pulls_as_much_in_a_large_patch_as_in_a_small_one(small, large):
+    pulls = []
+    for shape in (small, large):
+        logits = torch.full((1, 1, *shape), -2.0, requires_grad=True)
+        points = torch.tensor([[[float(n // 2) for n in shape]]])
+        HeatmapLoss((4.0,) * len(shape))(logits, points, torch.ones(1, 1)).backward()
+        pulls.append(-logits.grad.clamp(max=0).sum().item())
+    assert pulls[1] == pytest.approx(pulls[0], rel=1e-4)
+    if len(small) == 3:
+        assert 10 * pulls[0] == pytest.approx(0.27, abs=0.01)  # the weight of the trainer
 
 
 def test_the_published_loss_is_the_squared_error_to_a_gaussian_of_255():
@@ -130,9 +138,9 @@ def test_without_a_position_it_is_finite_in_half_precision_and_connected(loss, s
     assert bool(logits.grad.any()) is (state is State.ABSENT)
 
 
-@pytest.mark.parametrize("hardest", [0, 1.5, -1])
-def test_a_share_that_is_none_is_refused(hardest):
-    with pytest.raises(InputError, match="share"):
+@pytest.mark.parametrize("hardest", [0, 7.9, -1])
+def test_fewer_voxels_than_a_landmark_has_are_refused(hardest):
+    with pytest.raises(InputError, match="at least 8"):
         HeatmapLoss((1.0, 1.0), hardest)
 
 

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunet_ext.medcontext.consistency import consistency
+from nnunet_ext.medcontext.consistency import consistency, sure
 
-KINDS = ["relative", "official", "kl"]
+KINDS = ["relative", "official", "kl", "mse"]
 SHAPES = [(2, 3, 3, 4), (2, 3, 2, 3, 2), (1, 1, 4, 4)]
 
 
@@ -19,7 +19,7 @@ def logits(shape, seed=0, scale=2.0):
     return [scale * torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2)]
 
 
-def by_hand(student, teacher, kind, exclusive):
+def by_hand(student, teacher, kind, exclusive, confidence=0.0, among=None):
     """The formulas of the docstring, number by number."""
     channels = student.shape[1]
     pairs = list(zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True))
@@ -27,18 +27,25 @@ def by_hand(student, teacher, kind, exclusive):
         return sum((s - t) ** 2 for s, t in pairs) / sum(t**2 for _, t in pairs)
     if kind == "official":
         return sum((s - t) ** 2 for s, t in pairs) / len(pairs) / math.sqrt(sum(t**2 for _, t in pairs))
-    total = 0.0
-    voxels = list(itertools.product(range(student.shape[0]), *map(range, student.shape[2:])))
-    for b, *where in voxels:
+    total, counted = 0.0, 0
+    for b, *where in itertools.product(range(student.shape[0]), *map(range, student.shape[2:])):
+        if among is not None and not among[(b, 0, *where)]:
+            continue
+        counted += 1
         s, t = (x[(b, slice(None), *where)].tolist() for x in (student, teacher))
         if exclusive:
             p, q = ([math.exp(v) / sum(map(math.exp, x)) for v in x] for x in (t, s))
-            total += sum(a * math.log(a / c) for a, c in zip(p, q, strict=True))
+            if max(p) > confidence:
+                pairs = list(zip(p, q, strict=True))
+                kl = sum(a * math.log(a / c) for a, c in pairs)
+                total += kl if kind == "kl" else sum((a - c) ** 2 for a, c in pairs) / channels
         else:
             for k in range(channels):
                 a, c = 1 / (1 + math.exp(-t[k])), 1 / (1 + math.exp(-s[k]))
-                total += a * math.log(a / c) + (1 - a) * math.log((1 - a) / (1 - c))
-    return total / len(voxels)
+                if max(a, 1 - a) > confidence:
+                    kl = a * math.log(a / c) + (1 - a) * math.log((1 - a) / (1 - c))
+                    total += kl if kind == "kl" else (a - c) ** 2 / channels
+    return total / max(counted, 1)
 
 
 @pytest.mark.parametrize("exclusive", [True, False])
@@ -52,6 +59,36 @@ def test_values_are_those_of_the_formulas_and_gradients_are_right(shape, kind, e
     assert torch.autograd.gradcheck(lambda s: consistency(s, teacher, kind, exclusive=exclusive), student)
 
 
+@pytest.mark.parametrize("exclusive", [True, False])
+@pytest.mark.parametrize("kind", ["kl", "mse"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_where_the_teacher_is_unsure_and_where_nothing_is_hidden_the_student_is_free(shape, kind, exclusive):
+    student, teacher = logits(shape)
+    among = torch.rand((shape[0], 1, *shape[2:]), generator=torch.Generator().manual_seed(3)) < 0.5
+    settings = {"exclusive": exclusive, "confidence": 0.8, "among": among}
+    got = consistency(student, teacher, kind, **settings)
+    assert got.item() == pytest.approx(by_hand(student, teacher, kind, exclusive, 0.8, among), rel=1e-10, abs=1e-14)
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: consistency(s, teacher, kind, **settings), student)
+    consistency(student, teacher, kind, **settings).backward()
+    believed = sure(teacher, exclusive, 0.8) & among
+    assert not student.grad[~believed.expand_as(student)].any()
+    if shape[1] > 1 or not exclusive:  # a softmax over one class is 1 whatever it is given
+        assert student.grad[believed.expand_as(student)].any()
+
+
+def test_a_teacher_that_is_sure_of_nothing_teaches_nothing_and_one_that_is_sure_counts_in_full():
+    student, teacher = logits((1, 3, 4, 4))
+    assert consistency(student, teacher / 100, confidence=0.8) == 0
+    nowhere = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    assert consistency(student, teacher, among=nowhere) == 0
+    everywhere = consistency(student, 100 * teacher, confidence=0.8)
+    torch.testing.assert_close(everywhere, consistency(student, 100 * teacher))
+    assert sure(torch.tensor([[[[2.0]], [[0.0]]]]), True, 0.88).item()  # a probability of 0.8808
+    assert not sure(torch.tensor([[[[2.0]], [[0.0]]]]), True, 0.89).item()
+    assert sure(torch.tensor([[[[-2.0]]]]), False, 0.88).item()
+
+
 def test_two_voxels_computed_by_hand():
     student = torch.tensor([[[[1.0, 0.0]], [[0.0, 2.0]]]])
     teacher = torch.tensor([[[[3.0, 0.0]], [[0.0, 4.0]]]])
@@ -62,6 +99,9 @@ def test_two_voxels_computed_by_hand():
     p, q = 1 / (1 + math.exp(-4)), 1 / (1 + math.exp(-2))
     second = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
     assert consistency(student, teacher, "kl").item() == pytest.approx((first + second) / 2, rel=1e-5)
+    assert consistency(student, teacher, "kl").item() == pytest.approx(0.1213141, rel=1e-5)
+    assert consistency(student, teacher, "kl", confidence=0.97).item() == pytest.approx(second / 2, rel=1e-5)
+    assert consistency(student, teacher, "mse").item() == pytest.approx(0.0296570, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -73,7 +113,7 @@ def test_the_teacher_gets_no_gradient_and_agreement_costs_nothing(kind):
     assert consistency(teacher, teacher, kind).item() == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["relative", "kl"])
+@pytest.mark.parametrize("kind", ["relative", "kl", "mse"])
 def test_neither_patch_nor_batch_size_changes_it(kind):
     """Nor its gradient as a share of a mean over voxels, which the supervised loss is."""
     student, teacher = logits((1, 3, 4, 4))

@@ -29,9 +29,10 @@ EPOCHS, ITERATIONS = 1000, 250
         (300000, 1.0),
     ],
 )
-def test_the_momentum_of_a_training_of_1000_epochs(step, expected):
+def test_the_momentum_that_the_released_code_means(step, expected):
     epoch, batch = divmod(step, ITERATIONS)
-    assert MedContextOptions().momentum(epoch, batch, EPOCHS, ITERATIONS) == pytest.approx(expected, abs=6e-7)
+    meant = MedContextOptions(ema_base=0.996, ema_final=1.0)
+    assert meant.momentum(epoch, batch, EPOCHS, ITERATIONS) == pytest.approx(expected, abs=6e-7)
 
 
 @pytest.mark.parametrize(("epochs", "iterations"), [(40, 7), (1, 2), (3, 1), (1, 1)])
@@ -43,19 +44,43 @@ def test_the_momentum_never_falls_not_even_where_an_epoch_ends(epochs, iteration
     assert 0 <= min(momenta) <= max(momenta) <= 1
 
 
-@pytest.mark.parametrize(("epochs", "iterations"), [(20, 50), (50, 250), (1000, 250)])
-def test_in_the_middle_of_any_training_the_teacher_is_a_network_of_just_now(epochs, iterations):
-    """With a base of 0.996 it would be one of 265 steps ago in a training of 1000."""
+def age(options, epochs, iterations, share):
+    """Mean age of the weights in the teacher after a share of the training, as a share of the training."""
+    mean_age = 0.0
+    for step in range(round(share * epochs * iterations)):
+        mean_age = options.momentum(*divmod(step, iterations), epochs, iterations) * (mean_age + 1)
+    return mean_age / (epochs * iterations)
 
-    def age(options):
-        mean_age = 0.0
-        for step in range(epochs * iterations // 2):
-            mean_age = options.momentum(*divmod(step, iterations), epochs, iterations) * (mean_age + 1)
-        return mean_age / (epochs * iterations)
 
-    assert age(MedContextOptions()) < 0.02
-    if epochs == 20:
-        assert age(MedContextOptions(ema_base=0.996)) > 0.25
+@pytest.mark.parametrize(("epochs", "iterations"), [(20, 50), (50, 250)])
+@pytest.mark.parametrize("share", [0.5, 0.75, 1.0])
+def test_the_memory_is_the_same_share_of_any_training_from_its_middle_to_its_end(epochs, iterations, share):
+    """The schedule that the released code means has a teacher of a fifth of a short training ago in the end."""
+    step = 1 / (epochs * iterations)
+    assert age(MedContextOptions(), epochs, iterations, share) == pytest.approx(0.025 - step, rel=1e-3)
+    assert age(MedContextOptions(ema_memory=0.1), epochs, iterations, share) == pytest.approx(0.1 - step, rel=0.02)
+    if epochs == 20 and share == 1.0:
+        assert age(MedContextOptions(ema_base=0.9, ema_final=1.0), epochs, iterations, share) > 0.2
+
+
+def test_the_teacher_of_a_very_short_training_is_a_mean_over_ten_steps():
+    assert MedContextOptions().momentum(5, 9, 10, 10) == pytest.approx(0.9)
+    assert MedContextOptions(ema_final=1.0).momentum(9, 9, 10, 10) == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("start", "ramp", "expected"),
+    [
+        (0.2, 0.2, [0, 0, 0.5, 1, 1, 1, 1, 1, 1, 1]),
+        (0.0, 0.0, [1] * 10),
+        (0.5, 0.0, [0] * 5 + [1] * 5),
+        (0.0, 1.0, [0.1 * (epoch + 1) for epoch in range(10)]),
+        (0.25, 0.1, [0, 0, 0.5, 1, 1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_the_consistency_starts_and_rises_by_epochs(start, ramp, expected):
+    options = MedContextOptions(start=start, ramp=ramp)
+    assert [options.rise(epoch, 10) for epoch in range(10)] == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_released_momentum_never_leaves_its_warm_up():

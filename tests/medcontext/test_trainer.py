@@ -40,7 +40,7 @@ def plans_with(**options):
     plans = tiny.plans()
     for settings in plans["configurations"].values():
         settings["nnunet_ext"] = {
-            "medcontext": options,
+            "medcontext": {"start": 0.0, "ramp": 0.0, **options},
             "schedule": {"epochs": 3, "iterations": 4, "validation_iterations": 1},
         }
     return plans
@@ -98,7 +98,8 @@ def test_gradients_are_those_of_the_summed_loss(make_trainer, configuration, tar
     masked = apply_mask(image, trainer.tubes.draw(image.shape[0]))
     full, hidden = network(image), network(masked)
     soft = trainer.aux["teacher"](image) if target == "teacher" else full[0].detach()
-    parts = [trainer.loss(full, batch["target"]), trainer.loss(hidden, batch["target"]), consistency(hidden[0], soft)]
+    consistent = consistency(hidden[0], soft, "relative")
+    parts = [trainer.loss(full, batch["target"]), trainer.loss(hidden, batch["target"]), consistent]
     (0.9 * parts[0] + 0.6 * parts[1] + 0.3 * parts[2]).backward()
     expected = [p.grad for p in network.parameters()]
 
@@ -198,7 +199,7 @@ def test_the_teacher_starts_from_pretrained_weights(nnunet_folders, make_trainer
 
 
 def test_an_interrupted_training_continues_with_its_teacher_and_momentum(make_trainer, tmp_path):
-    plans = plans_with(ema_warmup=0.2)
+    plans = plans_with(ema_warmup=0.2, ema_final=1.0)
     trainer = make_trainer(nnUNetTrainerMedContext, plans=plans)
     trainer.on_train_epoch_start()
     train_steps(trainer, 4)
@@ -250,12 +251,13 @@ class WithoutDeepSupervision(nnUNetTrainerMedContext):
 def test_with_and_without_deep_supervision_the_consistency_covers_the_whole_batch(make_trainer):
     """Regression for the released code, whose ``output[0]`` is the first sample without deep supervision."""
     values = []
+    plans = plans_with(confidence=0.0)
     for trainer_class in (nnUNetTrainerMedContext, WithoutDeepSupervision):
-        trainer = make_trainer(trainer_class)
+        trainer = make_trainer(trainer_class, plans=plans)
         values.append(train_steps(trainer, 1)[0]["loss_consistency"])
     assert values[0] == pytest.approx(values[1], rel=1e-5)
     torch.manual_seed(0)
-    trainer = make_trainer(WithoutDeepSupervision)
+    trainer = make_trainer(WithoutDeepSupervision, plans=plans)
     batch = tiny.batch(trainer)
     torch.manual_seed(0)
     hidden = trainer.tubes.draw(2)
@@ -379,7 +381,7 @@ def test_cutout_of_nothing_is_the_reference_bit_for_bit(make_trainer):
     [
         ({"ratio": 0.4}, r"unknown medcontext options \['ratio'\]"),
         ({"fill": "token"}, "medcontext.fill = 'token': input should be 'zero', 'noise' or 'mean'"),
-        ({"consistency": "cosine"}, "consistency = 'cosine': input should be 'relative', 'official' or 'kl'"),
+        ({"consistency": "cosine"}, "consistency = 'cosine': input should be 'kl', 'mse', 'relative' or 'official'"),
         ({"target": "student"}, "target = 'student': input should be 'teacher' or 'self'"),
         ({"mask_ratio": 1.0}, r"medcontext\.mask_ratio = 1\.0: input should be less than 1"),
         (
@@ -399,10 +401,11 @@ def test_options_that_cannot_work_get_one_sentence(make_trainer, options, senten
 def test_around_pnpnet_both_views_have_its_terms_and_the_teacher_its_branches(make_trainer, tmp_path):
     trainer = make_trainer(nnUNetTrainerMedContextPnPNet)
     step = train_steps(trainer, 1)[0]
-    names = {"segmentation", "centers", "masked_segmentation", "masked_centers", "consistency"}
+    assert step.pop("stat_sure") >= 0
+    names = {"segmentation", "pull", "masked_segmentation", "masked_pull", "consistency"}
     assert {name.removeprefix("loss_") for name in step} == names | {"loss"}
     expected = step["loss_segmentation"] + step["loss_masked_segmentation"] + 0.5 * step["loss_consistency"]
-    expected += 0.2 * (step["loss_centers"] + step["loss_masked_centers"])
+    expected += trainer.options.pnpnet.pull_weight * (step["loss_pull"] + step["loss_masked_pull"])
     assert step["loss"] == pytest.approx(expected, rel=1e-5)
     teacher = trainer.aux["teacher"].network
     assert teacher.planned.decoder is teacher.decoder is not trainer.network.decoder

@@ -108,14 +108,14 @@ def test_a_term_that_a_subclass_adds_has_exactly_its_weight_around_every_trainer
     assert all(p.isfinite().all() for p in trainer.network.parameters())
 
 
-class HeavierCentres(resolve("nnUNetTrainerPnPNet")):
-    term_weights: ClassVar = {"centers": 0.5}
+class HeavierPull(resolve("nnUNetTrainerPnPNet")):
+    term_weights: ClassVar = {"pull": 0.7}
 
 
 def test_a_weight_that_a_class_names_wins_over_the_option(make_trainer):
-    plans = plans_with(pnpnet={"center_weight": 0.3})
-    assert make_trainer("nnUNetTrainerPnPNet", plans=plans).term_weight("centers") == 0.3
-    assert make_trainer(HeavierCentres, plans=plans).term_weight("centers") == 0.5
+    plans = plans_with(pnpnet={"pull_weight": 0.3})
+    assert make_trainer("nnUNetTrainerPnPNet", plans=plans).term_weight("pull") == 0.3
+    assert make_trainer(HeavierPull, plans=plans).term_weight("pull") == 0.7
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_the_log_says_which_values_of_the_plans_are_not_used(nnunet_folders, mak
     )
     trainer.on_train_start()
     text = Path(trainer.log_file).read_text()
-    assert "Options of pnpnet: PnPNetOptions(push=True, pull=True, levels=None, dim=192" in text
+    assert "Options of pnpnet: PnPNetOptions(push=True, pull=True, levels=None, width=32, dim=192" in text
     assert "nnUNetTrainerPnPNetPaper does not use pnpnet.dim = 32, schedule.momentum = 0.5 of the plans" in text
 
 
@@ -167,7 +167,7 @@ class AroundClips(MedContext, resolve("nnUNetTrainerS2VNet")):
 
 
 def test_medcontext_around_s2vnet_clicks_in_both_views(make_trainer, monkeypatch):
-    plans = plans_with(s2vnet={"interactive": 1.0, "width": 8, "heads": 2}, medcontext={"block": 4})
+    plans = plans_with(s2vnet={"interactive": 1.0, "width": 8, "heads": 2}, medcontext={"block": 4, "start": 0.0})
     trainer = make_trainer(AroundClips, configuration="2d", plans=plans)
     trainer.network.train()
     users = []

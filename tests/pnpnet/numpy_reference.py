@@ -158,20 +158,53 @@ def semantic_difference(
     mix_gamma: Array,
     mix_beta: Array,
     norm: Norm,
-    padding_mode: str,
 ) -> Array:
-    """SDM: y = x + ReLU(norm(conv(x_d * g_d * g_d))).
+    """SDM of the code: y = x + ReLU(norm(conv(x_d * g_d * g_d))); all convolutions pad with zeros.
 
-    padding_mode is that of the two depthwise difference kernels; the dense convolutions pad with zeros.
     skip (B, C, *spatial), guide (B, C_g, *spatial); guide_weight (C, C_g, *any kernel), skip_kernel and guide_kernel
     (C, 1, *kernel), mix_weight (C, C, *kernel), gammas and betas (C,) -> (B, C, *spatial).
     """
     channels = skip.shape[1]
     normalised_guide = norm(conv(guide, guide_weight), guide_gamma, guide_beta)
-    skip_difference = conv(skip, skip_kernel, groups=channels, padding_mode=padding_mode)
-    guide_difference = conv(normalised_guide, guide_kernel, groups=channels, padding_mode=padding_mode)
+    skip_difference = conv(skip, skip_kernel, groups=channels)
+    guide_difference = conv(normalised_guide, guide_kernel, groups=channels)
     product = skip_difference * guide_difference * guide_difference
     return skip + relu(norm(conv(product, mix_weight), mix_gamma, mix_beta))
+
+
+def bounded_difference(
+    skip: Array,
+    guide: Array,
+    *,
+    reduce_weight: Array,
+    guide_weight: Array,
+    guide_gamma: Array,
+    guide_beta: Array,
+    skip_kernel: Array,
+    guide_kernel: Array,
+    mix_weight: Array,
+    mix_gamma: Array,
+    mix_beta: Array,
+    factor: Array,
+    norm: Norm,
+) -> Array:
+    """The sound SDM: y = x + s ReLU(norm(conv(x_d g_d^2 / (1 + g_d^2)))).
+
+    The two depthwise kernels pad by repeating the border, the dense convolutions with zeros.
+    skip and guide (B, C, *spatial); reduce_weight and guide_weight (r, C, *ones), skip_kernel and guide_kernel
+    (r, 1, *kernel), mix_weight (C, r, *kernel), guide gamma and beta (r,), mix gamma and beta and factor (C,)
+    -> (B, C, *spatial).
+    """
+    width = reduce_weight.shape[0]
+    normalised_guide = norm(conv(guide, guide_weight), guide_gamma, guide_beta)
+    skip_difference = conv(conv(skip, reduce_weight), skip_kernel, groups=width, padding_mode="replicate")
+    guide_difference = conv(normalised_guide, guide_kernel, groups=width, padding_mode="replicate")
+    conductivity = guide_difference**2 / (1.0 + guide_difference**2)
+    mixed = relu(norm(conv(skip_difference * conductivity, mix_weight), mix_gamma, mix_beta))
+    result = np.array(skip, np.float64)
+    for c in range(skip.shape[1]):
+        result[:, c] += factor[c] * mixed[:, c]
+    return result
 
 
 def res_block(
@@ -322,27 +355,3 @@ def center_loss_paper(
     target = layer_norm(pooled, target_gamma, target_beta, eps)
     difference = target - layer_norm(centers, center_gamma, center_beta, eps)
     return float((np.clip(difference, -1.0, 1.0) ** 2).mean())
-
-
-def center_loss(centers: Array, values: Array, one_hot: Array) -> float:
-    """The sound L_c: smooth-L1 between LN(class mean of the values) and LN(centre).
-
-    Class mean = sum_n y_kn v_n / sum_n y_kn; both LayerNorms without affine, eps 1e-5; smooth-L1 (beta 1) averaged over
-    d; then sum_bk m_bk (...) / max(1, sum_bk m_bk) with the presence m_bk = [sum_n y_kn > 0], so that an absent class
-    contributes nothing. Unannotated voxels have y = 0 in every class.
-    centers (B, K, d), values (B, d, *spatial), one_hot (B, K, *spatial) -> scalar.
-    """
-    batch, classes, dim = centers.shape
-    unit, zero = np.ones(dim), np.zeros(dim)
-    total, present = 0.0, 0
-    for b in range(batch):
-        for k in range(classes):
-            mass = float(one_hot[b, k].sum())
-            if mass <= 0:
-                continue
-            class_mean = np.array([(one_hot[b, k] * values[b, c]).sum() for c in range(dim)]) / mass
-            target = layer_norm(class_mean, unit, zero, 1e-5)
-            distance = np.abs(layer_norm(centers[b, k], unit, zero, 1e-5) - target)
-            total += float(np.where(distance < 1.0, 0.5 * distance**2, distance - 0.5).mean())
-            present += 1
-    return total / max(1, present)

@@ -9,13 +9,14 @@ import torch
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.unet import PlannedUNet
+from nnunet_ext.pnpnet.blocks import Scale
 from nnunet_ext.pnpnet.network import PnPNet, attachable_levels
 from nnunet_ext.pnpnet.options import PnPNetOptions
 from tests import tiny
 from tests.nnunet.test_unet import NETWORKS
 from tests.pnpnet import numpy_reference as reference
 
-SMALL = {"dim": 8, "heads": 2}
+SMALL = {"dim": 8, "heads": 2, "width": 4}
 OPTIONS = {
     "both": PnPNetOptions(**SMALL),
     "push": PnPNetOptions(pull=False),
@@ -29,6 +30,20 @@ def build(options=OPTIONS["both"], *, exclusive=True, patch_size=None, **network
     return PnPNet(PlannedUNet(tiny.network(**network)), options, exclusive=exclusive, patch_size=patch_size)
 
 
+def opened(net):
+    """The network with factors that are not 0, as after a training."""
+    for module in net.modules():
+        if isinstance(module, Scale):
+            torch.nn.init.uniform_(module.factor, 0.5 / module.gain, 1.0 / module.gain)
+    return net
+
+
+def supervised(pulled):
+    """A number of all that the loss sees of the pulling branch."""
+    found = pulled.maps if hasattr(pulled, "maps") else [pulled.centers]
+    return sum(x.square().mean() for x in found)
+
+
 def image(kwargs, batch=2):
     return torch.randn(batch, kwargs.get("channels", 1), *[16] * kwargs["dim"])
 
@@ -38,17 +53,66 @@ def image(kwargs, batch=2):
 def test_shapes_are_those_of_the_planned_network_and_every_parameter_gets_a_gradient(kwargs, options):
     planned = tiny.network(**kwargs)
     expected = [tuple(logits.shape) for logits in planned(image(kwargs))]
-    net = PnPNet(PlannedUNet(planned), options).train()
+    net = opened(PnPNet(PlannedUNet(planned), options).train())
     logits, pulled = net(image(kwargs))
     assert [tuple(x.shape) for x in logits] == expected
     assert (pulled is not None) == options.pull
     loss = sum(x.square().mean() for x in logits)
     if pulled is not None:
-        loss = loss + pulled.centers.square().mean()
+        loss = loss + supervised(pulled)
     loss.backward()
     without = [name for name, p in net.named_parameters() if p.requires_grad and p.grad is None]
     assert not without
     assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+@pytest.mark.parametrize("kwargs", NETWORKS.values(), ids=NETWORKS.keys())
+def test_a_fresh_network_is_the_planned_network_bit_for_bit(kwargs, exclusive):
+    planned = tiny.network(**kwargs)
+    x = image(kwargs)
+    with torch.no_grad():
+        expected = planned(x)
+        logits, _ = PnPNet(PlannedUNet(planned), OPTIONS["both"], exclusive=exclusive).train()(x)
+    assert all(torch.equal(a, b) for a, b in zip(logits, expected, strict=True))
+
+
+@pytest.mark.parametrize("kwargs", NETWORKS.values(), ids=NETWORKS.keys())
+def test_after_one_step_the_gradient_of_the_logits_alone_reaches_every_parameter_of_both_branches(kwargs):
+    torch.manual_seed(0)
+    net, x = build(**kwargs).train(), image(kwargs)
+    reference_logits = torch.randn(2, 3, *[16] * kwargs["dim"])
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (net(x)[0][0] - reference_logits).square().mean().backward()
+        optimizer.step()
+    untouched = [
+        name
+        for name, p in net.named_parameters()
+        if name.startswith(("push.", "pull.")) and (p.grad is None or not p.grad.any())
+    ]
+    assert not untouched
+
+
+@pytest.mark.parametrize("kwargs", NETWORKS.values(), ids=NETWORKS.keys())
+def test_the_pull_maps_are_at_the_resolution_of_their_levels(kwargs):
+    net = build(**kwargs).train()
+    skips = net.planned.encode(image(kwargs))
+    _, pulled = net(image(kwargs))
+    assert [x.shape[2:] for x in pulled.maps] == [skips[level].shape[2:] for level in net.pull.levels]
+
+
+def test_the_pulling_branch_sees_the_bottleneck():
+    """The published code clusters the skips, which know nothing of it."""
+    net = build(dim=2).train()
+    with torch.no_grad():
+        skips = net.planned.encode(image({"dim": 2}))
+        maps = []
+        for bottleneck in (skips[-1], torch.randn_like(skips[-1])):
+            features = net.planned.decode([*skips[:-1], bottleneck], net._visit_skip)
+            maps.append(net.pull(skips, features, net.planned.logits(features, False)[0])[1].maps[0])
+    assert (maps[0] - maps[1]).abs().mean() > 0.01
 
 
 @pytest.mark.parametrize("kwargs", NETWORKS.values(), ids=NETWORKS.keys())
@@ -64,7 +128,7 @@ def test_in_evaluation_the_network_returns_what_nnunets_predictor_expects(kwargs
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 def test_a_model_trained_with_deep_supervision_loads_strictly_without_it(options):
-    trained = build(options, dim=3).eval()
+    trained = opened(build(options, dim=3)).eval()
     rebuilt = build(options, dim=3, deep_supervision=False).eval()
     rebuilt.load_state_dict(trained.state_dict(), strict=True)
     x = image({"dim": 3})
@@ -90,19 +154,33 @@ def test_without_either_branch_it_is_the_planned_network():
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_the_push_logits_gate_the_pull_logits_by_a_factor_between_one_and_two(dim):
-    net = build(dim=dim).train()
+def test_the_logits_are_the_planned_ones_plus_the_scaled_pull_logits(dim):
+    net = opened(build(dim=dim).train())
     x = image({"dim": dim})
     with torch.no_grad():
         logits, pulled = net(x)
-        push = net.planned.logits(net.planned.decode(net.planned.encode(x), net._visit_skip), True)
-    pull = reference.linear_resize(pulled.logits.numpy(), push[0].shape[2:])
-    expected = reference.gate(pull, push[0].numpy())
-    np.testing.assert_allclose(logits[0].numpy(), expected, rtol=1e-4, atol=1e-5)
-    assert all(torch.equal(a, b) for a, b in zip(logits[1:], push[1:], strict=True))
-    ratio = (logits[0].numpy() / pull)[np.abs(pull) > 1e-3]
-    assert (ratio >= 1).all()
-    assert (ratio <= 2).all()
+        planned = net.planned.logits(net.planned.decode(net.planned.encode(x), net._visit_skip), True)
+    pull = reference.linear_resize(pulled.maps[0].numpy(), planned[0].shape[2:])
+    factor = net.pull.scale.factor.detach().numpy().reshape(1, -1, *[1] * dim)
+    np.testing.assert_allclose(logits[0].numpy(), planned[0].numpy() + factor * pull, rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(logits[1:], planned[1:], strict=True))
+
+
+def test_fusion_starts_as_the_mean_of_the_levels():
+    net = build(**NETWORKS["five stages"])
+    found = [torch.randn(1, 3, 4, 4) for _ in net.pull.levels]
+    expected = torch.stack(found).mean(0)
+    torch.testing.assert_close(net.pull._fuse(*found), expected - expected.mean(1, keepdim=True))
+
+
+def test_weights_of_the_earlier_network_get_one_clear_sentence():
+    weights = build().state_dict()
+    old = {key: value for key, value in weights.items() if "scale.factor" not in key}
+    with pytest.raises(InputError, match=r"weights are of an earlier PnPNet, .*CHANGELOG\.md\), or train again"):
+        build().load_state_dict(old)
+    paper = build(OPTIONS["paper"])
+    paper.load_state_dict(build(OPTIONS["paper"]).state_dict())
+    assert not any("scale.factor" in key for key in paper.state_dict())
 
 
 def test_levels_are_those_the_network_has():
@@ -129,10 +207,11 @@ def test_one_class_gets_one_clear_sentence_and_one_region_does_not():
 def test_regions_are_assigned_independently():
     net = build(exclusive=False, heads=2, dim=3)
     assert all(not module.exclusive for module in net.pull.clustering.values())
+    assert not net.pull.exclusive
 
 
 def test_labels_are_never_needed_and_samples_do_not_influence_each_other():
-    net = build(dim=3, deep_supervision=False).eval()
+    net = opened(build(dim=3, deep_supervision=False)).eval()
     x = image({"dim": 3})
     with torch.no_grad():
         torch.testing.assert_close(net(x)[:1], net(x[:1]), rtol=1e-4, atol=1e-4)
@@ -149,23 +228,23 @@ def test_two_calls_share_no_state():
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_half_precision_autocast_is_finite(dim):
-    net = build(dim=dim).train()
+    net = opened(build(dim=dim).train())
     with torch.autocast("cpu", dtype=torch.float16):
         logits, pulled = net(10 * image({"dim": dim}))
-    assert all(x.isfinite().all() for x in logits)
-    assert pulled.centers.isfinite().all()
+    assert all(x.isfinite().all() for x in [*logits, *pulled.maps])
+    assert logits[0].dtype == logits[1].dtype
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler on the CPU; install g++")
 @pytest.mark.parametrize("dim", [2, 3])
 def test_the_compiled_network_is_one_graph_with_the_same_gradients(dim):
     """nnU-Net compiles on CUDA by default."""
-    net, x = build(dim=dim).train(), image({"dim": dim})
+    net, x = opened(build(dim=dim).train()), image({"dim": dim})
 
     def gradients(network):
         net.zero_grad()
         logits, pulled = network(x)
-        (sum(level.square().mean() for level in logits) + pulled.centers.square().mean()).backward()
+        (sum(level.square().mean() for level in logits) + supervised(pulled)).backward()
         return {name: parameter.grad.clone() for name, parameter in net.named_parameters()}
 
     eager = gradients(net)

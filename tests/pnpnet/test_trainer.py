@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from nnunet_ext.catalogue import resolve
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.trainer import CHECKPOINT_KEY
 from nnunet_ext.planning import load_presets
+from nnunet_ext.pnpnet.network import Pulled
 from tests import tiny
 
 TRAINERS = ["nnUNetTrainerPnPNet", "nnUNetTrainerSDM", "nnUNetTrainerCCM", "nnUNetTrainerPnPNetPaper"]
@@ -20,7 +22,8 @@ def test_every_trainer_trains_and_validates_on_every_kind_of_labels(make_trainer
     trainer.network.train()
     losses = [trainer.train_step(tiny.batch(trainer)) for _ in range(3)]
     assert all(np.isfinite(list(step.values())).all() for step in losses)
-    assert ("loss_centers" in losses[0]) == (name != "nnUNetTrainerSDM")
+    own = {"nnUNetTrainerSDM": set(), "nnUNetTrainerPnPNetPaper": {"loss_centers"}}.get(name, {"loss_pull"})
+    assert losses[0].keys() == {"loss", "loss_segmentation"} | own
     trainer.network.eval()
     with torch.no_grad():
         result = trainer.validation_step(tiny.batch(trainer))
@@ -115,6 +118,34 @@ def test_a_primus_plan_gets_one_clear_sentence(make_trainer):
         make_trainer("nnUNetTrainerPnPNet", plans=plans)
 
 
+def test_every_training_starts_as_stock_nnunet(make_trainer):
+    """The same seed, hence the same planned weights: the first logits are those of the reference."""
+    x = torch.randn(1, 1, 16, 16, 16)
+    with torch.no_grad():
+        expected = make_trainer("nnUNetTrainerReference").network.eval()(x)
+        for name in TRAINERS[:3]:
+            got = make_trainer(name).network.eval()(x)
+            assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+@pytest.mark.parametrize("kind", tiny.LABELS)
+def test_the_pull_term_is_nnunets_loss_on_every_map(make_trainer, kind):
+    trainer = make_trainer("nnUNetTrainerPnPNet", kind=kind)
+    target = tiny.batch(trainer)["target"][0]
+    maps = [torch.randn(2, trainer.labels.num_heads, size, size, size) for size in (8, 4)]
+    losses = [trainer.loss.loss(found, trainer.labels.resize(target, found.shape[2:])) for found in maps]
+    expected = (losses[0] + 0.5 * losses[1]) / 1.5
+    torch.testing.assert_close(trainer.pulled_terms(Pulled(maps), target)["pull"], expected)
+    assert trainer.term_weight("pull") == trainer.options.pnpnet.pull_weight
+
+
+@pytest.mark.parametrize("epochs", [30, 80, 12, 1000])
+def test_no_published_training_ends_at_a_high_learning_rate(make_trainer, epochs):
+    trainer = make_trainer(type("Short", (resolve("nnUNetTrainerPnPNetPaper"),), {"fixed_num_epochs": epochs}))
+    trainer.lr_scheduler.step(epochs - 1)
+    assert trainer.optimizer.param_groups[0]["lr"] < 0.04 * 5e-4
+
+
 def test_the_published_optimiser_restarts_every_25_epochs_and_is_restored(make_trainer, tmp_path):
     trainer = make_trainer("nnUNetTrainerPnPNetPaper")
     assert isinstance(trainer.optimizer, torch.optim.AdamW)
@@ -143,7 +174,7 @@ def test_golden_losses_in_2d_and_3d(make_trainer):
         trainer = make_trainer("nnUNetTrainerPnPNet", configuration=configuration)
         trainer.network.train()
         step = trainer.train_step(tiny.batch(trainer))
-        got[configuration] = (float(step["loss_segmentation"]), float(step["loss_centers"]))
-    expected = {"2d": (1.1498, 0.4140), "3d_fullres": (1.3092, 0.4049)}
+        got[configuration] = (float(step["loss_segmentation"]), float(step["loss_pull"]))
+    expected = {"2d": (0.8396, 0.9511), "3d_fullres": (0.8446, 0.9482)}
     for configuration, values in expected.items():
         assert got[configuration] == pytest.approx(values, abs=2e-3), got

@@ -16,8 +16,8 @@ Where a flip exchanges left and right, both states are exchanged with the points
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -30,9 +30,7 @@ from nnunet_ext.data.geometry import inside
 from nnunet_ext.landmarks.points import State
 from nnunet_ext.landmarks.training.augmentation import KEYPOINTS, STATES
 from nnunet_ext.landmarks.training.cases import DatasetWithLandmarks, LandmarkCase, Locations, systematic_sample
-
-SEAM = "nnUNetDataLoader"
-"""Global of nnU-Net's trainer module: the class that ``nnUNetTrainer.get_dataloaders`` builds, twice."""
+from nnunet_ext.nnunet.loaders import loaders_built_by
 
 
 class LandmarkDataLoader(nnUNetDataLoader):
@@ -121,33 +119,6 @@ def _seen(voxels: Tensor, states: Tensor, shape: tuple[int, ...]) -> tuple[Tenso
     return points, state, case_state.clone()
 
 
-@contextmanager
-def landmark_loaders() -> Iterator[None]:
-    """Context in which ``nnUNetTrainer.get_dataloaders`` builds :class:`LandmarkDataLoader`.
-
-    nnUNetTrainer.get_dataloaders (2.8.1, line 668) names the class of its loaders as a global of its module, so the
-    only way to another class is a copy of its 68 lines, or to exchange this global for the time of the call.
-
-    Raises:
-        RuntimeError: nnU-Net did not build two of them, because it has moved this seam.
-    """
-    # here, because spawned workers import this module and need no trainer
-    from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module
-
-    built: list[LandmarkDataLoader] = []
-
-    def build(*args: Any, **kwargs: Any) -> LandmarkDataLoader:
-        built.append(LandmarkDataLoader(*args, **kwargs))
-        return built[-1]
-
-    stock = getattr(trainer_module, SEAM, None)
-    setattr(trainer_module, SEAM, build)
-    try:
-        yield
-    finally:
-        setattr(trainer_module, SEAM, stock)
-    if len(built) != 2:
-        raise RuntimeError(
-            f"nnUNetTrainer.get_dataloaders built {len(built)} loaders through the global {SEAM} of its module instead "
-            "of 2, so landmarks cannot be loaded with this version of nnU-Net; install one that nnunet-ext supports."
-        )
+def landmark_loaders() -> AbstractContextManager[None]:
+    """Context in which ``nnUNetTrainer.get_dataloaders`` builds :class:`LandmarkDataLoader`."""
+    return loaders_built_by(LandmarkDataLoader, "landmarks")

@@ -30,7 +30,8 @@ from nnunet_ext.landmarks.training.cases import (
     read_cases,
 )
 from nnunet_ext.landmarks.training.data import LandmarkData
-from nnunet_ext.landmarks.training.loader import SEAM, LandmarkDataLoader, landmark_loaders
+from nnunet_ext.landmarks.training.loader import LandmarkDataLoader, landmark_loaders
+from nnunet_ext.nnunet.loaders import SEAM
 from nnunet_ext.nnunet.trainer import CommonTrainer
 from tests import tiny
 from tests.landmarks.training import landmark_dataset

@@ -1,0 +1,116 @@
+"""Bases of the trainers of MedContext: masked views of a patch, and an averaged teacher beside the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_ext.medcontext.masking import Tubes, apply_mask
+from nnunet_ext.medcontext.options import MedContextOptions
+from nnunet_ext.medcontext.teacher import Teacher
+from nnunet_ext.nnunet.options import MethodOptions
+from nnunet_ext.nnunet.pretrained import unwrap
+from nnunet_ext.nnunet.trainer import CommonTrainer
+
+TEACHER = "teacher"
+KEPT = "checkpoint_teacher.pth"
+"""File of the teacher of a finished training, beside nnU-Net's ``checkpoint_final.pth``."""
+
+
+class TubeMasking(CommonTrainer):
+    """Base of all trainers here: the options, and a masked view of a patch."""
+
+    methods: ClassVar[tuple[type[MethodOptions], ...]] = (MedContextOptions,)
+
+    @property
+    def context(self) -> MedContextOptions:
+        return self.options.medcontext
+
+    def initialize(self) -> None:
+        self.tubes = Tubes(self.training_patch_size, self.context.mask_ratio, self.context.block)
+        super().initialize()
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        depth = "in all its slices alike" if len(self.tubes.patch) == 3 else "there is no depth to learn context from"
+        self.print_to_log_file(f"MedContext: {self.tubes}, {depth}")
+
+    def hide(self, image: Tensor) -> Tensor:
+        """Draw what to hide of ``(B, C, *spatial)``: ``(B, 1, *spatial)`` bool."""
+        return self.tubes.draw(image.shape[0], image.device, per_sample=self.context.mask_per_sample)
+
+    def masked(self, image: Tensor, hidden: Tensor) -> Tensor:
+        """The masked view of what the network sees, ``(B, C, *spatial)``; ``hidden`` as :meth:`hide` draws it."""
+        return apply_mask(image, hidden, self.context.fill, self.image_channels)
+
+
+class AveragedTeacher(TubeMasking):
+    """Base of the trainers with a teacher: it follows the network, is in its checkpoints, and is gone at the end."""
+
+    def initialize(self) -> None:
+        self.momentum = 0.0
+        super().initialize()
+
+    def build_aux(self) -> Mapping[str, nn.Module]:
+        aux = dict(super().build_aux())
+        if self.context.target == "teacher" and self.context.beta > 0:
+            aux[TEACHER] = Teacher(unwrap(self.network))
+        return aux
+
+    def after_step(self) -> None:
+        super().after_step()
+        if TEACHER in self.aux:
+            now, schedule = (self.current_epoch, self.step_in_epoch), (self.num_epochs, self.num_iterations_per_epoch)
+            self.momentum = self.context.momentum(*now, *schedule)
+            self.follow_student(self.momentum)
+
+    def follow_student(self, momentum: float) -> None:
+        """Update the teacher; with a momentum of 0 it becomes a copy of the student."""
+        cast(Teacher, self.aux[TEACHER]).follow(unwrap(self.network), momentum)
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        # -pretrained_weights are loaded, and the weights of all processes made equal, after the teacher was built
+        if TEACHER in self.aux and self.current_epoch == 0:
+            self.follow_student(0.0)
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        super().on_train_epoch_end(train_outputs)
+        if TEACHER in self.aux:
+            self.print_to_log_file(f"Teacher's momentum: {self.momentum:.6f}")
+
+    def load_aux(self, state: dict[str, Tensor]) -> None:
+        """Restore the teacher; a checkpoint without one is nnU-Net's own, or that of a finished training."""
+        if TEACHER in self.aux and not any(key.startswith(f"{TEACHER}.") for key in state):
+            self.print_to_log_file("The checkpoint holds no teacher: it starts as a copy of the network")
+            self.follow_student(0.0)
+            state = {**state, **self.aux[TEACHER].state_dict(prefix=f"{TEACHER}.")}
+        super().load_aux(state)
+
+    def on_train_end(self) -> None:
+        if TEACHER in self.aux:
+            teacher: Any = self.aux[TEACHER]
+            del self.aux[TEACHER]  # checkpoint_final.pth is what people share, and nobody needs a teacher in it
+            if self.context.keep_teacher:
+                self.save_as_network(teacher.network, Path(self.output_folder) / KEPT)
+        super().on_train_end()
+
+    def save_as_network(self, weights: nn.Module, file: Path) -> None:
+        """Write a checkpoint that nnU-Net predicts with, whose network has the weights of another one."""
+        network = unwrap(self.network)
+        own = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        network.load_state_dict(weights.state_dict())
+        try:
+            self.save_checkpoint(str(file))
+        finally:
+            network.load_state_dict(own)
+        self.print_to_log_file(f"The teacher is kept: {file}; nnUNetv2_predict takes it with -chk {file.name}")
+
+
+def part_of(batch: int, share: float, device: torch.device) -> Tensor:
+    """Draw the samples of a batch that are a part of it, ``(n,)``: a share, at least one."""
+    return torch.randperm(batch, device=device)[: max(1, round(share * batch))]

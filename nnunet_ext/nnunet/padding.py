@@ -1,0 +1,190 @@
+"""The padding of patches: nobody has annotated it, so with an ignore label it has the ignore label.
+
+nnU-Net fills the segmentation with −1 where a patch reaches beyond the image (``crop_and_pad_nd(seg, bbox, -1)`` in its
+loader) and where a rotated or smaller image leaves a gap (``padding_value_seg=-1``), and its last transform of labels
+turns −1 into the background (``RemoveLabelTansform(-1, 0)``). With dense labels that is harmless. With scribbles it
+makes nearly everything that counts as annotated background a margin in which there is nothing to see.
+
+Here −1 stays until the batch reaches the trainer, which makes it "ignore" and hands on where it was. Preprocessing uses
+−1 for something else, too: background in front of which the image is black (``crop_to_nonzero``). Somebody did annotate
+that, so those voxels get :data:`BLACK` when they are read. Both are negative, as ``MaskImageTransform`` wants it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import SegOnlyTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTransform
+from batchgeneratorsv2.transforms.utils.seg_to_regions import ConvertSegmentationToRegionsTransform
+from torch import Tensor
+
+from nnunet_ext.nnunet.labels import LabelView, finest
+from nnunet_ext.nnunet.trainer import INSIDE, Batch, CommonTrainer
+
+OUTSIDE, BLACK = -1, -2
+"""Labels in nnU-Net's loader: outside of the image; annotated background where the image is black."""
+
+ANNOTATED = "annotated"
+"""Statistic: annotated voxels as a share of the voxels inside of the image."""
+
+
+class UnannotatedPadding(CommonTrainer):
+    """A trainer to which everything outside of the image is unlabelled, in training and validation.
+
+    Batches have :data:`~nnunet_ext.nnunet.trainer.INSIDE`, ``(B, 1, *spatial)`` bool: where the image is.
+    """
+
+    @property
+    def padding_is_annotated(self) -> bool:
+        """Whether padding counts as annotated background, as in stock nnU-Net."""
+        return self.labels.ignore_label is None
+
+    def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
+        return self._keeping_outside(super().get_training_transforms(*args, **kwargs))
+
+    def get_validation_transforms(self, *args: Any, **kwargs: Any) -> Any:
+        return self._keeping_outside(super().get_validation_transforms(*args, **kwargs))
+
+    def _keeping_outside(self, transforms: Any) -> Any:
+        if not self.padding_is_annotated:
+            keep_outside(transforms)
+        return transforms
+
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        training, validation = super().get_tr_and_val_datasets()
+        if self.padding_is_annotated:
+            return training, validation
+        return DatasetWithBlack(training), DatasetWithBlack(validation)
+
+    def without_padding(self, batch: Batch) -> Batch:
+        """Make what is outside of the image "ignore" at all resolutions, and add where the image is."""
+        if self.padding_is_annotated:
+            return batch
+        targets = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
+        ignored, inside = zip(*(ignored_outside(target, self.labels) for target in targets), strict=True)
+        target = list(ignored) if isinstance(batch["target"], list) else ignored[0]
+        return {**batch, "target": target, INSIDE: inside[0]}
+
+    def prepare_batch(self, batch: Batch) -> Batch:
+        batch = self.without_padding(batch)
+        if INSIDE in batch:
+            annotated = self.labels.annotated(finest(batch["target"]))
+            self.record(ANNOTATED, annotated.sum() / batch[INSIDE].sum().clamp(min=1))
+        return super().prepare_batch(batch)
+
+    def unlabelled_voxels(self, batch: Batch) -> Tensor:
+        """``(B, 1, *spatial)`` bool: voxels of the image that are not annotated."""
+        nothing = ~self.labels.annotated(finest(batch["target"]))
+        return nothing & batch[INSIDE] if INSIDE in batch else nothing
+
+    @property
+    def what_validation_patches_show(self) -> str:
+        if self.padding_is_annotated:
+            return super().what_validation_patches_show
+        return "the voxels of the images in the validation patches"
+
+    def validation_step(self, batch: dict) -> dict:
+        return super().validation_step(self.without_padding(batch))
+
+
+def ignored_outside(target: Tensor, labels: LabelView) -> tuple[Tensor, Tensor]:
+    """Return the target as all of this package expects it, and ``(B, 1, *spatial)`` bool: True inside of the image.
+
+    Args:
+        target: ``(B, 1, *spatial)`` labels, :data:`OUTSIDE` outside; regions: ``(B, R + 2, *spatial)`` bool, whose last
+            channel is what is outside. Without that channel nothing is.
+        labels: of a data set with an ignore label.
+    """
+    assert labels.ignore_label is not None
+    if not labels.has_regions:
+        outside = target == OUTSIDE
+        return target.masked_fill(outside, labels.ignore_label), ~outside
+    if target.shape[1] == labels.num_heads + 1:
+        return target, torch.ones_like(target[:, :1], dtype=torch.bool)
+    outside = target[:, -1:].bool()
+    return torch.cat([target[:, :-2], target[:, -2:-1].bool() | outside], 1), ~outside
+
+
+class DatasetWithBlack:
+    """nnU-Net's data set, in whose segmentations −1 is not in use: what is black has :data:`BLACK`.
+
+    Args:
+        dataset: of preprocessed cases.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset":  # asked for before __init__, by pickle
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def load_case(self, identifier: str) -> tuple[Any, Any, Any, dict[str, Any]]:
+        """Load a case like nnU-Net, its segmentation read as it is needed."""
+        data, segmentation, previous, properties = self.dataset.load_case(identifier)
+        return data, _Black(segmentation), previous, properties
+
+
+class _Black:
+    """A stored segmentation ``(1, *spatial)``, of which nnU-Net's loader reads a patch."""
+
+    def __init__(self, stored: Any) -> None:
+        self.stored = stored
+        self.shape, self.dtype = stored.shape, stored.dtype
+
+    def __getitem__(self, place: Any) -> np.ndarray:
+        values = np.asarray(self.stored[place])
+        return np.where(values == OUTSIDE, values.dtype.type(BLACK), values)
+
+
+class KeepOutside(SegOnlyTransform):
+    """Stands where nnU-Net removes −1 from labels ``(C, *spatial)``: it stays in the first channel.
+
+    Further channels are the previous stage of a cascade, in which nothing is outside.
+    """
+
+    def _apply_to_segmentation(self, segmentation: Tensor, **params: Any) -> Tensor:
+        own, previous = segmentation[:1], segmentation[1:]
+        own[own == BLACK] = 0
+        previous[previous == OUTSIDE] = 0
+        return segmentation
+
+
+def keep_outside(transforms: Any) -> None:
+    """Change nnU-Net's transforms, in place, so that what is outside of the image stays :data:`OUTSIDE`.
+
+    With regions, which have a channel each, it gets one, after that of the ignore label.
+
+    Args:
+        transforms: what ``nnUNetTrainer.get_training_transforms`` or ``get_validation_transforms`` returns.
+
+    Raises:
+        RuntimeError: there is no place, or more than one, where nnU-Net removes −1.
+    """
+    replaced = 0
+    for compose in _composes(transforms):
+        for index, transform in enumerate(compose.transforms):
+            if isinstance(transform, RemoveLabelTransform) and transform.label_value == OUTSIDE:
+                compose.transforms[index] = KeepOutside()
+                replaced += 1
+            elif isinstance(transform, ConvertSegmentationToRegionsTransform):
+                transform.regions.append(torch.Tensor([OUTSIDE]))
+    if replaced != 1:
+        raise RuntimeError(
+            f"nnU-Net's transforms remove the label −1 in {replaced} places instead of 1, so padding cannot be told "
+            "from the background with this version of nnU-Net; install one that nnunet-ext supports, or train with "
+            "attenscribble.padding_annotated = true in the plans."
+        )
+
+
+def _composes(transform: Any) -> Iterator[ComposeTransforms]:
+    if isinstance(transform, ComposeTransforms):
+        yield transform
+        for part in transform.transforms:
+            yield from _composes(part)

@@ -1,0 +1,317 @@
+"""Relabel test of planned CRF losses: how many correct voxels would they change, and which window is small enough?
+
+Dense labels and images of some cases are preprocessed by nnU-Net as the plans say, in memory, and given to
+:mod:`nnunet_ext.attenscribble.relabel` with the options of the plans, and with smaller windows beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nnunet_ext.attenscribble.crf_window import ResolvedWindow, crf_loss
+from nnunet_ext.attenscribble.options import AttenScribbleOptions
+from nnunet_ext.attenscribble.relabel import preferred
+from nnunet_ext.data.label_definitions import numbers_of
+from nnunet_ext.data.raw import RawCase, RawDataset
+from nnunet_ext.data.reading import Volume
+from nnunet_ext.findings import Finding
+from nnunet_ext.nnunet.options import with_overrides
+from nnunet_ext.nnunet.plans import extension_settings
+from nnunet_ext.processes.parallel import for_every_case
+from nnunet_ext.scribbles.label_map import box_of, slice_axis, slices_of
+from nnunet_ext.scribbles.overview import Panels
+
+LIMIT = 0.1
+"""Share of the correct voxels of a class that the loss may change. A border of partial volume alone costs 2 to 9 % on
+ACDC, CHAOS and the hippocampus, with the smallest window there is."""
+
+CASES = 20
+"""Cases that are tested, evenly spread over those with dense labels: as many as show a share to a percent or two."""
+
+LARGEST_TRIED = 4
+"""Radius of the largest window that is suggested."""
+
+
+@dataclass(frozen=True)
+class PlannedCRF:
+    """The CRF loss of one configuration.
+
+    Attributes:
+        configuration: name.
+        spacing_mm: of the input.
+        tried: options to test: those of the plans, then smaller windows.
+    """
+
+    configuration: str
+    spacing_mm: tuple[float, ...]
+    tried: tuple[AttenScribbleOptions, ...]
+
+    def window(self, place: int) -> ResolvedWindow:
+        """Return what is tried at this place."""
+        return ResolvedWindow.of(self.spacing_mm, self.tried[place])
+
+
+@dataclass(frozen=True)
+class RelabelTest:
+    """Result for one configuration.
+
+    Attributes:
+        planned: what was tested.
+        cases: number of cases.
+        shares: of each tried window, the share of the correct voxels that it changes by class; nan if there are none.
+        worst: case of which the window of the plans changes most, and the head that it is about: that of
+            :meth:`largest`.
+    """
+
+    planned: PlannedCRF
+    cases: int
+    shares: tuple[Mapping[str, float], ...]
+    worst: tuple[str, int]
+
+    def largest(self, place: int) -> tuple[str, float]:
+        """The class of which most is changed, and its share."""
+        shares = {name: share for name, share in self.shares[place].items() if not np.isnan(share)}
+        name = max(shares, key=lambda key: shares[key])
+        return name, shares[name]
+
+    @property
+    def suggested(self) -> int | None:
+        """The first tried window that stays below :data:`LIMIT` for every class."""
+        return next((place for place in range(len(self.shares)) if self.largest(place)[1] < LIMIT), None)
+
+    def finding(self, dataset: str, plans: str) -> Finding:
+        """Return a note if the window of the plans is fine, otherwise a warning with the largest window that is.
+
+        Args:
+            dataset: its name.
+            plans: their name.
+        """
+        name, share = self.largest(0)
+        text = (
+            f"the CRF loss of {self.planned.configuration} ({self.planned.window(0)}) would change "
+            f"{100 * share:.1f} % of the correct voxels of {name}"
+        )
+        case = "1 case" if self.cases == 1 else f"{self.cases} cases"
+        if self.suggested == 0:
+            return Finding("note", "crf window", f"{text}, the most of any class ({case})", about=name)
+        if self.suggested is None:
+            name, share = self.largest(len(self.shares) - 1)
+            text += (
+                f" ({case}); even the smallest window changes {100 * share:.1f} % of {name}: train at a finer spacing, "
+                "or without the CRF loss (attenscribble.crf_weight=0)"
+            )
+            return Finding("warning", "crf window", text, about=name)
+        _, least = self.largest(self.suggested)
+        radius = self.planned.tried[self.suggested].crf_radius
+        fix = (
+            f"nnunet-ext plans {dataset} -p {plans} -c {self.planned.configuration} --option "
+            f"attenscribble.crf_radius={radius}"
+        )
+        for option in ("crf_sigma", "crf_downsample"):
+            if getattr(self.planned.tried[0], option) is not None:
+                fix += f" attenscribble.{option}=null"
+        text += f" ({case}); {self.planned.window(self.suggested)} changes at most {100 * least:.1f} %: {fix}"
+        return Finding("warning", "crf window", text, about=name, fix=fix)
+
+
+def planned_losses(plans: Mapping[str, Any]) -> list[PlannedCRF]:
+    """List the different CRF losses of a plans file, one for each spacing and options.
+
+    Args:
+        plans: content of the file.
+
+    Raises:
+        InputError: the plans have an unknown option of the method, or a value out of range.
+    """
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    manager = PlansManager(dict(plans))
+    losses: dict[tuple[Any, ...], PlannedCRF] = {}
+    for name in manager.available_configurations:
+        settings = manager.get_configuration(name).configuration
+        spacing = tuple(map(float, settings["spacing"]))
+        where = f"Plans {plans['plans_name']}, configuration {name},"
+        own = extension_settings(settings, AttenScribbleOptions.SECTION)
+        options = with_overrides(AttenScribbleOptions(), own, where)
+        tried = (options, *smaller_windows(options, spacing))
+        key = (spacing, options.crf_radius, options.crf_sigma, options.crf_intensity_sigma, options.crf_downsample)
+        losses.setdefault(key, PlannedCRF(name, spacing, tried))
+    return list(losses.values())
+
+
+def smaller_windows(options: AttenScribbleOptions, spacing_mm: Sequence[float]) -> list[AttenScribbleOptions]:
+    """Return options with smaller windows at full resolution, down to radius 1; the largest first.
+
+    Args:
+        options: of the plans.
+        spacing_mm: of the input.
+    """
+    largest = ResolvedWindow.of(spacing_mm, options).radius - 1
+    return [
+        replace(options, crf_radius=radius, crf_sigma=None, crf_downsample=None)
+        for radius in range(min(largest, LARGEST_TRIED), 0, -1)
+    ]
+
+
+def measure_windows(
+    plans: Mapping[str, Any], raw: RawDataset, dense: Mapping[str, Path], processes: int | None
+) -> tuple[list[RelabelTest], list[Finding]]:
+    """Test every different CRF loss of a plans file.
+
+    Args:
+        plans: content of the file.
+        raw: the data set; :data:`CASES` cases with dense labels are taken.
+        dense: files of dense labels by case.
+        processes: how many cases at a time.
+
+    Returns:
+        the tests, and notes on configurations that could not be tested.
+
+    Raises:
+        InputError: the plans have wrong options.
+    """
+    there = [case for case in raw.cases if case.name in dense]
+    chosen = [there[i] for i in np.unique(np.linspace(0, len(there) - 1, CASES).round().astype(int))]
+    tests, notes = [], []
+    for planned in planned_losses(plans):
+        calls = [(planned, plans, raw.description, case, dense[case.name]) for case in chosen]
+        try:
+            counts = list(for_every_case(count_case, calls, processes, f"CRF loss of {planned.configuration}"))
+        except RuntimeError as error:  # plans can name functions that this nnU-Net does not have
+            text = f"the CRF loss of {planned.configuration} is not tested: {' '.join(str(error).split())}"
+            notes.append(Finding("note", "crf window", text))
+            continue
+        changed, voxels = np.array([one[0] for one in counts]), np.array([one[1] for one in counts])
+        names = head_names(raw.description)
+        with np.errstate(invalid="ignore"):
+            shares = changed.sum(0) / voxels.sum(0)
+            of_cases = np.nan_to_num(changed[:, 0] / voxels)
+        by_window = tuple(dict(zip(names, map(float, row), strict=True)) for row in shares)
+        head = int(np.nanargmax(shares[0]))
+        tests.append(
+            RelabelTest(planned, len(chosen), by_window, (chosen[int(np.argmax(of_cases[:, head]))].name, head))
+        )
+    return tests, notes
+
+
+def head_names(description: Mapping[str, Any]) -> list[str]:
+    """Return the names of the classes, background first, or of the regions.
+
+    Args:
+        description: content of ``dataset.json``.
+    """
+    labels = {name: value for name, value in description["labels"].items() if name != "ignore"}
+    if any(len(numbers_of(value)) > 1 for value in labels.values()):
+        return [name for name, value in labels.items() if value not in (0, [0])]
+    return sorted(labels, key=lambda name: numbers_of(labels[name]))
+
+
+def count_case(
+    planned: PlannedCRF, plans: Mapping[str, Any], description: Mapping[str, Any], case: RawCase, dense: Path
+) -> tuple[NDArray, NDArray]:
+    """Count in one case, for every window that is tried, the correct voxels that it would change.
+
+    Args:
+        planned: the configuration, and what is tried.
+        plans: content of the plans file.
+        description: content of ``dataset.json``.
+        case: its images.
+        dense: its dense labels.
+
+    Returns:
+        ``(windows, K)`` changed, and ``(K,)`` all voxels by class or region.
+    """
+    image, truth, exclusive = _preprocessed(planned, plans, description, case, dense)
+    axes = (0, *range(2, truth.ndim))
+    changed = [
+        (truth & ~preferred(crf_loss(planned.spacing_mm, options, exclusive=exclusive), truth, image)).sum(axes)
+        for options in planned.tried
+    ]
+    return torch.stack(changed).numpy(), truth.sum(axes).numpy()
+
+
+def worst_slice(
+    test: RelabelTest, plans: Mapping[str, Any], description: Mapping[str, Any], case: RawCase, dense: Path
+) -> tuple[Panels, dict[int, str]]:
+    """Return the slice in which the planned window changes most of the worst class, and names of the values drawn.
+
+    Args:
+        test: the result.
+        plans: content of the plans file.
+        description: content of ``dataset.json``.
+        case: the worst one.
+        dense: its dense labels.
+    """
+    planned = test.planned
+    image, truth, exclusive = _preprocessed(planned, plans, description, case, dense)
+    wanted = preferred(crf_loss(planned.spacing_mm, planned.tried[0], exclusive=exclusive), truth, image)
+    flat = len(planned.spacing_mm) == 2
+    # (K, z, y, x): in 2D the samples are the slices
+    truth, wanted = (x.transpose(0, 1) if flat else x[0] for x in (truth, wanted))
+    grey = image[:, 0] if flat else image[0, 0]
+    head = test.worst[1]
+    lost = (truth[head] & ~wanted[head]).numpy()
+    # slices of 2D configurations are what is cut; any number above their spacing says so
+    spacing = (10 * max(planned.spacing_mm), *planned.spacing_mm) if flat else planned.spacing_mm
+    axis = slice_axis(spacing)
+    index = int(np.argmax(slices_of(lost, axis).sum((1, 2))))
+    changed = (truth != wanted).any(0)
+    labels = _drawn(truth, exclusive)
+    maps = {
+        "dense labels": labels,
+        "what the CRF loss wants": _drawn(wanted, exclusive),
+        "correct voxels that it changes": np.where(changed.numpy(), labels, -1),
+    }
+    here = slices_of(lost, axis)[index]
+    volume = Volume(grey.numpy(), spacing, {})
+    panels = Panels.cut(
+        f"{case.name}, {planned.configuration}", volume, maps, index, box_of(here) if here.any() else None
+    )
+    return panels, dict(enumerate([*([] if exclusive else ["no region"]), *head_names(description)]))
+
+
+def _drawn(heads: Tensor, exclusive: bool) -> NDArray:
+    """A label map of ``(K, z, y, x)``: the class, or of overlapping regions the last one, counted from 1."""
+    if exclusive:
+        return heads.int().argmax(0).numpy()
+    places = torch.arange(1, len(heads) + 1).view(-1, *[1] * (heads.ndim - 1))
+    return (heads * places).amax(0).numpy()
+
+
+def _preprocessed(
+    planned: PlannedCRF, plans: Mapping[str, Any], description: Mapping[str, Any], case: RawCase, dense: Path
+) -> tuple[Tensor, Tensor, bool]:
+    """Image ``(B, C, *spatial)`` and truth ``(B, K, *spatial)`` as a training has them; in 2D B are all slices."""
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    manager = PlansManager(dict(plans))
+    configuration = manager.get_configuration(planned.configuration)
+    preprocessor = configuration.preprocessor_class(verbose=False)
+    images = [str(file) for file in case.images]
+    data, seg, _ = preprocessor.run_case(images, str(dense), manager, configuration, dict(description))
+    # -1 is what nnU-Net has cropped away or masked; its augmentation makes it background
+    image, labels = torch.from_numpy(data).float(), torch.from_numpy(seg.astype(np.int64)).clamp(min=0)
+    labelling = manager.get_label_manager(dict(description))
+    heads = labelling.foreground_regions if labelling.has_regions else labelling.all_labels
+    truth = torch.cat([torch.isin(labels, torch.tensor(np.atleast_1d(head))) for head in heads])
+    if len(planned.spacing_mm) == 2:
+        return image.transpose(0, 1), truth.transpose(0, 1), not labelling.has_regions
+    return image[None], truth[None], not labelling.has_regions
+
+
+def unplanned(name: str) -> Finding:
+    """Say that there are no plans to test.
+
+    Args:
+        name: of the data set.
+    """
+    text = f"the window of the CRF loss is not tested: {name} is not planned yet (nnUNetv2_plan_experiment)"
+    return Finding("note", "crf window", text)

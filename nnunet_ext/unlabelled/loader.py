@@ -1,0 +1,111 @@
+"""nnU-Net's data loader, whose batches hold patches without labels beside the labelled ones.
+
+=================  =============================  ===============================================================
+key of a batch     type                           what it is
+=================  =============================  ===============================================================
+``unlabelled``     float32 (U, C, *spatial)       patches of images without labels, with nnU-Net's augmentation
+=================  =============================  ===============================================================
+
+All other entries are nnU-Net's. The patches lie anywhere, as nnU-Net's do where it does not look for foreground.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+import torch
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from torch import Tensor
+
+KEY = "unlabelled"
+ZERO = 1e-3
+"""Voxels whose normalised grey values are closer to 0 than this were outside of the body: nnU-Net leaves exact zeros
+there, which its resampling blurs."""
+
+
+class ImagesOnly:
+    """Preprocessed cases of nnU-Net of which the image is read, and neither labels nor where they are.
+
+    Args:
+        files: by case, without their ending.
+    """
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        blosc2.set_nthreads(1)
+        self.files = dict(files)
+        self.identifiers = sorted(files)
+
+    def load_case(self, identifier: str) -> tuple[Any, np.ndarray, None, dict[str, Any]]:
+        """Return what nnU-Net's loader asks for: image ``(C, z, y, x)``, labels that are all 0, no previous stage."""
+        mapped = {} if os.name == "nt" else {"mmap_mode": "r"}  # as nnUNetDatasetBlosc2
+        image = blosc2.open(urlpath=f"{self.files[identifier]}.b2nd", mode="r", dparams={"nthreads": 1}, **mapped)
+        return image, np.broadcast_to(np.int8(0), (1, *image.shape[1:])), None, {"class_locations": {}}
+
+
+class OutsideByImage:
+    """nnU-Net's transforms of an image without labels: what is outside of the body is seen by its zeros.
+
+    nnU-Net writes −1 there into the labels, and sets the augmented image to 0 where it finds it.
+
+    Args:
+        transforms: nnU-Net's.
+        channels: that were normalised inside of the body alone.
+    """
+
+    def __init__(self, transforms: Callable[..., dict[str, Any]], channels: Sequence[int]) -> None:
+        self.transforms = transforms
+        self.channels = list(channels)
+
+    def __call__(self, image: Tensor, segmentation: Tensor) -> dict[str, Any]:
+        """``image``: ``(C, *spatial)``, ``segmentation``: ``(1, *spatial)``, of one patch."""
+        outside = (image[self.channels].abs() < ZERO).all(0, keepdim=True)
+        return self.transforms(image=image, segmentation=segmentation.masked_fill(outside, -1))
+
+
+class WithUnlabelled(nnUNetDataLoader):
+    """nnU-Net's loader of labelled cases, and one of images that fills ``batch["unlabelled"]``."""
+
+    def __init__(self, *args: Any, images: nnUNetDataLoader, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.images = images
+
+    def generate_train_batch(self) -> dict[str, Any]:
+        return {**super().generate_train_batch(), KEY: self.images.generate_train_batch()["data"]}
+
+
+def with_unlabelled(
+    files: Mapping[str, Path], count: int, masked_channels: Sequence[int], *args: Any, **kwargs: Any
+) -> WithUnlabelled:
+    """Build nnU-Net's loader with patches of images beside the labelled ones.
+
+    Args:
+        files: see :class:`ImagesOnly`.
+        count: patches without labels in a batch.
+        masked_channels: that were normalised inside of the body alone.
+        args: of nnU-Net's loader: data and batch size first.
+        kwargs: of nnU-Net's loader.
+    """
+    _, _, *others = args
+    transforms = kwargs["transforms"]
+    if masked_channels and transforms is not None:
+        transforms = OutsideByImage(transforms, masked_channels)
+    settings = {**kwargs, "oversample_foreground_percent": 0.0, "transforms": transforms}
+    images = nnUNetDataLoader(ImagesOnly(files), count, *others, **settings)
+    images.has_ignore = False  # or it would look for labelled voxels
+    return WithUnlabelled(*args, images=images, **kwargs)
+
+
+def as_seen(batch: Mapping[str, Any], channels: int) -> Tensor | None:
+    """Return the patches without labels as the network sees them, ``(U, C, *spatial)``; None if there are none.
+
+    Args:
+        batch: of the training.
+        channels: of the network; what a trainer's transforms append beyond them is for its loss.
+    """
+    patches = batch.get(KEY)
+    return None if patches is None else torch.as_tensor(patches)[:, :channels]

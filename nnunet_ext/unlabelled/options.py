@@ -1,0 +1,35 @@
+"""Options of every trainer that learns from images without labels."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from typing_extensions import Self
+
+from nnunet_ext.nnunet.options import STRICT, MethodOptions
+
+Source = Literal["folder", "others-of-the-split", "none"]
+"""Source of the images: those that ``nnunet-ext unlabelled`` has preprocessed; the cases of the data set that a fold of
+``splits_final.json`` neither trains on nor validates with, whose labels are not read; or none."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class UnlabelledOptions(MethodOptions):
+    """Images, and how many patches of them are drawn."""
+
+    SECTION: ClassVar[str] = "unlabelled"
+
+    images: Source = "folder"
+    """Source of the images. With ``"folder"`` and none there, a training has labelled cases alone."""
+    per_labelled: Annotated[float, Field(gt=0, le=8)] = 1.0
+    """Unlabelled patches of a batch for each labelled one; at least one patch."""
+    transductive: bool = False
+    """Use images of validation subjects, too. Their labels are never used, but a result with them says how well a
+    network does on images that it was adapted to."""
+
+    @classmethod
+    def as_published(cls) -> Self:
+        """Return the options of a published method, which knows labelled cases alone."""
+        return cls(images="none")

@@ -1,0 +1,130 @@
+"""The images without labels that one fold of a data set may use."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.splits.files import About
+from nnunet_ext.splits.subjects import group, some, subjects_from_names
+from nnunet_ext.unlabelled.prepared import Notes
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Images of a training without labels.
+
+    Attributes:
+        files: preprocessed image by case, without its ending.
+        source: where they come from, in words.
+        held_out: cases that are left out, because they show subjects that validate.
+        transductive: cases that are used although they show such subjects.
+    """
+
+    files: Mapping[str, Path]
+    source: str
+    held_out: tuple[str, ...] = ()
+    transductive: tuple[str, ...] = ()
+
+    def sentences(self) -> list[str]:
+        """Lines for the log."""
+        lines = [f"Images without labels: {len(self.files)}, {self.source}"]
+        if self.held_out:
+            lines.append(f"{_counted(self.held_out)} left out, which show validation subjects")
+        if self.transductive:
+            lines.append(
+                f"WARNING: transductive: {_counted(self.transductive)} of them show validation subjects, as the option "
+                "unlabelled.transductive allows; say so where you report the validation of this training"
+            )
+        return lines
+
+
+def of_folder(
+    folder: Path, notes: Mapping[str, Notes], held: Collection[str], about: About | None, *, transductive: bool
+) -> Pool:
+    """Choose among the images that ``nnunet-ext unlabelled`` has preprocessed.
+
+    Args:
+        folder: they lie in.
+        notes: of every case.
+        held: cases that validate and are not trained on.
+        about: what is known about the subjects; None: what their names say.
+        transductive: use images of subjects that validate, too.
+    """
+    copied = {case for note in notes.values() for case in note.same_as}
+    secret = showing(copied, held, about)
+    shown = showing(notes, held, about) | {name for name, note in notes.items() if secret & set(note.same_as)}
+    return _pool({name: folder / name for name in notes}, shown, f"of {folder}", transductive)
+
+
+def others_of_the_split(
+    folder: Path,
+    cases: Sequence[str],
+    trained: Collection[str],
+    held: Collection[str],
+    about: About | None,
+    *,
+    transductive: bool,
+) -> Pool:
+    """Choose among the labelled cases that a fold does not train on; nobody reads their labels.
+
+    Args:
+        folder: of the preprocessed data.
+        cases: all that are preprocessed.
+        trained: on by the fold, with their labels.
+        held: cases that validate and are not trained on.
+        about: see :func:`of_folder`.
+        transductive: see :func:`of_folder`.
+
+    Raises:
+        InputError: the fold leaves none.
+    """
+    others = [case for case in cases if case not in trained]
+    pool = _pool(
+        {case: folder / case for case in others}, showing(others, held, about), "the others of the split", transductive
+    )
+    if not pool.files:
+        raise InputError(
+            "The fold leaves no case that neither trains nor validates, so there are no images without labels; set the "
+            "option unlabelled.images to folder or none, or write few-shot folds (nnunet-ext splits --few-shot)."
+        )
+    return pool
+
+
+def showing(names: Collection[str], held: Collection[str], about: About | None) -> set[str]:
+    """Return those cases that show a subject of the cases ``held``.
+
+    Subjects are those of ``splits_final.about.json``; for cases that it does not know, and without it, those that the
+    names suggest. Nobody is asked to confirm a guess here: it can only leave out more.
+
+    Args:
+        names: to look at.
+        held: cases of which no subject may be seen.
+        about: what is stored beside the folds.
+    """
+    everyone = sorted({*names, *held})
+    subject_of = {case: case for case in everyone}
+    if about is None:
+        named = subjects_from_names(everyone)
+        subject_of |= {} if named is None else named.subject_of
+    else:
+        known = dict(about.grouping.subject_of)
+        with suppress(InputError):  # a rule that says nothing about these names
+            known = {**group(everyone, about.grouping.by).subject_of, **known}
+        subject_of |= {case: subject for case, subject in known.items() if case in subject_of}
+    subjects = {subject_of[case] for case in held}
+    return {name for name in names if subject_of[name] in subjects}
+
+
+def _pool(files: dict[str, Path], shown: Collection[str], source: str, transductive: bool) -> Pool:
+    some_shown = tuple(sorted(shown))
+    if transductive:
+        return Pool(files, source, transductive=some_shown)
+    return Pool({name: path for name, path in files.items() if name not in shown}, source, held_out=some_shown)
+
+
+def _counted(names: Sequence[str]) -> str:
+    return f"{len(names)} {'image' if len(names) == 1 else 'images'} ({some(names)})"

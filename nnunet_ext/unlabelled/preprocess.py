@@ -1,0 +1,191 @@
+"""``nnunet-ext unlabelled``: check images without labels, and preprocess them for plans that are there."""
+
+from __future__ import annotations
+
+import pickle
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_ext.beside import beside
+from nnunet_ext.data.folders import dataset_folder
+from nnunet_ext.data.raw import open_dataset
+from nnunet_ext.errors import InputError
+from nnunet_ext.files import read_json
+from nnunet_ext.findings import CheckReport
+from nnunet_ext.nnunet.plans import resolved
+from nnunet_ext.processes.parallel import for_every_case
+from nnunet_ext.splits.files import NAME as SPLITS
+from nnunet_ext.splits.files import read_folds
+from nnunet_ext.unlabelled.check import check_images
+from nnunet_ext.unlabelled.found import find_images
+from nnunet_ext.unlabelled.prepared import NOTES, Notes, prepared_folder, read_prepared, recipe
+
+
+@dataclass(frozen=True)
+class UnlabelledReport(CheckReport):
+    """Findings in images without labels, and what was preprocessed.
+
+    Attributes:
+        images: folder that they lie in.
+        cases: how many there are.
+        prepared: folder of preprocessed images → how many were made, were there, and were removed.
+    """
+
+    images: Path
+    cases: int
+    prepared: Mapping[Path, tuple[int, int, int]]
+
+    def report(self) -> str:
+        """The text to print."""
+        lines = [f"{self.images}: {self.cases} images without labels; {self.verdict()}", *self.listed()]
+        for folder, (made, there, removed) in self.prepared.items():
+            gone = f", {removed} removed that have no image any more" if removed else ""
+            lines.append(f"{folder}: {made} preprocessed, {there} were there{gone}")
+        if self.exit_code:
+            lines.append("Nothing was preprocessed; correct or remove what is fatal first.")
+        return "\n".join(lines)
+
+
+def prepare_unlabelled(
+    dataset: str | int,
+    plans: str = "nnUNetPlans",
+    configurations: Sequence[str] | None = None,
+    *,
+    images: str | Path | None = None,
+    check_only: bool = False,
+    processes: int | None = None,
+) -> UnlabelledReport:
+    """Check images without labels, and preprocess them beside the labelled data, which stays as it is.
+
+    What is preprocessed already and has not changed is kept, so a run that was killed goes on where it was.
+
+    Args:
+        dataset: number or full name.
+        plans: whose preprocessing is used.
+        configurations: of the plans; by default all whose labelled data is preprocessed.
+        images: folder, if it is not ``imagesUn`` of the raw data set.
+        check_only: preprocess nothing.
+        processes: images at a time; as many as there are cores by default.
+
+    Raises:
+        InputError: anything that does not exist, in one sentence.
+    """
+    folder = dataset_folder(dataset)
+    raw = open_dataset(folder.name)
+    found = find_images(raw, images)
+    content = read_json(folder / f"{plans}.json")
+    chosen = _configurations(content, folder, plans, configurations)
+    fingerprint = folder / "dataset_fingerprint.json"
+    settings = resolved(content, chosen[0])
+    checked = check_images(
+        found,
+        raw,
+        read_json(fingerprint) if fingerprint.is_file() else {},
+        settings["normalization_schemes"],
+        _validates(folder / SPLITS),
+        processes,
+    )
+    findings = UnlabelledReport.by_severity(checked.findings)
+    made: dict[Path, tuple[int, int, int]] = {}
+    if not check_only and not UnlabelledReport(findings, found.folder, 0, {}).exit_code:
+        for name in chosen:
+            place, counts = _prepare(folder, content, name, found.cases, checked.same_as, processes)
+            made[place] = counts
+    return UnlabelledReport(findings, found.folder, len(found.cases), made)
+
+
+def _configurations(plans: Mapping[str, Any], folder: Path, name: str, asked: Sequence[str] | None) -> tuple[str, ...]:
+    there = {key: folder / resolved(dict(plans), key)["data_identifier"] for key in plans["configurations"]}
+    if unknown := [key for key in asked or () if key not in there]:
+        raise InputError(f"{folder / name}.json has no configuration {unknown[0]!r}; it has: {', '.join(there)}.")
+    chosen = tuple(key for key in asked or there if there[key].is_dir())
+    if not chosen or (asked and len(chosen) < len(asked)):
+        missing = next(key for key in asked or there if key not in chosen)
+        raise InputError(
+            f"The labelled data of {missing} is not preprocessed ({there[missing]} is not there); run: "
+            f"nnUNetv2_preprocess -d {int(folder.name[7:10])} -plans_name {name} -c {missing}."
+        )
+    return chosen
+
+
+def _validates(splits: Path) -> dict[str, list[int]]:
+    """Folds in which a case validates, by case."""
+    folds: dict[str, list[int]] = defaultdict(list)
+    for number, fold in enumerate(read_folds(splits) if splits.is_file() else ()):
+        for case in fold.val:
+            folds[case].append(number)
+    return dict(folds)
+
+
+def _prepare(
+    folder: Path,
+    plans: Mapping[str, Any],
+    configuration: str,
+    cases: Mapping[str, Sequence[Path]],
+    same_as: Mapping[str, Sequence[str]],
+    processes: int | None,
+) -> tuple[Path, tuple[int, int, int]]:
+    """Preprocess for one configuration; return where, and how many were made, were there and were removed."""
+    place = prepared_folder(folder, resolved(dict(plans), configuration)["data_identifier"])
+    place.mkdir(parents=True, exist_ok=True)
+    own = recipe(plans, configuration)
+    wanted = {name: Notes.for_files(own, files, same_as[name]) for name, files in cases.items()}
+    there = read_prepared(place)
+    stale = sorted(set(there) - set(wanted))
+    for name in stale:
+        _remove(place, name)
+    todo = [name for name in wanted if there.get(name) != wanted[name]]
+    calls = [(place, name, cases[name], wanted[name], dict(plans), configuration, folder) for name in todo]
+    for _ in for_every_case(prepare_case, calls, processes, f"preprocessing for {configuration}"):
+        pass
+    return place, (len(todo), len(wanted) - len(todo), len(stale))
+
+
+def prepare_case(
+    place: Path,
+    name: str,
+    files: Sequence[Path],
+    notes: Notes,
+    plans: dict[str, Any],
+    configuration: str,
+    preprocessed: Path,
+) -> None:
+    """Preprocess one image with nnU-Net's own preprocessor of these plans; it is there as a whole or not at all.
+
+    Args:
+        place: folder to write to.
+        name: of the case.
+        files: its channels.
+        notes: to store with it.
+        plans: content of the plans file.
+        configuration: name.
+        preprocessed: folder of the data set.
+    """
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    manager = PlansManager(plans)
+    settings = manager.get_configuration(configuration)
+    description = read_json(preprocessed / "dataset.json")
+    with beside(place / name) as temporary:
+        preprocessor = settings.preprocessor_class(verbose=False)
+        preprocessor.run_case_save(str(temporary), [str(file) for file in files], None, manager, settings, description)
+        properties = temporary.with_name(f"{name}.pkl")
+        content = pickle.loads(properties.read_bytes())
+        properties.write_bytes(pickle.dumps({**content, NOTES: notes.to_dict()}))
+        _remove(place, name)
+        # the properties last: without them the case is not there
+        for file in sorted(temporary.parent.iterdir(), key=lambda file: file == properties):
+            file.replace(place / file.name)
+
+
+def _remove(place: Path, name: str) -> None:
+    """Remove a case, its properties first."""
+    for file in _files(place, name):
+        file.unlink(missing_ok=True)
+
+
+def _files(place: Path, name: str) -> Iterable[Path]:
+    return (place / f"{name}{ending}" for ending in (".pkl", ".b2nd", "_seg.b2nd"))

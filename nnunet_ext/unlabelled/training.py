@@ -1,0 +1,164 @@
+"""A trainer whose batches hold patches of images without labels, if there are any.
+
+::
+
+    class nnUNetTrainerMine(UnlabelledData):
+        ...  # self.unlabelled(batch) is (U, C, *spatial) or None
+
+Validation, prediction and export know nothing of them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from torch import Tensor
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.loaders import loaders_built_by
+from nnunet_ext.nnunet.options import MethodOptions
+from nnunet_ext.nnunet.trainer import Batch, CommonTrainer
+from nnunet_ext.splits.files import NAME as SPLITS
+from nnunet_ext.splits.files import read_about
+from nnunet_ext.unlabelled.found import FOLDER as RAW_FOLDER
+from nnunet_ext.unlabelled.loader import as_seen, with_unlabelled
+from nnunet_ext.unlabelled.options import UnlabelledOptions
+from nnunet_ext.unlabelled.pool import Pool, of_folder, others_of_the_split
+from nnunet_ext.unlabelled.prepared import prepared_folder, read_prepared, recipe
+
+
+class UnlabelledData(CommonTrainer):
+    """Mix-in: batches hold patches without labels, as :class:`UnlabelledOptions` says."""
+
+    methods: ClassVar[tuple[type[MethodOptions], ...]] = (UnlabelledOptions,)
+
+    needs_unlabelled: ClassVar[bool] = False
+    """Refuse to train without such images; otherwise labelled cases alone are trained on."""
+
+    validated: frozenset[str] = frozenset()
+    """Cases that validate and are not trained on."""
+
+    def unlabelled(self, batch: Batch) -> Tensor | None:
+        """Return the patches without labels as the network sees them, ``(U, C, *spatial)``; None without any."""
+        return as_seen(batch, self.num_input_channels)
+
+    @property
+    def unlabelled_patches(self) -> int:
+        """Patches without labels in a batch of this process."""
+        return max(1, round(self.options.unlabelled.per_labelled * self.batch_size))
+
+    def unlabelled_pool(self) -> Pool:
+        """Choose the images of this fold; called when it is known what is trained on and what validates.
+
+        Raises:
+            InputError: there are none that may be used.
+        """
+        options, base = self.options.unlabelled, Path(self.preprocessed_dataset_folder_base)
+        splits = base / SPLITS
+        about = read_about(splits) if splits.is_file() else None
+        if options.images == "others-of-the-split":
+            folder = Path(self.preprocessed_dataset_folder)
+            trained, cases = self.training_data.identifiers, sorted(self.dataset_class.get_identifiers(str(folder)))
+            pool = others_of_the_split(folder, cases, trained, self.validated, about, transductive=options.transductive)
+        else:
+            notes = self._prepared()
+            pool = of_folder(self._prepared_folder, notes, self.validated, about, transductive=options.transductive)
+            if not pool.files:
+                raise InputError(
+                    f"All {len(notes)} images without labels in {self._prepared_folder} show subjects that validate "
+                    f"fold {self.fold}; add others, or set the option unlabelled.images to none."
+                )
+        if missing := [name for name, path in pool.files.items() if not path.with_name(f"{name}.b2nd").is_file()]:
+            raise InputError(
+                f"{len(missing)} preprocessed images, such as {missing[0]}, are in an old format without .b2nd files; "
+                "preprocess the data set again with nnU-Net 2.8 or newer."
+            )
+        return pool
+
+    # -- nnU-Net's hooks -----------------------------------------------------------------------------------------
+
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        training, validation = super().get_tr_and_val_datasets()
+        self.validated = frozenset(validation.identifiers) - frozenset(training.identifiers)
+        return training, validation
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        if not self._wanted():
+            if self.needs_unlabelled:
+                raise InputError(
+                    f"{type(self).__name__} learns from images without labels, but there are none; put them into "
+                    f"{RAW_FOLDER} of the raw data set and run: {self._command()}, or set the option unlabelled.images "
+                    "to others-of-the-split."
+                )
+            self.print_to_log_file("Images without labels: none, so labelled cases alone are trained on")
+            return super().get_dataloaders()
+        if self.is_cascaded:
+            raise InputError(
+                f"{self.configuration_name} needs the prediction of the previous stage for every image, which images "
+                "without labels do not have; set the option unlabelled.images to none."
+            )
+        if type(self).run_network is not CommonTrainer.run_network:
+            raise InputError(
+                f"{type(self).__name__} gives its network more than the image, such as clicks at labels, which images "
+                "without labels do not have; set the option unlabelled.images to none."
+            )
+        built: list[nnUNetDataLoader] = []
+
+        def build(*args: Any, **kwargs: Any) -> nnUNetDataLoader:
+            built.append(nnUNetDataLoader(*args, **kwargs) if built else self._with_unlabelled(*args, **kwargs))
+            return built[-1]
+
+        with loaders_built_by(build, "images without labels"):
+            return super().get_dataloaders()
+
+    # -- parts ---------------------------------------------------------------------------------------------------
+
+    def _wanted(self) -> bool:
+        """Say whether there are images to draw from, or refuse those that are not preprocessed."""
+        source = self.options.unlabelled.images
+        if source != "folder":
+            return source == "others-of-the-split"
+        if self._prepared():
+            return True
+        raw = Path(os.environ.get("nnUNet_raw", ".")) / self.plans_manager.dataset_name / RAW_FOLDER
+        if raw.is_dir() and any(raw.iterdir()):
+            raise InputError(
+                f"{raw} holds images without labels, but they are not preprocessed for this training; run: "
+                f"{self._command()}, or set the option unlabelled.images to none."
+            )
+        return False
+
+    @property
+    def _prepared_folder(self) -> Path:
+        base = Path(self.preprocessed_dataset_folder_base)
+        return prepared_folder(base, self.configuration_manager.data_identifier)
+
+    def _prepared(self) -> dict[str, Any]:
+        """Read the notes of all preprocessed images without labels.
+
+        Raises:
+            InputError: they were preprocessed for other plans.
+        """
+        notes = read_prepared(self._prepared_folder)
+        own = recipe(self.plans_manager.plans, self.configuration_name)
+        if other := [name for name, note in notes.items() if note.recipe != own]:
+            raise InputError(
+                f"{len(other)} of {len(notes)} images in {self._prepared_folder}, such as {other[0]}, were "
+                f"preprocessed for other plans than {self.plans_manager.plans_name}; run: {self._command()}."
+            )
+        return notes
+
+    def _command(self) -> str:
+        name, plans = self.plans_manager.dataset_name, self.plans_manager.plans_name
+        return f"nnunet-ext unlabelled {name} -p {plans} -c {self.configuration_name}"
+
+    def _with_unlabelled(self, *args: Any, **kwargs: Any) -> nnUNetDataLoader:
+        pool, count = self.unlabelled_pool(), self.unlabelled_patches
+        for sentence in pool.sentences():
+            self.print_to_log_file(sentence)
+        self.print_to_log_file(f"A batch has {count} patches without labels beside {self.batch_size} labelled ones")
+        masked = [i for i, used in enumerate(self.configuration_manager.use_mask_for_norm) if used]
+        return with_unlabelled(pool.files, count, masked, *args, **kwargs)

@@ -1,0 +1,53 @@
+"""Options of AttenScribble: every number has a range, and what lies outside is refused in one sentence."""
+
+from dataclasses import fields
+
+import pytest
+
+from nnunet_ext.attenscribble.options import AttenScribbleOptions
+from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.options import with_overrides
+
+WRONG = {
+    "attention": ["everywhere"],
+    "stages": [[], [-1], [0.5]],
+    "max_tokens": [0, -1],
+    "heads": [0],
+    "head_dim": [0],
+    "mlp_ratio": [0],
+    "crf_weight": [-5, float("nan")],
+    "crf_radius": [0, -1, 17, 2.5],
+    "crf_sigma": [0, 0.1, 51, -1],
+    "crf_intensity_sigma": [0, -0.1, 11],
+    "crf_downsample": [0, 5, 1.5],
+    "asl_weight": [-1],
+    "gamma": [-1],
+    "ramp": [-3, 1.5],
+    "wait": [-1, 5],
+    "crf_image": ["raw"],
+    "offsets_per_step": [0, -1],
+    "published": ["yes"],
+    "padding_annotated": [1],
+    "pseudo_weight": [-1],
+    "pseudo_confidence": [-0.1, 1.1],
+    "pseudo_start": [-0.1, 2],
+    "pseudo_momentum": [-0.1, 1.0],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_what_makes_no_sense_is_refused(name, value):
+    with pytest.raises(InputError, match=rf"attenscribble\.{name}") as error:
+        with_overrides(AttenScribbleOptions(), {name: value})
+    assert "\n" not in str(error.value)
+
+
+def test_every_option_is_tried():
+    """Fails for an option that was added without a range."""
+    assert {field.name for field in fields(AttenScribbleOptions)} <= set(WRONG)
+
+
+def test_the_ends_of_the_ranges_are_taken():
+    ends = {"crf_radius": 16, "crf_sigma": 0.3, "crf_intensity_sigma": 0.001, "crf_downsample": 4, "crf_weight": 0}
+    assert with_overrides(AttenScribbleOptions(), ends).crf_radius == 16
+    assert with_overrides(AttenScribbleOptions(crf_radius=4), {"crf_radius": None}).crf_radius is None

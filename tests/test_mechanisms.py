@@ -1,0 +1,62 @@
+"""The toys of benchmarks/mechanisms give the known answer, and can fail."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.mechanisms import masked_crf
+from benchmarks.mechanisms.__main__ import main, toys
+from benchmarks.mechanisms.toy import Answer, table
+
+PAGE = Path(__file__).parent.parent / "docs" / "mechanisms.md"
+
+
+def test_every_toy_is_on_the_page():
+    text = PAGE.read_text()
+    assert toys()
+    for name, module in toys().items():
+        assert f"| [`{name}`](#{name}) |" in text
+        assert f"## {name}\n" in text
+        assert module.__doc__
+    assert set(re.findall(r"^\| \[`(\w+)`\]", text, re.MULTILINE)) == set(toys())
+
+
+def test_a_wrong_answer_is_the_exit_code_and_is_in_the_table(monkeypatch, capsys):
+    right = Answer("2D", "Dice", {"without": 0.5, "with": 0.9}, "more", True)
+    monkeypatch.setattr(masked_crf, "run", lambda: [right])
+    assert main(["masked_crf"]) == 0
+    assert "| masked_crf | 2D | Dice | without 0.500, with 0.900 | more | yes |" in capsys.readouterr().out
+    assert "**no**" in table({"toy": [Answer("2D", "Dice", {"with": 0.1}, "more", False)]})
+    monkeypatch.setattr(masked_crf, "run", lambda: [right, Answer("3D", "Dice", {"with": 0.1}, "more", False)])
+    assert main(["masked_crf"]) == 1
+    with pytest.raises(SystemExit, match="2"):
+        main(["unknown"])
+    assert "there is no toy unknown; there are masked_crf" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_the_organ_of_the_crf_toy_is_annotated_in_a_third_of_its_voxels_and_never_wrongly(dim):
+    for seed in range(5):
+        image, labels, organ = masked_crf.case(dim, seed)
+        assert (labels == 1)[organ].mean() == pytest.approx(masked_crf.CORE, abs=0.05)
+        assert not (labels == 1)[~organ].any()
+        assert not (labels == 0)[organ].any()
+        assert (labels == 0).any()
+        assert abs(image.mean()) < 1e-6
+        inside, outside = image[organ], image[~organ]
+        assert 1.8 < (inside.mean() - outside.mean()) / np.sqrt((inside.var() + outside.var()) / 2) < 2.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", toys())
+def test_a_toy_has_the_known_answer(name):
+    wrong = [answer for answer in toys()[name].run() if not answer.right]
+    assert not wrong, table({name: wrong})
+
+
+@pytest.mark.slow
+def test_the_crf_toy_fails_without_the_crf_loss():
+    arms = {"partial loss": "nnUNetTrainerReference", "without": "nnUNetTrainerReference"}
+    assert not any(answer.right for answer in masked_crf.run(arms, (2,)))
