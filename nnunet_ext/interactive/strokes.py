@@ -1,8 +1,8 @@
 """Strokes: which voxels a prompt decides by itself, whatever the network thinks of it.
 
-A scribble, a lasso and an eraser decide the voxels that were drawn; a click its voxel, or a disc in its slice; a box for
-background its inside. A box around a structure decides nothing inside, in which there is more than the structure, but
-it says where the structure ends: the voxels around its outline are not this structure (the rule of the outline).
+A scribble, a lasso and an eraser decide the voxels that were drawn; a click its voxel, or a disc in its slice; a box
+for background its inside. A box around a structure decides nothing inside, in which there is more than the structure,
+but it says where the structure ends: the voxels around its outline are not this structure (the rule of the outline).
 
 Voxels are indices ``(P, 3)`` of the image in the order of its slices: slice, row, column, before any crop.
 """
