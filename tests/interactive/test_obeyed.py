@@ -1,9 +1,10 @@
 """Random prompts on a trained model: what is drawn has its label, nothing else changes but by the network's answer.
 
 The model of :mod:`tests.s2vnet.toy` is no better than it has to be: it follows some prompts and not others. The suite
-runs a few sequences; 10,000 steps are ``slow``.
+runs a few sequences, and 1,500 steps are ``slow``; NNUNET_EXT_STEPS=10000 takes more of them, in about ten minutes.
 """
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -206,5 +207,6 @@ def test_what_is_drawn_has_its_label_and_nothing_else_changes_but_by_the_answer(
 @pytest.mark.slow
 @pytest.mark.xdist_group("obeyed")
 def test_what_is_drawn_has_its_label_over_many_sequences():
-    run(10_000)
-    assert taken["steps"] > 5_000
+    steps = int(os.environ.get("NNUNET_EXT_STEPS", "1500"))
+    run(steps)
+    assert taken["steps"] > steps / 2
