@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from nnunet_ext.interactive.drawing import Box
 from nnunet_ext.interactive.marks import Mark, marks_of, prompts_in, touches, with_newer
-from nnunet_ext.interactive.propagation import Packed, Propagation, TileState
+from nnunet_ext.interactive.propagation import Propagation, TileState
+from nnunet_ext.interactive.provenance import Origin, Sheet
+from nnunet_ext.interactive.strokes import Stroke
 from nnunet_ext.nnunet.sliced_case import SlicedCase
 from nnunet_ext.s2vnet.feature_cache import FeatureCache
 from nnunet_ext.s2vnet.network import S2VNet
@@ -35,19 +37,38 @@ class State:
         marks: that count.
         seen: those that the result knows.
         round: number of predictions.
+        waiting: strokes that are not in the label map yet.
         tiles: None before the first prediction.
-        shown: the label map, by slice of the crop; None: background.
+        sheets: the label map, by slice of the image; None: background.
+        start: the sheets before any prompt; None as long as there is no label map.
+        locked: values of labels that only a prompt of theirs could change, which is refused.
+        accepted: indices of slices on which nothing changes.
     """
 
     marks: tuple[Mark, ...] = ()
     seen: tuple[Mark, ...] = ()
     round: int = 0
+    waiting: tuple[Stroke, ...] = ()
     tiles: tuple[TileState, ...] | None = None
-    shown: tuple[Packed, ...] | None = None
+    sheets: tuple[Sheet, ...] | None = None
+    start: tuple[Sheet, ...] | None = None
+    locked: frozenset[int] = frozenset()
+    accepted: frozenset[int] = frozenset()
 
-    def with_drawn(self, pixels: NDArray, label: int, weight: float, supersedes: bool) -> State:
-        """State after a prompt that no prediction knows yet; see :func:`nnunet_ext.interactive.marks.marks_of`."""
-        return replace(self, marks=with_newer(self.marks, marks_of(pixels, label, weight, self.round, supersedes)))
+    def with_drawn(self, marks: Sequence[Mark], stroke: Stroke) -> State:
+        """State after a prompt that no prediction knows yet: what it tells the network, and what it decides."""
+        return replace(self, marks=with_newer(self.marks, marks), waiting=(*self.waiting, stroke))
+
+    def protecting(self, before: State) -> State:
+        """The state with the locks of another one, whose protected voxels are as they were."""
+        locked, accepted = before.locked, before.accepted
+        if before.sheets is None or self.sheets is None or not (locked or accepted):
+            return replace(self, locked=locked, accepted=accepted)
+        sheets = [
+            new.protecting(old, locked, index in accepted)
+            for index, (old, new) in enumerate(zip(before.sheets, self.sheets, strict=True))
+        ]
+        return replace(self, sheets=tuple(sheets), locked=locked, accepted=accepted)
 
 
 class Correction:
@@ -77,34 +98,39 @@ class Correction:
             network, case.image, case.tiles, FeatureCache(cache_bytes), propagates, early_stop, case.gap
         )
         self.threads = threads
-        self._automatic: tuple[tuple[TileState, ...], tuple[Packed, ...]] | None = None
+        self._automatic: tuple[tuple[TileState, ...], tuple[Sheet, ...]] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the image in the order of its slices: slices, rows, columns."""
+        return tuple(self.case.shape[axis] for axis in self.case.grid.transpose)
 
     def automatic(self, progress: Progress | None = None) -> State:
         """The state without marks; computed once."""
-        tiles, shown = self._start(progress)
-        return State(tiles=tiles, shown=shown)
+        tiles, sheets = self._start(progress)
+        return State(tiles=tiles, sheets=sheets, start=sheets)
 
     def predicted(self, state: State, progress: Progress | None = None) -> State:
-        """The state after its marks were looked at; itself if there was nothing to do."""
-        start, start_shown = self._start(progress)
-        before, shown = state.tiles or start, list(state.shown or start_shown)
-        if state.marks == state.seen and state.tiles is not None:
+        """The state after its marks and strokes were looked at; itself if there was nothing to do."""
+        if state.marks == state.seen and not state.waiting and state.tiles is not None:
             return state
-        after: list[TileState] = []
-        reached: set[int] = set()
-        with self._computing(progress) as report:
-            for tile, known in enumerate(before):
-                old, new = self._in_tile(state.seen, tile), self._in_tile(state.marks, tile)
-                changed = [index for index in {*old, *new} if old.get(index) != new.get(index)]
-                if changed:
-                    known, there = self.engine.after_marks(
-                        tile, known, self._prompts(tile, new), changed, sorted(new), start[tile], report
-                    )
-                    reached |= there
-                after.append(known)
-            for index in reached:
-                shown[index] = self._shown(after, index)
-        return replace(state, seen=state.marks, round=state.round + 1, tiles=tuple(after), shown=tuple(shown))
+        tiles, answers = self._heard(state, progress)
+        automatic = self._start(progress)[1]
+        start, sheets = state.start or automatic, list(state.sheets or automatic)
+        for index, answer in answers.items():
+            sheets[index] = sheets[index].answered(answer, start[index], state.locked, index in state.accepted)
+        for stroke in state.waiting:
+            for index in stroke.slices:
+                sheets[index] = stroke.on(index, sheets[index])
+        return replace(
+            state,
+            seen=state.marks,
+            round=state.round + 1,
+            waiting=(),
+            tiles=tiles,
+            sheets=tuple(sheets),
+            start=start,
+        )
 
     def of_label_map(self, labels: NDArray, values: Sequence[int], keep: bool, progress: Progress | None) -> State:
         """A state that starts from a segmentation: each label of each slice is a mark.
@@ -115,31 +141,44 @@ class Correction:
             keep: show it as it is, not what the network makes of it.
             progress: see there.
         """
-        given = self.case.cropped_view(labels.astype(self.case.label_type))
+        labels = labels.astype(self.case.label_type)
+        within = self.case.cropped_view(labels)
         marks: list[Mark] = []
-        for (index, value), z in itertools.product(enumerate(values), range(len(given))):
-            pixels = np.argwhere(given[z] == value)
+        for (index, value), z in itertools.product(enumerate(values), range(len(within))):
+            pixels = np.argwhere(within[z] == value)
             if len(pixels):
                 places = self.case.uncropped(np.insert(pixels, 0, z, axis=1))
                 marks += marks_of(self.case.to_pixels(places), index, 1.0, 0)
         state = self.predicted(State(tuple(marks)), progress)
-        return replace(state, shown=tuple(Packed.of(part) for part in given)) if keep else state
+        assert state.sheets is not None
+        answers = [sheet.answer.unpacked() for sheet in state.sheets]
+        shown = labels.transpose(self.case.grid.transpose) if keep else answers
+        origin = np.full(self.shape[1:], Origin.GIVEN if keep else Origin.PROPAGATED)
+        sheets = tuple(Sheet.of(part, answer, origin) for part, answer in zip(shown, answers, strict=True))
+        return replace(state, sheets=sheets, start=sheets)
+
+    def origins(self, state: State) -> NDArray[np.uint8]:
+        """Values of :class:`Origin`, like the image."""
+        if state.sheets is None:
+            return np.zeros(self.case.shape, np.uint8)
+        found = np.stack([sheet.origin.unpacked() for sheet in state.sheets])
+        return np.ascontiguousarray(found.transpose(np.argsort(self.case.grid.transpose)))
 
     def write(self, before: State, after: State, buffer: NDArray) -> Box | None:
         """Bring a buffer from the label map of one state to that of another.
 
         Args:
-            before: what the buffer holds.
-            after: what it shall hold.
+            before: state that the buffer holds.
+            after: state that it shall hold.
             buffer: like the image; nothing is written where the states agree.
 
         Returns:
             Where they differ; None if nowhere.
         """
-        view = self.case.cropped_view(buffer)
+        view = buffer.transpose(self.case.grid.transpose)
         boxes = []
-        for index in range(self.case.depth):
-            parts = [state.shown and state.shown[index] for state in (before, after)]
+        for index in range(len(view)):
+            parts = [state.sheets and state.sheets[index].labels for state in (before, after)]
             if parts[0] == parts[1]:
                 continue
             was, becomes = (part.unpacked() if part else np.zeros(view.shape[1:], view.dtype) for part in parts)
@@ -149,18 +188,48 @@ class Correction:
                 boxes.append((index, index + 1, rows.min(), rows.max() + 1, columns.min(), columns.max() + 1))
         if not boxes:
             return None
-        start, found = self.case.grid.start, np.array(boxes)
-        low, high = found[:, ::2].min(0) + start, found[:, 1::2].max(0) + start
+        found = np.array(boxes)
+        low, high = found[:, ::2].min(0), found[:, 1::2].max(0)
         return [[int(low[axis]), int(high[axis])] for axis in np.argsort(self.case.grid.transpose)]
 
     # -- parts -----------------------------------------------------------------------------------------------------
 
-    def _start(self, progress: Progress | None) -> tuple[tuple[TileState, ...], tuple[Packed, ...]]:
+    def _start(self, progress: Progress | None) -> tuple[tuple[TileState, ...], tuple[Sheet, ...]]:
         if self._automatic is None:
             with self._computing(progress) as report:
                 tiles = tuple(self.engine.automatic(tile, report) for tile in range(len(self.engine.tiles)))
-                self._automatic = tiles, tuple(self._shown(tiles, index) for index in range(self.engine.depth))
+                empty = np.zeros(self.shape[1:], self.case.label_type)
+                origin = np.full(empty.shape, Origin.AUTOMATIC)
+                sheets = [Sheet.of(empty, empty, origin)] * self.shape[0]
+                for index in range(self.engine.depth):
+                    answer = self._answer(tiles, index)
+                    sheets[self._first + index] = Sheet.of(answer, answer, origin)
+                self._automatic = tiles, tuple(sheets)
         return self._automatic
+
+    def _heard(
+        self, state: State, progress: Progress | None
+    ) -> tuple[tuple[TileState, ...], dict[int, NDArray[np.unsignedinteger]]]:
+        """Return what the network knows after the marks of a state, and its answer on the slices that they reached."""
+        start, _ = self._start(progress)
+        after: list[TileState] = []
+        reached: set[int] = set()
+        with self._computing(progress) as report:
+            for tile, known in enumerate(state.tiles or start):
+                old, new = self._in_tile(state.seen, tile), self._in_tile(state.marks, tile)
+                changed = [index for index in {*old, *new} if old.get(index) != new.get(index)]
+                if changed:
+                    known, there = self.engine.after_marks(
+                        tile, known, self._prompts(tile, new), changed, sorted(new), start[tile], report
+                    )
+                    reached |= there
+                after.append(known)
+            return tuple(after), {self._first + index: self._answer(after, index) for index in sorted(reached)}
+
+    @property
+    def _first(self) -> int:
+        """The slice of the image that is the first one within the crop."""
+        return self.case.grid.start[0]
 
     def _in_tile(self, marks: Sequence[Mark], tile: int) -> dict[int, tuple[Mark, ...]]:
         """The marks that a tile sees, by slice."""
@@ -172,18 +241,21 @@ class Correction:
 
     def _prompts(self, tile: int, marks: Mapping[int, tuple[Mark, ...]]) -> Callable[[int], Prompts]:
         network, (rows, columns) = self.engine.network, self.engine.tiles[tile]
-        oldest = network.options.rounds - 1  # ages beyond were in no training
-        return lambda index: prompts_in(marks.get(index, ()), rows, columns, oldest, self.engine.device)
+        oldest, decay = network.options.rounds - 1, network.options.click_decay  # older ones were in no training
+        return lambda index: prompts_in(marks.get(index, ()), rows, columns, oldest, decay, self.engine.device)
 
-    def _shown(self, tiles: Sequence[TileState], index: int) -> Packed:
-        """Labels of one slice on the grid of the image, from all tiles."""
+    def _answer(self, tiles: Sequence[TileState], index: int) -> NDArray[np.unsignedinteger]:
+        """The network's labels of one slice of the crop, ``(H, W)`` of the image, from all tiles."""
         image, weight = self.case.image, self.case.weight
         total = torch.zeros((self.case.heads, *image.shape[2:]))
         weights = torch.zeros(image.shape[2:])
         for tile, (rows, columns) in enumerate(self.engine.tiles):
             total[:, rows, columns] += weight * self.engine.logits(tile, tiles[tile], index).cpu()
             weights[rows, columns] += weight
-        return Packed.of(self.case.labels_of(total / weights))
+        found = np.zeros(self.shape[1:], self.case.label_type)
+        (_, row, column), (_, height, width) = self.case.grid.start, self.case.grid.cropped
+        found[row : row + height, column : column + width] = self.case.labels_of(total / weights)
+        return found
 
     @contextmanager
     def _computing(self, progress: Progress | None) -> Iterator[Callable[[int], None]]:

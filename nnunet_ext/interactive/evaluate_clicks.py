@@ -7,7 +7,7 @@ of a person do.
 
 Protocol: one click at a time over all labels, not one per label. *NoC@85* and *NoC@90* are how many clicks it takes
 until the mean Dice over the labels of a case is that high; cases in which that does not happen count as the highest
-number of clicks that was tried, and are counted.
+number of clicks that was tried, and are counted. Effects of the clicks themselves are in ``click_effects``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from nnunet_ext.data.reading import Reader, Volume, require_same_geometry
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.metrics import DEFINITIONS, EMPTY_RULES, CaseMetrics, label_metrics, mean
 from nnunet_ext.files import replacing, write_json, write_rows
+from nnunet_ext.interactive.click_effects import Click, Effect, effect_of, effects_of
 from nnunet_ext.interactive.click_figure import clicks_figure
 from nnunet_ext.interactive.session import S2VSession
 from nnunet_ext.nnunet.models import require_images
@@ -43,14 +44,6 @@ TARGETS = (0.85, 0.9)
 
 Metric = Literal["dice", "nsd"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
-
-
-class Click(NamedTuple):
-    """Click of a simulated user: a voxel ``(z, y, x)``, the value of its label, and the pixels of the wrong region."""
-
-    voxel: tuple[int, int, int]
-    label: int
-    region: int
 
 
 def next_click(
@@ -109,12 +102,14 @@ class Moment:
         metrics: by label or region, with NSD at one tolerance.
         click: the last one.
         seconds: that its prediction took, or the automatic one.
+        effect: of the last click.
     """
 
     clicks: int
     metrics: Mapping[str, CaseMetrics]
     click: Click | None
     seconds: float
+    effect: Effect | None = None
 
     def score(self, metric: Metric, name: str | None = None) -> float:
         """Score of a label; by default the mean over the labels that count."""
@@ -230,13 +225,14 @@ class ClickEvaluation:
             "max": _number(max(seconds, default=math.nan)),
             "clicks": len(seconds),
         }
+        result["effects"] = effects_of([m.effect for case in own for m in case.moments if m.effect is not None])
         return result
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One row per case, way, number of clicks and label."""
         for case in self.cases:
             for moment in case.moments:
-                click = moment.click
+                click, effect = moment.click, moment.effect
                 for name, metrics in moment.metrics.items():
                     yield {
                         "case": case.case,
@@ -250,6 +246,10 @@ class ClickEvaluation:
                         "clicked_label": click.label if click else "",
                         "clicked_z_y_x": " ".join(map(str, click.voxel)) if click else "",
                         "wrong_region": click.region if click else "",
+                        "obeyed": int(effect.obeyed) if effect else "",
+                        "fixed": effect.fixed if effect else "",
+                        "broken": effect.broken if effect else "",
+                        "slices": effect.slices if effect else "",
                     }
 
     def report(self) -> str:
@@ -267,6 +267,13 @@ class ClickEvaluation:
                 lines.append(
                     f"clicks to Dice {target:g}: {found['mean']:.1f} on average, not reached in {found['failed']} of "
                     f"{content['cases']} cases, which count as {self.most}"
+                )
+            found = own["effects"]
+            if found["clicks"]:
+                lines.append(
+                    f"of {found['clicks']} clicks {found['obeyed_percent']:.1f} % obeyed, "
+                    f"{found['harmful_percent']:.1f} % harmful; {found['fixed']} voxels fixed, {found['broken']} "
+                    f"broken; {found['slices']['mean']:.1f} slices touched per click"
                 )
             spent, automatic = own["seconds_per_click"]["mean"], own["seconds_automatic"]
             lines.append(f"seconds: automatic {automatic:.2f}, per click {'–' if spent is None else f'{spent:.2f}'}")
@@ -362,7 +369,7 @@ def _click_through(session: S2VSession, truth: Volume, about: ClickEvaluation) -
     spacing = truth.spacing_mm if truth.array.ndim == 3 else (1.0, *truth.spacing_mm)
     start = time.perf_counter()
     session.predict_automatic()
-    click, spent = None, time.perf_counter() - start
+    click, effect, spent = None, None, time.perf_counter() - start
     clicks: list[Click] = []
     for number in range(about.most + 1):
         metrics = label_metrics(
@@ -373,15 +380,16 @@ def _click_through(session: S2VSession, truth: Volume, about: ClickEvaluation) -
             ignore_label=about.labels.ignore,
             nsd_tolerances_mm=[about.tolerance_mm],
         )
-        yield Moment(number, metrics, click, spent)
+        yield Moment(number, metrics, click, spent, effect)
         axis, ignore = session.case.slice_axis, about.labels.ignore
         click = next_click(session.target_buffer, reference, spacing, axis, ignore, clicks)
         if click is None or number == about.most:
             return
         clicks.append(click)
-        start = time.perf_counter()
+        before, start = session.target_buffer.copy(), time.perf_counter()
         session.add_point_interaction(click.voxel, label=click.label)
         spent = time.perf_counter() - start
+        effect = effect_of(before, session.target_buffer, reference, clicks, axis, ignore)
 
 
 def _files(

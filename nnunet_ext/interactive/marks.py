@@ -5,9 +5,10 @@ is drawn later, both *inferred*:
 
 * It *supersedes*: pixels of another label within 3 pixels of it, on the same slice, are forgotten, because a user who
   clicks again at the same place has changed their mind. A box does not; there is more in it than the object.
-* It weighs more: what is older on the same slice has aged by one round. The age is counted per slice, so that a mark
-  changes nothing but its own slice and what propagates from there, and ends where the ages of a training end, so that
-  nothing that was drawn vanishes.
+* It weighs more: what is older on the same slice has aged by one round, and all that is older of one label weighs at
+  most half of the newest mark together, however much it is; otherwise four old clicks would be as strong as the new
+  one. The age is counted per slice, so that a mark changes nothing but its own slice and what propagates from there,
+  and ends where the ages of a training end, so that nothing that was drawn vanishes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from nnunet_ext.s2vnet.prompts import Prompts
 
 SUPERSEDED_WITHIN = 3.0
 """Pixels of the network's grid."""
+
+OLDER_TOGETHER = 0.5
+"""Share of the newest mark's weight that all older marks of one label on its slice have together at most."""
 
 MAX_PIXELS = 4096
 """Most pixels of a mark; larger ones are thinned evenly, which hardly changes the mean of their features."""
@@ -89,7 +93,12 @@ def with_newer(marks: Sequence[Mark], newer: Sequence[Mark]) -> tuple[Mark, ...]
 
 
 def prompts_in(
-    marks: Sequence[Mark], rows: slice, columns: slice, oldest: int, device: torch.device | str = "cpu"
+    marks: Sequence[Mark],
+    rows: slice,
+    columns: slice,
+    oldest: int,
+    decay: float,
+    device: torch.device | str = "cpu",
 ) -> Prompts:
     """Return the marks of one slice as prompts of the network for a tile of it.
 
@@ -98,30 +107,38 @@ def prompts_in(
         rows: of the tile.
         columns: of the tile.
         oldest: age at which marks stop to age.
+        decay: of the weight with each round, by which the network multiplies.
         device: of the result.
 
     Returns:
         Prompts for a batch of one, on slice 0; none if no pixel is in the tile.
     """
     rounds = sorted({mark.round for mark in marks})
+    ages = [min(len(rounds) - 1 - rounds.index(mark.round), oldest) for mark in marks]
+    there = [_in_tile(mark, rows, columns) for mark in marks]
+    newest = max((mark.weight for mark, old in zip(marks, ages, strict=True) if not old), default=0.0)
+    older: dict[int, float] = {}
+    for mark, old, inside in zip(marks, ages, there, strict=True):
+        if old and inside.any():
+            older[mark.label] = older.get(mark.label, 0.0) + mark.weight * decay**old
     position, label, weight, age = [], [], [], []
-    for mark in marks:
-        inside = _in_tile(mark, rows, columns)
+    for mark, old, inside in zip(marks, ages, there, strict=True):
         if not inside.any():
             continue
+        total = older.get(mark.label, 0.0) if old else 0.0
+        scale = min(1.0, OLDER_TOGETHER * newest / total) if total else 1.0
         own = mark.pixels[inside] - [rows.start, columns.start]
         position.append(np.concatenate((np.zeros((len(own), 1)), own), 1))
         label.append(np.full(len(own), mark.label))
-        weight.append(np.full(len(own), mark.weight / len(own)))
-        later = len(rounds) - 1 - rounds.index(mark.round)
-        age.append(np.full(len(own), min(later, oldest)))
+        weight.append(np.full(len(own), scale * mark.weight / len(own)))
+        age.append(np.full(len(own), old))
     if not position:
         return Prompts.none(1, device)
-    place, total, since = (
+    place, weights, since = (
         torch.as_tensor(np.concatenate(part), dtype=torch.float32, device=device)[None]
         for part in (position, weight, age)
     )
-    return Prompts(place, torch.as_tensor(np.concatenate(label), device=device)[None], total, since)
+    return Prompts(place, torch.as_tensor(np.concatenate(label), device=device)[None], weights, since)
 
 
 def touches(mark: Mark, rows: slice, columns: slice) -> bool:

@@ -12,6 +12,8 @@
         {"type": "box", "label": 1, "box": [[30, 31], [80, 120], [60, 90]]},
         {"type": "scribble", "label": 1, "file": "scribble.nii.gz"},
         {"type": "initial", "file": "segmentation.nii.gz", "show": "prediction"},
+        {"type": "lock", "label": "liver", "locked": true},
+        {"type": "accept", "slice": 12, "accepted": true},
         {"type": "undo"}
       ]
     }
@@ -83,11 +85,23 @@ class _Initial(_Entry):
     show: Literal["file", "prediction"] = Field(default="file", description="'file' or 'prediction'")
 
 
+class _Lock(_Entry):
+    type: Literal["lock"]
+    label: Annotated[int, Field(ge=1, le=2**16 - 1)] | str = Field(description="its value or its name")
+    locked: bool = Field(default=True, description="true or false")
+
+
+class _Accept(_Entry):
+    type: Literal["accept"]
+    slice: Annotated[int, Field(ge=0, le=2**31)] = Field(description="a number from 0 on")
+    accepted: bool = Field(default=True, description="true or false")
+
+
 class _Command(_Entry):
     type: Literal["automatic", "predict", "undo", "reset"]
 
 
-Entry = _Point | _Stroke | _Box | _Initial | _Command
+Entry = _Point | _Stroke | _Box | _Initial | _Lock | _Accept | _Command
 ENTRY: TypeAdapter[Any] = TypeAdapter(Annotated[Entry, Field(discriminator="type")])
 
 KEYS: dict[str, dict[str, str | None]] = {
@@ -147,8 +161,13 @@ class Prompt:
             return session.predict()
         if kind == "undo":
             return session.undo()
-        if kind == "reset":
-            session.reset_interactions()
+        if kind in ("reset", "lock", "accept"):  # the label map stays, or is gone
+            if kind == "reset":
+                session.reset_interactions()
+            elif kind == "lock":
+                session.lock_structure(content["label"], content.get("locked", True))
+            else:
+                session.accept_slice(content["slice"], content.get("accepted", True))
             return None
         how = (content.get("include", True), not self.waits)
         label = content.get("label")

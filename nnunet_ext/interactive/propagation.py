@@ -7,7 +7,8 @@ otherwise, to the same bits.
 
 A slice with a new mark is segmented from the chain that knows more there, and both chains go on from it, the upward one
 above it and the downward one below it; so what earlier marks told one chain is not lost to the other. Each is followed
-until it runs out of slices, or labels as before on three slices in a row (less than 0.1 % of their pixels differ). What
+until it runs out of slices, or labels as before on three slices in a row (of every structure less than 1 % of the
+pixels that it had or has differ, so that a small structure counts as much as a large one). What
 it reached is blended anew: between two marked slices the upward chain counts most at the lower one and the downward
 chain at the upper one, linearly; beyond the outermost marks the chain that comes from there counts alone; without marks
 both are blended as in the automatic mode. The chain that knows more is the one that counts more.
@@ -35,8 +36,8 @@ from nnunet_ext.s2vnet.feature_cache import FeatureCache
 from nnunet_ext.s2vnet.network import S2VNet, slices_with_image
 from nnunet_ext.s2vnet.prompts import Prompts
 
-QUIET_SHARE, QUIET_SLICES = 0.001, 3
-"""A chain ends after so many slices in a row of which less than this share of the pixels changed its label."""
+QUIET_SHARE, QUIET_SLICES = 0.01, 3
+"""A chain ends after so many slices in a row on which less than this share of every structure came or went."""
 
 PromptsOf = Callable[[int], Prompts]
 """Index of a slice → the prompts on it."""
@@ -292,4 +293,9 @@ def _is_quiet(old: Step, new: Step) -> bool:
     if old.labels.data == new.labels.data:
         return True
     a, b = old.labels.unpacked(), new.labels.unpacked()
-    return bool(np.count_nonzero(a != b) < QUIET_SHARE * a.size)
+    was, becomes = a[a != b], b[a != b]
+    for label in np.union1d(was, becomes).tolist():
+        either = np.count_nonzero((a == label) | (b == label))
+        if label and np.count_nonzero((was == label) | (becomes == label)) >= QUIET_SHARE * either:
+            return False
+    return True

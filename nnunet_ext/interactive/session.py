@@ -9,8 +9,12 @@ prompt starts from it.
 Positions are voxels of the image as it was given, continuous; 0 is the centre of the first one. The result is a
 function of the image and of the calls since: the same calls give the same bytes, on the same machine.
 
-A session may be used from any thread, from one at a time. The drawing is in ``drawing``, what it becomes on slices in
-``marks``, what is computed again in ``propagation``, and how that becomes a label map in ``correction``.
+What is drawn has its label until a newer prompt is drawn over it; elsewhere a prompt changes a voxel only where the
+network's answer changes (``provenance``). Structures can be locked and slices accepted.
+
+A session may be used from any thread, from one at a time. The drawing is in ``drawing``, what it decides by itself in
+``strokes``, what it becomes on slices in ``marks``, what is computed again in ``propagation``, and how that becomes a
+label map in ``correction``.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +36,10 @@ from nnunet_ext.devices import require_device
 from nnunet_ext.discovery import register
 from nnunet_ext.errors import InputError
 from nnunet_ext.interactive.correction import Correction, Progress, State
-from nnunet_ext.interactive.drawing import Box, as_array, box_voxels, filled, mask_voxels, point_voxels
+from nnunet_ext.interactive.drawing import Box, as_array, box_voxels, checked_box, filled, mask_voxels, point_voxels
+from nnunet_ext.interactive.marks import marks_of
+from nnunet_ext.interactive.saved import checksum, read_session, write_session
+from nnunet_ext.interactive.strokes import CLICK_RADIUS, Stroke, around_box, disc, in_slices
 from nnunet_ext.nnunet.models import folds_with, require_openable, trained_folds
 from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.sliced_case import SlicedCase
@@ -55,6 +63,8 @@ class S2VSession:
         early_stop: False: a prompt is followed to the ends of the volume.
         cache_bytes: for features of slices; without space they are computed again, with the same result.
         undo_limit: how many calls can be undone.
+        click_radius: of the disc in a slice that certainly gets the label of a click, in voxels of the finer axis; by
+            default 0, the clicked voxel alone.
         progress: is told how far a prediction is; may be replaced at any time.
     """
 
@@ -70,6 +80,7 @@ class S2VSession:
         early_stop: bool = True,
         cache_bytes: int = 2 * 2**30,
         undo_limit: int = 100,
+        click_radius: float = CLICK_RADIUS,
         progress: Progress | None = None,
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -80,6 +91,7 @@ class S2VSession:
         self.early_stop = early_stop
         self.cache_bytes = cache_bytes
         self.progress = progress
+        self.click_radius = click_radius
         self._model: S2VPredictor | None = None
         self._image: tuple[Correction, NDArray] | None = None
         self._active = 1
@@ -235,6 +247,31 @@ class S2VSession:
         """
         self.case.write(self.target_buffer, file)
 
+    def save(self, file: str | Path) -> None:
+        """Save the session as one file: prompts, waiting ones too, label map, provenance, locks; not what undo knows.
+
+        Raises:
+            InputError: no image; the folder of the file is missing.
+        """
+        correction, _ = self._require_image()
+        write_session(file, self._state, self._active, self._belongs(correction))
+
+    def restore(self, file: str | Path) -> Box | None:
+        """Go on with a session that was saved, with the image that it was saved with; undo begins anew.
+
+        Returns:
+            Where the label map has changed, half-open ranges of voxels; None if nowhere.
+
+        Raises:
+            InputError: no image; the file cannot be read, or belongs to another image or model. The session is what it
+                was.
+        """
+        correction, buffer = self._require_image()
+        state, active = read_session(file, self._belongs(correction), correction.shape, self.device)
+        before, self._state, self._active = self._state, state, active
+        self._history.clear()
+        return correction.write(before, state, buffer)
+
     # -- prompts ---------------------------------------------------------------------------------------------------
 
     def set_active_label(self, label: int | str) -> None:
@@ -274,8 +311,13 @@ class S2VSession:
         Raises:
             InputError: no image, no such label, or the point is outside of the image. The session is what it was.
         """
-        value, shape = self._label(label, include_interaction), self.case.shape
-        return self._add(point_voxels(coordinates, shape), value, 1.0, True, run_prediction)
+        value, case = self._label(label, include_interaction), self.case
+        point = point_voxels(coordinates, case.shape)
+        (centre,) = in_slices(point, case.grid, case.shape)
+        _, *in_plane = case.grid.transpose
+        spacing = [float(case.properties["spacing"][axis]) for axis in in_plane]
+        voxels = disc(centre, self.click_radius, spacing, [case.shape[axis] for axis in in_plane])
+        return self._add(point, Stroke(value, voxels), run_prediction)
 
     def add_scribble_interaction(
         self,
@@ -305,7 +347,7 @@ class S2VSession:
         """
         value, shape = self._label(label, include_interaction), self.case.shape
         voxels = mask_voxels(scribble_image, shape, interaction_bbox, "scribble")
-        return self._add(voxels, value, 1.0, True, run_prediction)
+        return self._add(voxels, Stroke(value, in_slices(voxels, self.case.grid, shape)), run_prediction)
 
     def add_lasso_interaction(
         self,
@@ -335,7 +377,7 @@ class S2VSession:
         """
         value, shape = self._label(label, include_interaction), self.case.shape
         voxels = filled(mask_voxels(lasso_image, shape, interaction_bbox, "lasso"))
-        return self._add(voxels, value, 1.0, True, run_prediction)
+        return self._add(voxels, Stroke(value, in_slices(voxels, self.case.grid, shape)), run_prediction)
 
     def add_bbox_interaction(
         self,
@@ -361,8 +403,14 @@ class S2VSession:
         Raises:
             InputError: as for a point; the box is empty, not inside of the image, or in no plane.
         """
-        value, shape = self._label(label, include_interaction), self.case.shape
-        return self._add(box_voxels(bbox_coords, shape), value, BOX_WEIGHT, False, run_prediction)
+        value, case = self._label(label, include_interaction), self.case
+        voxels = box_voxels(bbox_coords, case.shape)
+        if value:
+            outside = around_box(checked_box(bbox_coords, case.shape), case.shape, case.slice_axis)
+            stroke = Stroke(value, around=in_slices(outside, case.grid, case.shape))
+        else:
+            stroke = Stroke(value, in_slices(voxels, case.grid, case.shape))
+        return self._add(voxels, stroke, run_prediction, BOX_WEIGHT, False)
 
     def add_initial_seg_interaction(
         self, initial_seg: ArrayLike | Tensor, run_prediction: bool = False, *, override_capability_checks: bool = False
@@ -370,7 +418,8 @@ class S2VSession:
         """A label map to start from, of all labels; earlier prompts are forgotten.
 
         Every label of every slice becomes a prompt, which later ones supersede. Without ``run_prediction`` the label
-        map is shown as it is, and only what a later prompt reaches is replaced.
+        map is shown as it is, and later prompts change only what is drawn and where they change the network's answer.
+        What is locked stays.
 
         Args:
             initial_seg: like the image, labels.
@@ -393,7 +442,8 @@ class S2VSession:
             raise InputError(
                 f"The initial segmentation holds {unknown[:5]}, but the model knows {self._known_labels()}."
             )
-        return self._become(correction.of_label_map(given, values, not run_prediction, self.progress))
+        state = correction.of_label_map(given, values, not run_prediction, self.progress)
+        return self._become(state.protecting(self._state))
 
     def predict(self) -> Box | None:
         """Segment with the prompts that wait, because they were added without ``run_prediction``.
@@ -408,7 +458,7 @@ class S2VSession:
         return None if state is self._state else self._become(state)
 
     def predict_automatic(self) -> Box | None:
-        """The result without prompts; those that were given are forgotten.
+        """The result without prompts; those that were given are forgotten, and what is locked stays.
 
         Returns:
             As for a point.
@@ -416,7 +466,7 @@ class S2VSession:
         Raises:
             InputError: no image.
         """
-        return self._become(self._require_image()[0].automatic(self.progress))
+        return self._become(self._require_image()[0].automatic(self.progress).protecting(self._state))
 
     def undo(self) -> Box | None:
         """Take back the last prompt, initial segmentation or prediction: the label map is what it was, exactly.
@@ -438,8 +488,60 @@ class S2VSession:
         """Number of calls that can be undone."""
         return len(self._history)
 
+    def lock_structure(self, label: int | str, locked: bool = True) -> None:
+        """Protect a structure: no voxel of it comes or goes, and drawing it, or over it, is refused.
+
+        Args:
+            label: value or name, not the background.
+            locked: False: protect it no more.
+
+        Raises:
+            InputError: no image, no such label, or there is no label map yet.
+        """
+        value = self._label(label, True)
+        if not value:
+            raise InputError("The background cannot be locked; lock structures.")
+        state = self._require_shown()
+        self._become(replace(state, locked=state.locked | {value} if locked else state.locked - {value}))
+
+    def accept_slice(self, index: int, accepted: bool = True) -> None:
+        """Protect a slice: nothing on it changes, and drawing on it is refused.
+
+        Args:
+            index: along the axis across which slices lie, see :attr:`SlicedCase.slice_axis`.
+            accepted: False: protect it no more.
+
+        Raises:
+            InputError: no image, no such slice, or there is no label map yet.
+        """
+        depth = self._require_image()[0].shape[0]
+        if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or not 0 <= index < depth:
+            raise InputError(f"There is no slice {index!r}; the image has slices 0 to {depth - 1}.")
+        state, one = self._require_shown(), {int(index)}
+        self._become(replace(state, accepted=state.accepted | one if accepted else state.accepted - one))
+
+    @property
+    def locked_structures(self) -> list[int]:
+        """Values of the labels that are locked, ascending."""
+        return sorted(self._state.locked)
+
+    @property
+    def accepted_slices(self) -> list[int]:
+        """Indices of the slices that are accepted, ascending."""
+        return sorted(self._state.accepted)
+
+    @property
+    def provenance(self) -> NDArray[np.uint8]:
+        """``(z, y, x)``, where the label of every voxel came from: values of
+        :class:`nnunet_ext.interactive.provenance.Origin`.
+
+        Raises:
+            InputError: no image.
+        """
+        return self._require_image()[0].origins(self._state)
+
     def reset_interactions(self) -> None:
-        """Forget all prompts and what could be undone; the label map becomes background.
+        """Forget all prompts, locks and what could be undone; the label map becomes background.
 
         Raises:
             InputError: no image.
@@ -454,6 +556,15 @@ class S2VSession:
             self.model  # noqa: B018 (the first thing that is missing)
             raise InputError("No image is set; call set_image or set_image_from_files first.")
         return self._image
+
+    def _belongs(self, correction: Correction) -> dict[str, str]:
+        return checksum(correction.case.image, correction.engine.network)
+
+    def _require_shown(self) -> State:
+        self._require_image()
+        if self._state.sheets is None:
+            raise InputError("There is no label map yet; call predict_automatic first.")
+        return self._state
 
     def _known_labels(self) -> str:
         return ", ".join(f"{value} ({name})" for name, value in self.labels.items())
@@ -472,18 +583,35 @@ class S2VSession:
         value = self._active if label is None else self._value_of(label)
         return value if include else 0
 
-    def _add(self, voxels: NDArray, label: int, weight: float, supersedes: bool, run: bool) -> Box | None:
+    def _add(
+        self, voxels: NDArray, stroke: Stroke, run: bool, weight: float = 1.0, supersedes: bool = True
+    ) -> Box | None:
         correction, _ = self._require_image()
-        voxels = voxels[correction.case.in_crop(voxels)]
-        if not len(voxels):
+        self._require_unlocked(stroke)
+        seen = voxels[correction.case.in_crop(voxels)]
+        if not len(seen):
             warnings.warn(
-                "A prompt lies where the image is empty, which nnU-Net crops away; it stays background there.",
+                "A prompt lies where the image is empty, which nnU-Net crops away; only what was drawn changes there.",
                 stacklevel=3,
             )
-            return None
-        index = list(self.labels.values()).index(label)
-        state = self._state.with_drawn(correction.case.to_pixels(voxels), index, weight, supersedes)
+        index = list(self.labels.values()).index(stroke.label)
+        pixels = correction.case.to_pixels(seen)
+        state = self._state.with_drawn(marks_of(pixels, index, weight, self._state.round, supersedes), stroke)
         return self._become(correction.predicted(state, self.progress) if run else state)
+
+    def _require_unlocked(self, stroke: Stroke) -> None:
+        """Raise InputError if a prompt would change what is locked."""
+        state, names = self._state, {value: name for name, value in self.labels.items()}
+        if stroke.label in state.locked:
+            raise InputError(f"{names[stroke.label]} is locked; unlock it to draw it.")
+        for index in stroke.slices:
+            if index in state.accepted:
+                raise InputError(f"Slice {index} is accepted; take that back to draw on it.")
+            if state.locked and state.sheets is not None:
+                _, rows, columns = stroke.voxels[stroke.voxels[:, 0] == index].T
+                there = set(np.unique(state.sheets[index].labels.unpacked()[rows, columns]).tolist())
+                if held := sorted(there & state.locked):
+                    raise InputError(f"The prompt is drawn over {names[held[0]]}, which is locked; unlock it first.")
 
     def _become(self, state: State) -> Box | None:
         correction, buffer = self._require_image()

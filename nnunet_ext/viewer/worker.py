@@ -145,6 +145,8 @@ class SessionWorker:
             "undo": self._undoable,
             "prompts": len(self.prompts),
             "failure": self.failure,
+            "locked": self.session.locked_structures,
+            "accepted": self.session.accepted_slices,
         }
 
     def _called(self, call: Callable[[], Result]) -> Result:
@@ -171,7 +173,7 @@ class SessionWorker:
             box = prompt.apply(self.session)
         if kind == "reset":
             box, self._undoable = [[0, size] for size in self.session.case.shape], 0
-        else:  # the session knows what was a step: a prompt where the image is empty is none
+        else:  # the session knows what was a step: a prediction with nothing new is none
             self._undoable = max(0, self._undoable + self.session.undo_steps - before)
         self.prompts.append(dict(prompt.content))
         self._version += 1

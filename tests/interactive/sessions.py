@@ -14,6 +14,7 @@ from nnunet_ext.s2vnet.labels import LabelHeads
 from nnunet_ext.s2vnet.predictor import S2VPredictor
 from tests import tiny
 from tests.s2vnet.test_network import s2vnet
+from tests.s2vnet.toy import discs, trained
 
 SPACING = [3.0, 1.2, 0.9]
 
@@ -79,3 +80,22 @@ def quietly(call, *args, **kwargs):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return call(*args, **kwargs)
+
+
+@cache
+def trained_model():
+    """A predictor that learned discs of two classes, and clicks, in 60 steps, and sees images as they are."""
+    torch.set_num_threads(1)
+    made = model.__wrapped__()
+    made.network = trained(60, lambda step: step % 2 == 0, interactive=0.9)
+    made.configuration_manager.configuration["normalization_schemes"] = ["NoNormalization"]
+    return made
+
+
+def trained_session(depth=8, seed=1, **options):
+    """A session with that model on the volume of a disc, ``(depth, 16, 16)``; and the labels of the volume."""
+    images, labels = discs(1, depth, True, seed)
+    made = S2VSession("cpu", **options)
+    made.initialize_from_predictor(trained_model())
+    made.set_image(images[0].numpy(), {"spacing": [1.0, 1.0, 1.0]})
+    return made, labels[0].numpy()

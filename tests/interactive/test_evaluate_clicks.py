@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from nnunet_ext.data.label_definitions import ScoredLabels
 from nnunet_ext.evaluation.metrics import label_metrics
+from nnunet_ext.interactive.click_effects import effect_of, effects_of
 from nnunet_ext.interactive.evaluate_clicks import Click, Clicked, ClickEvaluation, Moment, next_click
 
 SPACING = [5.0, 1.0, 1.0]
@@ -69,6 +70,37 @@ def test_a_click_is_in_a_region_than_which_none_is_larger(seed, axis):
             regions, number = ndimage.label((a != b) & (b == value), np.ones((3, 3)))
             largest = max([largest, *(int((regions == n + 1).sum()) for n in range(number))])
     assert click.region == largest
+
+
+def test_effects_of_a_click():
+    before, truth = volumes()
+    before[1, 2:4, 2:9] = 0  # 14 voxels are missing
+    after = truth.copy()
+    after[1, 2, 2:9] = 0  # 7 of them still
+    after[0, 0, :3] = 2
+    after[3, 0, :2] = 1
+    click, old, same = Click((1, 3, 4), 1, 14), Click((1, 2, 4), 1, 14), Click((1, 3, 4), 2, 3)
+    found = effect_of(before, after, truth, [old, same, click])
+    assert found == (True, 0, 1, 7, 5, 3)
+    assert not found.harmful
+    truth[0, 0, :3] = 9
+    assert effect_of(before, after, truth, [click], ignore=9)[3:5] == (7, 2)
+    harm = effect_of(truth, after, truth, [Click((0, 5, 5), 2, 1)], ignore=9)
+    assert harm == (False, 0, 0, 0, 9, 3)
+    assert harm.harmful
+    # turned, so that slices lie across another axis
+    turned = [part.transpose(1, 0, 2) for part in (before, after, truth)]
+    assert effect_of(*turned, [Click((3, 1, 4), 1, 14)], 1, 9) == (True, 0, 0, 7, 2, 3)
+    assert effects_of([found, harm]) == {
+        "clicks": 2,
+        "obeyed_percent": 50.0,
+        "earlier_still_obeyed_percent": 0.0,
+        "harmful_percent": 50.0,
+        "fixed": 7,
+        "broken": 14,
+        "slices": {"mean": 3.0, "max": 3},
+    }
+    assert effects_of([])["obeyed_percent"] is None
 
 
 def moment(clicks, dice):

@@ -39,6 +39,8 @@ def of_calls(*calls):
 
 MASK = np.zeros(SHAPE, np.int32)
 MASK[3, 4, 4:8] = 1
+POINT, CLICK = {"type": "point", "at": [2, 14, 7], "label": 1}, ("add_point_interaction", [2, 14, 7], {"label": 1})
+AUTOMATIC = ("predict_automatic", {})
 CALLS = {
     "point": ({"type": "point", "at": [2, 8, 4], "label": "right"}, ("add_point_interaction", [2, 8, 4], {"label": 2})),
     "background": (
@@ -46,7 +48,10 @@ CALLS = {
         ("add_point_interaction", [2, 8, 4], {"label": 0}),
     ),
     "line": ({"type": "scribble", "line": [[3, 4, 4], [3, 4, 7]]}, ("add_scribble_interaction", MASK, {})),
-    "one voxel": ({"type": "scribble", "line": [[3, 4, 4]]}, ("add_point_interaction", [3, 4, 4], {})),
+    "one voxel": (
+        {"type": "scribble", "line": [[3, 4, 4]]},
+        ("add_scribble_interaction", np.ones((1, 1, 1)), {"interaction_bbox": [[3, 4], [4, 5], [4, 5]]}),
+    ),
     "file": ({"type": "scribble", "file": "x"}, ("add_scribble_interaction", MASK, {})),
     "lasso": (
         {"type": "lasso", "line": [[3, 4, 4], [3, 4, 9], [3, 9, 9], [3, 9, 4]]},
@@ -62,14 +67,42 @@ CALLS = {
         {"type": "initial", "file": "x", "show": "prediction"},
         ("add_initial_seg_interaction", MASK, {"run_prediction": True}),
     ),
+    "lock": (
+        [{"type": "automatic"}, {"type": "lock", "label": "right"}, POINT],
+        AUTOMATIC,
+        ("lock_structure", 2, {}),
+        CLICK,
+    ),
+    "no lock": (
+        [{"type": "automatic"}, {"type": "lock", "label": 2}, {"type": "lock", "label": 2, "locked": False}, POINT],
+        AUTOMATIC,
+        CLICK,
+    ),
+    "accept": (
+        [{"type": "automatic"}, {"type": "accept", "slice": 3}, POINT],
+        AUTOMATIC,
+        ("accept_slice", 3, {}),
+        CLICK,
+    ),
+    "not accepted": (
+        [
+            {"type": "automatic"},
+            {"type": "accept", "slice": 2},
+            {"type": "accept", "slice": 2, "accepted": False},
+            POINT,
+        ],
+        AUTOMATIC,
+        CLICK,
+    ),
     "automatic": ({"type": "automatic"}, ("predict_automatic", {})),
 }
 
 
 @pytest.mark.parametrize("kind", CALLS)
 def test_every_type_is_the_call_of_its_name(kind):
-    prompt, call = CALLS[kind]
-    assert np.array_equal(result(prompt, mask=MASK), of_calls(call))
+    given, *calls = CALLS[kind]
+    listed = given if isinstance(given, list) else [given]
+    assert np.array_equal(result(*listed, mask=MASK), of_calls(*calls))
 
 
 def test_other_axes_are_the_same_voxels():
@@ -130,6 +163,8 @@ def test_waiting_undo_reset_and_predict():
         ({"prompts": [{"type": "point", "at": [1, 2, 3], "label": None}]}, "label is None; expected"),
         ({"prompts": [{"type": "point", "at": [1, 2, 3], "label": 10**400}]}, "label is 10+…; expected"),
         ({"prompts": [{"type": "initial", "file": "x", "show": "me"}]}, "show is 'me'; expected is 'file' or"),
+        ({"prompts": [{"type": "lock", "label": 0}]}, r"\(lock\): label is 0; expected is its value or its name"),
+        ({"prompts": [{"type": "accept", "slice": -1}]}, r"\(accept\): slice is -1; expected is a number from 0 on"),
         ({"prompts": [{"type": "initial", "file": 3}]}, "file is 3; expected is a file name"),
     ],
 )
@@ -216,12 +251,17 @@ def test_the_commands_repeat_a_session_and_evaluate_clicks(trained, tmp_path, ca
     command = ["s2v", "evaluate-clicks", "-i", str(images), "-r", str(labels), "-m", str(model), "-o", str(out)]
     chosen = ["--cases", "tiny_0", "tiny_3", "--clicks", "2", "--propagation", "both", "-device", "cpu"]
     assert cli.main([*command, *chosen]) == 0
-    assert "clicks to Dice 0.85" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "clicks to Dice 0.85" in told
+    assert "of 4 clicks 100.0 % obeyed" in told
     assert (out / "clicks.png").stat().st_size > 1000
     summary = json.loads((out / "clicks.json").read_text())
     assert summary["cases"] == 2
     assert set(summary["propagation on"]["dice"]) == {"mean", "left", "right"}
     assert set(summary["propagation off"]["nsd"]["mean"]) == {"0", "1", "2"}
+    for way in ("on", "off"):
+        effects = summary[f"propagation {way}"]["effects"]
+        assert (effects["obeyed_percent"], effects["clicks"]) == (100.0, 4)
     rows = (out / "clicks.csv").read_text().splitlines()
     assert len(rows) == 1 + 2 * 2 * 3 * 2  # cases, ways, moments, labels
     assert cli.main([*command, "--cases", "tiny_9", "-device", "cpu"]) == 2

@@ -48,17 +48,29 @@ def test_a_box_deletes_nothing():
 
 def test_prompts_of_a_tile():
     marks = (*mark([(5, 5), (30, 5)], number=2), *mark([(6, 6)], label=2, number=4), *mark([(5.5, 7)], number=9))
-    prompts = prompts_in(marks, slice(2, 18), slice(1, 17), oldest=1)
+    prompts = prompts_in(marks, slice(2, 18), slice(1, 17), oldest=1, decay=0.5)
     assert prompts.position.tolist() == [[[0, 3, 4], [0, 4, 5], [0, 3.5, 6]]]
     assert prompts.label.tolist() == [[1, 2, 1]]
     assert prompts.weight.tolist() == [[1, 1, 1]]  # of the pixels in the tile together
     assert prompts.age.tolist() == [[1, 1, 0]]  # two rounds ago is as old as it gets
-    assert prompts_in(marks, *WHOLE, oldest=9).age.tolist() == [[2, 2, 1, 0]]
-    assert prompts_in(marks, *WHOLE, oldest=9).weight.tolist() == [[0.5, 0.5, 1, 1]]
-    nothing = prompts_in(marks, slice(20, 28), slice(20, 28), oldest=1)
+    assert prompts_in(marks, *WHOLE, oldest=9, decay=0.5).age.tolist() == [[2, 2, 1, 0]]
+    assert prompts_in(marks, *WHOLE, oldest=9, decay=0.5).weight.tolist() == [[0.5, 0.5, 1, 1]]
+    nothing = prompts_in(marks, slice(20, 28), slice(20, 28), oldest=1, decay=0.5)
     assert nothing.weight.sum() == 0
     assert touches(marks[0], slice(28, 32), slice(0, 16))
     assert not touches(marks[1], slice(28, 32), slice(0, 16))
+
+
+@given(st.lists(st.integers(1, 2), max_size=30), st.floats(0, 1), st.floats(0.25, 1), st.integers(0, 3))
+def test_the_newest_mark_is_the_strongest_however_many_older_ones_there_are(labels, decay, weight, oldest):
+    older = [mark([(5 + 9 * n, 5)], label, n)[0] for n, label in enumerate(labels)]
+    newest = mark([(3, 3)], 2, len(labels), weight=weight)
+    told = prompts_in((*older, *newest), slice(0, 400), slice(0, 40), oldest + 1, decay)
+    strength = told.weight * decay**told.age
+    age = told.age
+    for label in (1, 2):
+        assert strength[(told.label == label) & (age > 0)].sum() <= 0.5 * weight + 1e-5
+    assert strength[age == 0].tolist() == pytest.approx([weight])
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_ext.interactive.propagation import Packed, share_of_upward
+from nnunet_ext.interactive.propagation import Packed, Step, _is_quiet, share_of_upward
 
 
 def test_shares_without_marks_are_those_of_the_predictor():
@@ -35,3 +36,24 @@ def test_packed_labels_come_back(kind):
     found = packed.unpacked()
     assert found.dtype == kind
     np.testing.assert_array_equal(found, labels.T)
+
+
+def step(labels):
+    return Step(torch.zeros(1, 1, 1), Packed.of(labels))
+
+
+def test_a_small_structure_that_comes_or_goes_is_not_quiet():
+    """16 × 16 pixels of 512 × 512 are less than a thousandth of the slice, and all of the structure."""
+    nothing = np.zeros((512, 512), np.int16)
+    small, large = nothing.copy(), nothing.copy()
+    small[100:116, 100:116] = 1
+    large[100:300, 100:300] = 2
+    assert not _is_quiet(step(nothing), step(small))
+    assert not _is_quiet(step(small), step(nothing))
+    assert not _is_quiet(step(large), step(np.where(small, small, large)))
+    moved = large.copy()
+    moved[100, 100:300] = 0  # 200 of 40,000 pixels
+    assert _is_quiet(step(large), step(moved))
+    moved[100:103, 100:300] = 0
+    assert not _is_quiet(step(large), step(moved))
+    assert _is_quiet(step(small), step(small.copy()))

@@ -1,7 +1,9 @@
 """Sessions: what prompts change, that they can be undone and repeated, where voxels are, and what is refused."""
 
 import gc
+import json
 import threading
+import zipfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,11 +14,13 @@ from hypothesis import strategies as st
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.interactive.propagation import Step
+from nnunet_ext.interactive.provenance import Origin
+from nnunet_ext.interactive.saved import checksum
 from nnunet_ext.interactive.session import S2VSession
 from nnunet_ext.s2vnet.centroid_aggregation import Bank
 from nnunet_ext.s2vnet.prompts import Prompts
 from tests import tiny
-from tests.interactive.sessions import image, model, quietly, session
+from tests.interactive.sessions import image, model, quietly, session, trained_session
 
 LARGE = (12, 16, 16)
 
@@ -177,16 +181,18 @@ def test_labels_of_regions_have_prompts():
     assert changed_slices(before, made.target_buffer)
 
 
-def test_a_prompt_where_the_image_was_cropped_away_is_nothing():
-    made = session((8, 20, 20), border=2)
+def test_where_the_image_was_cropped_away_only_what_is_drawn_changes():
+    made = session((8, 20, 20), border=2, click_radius=0)
     made.predict_automatic()
-    before, steps = made.target_buffer.copy(), made.undo_steps
-    with pytest.warns(UserWarning, match="stays background"):
-        assert made.add_point_interaction([0, 8, 8]) is None
-    with pytest.warns(UserWarning, match="stays background"):
-        assert made.add_point_interaction([4, 1, 1], label=2) is None
+    before = made.target_buffer.copy()
+    with pytest.warns(UserWarning, match="crops away"):
+        assert made.add_point_interaction([0, 8, 8]) == [[0, 1], [8, 9], [8, 9]]
+    with pytest.warns(UserWarning, match="crops away"):
+        assert made.add_point_interaction([4, 1, 1], label=2) == [[4, 5], [1, 2], [1, 2]]
+    assert (made.target_buffer[0, 8, 8], made.target_buffer[4, 1, 1]) == (1, 2)
+    assert np.count_nonzero(before != made.target_buffer) == 2
+    made.undo(), made.undo()
     assert np.array_equal(before, made.target_buffer)
-    assert made.undo_steps == steps
 
 
 def test_an_initial_segmentation_is_kept_but_for_what_is_corrected():
@@ -207,6 +213,168 @@ def test_an_initial_segmentation_is_kept_but_for_what_is_corrected():
     automatic = session(LARGE)
     automatic.predict_automatic()
     assert not np.array_equal(seen.target_buffer, automatic.target_buffer)
+
+
+def test_a_click_that_agrees_with_a_perfect_segmentation_keeps_it():
+    scores = []
+    for seed in range(4):
+        made, truth = trained_session(seed=seed)
+        made.predict_automatic()
+        alone = (made.target_buffer == truth).mean()
+        made.add_initial_seg_interaction(truth)
+        z, y, x = np.argwhere(truth > 0)[np.count_nonzero(truth) // 2]
+        made.add_point_interaction([z, y, x], label=int(truth[z, y, x]))
+        kept = (made.target_buffer == truth).mean()
+        scores.append((alone, kept))
+        assert kept > 0.98
+        assert made.target_buffer[z, y, x] == truth[z, y, x]
+    assert all(kept > alone for alone, kept in scores)
+
+
+def test_the_network_changes_a_given_map_only_where_its_answer_changes():
+    made, truth = trained_session()
+    made.add_initial_seg_interaction(truth)
+    assert (made.provenance == Origin.GIVEN).all()
+    before = answers(made)
+    assert not np.array_equal(before, truth)  # or nothing is shown here
+    made.add_scribble_interaction(scribble(truth.shape, 4, 2, slice(2, 12)), label=2)
+    drawn = scribble(truth.shape, 4, 2, slice(2, 12)) > 0
+    changed, origin = made.target_buffer != truth, made.provenance
+    assert np.array_equal(origin == Origin.DRAWN, drawn)
+    assert np.array_equal(origin == Origin.PROPAGATED, (before != answers(made)) & ~drawn)
+    assert not (changed & ~drawn & (before == answers(made))).any()
+    assert (made.target_buffer[drawn] == 2).all()
+
+
+def answers(made):
+    return np.stack([sheet.answer.unpacked() for sheet in made._state.sheets])
+
+
+@pytest.mark.parametrize("transpose", [(0, 1, 2), (1, 2, 0), (2, 0, 1)])
+def test_drawn_voxels_are_exact_through_transpose_crop_and_resampling(transpose):
+    made = session((9, 16, 20), 1, transpose=transpose, resampled=(1.7, 1.3), spacing=[1.0, 1.4, 0.9])
+    rng = np.random.default_rng(0)
+    drawn = np.full((9, 16, 20), -1)
+    for number in range(6):
+        label, mask = number % 3, rng.random(drawn.shape) < 0.02
+        drawn[mask] = label
+        quietly(made.add_scribble_interaction, mask, label=label)
+        assert np.array_equal(made.target_buffer[drawn >= 0], drawn[drawn >= 0])
+        assert np.array_equal(made.provenance == Origin.DRAWN, drawn >= 0)
+
+
+@pytest.mark.parametrize(("spacing", "radius", "voxels"), [([3, 1, 1], 1, 5), ([3, 1, 1], 0, 1), ([3, 2, 1], 2, 7)])
+def test_the_disc_of_a_click_is_round_in_mm(spacing, radius, voxels):
+    made = session(spacing=spacing, click_radius=radius)
+    made.add_point_interaction([2.2, 8.1, 8], label=2)
+    drawn = np.argwhere(made.provenance == Origin.DRAWN)
+    assert len(drawn) == voxels
+    assert (np.hypot(*((drawn - [2, 8, 8]) * spacing)[:, 1:].T) <= radius * min(spacing[1:])).all()
+
+
+def test_a_box_says_where_a_structure_ends_and_of_the_background_it_erases():
+    made = session(click_radius=0)
+    made.add_lasso_interaction(np.ones((1, 12, 12)), interaction_bbox=[[3, 4], [2, 14], [2, 14]], label=1)
+    made.add_bbox_interaction([[3, 4], [5, 10], [5, 10]], label=1)
+    ring = np.zeros((16, 16), bool)
+    ring[4:11, 4:11] = True
+    ring[5:10, 5:10] = False
+    assert not made.target_buffer[3][ring].any()
+    assert (made.target_buffer[3, 2:14, 2:14][~ring[2:14, 2:14]] == 1).all()
+    for column in (3, 11):  # what propagates later does not cross it, and what is drawn later does
+        made.add_point_interaction([2, 4, column], label=1)
+        assert not (made.target_buffer[3][ring] == 1).any()
+    made.add_point_interaction([3, 4, 4], label=1)
+    assert made.target_buffer[3, 4, 4] == 1
+    made.add_bbox_interaction([[3, 4], [2, 14], [2, 14]], False)
+    assert not made.target_buffer[3, 2:14, 2:14].any()
+
+
+def test_what_is_locked_or_accepted_stays_through_prompts_and_new_beginnings():
+    made = session(LARGE)
+    made.predict_automatic()
+    made.add_scribble_interaction(scribble(LARGE, 4, 3, slice(3, 12)), label=2)
+    made.lock_structure("right")
+    made.accept_slice(6)
+    kept, shown = made.target_buffer == 2, made.target_buffer.copy()
+    for call in (
+        lambda: made.add_scribble_interaction((shown == 0) & (np.arange(LARGE[0]) == 8)[:, None, None], label=1),
+        lambda: made.add_initial_seg_interaction(np.ones(LARGE, np.uint8)),
+        made.predict_automatic,
+    ):
+        assert call() is not None
+        assert np.array_equal(made.target_buffer == 2, kept)
+        assert np.array_equal(made.target_buffer[6], shown[6])
+    made.add_initial_seg_interaction(np.ones(LARGE, np.uint8))
+    others = (shown != 2) & (np.arange(LARGE[0]) != 6)[:, None, None]
+    assert (made.target_buffer[others] == 1).all()
+    made.reset_interactions()
+    assert (made.locked_structures, made.accepted_slices) == ([], [])
+
+
+# --- saved ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_session_goes_on_as_if_nothing_had_happened(tmp_path):
+    made, other = session(LARGE), session(LARGE)
+    calls = list(prompts(made))
+    for kind in calls[:3]:
+        prompts(made)[kind]()
+    made.lock_structure(1)
+    made.set_active_label(2)
+    made.add_point_interaction([8, 3, 3], label=0, run_prediction=False)
+    made.save(tmp_path / "a.session")
+    box = other.restore(tmp_path / "a.session")
+    assert box == box_of(np.zeros(LARGE), other.target_buffer)
+    assert (other.active_label, other.locked_structures, other.undo_steps) == (2, [1], 0)
+    for one in (made, other):
+        one.lock_structure(1, False)
+        for kind in calls[3:]:
+            prompts(one)[kind]()
+        one.save(tmp_path / "b.session")
+    assert np.array_equal(made.target_buffer, other.target_buffer)
+    assert np.array_equal(made.provenance, other.provenance)
+    empty = session(LARGE)
+    empty.save(tmp_path / "empty.session")
+    other.restore(tmp_path / "empty.session")
+    assert not other.target_buffer.any()
+
+
+def test_a_session_of_something_else_is_refused_in_one_sentence(tmp_path):
+    made, file = session(), tmp_path / "a.session"
+    made.add_point_interaction([2, 8, 8])
+    made.save(file)
+    before = made.target_buffer.copy()
+    with zipfile.ZipFile(file) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    content = json.loads(parts["session.json"])
+
+    def written(**changes):
+        changed = tmp_path / "_".join(changes)
+        with zipfile.ZipFile(changed, "w") as archive:
+            for name, part in {**parts, "session.json": json.dumps({**content, **changes})}.items():
+                archive.writestr(name, part)
+        return changed
+
+    text = tmp_path / "text"
+    text.write_text('{"axes": "zyx", "prompts": []}')
+    trained, _ = trained_session(6)
+    for one, saved, why in (
+        (session(seed=5), file, "with another image; open the image"),
+        (trained, written(image=checksum(trained.case.image, trained.model.network)["image"]), "with another network"),
+        (made, text, "is no saved session"),
+        (made, tmp_path / "nowhere", "There is no file"),
+        (made, written(format=9), "of format 9, but this version reads 1"),
+        (made, written(sheets=content["sheets"][1:]), "another shape"),
+        (made, written(seen=[9]), "is no saved session, or a broken one"),
+    ):
+        with pytest.raises(InputError, match=why) as found:
+            one.restore(saved)
+        assert "\n" not in str(found.value)
+    assert np.array_equal(made.target_buffer, before)
+    assert made.undo_steps == 1
+    with pytest.raises(InputError, match="does not exist"):
+        made.save(tmp_path / "no" / "file")
 
 
 # --- undo, repeat, and what makes no difference -------------------------------------------------------------------
@@ -433,6 +601,11 @@ BAD = {
     "empty box": (lambda s: s.add_bbox_interaction([[0, 1], [2, 2], [0, 2]]), "empty or not inside"),
     "box of floats": (lambda s: s.add_bbox_interaction([[0, 1], [2, 2.5], [0, 2]]), "whole numbers"),
     "no box": (lambda s: s.add_bbox_interaction([1, 2]), "whole numbers"),
+    "locked background": (lambda s: s.lock_structure(0), "background cannot be locked"),
+    "locked unknown": (lambda s: s.lock_structure("liver"), "no label 'liver'"),
+    "slice outside": (lambda s: s.accept_slice(6), "no slice 6; the image has slices 0 to 5"),
+    "slice of text": (lambda s: s.accept_slice("1"), "no slice '1'"),
+    "saved": (lambda s: s.restore("nowhere"), "no file nowhere"),
     "shape of a segmentation": (lambda s: s.add_initial_seg_interaction(np.zeros((6, 16, 15))), "resample it"),
     "labels of a segmentation": (lambda s: s.add_initial_seg_interaction(np.full((6, 16, 16), 9)), r"holds \[9\]"),
     "shape of a buffer": (lambda s: s.set_target_buffer(np.zeros((6, 16, 15), np.uint8)), "target buffer has shape"),
@@ -497,6 +670,10 @@ def test_without_a_model_or_an_image_every_call_says_so():
     calls = [made.predict_automatic, made.predict, made.undo, made.reset_interactions, lambda: made.target_buffer]
     for call in (*calls, lambda: made.add_point_interaction([0, 0, 0])):
         with pytest.raises(InputError, match="No image is set"):
+            call()
+    made.set_image(image(), {"spacing": [1, 1, 1]})
+    for call in (lambda: made.lock_structure(1), lambda: made.accept_slice(1)):
+        with pytest.raises(InputError, match="no label map yet; call predict_automatic first"):
             call()
 
 

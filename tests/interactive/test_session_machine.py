@@ -1,6 +1,6 @@
 """Random sequences of prompts: nothing crashes, and the label map is that of the same prompts in a fresh session.
 
-The suite runs a few; many are for ``NNUNET_EXT_SESSION_STEPS=10000 pytest tests/s2vnet/test_session_machine.py``.
+The suite runs a few; many are for ``NNUNET_EXT_SESSION_STEPS=10000 pytest tests/interactive/test_session_machine.py``.
 """
 
 import os

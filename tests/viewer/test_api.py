@@ -424,7 +424,7 @@ def test_requests_wait_for_each_other_but_not_too_many(room):
     assert client.get("/api/state").json()["version"] == 1 + QUEUE
 
 
-def test_what_is_cropped_away_is_said_and_is_no_step(tmp_path):
+def test_what_is_cropped_away_is_said_and_only_the_drawing_changes(tmp_path):
     array = np.zeros(SHAPE, np.float32)
     array[:, 4:, :] = np.random.default_rng(0).random((6, 12, 20)) + 1
     file = write_image(tmp_path, array)
@@ -433,9 +433,31 @@ def test_what_is_cropped_away_is_said_and_is_no_step(tmp_path):
         client.get(f"/?token={TOKEN}")
         client.get("/api/labels")
         change = change_of(client.post("/api/prompt", json={"type": "point", "at": [3, 1, 4], "label": 1}))
-        assert change["box"] is None
-        assert "stays background" in change["notices"][0]
-        assert client.get("/api/state").json()["undo"] == 0
+        assert [high - low for low, high in change["box"]] == [1, 1, 1]  # the clicked voxel
+        assert "crops away" in change["notices"][0]
+        assert client.get("/api/state").json()["undo"] == 1
+
+
+def test_structures_are_locked_and_slices_accepted(room):
+    client, _ = room
+    client.get("/api/labels")
+
+    def post(**prompt):
+        return client.post("/api/prompt", json=prompt)
+
+    assert change_of(post(type="lock", label=2))["box"] is None
+    assert post(type="accept", slice=3).status_code == 200
+    state = client.get("/api/state").json()
+    assert (state["locked"], state["accepted"], state["undo"]) == ([2], [3], 2)
+    for refused, why in (
+        (post(type="point", at=[2, 8, 8], label=2), "is locked"),
+        (post(type="point", at=[3, 8, 8], label=1), "Slice 3 is accepted"),
+        (post(type="accept", slice=99), "There is no slice 99"),
+    ):
+        assert (refused.status_code, why in refused.json()["detail"]) == (400, True)
+    post(type="undo"), post(type="lock", label=2, locked=False)
+    state = client.get("/api/state").json()
+    assert (state["locked"], state["accepted"]) == ([], [])
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,99 @@
+"""Effects of the clicks of a simulated user: are they obeyed, and do they fix more than they break?
+
+A click is *obeyed* if the clicked voxel has its label afterwards, and *harmful* if it breaks more voxels than it fixes.
+Dice after ten clicks shows neither: it can rise while every third click does harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Click(NamedTuple):
+    """Click of a simulated user: a voxel ``(z, y, x)``, the value of its label, and the pixels of the wrong region."""
+
+    voxel: tuple[int, int, int]
+    label: int
+    region: int
+
+
+class Effect(NamedTuple):
+    """Effect of a click, against the reference; voxels to ignore count nowhere.
+
+    Attributes:
+        obeyed: the clicked voxel has the label of the click.
+        kept: so many of the earlier clicks are still obeyed, unless a later one is at their voxel.
+        earlier: number of those clicks.
+        fixed: voxels that were wrong and are right.
+        broken: voxels that were right and are wrong.
+        slices: on which anything changed.
+    """
+
+    obeyed: bool
+    kept: int
+    earlier: int
+    fixed: int
+    broken: int
+    slices: int
+
+    @property
+    def harmful(self) -> bool:
+        """Say whether it broke more than it fixed."""
+        return self.broken > self.fixed
+
+
+def effect_of(
+    before: NDArray,
+    after: NDArray,
+    reference: NDArray,
+    clicks: Sequence[Click],
+    slice_axis: int = 0,
+    ignore: int | None = None,
+) -> Effect:
+    """Return the effect of the last click.
+
+    Args:
+        before: label map, ``(z, y, x)``.
+        after: label map.
+        reference: label map.
+        clicks: the last one, and those before.
+        slice_axis: across which slices lie.
+        ignore: label of the reference that counts nowhere.
+    """
+    *earlier, last = clicks
+    others = {click.voxel: click.label for click in earlier}
+    others.pop(last.voxel, None)
+    counts = np.ones(reference.shape, bool) if ignore is None else reference != ignore
+    was, is_now = before == reference, after == reference
+    elsewhere = tuple(axis for axis in range(3) if axis != slice_axis)
+    return Effect(
+        obeyed=bool(after[last.voxel] == last.label),
+        kept=sum(bool(after[voxel] == value) for voxel, value in others.items()),
+        earlier=len(others),
+        fixed=int(np.count_nonzero(~was & is_now & counts)),
+        broken=int(np.count_nonzero(was & ~is_now & counts)),
+        slices=int((before != after).any(elsewhere).sum()),
+    )
+
+
+def effects_of(effects: Sequence[Effect]) -> dict[str, Any]:
+    """Return the effects of all clicks together; percentages are None where there is nothing to count."""
+    number, earlier = len(effects), sum(effect.earlier for effect in effects)
+
+    def percent(part: int, whole: int) -> float | None:
+        return round(100 * part / whole, 2) if whole else None
+
+    slices = [effect.slices for effect in effects]
+    return {
+        "clicks": number,
+        "obeyed_percent": percent(sum(effect.obeyed for effect in effects), number),
+        "earlier_still_obeyed_percent": percent(sum(effect.kept for effect in effects), earlier),
+        "harmful_percent": percent(sum(effect.harmful for effect in effects), number),
+        "fixed": sum(effect.fixed for effect in effects),
+        "broken": sum(effect.broken for effect in effects),
+        "slices": {"mean": round(float(np.mean(slices)), 2) if slices else None, "max": max(slices, default=None)},
+    }

@@ -1,0 +1,178 @@
+"""Saved sessions: everything that a prompt can change, as one file, so that work goes on where it ended.
+
+The file is a zip archive of ``session.json`` and of the arrays that it names by number, each of them once. It belongs
+to one image and one network, whose checksums it holds; undo begins anew after it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.files import replacing, require_folder_of
+from nnunet_ext.interactive.correction import State
+from nnunet_ext.interactive.marks import Mark
+from nnunet_ext.interactive.propagation import Chain, Packed, Step, TileState
+from nnunet_ext.interactive.provenance import Sheet
+from nnunet_ext.interactive.strokes import Stroke
+
+FORMAT = 1
+
+
+def checksum(image: Tensor, network: nn.Module) -> dict[str, str]:
+    """Return what a saved session belongs to: SHA-256 of a preprocessed image, and of the weights of a network."""
+    weights = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        weights.update(name.encode())
+        weights.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    pixels = hashlib.sha256(str(tuple(image.shape)).encode() + image.contiguous().numpy().tobytes())
+    return {"image": pixels.hexdigest(), "network": weights.hexdigest()}
+
+
+def write_session(file: str | Path, state: State, active: int, belongs: Mapping[str, str]) -> None:
+    """Write a session as a whole or not at all.
+
+    Args:
+        file: to write.
+        state: of the session.
+        active: value of the active label.
+        belongs: see :func:`checksum`.
+
+    Raises:
+        InputError: the folder is missing.
+    """
+    path = Path(file)
+    require_folder_of(path)
+    arrays = _Arrays()
+    marks = list(dict.fromkeys((*state.marks, *state.seen)))  # by identity, which is how marks are compared
+    content = {
+        "format": FORMAT,
+        **belongs,
+        "active": active,
+        "marks": [
+            [mark.slice, mark.label, arrays.add(mark.pixels), mark.weight, mark.round, mark.supersedes]
+            for mark in marks
+        ],
+        "count": [marks.index(mark) for mark in state.marks],
+        "seen": [marks.index(mark) for mark in state.seen],
+        "round": state.round,
+        "waiting": [[s.label, arrays.add(s.voxels), arrays.add(s.around)] for s in state.waiting],
+        "tiles": state.tiles
+        and [[arrays.chain(tile.up), arrays.chain(tile.down), list(tile.share)] for tile in state.tiles],
+        "sheets": state.sheets and [arrays.sheet(sheet) for sheet in state.sheets],
+        "start": state.start and [arrays.sheet(sheet) for sheet in state.start],
+        "locked": sorted(state.locked),
+        "accepted": sorted(state.accepted),
+    }
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        archive.writestr("session.json", json.dumps({**content, "arrays": arrays.described()}))
+        for number, packed in enumerate(arrays.kept):
+            archive.writestr(str(number), packed.data)
+
+
+def read_session(
+    file: str | Path, belongs: Mapping[str, str], shape: Sequence[int], device: torch.device
+) -> tuple[State, int]:
+    """The state and the active label of a saved session.
+
+    Args:
+        file: of :func:`write_session`.
+        belongs: to which it must belong.
+        shape: of the image, in the order of its slices.
+        device: of the network.
+
+    Raises:
+        InputError: the file cannot be read, is no saved session, or belongs to another image or network.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise InputError(f"There is no file {path}.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            content = json.loads(archive.read("session.json"))
+            if content["format"] != FORMAT:
+                raise InputError(
+                    f"{path} is a session of format {content['format']}, but this version reads {FORMAT}; read it "
+                    "with the version that wrote it."
+                )
+            for what, said in belongs.items():
+                if content[what] != said:
+                    raise InputError(
+                        f"{path} is a session with another {what}; open the {what} that it was saved with."
+                    )
+            arrays = [
+                Packed(archive.read(str(number)), tuple(size), kind)
+                for number, (size, kind) in enumerate(content["arrays"])
+            ]
+        return _state(content, arrays, shape, device), int(content["active"])
+    except InputError:
+        raise
+    except (OSError, zipfile.BadZipFile, ValueError, KeyError, IndexError, TypeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise InputError(f"{path} is no saved session, or a broken one ({reason}).") from None
+
+
+class _Arrays:
+    """Arrays of a file, each of them once."""
+
+    def __init__(self) -> None:
+        self.kept: dict[Packed, int] = {}
+
+    def packed(self, packed: Packed) -> int:
+        return self.kept.setdefault(packed, len(self.kept))
+
+    def add(self, array: NDArray) -> int:
+        return self.packed(Packed.of(array))
+
+    def sheet(self, sheet: Sheet) -> list[int]:
+        return [self.packed(part) for part in sheet]
+
+    def chain(self, chain: Chain) -> list[list[int] | None]:
+        return [step and [self.add(step.centres.cpu().numpy()), self.packed(step.labels)] for step in chain]
+
+    def described(self) -> list[tuple[tuple[int, ...], str]]:
+        return [(packed.shape, packed.type) for packed in self.kept]
+
+
+def _state(content: Mapping[str, Any], arrays: Sequence[Packed], shape: Sequence[int], device: torch.device) -> State:
+    def array(number: int) -> NDArray:
+        return arrays[number].unpacked().copy()
+
+    def sheets(given: Any) -> tuple[Sheet, ...] | None:
+        if given is None:
+            return None
+        found = tuple(Sheet(*(arrays[number] for number in one)) for one in given)
+        if len(found) != shape[0] or any(part.shape != tuple(shape[1:]) for one in found for part in one):
+            raise ValueError("its label map has another shape")
+        return found
+
+    def chain(given: Any) -> Chain:
+        return tuple(
+            None if one is None else Step(torch.from_numpy(array(one[0])).to(device), arrays[one[1]]) for one in given
+        )
+
+    marks = [
+        Mark(index, label, array(pixels), weight, number, supersedes)
+        for index, label, pixels, weight, number, supersedes in content["marks"]
+    ]
+    tiles = content["tiles"]
+    return State(
+        marks=tuple(marks[number] for number in content["count"]),
+        seen=tuple(marks[number] for number in content["seen"]),
+        round=content["round"],
+        waiting=tuple(Stroke(label, array(a), array(b)) for label, a, b in content["waiting"]),
+        tiles=None if tiles is None else tuple(TileState(chain(a), chain(b), tuple(share)) for a, b, share in tiles),
+        sheets=sheets(content["sheets"]),
+        start=sheets(content["start"]),
+        locked=frozenset(content["locked"]),
+        accepted=frozenset(content["accepted"]),
+    )

@@ -1,0 +1,105 @@
+"""Strokes: which voxels a prompt decides by itself, whatever the network thinks of it.
+
+A scribble, a lasso and an eraser decide the voxels that were drawn; a click its voxel, or a disc in its slice; a box
+for background its inside. A box around a structure decides nothing inside, in which there is more than the structure,
+but it says where the structure ends: the voxels around its outline are not this structure (the rule of the outline).
+
+Voxels are indices ``(P, 3)`` of the image in the order of its slices: slice, row, column, before any crop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_ext.data.preprocessed import PreprocessedGrid
+from nnunet_ext.interactive.drawing import Box
+from nnunet_ext.interactive.provenance import Sheet
+
+CLICK_RADIUS = 0.0
+"""Radius of the disc that a click decides, in voxels of the finer of the two axes of a slice; 0: its voxel alone.
+
+On 10 toy volumes of 12 × 16 × 16 voxels, 10 clicks each, 20 % of the clicks were harmful with 0 and 30 % with 1 (one
+training of 100 steps): where errors are one voxel thin, a disc is larger than they are."""
+
+
+def _none() -> NDArray[np.int64]:
+    return np.zeros((0, 3), np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Stroke:
+    """Voxels that a prompt decides.
+
+    Attributes:
+        label: its value.
+        voxels: ``(P, 3)``, which get the label.
+        around: ``(P, 3)``, which do not have the label.
+    """
+
+    label: int
+    voxels: NDArray[np.int64] = field(default_factory=_none)
+    around: NDArray[np.int64] = field(default_factory=_none)
+
+    @property
+    def slices(self) -> list[int]:
+        """Indices of the slices on which it decides something, ascending."""
+        return np.unique(np.concatenate((self.voxels[:, 0], self.around[:, 0]))).tolist()
+
+    def on(self, index: int, sheet: Sheet) -> Sheet:
+        """A slice after the stroke."""
+        around, inside = (part[part[:, 0] == index, 1:] for part in (self.around, self.voxels))
+        if len(around):
+            sheet = sheet.ruled(around, self.label)
+        return sheet.painted(inside, self.label) if len(inside) else sheet
+
+
+def in_slices(voxels: NDArray, grid: PreprocessedGrid, shape: Sequence[int]) -> NDArray[np.int64]:
+    """``(P, 3)``, continuous voxels z, y, x of an image of this shape → whole ones in the order of its slices.
+
+    They are rounded as the network's slices are, which are counted from the crop.
+    """
+    order = list(grid.transpose)
+    start = np.asarray(grid.start)
+    whole = np.rint(np.asarray(voxels, float)[:, order] - start) + start
+    return np.clip(whole, 0, np.asarray(shape)[order] - 1).astype(np.int64)
+
+
+def disc(centre: NDArray[np.int64], radius: float, spacing_mm: Sequence[float], size: Sequence[int]) -> NDArray:
+    """``(P, 3)``: the voxels of a disc in a slice, the centre always among them.
+
+    Args:
+        centre: ``(3,)``, slice, row, column.
+        radius: in voxels of the finer axis.
+        spacing_mm: of row and column.
+        size: rows and columns of a slice.
+    """
+    reach = radius * min(spacing_mm)
+    axes = [np.arange(-int(reach / mm + 1e-9), int(reach / mm + 1e-9) + 1) for mm in spacing_mm]
+    rows, columns = (part.ravel() for part in np.meshgrid(*axes, indexing="ij"))
+    near = np.hypot(rows * spacing_mm[0], columns * spacing_mm[1]) <= reach + 1e-9
+    pixels = np.stack((rows[near] + centre[1], columns[near] + centre[2]), 1)
+    pixels = pixels[((pixels >= 0) & (pixels < size)).all(1)]
+    return np.insert(pixels, 0, centre[0], axis=1)
+
+
+def around_box(box: Box, shape: Sequence[int], slice_axis: int) -> NDArray[np.int64]:
+    """``(P, 3)``, z, y, x: the voxels of a plane that touch a box in it from outside, as far as the image goes.
+
+    Args:
+        box: in one plane; if in several, that of the slices is preferred.
+        shape: of the image.
+        slice_axis: across which slices lie.
+    """
+    ranges = np.asarray(box)
+    thin = np.flatnonzero(ranges[:, 1] - ranges[:, 0] == 1).tolist()
+    flat = slice_axis if slice_axis in thin else thin[0]
+    low, high = ranges[:, 0] - 1, ranges[:, 1] + 1
+    low[flat], high[flat] = ranges[flat]
+    found = np.stack(np.meshgrid(*map(np.arange, low, high), indexing="ij"), -1).reshape(-1, 3)
+    inside = ((found >= ranges[:, 0]) & (found < ranges[:, 1])).all(1)
+    present = ((found >= 0) & (found < shape)).all(1)
+    return found[present & ~inside]
