@@ -16,6 +16,8 @@ from nnunet_ext.s2vnet.prompts import Prompts
 from tests.s2vnet.test_network import s2vnet
 
 SIZE = 16
+CENTRES_ALONE = {"width": 16, "layers": 1, "position": False, "mask_memory": False}
+"""Options: what the paper propagates, without what is added; that has its own toy in ``test_two_discs.py``."""
 
 Batch = tuple[Tensor, Tensor, SimulatedUser | None]
 """Images ``(B, C, T, H, W)``, labels ``(B, T, H, W)``, and who clicks in them."""
@@ -45,7 +47,7 @@ def trained(
     steps: int, cue: Callable[[int], bool], interactive: float = 0.0, propagates: bool = True, **options: object
 ) -> S2VNet:
     """A network after so many steps on clips of 4 slices; ``cue``: in which steps class cues are visible."""
-    network = s2vnet(propagates=propagates, features=(8, 12, 16), options={"width": 16, "layers": 1, **options})
+    network = s2vnet(propagates=propagates, features=(8, 12, 16), options={**CENTRES_ALONE, **options})
 
     def batch(step: int) -> Batch:
         visible = cue(step)
