@@ -13,7 +13,7 @@ become zero again where nnU-Net removes −1, for the network, which knows paddi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -24,11 +24,10 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTransform
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
+from nnunet_ext.nnunet.loaders import loaders_built_by
+
 GAP = "gap"
 """Entry of a batch: ``(B,)`` float32, mm between two slices."""
-
-SEAM = "nnUNetDataLoader"
-"""Global of nnU-Net's trainer module: the class that ``nnUNetTrainer.get_dataloaders`` builds, twice."""
 
 PADDING = -1
 """Label of what is outside of the image, in nnU-Net's loader."""
@@ -71,37 +70,9 @@ class ClipLoader(nnUNetDataLoader):
         return self._gaps[case]
 
 
-@contextmanager
-def clip_loaders(slice_axis: int) -> Iterator[None]:
-    """Context in which ``nnUNetTrainer.get_dataloaders`` builds :class:`ClipLoader`.
-
-    It names the class of its loaders as a global of its module (2.8.1, line 668), so the only way to another class is a
-    copy of its 68 lines, or to exchange this global for the time of the call.
-
-    Raises:
-        RuntimeError: nnU-Net did not build two of them, because it has moved this seam.
-    """
-    # here, because spawned workers import this module and need no trainer
-    from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module
-
-    built: list[ClipLoader] = []
-    make = partial(ClipLoader, slice_axis=slice_axis)
-
-    def build(*args: Any, **kwargs: Any) -> ClipLoader:
-        built.append(make(*args, **kwargs))
-        return built[-1]
-
-    stock = getattr(trainer_module, SEAM, None)
-    setattr(trainer_module, SEAM, build)
-    try:
-        yield
-    finally:
-        setattr(trainer_module, SEAM, stock)
-    if len(built) != 2:
-        raise RuntimeError(
-            f"nnUNetTrainer.get_dataloaders built {len(built)} loaders through the global {SEAM} of its module instead "
-            "of 2, so clips cannot be loaded with this version of nnU-Net; install one that nnunet-ext supports."
-        )
+def clip_loaders(slice_axis: int) -> AbstractContextManager[None]:
+    """Context in which ``nnUNetTrainer.get_dataloaders`` builds :class:`ClipLoader`; see :func:`loaders_built_by`."""
+    return loaders_built_by(partial(ClipLoader, slice_axis=slice_axis), "clips")
 
 
 class BlankPadding(BasicTransform):

@@ -9,7 +9,8 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_ext.nnunet.clip_loader import GAP, SEAM, ClipLoader, blank_padding, clip_loaders
+from nnunet_ext.nnunet.clip_loader import GAP, ClipLoader, blank_padding, clip_loaders
+from nnunet_ext.nnunet.loaders import SEAM
 
 DRAWS = 20000
 
