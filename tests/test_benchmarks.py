@@ -145,3 +145,19 @@ def test_many_clicks_report_time_and_memory_against_the_beginning():
     assert float(seconds) > 0
     assert float(ratio) > 0
     assert memory[1] in {"1.000", "–"}
+
+
+def test_the_table_of_the_baselines_comes_from_their_packages(tmp_path):
+    root = BENCHMARKS.parent
+    packages = sorted(path.parent for path in (root / "docs/results").glob("low-*/records.json"))
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "baselines.py"),
+        *map(str, packages),
+        "--figure",
+        str(tmp_path / "b.png"),
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert len(packages) >= 2
+    assert result.stdout in (root / "docs/results/baselines.md").read_text(encoding="utf-8")
+    assert (tmp_path / "b.png").stat().st_size > 10_000

@@ -496,12 +496,12 @@ class S2VSession:
             locked: False: protect it no more.
 
         Raises:
-            InputError: no image, no such label, or there is no label map yet.
+            InputError: no image, no such label, no label map yet, or prompts that were not run.
         """
         value = self._label(label, True)
         if not value:
             raise InputError("The background cannot be locked; lock structures.")
-        state = self._require_shown()
+        state = self._protectable() if locked else self._require_shown()
         self._become(replace(state, locked=state.locked | {value} if locked else state.locked - {value}))
 
     def accept_slice(self, index: int, accepted: bool = True) -> None:
@@ -512,12 +512,12 @@ class S2VSession:
             accepted: False: protect it no more.
 
         Raises:
-            InputError: no image, no such slice, or there is no label map yet.
+            InputError: no image, no such slice, no label map yet, or prompts that were not run.
         """
         depth = self._require_image()[0].shape[0]
         if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or not 0 <= index < depth:
             raise InputError(f"There is no slice {index!r}; the image has slices 0 to {depth - 1}.")
-        state, one = self._require_shown(), {int(index)}
+        state, one = self._protectable() if accepted else self._require_shown(), {int(index)}
         self._become(replace(state, accepted=state.accepted | one if accepted else state.accepted - one))
 
     @property
@@ -565,6 +565,16 @@ class S2VSession:
         if self._state.sheets is None:
             raise InputError("There is no label map yet; call predict_automatic first.")
         return self._state
+
+    def _protectable(self) -> State:
+        """Return the state, in which no prompt waits that would change what is protected from now on."""
+        state = self._require_shown()
+        if state.waiting:
+            raise InputError(
+                f"Not run yet: {len(state.waiting)} of the prompts, which the label map does not show; run or undo "
+                "them before something is locked or accepted."
+            )
+        return state
 
     def _known_labels(self) -> str:
         return ", ".join(f"{value} ({name})" for name, value in self.labels.items())

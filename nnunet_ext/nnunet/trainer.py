@@ -432,12 +432,16 @@ class CommonTrainer(nnUNetTrainer):
         torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
 
     def _average_aux_gradients(self) -> None:
-        """The network is inside DistributedDataParallel, the auxiliary modules are not."""
+        """The network is inside DistributedDataParallel, which does this for it; the auxiliary modules are not."""
         if self.is_ddp:
             for parameter in self.aux.parameters():
                 if parameter.grad is not None:
                     dist.all_reduce(parameter.grad)
                     parameter.grad /= dist.get_world_size()
+            for module in self.aux.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    for buffer in module.buffers():  # statistics of rank 0 everywhere, as in the network
+                        dist.broadcast(buffer, 0)
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end([{"loss": output["loss"]} for output in train_outputs])

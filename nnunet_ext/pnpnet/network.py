@@ -113,14 +113,13 @@ class PullBranch(nn.Module):
             evidence, centers = self.clustering[str(level)](features[level], centers)
             found.append(evidence)
         pull = self.dialect.run(self._fuse, *found)
-        return self.dialect.run(self._add, pull, push), Pulled([pull, *found[-2::-1]])
+        # not recomputed: the partitioner of torch.compile fails on an output that is
+        logits = push + self.scale(resized(pull, push.shape[2:])).to(push.dtype)
+        return logits, Pulled([pull, *found[-2::-1]])
 
     def _fuse(self, *found: Tensor) -> Tensor:
         size = found[-1].shape[2:]
         return centred(self.fuse(torch.cat([resized(evidence, size) for evidence in found], 1)), self.exclusive)
-
-    def _add(self, pull: Tensor, push: Tensor) -> Tensor:
-        return push + self.scale(resized(pull, push.shape[2:])).to(push.dtype)
 
 
 def start_as_mean(fuse: nn.Module, classes: int) -> None:

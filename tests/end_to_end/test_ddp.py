@@ -71,6 +71,7 @@ TRAINERS = (
             "MedContextMaskedOnly",
             "TubeCutout",
             "SelfTraining",
+            "SCNP",
         )
         for configuration in ("2d", "3d_fullres")
     ),

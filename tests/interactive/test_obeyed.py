@@ -144,6 +144,10 @@ class Drawing(RuleBasedStateMachine):
 
     @rule(label=st.integers(1, 2), locked=st.booleans())
     def lock(self, label, locked):
+        if locked and self.waiting:
+            with pytest.raises(InputError, match="Not run yet: "):
+                self.session.lock_structure(label)
+            return
         self.snapshot()
         self.session.lock_structure(label, locked)
         (self.locked.add if locked else self.locked.discard)(label)
@@ -151,6 +155,10 @@ class Drawing(RuleBasedStateMachine):
 
     @rule(index=st.integers(0, SHAPE[0] - 1), accepted=st.booleans())
     def accept(self, index, accepted):
+        if accepted and self.waiting:
+            with pytest.raises(InputError, match="Not run yet: "):
+                self.session.accept_slice(index)
+            return
         self.snapshot()
         self.session.accept_slice(index, accepted)
         (self.accepted.add if accepted else self.accepted.discard)(index)
