@@ -138,7 +138,9 @@ class nnUNetTrainerAttenScribble(MaskedCRF):
         return AttendedUNet(PlannedUNet(network), options.attenscribble, settings["patch_size"])
 
     def build_aux(self) -> Mapping[str, nn.Module]:
-        """Add to the gate the module that turns attention into a similarity."""
+        """Add to the gate the module that turns attention into a similarity, if its loss counts."""
+        if not self.options.attenscribble.asl_weight:
+            return super().build_aux()
         network = unwrap(self.network)
         assert isinstance(network, AttendedUNet)
         spacing, options = self.configuration_manager.spacing, self.options.attenscribble
