@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from nnunet_ext.medcontext.masking import Tubes, apply_mask
 from nnunet_ext.medcontext.options import MedContextOptions
-from nnunet_ext.medcontext.teacher import Teacher
+from nnunet_ext.nnunet.averaged_network import KeepsTeachers
 from nnunet_ext.nnunet.options import MethodOptions
 from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.trainer import CommonTrainer
@@ -48,56 +47,34 @@ class TubeMasking(CommonTrainer):
         return apply_mask(image, hidden, self.context.fill, self.image_channels)
 
 
-class AveragedTeacher(TubeMasking):
-    """Base of the trainers with a teacher: it follows the network, is in its checkpoints, and is gone at the end."""
+class AveragedTeacher(TubeMasking, KeepsTeachers):
+    """Base of the trainers with a teacher: it follows the network by the schedule of the options."""
 
     def initialize(self) -> None:
         self.momentum = 0.0
         super().initialize()
 
-    def build_aux(self) -> Mapping[str, nn.Module]:
-        aux = dict(super().build_aux())
-        if self.context.target == "teacher" and self.context.beta > 0:
-            aux[TEACHER] = Teacher(unwrap(self.network))
-        return aux
+    def teacher_names(self) -> tuple[str, ...]:
+        has_one = self.context.target == "teacher" and self.context.beta > 0
+        return (*super().teacher_names(), *([TEACHER] if has_one else []))
 
-    def after_step(self) -> None:
-        super().after_step()
-        if TEACHER in self.aux:
-            now, schedule = (self.current_epoch, self.step_in_epoch), (self.num_epochs, self.num_iterations_per_epoch)
-            self.momentum = self.context.momentum(*now, *schedule)
-            self.follow_student(self.momentum)
-
-    def follow_student(self, momentum: float) -> None:
-        """Update the teacher; with a momentum of 0 it becomes a copy of the student."""
-        cast(Teacher, self.aux[TEACHER]).follow(unwrap(self.network), momentum)
-
-    def on_train_start(self) -> None:
-        super().on_train_start()
-        # -pretrained_weights are loaded, and the weights of all processes made equal, after the teacher was built
-        if TEACHER in self.aux and self.current_epoch == 0:
-            self.follow_student(0.0)
+    def teacher_momentum(self, name: str) -> float:
+        if name != TEACHER:
+            return super().teacher_momentum(name)
+        now, schedule = (self.current_epoch, self.step_in_epoch), (self.num_epochs, self.num_iterations_per_epoch)
+        self.momentum = self.context.momentum(*now, *schedule)
+        return self.momentum
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)
         if TEACHER in self.aux:
             self.print_to_log_file(f"Teacher's momentum: {self.momentum:.6f}")
 
-    def load_aux(self, state: dict[str, Tensor]) -> None:
-        """Restore the teacher; a checkpoint without one is nnU-Net's own, or that of a finished training."""
-        if TEACHER in self.aux and not any(key.startswith(f"{TEACHER}.") for key in state):
-            self.print_to_log_file("The checkpoint holds no teacher: it starts as a copy of the network")
-            self.follow_student(0.0)
-            state = {**state, **self.aux[TEACHER].state_dict(prefix=f"{TEACHER}.")}
-        super().load_aux(state)
-
     def on_train_end(self) -> None:
-        if TEACHER in self.aux:
-            teacher: Any = self.aux[TEACHER]
-            del self.aux[TEACHER]  # checkpoint_final.pth is what people share, and nobody needs a teacher in it
-            if self.context.keep_teacher:
-                self.save_as_network(teacher.network, Path(self.output_folder) / KEPT)
+        teacher: Any = self.aux[TEACHER] if TEACHER in self.aux and self.context.keep_teacher else None
         super().on_train_end()
+        if teacher is not None:
+            self.save_as_network(teacher.network, Path(self.output_folder) / KEPT)
 
     def save_as_network(self, weights: nn.Module, file: Path) -> None:
         """Write a checkpoint that nnU-Net predicts with, whose network has the weights of another one."""

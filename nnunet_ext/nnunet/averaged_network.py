@@ -1,4 +1,9 @@
-"""Trainers that keep an average of their network (:mod:`nnunet_ext.nnunet.teacher`) beside it."""
+"""Trainers that keep averages of their network (:mod:`nnunet_ext.nnunet.teacher`) beside it.
+
+:class:`KeepsTeachers` is the whole life of one: built with the auxiliary modules, a copy at the start, updated after
+every step, restored on ``--c``, absent from ``checkpoint_final.pth``: that is what people share, and nobody needs a
+teacher in it. A method says which teachers there are and how they follow; several methods may each have their own.
+"""
 
 from __future__ import annotations
 
@@ -11,52 +16,77 @@ from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.teacher import Teacher
 from nnunet_ext.nnunet.trainer import CommonTrainer
 
-AVERAGE = "average"
-"""Name of the auxiliary module."""
+AVERAGE = "averaged_network"
+"""Name of the auxiliary module of :class:`AveragedNetwork`."""
 
 
-class AveragedNetwork(CommonTrainer):
-    """A trainer that may keep an average of its network, in ``self.aux``: one more copy of the weights in memory.
+class KeepsTeachers(CommonTrainer):
+    """A trainer with averages of its network in ``self.aux``: for each one more copy of the weights in memory."""
 
-    ``checkpoint_final.pth`` does not hold it: that is what people share, and nobody needs a teacher in it.
-    """
+    def teacher_names(self) -> tuple[str, ...]:
+        """Return the names of the auxiliary modules that are teachers; those of the bases are kept."""
+        return ()
+
+    def teacher_momentum(self, name: str) -> float:
+        """Return the momentum m with which a teacher follows the network after this step."""
+        raise NotImplementedError(name)
+
+    def follow_network(self, name: str, momentum: float) -> None:
+        """Update a teacher; with a momentum of 0 it becomes a copy of the network."""
+        cast(Teacher, self.aux[name]).follow(unwrap(self.network), momentum)
+
+    def build_aux(self) -> Mapping[str, nn.Module]:
+        teachers = {name: Teacher(unwrap(self.network)) for name in self.teacher_names()}
+        return {**super().build_aux(), **teachers}
+
+    def after_step(self) -> None:
+        super().after_step()
+        for name in self._kept():
+            self.follow_network(name, self.teacher_momentum(name))
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        # -pretrained_weights are loaded, and the weights of all processes made equal, after the teachers were built
+        for name in self._kept() if self.current_epoch == 0 else ():
+            self.follow_network(name, 0.0)
+
+    def load_aux(self, state: dict[str, Tensor]) -> None:
+        """Restore the teachers; a checkpoint without one is nnU-Net's own, or that of a finished training."""
+        for name in self._kept():
+            if not any(key.startswith(f"{name}.") for key in state):
+                said = name.replace("_", " ")
+                self.print_to_log_file(f"The checkpoint holds no {said}: it starts as a copy of the network")
+                self.follow_network(name, 0.0)
+                state = {**state, **self.aux[name].state_dict(prefix=f"{name}.")}
+        super().load_aux(state)
+
+    def on_train_end(self) -> None:
+        for name in self._kept():
+            del self.aux[name]
+        super().on_train_end()
+
+    def _kept(self) -> list[str]:
+        """Names of the teachers that are there: none at the end of a training."""
+        return [name for name in self.teacher_names() if name in self.aux]
+
+
+class AveragedNetwork(KeepsTeachers):
+    """A trainer that may keep an average of its network with a constant momentum."""
 
     @property
     def average_momentum(self) -> float | None:
         """The momentum m of the average; None: there is none."""
         return None
 
-    def build_aux(self) -> Mapping[str, nn.Module]:
-        aux = dict(super().build_aux())
-        if self.average_momentum is not None:
-            aux[AVERAGE] = Teacher(unwrap(self.network))
-        return aux
-
     def average(self) -> Teacher:
         """Return the average of the network."""
         return cast(Teacher, self.aux[AVERAGE])
 
-    def after_step(self) -> None:
-        super().after_step()
-        if AVERAGE in self.aux and self.average_momentum is not None:
-            # in the first steps the mean of all networks so far: the untrained one does not stay in it for long
-            self.average().follow(unwrap(self.network), min(self.average_momentum, self.step / (self.step + 1)))
+    def teacher_names(self) -> tuple[str, ...]:
+        return (*super().teacher_names(), *([] if self.average_momentum is None else [AVERAGE]))
 
-    def on_train_start(self) -> None:
-        super().on_train_start()
-        # -pretrained_weights are loaded, and the weights of all processes made equal, after the average was built
-        if AVERAGE in self.aux and self.current_epoch == 0:
-            self.average().follow(unwrap(self.network), 0.0)
-
-    def load_aux(self, state: dict[str, Tensor]) -> None:
-        """Restore the average; a checkpoint without one is nnU-Net's own, or that of a finished training."""
-        if AVERAGE in self.aux and not any(key.startswith(f"{AVERAGE}.") for key in state):
-            self.print_to_log_file("The checkpoint holds no averaged network: it starts as a copy of the network")
-            self.average().follow(unwrap(self.network), 0.0)
-            state = {**state, **self.aux[AVERAGE].state_dict(prefix=f"{AVERAGE}.")}
-        super().load_aux(state)
-
-    def on_train_end(self) -> None:
-        if AVERAGE in self.aux:
-            del self.aux[AVERAGE]
-        super().on_train_end()
+    def teacher_momentum(self, name: str) -> float:
+        if name != AVERAGE or self.average_momentum is None:
+            return super().teacher_momentum(name)
+        # in the first steps the mean of all networks so far: the untrained one does not stay in it for long
+        return min(self.average_momentum, self.step / (self.step + 1))
