@@ -11,8 +11,6 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from torch import distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ext.attenscribble.trainer import nnUNetTrainerAttenScribble
 from nnunet_ext.combinations import nnUNetTrainerMedContextPnPNet
@@ -24,6 +22,7 @@ from nnunet_ext.nnunet.labels import finest_logits
 from nnunet_ext.nnunet.pretrained import load_pretrained_weights
 from nnunet_ext.nnunet.trainer import CHECKPOINT_KEY
 from tests import tiny
+from tests.distributed import distributed
 
 TRAINERS = [
     "nnUNetTrainerMedContext",
@@ -440,15 +439,8 @@ def test_around_attenscribble_the_network_sees_a_masked_image_and_the_crf_loss_t
 def test_in_distributed_training_two_backward_passes_give_the_same_gradients(make_trainer, tmp_path):
     alone = make_trainer(nnUNetTrainerMedContext, plans=plans_with(every=2))
     shared = make_trainer(nnUNetTrainerMedContext, plans=plans_with(every=2))
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1)
-    try:
-        shared.is_ddp = True
-        shared.network = DistributedDataParallel(shared.network)
-        shared.loss = shared._build_loss()  # with a small weight for the coarsest layer, which DDP insists on
-        alone.loss = shared.loss
+    with distributed(tmp_path, shared, alone):
         expected, got = train_steps(alone, 4), train_steps(shared, 4)
-    finally:
-        dist.destroy_process_group()
     for a, b in zip(expected, got, strict=True):
         assert a.keys() == b.keys()
         assert [float(a[key]) for key in a] == pytest.approx([float(b[key]) for key in b], rel=1e-4)

@@ -8,13 +8,12 @@ import pytest
 import SimpleITK as sitk
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from torch import distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ext.medcontext.consistency import consistency, sure
 from nnunet_ext.medcontext.masking import apply_mask
 from nnunet_ext.nnunet.trainer import CHECKPOINT_KEY
 from tests import tiny
+from tests.distributed import distributed
 from tests.medcontext.test_trainer import parameters_of, same, seen_by
 
 
@@ -177,15 +176,8 @@ def test_in_distributed_training_the_pass_that_leaves_heads_out_waits_for_the_ot
     """DistributedDataParallel refuses a second step if a parameter had no gradient in the first."""
     plans = plans_with(confidence=0.4, **options)
     alone, shared = (make_trainer(name, configuration="2d", plans=plans) for _ in range(2))
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1)
-    try:
-        shared.is_ddp = True
-        shared.network = DistributedDataParallel(shared.network)
-        shared.loss = shared._build_loss()  # with a small weight for the coarsest layer, which DDP insists on
-        alone.loss = shared.loss
+    with distributed(tmp_path, shared, alone):
         expected, got = steps(alone, 3), steps(shared, 3)
-    finally:
-        dist.destroy_process_group()
     for a, b in zip(expected, got, strict=True):
         assert a.keys() == b.keys()
         assert [float(a[key]) for key in a] == pytest.approx([float(b[key]) for key in a], rel=1e-3)

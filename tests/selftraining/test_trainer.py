@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from torch import distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.selftraining import trainer as module
 from nnunet_ext.selftraining.turns import Turn
 from tests import tiny
+from tests.distributed import distributed
 from tests.medcontext.test_trainer import parameters_of, same, seen_by
 from tests.medcontext.test_unlabelled import batch_with, steps
 
@@ -90,15 +89,8 @@ def test_until_its_start_it_is_the_reference_bit_for_bit(make_trainer):
 
 def test_in_distributed_training_both_passes_give_the_gradients_of_one_process(make_trainer, tmp_path):
     alone, shared = (make_trainer(NAME, configuration="2d", plans=plans_with()) for _ in range(2))
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1)
-    try:
-        shared.is_ddp = True
-        shared.network = DistributedDataParallel(shared.network)
-        shared.loss = shared._build_loss()
-        alone.loss = shared.loss
+    with distributed(tmp_path, shared, alone):
         expected, got = steps(alone, 3), steps(shared, 3)
-    finally:
-        dist.destroy_process_group()
     for a, b in zip(expected, got, strict=True):
         assert [float(a[key]) for key in a] == pytest.approx([float(b[key]) for key in a], rel=1e-3)
 
