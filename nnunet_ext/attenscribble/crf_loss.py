@@ -16,19 +16,20 @@ nothing of size window × voxels is ever kept: memory is O(K · V), whatever the
 
 **Against shrinking.** The sum is ``L = Σ_k C_k``, with C_k what is cut between class k and the others. Where the edges
 of an image are faint, it is smallest for no border at all: C of a ball falls with its radius to the power d − 1 in d
-dimensions. Eroding the true hippocampus by two voxels takes the sum to 0.6 of what it was (:mod:`.best_size`). So what
-is cut from a class is divided by a power of its volume ``V_k = Σ_i p_ik``::
+dimensions. Eroding the true hippocampus by two voxels takes the sum to 0.6 of what it was (:mod:`.best_size`). Divided
+by ``V_k^2a``, V_k the volume of the class and ``a = (d − 1)/d``, size costs nothing, and the edge decides however faint
+it is; twice, because a border is cut from both of its sides, and on the larger one the volume hardly changes. What that
+adds to the gradient is a constant force which holds a class up::
 
-    L = Σ_k C_k · (sg(V_k) / V_k)^2a,     ∂L/∂p_ik = ∂C_k/∂p_ik − 2a C_k / V_k
+    L = Σ_k [ C_k − h_k (V_k − sg(V_k)) ],     V_k = Σ_i p_ik,     h_k = 2a Ĉ_k / V̂_k
 
-sg: no gradient; value and scale stay what they are, and a class is held up by a constant force. Twice, because a border
-is cut from both of its sides, and on the larger one the volume hardly changes. With ``a = (d − 1)/d`` the size of a
-structure costs nothing, and the edge decides however faint it is. Each sample has its own volumes, of what lies inside
-of the image. The defaults are in :mod:`.crf_window`.
+sg: no gradient, so the value stays what it is. Ĉ and V̂ are those of the segmentation, the most probable class of each
+voxel: where a prediction is undecided, C also counts that, and a force of it would blow a class up. Each sample has
+volumes of its own, of what lies inside of the image. The defaults are in :mod:`.crf_window`.
 
 Deviations from the published code, each with its reason:
 
-* *Divided by a power of the volume*, see above; a = 0 in ``nnUNetTrainerAttenScribblePaper``.
+* *A force against shrinking*, see above; a = 0 in ``nnUNetTrainerAttenScribblePaper``.
 * *Divided by the spatial mass Z* = Σ_j exp(−|x_i − x_j|²/2σ²) of the window. The published sum grows with it, so
   its weight would mean something else in 3D; ``0.1`` there is ``0.1 · 92.0 = 9.2`` here (2D, radius 5, σ 6).
 * *Neighbours outside of the image do not count.* In the code they add a constant.
@@ -115,7 +116,7 @@ class MaskedCRFLoss(nn.Module):
         intensity_sigma: σ_I as a fraction of the intensity range of a sample. The code: 0.1.
         downsample: pool image and probabilities by this factor along each axis first; 1: full resolution.
         offsets_per_step: draw so many offsets at each call instead of using all.
-        volume_power: divide what is cut by this power of the volume, see the module; 0: the plain sum.
+        volume_power: a of the force against shrinking, see the module; 0: the plain sum.
     """
 
     def __init__(
@@ -188,7 +189,7 @@ def disagreement(
         window: neighbours.
         exclusive: classes or regions.
         volume: ``(B, 1, *spatial)``, how much of a volume each voxel is; 1 by default.
-        power: of the volume by which what is cut is divided, see the module; 0: it is not.
+        power: a of the force against shrinking; 0: there is none.
     """
     volume = torch.ones_like(receives) if volume is None else volume
     return _Disagreement.apply(probabilities, features, receives, window, exclusive, volume, power)
@@ -223,19 +224,28 @@ class _Disagreement(torch.autograd.Function):
         volume: Tensor,
         power: float,
     ) -> Tensor:
-        kernel, neighbours = neighbour_sums(probabilities, features, receives, window)
+        if power:
+            # where there is no image, nothing is decided
+            found = segmentation(probabilities, exclusive).where(volume > 0, probabilities)
+            kernel, sums = neighbour_sums(torch.cat([probabilities, found], 1), features, receives, window)
+            neighbours, of_found = sums.chunk(2, 1)
+            cut, size = cut_and_volume(found, kernel, of_found, volume, exclusive)
+            by_volume = cut / size.clamp(min=torch.finfo(cut.dtype).tiny)
+            force = 2 * power * by_volume.view(*cut.shape, *[1] * (probabilities.ndim - 2)) * volume
+        else:
+            kernel, neighbours = neighbour_sums(probabilities, features, receives, window)
+            force = torch.zeros_like(kernel)
         scale = 1 / (window.mass * receives.sum().clamp(min=1))
-        force = 0.0 if power == 0 else 2 * power * holding_force(probabilities, kernel, neighbours, volume, exclusive)
         if exclusive:
             # Σ_pairs k (1 − p·p') = ½ Σ_i (Σ_j k − p_i·Σ_j k p_j)
             value = (kernel.sum() - (probabilities * neighbours).sum()) / 2
-            gradient = neighbours.neg_()
+            gradient = -neighbours
         else:
             # Σ_pairs k (p + p' − 2pp') = Σ_i p_i (Σ_j k − Σ_j k p_j)
             scale = scale / probabilities.shape[1]
             value = (probabilities * (kernel - neighbours)).sum()
             gradient = kernel - 2 * neighbours
-        ctx.save_for_backward((gradient - force).mul_(scale))
+        ctx.save_for_backward(gradient.sub_(force).mul_(scale))
         return value * scale
 
     @staticmethod
@@ -263,8 +273,22 @@ def neighbour_sums(probabilities: Tensor, features: Tensor, receives: Tensor, wi
     return kernel, neighbours
 
 
-def holding_force(probabilities: Tensor, kernel: Tensor, neighbours: Tensor, volume: Tensor, exclusive: bool) -> Tensor:
-    """The cut of each class by its volume, ``C_k / V_k``, at every voxel as far as it is volume.
+def segmentation(probabilities: Tensor, exclusive: bool) -> Tensor:
+    """Return the most probable class of every voxel, or the regions more probable than not, as 0 and 1.
+
+    Args:
+        probabilities: ``(B, K, *spatial)``.
+        exclusive: classes or regions.
+    """
+    if not exclusive:
+        return (probabilities > 0.5).to(probabilities.dtype)
+    return torch.zeros_like(probabilities).scatter_(1, probabilities.argmax(1, keepdim=True), 1.0)
+
+
+def cut_and_volume(
+    probabilities: Tensor, kernel: Tensor, neighbours: Tensor, volume: Tensor, exclusive: bool
+) -> tuple[Tensor, Tensor]:
+    """Return ``C_k`` and ``V_k`` of the module, ``(B, K)`` each.
 
     Args:
         probabilities: ``(B, K, *spatial)``.
@@ -272,19 +296,7 @@ def holding_force(probabilities: Tensor, kernel: Tensor, neighbours: Tensor, vol
         neighbours: of the same.
         volume: ``(B, 1, *spatial)``, see :func:`disagreement`.
         exclusive: classes or regions.
-
-    Returns:
-        ``(B, K, *spatial)``.
     """
-    cut, size = cut_and_volume(probabilities, kernel, neighbours, volume, exclusive)
-    by_volume = cut / size.clamp(min=torch.finfo(cut.dtype).tiny)
-    return by_volume.view(*cut.shape, *[1] * (probabilities.ndim - 2)) * volume
-
-
-def cut_and_volume(
-    probabilities: Tensor, kernel: Tensor, neighbours: Tensor, volume: Tensor, exclusive: bool
-) -> tuple[Tensor, Tensor]:
-    """``C_k`` and ``V_k`` of the module, ``(B, K)`` each; see :func:`holding_force`."""
     cut = (probabilities * (kernel - neighbours)).flatten(2).sum(2)
     # each pair of classes that exclude each other is cut twice
     return cut / 2 if exclusive else cut, (probabilities * volume).flatten(2).sum(2)

@@ -48,9 +48,9 @@ class AttenScribbleOptions(MethodOptions):
     resolution, but half in isotropic volumes if the radius is above 3, where the window would be too dear. The code: 1,
     in 2D."""
     crf_volume_power: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Power of the volume of a class by which its cut is divided, against the pull towards small volumes
-    (:mod:`nnunet_ext.attenscribble.crf_loss`). None: 1/2 in slices, 2/3 in isotropic volumes,
-    where a faint edge decides rather than size. The code: 0."""
+    """Force of the CRF loss against shrinking (:mod:`nnunet_ext.attenscribble.crf_loss`): power a of the volume by
+    which what is cut from a class is divided. None: 1/2 in slices, 2/3 in isotropic volumes, where a faint edge decides
+    rather than size. The code: 0."""
     asl_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the attentive similarity loss. 0.1 for a window of mass 92.0 in the code, which is 9.2 here; with 9.2
     the stable form draws all predictions to one class before anything is learned (docs/results/attenscribble.md). 0: it

@@ -84,10 +84,10 @@ def test_gradient(shape, radius, spacing, exclusive):
 @pytest.mark.parametrize("exclusive", [True, False])
 @pytest.mark.parametrize("power", [0.5, 1.0])
 @pytest.mark.parametrize(("shape", "radius", "spacing"), CASES)
-def test_divided_by_a_power_of_the_volume_it_is_what_autograd_makes_of_its_definition(
+def test_with_a_force_against_shrinking_it_is_what_autograd_makes_of_its_definition(
     shape, radius, spacing, power, exclusive
 ):
-    """Every pair of voxels, class by class, in float64; the volume has a gradient below and none above."""
+    """Every pair of voxels, class by class, in float64."""
     logits, image, unlabelled = sample(shape)
     inside = torch.rand(2, 1, *shape, generator=torch.Generator().manual_seed(1)) < 0.8
     window = Window.gaussian(radius, 2.0, spacing)
@@ -112,12 +112,19 @@ def test_divided_by_a_power_of_the_volume_it_is_what_autograd_makes_of_its_defin
         else:  # of a pair that exclude each other both are cut: half from either side
             cut = (cut + torch.einsum("bij,bki,bkj->bk", pairs, 1 - p, p)) / 2
         size = (p * inside.double().flatten(2)).sum(2)
-        return (cut * (size.detach() / size) ** (2 * power)).sum() / (window.mass * receives.sum())
+        return cut, size, p
+
+    def with_force(logits):
+        cut, size, p = defined(logits)
+        found = (p == p.amax(1, keepdim=True)) if exclusive else p > 0.5
+        cut_found, size_found, _ = defined((found.double() - 0.5).unflatten(2, shape) * 2000)
+        force = torch.where(size_found > 0, 2 * power * cut_found / size_found, 0.0)
+        return (cut - force * (size - size.detach())).sum() / (window.mass * receives.sum())
 
     one, other = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     loss = MaskedCRFLoss(window, exclusive=exclusive, intensity_sigma=0.3, volume_power=power)
     value = loss(one, image, unlabelled & inside, inside)
-    expected = defined(other)
+    expected = with_force(other)
     assert value.item() == pytest.approx(expected.item(), rel=1e-12)
     value.backward()
     expected.backward()
