@@ -41,11 +41,6 @@ class ResolvedWindow:
     factor: int
     axes: tuple[bool, ...]
 
-    @property
-    def volume_power(self) -> float:
-        """Default of ``crf_volume_power``: that which makes size cost nothing along the axes of the window."""
-        return (sum(self.axes) - 1) / sum(self.axes)
-
     @classmethod
     def of(cls, spacing: Sequence[float], options: AttenScribbleOptions) -> ResolvedWindow:
         """The window that the options mean for a configuration.
@@ -82,5 +77,5 @@ def crf_loss(spacing: Sequence[float], options: AttenScribbleOptions, *, exclusi
         intensity_sigma=options.crf_intensity_sigma,
         downsample=[resolved.factor if axis else 1 for axis in resolved.axes],
         offsets_per_step=options.offsets_per_step,
-        volume_power=options.crf_volume_power if options.crf_volume_power is not None else resolved.volume_power,
+        volume_power=options.crf_volume_power,
     )

@@ -54,11 +54,3 @@ def test_options():
     assert crf_loss((1, 1, 1), AttenScribbleOptions(crf_radius=3)).downsample is None
     assert crf_loss((1, 1, 1), AttenScribbleOptions(crf_radius=4, crf_downsample=1)).downsample is None
     assert not crf_loss((1, 1), AttenScribbleOptions(), exclusive=False).exclusive
-
-
-def test_the_power_of_the_volume_is_that_of_the_axes_of_the_window():
-    assert crf_loss((1, 1), AttenScribbleOptions()).volume_power == 1 / 2
-    assert crf_loss((1, 1, 1), AttenScribbleOptions()).volume_power == 2 / 3
-    assert crf_loss((5, 1, 1), AttenScribbleOptions()).volume_power == 1 / 2
-    assert crf_loss((1, 1, 1), AttenScribbleOptions(crf_volume_power=0.25)).volume_power == 0.25
-    assert crf_loss((1, 1), AttenScribbleOptions.as_published()).volume_power == 0
