@@ -1,4 +1,4 @@
-"""The default CRF loss on real organs, at the planned and at low resolution: what it would change, and shrink."""
+"""The CRF loss on real organs, at the planned and at low resolution: what it would change, and shrink."""
 
 import os
 from pathlib import Path
@@ -93,11 +93,11 @@ def smallest(name: str, spacing: tuple[float, ...], step: int, options: dict) ->
         ("Dataset004_Hippocampus", (1.5, 1.5, 1.5), 20),
     ],
 )
-def test_no_other_size_of_an_organ_lowers_the_default_loss_by_a_twentieth(name, spacing, step):
-    found = smallest(name, spacing, step, {})
+def test_with_the_force_against_shrinking_no_other_size_of_an_organ_lowers_the_loss_by_a_twentieth(name, spacing, step):
+    found = smallest(name, spacing, step, {"crf_volume_power": (len(spacing) - 1) / len(spacing)})
     assert min(found.values()) > 0.95, found
 
 
-def test_a_smaller_hippocampus_lowers_the_published_sum_by_a_third():
-    found = smallest("Dataset004_Hippocampus", (1.5, 1.5, 1.5), 20, {"crf_volume_power": 0.0})
+def test_a_smaller_hippocampus_lowers_the_plain_sum_by_a_third():
+    found = smallest("Dataset004_Hippocampus", (1.5, 1.5, 1.5), 20, {})
     assert min(found["Anterior"], found["Posterior"]) < 2 / 3, found
