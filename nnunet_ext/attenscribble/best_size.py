@@ -2,8 +2,8 @@
 
 A structure of the true labels is eroded and dilated, in steps, and the loss computed for each size. It should be
 smallest where nothing was changed. The test needs dense labels of a few cases, no training, and seconds; it finds what
-the relabel test (:mod:`.relabel`) cannot, because that asks about one voxel at a time. Measured in docs/attenscribble.md:
-in slices the loss has its optimum near the true size, in volumes where a small organ is gone.
+the relabel test (:mod:`.relabel`) cannot, because that asks about one voxel at a time. In slices the loss has its
+optimum near the true size, in volumes where a small organ is gone (numbers in docs/attenscribble.md).
 """
 
 from __future__ import annotations
