@@ -15,6 +15,8 @@ from tests import tiny
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "plans").glob("*.md"), *sorted(DOCS.glob("*.md"))]
+PAGES += sorted((DOCS / "results").glob("*.md"))
 
 
 @pytest.fixture
@@ -100,3 +102,18 @@ def test_the_picture_shows_verdicts_and_recommends_nothing_that_was_measured_wor
 @pytest.mark.parametrize("name", TRAINERS)
 def test_every_trainer_is_on_a_page(name):
     assert [page for page in DOCS.glob("*.md") if f"`{name}`" in page.read_text()]
+
+
+AMERICAN = (
+    r"\b(behavior|cent(?:er|ered|ers)|color(?:ed|s)?|favor|gray|(?:un)?labeled|neighbor\w*|optimizers?|tumors?)\b|"
+)
+AMERICAN += r"\b(?:analy|initiali|minimi|normali|optimi|organi|penali|recogni|regulari|summari)z(?:ed?|es|ing|ation)\b"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_prose_is_in_british_spelling(page):
+    """Code, and titles of papers in italics, are as they are."""
+    prose = re.sub(
+        r"```.*?```|`[^`]*`|\*[A-Z][^*]*\*|\]\([^)]*\)", "", page.read_text(encoding="utf-8"), flags=re.DOTALL
+    )
+    assert re.findall(AMERICAN, prose, re.IGNORECASE) == []
