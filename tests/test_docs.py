@@ -105,7 +105,7 @@ def test_every_trainer_is_on_a_page(name):
 
 
 AMERICAN = (
-    r"\b(behavior|cent(?:er|ered|ers)|color(?:ed|s)?|favor|gray|(?:un)?labeled|neighbor\w*|optimizers?|tumors?)\b|"
+    r"\b(?:behavior|cent(?:er|ered|ers)|color(?:ed|s)?|favor|gray|(?:un)?labeled|neighbor\w*|optimizers?|tumors?)\b|"
 )
 AMERICAN += r"\b(?:analy|initiali|minimi|normali|optimi|organi|penali|recogni|regulari|summari)z(?:ed?|es|ing|ation)\b"
 
