@@ -105,7 +105,8 @@ def test_the_image_holds_what_is_installed_and_nothing_else_of_the_checkout():
 def test_the_container_does_not_run_as_root_and_has_nnunets_folders():
     kinds = [kind for kind, _ in instructions()]
     assert kinds.index("USER") > max(index for index, kind in enumerate(kinds) if kind == "RUN")
-    assert of("USER") == ["nnunet"]
+    assert of("USER") == ["1000"]
+    assert any("--uid 1000" in line for line in of("RUN"))
     folders = dict(pair.split("=") for pair in of("ENV")[0].split())
     assert folders == {f"nnUNet_{name}": f"/data/{name}" for name in ("raw", "preprocessed", "results")}
     assert all(folder in DOCKER_COMMANDS[-2].split() for folder in folders.values())
@@ -132,6 +133,7 @@ def test_the_conda_recipe_says_what_pyproject_says():
     build = [re.sub(r"([<>=!].*)", r" \1", line, count=1) for line in pyproject["build-system"]["requires"]]
     assert requirements(recipe["requirements"]["host"]) == requirements([python, "pip", *build])
     assert recipe["about"]["license"] == project["license"]
+    assert recipe["about"]["license_file"] == project["license-files"]
     assert recipe["about"]["summary"] == project["description"]
     assert ((PACKAGING / "conda") / recipe["source"]["path"]).resolve() == ROOT
     for command in recipe["tests"][1]["script"]:
