@@ -117,3 +117,19 @@ def test_prose_is_in_british_spelling(page):
         r"```.*?```|`[^`]*`|\*[A-Z][^*]*\*|\]\([^)]*\)", "", page.read_text(encoding="utf-8"), flags=re.DOTALL
     )
     assert re.findall(AMERICAN, prose, re.IGNORECASE) == []
+
+
+COSTS = re.findall(r"^\| `(\w+)` \|(.*)\|([^|]*)\|$", (DOCS / "costs.md").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("name", "numbers", "source"), COSTS, ids=[name for name, *_ in COSTS])
+def test_costs_are_quoted_from_the_page_where_they_were_measured(name, numbers, source):
+    ((page, anchor),) = re.findall(r"\]\(([\w/.]+)#([\w-]+)\)", source)
+    heading = anchor.replace("-", " ")
+    sections = re.split(r"^## ", (DOCS / page).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    (section,) = [text for text in sections if text.lower().startswith(heading)]
+    measured = set(re.findall(r"\d+\.\d+", section))
+    quoted = re.findall(r"\d+\.\d+", numbers)
+    assert quoted
+    assert [number for number in quoted if number not in measured] == []
+    assert name in TRAINERS
