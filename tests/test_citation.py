@@ -1,5 +1,6 @@
-"""CITATION.cff is a citation file of format 1.2.0, and says what the package says."""
+"""CITATION.cff is a citation file of format 1.2.0, and says what the package says, as the changelog does."""
 
+import re
 from datetime import date
 from pathlib import Path
 
@@ -63,3 +64,8 @@ def test_it_says_what_the_package_says():
     assert CITATION["authors"] == project["authors"]
     assert CITATION["abstract"].rstrip(".") == project["description"]
     assert set(CITATION["keywords"]) <= set(project["keywords"])
+
+
+def test_the_changelog_has_a_place_for_what_comes_and_a_section_of_this_version():
+    headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings[:2] == ["Unreleased", __version__]

@@ -52,12 +52,18 @@ def test_the_framework_goes_around_another_trainer_in_two_lines(own_trainers, ma
     assert {f"loss_{term}", f"loss_masked_{term}", "loss_consistency"} <= step.keys()
 
 
-@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", "plans/README.md"])
-def test_links_outside_of_the_site_lead_somewhere(page):
-    """Those of the site are checked when it is built."""
-    file = ROOT / page
-    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", file.read_text())
-    assert [link for link in links if not (file.parent / link).exists()] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).with_suffix("").as_posix())
+def test_links_lead_to_files_and_named_files_exist(page):
+    """Anchors of the site are checked when it is built."""
+    text = page.read_text(encoding="utf-8")
+    prose = re.sub(r"^ *```.*?^ *```|`[^`]*`", "", text, flags=re.DOTALL | re.MULTILINE)
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", prose)
+    assert [link for link in links if not (page.parent / link).exists()] == []
+    folders = r"benchmarks|docs|nnunet_ext|packaging|plans|tests|trainers|viewer|\.ci|\.github"
+    named = re.findall(rf"`((?:{folders})/[\w/.-]+)`", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    scripts = re.findall(r"`((?:\w+/)+\w+\.py)`", text)
+    assert [name for name in scripts if not ((ROOT / name).exists() or (ROOT / "nnunet_ext" / name).exists())] == []
 
 
 def test_every_page_is_in_the_navigation():

@@ -15,7 +15,11 @@ from importlib.metadata import distribution
 
 import pytest
 
+from nnunet_ext.catalogue import TRAINERS
 from nnunet_ext.cli import _parser
+from nnunet_ext.cli.plans import _options
+from nnunet_ext.errors import InputError
+from nnunet_ext.planning import require_options
 from tests.test_docs import PAGES, ROOT
 
 OTHERS = {
@@ -23,6 +27,9 @@ OTHERS = {
     *("python3", "rattler-build", "source", "ssh", "tensorboard"),
 }
 """Programs that are neither ours nor nnU-Net's."""
+
+WRITTEN_BY_READERS = {"nnUNetTrainer", "nnUNetTrainerEntropy"}
+"""Trainers beside ours: nnU-Net's own, and that of docs/own_trainer.md."""
 
 ENTRIES = {entry.name: entry for entry in distribution("nnunetv2").entry_points if entry.group == "console_scripts"}
 BLOCK = re.compile(r"^ *```(?:bash|sh|console)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
@@ -39,12 +46,12 @@ def nnunets_parser(name: str) -> argparse.ArgumentParser:
     patch = pytest.MonkeyPatch()
     found: list[argparse.ArgumentParser] = []
 
-    def parse_args(parser, *_, **__):
+    def parse(parser, *_, **__):
         found.append(parser)
         raise _Asked
 
     with patch.context() as patched:
-        patched.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+        patched.setattr(argparse.ArgumentParser, "parse_known_args", parse)  # which parse_args calls
         with pytest.raises(_Asked):
             ENTRIES[name].load()()
     return found[0]
@@ -92,13 +99,23 @@ def options_exist(words: list[str]) -> None:
     while groups := [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]:
         if not rest or rest[0].startswith("-") or rest[0] == "…":
             break
-        assert rest[0] in groups[0].choices, f"{' '.join(words)}: {rest[0]}"
-        for other in re.findall(r"\| (\S+)", " ".join(rest)):
-            assert other in groups[0].choices, f"{' '.join(words)}: {other}"
+        alternatives = rest[:1]
+        while rest[2 * len(alternatives) - 1 :][:1] == ["|"]:
+            alternatives.append(rest[2 * len(alternatives)])
+        for name in alternatives:
+            assert name in groups[0].choices, f"{' '.join(words)}: {name}"
         parser, rest = groups[0].choices[rest[0]], rest[1:]
     for word in rest:
         if re.match(r"--?[a-zA-Z]", word):
             assert word.partition("=")[0] in parser._option_string_actions, f"{' '.join(words)}: {word}"
+
+
+def names_exist(words: list[str]) -> None:
+    """Raise an error if a trainer or an option of a method does not exist, or if an option cannot have its value."""
+    text = " ".join(words)
+    for name in re.findall(r"-tr (nnUNetTrainer\w*)", text):
+        assert name.partition("_")[0] in {*TRAINERS, *WRITTEN_BY_READERS}, f"{text}: {name}"
+    require_options(_options(re.findall(r"(?<=\s)[a-z]\w*\.[a-z]\w*=\S+", text)))
 
 
 def files_exist(words: list[str]) -> None:
@@ -134,6 +151,7 @@ def test_every_command_exists_and_takes_its_arguments(page):
         words = command.replace("\\|", "|").split()
         assert is_known(words[0]), command
         options_exist(words)
+        names_exist(words)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +172,14 @@ def test_what_does_not_exist_is_found(command, wrong, capsys):
     with pytest.raises((AssertionError, SystemExit)):
         parsed(command.split())
     capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    "command", ["nnunet-ext plans 4 --option pnpnet.depth=3", "nnUNetv2_train 4 2d 0 -tr nnUNetTrainerPushNet"]
+)
+def test_names_that_do_not_exist_are_found(command):
+    with pytest.raises((AssertionError, InputError)):
+        names_exist(command.split())
 
 
 def test_commands_in_blocks_are_found_whatever_is_around_them():
