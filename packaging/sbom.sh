@@ -9,4 +9,9 @@ mkdir -p "$2"
 folder="$(cd "$2" && pwd)"
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 cyclonedx-py environment --pyproject "$root/pyproject.toml" --output-format JSON -o "$folder/nnunet-ext.cdx.json" "$python"
-npm sbom --prefix "$root/viewer" --package-lock-only --omit dev --sbom-format cyclonedx > "$folder/viewer.cdx.json"
+viewer="$(mktemp -d)"
+trap 'rm -rf "$viewer"' EXIT
+cp "$root/viewer/package.json" "$root/viewer/package-lock.json" "$viewer"
+cd "$viewer"
+npm pkg set version=0.0.0 # npm sbom insists on one; the page has the version of the Python package
+npm sbom --package-lock-only --omit dev --sbom-format cyclonedx > "$folder/viewer.cdx.json"
