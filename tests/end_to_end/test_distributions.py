@@ -31,7 +31,7 @@ RUBBISH = (
     "tests/test_half.py",
     "viewer/node_modules/x/index.js",
 )
-"""What lies about in a checkout after some work."""
+"""Files that lie about in a checkout after some work."""
 
 MEGABYTE = 1 << 20
 

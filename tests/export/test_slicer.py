@@ -1,4 +1,4 @@
-"""What ``nnunet-ext export`` writes is a model for the nnU-Net extension of 3D Slicer, by the rules of its folders."""
+"""An export of ours is a model for the nnU-Net extension of 3D Slicer, by the rules of its folders."""
 
 import zipfile
 

@@ -12,7 +12,7 @@ RES_ENC = {"arch_class_name": "ResEncL", "arch_kwargs": None, "arch_kwargs_requi
 
 
 def adaptation_plan(prefix="encoder", **changes):
-    """What nnssl writes beside the weights of a network whose encoder is called ``prefix``."""
+    """The dict that nnssl writes beside the weights of a network whose encoder is called ``prefix``."""
     return {
         "architecture_plans": RES_ENC,
         "pretrain_plan": {"configurations": {"onemmiso": {"spacing": [1, 1, 1], "patch_size": [160, 160, 160]}}},
