@@ -2,15 +2,8 @@
 
 A structure of the true labels is eroded and dilated, in steps, and the loss computed for each size. It should be
 smallest where nothing was changed. The test needs dense labels of a few cases, no training, and seconds; it finds what
-the relabel test (:mod:`.relabel`) cannot, because that asks about one voxel at a time. Measured with the plain sum
-(``crf_volume_power`` 0), by which size it is smallest, in voxels::
-
-    3D, 1.5 mm: hippocampus, anterior and posterior part      -2, -1.5: as small as was tried
-    2D, 3 mm:   ACDC, RV, myocardium and LV                    0, -0.75, 0
-    2D, 4 mm:   CHAOS, liver, kidneys and spleen               0
-
-(medians over cases and slices; 2D with the default window). So in volumes the plain sum has its optimum where a small
-organ is gone.
+the relabel test (:mod:`.relabel`) cannot, because that asks about one voxel at a time. In slices the loss has its
+optimum near the true size, in volumes where a small organ is gone (numbers in docs/attenscribble.md).
 """
 
 from __future__ import annotations

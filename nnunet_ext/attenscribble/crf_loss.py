@@ -288,7 +288,7 @@ def segmentation(probabilities: Tensor, exclusive: bool) -> Tensor:
 def cut_and_volume(
     probabilities: Tensor, kernel: Tensor, neighbours: Tensor, volume: Tensor, exclusive: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return ``C_k`` and ``V_k`` of the module, ``(B, K)`` each.
+    """Return ``C_k`` and ``V_k`` of the module, ``(B, K)`` each, of the voxels that are volume.
 
     Args:
         probabilities: ``(B, K, *spatial)``.
@@ -297,9 +297,10 @@ def cut_and_volume(
         volume: ``(B, 1, *spatial)``, see :func:`disagreement`.
         exclusive: classes or regions.
     """
-    cut = (probabilities * (kernel - neighbours)).flatten(2).sum(2)
+    counted = probabilities * volume
+    cut = (counted * (kernel - neighbours)).flatten(2).sum(2)
     # each pair of classes that exclude each other is cut twice
-    return cut / 2 if exclusive else cut, (probabilities * volume).flatten(2).sum(2)
+    return cut / 2 if exclusive else cut, counted.flatten(2).sum(2)
 
 
 def shifted(offset: Offset) -> tuple[tuple[slice, ...], tuple[slice, ...]]:

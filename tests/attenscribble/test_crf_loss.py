@@ -117,7 +117,11 @@ def test_with_a_force_against_shrinking_it_is_what_autograd_makes_of_its_definit
     def with_force(logits):
         cut, size, p = defined(logits)
         found = (p == p.amax(1, keepdim=True)) if exclusive else p > 0.5
-        cut_found, size_found, _ = defined((found.double() - 0.5).unflatten(2, shape) * 2000)
+        seen = inside.flatten(2)
+        found = torch.where(seen, found.double(), 1 / p.shape[1] if exclusive else 0.5)
+        both = (receives[:, :, None] + receives[:, None, :]) * kernel  # either of the two receives energy
+        cut_found = torch.einsum("bij,bki,bkj->bk", both, found * seen, 1 - found) / (2 if exclusive else p.shape[1])
+        size_found = (found * seen).sum(2)
         force = torch.where(size_found > 0, 2 * power * cut_found / size_found, 0.0)
         return (cut - force * (size - size.detach())).sum() / (window.mass * receives.sum())
 
@@ -134,6 +138,23 @@ def test_with_a_force_against_shrinking_it_is_what_autograd_makes_of_its_definit
         plain, image, unlabelled & inside, inside
     ).backward()
     assert not torch.allclose(plain.grad, other.grad)
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_a_class_that_is_predicted_nowhere_inside_has_no_force(exclusive):
+    logits, image, unlabelled = sample((6, 7))
+    logits[:, 1] = -50.0
+    inside = torch.ones_like(unlabelled)
+    inside[..., :2] = False
+    with_force, without = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    window = Window.gaussian((1, 1), 1.0)
+    for leaf, power in ((with_force, 0.5), (without, 0.0)):
+        MaskedCRFLoss(window, exclusive=exclusive, volume_power=power)(
+            leaf, image, unlabelled & inside, inside
+        ).backward()
+    assert with_force.grad.isfinite().all()
+    assert with_force.grad[:, 1].abs().max() < 1e-9
+    assert not torch.equal(with_force.grad, without.grad)
 
 
 def test_the_published_sum_is_ours_times_the_mass_of_its_window():
