@@ -20,20 +20,20 @@ Everything here is a function of its arguments: states are never changed, so a c
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from nnunet_ext.s2vnet.centroid_aggregation import Bank
 from nnunet_ext.s2vnet.feature_cache import FeatureCache
 from nnunet_ext.s2vnet.network import S2VNet, slices_with_image
+from nnunet_ext.s2vnet.packed import Packed
 from nnunet_ext.s2vnet.prompts import Prompts
 
 QUIET_SHARE, QUIET_SLICES = 0.01, 3
@@ -44,21 +44,6 @@ PromptsOf = Callable[[int], Prompts]
 
 Report = Callable[[int], None]
 """Is told how many slices were segmented since it was told last."""
-
-
-class Packed(NamedTuple):
-    """A label map, compressed: label maps are large and simple, and histories hold many of them."""
-
-    data: bytes
-    shape: tuple[int, ...]
-    type: str
-
-    @classmethod
-    def of(cls, labels: NDArray) -> Packed:
-        return cls(zlib.compress(np.ascontiguousarray(labels).tobytes(), 1), labels.shape, labels.dtype.str)
-
-    def unpacked(self) -> NDArray:
-        return np.frombuffer(zlib.decompress(self.data), self.type).reshape(self.shape)
 
 
 class Step(NamedTuple):
@@ -107,6 +92,7 @@ class Propagation:
         propagates: False: a mark changes its own slice only, the others keep their automatic result.
         early_stop: False: chains are followed to the last slice.
         gap: mm between two slices; None: as planned.
+        precision: context in which the network computes.
     """
 
     def __init__(
@@ -118,6 +104,7 @@ class Propagation:
         propagates: bool = True,
         early_stop: bool = True,
         gap: float | None = None,
+        precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.network = network
         self.image = image
@@ -126,6 +113,7 @@ class Propagation:
         self.propagates = propagates
         self.early_stop = early_stop
         self.gap = gap
+        self.precision = precision
         self.device = next(network.parameters()).device
         self.depth = image.shape[1]
         self.there = [slices_with_image(image[None, :, :, rows, columns])[0].tolist() for rows, columns in tiles]
@@ -192,7 +180,7 @@ class Propagation:
         """Return the logits of one slice of a tile, ``(heads, h, w)``, float32."""
         heads, share = self.network.label_heads, state.share[index]
         up, down = state.up[index], state.down[index]
-        with self._precision():
+        with self.precision():
             if up is None or down is None:
                 rows, columns = self.tiles[tile]
                 size = (1, heads.num_labels, rows.stop - rows.start, columns.stop - columns.start)
@@ -245,7 +233,7 @@ class Propagation:
         steps = [step for step in past if step is not None]
         before = steps[-1].mask if steps else None
         bank = self._bank([step.centres for step in steps], before)
-        with self._precision():
+        with self.precision():
             one = self.network.cluster(self._features(tile, index), bank, prompts)
         labels = one.logits[0].argmax(0).to(torch.int16).cpu().numpy()
         mask = None if one.mask is None else Packed.of(one.mask.cpu().numpy())
@@ -265,9 +253,6 @@ class Propagation:
             return self.network.features(self.image[None, :, index, rows, columns].to(self.device))
 
         return self.cache.get((tile, index), compute)
-
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, enabled=self.device.type == "cuda")
 
 
 def share_of_upward(index: int, depth: int, marked: Sequence[int]) -> float:

@@ -147,7 +147,7 @@ def test_both_ways_to_predict_have_the_same_dice(network, length):
     for made in (nnUNetPredictor, S2VPredictor):
         predictor = made(device=torch.device("cpu"), allow_tqdm=False)
         predictor.network, predictor.allowed_mirroring_axes = network, (0, 1, 2)
-        predictor.configuration_manager = SimpleNamespace(patch_size=[length, SIZE, SIZE])
+        predictor.configuration_manager = SimpleNamespace(patch_size=[length, SIZE, SIZE], configuration={})
         predictor.label_manager = SimpleNamespace(num_segmentation_heads=3)
         found = [predictor.predict_sliding_window_return_logits(image).argmax(0) for image in images]
         scores.append(dice(torch.stack(found), labels))
