@@ -19,7 +19,7 @@ from nnunet_ext.interactive.marks import Mark, marks_of, prompts_in, touches, wi
 from nnunet_ext.interactive.propagation import Propagation, TileState
 from nnunet_ext.interactive.provenance import Origin, Sheet
 from nnunet_ext.interactive.strokes import Stroke
-from nnunet_ext.nnunet.precision import inference_precision
+from nnunet_ext.nnunet.precision import planned_precision
 from nnunet_ext.nnunet.sliced_case import SlicedCase
 from nnunet_ext.s2vnet.feature_cache import FeatureCache
 from nnunet_ext.s2vnet.network import S2VNet
@@ -95,15 +95,9 @@ class Correction:
         threads: int | None = None,
     ) -> None:
         self.case = case
+        bfloat16 = planned_precision(network.centres.device, case.model.configuration_manager).infers_in_bfloat16
         self.engine = Propagation(
-            network,
-            case.image,
-            case.tiling.places,
-            FeatureCache(cache_bytes),
-            propagates,
-            early_stop,
-            case.gap,
-            lambda: inference_precision(self.engine.device, case.model.configuration_manager),
+            network, case.image, case.tiles, FeatureCache(cache_bytes), propagates, early_stop, case.gap, bfloat16
         )
         self.threads = threads
         self._automatic: tuple[tuple[TileState, ...], tuple[Sheet, ...]] | None = None
@@ -254,12 +248,15 @@ class Correction:
 
     def _answer(self, tiles: Sequence[TileState], index: int) -> NDArray[np.unsignedinteger]:
         """The network's labels of one slice of the crop, ``(H, W)`` of the image, from all tiles."""
-        logits = self.case.tiling.blended(
-            [self.engine.logits(tile, state, index).cpu()] for tile, state in enumerate(tiles)
-        )
+        image, weight = self.case.image, self.case.weight
+        total = torch.zeros((self.case.heads, *image.shape[2:]))
+        weights = torch.zeros(image.shape[2:])
+        for tile, (rows, columns) in enumerate(self.engine.tiles):
+            total[:, rows, columns] += weight * self.engine.logits(tile, tiles[tile], index).cpu()
+            weights[rows, columns] += weight
         found = np.zeros(self.shape[1:], self.case.label_type)
         (_, row, column), (_, height, width) = self.case.grid.start, self.case.grid.cropped
-        found[row : row + height, column : column + width] = self.case.labels_of(logits)
+        found[row : row + height, column : column + width] = self.case.labels_of(total / weights)
         return found
 
     @contextmanager

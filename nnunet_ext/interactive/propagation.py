@@ -21,10 +21,9 @@ Everything here is a function of its arguments: states are never changed, so a c
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -92,7 +91,7 @@ class Propagation:
         propagates: False: a mark changes its own slice only, the others keep their automatic result.
         early_stop: False: chains are followed to the last slice.
         gap: mm between two slices; None: as planned.
-        precision: context in which the network computes.
+        bfloat16: compute in it, on a CPU.
     """
 
     def __init__(
@@ -104,7 +103,7 @@ class Propagation:
         propagates: bool = True,
         early_stop: bool = True,
         gap: float | None = None,
-        precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        bfloat16: bool = False,
     ) -> None:
         self.network = network
         self.image = image
@@ -113,7 +112,7 @@ class Propagation:
         self.propagates = propagates
         self.early_stop = early_stop
         self.gap = gap
-        self.precision = precision
+        self.bfloat16 = bfloat16
         self.device = next(network.parameters()).device
         self.depth = image.shape[1]
         self.there = [slices_with_image(image[None, :, :, rows, columns])[0].tolist() for rows, columns in tiles]
@@ -180,7 +179,7 @@ class Propagation:
         """Return the logits of one slice of a tile, ``(heads, h, w)``, float32."""
         heads, share = self.network.label_heads, state.share[index]
         up, down = state.up[index], state.down[index]
-        with self.precision():
+        with self._precision():
             if up is None or down is None:
                 rows, columns = self.tiles[tile]
                 size = (1, heads.num_labels, rows.stop - rows.start, columns.stop - columns.start)
@@ -233,7 +232,7 @@ class Propagation:
         steps = [step for step in past if step is not None]
         before = steps[-1].mask if steps else None
         bank = self._bank([step.centres for step in steps], before)
-        with self.precision():
+        with self._precision():
             one = self.network.cluster(self._features(tile, index), bank, prompts)
         labels = one.logits[0].argmax(0).to(torch.int16).cpu().numpy()
         mask = None if one.mask is None else Packed.of(one.mask.cpu().numpy())
@@ -253,6 +252,10 @@ class Propagation:
             return self.network.features(self.image[None, :, index, rows, columns].to(self.device))
 
         return self.cache.get((tile, index), compute)
+
+    def _precision(self) -> torch.autocast:
+        kind = torch.bfloat16 if self.bfloat16 else None
+        return torch.autocast(self.device.type, kind, enabled=self.bfloat16 or self.device.type == "cuda")
 
 
 def share_of_upward(index: int, depth: int, marked: Sequence[int]) -> float:

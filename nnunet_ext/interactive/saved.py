@@ -21,10 +21,9 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing, require_folder_of
 from nnunet_ext.interactive.correction import State
 from nnunet_ext.interactive.marks import Mark
-from nnunet_ext.interactive.propagation import Chain, Step, TileState
+from nnunet_ext.interactive.propagation import Chain, Packed, Step, TileState
 from nnunet_ext.interactive.provenance import Sheet
 from nnunet_ext.interactive.strokes import Stroke
-from nnunet_ext.s2vnet.packed import Packed
 
 FORMAT = 1
 

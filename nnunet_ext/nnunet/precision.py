@@ -56,7 +56,12 @@ class Precision:
 
     def inference(self) -> AbstractContextManager[Any]:
         """Autocast for inference; bfloat16 only where the CPU has units for it. On a GPU it is nnU-Net's own."""
-        return self._autocast(self.bfloat16 and has_bfloat16_units())
+        return self._autocast(self.infers_in_bfloat16)
+
+    @property
+    def infers_in_bfloat16(self) -> bool:
+        """Whether inference is in bfloat16."""
+        return self.bfloat16 and has_bfloat16_units()
 
     def _autocast(self, bfloat16: bool) -> AbstractContextManager[Any]:
         if bfloat16:
@@ -77,14 +82,14 @@ def has_bfloat16_units() -> bool:
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
-def inference_precision(device: torch.device, configuration: Any) -> AbstractContextManager[Any]:
-    """Autocast for who calls parts of a network; :func:`infer_in` does it where a network is called as a whole.
+def planned_precision(device: torch.device, configuration: Any) -> Precision:
+    """Return the precision of a model.
 
     Args:
         device: of the network.
         configuration: nnU-Net's configuration manager of the plans.
     """
-    return Precision(device, extension_settings(configuration.configuration, SECTION)).inference()
+    return Precision(device, extension_settings(configuration.configuration, SECTION))
 
 
 def infer_in(network: nn.Module, settings: Mapping[str, Any]) -> nn.Module:

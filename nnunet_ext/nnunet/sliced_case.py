@@ -137,18 +137,38 @@ class SlicedCase:
         return float(self.properties["spacing"][self.slice_axis])
 
     @property
+    def inside(self) -> tuple[slice, slice]:
+        """Rows and columns of :attr:`image` that are no padding."""
+        return self.tiling.inside
+
+    @property
+    def tiles(self) -> tuple[tuple[slice, slice], ...]:
+        """Rows and columns of :attr:`image` that the network sees together."""
+        return self.tiling.places
+
+    @property
+    def weight(self) -> Tensor:
+        """Return the weight of the pixels of a tile, ``(patch_h, patch_w)``."""
+        return self.tiling.weight
+
+    @property
+    def heads(self) -> int:
+        """Number of labels or regions that the network has logits for."""
+        return self.model.label_manager.num_segmentation_heads
+
+    @property
     def depth(self) -> int:
         """Number of slices within the crop."""
         return self.grid.cropped[0]
 
     def to_pixels(self, voxels: NDArray) -> Floats:
         """``(P, 3)``, continuous indices of the original array → slice, row and column of :attr:`image`."""
-        offset = [0, *(part.start for part in self.tiling.inside)]
+        offset = [0, *(part.start for part in self.inside)]
         return self.grid.from_index(voxels) + offset
 
     def to_voxels(self, pixels: NDArray) -> Floats:
         """``(P, 3)``, slice, row and column of :attr:`image` → continuous indices of the original array."""
-        offset = [0, *(part.start for part in self.tiling.inside)]
+        offset = [0, *(part.start for part in self.inside)]
         return self.grid.to_index(np.asarray(pixels, float) - offset)
 
     def in_crop(self, voxels: NDArray) -> NDArray[np.bool_]:

@@ -28,11 +28,11 @@ Flip = tuple[int, ...]
 """Axes of ``(C, h, w)`` that are mirrored."""
 
 Parts = tuple[tuple[float, Tensor], ...]
-"""Of one slice, and each direction: its share, and the sum of its logits ``(heads, h, w)`` over the flips."""
+"""Share of each direction in one slice, and the sum of its logits ``(heads, h, w)`` over the flips."""
 
 
 class Known(NamedTuple):
-    """What is kept of a slice that a chain has passed.
+    """Memory of a slice that a chain has passed.
 
     Attributes:
         centres: ``(B, N, D)``, final.
@@ -46,7 +46,7 @@ class Known(NamedTuple):
 
 
 def next_logits(columns: Sequence[Iterator[Parts]], flips: int) -> list[Tensor]:
-    """What adds up to the logits ``(heads, h, w)`` of the next slice of a tile.
+    """Terms that add up to the logits ``(heads, h, w)`` of the next slice of a tile.
 
     Args:
         columns: :meth:`Column.slices` of columns that share the flips.
@@ -95,7 +95,7 @@ class Column:
         self.gap = None if gap is None else torch.full((len(flips),), gap, device=self.device)
 
     def slices(self, direction: Direction) -> Iterator[Parts]:
-        """What the chains say of the slices; upwards the first slice comes first, otherwise the last one."""
+        """Parts of the slices, one after the other; upwards the first slice comes first, otherwise the last one."""
         return self._both_ways() if direction == "both" else self._one_way(direction == "forward")
 
     # -- parts -----------------------------------------------------------------------------------------------------

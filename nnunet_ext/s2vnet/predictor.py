@@ -33,7 +33,7 @@ from torch import Tensor
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.models import Prediction
-from nnunet_ext.nnunet.precision import inference_precision
+from nnunet_ext.nnunet.precision import planned_precision
 from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.slice_export import SliceExport, slices_stand_alone
 from nnunet_ext.nnunet.slice_tiles import SliceTiles
@@ -149,7 +149,8 @@ class S2VPredictor(nnUNetPredictor):
         before = torch.get_num_threads()
         torch.set_num_threads(min(default_num_processes, before))
         try:
-            with torch.inference_mode(), inference_precision(self.device, self.configuration_manager):
+            precision = planned_precision(self.device, self.configuration_manager)
+            with torch.inference_mode(), precision.inference():
                 yield
         finally:
             torch.set_num_threads(before)

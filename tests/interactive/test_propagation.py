@@ -6,8 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_ext.interactive.propagation import Step, _is_quiet, share_of_upward
-from nnunet_ext.s2vnet.packed import Packed
+from nnunet_ext.interactive.propagation import Packed, Step, _is_quiet, share_of_upward
 
 
 def test_shares_without_marks_are_those_of_the_predictor():

@@ -63,7 +63,7 @@ def test_the_automatic_result_is_that_of_the_predictor(kind, shape, transpose, r
     made = session(shape, border, **options, **({"resampled": resampled} if resampled else {}))
     made.predict_automatic()
     predictor, case = made.model, made.case
-    data = case.image[(slice(None), slice(None), *case.tiling.inside)]
+    data = case.image[(slice(None), slice(None), *case.inside)]
     logits = predictor.predict_logits_from_preprocessed_data(data)
     expected = export(
         logits,
@@ -561,7 +561,7 @@ def test_voxels_go_to_the_network_and_back(transpose, shape, resampled, border, 
     pixel = case.to_pixels(voxel[None])
     np.testing.assert_allclose(case.to_voxels(pixel), voxel[None], atol=1e-9)
     assert case.in_crop(voxel[None]).all()
-    bounds = [(0, case.depth), *((s.start, s.stop) for s in case.tiling.inside)]
+    bounds = [(0, case.depth), *((s.start, s.stop) for s in case.inside)]
     for value, (start, stop) in zip(pixel[0], bounds, strict=True):
         assert start - 0.5 - 1e-9 <= value <= stop - 0.5 + 1e-9
     # slices are not resampled

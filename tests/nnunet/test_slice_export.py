@@ -18,7 +18,7 @@ from tests import tiny
 
 
 def model(kind="classes", spacing=(1.0, 1.0), transpose=(0, 1, 2)):
-    """What an initialised predictor knows of plans and labels."""
+    """Plans and labels, as an initialised predictor has them."""
     plans = tiny.plans(**{"2d": tiny.configuration(2)})
     plans["configurations"]["2d"]["spacing"] = list(spacing)
     plans["transpose_forward"] = list(transpose)

@@ -107,7 +107,7 @@ def test_a_column_that_is_empty_at_its_ends_starts_where_there_is_an_image():
 @pytest.mark.parametrize("mirroring", [False, True])
 @pytest.mark.parametrize("remembers", [False, True])
 def test_both_directions_are_the_shares_of_each_to_the_last_bit(remembers, mirroring):
-    """What is kept of the upward chain gives its logits again."""
+    """The centres and masks that are kept of the upward chain give its logits again."""
     network, x = s2vnet(deep_supervision=False, options={"mask_memory": remembers}), volume(depth=7)
     for memory in network.memory:
         torch.nn.init.normal_(memory.scale, std=5.0)
@@ -242,8 +242,8 @@ def test_both_directions_share_features_as_far_as_memory_allows():
     computed, features = [], network.features
     network.features = lambda x: computed.append(len(x)) or features(x)
     found = []
-    # 6 slices in 4 flips, one after the other, and again those that do not fit; each flip has given back the features of
-    # its last slice before the next one comes
+    # 6 slices in 4 flips, one after the other, and again those that do not fit; each flip has given back the features
+    # of its last slice before the next one comes
     for limit, passes in ((6 * one, 24), (4 * one, 24 + 24 - 16 - 3), (0, 48)):
         computed.clear()
         found.append(logits(predictor(network=network, feature_bytes=limit), x))
