@@ -77,4 +77,5 @@ def crf_loss(spacing: Sequence[float], options: AttenScribbleOptions, *, exclusi
         intensity_sigma=options.crf_intensity_sigma,
         downsample=[resolved.factor if axis else 1 for axis in resolved.axes],
         offsets_per_step=options.offsets_per_step,
+        volume_power=options.crf_volume_power,
     )

@@ -47,6 +47,10 @@ class AttenScribbleOptions(MethodOptions):
     """Pool image and prediction by this factor before they are compared, along the axes of the window; None: full
     resolution, but half in isotropic volumes if the radius is above 3, where the window would be too dear. The code: 1,
     in 2D."""
+    crf_volume_power: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Force of the CRF loss against shrinking (:mod:`nnunet_ext.attenscribble.crf_loss`): power a of the volume by
+    which what is cut from a class is divided; 1/2 in slices and 2/3 in isotropic volumes make size cost nothing. 0, as
+    in the code: none."""
     asl_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the attentive similarity loss. 0.1 for a window of mass 92.0 in the code, which is 9.2 here; with 9.2
     the stable form draws all predictions to one class before anything is learned (docs/results/attenscribble.md). 0: it
@@ -80,7 +84,15 @@ class AttenScribbleOptions(MethodOptions):
     @classmethod
     def as_published(cls) -> Self:
         """Return the values of the published code."""
-        return cls(attention="trunk", published=True, asl_weight=9.2, ramp=0.0, wait=0.0, crf_radius=5, crf_sigma=6.0)
+        return cls(
+            attention="trunk",
+            published=True,
+            asl_weight=9.2,
+            ramp=0.0,
+            wait=0.0,
+            crf_radius=5,
+            crf_sigma=6.0,
+        )
 
     @property
     def compares_clean_image(self) -> bool:

@@ -118,10 +118,8 @@ class MaskedCRF(PseudoLabels):
         self.record(GATE, gate.mean())
         logits, inside = self.gate.gated(logits, exclusive=not self.labels.has_regions), self.image_within(batch)
         receives = ~self.labels.annotated(labels) if inside is None else self.unlabelled_voxels(batch)
-        # outside of the image all classes are equally probable: such a neighbour pulls a voxel nowhere
-        seen = logits if inside is None else logits.where(inside, 0.0)
         if self.options.attenscribble.crf_weight > 0:
-            terms[CRF] = self.crf(seen, batch["crf_image"], receives)
+            terms[CRF] = self.crf(logits, batch["crf_image"], receives, inside)
         return terms | self.pseudo_term(logits, batch)
 
 
