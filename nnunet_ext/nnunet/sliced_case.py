@@ -189,12 +189,12 @@ class SlicedCase:
         """Labels of one slice on the grid of the original image.
 
         Args:
-            logits: ``(heads, h, w)``, of a slice of :attr:`image` without its padding.
+            logits: ``(heads, h, w)``, on the grid of :attr:`image`.
 
         Returns:
             ``(H, W)``, a slice of :meth:`cropped_view`; uint8, or uint16 if there are many labels.
         """
-        return labels_of_slice(logits, self.properties, self.model)
+        return labels_of_slice(logits[(slice(None), *self.inside)], self.properties, self.model)
 
     @property
     def label_type(self) -> type[np.unsignedinteger]:
