@@ -33,8 +33,9 @@ class AttenScribbleOptions(MethodOptions):
     """Channels of queries and keys per head. 64 in the code."""
     mlp_ratio: Annotated[int, Field(gt=0)] = 4
     """Width of the MLP of the attention relative to its stage. 4 in the code."""
-    crf_weight: Annotated[float, Field(ge=0)] = 9.2
-    """Weight of the masked CRF loss. 0.1 for a window of mass 92.0 in the code. 0: it is not computed."""
+    crf_weight: Annotated[float, Field(ge=0)] | None = None
+    """Weight of the masked CRF loss; None: 9.2 in slices, 30 in isotropic volumes, where more was better
+    (docs/results/attenscribble.md). 0.1 for a window of mass 92.0 in the code, which is 9.2. 0: it is not computed."""
     crf_radius: Annotated[int, Field(ge=1, le=16)] | None = None
     """Radius of the CRF window, in voxels of the finest spacing; a larger one reaches farther and takes thin structures
     apart. None: 3 in slices, 1 in isotropic volumes (:mod:`nnunet_ext.attenscribble.crf_window`). The code: 5."""
@@ -90,6 +91,7 @@ class AttenScribbleOptions(MethodOptions):
             asl_weight=9.2,
             ramp=0.0,
             wait=0.0,
+            crf_weight=9.2,
             crf_radius=5,
             crf_sigma=6.0,
         )
@@ -97,12 +99,12 @@ class AttenScribbleOptions(MethodOptions):
     @property
     def compares_clean_image(self) -> bool:
         """Whether the CRF loss is computed, and on the image without intensity augmentation."""
-        return self.crf_image == "clean" and self.crf_weight > 0
+        return self.crf_image == "clean" and self.crf_weight != 0
 
     @property
     def regularises(self) -> bool:
         """Whether anything but the partial loss has a weight."""
-        return max(self.crf_weight, self.asl_weight, self.pseudo_weight) > 0
+        return self.crf_weight != 0 or max(self.asl_weight, self.pseudo_weight) > 0
 
     def require_fitting(self, configuration: Mapping[str, Any]) -> None:
         count = configuration["architecture"]["arch_kwargs"].get("n_stages")
