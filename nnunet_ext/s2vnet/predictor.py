@@ -41,8 +41,8 @@ from nnunet_ext.s2vnet.column import Column, Direction, Parts, next_logits
 from nnunet_ext.s2vnet.feature_cache import FeatureCache
 from nnunet_ext.s2vnet.network import S2VNet
 
-FEATURE_BYTES = 128 * 2**20
-"""Memory of features kept for the second direction: some 9 slices of 256 × 224 pixels in one flip."""
+FEATURE_BYTES = 96 * 2**20
+"""Memory of features kept for the second direction: some 6 slices of 256 × 224 pixels in one flip."""
 
 
 class S2VPredictor(nnUNetPredictor):
