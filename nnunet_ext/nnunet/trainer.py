@@ -49,7 +49,7 @@ from nnunet_ext.nnunet.loggers import loggers, wanted_loggers
 from nnunet_ext.nnunet.loss_line import loss_line
 from nnunet_ext.nnunet.options import THE_PLANS, MethodOptions, all_methods, merged, not_applied, resolve
 from nnunet_ext.nnunet.precision import SECTION as PRECISION
-from nnunet_ext.nnunet.precision import Precision
+from nnunet_ext.nnunet.precision import Precision, infer_in
 from nnunet_ext.nnunet.pretrained import install as install_pretrained_weights
 from nnunet_ext.nnunet.results import alone_in, written_or_said_why
 from nnunet_ext.nnunet.schedule import Schedule, warmed_up
@@ -281,7 +281,8 @@ class CommonTrainer(nnUNetTrainer):
         network = super().build_network_architecture(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )
-        return cls.attach(network, settings, cls.resolve_options(settings))
+        attached = cls.attach(network, settings, cls.resolve_options(settings))
+        return infer_in(attached, plans_file.extension_settings(settings, PRECISION))
 
     def initialize(self) -> None:
         if len(self.configuration_manager.network_arch_init_kwargs.get("strides", ())) == 2:
