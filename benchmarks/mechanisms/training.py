@@ -27,8 +27,13 @@ Batch = Callable[[int], tuple[Tensor, Tensor]]
 """Step → image ``(B, C, *patch)`` and labels ``(B, 1, *patch)``, int16."""
 
 
-def plans(patch: tuple[int, ...], batch_size: int, features: tuple[int, ...]) -> dict[str, Any]:
-    """Plans of a small ``PlainConvUNet`` on a spacing of 1 mm, without options: every method has its defaults."""
+def plans(
+    patch: tuple[int, ...],
+    batch_size: int,
+    features: tuple[int, ...],
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Plans of a small ``PlainConvUNet`` on a spacing of 1 mm; methods have their defaults but for ``options``."""
     dim, stages = len(patch), len(features)
     network = {
         "n_stages": stages,
@@ -59,7 +64,7 @@ def plans(patch: tuple[int, ...], batch_size: int, features: tuple[int, ...]) ->
             "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
         },
         "batch_dice": dim == 2,
-        "nnunet_ext": {"schedule": SCHEDULE},
+        "nnunet_ext": {"schedule": SCHEDULE, **(options or {})},
     }
     return {
         "dataset_name": DATASET,

@@ -14,8 +14,22 @@ shifted views of the volume, A and B, with ``U_A + U_B`` as their weight. L is q
 Value and gradient follow from two sums over the neighbours of each voxel, ``Σ_j k_ij`` and ``Σ_j k_ij p_j``, so
 nothing of size window × voxels is ever kept: memory is O(K · V), whatever the radius.
 
+**Against shrinking.** The sum is ``L = Σ_k C_k``, with C_k what is cut between class k and the others. Where the edges
+of an image are faint, it is smallest for no border at all: C of a ball falls with its radius to the power d − 1 in d
+dimensions. Eroding the true hippocampus by two voxels takes the sum to 0.6 of what it was (:mod:`.best_size`). Divided
+by ``V_k^2a``, V_k the volume of the class and ``a = (d − 1)/d``, size costs nothing, and the edge decides however faint
+it is; twice, because a border is cut from both of its sides, and on the larger one the volume hardly changes. What that
+adds to the gradient is a constant force which holds a class up::
+
+    L = Σ_k [ C_k − h_k (V_k − sg(V_k)) ],     V_k = Σ_i p_ik,     h_k = 2a Ĉ_k / V̂_k
+
+sg: no gradient, so the value stays what it is. Ĉ and V̂ are those of the segmentation, the most probable class of each
+voxel: where a prediction is undecided, C also counts that, and a force of it would blow a class up. Each sample has
+volumes of its own, of what lies inside of the image. The defaults are in :mod:`.crf_window`.
+
 Deviations from the published code, each with its reason:
 
+* *A force against shrinking*, see above; a = 0 in ``nnUNetTrainerAttenScribblePaper``.
 * *Divided by the spatial mass Z* = Σ_j exp(−|x_i − x_j|²/2σ²) of the window. The published sum grows with it, so
   its weight would mean something else in 3D; ``0.1`` there is ``0.1 · 92.0 = 9.2`` here (2D, radius 5, σ 6).
 * *Neighbours outside of the image do not count.* In the code they add a constant.
@@ -102,6 +116,7 @@ class MaskedCRFLoss(nn.Module):
         intensity_sigma: σ_I as a fraction of the intensity range of a sample. The code: 0.1.
         downsample: pool image and probabilities by this factor along each axis first; 1: full resolution.
         offsets_per_step: draw so many offsets at each call instead of using all.
+        volume_power: a of the force against shrinking, see the module; 0: the plain sum.
     """
 
     def __init__(
@@ -112,6 +127,7 @@ class MaskedCRFLoss(nn.Module):
         intensity_sigma: float = 0.1,
         downsample: Sequence[int] | None = None,
         offsets_per_step: int | None = None,
+        volume_power: float = 0.0,
     ) -> None:
         super().__init__()
         self.window = window
@@ -119,35 +135,50 @@ class MaskedCRFLoss(nn.Module):
         self.intensity_sigma = intensity_sigma
         self.downsample = tuple(downsample) if downsample and max(downsample) > 1 else None
         self.offsets_per_step = offsets_per_step
+        self.volume_power = volume_power
 
-    def forward(self, logits: Tensor, image: Tensor, unlabelled: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, image: Tensor, unlabelled: Tensor, inside: Tensor | None = None) -> Tensor:
         """Return the energy of the unlabelled voxels, averaged.
 
         Args:
             logits: ``(B, K, *spatial)``.
             image: ``(B, C, *spatial)``; no gradient flows to it.
             unlabelled: ``(B, 1, *spatial)`` bool, the voxels that receive energy.
+            inside: ``(B, 1, *spatial)`` bool, where the image is; everywhere by default. Elsewhere all classes are
+                equally probable for the neighbours, and nothing counts as volume.
 
         Returns:
             Scalar, float32 or wider; 0 with a gradient of 0 where no voxel is unlabelled.
         """
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            if inside is not None:
+                logits = logits.where(inside, 0.0)
             probabilities = logits.softmax(1) if self.exclusive else logits.sigmoid()
             image, receives = image.detach().to(logits.dtype), unlabelled.to(logits.dtype)
+            volume = torch.ones_like(receives) if inside is None else inside.to(logits.dtype)
             if self.downsample is not None:
-                probabilities, image = mean_pool(probabilities, self.downsample), mean_pool(image, self.downsample)
+                probabilities, image, volume = (mean_pool(x, self.downsample) for x in (probabilities, image, volume))
                 # a coarse voxel is unlabelled only if all of it is
                 receives = 1 - _max_pool(1 - receives, self.downsample)
             window = self.window
             if self.offsets_per_step is not None:
                 window = window.sampled(self.offsets_per_step)
             features = scaled_intensities(image, self.intensity_sigma)
-            return disagreement(probabilities, features, receives, window, self.exclusive)
+            return disagreement(
+                probabilities, features, receives, window, self.exclusive, volume=volume, power=self.volume_power
+            )
 
 
 def disagreement(
-    probabilities: Tensor, features: Tensor, receives: Tensor, window: Window, exclusive: bool = True
+    probabilities: Tensor,
+    features: Tensor,
+    receives: Tensor,
+    window: Window,
+    exclusive: bool = True,
+    *,
+    volume: Tensor | None = None,
+    power: float = 0.0,
 ) -> Tensor:
     """The loss on probabilities, see the module.
 
@@ -157,8 +188,11 @@ def disagreement(
         receives: ``(B, 1, *spatial)``, U.
         window: neighbours.
         exclusive: classes or regions.
+        volume: ``(B, 1, *spatial)``, how much of a volume each voxel is; 1 by default.
+        power: a of the force against shrinking; 0: there is none.
     """
-    return _Disagreement.apply(probabilities, features, receives, window, exclusive)
+    volume = torch.ones_like(receives) if volume is None else volume
+    return _Disagreement.apply(probabilities, features, receives, window, exclusive, volume, power)
 
 
 def scaled_intensities(image: Tensor, sigma: float) -> Tensor:
@@ -181,27 +215,44 @@ class _Disagreement(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, probabilities: Tensor, features: Tensor, receives: Tensor, window: Window, exclusive: bool
+        ctx: Any,
+        probabilities: Tensor,
+        features: Tensor,
+        receives: Tensor,
+        window: Window,
+        exclusive: bool,
+        volume: Tensor,
+        power: float,
     ) -> Tensor:
-        kernel, neighbours = neighbour_sums(probabilities, features, receives, window)
+        if power:
+            # where there is no image, nothing is decided
+            found = segmentation(probabilities, exclusive).where(volume > 0, probabilities)
+            kernel, sums = neighbour_sums(torch.cat([probabilities, found], 1), features, receives, window)
+            neighbours, of_found = sums.chunk(2, 1)
+            cut, size = cut_and_volume(found, kernel, of_found, volume, exclusive)
+            by_volume = cut / size.clamp(min=torch.finfo(cut.dtype).tiny)
+            force = 2 * power * by_volume.view(*cut.shape, *[1] * (probabilities.ndim - 2)) * volume
+        else:
+            kernel, neighbours = neighbour_sums(probabilities, features, receives, window)
+            force = torch.zeros_like(kernel)
         scale = 1 / (window.mass * receives.sum().clamp(min=1))
         if exclusive:
             # Σ_pairs k (1 − p·p') = ½ Σ_i (Σ_j k − p_i·Σ_j k p_j)
             value = (kernel.sum() - (probabilities * neighbours).sum()) / 2
-            gradient = neighbours.neg_()
+            gradient = -neighbours
         else:
             # Σ_pairs k (p + p' − 2pp') = Σ_i p_i (Σ_j k − Σ_j k p_j)
             scale = scale / probabilities.shape[1]
             value = (probabilities * (kernel - neighbours)).sum()
             gradient = kernel - 2 * neighbours
-        ctx.save_for_backward(gradient.mul_(scale))
+        ctx.save_for_backward(gradient.sub_(force).mul_(scale))
         return value * scale
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return grad_output * gradient, None, None, None, None
+        return grad_output * gradient, None, None, None, None, None, None
 
 
 @torch.no_grad()
@@ -220,6 +271,36 @@ def neighbour_sums(probabilities: Tensor, features: Tensor, receives: Tensor, wi
         neighbours[a].addcmul_(similarity, probabilities[b])
         neighbours[b].addcmul_(similarity, probabilities[a])
     return kernel, neighbours
+
+
+def segmentation(probabilities: Tensor, exclusive: bool) -> Tensor:
+    """Return the most probable class of every voxel, or the regions more probable than not, as 0 and 1.
+
+    Args:
+        probabilities: ``(B, K, *spatial)``.
+        exclusive: classes or regions.
+    """
+    if not exclusive:
+        return (probabilities > 0.5).to(probabilities.dtype)
+    return torch.zeros_like(probabilities).scatter_(1, probabilities.argmax(1, keepdim=True), 1.0)
+
+
+def cut_and_volume(
+    probabilities: Tensor, kernel: Tensor, neighbours: Tensor, volume: Tensor, exclusive: bool
+) -> tuple[Tensor, Tensor]:
+    """Return ``C_k`` and ``V_k`` of the module, ``(B, K)`` each, of the voxels that are volume.
+
+    Args:
+        probabilities: ``(B, K, *spatial)``.
+        kernel: of :func:`neighbour_sums`.
+        neighbours: of the same.
+        volume: ``(B, 1, *spatial)``, see :func:`disagreement`.
+        exclusive: classes or regions.
+    """
+    counted = probabilities * volume
+    cut = (counted * (kernel - neighbours)).flatten(2).sum(2)
+    # each pair of classes that exclude each other is cut twice
+    return cut / 2 if exclusive else cut, counted.flatten(2).sum(2)
 
 
 def shifted(offset: Offset) -> tuple[tuple[slice, ...], tuple[slice, ...]]:

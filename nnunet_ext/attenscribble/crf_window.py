@@ -27,6 +27,9 @@ RADIUS_2D, RADIUS_3D = 3, 1
 SIGMA_OF_RADIUS = 2 / 3
 """Default σ relative to the radius."""
 
+WEIGHT_2D, WEIGHT_3D = 9.2, 30.0
+"""Default weight in slices and in isotropic volumes."""
+
 LARGE_3D = 3
 """Radius in isotropic volumes above which the loss is computed at half resolution, unless an option says otherwise: 11³
 voxels at full resolution are 665 offsets."""
@@ -61,6 +64,18 @@ class ResolvedWindow:
         return f"radius {self.radius}, σ {self.sigma:.3g} voxels{pooled}"
 
 
+def crf_weight(spacing: Sequence[float], options: AttenScribbleOptions) -> float:
+    """Return the weight of the CRF loss of one configuration.
+
+    Args:
+        spacing: as for :meth:`ResolvedWindow.of`.
+        options: ``crf_weight``.
+    """
+    if options.crf_weight is not None:
+        return options.crf_weight
+    return WEIGHT_3D if sum(ResolvedWindow.of(spacing, options).axes) == 3 else WEIGHT_2D
+
+
 def crf_loss(spacing: Sequence[float], options: AttenScribbleOptions, *, exclusive: bool = True) -> MaskedCRFLoss:
     """Return the CRF loss of one configuration.
 
@@ -77,4 +92,5 @@ def crf_loss(spacing: Sequence[float], options: AttenScribbleOptions, *, exclusi
         intensity_sigma=options.crf_intensity_sigma,
         downsample=[resolved.factor if axis else 1 for axis in resolved.axes],
         offsets_per_step=options.offsets_per_step,
+        volume_power=options.crf_volume_power,
     )

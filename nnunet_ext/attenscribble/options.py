@@ -33,8 +33,9 @@ class AttenScribbleOptions(MethodOptions):
     """Channels of queries and keys per head. 64 in the code."""
     mlp_ratio: Annotated[int, Field(gt=0)] = 4
     """Width of the MLP of the attention relative to its stage. 4 in the code."""
-    crf_weight: Annotated[float, Field(ge=0)] = 9.2
-    """Weight of the masked CRF loss. 0.1 for a window of mass 92.0 in the code. 0: it is not computed."""
+    crf_weight: Annotated[float, Field(ge=0)] | None = None
+    """Weight of the masked CRF loss; None: 9.2 in slices, 30 in isotropic volumes, where more was better
+    (docs/results/attenscribble.md). 0.1 for a window of mass 92.0 in the code, which is 9.2. 0: it is not computed."""
     crf_radius: Annotated[int, Field(ge=1, le=16)] | None = None
     """Radius of the CRF window, in voxels of the finest spacing; a larger one reaches farther and takes thin structures
     apart. None: 3 in slices, 1 in isotropic volumes (:mod:`nnunet_ext.attenscribble.crf_window`). The code: 5."""
@@ -47,6 +48,10 @@ class AttenScribbleOptions(MethodOptions):
     """Pool image and prediction by this factor before they are compared, along the axes of the window; None: full
     resolution, but half in isotropic volumes if the radius is above 3, where the window would be too dear. The code: 1,
     in 2D."""
+    crf_volume_power: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Force of the CRF loss against shrinking (:mod:`nnunet_ext.attenscribble.crf_loss`): power a of the volume by
+    which what is cut from a class is divided; 1/2 in slices and 2/3 in isotropic volumes make size cost nothing. 0, as
+    in the code: none."""
     asl_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the attentive similarity loss. 0.1 for a window of mass 92.0 in the code, which is 9.2 here; with 9.2
     the stable form draws all predictions to one class before anything is learned (docs/results/attenscribble.md). 0: it
@@ -80,17 +85,26 @@ class AttenScribbleOptions(MethodOptions):
     @classmethod
     def as_published(cls) -> Self:
         """Return the values of the published code."""
-        return cls(attention="trunk", published=True, asl_weight=9.2, ramp=0.0, wait=0.0, crf_radius=5, crf_sigma=6.0)
+        return cls(
+            attention="trunk",
+            published=True,
+            asl_weight=9.2,
+            ramp=0.0,
+            wait=0.0,
+            crf_weight=9.2,
+            crf_radius=5,
+            crf_sigma=6.0,
+        )
 
     @property
     def compares_clean_image(self) -> bool:
         """Whether the CRF loss is computed, and on the image without intensity augmentation."""
-        return self.crf_image == "clean" and self.crf_weight > 0
+        return self.crf_image == "clean" and self.crf_weight != 0
 
     @property
     def regularises(self) -> bool:
         """Whether anything but the partial loss has a weight."""
-        return max(self.crf_weight, self.asl_weight, self.pseudo_weight) > 0
+        return self.crf_weight != 0 or max(self.asl_weight, self.pseudo_weight) > 0
 
     def require_fitting(self, configuration: Mapping[str, Any]) -> None:
         count = configuration["architecture"]["arch_kwargs"].get("n_stages")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from nnunet_ext.attenscribble.attentive_similarity import AttentiveSimilarity
 from nnunet_ext.attenscribble.attentive_similarity_loss import several_classes
 from nnunet_ext.attenscribble.confidence_gate import ConfidenceGate
-from nnunet_ext.attenscribble.crf_window import crf_loss
+from nnunet_ext.attenscribble.crf_window import crf_loss, crf_weight
 from nnunet_ext.attenscribble.network import AttendedUNet
 from nnunet_ext.attenscribble.options import AttenScribbleOptions
 from nnunet_ext.errors import InputError
@@ -54,8 +54,9 @@ class MaskedCRF(PseudoLabels):
                 'ignore label; add "ignore": N to the labels in dataset.json, where N is the highest label plus 1, '
                 "and give it to every voxel that is not annotated."
             )
-        spacing, exclusive = self.configuration_manager.spacing, not self.labels.has_regions
-        self.crf = crf_loss(spacing, self.options.attenscribble, exclusive=exclusive)
+        options, spacing = self.options.attenscribble, self.configuration_manager.spacing
+        self.crf = crf_loss(spacing, options, exclusive=not self.labels.has_regions)
+        self.crf_weight = crf_weight(spacing, options)
         super().initialize()
 
     @property
@@ -95,7 +96,7 @@ class MaskedCRF(PseudoLabels):
         """The regulariser grows from 0, later the pseudo-labels."""
         options, now = self.options.attenscribble, (self.current_epoch, self.num_epochs)
         ramp, pseudo = options.ramped(*now), options.ramped(*now, options.pseudo_start) * options.pseudo_weight
-        own = {CRF: ramp * options.crf_weight, ASL: ramp * options.asl_weight, PSEUDO: pseudo}
+        own = {CRF: ramp * self.crf_weight, ASL: ramp * options.asl_weight, PSEUDO: pseudo}
         return {**super().option_weights(), **own}
 
     def prepare_batch(self, batch: Batch) -> Batch:
@@ -118,10 +119,8 @@ class MaskedCRF(PseudoLabels):
         self.record(GATE, gate.mean())
         logits, inside = self.gate.gated(logits, exclusive=not self.labels.has_regions), self.image_within(batch)
         receives = ~self.labels.annotated(labels) if inside is None else self.unlabelled_voxels(batch)
-        # outside of the image all classes are equally probable: such a neighbour pulls a voxel nowhere
-        seen = logits if inside is None else logits.where(inside, 0.0)
-        if self.options.attenscribble.crf_weight > 0:
-            terms[CRF] = self.crf(seen, batch["crf_image"], receives)
+        if self.crf_weight > 0:
+            terms[CRF] = self.crf(logits, batch["crf_image"], receives, inside)
         return terms | self.pseudo_term(logits, batch)
 
 

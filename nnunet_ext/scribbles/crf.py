@@ -229,7 +229,7 @@ def count_case(
     Returns:
         ``(windows, K)`` changed, and ``(K,)`` all voxels by class or region.
     """
-    image, truth, exclusive = _preprocessed(planned, plans, description, case, dense)
+    image, truth, exclusive = preprocessed(planned, plans, description, case, dense)
     axes = (0, *range(2, truth.ndim))
     changed = [
         (truth & ~preferred(crf_loss(planned.spacing_mm, options, exclusive=exclusive), truth, image)).sum(axes)
@@ -251,7 +251,7 @@ def worst_slice(
         dense: its dense labels.
     """
     planned = test.planned
-    image, truth, exclusive = _preprocessed(planned, plans, description, case, dense)
+    image, truth, exclusive = preprocessed(planned, plans, description, case, dense)
     wanted = preferred(crf_loss(planned.spacing_mm, planned.tried[0], exclusive=exclusive), truth, image)
     flat = len(planned.spacing_mm) == 2
     # (K, z, y, x): in 2D the samples are the slices
@@ -286,10 +286,21 @@ def _drawn(heads: Tensor, exclusive: bool) -> NDArray:
     return (heads * places).amax(0).numpy()
 
 
-def _preprocessed(
+def preprocessed(
     planned: PlannedCRF, plans: Mapping[str, Any], description: Mapping[str, Any], case: RawCase, dense: Path
 ) -> tuple[Tensor, Tensor, bool]:
-    """Image ``(B, C, *spatial)`` and truth ``(B, K, *spatial)`` as a training has them; in 2D B are all slices."""
+    """Return a case as a training has it; in 2D the samples are its slices.
+
+    Args:
+        planned: the configuration.
+        plans: content of the plans file.
+        description: content of ``dataset.json``.
+        case: its images.
+        dense: its dense labels.
+
+    Returns:
+        image ``(B, C, *spatial)``, truth ``(B, K, *spatial)`` bool, and whether the heads exclude each other.
+    """
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     manager = PlansManager(dict(plans))

@@ -81,6 +81,82 @@ def test_gradient(shape, radius, spacing, exclusive):
     )
 
 
+@pytest.mark.parametrize("exclusive", [True, False])
+@pytest.mark.parametrize("power", [0.5, 1.0])
+@pytest.mark.parametrize(("shape", "radius", "spacing"), CASES)
+def test_with_a_force_against_shrinking_it_is_what_autograd_makes_of_its_definition(
+    shape, radius, spacing, power, exclusive
+):
+    """Every pair of voxels, class by class, in float64."""
+    logits, image, unlabelled = sample(shape)
+    inside = torch.rand(2, 1, *shape, generator=torch.Generator().manual_seed(1)) < 0.8
+    window = Window.gaussian(radius, 2.0, spacing)
+    features = scaled_intensities(image, 0.3)
+    voxels = list(np.ndindex(shape))
+    kernel = torch.zeros(2, len(voxels), len(voxels), dtype=torch.float64)
+    for offset, weight in zip(window.offsets, window.weights, strict=True):
+        for i, place in enumerate(voxels):
+            other = tuple(x + o for x, o in zip(place, offset, strict=True))
+            if other in voxels:
+                squares = (features[(..., *place)] - features[(..., *other)]).square().sum(1)
+                kernel[:, i, voxels.index(other)] = kernel[:, voxels.index(other), i] = weight * (-squares).exp()
+    receives = (unlabelled & inside).double().flatten(2)[:, 0]
+
+    def defined(logits):
+        seen = logits.where(inside, 0.0)
+        p = (seen.softmax(1) if exclusive else seen.sigmoid()).flatten(2)
+        pairs = receives[:, :, None] * kernel
+        cut = torch.einsum("bij,bki,bkj->bk", pairs, p, 1 - p)
+        if not exclusive:
+            cut = (cut + torch.einsum("bij,bki,bkj->bk", pairs, 1 - p, p)) / p.shape[1]
+        else:  # of a pair that exclude each other both are cut: half from either side
+            cut = (cut + torch.einsum("bij,bki,bkj->bk", pairs, 1 - p, p)) / 2
+        size = (p * inside.double().flatten(2)).sum(2)
+        return cut, size, p
+
+    def with_force(logits):
+        cut, size, p = defined(logits)
+        found = (p == p.amax(1, keepdim=True)) if exclusive else p > 0.5
+        seen = inside.flatten(2)
+        found = torch.where(seen, found.double(), 1 / p.shape[1] if exclusive else 0.5)
+        both = (receives[:, :, None] + receives[:, None, :]) * kernel  # either of the two receives energy
+        cut_found = torch.einsum("bij,bki,bkj->bk", both, found * seen, 1 - found) / (2 if exclusive else p.shape[1])
+        size_found = (found * seen).sum(2)
+        force = torch.where(size_found > 0, 2 * power * cut_found / size_found, 0.0)
+        return (cut - force * (size - size.detach())).sum() / (window.mass * receives.sum())
+
+    one, other = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    loss = MaskedCRFLoss(window, exclusive=exclusive, intensity_sigma=0.3, volume_power=power)
+    value = loss(one, image, unlabelled & inside, inside)
+    expected = with_force(other)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-12)
+    value.backward()
+    expected.backward()
+    torch.testing.assert_close(one.grad, other.grad, rtol=1e-9, atol=1e-12)
+    plain = logits.clone().requires_grad_()
+    MaskedCRFLoss(window, exclusive=exclusive, intensity_sigma=0.3)(
+        plain, image, unlabelled & inside, inside
+    ).backward()
+    assert not torch.allclose(plain.grad, other.grad)
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_a_class_that_is_predicted_nowhere_inside_has_no_force(exclusive):
+    logits, image, unlabelled = sample((6, 7))
+    logits[:, 1] = -50.0
+    inside = torch.ones_like(unlabelled)
+    inside[..., :2] = False
+    with_force, without = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    window = Window.gaussian((1, 1), 1.0)
+    for leaf, power in ((with_force, 0.5), (without, 0.0)):
+        MaskedCRFLoss(window, exclusive=exclusive, volume_power=power)(
+            leaf, image, unlabelled & inside, inside
+        ).backward()
+    assert with_force.grad.isfinite().all()
+    assert with_force.grad[:, 1].abs().max() < 1e-9
+    assert not torch.equal(with_force.grad, without.grad)
+
+
 def test_the_published_sum_is_ours_times_the_mass_of_its_window():
     window = Window.gaussian((5, 5), 6.0)
     assert len(window.offsets) == 60

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nnunet_ext.attenscribble.crf_window import ResolvedWindow, crf_loss
+from nnunet_ext.attenscribble.crf_window import ResolvedWindow, crf_loss, crf_weight
 from nnunet_ext.attenscribble.options import AttenScribbleOptions
 
 
@@ -54,3 +54,9 @@ def test_options():
     assert crf_loss((1, 1, 1), AttenScribbleOptions(crf_radius=3)).downsample is None
     assert crf_loss((1, 1, 1), AttenScribbleOptions(crf_radius=4, crf_downsample=1)).downsample is None
     assert not crf_loss((1, 1), AttenScribbleOptions(), exclusive=False).exclusive
+
+
+def test_the_weight_is_larger_in_isotropic_volumes_and_as_the_plans_say():
+    assert [crf_weight(spacing, AttenScribbleOptions()) for spacing in ((1, 1), (5, 1, 1), (1, 1, 1))] == [9.2, 9.2, 30]
+    assert crf_weight((1, 1, 1), AttenScribbleOptions(crf_weight=0.0)) == 0
+    assert crf_weight((1, 1, 1), AttenScribbleOptions.as_published()) == 9.2

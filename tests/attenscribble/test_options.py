@@ -20,6 +20,7 @@ WRONG = {
     "crf_sigma": [0, 0.1, 51, -1],
     "crf_intensity_sigma": [0, -0.1, 11],
     "crf_downsample": [0, 5, 1.5],
+    "crf_volume_power": [-0.1, 1.1],
     "asl_weight": [-1],
     "gamma": [-1],
     "ramp": [-3, 1.5],
