@@ -43,6 +43,6 @@ def test_every_bundled_package_comes_with_its_licence():
 def test_the_page_explains_every_key():
     page = (PAGE / "index.html").read_text(encoding="utf-8")
     tools = re.findall(r"key: '(\w)'", (SOURCES / "src" / "pointer.js").read_text(encoding="utf-8"))
-    assert len(tools) == 6
+    assert len(tools) == 7
     help_ = page.partition('id="help"')[2]
     assert all(f"<kbd>{key.upper()}</kbd>" in help_ for key in tools)
