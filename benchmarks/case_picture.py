@@ -3,7 +3,7 @@
 ::
 
     python benchmarks/case_picture.py FOLDER --case hippocampus_001 --arm nnUNetTrainerReference \\
-        --arm nnUNetTrainerMaskedCRF --annotated --file docs/results/attenscribble/case.png
+        --arm "nnUNetTrainerMaskedCRF=with the masked CRF loss" --annotated --file docs/figures/scribbles.png
 
 The folder is that of ``nnunet-ext benchmark run``, with its predictions. Without ``--case`` it is the one in which the
 gain of the last arm over the first is the median of all, so nobody can choose a good one.
@@ -29,21 +29,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of the benchmark")
     parser.add_argument("--case")
-    parser.add_argument("--arm", action="append", required=True, help="one column each")
+    parser.add_argument("--arm", action="append", required=True, help="one column each; NAME=HEADING")
     parser.add_argument("--annotated", action="store_true", help="a column with the labels that were trained with")
     parser.add_argument("--title", default="")
     parser.add_argument("--file", type=Path, required=True)
     arguments = parser.parse_args(argv)
-    results = from_benchmark(BenchmarkFolder(arguments.folder), arguments.arm[0])
+    headings = {name: heading or name for name, _, heading in (arm.partition("=") for arm in arguments.arm)}
+    arms = list(headings)
+    results = from_benchmark(BenchmarkFolder(arguments.folder), arms[0])
     [group] = results.groups
-    gains = analysis.per_case(results, group.name, arguments.arm[-1], "dice")["difference"].dropna().sort_values()
+    gains = analysis.per_case(results, group.name, arms[-1], "dice")["difference"].dropna().sort_values()
     name = arguments.case or str(gains.index[len(gains) // 2])
-    case = overlay_case(results, group, arguments.arm, name, lambda arm, dice, seed: f"Dice {dice:.3f} (seed {seed})")
+    case = overlay_case(results, group, arms, name, lambda arm, dice, seed: f"Dice {dice:.3f} (seed {seed})")
     if case is None:
         parser.error(f"{arguments.folder}: image, reference or predictions of {name} are not there")
+    predictions = {headings[arm]: file for arm, file in case.predictions.items()}
     if arguments.annotated:
         labels = dataset_folder(group.dataset, "nnUNet_raw") / "labelsTr" / f"{name}{group.description['file_ending']}"
-        case = replace(case, predictions={"annotated": labels, **case.predictions})
+        predictions = {"annotated": labels, **predictions}
+    case = replace(case, predictions=predictions, notes={headings[arm]: note for arm, note in case.notes.items()})
     draw_overlay(arguments.file, [case], group.labels, Reader(group.reader), arguments.title or name, "interface")
 
 

@@ -68,7 +68,7 @@ TRAINERS: dict[str, Entry] = {
         description="only scribbles are annotated: masked CRF loss",
         needs="ignore label",
         network="stock",
-        measured="better on ACDC, no help on thin lines (short trainings)",
+        measured="better than the partial loss on ACDC and in 3D (until flat)",
         page="docs/results/attenscribble.md",
     ),
     "nnUNetTrainerAttenScribble": Entry(
