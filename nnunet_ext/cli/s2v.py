@@ -71,9 +71,23 @@ def _evaluate_clicks(arguments: argparse.Namespace) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> None:
-    from nnunet_ext.viewer.serve import serve, serve_remote
+    from nnunet_ext.viewer.serve import serve, serve_demo, serve_remote
 
-    said = {"host": arguments.host, "say": lambda line: print(line, flush=True), **_session(arguments)}
+    here: dict[str, Any] = {"host": arguments.host, "say": lambda line: print(line, flush=True)}
+    port = 8000 if arguments.port is None else arguments.port
+    if arguments.demo:
+        if arguments.images or arguments.model or arguments.dataset or arguments.nninteractive:
+            raise InputError("--demo has its own image and model; leave out --image, --model, -d and --nninteractive.")
+        serve_demo(
+            arguments.out or "nnunet_ext_click_demo",
+            prompts_out=arguments.prompts_out,
+            port=port,
+            device=arguments.device,
+            torch_n_threads=arguments.threads,
+            **here,
+        )
+        return
+    said = {**here, **_session(arguments)}
     if arguments.nninteractive:
         if arguments.images or arguments.out or arguments.prompts_out:
             raise InputError(
@@ -88,7 +102,7 @@ def _serve(arguments: argparse.Namespace) -> None:
         images=arguments.images,
         out=arguments.out,
         prompts_out=arguments.prompts_out,
-        port=8000 if arguments.port is None else arguments.port,
+        port=port,
         **said,
     )
 
@@ -163,12 +177,26 @@ def add(commands: Commands) -> None:
         parts,
         "serve",
         _serve,
-        "correct one image by clicking, in a web page that this machine serves; needs nnunet-ext[viewer]",
+        "correct an image by clicking, or a folder of them, in a web page that this machine serves; needs "
+        "nnunet-ext[viewer]",
+        "nnunet-ext s2v serve --demo",
         "nnunet-ext s2v serve -i case_0000.nii.gz -m MODEL -o case.nii.gz --prompts-out prompts.json",
+        "nnunet-ext s2v serve -i imagesTs -m MODEL -o corrected",
         "nnunet-ext s2v serve -m MODEL --nninteractive",
     )
-    serve.add_argument("-i", "--image", dest="images", **SEVERAL, metavar="FILE", help="one per channel")
-    serve.add_argument("-o", "--out", metavar="FILE", help="where Save writes the segmentation; default: download only")
+    serve.add_argument(
+        "-i", "--image", dest="images", **SEVERAL, metavar="FILE", help="one per channel; or a folder of images"
+    )
+    serve.add_argument(
+        "-o",
+        "--out",
+        metavar="FILE",
+        help="where Save writes the segmentation, and beside it the session, from which the next start goes on; of a "
+        "folder of images, a folder; default: download only",
+    )
+    serve.add_argument(
+        "--demo", action="store_true", help="a synthetic image, and a small model that comes with the package"
+    )
     serve.add_argument("--prompts-out", metavar="FILE", help="JSON of all prompts, for s2v interact")
     serve.add_argument("--host", default="127.0.0.1", help="address of this machine to listen on (%(default)s)")
     serve.add_argument("--port", type=int, help="0: any that is free (8000; with --nninteractive 1527)")

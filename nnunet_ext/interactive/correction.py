@@ -134,6 +134,18 @@ class Correction:
             start=start,
         )
 
+    def painted(self, state: State, stroke: Stroke, progress: Progress | None = None) -> State:
+        """The state after a stroke that the network is not told; it starts from the automatic result."""
+        if state.sheets is None or state.start is None:
+            tiles, automatic = self._start(progress)
+            state = replace(state, tiles=tiles, sheets=automatic, start=automatic)
+        sheets = list(state.sheets or ())
+        for index in stroke.slices:
+            sheets[index] = stroke.on(index, sheets[index])
+        # what waits is drawn later, although it was drawn earlier
+        waiting = (*state.waiting, stroke) if state.waiting else ()
+        return replace(state, sheets=tuple(sheets), waiting=waiting)
+
     def of_label_map(self, labels: NDArray, values: Sequence[int], keep: bool, progress: Progress | None) -> State:
         """A state that starts from a segmentation: each label of each slice is a mark.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import binary_fill_holes
+from scipy.ndimage import binary_fill_holes, distance_transform_edt
 from torch import Tensor
 
 from nnunet_ext.errors import InputError
@@ -64,15 +64,12 @@ def checked_box(box: Sequence[Sequence[int]], shape: Shape) -> Box:
 
 
 def box_voxels(box: Sequence[Sequence[int]], shape: Shape) -> NDArray[np.int64]:
-    """``(P, 3)``: the voxels of a box in one plane.
+    """``(P, 3)``: the voxels of a box.
 
     Raises:
-        InputError: see :func:`checked_box`; the box is in no plane.
+        InputError: see :func:`checked_box`.
     """
-    ranges = checked_box(box, shape)
-    if 1 not in [stop - start for start, stop in ranges]:
-        raise InputError(f"The box {ranges} is thick along all axes; draw it in one plane, such as [z, z + 1].")
-    grid = np.meshgrid(*(np.arange(start, stop) for start, stop in ranges), indexing="ij")
+    grid = np.meshgrid(*(np.arange(start, stop) for start, stop in checked_box(box, shape)), indexing="ij")
     return np.stack(grid, -1).reshape(-1, 3).astype(np.int64)
 
 
@@ -118,3 +115,32 @@ def filled(voxels: NDArray[np.int64]) -> NDArray[np.int64]:
     axis = int(flat[0])
     inside = binary_fill_holes(mask.squeeze(axis))
     return np.argwhere(np.expand_dims(inside, axis)) + low
+
+
+def widened(
+    voxels: NDArray[np.int64], width: float, across: int, spacing_mm: Sequence[float], shape: Shape
+) -> NDArray[np.int64]:
+    """``(P, 3)``: the voxels of a line in one plane, drawn with a round pen.
+
+    Args:
+        voxels: ``(P, 3)``, of the line.
+        width: of the pen, in voxels of the finer axis of the plane; 1: the line alone.
+        across: axis across which the plane lies.
+        spacing_mm: of the three axes.
+        shape: of the image, beyond which nothing is drawn.
+
+    Raises:
+        InputError: the line is not in one plane across that axis.
+    """
+    if (voxels[:, across] != voxels[0, across]).any():
+        raise InputError(f"The line crosses planes across {'zyx'[across]}; draw with a width in one of them.")
+    plane = [axis for axis in range(3) if axis != across]
+    mm = [float(spacing_mm[axis]) for axis in plane]
+    reach = width / 2 * min(mm)
+    margin = [int(reach / one) + 1 for one in mm]
+    low = np.maximum(voxels[:, plane].min(0) - margin, 0)
+    high = np.minimum(voxels[:, plane].max(0) + margin + 1, [shape[axis] for axis in plane])
+    off_line = np.ones(high - low, bool)
+    off_line[tuple((voxels[:, plane] - low).T)] = False
+    near = np.argwhere(distance_transform_edt(off_line, mm) <= reach + 1e-9) + low
+    return np.insert(near, across, voxels[0, across], axis=1)

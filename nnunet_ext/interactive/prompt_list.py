@@ -8,6 +8,7 @@
         {"type": "point", "label": "liver", "at": [12, 140, 96]},
         {"type": "point", "label": 2, "at": [12, 150, 200], "include": false},
         {"type": "scribble", "label": 2, "line": [[20, 90, 70], [20, 95, 80]], "wait": true},
+        {"type": "brush", "label": 2, "line": [[20, 90, 70], [20, 95, 80]], "width": 5, "across": "z"},
         {"type": "lasso", "label": 2, "line": [[21, 80, 60], [21, 80, 90], [21, 110, 75]]},
         {"type": "box", "label": 1, "box": [[30, 31], [80, 120], [60, 90]]},
         {"type": "scribble", "label": 1, "file": "scribble.nii.gz"},
@@ -19,8 +20,9 @@
     }
 
 Positions are voxels, 0 is the centre of the first one. ``axes`` is ``zyx`` (slice, row, column, the order of the array;
-the default) or ``xyz`` (the index that ITK, NIfTI viewers and 3D Slicer show). Further types, without anything else:
-``automatic``, ``predict``, ``undo`` and ``reset``.
+the default) or ``xyz`` (the index that ITK, NIfTI viewers and 3D Slicer show). A line of a scribble or a brush may have
+a ``width``, in voxels of the finer axis of its plane; ``across`` names the axis across which the plane lies, by default
+that of the slices. Further types, without anything else: ``automatic``, ``predict``, ``undo``, ``redo`` and ``reset``.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from skimage.draw import line_nd, polygon
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.interactive.drawing import Box
+from nnunet_ext.interactive.drawing import Box, widened
 from nnunet_ext.interactive.session import S2VSession
 
 AXES = ("zyx", "xyz")
@@ -68,10 +70,28 @@ class _Point(_Drawn):
     at: Position = Field(description="[z, y, x]")
 
 
-class _Stroke(_Drawn):
-    type: Literal["scribble", "lasso"]
+class _Line(_Entry):
     line: list[Position] = Field(default=_ABSENT, min_length=1, description="[[z, y, x], ...]")
     file: str = Field(default=_ABSENT, description="a file name")
+
+
+class _Pen(_Line):
+    width: Annotated[float, Field(ge=1, le=1000)] = Field(default=1, description="a number of voxels from 1 to 1000")
+    across: Literal["z", "y", "x"] = Field(default=_ABSENT, description="'z', 'y' or 'x'")
+
+
+class _Lasso(_Line, _Drawn):
+    type: Literal["lasso"]
+
+
+class _Scribble(_Pen, _Drawn):
+    type: Literal["scribble"]
+
+
+class _Brush(_Pen):
+    type: Literal["brush"]
+    label: Annotated[int, Field(ge=0, le=2**16 - 1)] | str = Field(default=_ABSENT, description="its value or its name")
+    include: bool = Field(default=True, description="true or false")
 
 
 class _Box(_Drawn):
@@ -98,10 +118,10 @@ class _Accept(_Entry):
 
 
 class _Command(_Entry):
-    type: Literal["automatic", "predict", "undo", "reset"]
+    type: Literal["automatic", "predict", "undo", "redo", "reset"]
 
 
-Entry = _Point | _Stroke | _Box | _Initial | _Lock | _Accept | _Command
+Entry = _Point | _Scribble | _Brush | _Lasso | _Box | _Initial | _Lock | _Accept | _Command
 ENTRY: TypeAdapter[Any] = TypeAdapter(Annotated[Entry, Field(discriminator="type")])
 
 KEYS: dict[str, dict[str, str | None]] = {
@@ -161,6 +181,8 @@ class Prompt:
             return session.predict()
         if kind == "undo":
             return session.undo()
+        if kind == "redo":
+            return session.redo()
         if kind in ("reset", "lock", "accept"):  # the label map stays, or is gone
             if kind == "reset":
                 session.reset_interactions()
@@ -176,15 +198,27 @@ class Prompt:
         if kind == "box":
             ranges = content["box"][::-1] if self.reversed else content["box"]
             return session.add_bbox_interaction(ranges, *how, label=label)
+        mask, box = self._mask(session, closed=kind == "lasso")
+        if kind == "brush":
+            return session.add_brush_interaction(mask, how[0], interaction_bbox=box, label=label)
         add = session.add_scribble_interaction if kind == "scribble" else session.add_lasso_interaction
+        return add(mask, *how, interaction_bbox=box, label=label)
+
+    def _mask(self, session: S2VSession, closed: bool) -> tuple[NDArray, Box | None]:
+        """Return what is drawn as a mask, and where it is; None: it is like the image."""
         if self.mask is not None:
-            return add(self.mask, *how, label=label)
-        voxels = self._line(session.case.shape, closed=kind == "lasso")
+            return self.mask, None
+        case, content = session.case, self.content
+        voxels = self._line(case.shape, closed)
+        if "width" in content:
+            flat = np.flatnonzero((voxels == voxels[0]).all(0)).tolist()
+            across = case.slice_axis if case.slice_axis in flat or not flat else flat[0]
+            across = "zyx".index(content["across"]) if "across" in content else across
+            voxels = widened(voxels, content["width"], across, case.properties["spacing"], case.shape)
         low = voxels.min(0)
         mask = np.zeros(voxels.max(0) - low + 1, bool)
         mask[tuple((voxels - low).T)] = True
-        box = np.stack((low, low + mask.shape), 1).tolist()
-        return add(mask, *how, interaction_bbox=box, label=label)
+        return mask, np.stack((low, low + mask.shape), 1).tolist()
 
     def _positions(self, given: Sequence[Sequence[float]]) -> NDArray[np.float64]:
         """``(P, 3)``, z, y, x."""
@@ -251,8 +285,10 @@ def _parsed(entry: Any, where: str, is_xyz: bool, read_mask: Callable[[str], NDA
         ENTRY.validate_python(entry)
     except ValidationError as error:
         raise InputError(f"{where}{_fault(entry, error)}.") from None
-    if entry["type"] in ("scribble", "lasso") and ("line" in entry) == ("file" in entry):
+    if entry["type"] in ("scribble", "brush", "lasso") and ("line" in entry) == ("file" in entry):
         raise InputError(f"{where} ({entry['type']}) needs either line or file.")
+    if "file" in entry and (pen := sorted({"width", "across"} & set(entry))):
+        raise InputError(f"{where} ({entry['type']}) has {pen[0]}, which is of a line; a file is drawn as it is.")
     mask = None
     if "file" in entry:
         try:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from nnunet_ext.interactive.propagation import Chain, Packed, Step, TileState
 from nnunet_ext.interactive.provenance import Sheet
 from nnunet_ext.interactive.strokes import Stroke
 
-FORMAT = 1
+FORMAT = 2
 
 
 def checksum(image: Tensor, network: nn.Module) -> dict[str, str]:
@@ -38,7 +39,7 @@ def checksum(image: Tensor, network: nn.Module) -> dict[str, str]:
     return {"image": pixels.hexdigest(), "network": weights.hexdigest()}
 
 
-def write_session(file: str | Path, state: State, active: int, belongs: Mapping[str, str]) -> None:
+def write_session(file: str | Path, state: State, active: int, belongs: Mapping[str, str], notes: Any = None) -> None:
     """Write a session as a whole or not at all.
 
     Args:
@@ -46,6 +47,7 @@ def write_session(file: str | Path, state: State, active: int, belongs: Mapping[
         state: of the session.
         active: value of the active label.
         belongs: see :func:`checksum`.
+        notes: of whoever saves, as JSON has them; :func:`read_notes` returns them.
 
     Raises:
         InputError: the folder is missing.
@@ -72,6 +74,7 @@ def write_session(file: str | Path, state: State, active: int, belongs: Mapping[
         "start": state.start and [arrays.sheet(sheet) for sheet in state.start],
         "locked": sorted(state.locked),
         "accepted": sorted(state.accepted),
+        "notes": notes,
     }
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         archive.writestr("session.json", json.dumps({**content, "arrays": arrays.described()}))
@@ -94,6 +97,30 @@ def read_session(
         InputError: the file cannot be read, is no saved session, or belongs to another image or network.
     """
     path = Path(file)
+    with _opened(path) as (archive, content):
+        for what, said in belongs.items():
+            if content[what] != said:
+                raise InputError(f"{path} is a session with another {what}; open the {what} that it was saved with.")
+        arrays = [
+            Packed(archive.read(str(number)), tuple(size), kind)
+            for number, (size, kind) in enumerate(content["arrays"])
+        ]
+        return _state(content, arrays, shape, device), int(content["active"])
+
+
+def read_notes(file: str | Path) -> Any:
+    """The notes of a saved session; see :func:`write_session`.
+
+    Raises:
+        InputError: the file cannot be read, or is no saved session.
+    """
+    with _opened(Path(file)) as (_, content):
+        return content["notes"]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, Any]]]:
+    """The archive and its ``session.json``, in a context in which whatever is wrong with them is an InputError."""
     if not path.is_file():
         raise InputError(f"There is no file {path}.")
     try:
@@ -104,16 +131,7 @@ def read_session(
                     f"{path} is a session of format {content['format']}, but this version reads {FORMAT}; read it "
                     "with the version that wrote it."
                 )
-            for what, said in belongs.items():
-                if content[what] != said:
-                    raise InputError(
-                        f"{path} is a session with another {what}; open the {what} that it was saved with."
-                    )
-            arrays = [
-                Packed(archive.read(str(number)), tuple(size), kind)
-                for number, (size, kind) in enumerate(content["arrays"])
-            ]
-        return _state(content, arrays, shape, device), int(content["active"])
+            yield archive, content
     except InputError:
         raise
     except (OSError, zipfile.BadZipFile, ValueError, KeyError, IndexError, TypeError, AssertionError) as error:
@@ -136,8 +154,12 @@ class _Arrays:
     def sheet(self, sheet: Sheet) -> list[int]:
         return [self.packed(part) for part in sheet]
 
-    def chain(self, chain: Chain) -> list[list[int] | None]:
-        return [step and [self.add(step.centres.cpu().numpy()), self.packed(step.labels)] for step in chain]
+    def chain(self, chain: Chain) -> list[list[int | None] | None]:
+        return [step and self._step(step) for step in chain]
+
+    def _step(self, step: Step) -> list[int | None]:
+        masks = [part and self.packed(part) for part in (step.mask, step.before)]
+        return [self.add(step.centres.cpu().numpy()), self.packed(step.labels), *masks]
 
     def described(self) -> list[tuple[tuple[int, ...], str]]:
         return [(packed.shape, packed.type) for packed in self.kept]
@@ -155,15 +177,19 @@ def _state(content: Mapping[str, Any], arrays: Sequence[Packed], shape: Sequence
             raise ValueError("its label map has another shape")
         return found
 
-    def chain(given: Any) -> Chain:
-        return tuple(
-            None if one is None else Step(torch.from_numpy(array(one[0])).to(device), arrays[one[1]]) for one in given
-        )
+    def step(given: Any) -> Step | None:
+        if given is None:
+            return None
+        centres, *parts = given
+        packed = [None if number is None else arrays[number] for number in parts]
+        labels, mask, before = packed
+        assert labels is not None
+        return Step(torch.from_numpy(array(centres)).to(device), labels, mask, before)
 
-    marks = [
-        Mark(index, label, array(pixels), weight, number, supersedes)
-        for index, label, pixels, weight, number, supersedes in content["marks"]
-    ]
+    def chain(given: Any) -> Chain:
+        return tuple(step(one) for one in given)
+
+    marks = [Mark(index, label, array(pixels), *rest) for index, label, pixels, *rest in content["marks"]]
     tiles = content["tiles"]
     return State(
         marks=tuple(marks[number] for number in content["count"]),

@@ -46,6 +46,8 @@ from nnunet_ext.nnunet.sliced_case import SlicedCase
 from nnunet_ext.s2vnet.network import S2VNet
 from nnunet_ext.s2vnet.predictor import S2VPredictor
 
+NO_ZOOM = "do_autozoom is True, but a session segments whole slices and never zooms; leave it out, or set it to False."
+
 BOX_WEIGHT = 0.5
 """There is more in a box than the object."""
 
@@ -55,8 +57,8 @@ class S2VSession:
 
     Args:
         device: where the network runs; by default a GPU if there is one.
-        use_torch_compile: nnInteractive's; without effect.
-        do_autozoom: nnInteractive's; without effect.
+        use_torch_compile: nnInteractive's; True is refused, nothing is compiled here.
+        do_autozoom: nnInteractive's; True is refused, whole slices are segmented here and nothing zooms.
         verbose: print what changed.
         torch_n_threads: of PyTorch on the CPU, during predictions; by default as many as it has.
         propagation: False: a prompt changes its own slice only; for comparison.
@@ -66,6 +68,9 @@ class S2VSession:
         click_radius: of the disc in a slice that certainly gets the label of a click, in voxels of the finer axis; by
             default 0, the clicked voxel alone.
         progress: is told how far a prediction is; may be replaced at any time.
+
+    Raises:
+        InputError: there is no such device, or something is asked for that is not done here.
     """
 
     def __init__(
@@ -74,7 +79,7 @@ class S2VSession:
         use_torch_compile: bool = False,
         verbose: bool = False,
         torch_n_threads: int | None = None,
-        do_autozoom: bool = True,
+        do_autozoom: bool = False,
         *,
         propagation: bool = True,
         early_stop: bool = True,
@@ -83,6 +88,10 @@ class S2VSession:
         click_radius: float = CLICK_RADIUS,
         progress: Progress | None = None,
     ) -> None:
+        if use_torch_compile:
+            raise InputError("use_torch_compile is True, but a session compiles nothing; leave it out.")
+        if do_autozoom:
+            raise InputError(NO_ZOOM)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         require_device(self.device.type, "-device")
         self.verbose = verbose
@@ -97,6 +106,8 @@ class S2VSession:
         self._active = 1
         self._state = State()
         self._history: deque[State] = deque(maxlen=undo_limit)
+        self._undone: list[State] = []
+        self._checksum: dict[str, str] | None = None
 
     # -- model and image -------------------------------------------------------------------------------------------
 
@@ -192,7 +203,7 @@ class S2VSession:
             cache_bytes=self.cache_bytes,
             threads=self.threads,
         )
-        self._image = correction, np.zeros(case.shape, case.label_type)
+        self._image, self._checksum = (correction, np.zeros(case.shape, case.label_type)), None
         self._forget()
 
     @property
@@ -247,14 +258,18 @@ class S2VSession:
         """
         self.case.write(self.target_buffer, file)
 
-    def save(self, file: str | Path) -> None:
+    def save(self, file: str | Path, notes: Any = None) -> None:
         """Save the session as one file: prompts, waiting ones too, label map, provenance, locks; not what undo knows.
+
+        Args:
+            file: to write, as a whole or not at all.
+            notes: anything that JSON has; :func:`nnunet_ext.interactive.saved.read_notes` returns it.
 
         Raises:
             InputError: no image; the folder of the file is missing.
         """
         correction, _ = self._require_image()
-        write_session(file, self._state, self._active, self._belongs(correction))
+        write_session(file, self._state, self._active, self._belongs(correction), notes)
 
     def restore(self, file: str | Path) -> Box | None:
         """Go on with a session that was saved, with the image that it was saved with; undo begins anew.
@@ -270,6 +285,7 @@ class S2VSession:
         state, active = read_session(file, self._belongs(correction), correction.shape, self.device)
         before, self._state, self._active = self._state, state, active
         self._history.clear()
+        self._undone.clear()
         return correction.write(before, state, buffer)
 
     # -- prompts ---------------------------------------------------------------------------------------------------
@@ -347,7 +363,8 @@ class S2VSession:
         """
         value, shape = self._label(label, include_interaction), self.case.shape
         voxels = mask_voxels(scribble_image, shape, interaction_bbox, "scribble")
-        return self._add(voxels, Stroke(value, in_slices(voxels, self.case.grid, shape)), run_prediction)
+        stroke = Stroke(value, in_slices(voxels, self.case.grid, shape))
+        return self._add(voxels, stroke, run_prediction)
 
     def add_lasso_interaction(
         self,
@@ -388,10 +405,11 @@ class S2VSession:
         label: int | str | None = None,
         override_capability_checks: bool = False,
     ) -> Box | None:
-        """A box around an object in one plane.
+        """A box around an object, in one plane or in all three dimensions.
 
         Args:
-            bbox_coords: ``[[z0, z1], [y0, y1], [x0, x1]]``, half-open; one of the ranges holds one voxel.
+            bbox_coords: ``[[z0, z1], [y0, y1], [x0, x1]]``, half-open. Where one of the ranges holds one voxel, the box
+                says nothing of other planes.
             include_interaction: as for a point.
             run_prediction: as for a point.
             label: as for a point.
@@ -401,7 +419,7 @@ class S2VSession:
             As for a point.
 
         Raises:
-            InputError: as for a point; the box is empty, not inside of the image, or in no plane.
+            InputError: as for a point; the box is empty or not inside of the image.
         """
         value, case = self._label(label, include_interaction), self.case
         voxels = box_voxels(bbox_coords, case.shape)
@@ -411,6 +429,36 @@ class S2VSession:
         else:
             stroke = Stroke(value, in_slices(voxels, case.grid, case.shape))
         return self._add(voxels, stroke, run_prediction, BOX_WEIGHT, False)
+
+    def add_brush_interaction(
+        self,
+        brush_image: ArrayLike | Tensor,
+        include_interaction: bool = True,
+        *,
+        interaction_bbox: Sequence[Sequence[int]] | None = None,
+        label: int | str | None = None,
+    ) -> Box | None:
+        """Voxels that get a label, and nothing else changes: a brush, or an eraser.
+
+        The network is not asked, now or later, so a brush takes no time. What is locked stays under it.
+
+        Args:
+            brush_image: mask like the image, or like ``interaction_bbox``.
+            include_interaction: False: an eraser, which leaves background.
+            interaction_bbox: half-open ranges of voxels, where the mask is.
+            label: instead of the active one.
+
+        Returns:
+            As for a point.
+
+        Raises:
+            InputError: as for a scribble; a slice is accepted, or everything under the brush is locked.
+        """
+        value, case = self._label(label, include_interaction), self.case
+        voxels = mask_voxels(brush_image, case.shape, interaction_bbox, "brush")
+        stroke = Stroke(value, in_slices(voxels, case.grid, case.shape))
+        correction, _ = self._require_image()
+        return self._become(correction.painted(self._state, self._unlocked(stroke), self.progress))
 
     def add_initial_seg_interaction(
         self, initial_seg: ArrayLike | Tensor, run_prediction: bool = False, *, override_capability_checks: bool = False
@@ -481,12 +529,34 @@ class S2VSession:
         if not self._history:
             return None
         before, self._state = self._state, self._history.pop()
+        self._undone.append(before)
+        return correction.write(before, self._state, buffer)
+
+    def redo(self) -> Box | None:
+        """Do again what was undone last, exactly; nothing can be, once something else was done.
+
+        Returns:
+            As for a point; None also if there is nothing to do again, see :attr:`redo_steps`.
+
+        Raises:
+            InputError: no image.
+        """
+        correction, buffer = self._require_image()
+        if not self._undone:
+            return None
+        before, self._state = self._state, self._undone.pop()
+        self._history.append(before)
         return correction.write(before, self._state, buffer)
 
     @property
     def undo_steps(self) -> int:
         """Number of calls that can be undone."""
         return len(self._history)
+
+    @property
+    def redo_steps(self) -> int:
+        """Number of calls that were undone and can be done again."""
+        return len(self._undone)
 
     def lock_structure(self, label: int | str, locked: bool = True) -> None:
         """Protect a structure: no voxel of it comes or goes, and drawing it, or over it, is refused.
@@ -558,7 +628,9 @@ class S2VSession:
         return self._image
 
     def _belongs(self, correction: Correction) -> dict[str, str]:
-        return checksum(correction.case.image, correction.engine.network)
+        if self._checksum is None:
+            self._checksum = checksum(correction.case.image, correction.engine.network)
+        return self._checksum
 
     def _require_shown(self) -> State:
         self._require_image()
@@ -594,7 +666,12 @@ class S2VSession:
         return value if include else 0
 
     def _add(
-        self, voxels: NDArray, stroke: Stroke, run: bool, weight: float = 1.0, supersedes: bool = True
+        self,
+        voxels: NDArray,
+        stroke: Stroke,
+        run: bool,
+        weight: float = 1.0,
+        supersedes: bool = True,
     ) -> Box | None:
         correction, _ = self._require_image()
         self._require_unlocked(stroke)
@@ -611,22 +688,46 @@ class S2VSession:
 
     def _require_unlocked(self, stroke: Stroke) -> None:
         """Raise InputError if a prompt would change what is locked."""
-        state, names = self._state, {value: name for name, value in self.labels.items()}
+        held = self._held_under(stroke)
+        if held.any():
+            name = self._name_of(int(held[held > 0].min()))
+            raise InputError(f"The prompt is drawn over {name}, which is locked; unlock it first.")
+
+    def _unlocked(self, stroke: Stroke) -> Stroke:
+        """Return what a stroke may change; raise InputError if that is nothing."""
+        free = self._held_under(stroke) == 0
+        if not free.any():
+            raise InputError("Everything under the brush is locked; unlock it first.")
+        return replace(stroke, voxels=stroke.voxels[free])
+
+    def _held_under(self, stroke: Stroke) -> NDArray[np.int64]:
+        """``(P,)``, of every voxel of a stroke the locked label that it has, or 0.
+
+        Raises:
+            InputError: the label of the stroke is locked, or a slice of it is accepted.
+        """
+        state = self._state
         if stroke.label in state.locked:
-            raise InputError(f"{names[stroke.label]} is locked; unlock it to draw it.")
+            raise InputError(f"{self._name_of(stroke.label)} is locked; unlock it to draw it.")
+        held = np.zeros(len(stroke.voxels), np.int64)
         for index in stroke.slices:
             if index in state.accepted:
                 raise InputError(f"Slice {index} is accepted; take that back to draw on it.")
             if state.locked and state.sheets is not None:
-                _, rows, columns = stroke.voxels[stroke.voxels[:, 0] == index].T
-                there = set(np.unique(state.sheets[index].labels.unpacked()[rows, columns]).tolist())
-                if held := sorted(there & state.locked):
-                    raise InputError(f"The prompt is drawn over {names[held[0]]}, which is locked; unlock it first.")
+                here = stroke.voxels[:, 0] == index
+                _, rows, columns = stroke.voxels[here].T
+                there = state.sheets[index].labels.unpacked()[rows, columns]
+                held[here] = np.where(np.isin(there, list(state.locked)), there, 0)
+        return held
+
+    def _name_of(self, value: int) -> str:
+        return next(name for name, own in self.labels.items() if own == value)
 
     def _become(self, state: State) -> Box | None:
         correction, buffer = self._require_image()
         before, self._state = self._state, state
         self._history.append(before)
+        self._undone.clear()
         changed = correction.write(before, state, buffer)
         if self.verbose:
             print(f"changed: {changed}")
@@ -635,6 +736,7 @@ class S2VSession:
     def _forget(self) -> None:
         self._state = State()
         self._history.clear()
+        self._undone.clear()
         if self._image is not None:
             self._image[1][...] = 0
 

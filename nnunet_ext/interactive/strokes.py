@@ -87,18 +87,19 @@ def disc(centre: NDArray[np.int64], radius: float, spacing_mm: Sequence[float], 
 
 
 def around_box(box: Box, shape: Sequence[int], slice_axis: int) -> NDArray[np.int64]:
-    """``(P, 3)``, z, y, x: the voxels of a plane that touch a box in it from outside, as far as the image goes.
+    """``(P, 3)``, z, y, x: the voxels that touch a box from outside, as far as the image goes.
 
     Args:
-        box: in one plane; if in several, that of the slices is preferred.
+        box: of a box in one plane only voxels of that plane count; if it is in several, that of the slices.
         shape: of the image.
         slice_axis: across which slices lie.
     """
     ranges = np.asarray(box)
     thin = np.flatnonzero(ranges[:, 1] - ranges[:, 0] == 1).tolist()
-    flat = slice_axis if slice_axis in thin else thin[0]
     low, high = ranges[:, 0] - 1, ranges[:, 1] + 1
-    low[flat], high[flat] = ranges[flat]
+    if thin:
+        flat = slice_axis if slice_axis in thin else thin[0]
+        low[flat], high[flat] = ranges[flat]
     found = np.stack(np.meshgrid(*map(np.arange, low, high), indexing="ij"), -1).reshape(-1, 3)
     inside = ((found >= ranges[:, 0]) & (found < ranges[:, 1])).all(1)
     present = ((found >= 0) & (found < shape)).all(1)

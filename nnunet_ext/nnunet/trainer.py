@@ -263,7 +263,7 @@ class CommonTrainer(nnUNetTrainer):
         self._recorded.setdefault(STATISTIC + name, []).append(value.detach().float())
 
     def after_step(self) -> None:
-        """Called once after every step of the optimizer."""
+        """Called once after every step of the optimiser."""
 
     # -- nnU-Net's hooks -----------------------------------------------------------------------------------------
 
@@ -294,7 +294,7 @@ class CommonTrainer(nnUNetTrainer):
         install_pretrained_weights(channel_names(self.dataset_json))
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        """Build the auxiliary modules and the optimizer; the first hook that nnU-Net calls when the network exists."""
+        """Build the auxiliary modules and the optimiser; the first hook that nnU-Net calls when the network exists."""
         self.aux = nn.ModuleDict(dict(self.build_aux())).to(self.device)
         if self.is_ddp:  # as DistributedDataParallel does for the network: every process drew its own
             for tensor in self.aux.state_dict().values():

@@ -7,9 +7,9 @@ import json
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -18,11 +18,12 @@ from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
 
 from nnunet_ext.data.channels import channel_names
-from nnunet_ext.data.geometry import Geometry
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
+from nnunet_ext.interactive.session import S2VSession
+from nnunet_ext.viewer.desk import Desk
 from nnunet_ext.viewer.display import Display
-from nnunet_ext.viewer.worker import Busy, Cancelled, Change, SessionWorker
+from nnunet_ext.viewer.worker import Busy, Cancelled, Change
 
 PAGE = Path(__file__).parent / "page"
 TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css": "text/css", ".txt": "text/plain"}
@@ -30,42 +31,17 @@ CHANGE = "X-Change"
 """Header of an answer with a part of the label map: its version, where it is, and notices, as JSON."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """The image in front of the user.
-
-    Attributes:
-        images: one file per channel.
-        out: where the label map is saved; None: it can only be downloaded.
-        display: how the image is turned for the screen.
-    """
-
-    images: tuple[Path, ...]
-    out: Path | None
-    display: Display
-
-    @property
-    def stem(self) -> str:
-        """``case_0000.nii.gz`` → ``case``: without the ending and nnU-Net's number of the channel."""
-        return self.images[0].name.partition(".")[0].removesuffix("_0000") or "case"
+CASE = "X-Case"
+"""Header of a request of the page: the name of the case that it shows, quoted as in an address."""
 
 
-def create_app(worker: SessionWorker, images: Sequence[Path], out: Path | None) -> FastAPI:
-    """Return the page and its API.
+class OtherCase(Exception):
+    """Another case was opened meanwhile, in another tab; nothing has changed."""
 
-    Args:
-        worker: of a session with an image; it is closed with the server.
-        images: one file per channel.
-        out: where the label map is saved.
 
-    Raises:
-        InputError: an image cannot be read, or there are more labels than the page has colours.
-    """
-    session = worker.session
-    if max(session.labels.values()) > 255:
-        raise InputError(f"The page shows labels up to 255, but the model has {max(session.labels.values())}.")
-    display = Display.of(Geometry.from_properties(session.case.properties), session.case.shape)
-    case = Case(tuple(images), out, display)
+def create_app(desk: Desk) -> FastAPI:
+    """Return the page and its API; the worker of the desk is closed with the server."""
+    worker = desk.worker
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -75,7 +51,7 @@ def create_app(worker: SessionWorker, images: Sequence[Path], out: Path | None) 
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     _add_refusals(app)
-    for router in (_image(worker, case), _prompts(worker, case), _files(worker, case), _page()):
+    for router in (_image(desk), _prompts(desk), _cases(desk), _files(desk), _page()):
         app.include_router(router)
     return app
 
@@ -95,46 +71,54 @@ def _add_refusals(app: FastAPI) -> None:
     async def cancelled(_: Request, error: Exception) -> Response:
         return JSONResponse({"detail": "Cancelled; nothing has changed."}, 409)
 
+    @app.exception_handler(OtherCase)
+    async def other_case(_: Request, error: Exception) -> Response:
+        return JSONResponse({"detail": str(error)}, 409)
+
     @app.exception_handler(Exception)  # a full disk, say; the traceback is in the server's log
     async def failed(_: Request, error: Exception) -> Response:
         return JSONResponse({"detail": f"The server could not do this: {error or type(error).__name__}"}, 500)
 
 
-def _image(worker: SessionWorker, case: Case) -> APIRouter:
+def _image(desk: Desk) -> APIRouter:
     """Routes of the image and its description."""
-    router, session, display = APIRouter(), worker.session, case.display
-    reader = Reader(session.model.plans_manager.plans["image_reader_writer"])
-    files = {str(channel): file for channel, file in enumerate(case.images)}
+    router = APIRouter()
 
     @router.get("/api/case")
     async def describe() -> dict[str, Any]:
+        case, display, session = desk.case, desk.display, desk.worker.session
         return {
-            "name": case.images[0].name,
+            "name": case.name,
             "shape": session.case.shape,
+            "spacing": [float(mm) for mm in session.case.properties["spacing"]],
             "axes": display.axes,
             "affine": display.affine.tolist(),
             "slice_axis": display.axes[session.case.slice_axis][0],
             "labels": [{"value": value, "name": label} for label, value in session.labels.items()],
             "channels": channel_names(session.model.dataset_json)[: len(case.images)],
             "saves_to": case.out.name if case.out else None,
+            "kept_in": case.session.name if case.session else None,
+            "resumed": desk.worker.resumed,
         }
 
     @router.get("/api/image/{channel}.nii")
     def image(channel: str) -> Response:
+        files = {str(number): file for number, file in enumerate(desk.case.images)}
         if channel not in files:
             raise InputError(f"There is no channel {channel[:80]!r}; there are {', '.join(files)}.")
-        array = reader.image(files[channel]).array
-        return Response(display.nifti(array.reshape(session.case.shape)), media_type="application/octet-stream")
+        session = desk.worker.session
+        array = Reader(session.model.plans_manager.plans["image_reader_writer"]).image(files[channel]).array
+        return Response(desk.display.nifti(array.reshape(session.case.shape)), media_type="application/octet-stream")
 
     return router
 
 
-def _prompts(worker: SessionWorker, case: Case) -> APIRouter:
+def _prompts(desk: Desk) -> APIRouter:
     """Routes of the label map and of what changes it."""
-    router = APIRouter()
+    router, worker = APIRouter(), desk.worker
 
     async def answer(change: Change) -> Response:
-        return await run_in_threadpool(_answer, change, case.display)  # it compresses
+        return await run_in_threadpool(_answer, change, desk.display)  # it compresses
 
     @router.get("/api/labels")
     async def labels() -> Response:
@@ -146,11 +130,11 @@ def _prompts(worker: SessionWorker, case: Case) -> APIRouter:
             entry = json.loads(await request.body())
         except (ValueError, RecursionError):
             raise InputError("The request is no JSON.") from None
-        return await answer(await worker.apply(entry))
+        return await answer(await worker.apply(entry, lambda: _require_case(desk, request)))
 
     @router.get("/api/state")
     async def state() -> dict[str, Any]:
-        return worker.state
+        return {**worker.state, "case": desk.case.name}
 
     @router.post("/api/cancel")
     async def cancel() -> dict[str, Any]:
@@ -160,25 +144,74 @@ def _prompts(worker: SessionWorker, case: Case) -> APIRouter:
     return router
 
 
-def _files(worker: SessionWorker, case: Case) -> APIRouter:
+def _cases(desk: Desk) -> APIRouter:
+    """Routes of the list of cases."""
+    router = APIRouter()
+
+    @router.get("/api/cases")
+    async def cases() -> dict[str, Any]:
+        return {"open": desk.case.name, "cases": await run_in_threadpool(desk.listed)}
+
+    @router.post("/api/open")
+    async def open_(request: Request) -> dict[str, Any]:
+        await desk.open(str((await _object(request)).get("name")))
+        return {"open": desk.case.name}
+
+    @router.post("/api/accept")
+    async def accept(request: Request) -> dict[str, Any]:
+        accepted = (await _object(request)).get("accepted", True)
+        await desk.accept(accepted is True, lambda: _require_case(desk, request))
+        return {"cases": desk.listed()}
+
+    return router
+
+
+async def _object(request: Request) -> dict[str, Any]:
+    """Return the JSON object in a request."""
+    try:
+        content = json.loads(await request.body())
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise InputError("The request is no JSON object.")
+    return content
+
+
+def _require_case(desk: Desk, request: Request) -> None:
+    """Raise OtherCase if the page shows another case than the one that is open."""
+    shown = request.headers.get(CASE)
+    if shown is not None and unquote(shown) != desk.case.name:
+        raise OtherCase(f"{desk.case.name} is open now, from another tab; reload the page. Nothing has changed.")
+
+
+def _files(desk: Desk) -> APIRouter:
     """Routes of the files that the user keeps."""
-    router, session, out = APIRouter(), worker.session, case.out
-    name = out.name if out else case.stem + "_segmentation" + session.model.dataset_json["file_ending"]
+    router, worker = APIRouter(), desk.worker
 
     @router.post("/api/save")
-    async def save() -> dict[str, Any]:
-        if out is None:
-            raise InputError("The server was started without --out; download the segmentation instead.")
-        await worker.do(lambda: session.write(out))
-        return {"file": out.name}
+    async def save(request: Request) -> dict[str, Any]:
+        def work() -> str:
+            _require_case(desk, request)
+            out = desk.case.out
+            if out is None:
+                raise InputError("The server was started without --out; download the segmentation instead.")
+            worker.session.write(out)
+            return out.name
+
+        return {"file": await worker.do(work)}
 
     @router.get("/api/segmentation")
     async def segmentation() -> Response:
-        return _download(await worker.do(lambda: _written(worker, name)), name)
+        def work() -> tuple[bytes, str]:
+            case, ending = desk.case, worker.session.model.dataset_json["file_ending"]
+            name = case.out.name if case.out else f"{case.name}_segmentation{ending}"
+            return _written(worker.session, name), name
+
+        return _download(*await worker.do(work))
 
     @router.get("/api/prompts")
     async def prompts() -> Response:
-        return _download(prompt_file(worker.prompts).encode(), f"{case.stem}_prompts.json")
+        return _download(prompt_file(worker.prompts).encode(), f"{desk.case.name}_prompts.json")
 
     return router
 
@@ -219,11 +252,11 @@ def _bytes(labels: NDArray) -> bytes:
     return labels.astype(np.uint8, copy=False).tobytes("F")
 
 
-def _written(worker: SessionWorker, name: str) -> bytes:
-    """Return the label map as the session writes it to a file of this name."""
+def _written(session: S2VSession, name: str) -> bytes:
+    """Return the label map as a session writes it to a file of this name."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / name
-        worker.session.write(file)
+        session.write(file)
         return file.read_bytes()
 
 

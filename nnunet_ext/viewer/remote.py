@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.interactive.drawing import Box
-from nnunet_ext.interactive.session import S2VSession
+from nnunet_ext.interactive.session import NO_ZOOM, S2VSession
 from nnunet_ext.viewer.lease import LIVENESS_SECONDS, Client, Full, Gone, Lease
 from nnunet_ext.viewer.requests import (
     BoxRequest,
@@ -34,6 +34,7 @@ from nnunet_ext.viewer.requests import (
     InitialRequest,
     MaskRequest,
     PointRequest,
+    ZoomRequest,
     read,
 )
 from nnunet_ext.viewer.wire import pack, unpack
@@ -57,7 +58,8 @@ class RemoteSession:
 
     def __init__(self, session: S2VSession, image_bytes: int) -> None:
         self.session, self.image_bytes = session, image_bytes
-        self.worker, self.lease = SessionWorker(session), Lease()
+        self.worker, self.lease = SessionWorker(), Lease()
+        self.worker.use(session)
         self._image_of: Client | None = None
 
     def client(self, request: Request) -> Client:
@@ -210,7 +212,9 @@ def _image(remote: RemoteSession) -> APIRouter:
 
     @router.post("/set_do_autozoom")
     async def set_do_autozoom(request: Request) -> dict[str, Any]:
-        remote.client(request)  # there is no zoom
+        remote.client(request)
+        if read(ZoomRequest, await request.body()).do_autozoom:
+            raise InputError(NO_ZOOM)
         return {}
 
     @router.post("/reset_interactions")
@@ -290,7 +294,7 @@ def _prompts(remote: RemoteSession) -> APIRouter:
 
 def _capabilities(patch_size: list[int]) -> dict[str, Any]:
     return {
-        "supported_interactions": {"points": True, "scribble": True, "lasso": True, "bbox2d": True, "bbox3d": False},
+        "supported_interactions": {"points": True, "scribble": True, "lasso": True, "bbox2d": True, "bbox3d": True},
         # prompts are no channels of an input here
         "channel_mapping": {},
         "num_interaction_channels": 0,

@@ -40,6 +40,12 @@ class BufferRequest(_Request):
     )
 
 
+class ZoomRequest(_Request):
+    """Message about nnInteractive's zoom."""
+
+    do_autozoom: bool = Field(description="true or false")
+
+
 class PromptRequest(_Request):
     """Message about any prompt."""
 

@@ -36,13 +36,16 @@ def serve(
     say: Callable[[str], None] = print,
     **options: Any,
 ) -> None:
-    """Open an image in a web page; returns when the server is stopped.
+    """Open an image, or a folder of them, in a web page; returns when the server is stopped.
+
+    Every change is kept in a file beside the segmentation, ``case.session`` for ``case.nii.gz``, and opening the image
+    again goes on from there.
 
     Args:
         model: folder with ``plans.json`` and ``fold_…``.
-        images: one file per channel.
+        images: one file per channel, or one folder with the images of many cases.
         out: file that the page's button saves to, with the geometry of the image; without it, the page can only
-            download.
+            download, and nothing is kept. Of a folder of images, a folder.
         prompts_out: JSON file, written after every prompt; ``nnunet-ext s2v interact`` repeats it.
         fold: as for :func:`nnunet_ext.interactive.interact.interact`.
         checkpoint: as there.
@@ -58,29 +61,71 @@ def serve(
     require_viewer_extra()
     from nnunet_ext.viewer.access import AccessMiddleware
     from nnunet_ext.viewer.app import create_app, prompt_file
-    from nnunet_ext.viewer.worker import SessionWorker
+    from nnunet_ext.viewer.cases import LEDGER, Ledger, cases_in, first_open, single_case
+    from nnunet_ext.viewer.desk import Desk
 
-    session = S2VSession(device, **options)
-    session.initialize_from_trained_model_folder(model, fold, checkpoint)
-    session.set_image_from_files(images)
-    if out is not None:
-        session.case.require_writable(out)
+    loaded = S2VSession(device, **options)
+    loaded.initialize_from_trained_model_folder(model, fold, checkpoint)
+    paths, target = [Path(image) for image in images], None if out is None else Path(out)
+    ledger = None
+    folder = next((path for path in paths if path.is_dir()), None)
+    if folder is not None:
+        if len(paths) > 1 or target is None or prompts_out is not None:
+            raise InputError(
+                f"{folder} is a folder of images, for which --out is a folder, too, and the prompts of every case are "
+                "kept there; give one --image FOLDER and --out FOLDER, without --prompts-out."
+            )
+        cases = cases_in(folder, target, loaded.model.dataset_json["file_ending"])
+        ledger = Ledger(target / LEDGER)
+        first = first_open(cases, ledger)
+    else:
+        cases = [single_case(paths, target)]
+        first = cases[0]
     if prompts_out is not None:
         require_folder_of(prompts_out)
+
+    def fresh() -> S2VSession:
+        session = S2VSession(device, **options)
+        session.initialize_from_predictor(loaded.model)
+        return session
 
     def keep(prompts: list[dict[str, Any]]) -> None:
         if prompts_out is not None:
             with replacing(Path(prompts_out)) as temporary:
                 temporary.write_text(prompt_file(prompts), encoding="utf-8")
 
-    worker = SessionWorker(session, keep)
-    app = create_app(worker, [Path(image) for image in images], None if out is None else Path(out))
+    desk = Desk(fresh, cases, first, ledger, keep)
     with listening(host, port) as listener:
         port, token = listener.getsockname()[1], secrets.token_urlsafe(32)
-        protected = AccessMiddleware(app, hosts=names_of(host), token=token, port=port, limit=PROMPT_BYTES)
+        protected = AccessMiddleware(create_app(desk), hosts=names_of(host), token=token, port=port, limit=PROMPT_BYTES)
+        if desk.worker.resumed:
+            say(f"{first.name} goes on where it ended, from {first.session}; move that file away to begin anew.")
+        if first.session is None:
+            say("Nothing is kept if the server ends: give --out FILE to save to, and to go on from.")
         say(f"Open this link; it works once:\n\n    http://{shown(host)}:{port}/?token={token}\n")
         say("Ctrl-C ends the server.")
         run(protected, listener)
+
+
+def serve_demo(folder: str | Path, **how: Any) -> None:
+    """Open a synthetic image with the model that comes with the package; returns when the server is stopped.
+
+    Args:
+        folder: for the image and what is drawn on it; it is made, and opened again it goes on.
+        how: of :func:`serve`, but for the model, the image and the file to save to.
+
+    Raises:
+        InputError: see :func:`serve`; the folder cannot be made.
+    """
+    from nnunet_ext.viewer.demo import MODEL, write_phantom
+
+    place = Path(folder)
+    try:
+        place.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{place} cannot be made a folder ({error.strerror or error}); choose --out.") from None
+    image = write_phantom(place)
+    serve(MODEL, [image], out=place / "phantom.nii.gz", **how)
 
 
 def serve_remote(

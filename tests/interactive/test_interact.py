@@ -275,5 +275,5 @@ def test_the_commands_repeat_a_session_and_evaluate_clicks(trained, tmp_path, ca
 def test_the_example_of_the_docs_is_in_the_format():
     page = (Path(__file__).parents[2] / "docs" / "s2vnet.md").read_text()
     example = json.loads(page.partition("```json")[2].partition("```")[0])
-    assert len(parse_prompts(example, "docs", lambda name: MASK)) == 8
+    assert len(parse_prompts(example, "docs", lambda name: MASK)) == 9
     assert all(f"`{kind}`" in page or f'"type": "{kind}"' in page for kind in KEYS)

@@ -132,6 +132,26 @@ class Drawing(RuleBasedStateMachine):
         call = self.session.add_bbox_interaction
         self.do(lambda: call(ranges, True, run, label=label), label, inside, around, run)
 
+    @rule(place=indices, label=LABELS, size=st.integers(1, 6), include=st.booleans())
+    def brush(self, place, label, size, include):
+        """The voxels that are not locked get the label, at once, and no other voxel changes."""
+        taken["steps"] += 1
+        inside = mask_of(block(place, size, 0))
+        shown, value = self.shown, label if include else 0
+        free = inside & ~np.isin(shown, list(self.locked))
+        call = self.session.add_brush_interaction
+        if value in self.locked or place[0] in self.accepted or not free.any():
+            with pytest.raises(InputError, match=r"locked|accepted"):
+                call(inside, include, label=label)
+            assert np.array_equal(self.shown, shown)
+            return
+        self.snapshot()
+        call(inside, include, label=label)
+        assert np.array_equal(self.shown, np.where(free, value, shown))
+        self.drawn[free], self.excluded[free] = value, -1
+        if self.waiting:
+            self.waiting.append((value, free, np.zeros(SHAPE, bool)))
+
     @rule()
     def predict(self):
         shown, answer, provenance = self.shown, self.answers(), self.session.provenance

@@ -43,6 +43,7 @@ class Sessions(RuleBasedStateMachine):
         self.shape = self.session.case.shape
         self.calls = []
         self.maps = [self.session.target_buffer.copy()]
+        self.undone = []
         taken["sequences"] += 1
 
     @staticmethod
@@ -65,6 +66,7 @@ class Sessions(RuleBasedStateMachine):
         if self.session.undo_steps > steps:
             self.calls.append((name, args, settings))
             self.maps.append(after.copy())
+            self.undone = []
         else:
             assert np.array_equal(before, after)
 
@@ -113,19 +115,38 @@ class Sessions(RuleBasedStateMachine):
     def undo(self):
         taken["steps"] += 1
         self.session.undo()
-        self.calls.pop()
-        self.maps.pop()
+        self.undone.append((self.calls.pop(), self.maps.pop()))
         assert np.array_equal(self.session.target_buffer, self.maps[-1])
+
+    @precondition(lambda self: self.undone)
+    @rule()
+    def redo(self):
+        taken["steps"] += 1
+        self.session.redo()
+        call, labels = self.undone.pop()
+        self.calls.append(call)
+        self.maps.append(labels)
+        assert np.array_equal(self.session.target_buffer, labels)
+
+    @rule(place=positions, include=st.booleans(), label=LABELS, size=st.integers(1, 6))
+    def brush(self, place, include, label, size):
+        low = self.voxel(place)
+        high = [min(start + length, n) for start, length, n in zip(low, (1, size, size), self.shape, strict=True)]
+        box = [list(pair) for pair in zip(low, high, strict=True)]
+        mask = np.ones([b - a for a, b in box])
+        self.do("add_brush_interaction", mask, include, interaction_bbox=box, label=label)
+        assert (self.session.target_buffer[tuple(slice(*ends) for ends in box)] == (label if include else 0)).all()
 
     @rule()
     def reset(self):
         taken["steps"] += 1
         self.session.reset_interactions()
         self.calls.clear()
+        self.undone.clear()
         del self.maps[1:]
         assert not self.session.target_buffer.any()
 
-    @rule(kind=st.sampled_from(["two numbers", "unknown label", "empty scribble", "thick box", "shape of a buffer"]))
+    @rule(kind=st.sampled_from(["two numbers", "unknown label", "empty scribble", "thick lasso", "shape of a buffer"]))
     def mistake(self, kind):
         taken["steps"] += 1
         steps = self.session.undo_steps

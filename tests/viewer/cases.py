@@ -8,8 +8,9 @@ import SimpleITK as sitk
 from nnunet_ext.interactive.session import S2VSession
 from nnunet_ext.viewer.access import AccessMiddleware
 from nnunet_ext.viewer.app import create_app
+from nnunet_ext.viewer.cases import single_case
+from nnunet_ext.viewer.desk import Desk
 from nnunet_ext.viewer.serve import names_of
-from nnunet_ext.viewer.worker import SessionWorker
 from tests.interactive.sessions import SPACING, image, model
 
 SHAPE = (6, 16, 20)
@@ -31,16 +32,24 @@ def write_image(folder, array=None, direction=OBLIQUE, name="case_0000.nii.gz"):
     return file
 
 
-def session_on(file, **options):
+def fresh_session(**options):
     made = S2VSession("cpu", **options)
     made.initialize_from_predictor(model(spacing=tuple(SPACING[1:])))
+    return made
+
+
+def session_on(file, **options):
+    made = fresh_session(**options)
     made.set_image_from_files([file])
     return made
 
 
-def served(session, file, out=None, changed=lambda prompts: None):
+def guarded(app):
+    return AccessMiddleware(app, hosts=names_of("127.0.0.1"), token=TOKEN, port=8123, limit=2**16)
+
+
+def served(file, out=None, changed=lambda prompts: None):
     """The app with its access control, and the worker."""
-    worker = SessionWorker(session, changed)
-    app = create_app(worker, [file], out)
-    hosts = names_of("127.0.0.1")
-    return AccessMiddleware(app, hosts=hosts, token=TOKEN, port=8123, limit=2**16), worker
+    case = single_case([file], out)
+    desk = Desk(fresh_session, [case], case, changed=changed)
+    return guarded(create_app(desk)), desk.worker

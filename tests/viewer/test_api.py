@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import shutil
 import threading
 
 import nibabel
@@ -30,7 +31,7 @@ def room(tmp_path):
     file = write_image(tmp_path)
     out = tmp_path / "out" / "case.nii.gz"
     out.parent.mkdir()
-    protected, worker = served(session_on(file), file, out)
+    protected, worker = served(file, out)
     with TestClient(protected, base_url=HOST) as client:
         assert client.get(f"/?token={TOKEN}").status_code == 200
         client.get("/api/labels")  # waits for the automatic result
@@ -65,7 +66,7 @@ def to_file(shown, case):
 @pytest.fixture
 def protected(tmp_path):
     file = write_image(tmp_path)
-    made, _ = served(session_on(file), file)
+    made, _ = served(file)
     with TestClient(made, base_url=HOST, follow_redirects=False):
         yield made
 
@@ -356,7 +357,7 @@ def test_prompts_answer_with_what_they_changed(room, tmp_path):
         (b'{"type": "point", "at": [1, 2, 3], "label": 7}', "no label 7"),
         (b'{"type": "scribble", "file": "../../etc/passwd", "label": 1}', "files are not read here"),
         (b'{"type": "initial", "file": "/etc/passwd"}', "files are not read here"),
-        (b'{"type": "box", "box": [[0, 3], [0, 3], [0, 3]], "label": 1}', "plane"),
+        (b'{"type": "brush", "line": [[0, 3, 3], [1, 3, 3]], "width": 3, "label": 1}', "planes"),
     ],
 )
 def test_bad_prompts_are_refused_with_one_sentence_and_change_nothing(room, body, message):
@@ -428,7 +429,7 @@ def test_what_is_cropped_away_is_said_and_only_the_drawing_changes(tmp_path):
     array = np.zeros(SHAPE, np.float32)
     array[:, 4:, :] = np.random.default_rng(0).random((6, 12, 20)) + 1
     file = write_image(tmp_path, array)
-    protected, _ = served(session_on(file), file)
+    protected, _ = served(file)
     with TestClient(protected, base_url=HOST) as client:
         client.get(f"/?token={TOKEN}")
         client.get("/api/labels")
@@ -467,7 +468,7 @@ def test_saved_and_downloaded_files_have_the_geometry_of_the_image(room, tmp_pat
     client, worker = room
     client.post("/api/prompt", json=POINT)
     assert client.post("/api/save").json() == {"file": "case.nii.gz"}
-    assert [file.name for file in (tmp_path / "out").iterdir()] == ["case.nii.gz"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["case.nii.gz", "case.session"]
     answer = client.get("/api/segmentation")
     assert 'filename="case.nii.gz"' in answer.headers["content-disposition"]
     saved = (tmp_path / "out" / "case.nii.gz").read_bytes()
@@ -487,7 +488,7 @@ def test_saved_and_downloaded_files_have_the_geometry_of_the_image(room, tmp_pat
 
 def test_without_an_output_file_saving_says_so(tmp_path):
     file = write_image(tmp_path)
-    protected, _ = served(session_on(file), file)
+    protected, _ = served(file)
     with TestClient(protected, base_url=HOST) as client:
         client.get(f"/?token={TOKEN}")
         answer = client.post("/api/save")
@@ -504,13 +505,13 @@ def test_what_the_disk_refuses_is_said(tmp_path):
     def full(prompts):
         raise OSError("no space left")
 
-    protected, _ = served(session_on(file), file, out, changed=full)
+    protected, _ = served(file, out, changed=full)
     with TestClient(protected, base_url=HOST, raise_server_exceptions=False) as client:
         client.get(f"/?token={TOKEN}")
         answer = client.post("/api/prompt", json=POINT)
         assert change_of(answer)["notices"] == ["The prompts could not be written: no space left."]
         assert answer.content
-        out.parent.rmdir()
+        shutil.rmtree(out.parent)
         answer = client.post("/api/save")
         assert answer.status_code in (400, 500)
         assert str(out.parent) in answer.json()["detail"]
@@ -522,7 +523,7 @@ def test_an_image_of_one_slice(tmp_path):
     made.SetSpacing(SPACING[:0:-1])
     file = tmp_path / "flat_0000.nii.gz"
     sitk.WriteImage(made, str(file))
-    protected, worker = served(session_on(file), file, tmp_path / "flat.nii.gz")
+    protected, worker = served(file, tmp_path / "flat.nii.gz")
     with TestClient(protected, base_url=HOST) as client:
         client.get(f"/?token={TOKEN}")
         case = client.get("/api/case").json()

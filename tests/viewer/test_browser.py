@@ -104,7 +104,7 @@ def test_a_user_sees_clicks_undoes_and_saves(link, model, image, tmp_path):
     # the page: nothing from elsewhere, no error, and a token that is used up
     assert (seen["errors"], seen["elsewhere"]) == ([], [])
     assert "token" not in seen["address"]
-    assert seen["title"].startswith("case_0000.nii.gz")
+    assert seen["title"].startswith("case ")
     assert seen["cookies"] == [{"httpOnly": True, "sameSite": "Lax"}]
     assert (seen["scripts"], seen["again"]) == ("", 401)
     assert seen["help"]
@@ -115,7 +115,7 @@ def test_a_user_sees_clicks_undoes_and_saves(link, model, image, tmp_path):
         found = re.match(r"x (\d+) +y (\d+) +z (\d+)", seen["bright"][view])
         assert tuple(map(int, found.groups()))[::-1] == BRIGHT, view
     prompts = json.loads((tmp_path / "prompts.json").read_text())["prompts"]
-    kinds = ["automatic", "point", "point", "scribble", "lasso", "box", "scribble", "undo", "undo", "undo"]
+    kinds = ["automatic", "point", "point", "scribble", "lasso", "box", "brush", "undo", "undo", "undo"]
     assert [prompt["type"] for prompt in prompts] == [*kinds, "automatic", "undo", "point", "undo"]
     assert prompts[1] == {"type": "point", "label": 2, "at": list(BRIGHT)}
     assert prompts[2]["include"] is False

@@ -90,12 +90,14 @@ def test_the_real_client_gets_what_a_session_gives(remote, address):
     with remote.nnInteractiveRemoteInferenceSession(f"{address}/right", api_key=KEY) as client:
         assert client.ping()
         assert client.supported_interactions["bbox2d"]
-        assert not client.supported_interactions["bbox3d"]
+        assert client.supported_interactions["bbox3d"]
         assert client.supports_undo
         client.set_image(volume, PROPERTIES)
         assert client.original_image_shape == (1, *SHAPE)
         client.set_target_buffer(mask)
-        client.set_do_autozoom(True)
+        client.set_do_autozoom(False)
+        with pytest.raises(httpx.HTTPStatusError, match="400"):
+            client.set_do_autozoom(True)
 
         def same(box, expected):
             assert box == expected
@@ -122,6 +124,10 @@ def test_the_real_client_gets_what_a_session_gives(remote, address):
         same(
             client.add_bbox_interaction([[2.0, 3.0], [3.2, 9.1], [15.0, 21.0]], True),
             local.add_bbox_interaction([[2, 3], [3, 9], [15, 20]], label=2),
+        )
+        same(
+            client.add_bbox_interaction([[1, 4], [5, 12], [2, 8]], True),
+            local.add_bbox_interaction([[1, 4], [5, 12], [2, 8]], label=2),
         )
         before = mask.copy()
         assert client.add_point_interaction([5, 2, 2], True, run_prediction=False) is None

@@ -3,13 +3,16 @@
 import json
 import re
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
 pytest.importorskip("fastapi", reason="the extra viewer is not installed")
 from fastapi.testclient import TestClient
 
 from nnunet_ext import cli
 from nnunet_ext.viewer import serve as serving
+from nnunet_ext.viewer.demo import LABELS, SEED, SLICES, phantom
 from tests import tiny
 from tests.s2vnet.test_trainer import trained  # noqa: F401 (a fixture)
 
@@ -47,7 +50,26 @@ def test_the_link_the_files_and_the_protocol(trained, tmp_path, monkeypatch, cap
         "nnunet",
         "prompts.json",
         "saved.nii.gz",
+        "saved.session",
     ]
+
+    # opened again, it goes on
+    assert cli.main(page) == 0
+    said = capsys.readouterr().out
+    assert "tiny_0 goes on where it ended" in said
+    address, token = re.search(r"(http://127\.0\.0\.1:\d+)/\?token=(\S+)", said).groups()
+    with TestClient(apps.pop(), base_url=address) as client:
+        client.get(f"/?token={token}")
+        assert client.get("/api/prompts").json()["prompts"] == [{"type": "automatic"}, *drawn]
+    # a folder of images
+    folder = [*command, "--image", str(image.parent), "--fold", "0"]
+    assert cli.main([*folder, "--out", str(tmp_path / "corrected")]) == 0
+    assert "Nothing is kept" not in capsys.readouterr().out
+    with TestClient(apps.pop(), base_url="http://127.0.0.1") as client:
+        assert client.get("/api/cases").status_code == 401
+    assert cli.main([*command, "--image", str(image), "--fold", "0"]) == 0
+    assert "Nothing is kept if the server ends: give --out" in capsys.readouterr().out
+    apps.pop()
 
     assert cli.main([*command, "--nninteractive", "--upload", "1"]) == 0
     said = capsys.readouterr().out
@@ -65,7 +87,35 @@ def test_the_link_the_files_and_the_protocol(trained, tmp_path, monkeypatch, cap
         (["--image", str(tmp_path / "none.nii.gz")], "no image file"),
         (["--host", "0.0.0.0"], "every address"),
         (["--fold", "3"], "of fold 3"),
+        (["--image", str(image.parent)], "is a folder of images, for which --out is a folder"),
+        (["--demo"], "--demo has its own image and model"),
     ):
         assert cli.main([*page, *change]) == 2
         assert message in capsys.readouterr().err
     assert len(apps) == 2
+
+
+def test_the_demo_opens_an_image_with_a_model_that_finds_what_is_there(tmp_path, monkeypatch, capsys):
+    apps, folder = [], tmp_path / "demo"
+    monkeypatch.setattr(serving, "run", lambda app, listener: apps.append(app))
+    assert cli.main(["s2v", "serve", "--demo", "--out", str(folder), "--device", "cpu", "--port", "0"]) == 0
+    address, token = re.search(r"(http://127\.0\.0\.1:\d+)/\?token=(\S+)", capsys.readouterr().out).groups()
+    _, truth = phantom(np.random.default_rng(SEED), SLICES)
+    truth[truth == LABELS["tumour"]] = LABELS["cyst"]
+    inside = np.argwhere(truth[SLICES // 2] == LABELS["cyst"]).mean(0).round().astype(int).tolist()
+
+    def dice(value):
+        client.post("/api/save")
+        found = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "phantom.nii.gz")))
+        return 2 * ((found == value) & (truth == value)).sum() / ((found == value).sum() + (truth == value).sum())
+
+    with TestClient(apps[0], base_url=address) as client:
+        client.get(f"/?token={token}")
+        client.get("/api/labels")
+        assert min(dice(LABELS[name]) for name in ("organ", "cyst", "vessel")) > 0.85
+        client.post("/api/prompt", json={"type": "point", "at": [SLICES // 2, *inside], "label": "tumour"})
+        truth[truth == LABELS["cyst"]] = LABELS["tumour"]
+        assert dice(LABELS["tumour"]) > 0.85
+    (tmp_path / "file").write_text("")
+    assert cli.main(["s2v", "serve", "--demo", "--out", str(tmp_path / "file")]) == 2
+    assert "cannot be made a folder" in capsys.readouterr().err

@@ -10,6 +10,10 @@ export class Marks {
     this.volume = volume
     this.colourOf = colourOf
     this.steps = [[]] // after every prompt: what is drawn
+    this.undone = []
+    this.pen = null // under the mouse: {plane, at, width}
+    this.voxels = 0 // so many the last prompt has changed
+    this.accepted = [] // slices of the large view, as the server counts them
     this.pending = [] // sent, not answered yet
     this.stroke = null // being drawn
     this.changed = null // slices of the large view that the last prompt has changed, half-open
@@ -18,10 +22,18 @@ export class Marks {
 
   /** As the server's list of prompts grows. */
   add(prompt) {
-    if (prompt.type === 'undo') this.steps.length > 1 && this.steps.pop()
-    else if (prompt.type === 'reset') this.steps = [[]]
+    if (prompt.type === 'undo') return void (this.steps.length > 1 && this.undone.push(this.steps.pop()))
+    if (prompt.type === 'redo') return void (this.undone.length && this.steps.push(this.undone.pop()))
+    this.undone = []
+    if (prompt.type === 'reset') this.steps = [[]]
     else if (prompt.type === 'automatic') this.steps.push([])
     else this.steps.push([...this.steps.at(-1), prompt])
+  }
+
+  clear() {
+    this.steps = [[]]
+    this.undone = []
+    this.changed = null
   }
 
   draw() {
@@ -41,9 +53,10 @@ export class Marks {
       this.#crosshair(context, plane, frame, scale)
       if (this.visible) {
         for (const mark of this.steps.at(-1)) this.#mark(context, plane, mark, scale, 1)
-        for (const mark of this.pending) this.#mark(context, plane, mark, scale, 0.55)
+        for (const { prompt } of this.pending) this.#mark(context, plane, prompt, scale, 0.55)
       }
       if (this.stroke?.plane === plane) this.#mark(context, plane, this.stroke.prompt, scale, 1)
+      if (this.pen?.plane === plane) this.#pen(context, plane, scale)
       context.restore()
     }
   }
@@ -59,14 +72,15 @@ export class Marks {
     context.shadowBlur = 3 * scale
     const tile = volume.nv.getCustomLayout().find(({ sliceType }) => sliceType === plane.type).position
     const [x, y] = [tile[0] * this.canvas.width, tile[1] * this.canvas.height]
-    const title = `${plane.name}  ${index + 1} / ${count}`
+    const accepted = plane === volume.plane && this.accepted.includes(volume.crosshair[volume.axisOf(plane)])
+    const title = `${plane.name}  ${index + 1} / ${count}${accepted ? '  accepted' : ''}`
     context.fillText(title, x + 10 * scale, y + 9 * scale)
     const changed = plane === volume.plane && count > 1 ? this.changed : null
     if (changed) {
       const slices = changed[1] - changed[0] === 1 ? `slice ${changed[1]}` : `slices ${changed[0] + 1} to ${changed[1]}`
       const before = context.measureText(title).width
       context.fillStyle = CHANGED
-      context.fillText(`last change: ${slices}`, x + 26 * scale + before, y + 9 * scale)
+      context.fillText(`last change: ${this.voxels} voxels, ${slices}`, x + 26 * scale + before, y + 9 * scale)
     }
     context.shadowBlur = 0
     if (count > 1) { // where in the volume this is
@@ -105,9 +119,30 @@ export class Marks {
     context.stroke()
   }
 
-  /** A prompt where it is in the slice that is shown. */
+  /** How large a voxel of the finer axis is in a view, in canvas pixels. */
+  #voxelSize(zyx, plane) {
+    const { volume } = this
+    const flat = volume.axisOf(plane)
+    const axis = [0, 1, 2].filter((other) => other !== flat).sort((a, b) => volume.spacing[a] - volume.spacing[b])[0]
+    const next = zyx.map((index, other) => index + (other === axis ? (index > 0 ? -1 : 1) : 0))
+    const [here, there] = [zyx, next].map((voxel) => volume.pixelOf(voxel, plane))
+    return here && there ? Math.hypot(here[0] - there[0], here[1] - there[1]) : 0
+  }
+
+  #pen(context, plane, scale) {
+    const centre = this.volume.pixelOf(this.pen.at, plane)
+    if (!centre) return
+    context.strokeStyle = '#ffffffd0'
+    context.lineWidth = scale
+    context.beginPath()
+    context.arc(...centre, Math.max(2 * scale, (this.pen.width / 2) * this.#voxelSize(this.pen.at, plane)), 0, 2 * Math.PI)
+    context.stroke()
+  }
+
+  /** A prompt where it is in the slice that is shown; a brush shows itself. */
   #mark(context, plane, prompt, scale, alpha) {
     const { volume } = this
+    if (prompt.type === 'brush') return
     const shown = volume.shownCrosshair[plane.axis]
     const here = (zyx) => volume.toShown(zyx)[plane.axis] === shown
     const colour = prompt.include === false ? BACKGROUND : this.colourOf(prompt.label)
@@ -125,6 +160,14 @@ export class Marks {
     context.beginPath()
     pixels.forEach(([x, y], number) => (number ? context.lineTo(x, y) : context.moveTo(x, y)))
     if (prompt.type !== 'scribble') context.closePath()
+    if (prompt.width > 1) {
+      context.globalAlpha = 0.4 * alpha
+      context.strokeStyle = colour
+      context.lineJoin = context.lineCap = 'round'
+      context.lineWidth = prompt.width * this.#voxelSize(corners[0], plane)
+      context.stroke()
+      context.globalAlpha = alpha
+    }
     for (const [style, width] of [['#000000a0', 4.5], [colour, 2.5]]) {
       context.strokeStyle = style
       context.lineWidth = width * scale

@@ -1,35 +1,62 @@
 // What the mouse does in the image: left draws for the active label, right for the background, the wheel goes through
-// slices, Ctrl and the wheel zoom, Shift or the middle button move.
+// slices, Ctrl and the wheel zoom, Ctrl and dragging set the window, Shift or the middle button move.
+import { Painting, lineTo } from './painter.js'
 
-/** What is drawn by pressing and releasing; the eraser is a scribble of background. */
+/** What is drawn by pressing and releasing; the eraser is a brush of background. */
 export const TOOLS = {
   point: { name: 'Click', key: 'c', hint: 'Click on the structure; right click on what is not part of it' },
   scribble: { name: 'Scribble', key: 's', hint: 'Draw a line inside of the structure; right button: background' },
+  brush: { name: 'Brush', key: 'd', hint: 'Exactly these pixels, and nothing else changes; right button: erase' },
   lasso: { name: 'Lasso', key: 'l', hint: 'Draw around the structure; right button: background' },
   box: { name: 'Box', key: 'b', hint: 'Draw a box around the structure' },
-  eraser: { name: 'Eraser', key: 'e', hint: 'Draw a line over what is not part of any structure' },
+  eraser: { name: 'Eraser', key: 'e', hint: 'Exactly these pixels become background' },
   look: { name: 'Look', key: 'v', hint: 'Move the crosshair without correcting anything' },
 }
 
+const WITH_SIZE = ['scribble', 'brush', 'eraser']
+
 export class Pointer {
-  /** @param now () → {tool, label} @param send is given a prompt @param hover is told what is under the mouse */
-  constructor(canvas, volume, marks, { now, send, hover }) {
-    Object.assign(this, { canvas, volume, marks, now, send, hover })
+  /**
+   * @param now () → {tool, label, width, locked}
+   * @param send is given a prompt, and its painting
+   * @param hover is told what is under the mouse
+   * @param setWindow is told by which shares of the image the mouse went right and down
+   */
+  constructor(canvas, volume, marks, { now, send, hover, setWindow }) {
+    Object.assign(this, { canvas, volume, marks, now, send, hover, setWindow })
     this.wheel = 0
     canvas.addEventListener('pointerdown', (event) => this.#down(event))
     canvas.addEventListener('pointermove', (event) => this.#move(event))
     canvas.addEventListener('pointerup', (event) => this.#up(event))
     canvas.addEventListener('pointercancel', () => this.abandon())
-    canvas.addEventListener('pointerleave', () => this.hover(null))
+    canvas.addEventListener('pointerleave', () => {
+      this.hover(null)
+      this.#pen(null)
+    })
     canvas.addEventListener('wheel', (event) => this.#scroll(event), { passive: false })
     canvas.addEventListener('contextmenu', (event) => event.preventDefault())
   }
 
   /** Forget what is being drawn. */
   abandon() {
+    this.marks.stroke?.painting?.takeBack()
     this.marks.stroke = null
     this.drag = null
-    this.volume.draw()
+    this.volume.showLabels()
+  }
+
+  /** Show how large the pen is, where the mouse is. */
+  #pen(found) {
+    const { tool, width } = this.now()
+    const pen = found && WITH_SIZE.includes(tool) ? { ...found, width } : null
+    if (!pen && !this.marks.pen) return
+    this.marks.pen = pen
+    this.marks.draw()
+  }
+
+  /** The size of the pen has changed. */
+  resized() {
+    if (this.marks.pen) this.#pen(this.marks.pen)
   }
 
   get drawing() {
@@ -45,22 +72,36 @@ export class Pointer {
       event.preventDefault()
       return
     }
+    if (event.button === 0 && (event.ctrlKey || event.metaKey)) {
+      this.drag = { window: true, x: event.clientX, y: event.clientY }
+      this.canvas.setPointerCapture(event.pointerId)
+      return
+    }
     const found = this.volume.under(event)
     if (!found || event.button > 2) return
     event.preventDefault()
     this.canvas.setPointerCapture(event.pointerId)
-    const { tool, label } = this.now()
+    const { tool, label, width, locked } = this.now()
     if (tool === 'look') {
       this.drag = { look: true, plane: found.plane }
       return this.volume.moveTo(found.at)
     }
     const include = event.button === 0 && tool !== 'eraser'
-    const prompt = { type: tool === 'eraser' ? 'scribble' : tool, label }
+    const prompt = { type: tool === 'eraser' ? 'brush' : tool, label }
     if (!include) prompt.include = false
     if (tool === 'point') prompt.at = found.at
     else if (tool === 'box') prompt.box = boxOf(found.at, found.at)
     else prompt.line = [found.at]
-    this.marks.stroke = { plane: found.plane, prompt, start: found.at }
+    const flat = this.volume.axisOf(found.plane)
+    if (WITH_SIZE.includes(tool) && (width > 1 || prompt.type === 'brush')) Object.assign(prompt, { width, across: 'zyx'[flat] })
+    let painting = null
+    if (prompt.type === 'brush') {
+      this.volume.remember()
+      painting = new Painting(this.volume, flat, width, include ? label : 0, locked)
+      painting.at(found.at)
+      this.volume.showLabelsSoon()
+    }
+    this.marks.stroke = { plane: found.plane, prompt, painting, start: found.at }
     this.volume.moveTo(found.at)
   }
 
@@ -69,13 +110,24 @@ export class Pointer {
       const found = this.volume.under(event, this.drag.plane)
       return found && this.volume.moveTo(found.at)
     }
+    if (this.drag?.window) {
+      this.setWindow((event.clientX - this.drag.x) / this.canvas.clientWidth, (event.clientY - this.drag.y) / this.canvas.clientHeight)
+      return Object.assign(this.drag, { x: event.clientX, y: event.clientY })
+    }
     if (this.drag) return this.#pan(event)
     const stroke = this.marks.stroke
     const found = this.volume.under(event, stroke?.plane)
     this.hover(found)
+    this.#pen(found)
     if (!stroke || !found || stroke.prompt.type === 'point') return
     if (stroke.prompt.type === 'box') stroke.prompt.box = boxOf(stroke.start, found.at)
-    else if (String(stroke.prompt.line.at(-1)) !== String(found.at)) stroke.prompt.line.push(found.at)
+    else if (String(stroke.prompt.line.at(-1)) !== String(found.at)) {
+      for (const voxel of stroke.painting ? lineTo(stroke.prompt.line.at(-1), found.at) : [found.at]) {
+        stroke.prompt.line.push(voxel)
+        stroke.painting?.at(voxel)
+      }
+      if (stroke.painting) this.volume.showLabelsSoon()
+    }
     this.marks.draw()
   }
 
@@ -85,7 +137,7 @@ export class Pointer {
     const stroke = this.marks.stroke
     if (!stroke) return
     this.marks.stroke = null
-    this.send(stroke.prompt)
+    this.send(stroke.prompt, stroke.painting)
   }
 
   #pan(event) {

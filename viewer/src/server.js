@@ -28,14 +28,23 @@ async function change(path, options) {
   return { version, box, notices, labels: new Uint8Array(await answer.arrayBuffer()) }
 }
 
+let shown = '' // name of the case, so that nothing is done to another one that was opened in another tab
+
 const post = (body) => ({
   method: 'POST',
-  headers: { 'Content-Type': 'application/json' },
+  headers: { 'Content-Type': 'application/json', 'X-Case': encodeURIComponent(shown) },
   body: JSON.stringify(body ?? {}),
 })
 
 export const server = {
-  case: () => json('api/case'),
+  case: async () => {
+    const description = await json('api/case')
+    shown = description.name
+    return description
+  },
+  cases: async () => (await json('api/cases')).cases,
+  open: (name) => json('api/open', post({ name })),
+  accept: async (accepted) => (await json('api/accept', post({ accepted }))).cases,
   state: () => json('api/state'),
   prompts: async () => (await json('api/prompts')).prompts,
   labels: () => change('api/labels'),

@@ -14,6 +14,7 @@ export class Volume {
   constructor(canvas, description, colours) {
     this.canvas = canvas
     this.shape = description.shape
+    this.spacing = description.spacing
     this.axes = description.axes
     this.affine = description.affine
     this.main = description.slice_axis
@@ -21,6 +22,7 @@ export class Volume {
     this.axes.forEach(([to], axis) => (this.size[to] = this.shape[axis]))
     this.colours = colours
     this.labels = new Uint8Array(this.size[0] * this.size[1] * this.size[2])
+    this.before = this.labels.slice() // the last change
     this.nv = new Niivue({
       interactive: false, // clicks are prompts here; see pointer.js
       dragAndDropEnabled: false,
@@ -74,6 +76,17 @@ export class Volume {
       { sliceType: PLANES[others[0]].type, position: [0.625, 0, 0.375, 0.4975] },
       { sliceType: PLANES[others[1]].type, position: [0.625, 0.5025, 0.375, 0.4975] },
     ])
+  }
+
+  /** Axis of the file, z, y, x, across which a plane lies. */
+  axisOf(plane) {
+    return this.axes.findIndex(([to]) => to === plane.axis)
+  }
+
+  /** Of a voxel in the label map. */
+  indexOf(zyx) {
+    const [i, j, k] = this.toShown(zyx)
+    return i + this.size[0] * (j + this.size[1] * k)
   }
 
   // -- positions ---------------------------------------------------------------------------------------------------
@@ -193,31 +206,56 @@ export class Volume {
 
   // -- what is shown -----------------------------------------------------------------------------------------------
 
-  /** Write a part of the label map, i fastest, into a half-open box of the shown. */
+  /** Write a part of the label map, i fastest, into a half-open box of the shown; returns how many voxels change. */
   setLabels(box, values) {
     const [[i0, i1], [j0, j1], [k0, k1]] = box
-    const width = i1 - i0
-    let from = 0
+    let [from, changed] = [0, 0]
     for (let k = k0; k < k1; k++) {
-      for (let j = j0; j < j1; j++, from += width) {
-        this.labels.set(values.subarray(from, from + width), i0 + this.size[0] * (j + this.size[1] * k))
+      for (let j = j0; j < j1; j++) {
+        let index = i0 + this.size[0] * (j + this.size[1] * k)
+        for (let i = i0; i < i1; i++, index++, from++) {
+          if (this.labels[index] !== values[from]) changed++
+          this.labels[index] = values[from]
+        }
       }
     }
+    this.showLabels()
+    return changed
+  }
+
+  /** Keep the label map as the one before what changes next. */
+  remember() {
+    this.before.set(this.labels)
+  }
+
+  /** Show the label map before the last change, or the present one. */
+  compare(before) {
+    this.comparing = before
     this.showLabels()
   }
 
   showLabels() {
+    this.nv.drawBitmap = this.comparing ? this.before : this.labels
     this.nv.refreshDrawing(false)
     this.draw()
   }
 
-  labelAt(zyx) {
-    const [i, j, k] = this.toShown(zyx)
-    return this.labels[i + this.size[0] * (j + this.size[1] * k)]
+  /** As often as the screen shows something, however often labels change. */
+  showLabelsSoon() {
+    this.soon ??= requestAnimationFrame(() => {
+      this.soon = null
+      this.showLabels()
+    })
   }
 
-  setOpacity(opacity) {
-    this.nv.setDrawOpacity(opacity)
+  labelAt(zyx) {
+    return this.labels[this.indexOf(zyx)]
+  }
+
+  /** @param outlines show borders alone, on which opacity is whole */
+  setOpacity(opacity, outlines) {
+    this.nv.drawRimOpacity = outlines && opacity > 0 ? 1 : -1
+    this.nv.setDrawOpacity(outlines && opacity > 0 ? 0.004 : opacity) // a rim is where anything is drawn at all
     this.draw()
   }
 

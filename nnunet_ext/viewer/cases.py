@@ -1,0 +1,94 @@
+"""Cases that a page can open: their images, where their label maps and sessions are kept, and how far they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nnunet_ext.data.channels import images_by_case
+from nnunet_ext.errors import InputError
+from nnunet_ext.files import read_json, write_json
+
+Status = Literal["untouched", "in work", "accepted"]
+
+LEDGER = "cases.json"
+"""File in the folder of the label maps: which cases are accepted."""
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """Files of one case.
+
+    Attributes:
+        name: that the user knows.
+        images: one file per channel.
+        out: where the label map is saved; None: it can only be downloaded.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    out: Path | None = None
+
+    @property
+    def session(self) -> Path | None:
+        """File that the session is kept in, beside the label map; None without one."""
+        return None if self.out is None else self.out.with_name(self.out.name.partition(".")[0] + ".session")
+
+
+def single_case(images: Sequence[Path], out: Path | None) -> CaseFiles:
+    """The case of one image, ``case`` for ``case_0000.nii.gz``; one file per channel."""
+    return CaseFiles(images[0].name.partition(".")[0].removesuffix("_0000") or "case", tuple(images), out)
+
+
+def cases_in(folder: Path, out: Path, ending: str) -> list[CaseFiles]:
+    """The cases of a folder, by name.
+
+    Args:
+        folder: images, named as for ``nnUNetv2_predict``.
+        out: folder of the label maps; it is made.
+        ending: of the files, such as ``.nii.gz``.
+
+    Raises:
+        InputError: there is no image, or ``out`` is a file.
+    """
+    found = images_by_case(folder, ending)
+    if not found:
+        raise InputError(f"{folder} holds no image such as case_0000{ending}; name them as for nnUNetv2_predict.")
+    try:
+        out.mkdir(exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"--out {out} cannot be made a folder ({reason}); a folder of images needs one.") from None
+    return [CaseFiles(name, tuple(files), out / f"{name}{ending}") for name, files in sorted(found.items())]
+
+
+class Ledger:
+    """Which cases were accepted.
+
+    Args:
+        file: JSON; made at the first change.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        content = read_json(file) if file.is_file() else {}
+        self._accepted = set(content.get("accepted", []))
+
+    def accept(self, name: str, accepted: bool) -> None:
+        """Note that a case is accepted, or that it is not any more."""
+        if accepted != (name in self._accepted):
+            (self._accepted.add if accepted else self._accepted.discard)(name)
+            write_json(self.file, {"accepted": sorted(self._accepted)})
+
+    def status(self, case: CaseFiles) -> Status:
+        """How far a case is."""
+        if case.name in self._accepted:
+            return "accepted"
+        return "in work" if case.session is not None and case.session.is_file() else "untouched"
+
+
+def first_open(cases: Sequence[CaseFiles], ledger: Ledger) -> CaseFiles:
+    """The first case that is not accepted, or the first of all."""
+    return next((case for case in cases if ledger.status(case) != "accepted"), cases[0])

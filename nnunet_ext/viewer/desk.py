@@ -1,0 +1,106 @@
+"""Desk: the cases that a page can open, the one that is open, and the thread that works with its session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nnunet_ext.data.geometry import Geometry
+from nnunet_ext.errors import InputError
+from nnunet_ext.interactive.session import S2VSession
+from nnunet_ext.viewer.autosave import Autosave
+from nnunet_ext.viewer.cases import CaseFiles, Ledger
+from nnunet_ext.viewer.display import Display
+from nnunet_ext.viewer.worker import SessionWorker
+
+
+class Desk:
+    """Opens one case at a time.
+
+    Args:
+        fresh: makes a session with the model and no image.
+        cases: at least one.
+        first: the one to open.
+        ledger: which of them are accepted; None: there is one case, and nobody asks.
+        changed: is told the prompts after every change, in the thread that works.
+
+    Attributes:
+        cases: as given.
+        case: the one that is open.
+        display: how its image is turned for the screen.
+        worker: works with its session.
+
+    Raises:
+        InputError: the first case cannot be read, or its saved session belongs to something else; a label has a value
+            that the page cannot show.
+    """
+
+    def __init__(
+        self,
+        fresh: Callable[[], S2VSession],
+        cases: Sequence[CaseFiles],
+        first: CaseFiles,
+        ledger: Ledger | None = None,
+        changed: Callable[[list[dict[str, Any]]], None] = lambda prompts: None,
+    ) -> None:
+        self._fresh = fresh
+        self.cases = tuple(cases)
+        self.ledger = ledger
+        session = fresh()
+        if (highest := max(session.labels.values())) > 255:
+            raise InputError(f"The page shows labels up to 255, but the model has {highest}.")
+        self.worker = SessionWorker(changed)
+        self._use(first, session)
+
+    async def open(self, name: str) -> None:
+        """Open another case; the one that is open stays if that is not possible.
+
+        Raises:
+            InputError: there is no such case, or see the class.
+        """
+        found = next((case for case in self.cases if case.name == name), None)
+        if found is None:
+            raise InputError(f"There is no case {name[:80]!r}.")
+        await self.worker.do(lambda: self._use(found, self._fresh()))
+        self.worker.open()
+
+    async def accept(self, accepted: bool, check: Callable[[], None] = lambda: None) -> None:
+        """Save the label map of the open case and note that it is accepted; or note that it is not.
+
+        Args:
+            accepted: whether it is.
+            check: is called in the thread before, and may raise what it wants.
+
+        Raises:
+            InputError: there is no list of cases; the file cannot be written.
+        """
+
+        def work() -> None:
+            check()
+            ledger, case = self.ledger, self.case
+            if ledger is None or case.out is None:
+                raise InputError("One image is open, not a folder; save the segmentation instead.")
+            if accepted:
+                self.worker.session.write(case.out)
+            ledger.accept(case.name, accepted)
+
+        await self.worker.do(work)
+
+    def listed(self) -> list[dict[str, str]]:
+        """Name and status of every case; nothing without a folder."""
+        ledger = self.ledger
+        return [{"name": case.name, "status": ledger.status(case)} for case in self.cases] if ledger else []
+
+    def _use(self, case: CaseFiles, session: S2VSession) -> None:
+        session.set_image_from_files(case.images)
+        if case.out is not None:
+            session.case.require_writable(case.out)
+        display = Display.of(Geometry.from_properties(session.case.properties), session.case.shape)
+        autosave = None if case.session is None else Autosave(case.session)
+
+        def touched() -> None:
+            if self.ledger is not None:
+                self.ledger.accept(case.name, False)
+
+        self.worker.use(session, autosave, touched)
+        self.case, self.display = case, display

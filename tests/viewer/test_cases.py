@@ -1,0 +1,286 @@
+"""Several cases, and what is kept of them: statuses, sessions that go on, and a server that is killed."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+pytest.importorskip("fastapi", reason="the extra viewer is not installed")
+from fastapi.testclient import TestClient
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.interactive.prompt_list import parse_prompts
+from nnunet_ext.interactive.saved import read_notes
+from nnunet_ext.viewer import autosave as keeping
+from nnunet_ext.viewer.app import create_app
+from nnunet_ext.viewer.autosave import Autosave
+from nnunet_ext.viewer.cases import LEDGER, Ledger, cases_in, first_open, single_case
+from nnunet_ext.viewer.desk import Desk
+from tests.interactive.sessions import image
+from tests.viewer.cases import HOST, SHAPE, TOKEN, fresh_session, guarded, session_on, write_image
+
+POINT = {"type": "point", "at": [3, 8, 9], "label": 2}
+BRUSH = {"type": "brush", "line": [[2, 8, 8], [2, 8, 11]], "width": 3, "label": 1}
+UNDO, REDO = {"type": "undo"}, {"type": "redo"}
+
+
+def opened(folder, name=None):
+    """A client of a server that was started anew, on an image with an output file, or on a folder of images."""
+    if name is None:
+        cases = [single_case([folder / "case_0000.nii.gz"], folder / "out" / "case.nii.gz")]
+        desk = Desk(fresh_session, cases, cases[0])
+    else:
+        cases = cases_in(folder / "images", folder / "out", ".nii.gz")
+        ledger = Ledger(folder / "out" / LEDGER)
+        desk = Desk(fresh_session, cases, first_open(cases, ledger), ledger)
+    client = TestClient(guarded(create_app(desk)), base_url=HOST)
+    client.desk = desk
+    return client
+
+
+@pytest.fixture
+def one(tmp_path):
+    write_image(tmp_path)
+    (tmp_path / "out").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def several(tmp_path):
+    (tmp_path / "images").mkdir()
+    for number, name in enumerate("abc"):
+        write_image(tmp_path / "images", image(SHAPE, number)[0], name=f"{name}_0000.nii.gz")
+    return tmp_path
+
+
+def enter(client):
+    client.get(f"/?token={TOKEN}")
+    client.get("/api/labels")  # waits for what is done at the start
+    return client
+
+
+def post(client, prompt, **headers):
+    answer = client.post("/api/prompt", json=prompt, headers=headers)
+    assert answer.status_code == 200, answer.text
+    return json.loads(answer.headers["X-Change"])
+
+
+def shown(client):
+    client.get("/api/labels")
+    return client.desk.worker.session.target_buffer.copy()
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_was_killed_goes_on_where_it_ended(one):
+    with opened(one) as client:
+        enter(client)
+        assert client.get("/api/case").json()["resumed"] == 0
+        assert not (one / "out" / "case.session").exists()  # it was only looked at
+        for prompt in (POINT, BRUSH, {"type": "lock", "label": 1}):
+            post(client, prompt)
+        before = shown(client)
+        prompts = client.get("/api/prompts").json()
+        shutil.copytree(one / "out", one / "as it was")  # whatever a server does when it ends, a killed one does not
+    shutil.rmtree(one / "out")
+    shutil.move(one / "as it was", one / "out")
+    with opened(one) as client:
+        enter(client)
+        assert np.array_equal(shown(client), before)
+        assert client.get("/api/prompts").json() == prompts
+        state, case = client.get("/api/state").json(), client.get("/api/case").json()
+        assert (state["undo"], state["redo"], state["locked"], case["resumed"]) == (0, 0, [1], 4)
+        post(client, {"type": "lock", "label": 1, "locked": False})
+        post(client, {**POINT, "at": [5, 3, 4]})
+        post(client, UNDO)
+        assert np.array_equal(shown(client), before)
+
+
+def test_a_prompt_that_was_being_computed_is_computed_again(one):
+    with opened(one) as client:
+        enter(client)
+        post(client, BRUSH)
+        autosave = client.desk.worker._autosave
+        number = autosave.begin(POINT)
+        assert json.loads(autosave.waiting_file.read_text()) == [[number, POINT]]
+    with opened(one) as client:
+        enter(client)
+        assert [prompt["type"] for prompt in client.get("/api/prompts").json()["prompts"]] == [
+            "automatic",
+            "brush",
+            "point",
+        ]
+        assert shown(client)[3, 8, 9] == 2
+    assert not list((one / "out").glob("*.waiting"))
+    # nothing was answered before: the automatic result comes first
+    (one / "out" / "case.session").unlink()
+    Autosave(one / "out" / "case.session").begin(POINT)
+    with opened(one) as client:
+        enter(client)
+        assert [p["type"] for p in client.get("/api/prompts").json()["prompts"]] == ["automatic", "point"]
+
+
+def test_a_prompt_that_was_answered_is_not_computed_twice(one):
+    """The server was killed after it had saved the session, and before it had forgotten the prompt."""
+    with opened(one) as client:
+        enter(client)
+        post(client, POINT)
+        last = read_notes(one / "out" / "case.session")["last"]
+        keeping.write_text(one / "out" / "case.session.waiting", json.dumps([[last, POINT], [last + 1, BRUSH]]))
+    with opened(one) as client:
+        enter(client)
+        kinds = [prompt["type"] for prompt in client.get("/api/prompts").json()["prompts"]]
+        assert kinds == ["automatic", "point", "brush"]
+
+
+def test_refused_prompts_are_not_kept(one):
+    with opened(one) as client:
+        enter(client)
+        assert client.post("/api/prompt", json={**POINT, "label": 9}).status_code == 400
+        assert client.post("/api/prompt", json=[1]).status_code == 400
+        assert not list((one / "out").iterdir())
+        post(client, POINT)
+        assert [file.name for file in (one / "out").iterdir()] == ["case.session"]
+        (one / "out" / "case.session").unlink()
+        (one / "out").rmdir()
+        answer = post(client, {**POINT, "at": [2, 4, 4]})
+        assert "The prompts could not be written" in answer["notices"][-1]
+
+
+def test_a_broken_list_of_waiting_prompts_stops_nobody(one):
+    for content in ("", "{", "[[1]]", '[["a", {}]]'):
+        (one / "out" / "case.session.waiting").write_text(content)
+        with opened(one) as client:
+            enter(client)
+            assert len(client.get("/api/prompts").json()["prompts"]) == 1
+
+
+def test_a_session_of_another_image_is_refused_and_kept(one):
+    with opened(one) as client:
+        enter(client)
+        post(client, POINT)
+    kept = (one / "out" / "case.session").read_bytes()
+    write_image(one, image(SHAPE, 7)[0])
+    with pytest.raises(InputError, match="is a session with another image; open the image"):
+        opened(one)
+    assert (one / "out" / "case.session").read_bytes() == kept
+
+
+# --- what the page is told --------------------------------------------------------------------------------------------
+
+
+def test_undone_prompts_are_done_again(one):
+    with opened(one) as client:
+        enter(client)
+        maps = [shown(client)]
+        for prompt in (POINT, BRUSH):
+            post(client, prompt)
+            maps.append(shown(client))
+        refused = client.post("/api/prompt", json=REDO)
+        assert (refused.status_code, refused.json()["detail"]) == (400, "There is nothing to do again.")
+        for prompt, expected, undo, redo in ((UNDO, 1, 1, 1), (UNDO, 0, 0, 2), (REDO, 1, 1, 1), (REDO, 2, 2, 0)):
+            post(client, prompt)
+            assert np.array_equal(shown(client), maps[expected])
+            state = client.get("/api/state").json()
+            assert (state["undo"], state["redo"]) == (undo, redo)
+        assert client.post("/api/prompt", json=REDO).status_code == 400
+        # the same without a screen
+        same = session_on(one / "case_0000.nii.gz")
+        for prompt in parse_prompts(client.get("/api/prompts").json(), "p", lambda name: None):
+            prompt.apply(same)
+        assert np.array_equal(same.target_buffer, maps[2])
+
+
+def test_a_prompt_that_changed_nothing_says_so(one):
+    with opened(one) as client:
+        enter(client)
+        change = post(client, BRUSH)
+        assert (change["box"] is None, change["notices"]) == (False, [])
+        change = post(client, BRUSH)
+        assert change["box"] is None
+        assert change["notices"] == ["Nothing has changed: these voxels had this label already."]
+        post(client, UNDO), post(client, UNDO)
+        change = post(client, {"type": "automatic"})
+        assert change["notices"] == ["Nothing has changed: this is the automatic result."]
+        change = post(client, {"type": "lock", "label": 2})
+        assert change["notices"] == []
+
+
+# --- several cases ----------------------------------------------------------------------------------------------------
+
+
+def statuses(client):
+    return {case["name"]: case["status"] for case in client.get("/api/cases").json()["cases"]}
+
+
+def test_cases_are_opened_and_accepted_one_after_the_other(several):
+    with opened(several, "folder") as client:
+        enter(client)
+        assert statuses(client) == dict.fromkeys("abc", "untouched")
+        assert client.get("/api/case").json()["name"] == "a"
+        post(client, POINT, **{"X-Case": "a"})
+        first = shown(client)
+        assert statuses(client)["a"] == "in work"
+        assert client.post("/api/open", json={"name": "b"}).json() == {"open": "b"}
+        assert client.get("/api/case").json()["name"] == "b"
+        assert client.get("/api/state").json()["undo"] == 0
+        assert not np.array_equal(shown(client), first)
+        assert statuses(client) == {"a": "in work", "b": "untouched", "c": "untouched"}
+        stale = client.post("/api/prompt", json=POINT, headers={"X-Case": "a"})
+        assert (stale.status_code, "b is open now" in stale.json()["detail"]) == (409, True)
+        assert client.post("/api/accept", json={"accepted": True}, headers={"X-Case": "a"}).status_code == 409
+        assert client.post("/api/save", headers={"X-Case": "a"}).status_code == 409
+        answer = client.post("/api/accept", json={"accepted": True}, headers={"X-Case": "b"})
+        assert answer.json()["cases"][1] == {"name": "b", "status": "accepted"}
+        saved = sitk.GetArrayFromImage(sitk.ReadImage(str(several / "out" / "b.nii.gz")))
+        assert np.array_equal(saved, shown(client))
+        client.post("/api/open", json={"name": "a"})
+        assert np.array_equal(shown(client), first)
+        client.post("/api/accept", json={})
+        assert statuses(client)["a"] == "accepted"
+    with opened(several, "folder") as client:
+        enter(client)
+        assert client.get("/api/case").json()["name"] == "c"  # the first that is not accepted
+        client.post("/api/open", json={"name": "b"})
+        client.get("/api/labels")
+        post(client, POINT)
+        assert statuses(client) == {"a": "accepted", "b": "in work", "c": "untouched"}
+        client.post("/api/accept", json={"accepted": True})
+        client.post("/api/accept", json={"accepted": False})
+        assert statuses(client)["b"] == "in work"
+
+
+def test_what_cannot_be_opened_leaves_the_open_case(several):
+    with opened(several, "folder") as client:
+        enter(client)
+        post(client, POINT)
+        before = shown(client)
+        (several / "out" / "b.session").write_text("nothing")
+        (several / "images" / "c_0000.nii.gz").write_text("nothing")
+        for name, why in (("b", "no saved session"), ("c", "c_0000.nii.gz"), ("d", "There is no case 'd'")):
+            answer = client.post("/api/open", json={"name": name})
+            assert (answer.status_code, why in answer.json()["detail"]) == (400, True)
+            assert client.get("/api/case").json()["name"] == "a"
+            assert np.array_equal(shown(client), before)
+        for body in (b"", b"[]", b"{"):
+            assert client.post("/api/open", content=body).status_code == 400
+
+
+def test_folders_that_are_none(tmp_path):
+    with pytest.raises(InputError, match=r"holds no image such as case_0000\.nii\.gz"):
+        cases_in(tmp_path, tmp_path / "out", ".nii.gz")
+    write_image(tmp_path)
+    (tmp_path / "out").write_text("")
+    with pytest.raises(InputError, match="cannot be made a folder"):
+        cases_in(tmp_path, tmp_path / "out", ".nii.gz")
+
+
+def test_one_image_has_no_list(one):
+    with opened(one) as client:
+        enter(client)
+        assert client.get("/api/cases").json() == {"open": "case", "cases": []}
+        answer = client.post("/api/accept", json={})
+        assert (answer.status_code, "not a folder" in answer.json()["detail"]) == (400, True)
