@@ -85,7 +85,7 @@ def both_ways(trained: S2VNet, images: Tensor, direction: Direction) -> Tensor:
         device=cpu, allow_tqdm=False, use_mirroring=False, perform_everything_on_device=False, direction=direction
     )
     predictor.network = trained
-    predictor.configuration_manager = SimpleNamespace(patch_size=[SLICES, SIZE, SIZE])
+    predictor.configuration_manager = SimpleNamespace(patch_size=[SLICES, SIZE, SIZE], configuration={})
     predictor.label_manager = SimpleNamespace(num_segmentation_heads=3)
     return torch.stack([predictor.predict_sliding_window_return_logits(image).argmax(0) for image in images])
 

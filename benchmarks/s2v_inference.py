@@ -3,25 +3,30 @@
 ::
 
     python benchmarks/s2v_inference.py                                        # ACDC-like: 10×256×216, 10×1.5×1.5 mm
-    python benchmarks/s2v_inference.py --shape 128 512 512 --spacing 2.5 0.8 0.8 --classes 14 --warmup 0 --repeats 1
-    python benchmarks/s2v_inference.py --dataset 27 --mirroring both --device cuda        # plans of a data set
+    python benchmarks/s2v_inference.py --shape 128 512 512 --spacing 2.5 0.8 0.8 --classes 14 --repeats 1
+    python benchmarks/s2v_inference.py --dataset 27 --mirroring both --device cuda --warmup 1   # plans of a data set
     python benchmarks/s2v_inference.py --plans nnUNetPlans.json --dataset-json dataset.json --shape 90 512 512
 
 The volume is noise, the weights are random: neither changes how long anything takes. The plans are those of a data set,
-or what nnU-Net's own planner makes of a data set of volumes of this shape and spacing. Each network gets the volume on
-the grid of its configuration: ``3d_fullres`` may be resampled across slices, ``2d`` never is. Five ways, all with the
-same tile step, Gaussian weights, float32 on a CPU and autocast on a GPU:
+or what nnU-Net's own planner makes of a data set of volumes of this shape and spacing. The ways, all with the same tile
+step and Gaussian weights, in float32 on a CPU unless their name says bfloat16, and with autocast on a GPU:
 
 * **3d_fullres** and **2d**: nnU-Net's predictor, the planned networks.
 * **S2VNet A**: nnU-Net's predictor, patches of many slices; what ``nnUNetv2_predict`` does.
 * **S2VNet B, forward** and **both**: whole columns, ``nnunet-ext s2v predict``, in one direction and in both.
 
-Measured is the prediction of the logits of one volume from the preprocessed image, with nothing compiled.
-Preprocessing, resampling of the result and its export are nnU-Net's for all and not part of it.
+Measured is the whole command after its imports, in a process for each way and round: the model is loaded from its
+folder, the image is read and preprocessed, predicted, resampled and written as a file. All steps run in this one
+process, one after the other; nnU-Net's worker processes, which need an interpreter and copies of the image in all ways
+alike, are left out. Nothing is compiled.
 
-* **Time**: all networks are in memory and take turns; a ratio compares two times of the same round.
-* **Peak memory**, each way in a process of its own. GPU: the most that PyTorch had allocated. CPU (Linux): the largest
-  resident set, minus that before network and volume were made. Both hold weights, volume, logits and workspaces.
+* **Peak memory**, in a process of its own. GPU: the most that PyTorch had allocated. CPU (Linux): the largest resident
+  set, minus that before the model was loaded; freed memory goes back to the system at once there, which takes time.
+* **Time**: of the process on a CPU (user and system, so other processes spoil it less), of the clock on a GPU. The ways
+  take turns, and a ratio compares two times of the same round.
+
+``--volume`` predicts a smaller volume with the same plans: on a CPU memory grows evenly with slices, so two numbers of
+slices tell that of any other. Masks of random networks hardly compress, so what ``both`` keeps is as large as can be.
 
 Mirroring is that of nnU-Net: all combinations of the axes, 8 in 3D, 4 in 2D. A mirrors slices too and needs 8; B
 mirrors in-plane and needs 4, or 8 with both directions.
@@ -37,26 +42,34 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
+import SimpleITK as sitk
 import torch
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from step_cost import reset_resident_peak, resident_bytes, synthetic_dataset, take_turns
-from torch import Tensor
+from step_cost import reset_resident_peak, resident_bytes, synthetic_dataset
 
 from nnunet_ext.data.channels import channel_names
 from nnunet_ext.data.folders import dataset_folder
+from nnunet_ext.discovery import register
 from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.plans import remember
+from nnunet_ext.nnunet.precision import SECTION as PRECISION
 from nnunet_ext.s2vnet.predictor import S2VPredictor
 from nnunet_ext.s2vnet.trainer import nnUNetTrainerS2VNet
 
@@ -75,6 +88,7 @@ class Way:
     configuration: str
     trainer: type[nnUNetTrainer] = nnUNetTrainer
     direction: str | None = None
+    bfloat16: bool = False
 
 
 WAYS = {
@@ -83,6 +97,9 @@ WAYS = {
     "S2VNet A": Way("2d", nnUNetTrainerS2VNet),
     "S2VNet B, forward": Way("2d", nnUNetTrainerS2VNet, "forward"),
     "S2VNet B, both": Way("2d", nnUNetTrainerS2VNet, "both"),
+    "S2VNet A, bfloat16": Way("2d", nnUNetTrainerS2VNet, None, True),
+    "S2VNet B, forward, bfloat16": Way("2d", nnUNetTrainerS2VNet, "forward", True),
+    "S2VNet B, both, bfloat16": Way("2d", nnUNetTrainerS2VNet, "both", True),
 }
 
 
@@ -162,10 +179,26 @@ def setup_from(args: argparse.Namespace) -> Setup:
             f"Plans {plans['plans_name']} have no configuration {' and no '.join(sorted(missing))}, which this "
             "comparison needs; the images must be volumes."
         )
-    return Setup(plans, dataset_json, tuple(shape), tuple(spacing), args.device, args.step)
+    return Setup(plans, dataset_json, tuple(args.volume or shape), tuple(spacing), args.device, args.step)
 
 
 # -- predictors -------------------------------------------------------------------------------------------------------
+
+
+def settings_of(setup: Setup, mirroring: bool) -> dict[str, Any]:
+    """Arguments of nnU-Net's predictor."""
+    device = torch.device(setup.device)
+    return {
+        "tile_step_size": setup.step,
+        "use_mirroring": mirroring,
+        "perform_everything_on_device": device.type == "cuda",
+        "device": device,
+        "allow_tqdm": False,
+    }
+
+
+def kind_of(way: Way) -> Callable[..., nnUNetPredictor]:
+    return partial(S2VPredictor, direction=way.direction) if way.direction else nnUNetPredictor
 
 
 def predictor(setup: Setup, way: Way, mirroring: bool) -> nnUNetPredictor:
@@ -176,6 +209,7 @@ def predictor(setup: Setup, way: Way, mirroring: bool) -> nnUNetPredictor:
     if way.trainer is nnUNetTrainerS2VNet:
         options = nnUNetTrainerS2VNet.resolve_options(resolved).s2vnet
         plans["configurations"][way.configuration]["patch_size"] = [options.inference_clip, *resolved["patch_size"]]
+        remember(plans, way.configuration, PRECISION, {"cpu": "bfloat16"} if way.bfloat16 else {})
         axes = (0, 1, 2)
     manager = PlansManager(plans)
     configuration, labels = manager.get_configuration(way.configuration), manager.get_label_manager(setup.dataset_json)
@@ -183,84 +217,136 @@ def predictor(setup: Setup, way: Way, mirroring: bool) -> nnUNetPredictor:
     network = way.trainer.build_network_architecture(
         manager, configuration, len(channel_names(setup.dataset_json)), labels.num_segmentation_heads, False
     )
-    settings: dict[str, Any] = {
-        "tile_step_size": setup.step,
-        "use_mirroring": mirroring,
-        "device": torch.device(setup.device),
-        "allow_tqdm": False,
-    }
-    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net's prints that results are kept in main memory
-        made = S2VPredictor(**settings, direction=way.direction) if way.direction else nnUNetPredictor(**settings)
+    made = kind_of(way)(**settings_of(setup, mirroring))
     name = way.trainer.__name__
     made.manual_initialization(network, manager, configuration, None, setup.dataset_json, name, axes)
     return made
 
 
-def volume(setup: Setup, way: Way) -> Tensor:
-    """``(C, D, H, W)`` of noise, on the grid of the configuration."""
-    size = (len(channel_names(setup.dataset_json)), *setup.size_for(way))
-    return torch.randn(size, generator=torch.Generator().manual_seed(0))
+def write_model(setup: Setup, way: Way, folder: Path) -> nnUNetPredictor:
+    """Write a model folder as a training leaves it, without what only a training needs; returns its predictor."""
+    made = predictor(setup, way, False)
+    (folder / "fold_0").mkdir(parents=True)
+    for name, content in {"plans": made.plans_manager.plans, "dataset": setup.dataset_json}.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    checkpoint = {
+        "network_weights": made.network.state_dict(),
+        "trainer_name": way.trainer.__name__,
+        "init_args": {"configuration": way.configuration},
+        "inference_allowed_mirroring_axes": made.allowed_mirroring_axes,
+    }
+    torch.save(checkpoint, folder / "fold_0" / "checkpoint_final.pth")
+    return made
 
 
-def predict(made: nnUNetPredictor, image: Tensor) -> None:
-    with torch.inference_mode():
-        made.predict_sliding_window_return_logits(image)
+def write_image(setup: Setup, folder: Path) -> None:
+    """Write a volume of noise, one file per channel."""
+    back = setup.plans["transpose_backward"]
+    random, shape = np.random.default_rng(0), [setup.shape[axis] for axis in back]
+    folder.mkdir()
+    for channel in range(len(channel_names(setup.dataset_json))):
+        image = sitk.GetImageFromArray(random.standard_normal(shape, np.float32))
+        image.SetSpacing([float(setup.spacing_mm[axis]) for axis in back][::-1])
+        sitk.WriteImage(image, folder / f"case_{channel:04d}{setup.dataset_json['file_ending']}")
 
 
 # -- measuring --------------------------------------------------------------------------------------------------------
 
 
-def peak_bytes(setup: Setup, way: Way, mirroring: bool) -> int | None:
-    """Peak memory of one prediction in this process, which must not have made one before; None without Linux."""
+def predict(made: nnUNetPredictor, images: Sequence[str], target: Path) -> None:
+    """All that a prediction does to an image, from reading it to writing its labels, in this process."""
+    preprocessor = made.configuration_manager.preprocessor_class(verbose=False)
+    data, _, properties = preprocessor.run_case(
+        list(images), None, made.plans_manager, made.configuration_manager, made.dataset_json
+    )
+    case = {"data": torch.from_numpy(data), "data_properties": properties, "ofile": str(target)}
+    del data
+    if isinstance(made, S2VPredictor):
+        made.predict_from_data_iterator(iter([case]), num_processes_segmentation_export=1)
+        return
+    logits = made.predict_logits_from_preprocessed_data(case.pop("data")).cpu()
+    managers = made.configuration_manager, made.plans_manager
+    export_prediction_from_logits(logits, properties, *managers, made.dataset_json, str(target))
+
+
+def probe(setup: Setup, way: Way, mirroring: bool, folder: Path, warmup: int) -> dict[str, float | None]:
+    """Seconds and peak memory of one prediction in this process, which must not have made one before."""
+    register()
+    recursive_find_trainer_class_by_name(way.trainer.__name__)  # it imports all trainers
+    images = sorted(map(str, (folder / "images").iterdir()))
     before = resident_bytes("VmRSS")
     reset_resident_peak()
-    predict(predictor(setup, way, mirroring), volume(setup, way))
+    clock = time.process_time if setup.device == "cpu" else time.perf_counter
+    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net's prints
+        for _ in range(warmup + 1):
+            start = clock()
+            made = kind_of(way)(**settings_of(setup, mirroring))
+            made.initialize_from_trained_model_folder(str(folder / "model"), (0,))
+            predict(made, images, folder / "case")
+            elapsed = clock() - start
+    if not list(folder.glob("case*")):
+        raise InputError("The prediction wrote no file.")
     if setup.device == "cuda":
-        return torch.cuda.max_memory_allocated()
+        return {"seconds": elapsed, "peak_bytes": torch.cuda.max_memory_allocated()}
     after = resident_bytes("VmHWM")
-    return after - before if after is not None and before is not None else None
+    return {"seconds": elapsed, "peak_bytes": after - before if after and before else None}
 
 
-def peak_in_a_process(name: str, mirroring: bool, arguments: Sequence[str], setup_file: Path) -> int | None:
-    # glibc keeps freed blocks below a threshold that grows up to 32 MiB, and would count them as resident
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 16), "MALLOC_TRIM_THRESHOLD_": str(1 << 16)}
-    probe = ["--probe", name, "--probe-setup", str(setup_file), *(["--probe-mirrors"] if mirroring else [])]
+def in_a_process(name: str, mirroring: bool, arguments: Sequence[str], folder: Path, lean: bool) -> dict[str, Any]:
+    environment = dict(os.environ)
+    if lean:
+        # glibc keeps freed blocks below a threshold that grows up to 32 MiB, and would count them as resident
+        environment |= {"MALLOC_MMAP_THRESHOLD_": str(1 << 16), "MALLOC_TRIM_THRESHOLD_": str(1 << 16)}
+    asked = ["--probe", name, "--probe-folder", str(folder), *(["--probe-mirrors"] if mirroring else [])]
     run = subprocess.run(
-        [sys.executable, __file__, *arguments, *probe], env=environment, capture_output=True, text=True
+        [sys.executable, __file__, *arguments, *asked], env=environment, capture_output=True, text=True
     )
     if run.returncode:
         reason = f"killed by signal {-run.returncode} (9: out of memory)" if run.returncode < 0 else run.stderr[-500:]
-        raise InputError(f"The memory of {name} could not be measured: {reason}")
+        raise InputError(f"{name} could not be measured: {reason}")
     return json.loads(run.stdout.splitlines()[-1])
 
 
 def measure(
-    setup: Setup, mirroring: bool, args: argparse.Namespace, peak: Callable[[str, bool], int | None]
+    setup: Setup,
+    mirroring: bool,
+    args: argparse.Namespace,
+    folder: Path,
+    run: Callable[[str, bool, Path, bool], dict[str, Any]],
 ) -> dict[str, dict[str, Any]]:
-    """Results of every way: parameters, grid, seconds of all rounds, peak memory, and ratios to the reference."""
-    ways = {name: way for name, way in WAYS.items() if name in (REFERENCE, *args.ways)}
+    """Results of every way: parameters, grid, peak memory, seconds of all rounds, and ratios to the reference.
+
+    Args:
+        setup: see there.
+        mirroring: see there.
+        args: the command line.
+        folder: to write to; with a folder of images.
+        run: measures a way, with or without mirroring, in the folder of its model; with or without giving freed memory
+            back to the system.
+    """
     result: dict[str, dict[str, Any]] = {}
-    for name in ways:
+    for name in args.ways:
+        own = folder / name
+        own.mkdir()
+        (own / "images").symlink_to(folder / "images")
+        made = write_model(setup, WAYS[name], own / "model")
+        patch, grid = list(made.configuration_manager.patch_size), list(setup.size_for(WAYS[name]))
+        if WAYS[name].direction:  # its columns are as long as the volume
+            patch[0] = grid[0]
+        parameters = sum(p.numel() for p in made.network.parameters())
+        result[name] = {"parameters": parameters, "grid": grid, "patch": patch, "seconds": []}
+        del made
         print(f"memory of {name}", file=sys.stderr)
-        result[name] = {"peak_bytes": peak(name, mirroring)}
-    made = {name: predictor(setup, way, mirroring) for name, way in ways.items()}
-    images = {name: volume(setup, way) for name, way in ways.items()}
-    work = {name: (lambda name=name: predict(made[name], images[name])) for name in ways}
-
-    def failed(name: str, error: Exception) -> None:
-        raise InputError(f"{name} failed: {error}") from error
-
-    times = take_turns(work, torch.device(setup.device), args.warmup, args.repeats, failed)
-    for name, row in result.items():
-        ratios = [a / b for a, b in zip(times[name], times[REFERENCE], strict=True)]
-        row["parameters"] = sum(p.numel() for p in made[name].network.parameters())
-        row["grid"] = list(images[name].shape[1:])
-        row["patch"] = list(made[name].configuration_manager.patch_size)
-        if ways[name].direction:  # its columns are as long as the volume
-            row["patch"][0] = row["grid"][0]
-        row["seconds"] = times[name]
+        result[name]["peak_bytes"] = run(name, mirroring, own, True)["peak_bytes"]
+    for number in range(args.repeats):
+        for name, row in result.items():
+            print(f"round {number + 1} of {args.repeats}: {name}", file=sys.stderr)
+            row["seconds"].append(run(name, mirroring, folder / name, False)["seconds"])
+    reference = result.get(REFERENCE)
+    for row in result.values() if reference else ():
+        ratios = [a / b for a, b in zip(row["seconds"], reference["seconds"], strict=True)]
         row["time_ratio"] = {"min": min(ratios), "median": median(ratios), "max": max(ratios)}
-        peaks = row["peak_bytes"], result[REFERENCE]["peak_bytes"]
+        peaks = row["peak_bytes"], reference["peak_bytes"]
         row["peak_ratio"] = peaks[0] / peaks[1] if None not in peaks else None
     return result
 
@@ -272,12 +358,13 @@ def markdown(title: str, rows: dict[str, dict[str, Any]]) -> str:
         "|---|---|---|---:|---:|---:|---:|---:|",
     ]
     for name, row in rows.items():
-        ratio, sizes = row["time_ratio"], ["×".join(map(str, row[key])) for key in ("grid", "patch")]
+        ratio, sizes = row.get("time_ratio"), ["×".join(map(str, row[key])) for key in ("grid", "patch")]
         peak = "–" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f} MiB"
-        peak_ratio = "–" if row["peak_ratio"] is None else f"{row['peak_ratio']:.3f}"
+        peak_ratio = "–" if row.get("peak_ratio") is None else f"{row['peak_ratio']:.3f}"
+        times = f"{ratio['median']:.3f} ({ratio['min']:.3f} to {ratio['max']:.3f})" if ratio else "–"
         lines.append(
             f"| {name} | {sizes[0]} | {sizes[1]} | {row['parameters'] / 1e6:.1f} M | {median(row['seconds']):.3g} s | "
-            f"{ratio['median']:.3f} ({ratio['min']:.3f} to {ratio['max']:.3f}) | {peak} | {peak_ratio} |"
+            f"{times} | {peak} | {peak_ratio} |"
         )
     lines.append(f"| *the paper's claim* | | | | | *{GOALS['time']:.3f}* | | *{GOALS['memory']:.3f}* |")
     return "\n".join(lines)
@@ -304,17 +391,24 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--spacing", type=float, nargs=3, metavar="MM", help="default: the plans' median, or 10 1.5 1.5"
     )
-    result.add_argument("--ways", choices=tuple(WAYS), nargs="+", default=tuple(WAYS), help="default: all")
+    result.add_argument(
+        "--volume", type=int, nargs=3, metavar=("D", "H", "W"), help="voxels that are predicted; default: --shape"
+    )
+    result.add_argument(
+        "--ways", choices=tuple(WAYS), nargs="+", default=tuple(WAYS), help=f"default: all; ratios need {REFERENCE}"
+    )
     result.add_argument("--mirroring", choices=("off", "on", "both"), default="off", help="TTA (%(default)s)")
     result.add_argument("--step", type=float, default=0.5, help="of tiles, in patches (%(default)s)")
     result.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     result.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's")
     result.add_argument("--repeats", type=int, default=3, help="rounds that count (%(default)s)")
-    result.add_argument("--warmup", type=int, default=1, help="rounds that do not (%(default)s)")
+    result.add_argument(
+        "--warmup", type=int, default=0, help="predictions before the one that counts, in its process (%(default)s)"
+    )
     result.add_argument("--json", type=Path, metavar="OUT", help="write the raw numbers")
-    # the memory of one way, in this process
+    # one way, in this process
     result.add_argument("--probe", choices=tuple(WAYS), help=argparse.SUPPRESS)
-    result.add_argument("--probe-setup", type=Path, help=argparse.SUPPRESS)
+    result.add_argument("--probe-folder", type=Path, help=argparse.SUPPRESS)
     result.add_argument("--probe-mirrors", action="store_true", help=argparse.SUPPRESS)
     return result
 
@@ -326,21 +420,24 @@ def main(arguments: Sequence[str]) -> int:
         torch.set_num_threads(args.threads)
     torch.backends.cudnn.benchmark = True  # as nnUNetv2_predict
     if args.probe is not None:
-        setup = Setup(**json.loads(args.probe_setup.read_text()))
-        print(json.dumps(peak_bytes(setup, WAYS[args.probe], args.probe_mirrors)))
+        setup = Setup(**json.loads((args.probe_folder.parent / "setup.json").read_text()))
+        found = probe(setup, WAYS[args.probe], args.probe_mirrors, args.probe_folder, args.warmup)
+        print(json.dumps(found))
         return 0
     measured = {}
     try:
         setup = setup_from(args)
-        with tempfile.TemporaryDirectory(prefix="s2v_inference_") as folder:
-            file = Path(folder, "setup.json")
-            file.write_text(json.dumps(vars(setup)))
+        for mirroring in {"off": (False,), "on": (True,), "both": (False, True)}[args.mirroring]:
+            with tempfile.TemporaryDirectory(prefix="s2v_inference_") as name:
+                folder = Path(name)
+                (folder / "setup.json").write_text(json.dumps(vars(setup)))
+                write_image(setup, folder / "images")
 
-            def peak(name: str, mirroring: bool) -> int | None:
-                return peak_in_a_process(name, mirroring, arguments, file)
+                def run(name: str, mirrors: bool, own: Path, lean: bool) -> dict[str, Any]:
+                    return in_a_process(name, mirrors, arguments, own, lean)
 
-            for mirroring in {"off": (False,), "on": (True,), "both": (False, True)}[args.mirroring]:
-                measured["with mirroring" if mirroring else "no mirroring"] = measure(setup, mirroring, args, peak)
+                title = "with mirroring" if mirroring else "no mirroring"
+                measured[title] = measure(setup, mirroring, args, folder, run)
     except (InputError, OSError) as error:
         parser().error(str(error))
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
@@ -352,8 +449,9 @@ def main(arguments: Sequence[str]) -> int:
     for title, rows in measured.items():
         print(f"\n{markdown(title, rows)}")
     print(
-        f"\nRatios to {REFERENCE} in the same run; time: median of {args.repeats} rounds. The paper claims 15 times "
-        "faster and 48.2 % less memory than 3D solutions; which ones, and on what, is not known."
+        f"\nFrom the files of model and image to the written file. Ratios to {REFERENCE} in the same round; median of "
+        f"{args.repeats} rounds. The paper claims 15 times faster and 48.2 % less memory than 3D solutions; which "
+        "ones, and on what, is not known."
     )
     if args.json:
         about = {"torch": torch.__version__, "threads": torch.get_num_threads(), **vars(args), **vars(setup)}

@@ -72,19 +72,21 @@ def test_bridge_loss_compares_the_losses_and_the_gradients_of_the_maps(tmp_path)
 
 def test_s2v_inference_plans_and_measures_time_and_memory(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "s2v_inference.py"), "--shape", "8", "32", "32", "--spacing", "4", "1"]
-    command += ["1", "--ways", "S2VNet B, both", "--mirroring", "on", "--repeats", "1", "--warmup", "0"]
+    ways = ["3d_fullres", "S2VNet A", "S2VNet B, both, bfloat16"]
+    command += ["1", "--ways", *ways, "--mirroring", "on", "--repeats", "1", "--volume", "6", "32", "32"]
     command += ["--threads", "1", "--json", str(tmp_path / "out.json")]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     measured = json.loads((tmp_path / "out.json").read_text())
     assert list(measured["plans"]["configurations"]) == ["2d", "3d_fullres"]
     assert list(measured["measured"]) == ["with mirroring"]
+    assert list(measured["measured"]["with mirroring"]) == ways
     for name, row in measured["measured"]["with mirroring"].items():
         assert f"| {name} |" in result.stdout
-        assert row["grid"] == [8, 32, 32]
+        assert row["grid"] == [6, 32, 32]
         numbers = [*row["seconds"], *row["time_ratio"].values(), row["peak_bytes"], row["peak_ratio"]]
         assert all(math.isfinite(number) and number > 0 for number in numbers)
-    assert row["patch"] == [8, 32, 32]
+    assert row["patch"] == [6, 32, 32]
     assert "claim" in result.stdout
 
 

@@ -15,6 +15,8 @@ from tests import tiny
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "plans").glob("*.md"), *sorted(DOCS.glob("*.md"))]
+PAGES += sorted((DOCS / "results").glob("*.md"))
 
 
 @pytest.fixture
@@ -50,12 +52,18 @@ def test_the_framework_goes_around_another_trainer_in_two_lines(own_trainers, ma
     assert {f"loss_{term}", f"loss_masked_{term}", "loss_consistency"} <= step.keys()
 
 
-@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", "plans/README.md"])
-def test_links_outside_of_the_site_lead_somewhere(page):
-    """Those of the site are checked when it is built."""
-    file = ROOT / page
-    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", file.read_text())
-    assert [link for link in links if not (file.parent / link).exists()] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).with_suffix("").as_posix())
+def test_links_lead_to_files_and_named_files_exist(page):
+    """Anchors of the site are checked when it is built."""
+    text = page.read_text(encoding="utf-8")
+    prose = re.sub(r"^ *```.*?^ *```|`[^`]*`", "", text, flags=re.DOTALL | re.MULTILINE)
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", prose)
+    assert [link for link in links if not (page.parent / link).exists()] == []
+    folders = r"benchmarks|docs|nnunet_ext|packaging|plans|tests|trainers|viewer|\.ci|\.github"
+    named = re.findall(rf"`((?:{folders})/[\w/.-]+)`", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    scripts = re.findall(r"`((?:\w+/)+\w+\.py)`", text)
+    assert [name for name in scripts if not ((ROOT / name).exists() or (ROOT / "nnunet_ext" / name).exists())] == []
 
 
 def test_every_page_is_in_the_navigation():
@@ -100,3 +108,34 @@ def test_the_picture_shows_verdicts_and_recommends_nothing_that_was_measured_wor
 @pytest.mark.parametrize("name", TRAINERS)
 def test_every_trainer_is_on_a_page(name):
     assert [page for page in DOCS.glob("*.md") if f"`{name}`" in page.read_text()]
+
+
+AMERICAN = (
+    r"\b(?:behavior|cent(?:er|ered|ers)|color(?:ed|s)?|favor|gray|(?:un)?labeled|neighbor\w*|optimizers?|tumors?)\b|"
+)
+AMERICAN += r"\b(?:analy|initiali|minimi|normali|optimi|organi|penali|recogni|regulari|summari)z(?:ed?|es|ing|ation)\b"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_prose_is_in_british_spelling(page):
+    """Code, and titles of papers in italics, are as they are."""
+    prose = re.sub(
+        r"```.*?```|`[^`]*`|\*[A-Z][^*]*\*|\]\([^)]*\)", "", page.read_text(encoding="utf-8"), flags=re.DOTALL
+    )
+    assert re.findall(AMERICAN, prose, re.IGNORECASE) == []
+
+
+COSTS = re.findall(r"^\| `(\w+)` \|(.*)\|([^|]*)\|$", (DOCS / "costs.md").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("name", "numbers", "source"), COSTS, ids=[name for name, *_ in COSTS])
+def test_costs_are_quoted_from_the_page_where_they_were_measured(name, numbers, source):
+    ((page, anchor),) = re.findall(r"\]\(([\w/.]+)#([\w-]+)\)", source)
+    heading = anchor.replace("-", " ")
+    sections = re.split(r"^## ", (DOCS / page).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    (section,) = [text for text in sections if text.lower().startswith(heading)]
+    measured = set(re.findall(r"\d+\.\d+", section))
+    quoted = re.findall(r"\d+\.\d+", numbers)
+    assert quoted
+    assert [number for number in quoted if number not in measured] == []
+    assert name in TRAINERS

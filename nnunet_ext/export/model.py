@@ -18,6 +18,7 @@ from nnunet_ext.catalogue import resolve
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
 from nnunet_ext.nnunet.models import folds_with, usual_folds
+from nnunet_ext.nnunet.precision import infer_in_float32
 from nnunet_ext.nnunet.untrusted import load_untrusted
 
 NEEDED = ("network_weights", "trainer_name", "init_args")
@@ -118,7 +119,7 @@ class Model:
         network = trainer.build_network_architecture(
             *self.managers(configuration), *self.channels(configuration), enable_deep_supervision=False
         )
-        return network.eval()
+        return infer_in_float32(network).eval()
 
 
 def read_model_checkpoint(file: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from nnunet_ext.interactive.marks import Mark, marks_of, prompts_in, touches, wi
 from nnunet_ext.interactive.propagation import Propagation, TileState
 from nnunet_ext.interactive.provenance import Origin, Sheet
 from nnunet_ext.interactive.strokes import Stroke
+from nnunet_ext.nnunet.precision import planned_precision
 from nnunet_ext.nnunet.sliced_case import SlicedCase
 from nnunet_ext.s2vnet.feature_cache import FeatureCache
 from nnunet_ext.s2vnet.network import S2VNet
@@ -94,8 +95,9 @@ class Correction:
         threads: int | None = None,
     ) -> None:
         self.case = case
+        bfloat16 = planned_precision(network.centres.device, case.model.configuration_manager).infers_in_bfloat16
         self.engine = Propagation(
-            network, case.image, case.tiles, FeatureCache(cache_bytes), propagates, early_stop, case.gap
+            network, case.image, case.tiles, FeatureCache(cache_bytes), propagates, early_stop, case.gap, bfloat16
         )
         self.threads = threads
         self._automatic: tuple[tuple[TileState, ...], tuple[Sheet, ...]] | None = None

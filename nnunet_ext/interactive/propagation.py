@@ -20,7 +20,6 @@ Everything here is a function of its arguments: states are never changed, so a c
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -28,12 +27,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from nnunet_ext.s2vnet.centroid_aggregation import Bank
 from nnunet_ext.s2vnet.feature_cache import FeatureCache
 from nnunet_ext.s2vnet.network import S2VNet, slices_with_image
+from nnunet_ext.s2vnet.packed import Packed
 from nnunet_ext.s2vnet.prompts import Prompts
 
 QUIET_SHARE, QUIET_SLICES = 0.01, 3
@@ -44,21 +43,6 @@ PromptsOf = Callable[[int], Prompts]
 
 Report = Callable[[int], None]
 """Is told how many slices were segmented since it was told last."""
-
-
-class Packed(NamedTuple):
-    """A label map, compressed: label maps are large and simple, and histories hold many of them."""
-
-    data: bytes
-    shape: tuple[int, ...]
-    type: str
-
-    @classmethod
-    def of(cls, labels: NDArray) -> Packed:
-        return cls(zlib.compress(np.ascontiguousarray(labels).tobytes(), 1), labels.shape, labels.dtype.str)
-
-    def unpacked(self) -> NDArray:
-        return np.frombuffer(zlib.decompress(self.data), self.type).reshape(self.shape)
 
 
 class Step(NamedTuple):
@@ -107,6 +91,7 @@ class Propagation:
         propagates: False: a mark changes its own slice only, the others keep their automatic result.
         early_stop: False: chains are followed to the last slice.
         gap: mm between two slices; None: as planned.
+        bfloat16: compute in it, on a CPU.
     """
 
     def __init__(
@@ -118,6 +103,7 @@ class Propagation:
         propagates: bool = True,
         early_stop: bool = True,
         gap: float | None = None,
+        bfloat16: bool = False,
     ) -> None:
         self.network = network
         self.image = image
@@ -126,6 +112,7 @@ class Propagation:
         self.propagates = propagates
         self.early_stop = early_stop
         self.gap = gap
+        self.bfloat16 = bfloat16
         self.device = next(network.parameters()).device
         self.depth = image.shape[1]
         self.there = [slices_with_image(image[None, :, :, rows, columns])[0].tolist() for rows, columns in tiles]
@@ -267,7 +254,8 @@ class Propagation:
         return self.cache.get((tile, index), compute)
 
     def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, enabled=self.device.type == "cuda")
+        kind = torch.bfloat16 if self.bfloat16 else None
+        return torch.autocast(self.device.type, kind, enabled=self.bfloat16 or self.device.type == "cuda")
 
 
 def share_of_upward(index: int, depth: int, marked: Sequence[int]) -> float:

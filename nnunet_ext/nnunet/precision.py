@@ -1,8 +1,12 @@
-"""Precision of a training step: nnU-Net's, or bfloat16 on a CPU that has units for it.
+"""Precision of training and inference: nnU-Net's, or bfloat16 on a CPU that has units for it.
 
-nnU-Net trains with autocast to float16 on a GPU and in float32 on a CPU. CPUs with AMX or AVX512-BF16 multiply bfloat16
-matrices much faster; ``nnunet-ext plans DATASET --option precision.cpu=bfloat16`` writes plans that use them. Weights,
-their gradients, the optimizer, validation and inference stay in float32, and so do the losses.
+nnU-Net computes with autocast to float16 on a GPU and in float32 on a CPU. CPUs with AMX or AVX512-BF16 multiply
+bfloat16 matrices much faster; ``nnunet-ext plans DATASET --option precision.cpu=bfloat16`` writes plans that use them.
+Weights, their gradients, the optimizer and the losses stay in float32.
+
+The plans travel with the model, so inference may run on another CPU than the training: without such units it is in
+float32, where bfloat16 would only be slower. Logits come out as float32, and differ from those of float32 by at most
+:data:`TOLERANCE` of the largest one.
 """
 
 from __future__ import annotations
@@ -15,18 +19,22 @@ import torch
 from torch import Tensor, autocast, nn
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.plans import extension_settings
 
 SECTION = "precision"
 """Section of our settings in the plans: ``{"cpu": "bfloat16"}``."""
+
+TOLERANCE = 0.05
+"""Largest difference of logits in bfloat16 from those in float32, as a share of the largest logit."""
 
 _ON_CPU = ("float32", "bfloat16")
 
 
 class Precision:
-    """Precision of a training step on one device.
+    """Precision of one device.
 
     Args:
-        device: of the training.
+        device: of the training or the inference.
         settings: the section :data:`SECTION` of the plans.
 
     Raises:
@@ -43,8 +51,20 @@ class Precision:
         self.bfloat16 = device.type == "cpu" and settings.get("cpu") == "bfloat16"
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Autocast for one forward pass with its losses. On a GPU it is nnU-Net's own."""
-        if self.bfloat16:
+        """Autocast for one forward pass of a training with its losses. On a GPU it is nnU-Net's own."""
+        return self._autocast(self.bfloat16)
+
+    def inference(self) -> AbstractContextManager[Any]:
+        """Autocast for inference; bfloat16 only where the CPU has units for it. On a GPU it is nnU-Net's own."""
+        return self._autocast(self.infers_in_bfloat16)
+
+    @property
+    def infers_in_bfloat16(self) -> bool:
+        """Whether inference is in bfloat16."""
+        return self.bfloat16 and has_bfloat16_units()
+
+    def _autocast(self, bfloat16: bool) -> AbstractContextManager[Any]:
+        if bfloat16:
             return autocast("cpu", dtype=torch.bfloat16)
         # mps and cpu: as nnUNetTrainer.train_step
         return autocast(self.device_type, enabled=True) if self.device_type == "cuda" else nullcontext()
@@ -54,6 +74,77 @@ class Precision:
         if self.bfloat16:
             for module in loss.modules():
                 module.register_forward_pre_hook(_logits_in_float32)
+
+
+def has_bfloat16_units() -> bool:
+    """Whether this CPU multiplies in bfloat16, which is AMX or AVX512-BF16; PyTorch knows of no others."""
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
+def planned_precision(device: torch.device, configuration: Any) -> Precision:
+    """Return the precision of a model.
+
+    Args:
+        device: of the network.
+        configuration: nnU-Net's configuration manager of the plans.
+    """
+    return Precision(device, extension_settings(configuration.configuration, SECTION))
+
+
+def infer_in(network: nn.Module, settings: Mapping[str, Any]) -> nn.Module:
+    """Let a network, which nnU-Net's predictor calls in float32 on a CPU, infer in the precision of the plans.
+
+    What it computes in training is left alone. Nothing is added to its weights.
+
+    Args:
+        network: see above; returned.
+        settings: the section :data:`SECTION` of the plans.
+    """
+    if Precision(torch.device("cpu"), settings).bfloat16:
+        inference = _Inference()
+        network.register_forward_pre_hook(inference.begin)
+        network.register_forward_hook(inference.end, always_call=True)
+    return network
+
+
+def infer_in_float32(network: nn.Module) -> nn.Module:
+    """Undo :func:`infer_in`, for what needs the network as such; returns it."""
+    for hooks in (network._forward_pre_hooks, network._forward_hooks):
+        for key, hook in list(hooks.items()):
+            if isinstance(getattr(hook, "__self__", None), _Inference):
+                del hooks[key]
+    return network
+
+
+class _Inference:
+    """Autocast around each call of a network in evaluation on a CPU, unless whoever calls has begun it."""
+
+    def __init__(self) -> None:
+        self.entered: list[AbstractContextManager[Any]] = []
+
+    @torch.compiler.disable
+    def begin(self, network: nn.Module, inputs: tuple[Any, ...]) -> None:
+        on_cpu = bool(inputs) and isinstance(inputs[0], Tensor) and inputs[0].device.type == "cpu"
+        half = not network.training and on_cpu and not torch.is_autocast_enabled("cpu") and has_bfloat16_units()
+        self.entered.append(autocast("cpu", dtype=torch.bfloat16) if half else nullcontext())
+        self.entered[-1].__enter__()
+
+    @torch.compiler.disable
+    def end(self, network: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        context = self.entered.pop()
+        context.__exit__(None, None, None)
+        return output if isinstance(context, nullcontext) else _in_float32(output)
+
+
+def _in_float32(output: Any) -> Any:
+    """Outputs of a network, tensors or nested lists and tuples of them, with float32 instead of bfloat16."""
+    if isinstance(output, Tensor):
+        return output.float() if output.dtype == torch.bfloat16 else output
+    if isinstance(output, (list, tuple)):
+        parts = [_in_float32(part) for part in output]
+        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
+    return output
 
 
 def _logits_in_float32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

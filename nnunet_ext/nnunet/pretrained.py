@@ -8,6 +8,8 @@ the common trainer's ``initialize``, puts :func:`load_pretrained_weights` in its
 A network with other input channels takes the weights of the channels that both have, by name where ``dataset.json`` of
 both is known, else by position; a channel that the checkpoint does not know begins with the mean over those that it
 knows.
+
+Of a checkpoint of nnssl the encoder is taken (:mod:`.nnssl`).
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ext.data.channels import channel_names
 from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.nnssl import ENCODER_PREFIXES, PLAN, encoder_of, stages_in_words
 from nnunet_ext.nnunet.untrusted import load_untrusted
 
 PLANNED_PREFIXES = ("encoder.", "decoder.")
@@ -41,12 +44,13 @@ def unwrap(network: nn.Module) -> nn.Module:
 def load_pretrained_weights(
     network: nn.Module, fname: str | Path, verbose: bool = False, *, channels: Sequence[str] | None = None
 ) -> None:
-    """Initialise ``network`` from an nnU-Net checkpoint of the planned network, or of one with added modules.
+    """Initialise ``network`` from a checkpoint: of the planned network, of one with added modules, or of nnssl.
 
     As in nnU-Net the segmentation layers are not transferred, so the number of classes may differ. The planned part
     must be there whole and have equal shapes; an added module is taken from the checkpoint where it is there with
     equal shapes, and keeps its initialisation otherwise. What does not fit is printed, tensor by tensor. Another number
-    of input channels is adapted, as the module says, and so is another order of them.
+    of input channels is adapted, as the module says, and so is another order of them. Of a checkpoint of nnssl the
+    encoder must be there whole; everything else keeps its initialisation.
 
     Args:
         network: to initialise.
@@ -62,6 +66,10 @@ def load_pretrained_weights(
     checkpoint = load_untrusted(fname)
     saved = _weights(checkpoint, fname)
     wanted = [key for key in own if ".seg_layers." not in key]
+    pretrained_by_nnssl = PLAN in checkpoint
+    if pretrained_by_nnssl:
+        saved = encoder_of(checkpoint, saved, fname)
+        wanted = [key for key in wanted if key.startswith(ENCODER_PREFIXES)]
     saved = _with_channels_of(saved, {key: own[key] for key in wanted}, _names_in(checkpoint), channels)
     fits = [key for key in wanted if key in saved and saved[key].shape == own[key].shape]
     unfit = [key for key in wanted if key not in set(fits)]
@@ -71,8 +79,8 @@ def load_pretrained_weights(
     if differing := [key for key in unfit if key.startswith(PLANNED_PREFIXES)]:
         raise InputError(
             f"-pretrained_weights {fname}{_origin(checkpoint)} does not fit the planned network: "
-            f"{_cause(saved, own, differing)} {len(differing)} of {len(planned)} tensors differ, first "
-            f"{_described(differing[0], saved, own)}; all are listed above."
+            f"{_cause(saved, own, differing, pretrained_by_nnssl)} {len(differing)} of {len(planned)} tensors differ, "
+            f"first {_described(differing[0], saved, own)}; all are listed above."
         )
     if not fits:
         raise InputError(
@@ -80,6 +88,12 @@ def load_pretrained_weights(
             "checkpoint that was trained with the same plans."
         )
     module.load_state_dict({key: saved[key] for key in fits}, strict=False)
+    if pretrained_by_nnssl:
+        print(
+            f"Pretrained weights from {fname}: the encoder, {len(fits)} tensors by nnssl; the decoder and added "
+            "modules keep their initialisation."
+        )
+        return
     added = len(wanted) - len(planned)
     taken = len(fits) - len(planned)
     print(
@@ -184,12 +198,19 @@ def _origin(checkpoint: Mapping[str, Any]) -> str:
     return f" ({', '.join(known)})" if known else ""
 
 
-def _cause(saved: Mapping[str, Tensor], own: Mapping[str, Tensor], differing: Sequence[str]) -> str:
+def _cause(
+    saved: Mapping[str, Tensor], own: Mapping[str, Tensor], differing: Sequence[str], pretrained_by_nnssl: bool
+) -> str:
     """Say what is different, and what to do."""
     pairs = [(saved[key].shape, own[key].shape) for key in differing if key in saved]
     for a, b in pairs:
         if len(a) != len(b):
             return f"it is of a {len(a) - 2}D network, and this one is {len(b) - 2}D; choose the configuration."
+    if pretrained_by_nnssl:
+        return (
+            f"it has {stages_in_words(saved)}, and this one has {stages_in_words(own)}; plan a network like it, "
+            "for ResEncL with nnUNetv2_plan_experiment -pl nnUNetPlannerResEncL -overwrite_target_spacing 1 1 1."
+        )
     return (
         "the plans are of another architecture; take over those of the checkpoint "
         "(nnUNetv2_move_plans_between_datasets -s SOURCE -t TARGET -sp PLANS -tp NEW_PLANS), preprocess with "

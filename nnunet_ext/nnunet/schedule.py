@@ -53,7 +53,7 @@ class Schedule:
             raise InputError(f"{where} have {reasons(error, 'schedule')}.") from None
 
     def without_optimizer(self) -> Schedule:
-        """Return how long the training is, and nothing about its optimizer."""
+        """Return how long the training is, and nothing about its optimiser."""
         return replace(self, learning_rate=None, momentum=None, warmup_steps=0)
 
     def apply(self, trainer: Any) -> None:

@@ -7,7 +7,6 @@ logits go back alone. Within slices the network sees tiles of the patch size, wi
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -27,6 +24,8 @@ from nnunet_ext.data.headers import require_whole
 from nnunet_ext.data.preprocessed import PreprocessedGrid
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing, require_folder_of
+from nnunet_ext.nnunet.slice_export import label_type, labels_of_slice
+from nnunet_ext.nnunet.slice_tiles import SliceTiles
 
 MAX_VALUES = 2**31
 """Values of a preprocessed image at most, all channels: 8 GiB."""
@@ -42,9 +41,7 @@ class SlicedCase:
         properties: of the reader, with what preprocessing added.
         grid: where voxels are.
         image: preprocessed and padded to at least a patch, ``(C, D, h, w)`` float32.
-        inside: rows and columns of :attr:`image` that are no padding.
-        tiles: rows and columns of :attr:`image` that the network sees together.
-        weight: of the pixels of a tile, ``(patch_h, patch_w)``.
+        tiling: of the slices of :attr:`image`.
     """
 
     model: nnUNetPredictor
@@ -52,9 +49,7 @@ class SlicedCase:
     properties: dict[str, Any]
     grid: PreprocessedGrid
     image: Tensor
-    inside: tuple[slice, slice]
-    tiles: tuple[tuple[slice, slice], ...]
-    weight: Tensor
+    tiling: SliceTiles
 
     @classmethod
     def from_array(cls, image: NDArray, properties: Mapping[str, Any], model: nnUNetPredictor) -> SlicedCase:
@@ -78,13 +73,9 @@ class SlicedCase:
             image, None, known, model.plans_manager, settings, model.dataset_json
         )
         grid = PreprocessedGrid.from_properties(known, model.plans_manager.plans, data.shape[1:])
-        size = list(settings.patch_size[-2:])
-        padded, unpadded = pad_nd_image(torch.from_numpy(data), size, "constant", {"value": 0}, True, None)
-        steps = compute_steps_for_sliding_window(tuple(padded.shape[2:]), tuple(size), model.tile_step_size)
-        tiles = [(slice(y, y + size[0]), slice(x, x + size[1])) for y, x in itertools.product(*steps)]
-        weight = compute_gaussian(tuple(size), 1.0 / 8, 10, torch.float32, torch.device("cpu"))
+        tiling = SliceTiles.of(data.shape[2:], settings.patch_size[-2:], model.tile_step_size)
         depth, height, width = image.shape[1:]
-        return cls(model, (depth, height, width), known, grid, padded, tuple(unpadded[-2:]), tuple(tiles), weight)
+        return cls(model, (depth, height, width), known, grid, tiling.padded(torch.from_numpy(data)), tiling)
 
     @classmethod
     def from_files(cls, files: Sequence[str | Path], model: nnUNetPredictor) -> SlicedCase:
@@ -146,23 +137,38 @@ class SlicedCase:
         return float(self.properties["spacing"][self.slice_axis])
 
     @property
-    def depth(self) -> int:
-        """Number of slices within the crop."""
-        return self.grid.cropped[0]
+    def inside(self) -> tuple[slice, slice]:
+        """Rows and columns of :attr:`image` that are no padding."""
+        return self.tiling.inside
+
+    @property
+    def tiles(self) -> tuple[tuple[slice, slice], ...]:
+        """Rows and columns of :attr:`image` that the network sees together."""
+        return self.tiling.places
+
+    @property
+    def weight(self) -> Tensor:
+        """Return the weight of the pixels of a tile, ``(patch_h, patch_w)``."""
+        return self.tiling.weight
 
     @property
     def heads(self) -> int:
         """Number of labels or regions that the network has logits for."""
         return self.model.label_manager.num_segmentation_heads
 
+    @property
+    def depth(self) -> int:
+        """Number of slices within the crop."""
+        return self.grid.cropped[0]
+
     def to_pixels(self, voxels: NDArray) -> Floats:
         """``(P, 3)``, continuous indices of the original array → slice, row and column of :attr:`image`."""
-        offset = [0, self.inside[0].start, self.inside[1].start]
+        offset = [0, *(part.start for part in self.inside)]
         return self.grid.from_index(voxels) + offset
 
     def to_voxels(self, pixels: NDArray) -> Floats:
         """``(P, 3)``, slice, row and column of :attr:`image` → continuous indices of the original array."""
-        offset = [0, self.inside[0].start, self.inside[1].start]
+        offset = [0, *(part.start for part in self.inside)]
         return self.grid.to_index(np.asarray(pixels, float) - offset)
 
     def in_crop(self, voxels: NDArray) -> NDArray[np.bool_]:
@@ -188,23 +194,12 @@ class SlicedCase:
         Returns:
             ``(H, W)``, a slice of :meth:`cropped_view`; uint8, or uint16 if there are many labels.
         """
-        settings, manager = self.model.configuration_manager, self.model.label_manager
-        spacing = [self.properties["spacing"][axis] for axis in self.grid.transpose]
-        target = [1, *self.grid.cropped[1:]]
-        # as nnU-Net's export does, with one slice for the volume
-        resampled = settings.resampling_fn_probabilities(
-            logits[(slice(None), *self.inside)][:, None].float().cpu(),
-            target,
-            [spacing[0], *settings.spacing[-2:]],
-            spacing,
-        )
-        segmentation = manager.convert_logits_to_segmentation(torch.as_tensor(np.asarray(resampled)))
-        return np.asarray(segmentation)[0].astype(self.label_type)
+        return labels_of_slice(logits[(slice(None), *self.inside)], self.properties, self.model)
 
     @property
     def label_type(self) -> type[np.unsignedinteger]:
         """Return the type of label maps, as nnU-Net chooses it."""
-        return np.uint8 if len(self.model.label_manager.foreground_labels) < 255 else np.uint16
+        return label_type(self.model.label_manager)
 
 
 def _check(image: NDArray, properties: Mapping[str, Any], channels: int) -> None:

@@ -49,7 +49,7 @@ from nnunet_ext.nnunet.loggers import loggers, wanted_loggers
 from nnunet_ext.nnunet.loss_line import loss_line
 from nnunet_ext.nnunet.options import THE_PLANS, MethodOptions, all_methods, merged, not_applied, resolve
 from nnunet_ext.nnunet.precision import SECTION as PRECISION
-from nnunet_ext.nnunet.precision import Precision
+from nnunet_ext.nnunet.precision import Precision, infer_in
 from nnunet_ext.nnunet.pretrained import install as install_pretrained_weights
 from nnunet_ext.nnunet.results import alone_in, written_or_said_why
 from nnunet_ext.nnunet.schedule import Schedule, warmed_up
@@ -263,7 +263,7 @@ class CommonTrainer(nnUNetTrainer):
         self._recorded.setdefault(STATISTIC + name, []).append(value.detach().float())
 
     def after_step(self) -> None:
-        """Called once after every step of the optimizer."""
+        """Called once after every step of the optimiser."""
 
     # -- nnU-Net's hooks -----------------------------------------------------------------------------------------
 
@@ -281,7 +281,8 @@ class CommonTrainer(nnUNetTrainer):
         network = super().build_network_architecture(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )
-        return cls.attach(network, settings, cls.resolve_options(settings))
+        attached = cls.attach(network, settings, cls.resolve_options(settings))
+        return infer_in(attached, plans_file.extension_settings(settings, PRECISION))
 
     def initialize(self) -> None:
         if len(self.configuration_manager.network_arch_init_kwargs.get("strides", ())) == 2:
@@ -293,7 +294,7 @@ class CommonTrainer(nnUNetTrainer):
         install_pretrained_weights(channel_names(self.dataset_json))
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        """Build the auxiliary modules and the optimizer; the first hook that nnU-Net calls when the network exists."""
+        """Build the auxiliary modules and the optimiser; the first hook that nnU-Net calls when the network exists."""
         self.aux = nn.ModuleDict(dict(self.build_aux())).to(self.device)
         if self.is_ddp:  # as DistributedDataParallel does for the network: every process drew its own
             for tensor in self.aux.state_dict().values():

@@ -84,7 +84,7 @@ class nnUNetTrainerCCM(nnUNetTrainerPnPNet):
 
 
 class nnUNetTrainerPnPNetPaper(nnUNetTrainerPnPNet):
-    """The published code: its neck, its centre supervision, its optimizer, no deep supervision.
+    """The published code: its neck, its centre supervision, its optimiser, no deep supervision.
 
     Three things stay nnU-Net's, because the comparison is about the method: the planned backbone, the unweighted
     Dice + CE (the code weights classes by hand for each data set), and sliding-window inference with one checkpoint

@@ -38,6 +38,14 @@ class FeatureCache:
             self.size += size
         return found
 
+    def take(self, key: Hashable, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
+        """The features of this key, for the last time: they are no longer kept, or not at all."""
+        if key not in self._kept:
+            return compute()
+        found = self._kept.pop(key)
+        self.size -= _bytes(found)
+        return found
+
 
 def _bytes(features: Sequence[Tensor]) -> int:
     return sum(f.numel() * f.element_size() for f in features)

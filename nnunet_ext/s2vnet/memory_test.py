@@ -96,7 +96,9 @@ def _segmented(network: S2VNet, volume: Volume, banks: Sequence[Bank] | None) ->
         own[step] = bank
         return bank if banks is None else replace(banks[step], gap=gap)
 
-    logits = [z for z, _ in network.propagate(image.unbind(2), slices_with_image(image), gap=gap, recall=recall)]
+    logits = [
+        one.logits for one in network.propagate(image.unbind(2), slices_with_image(image), gap=gap, recall=recall)
+    ]
     return torch.stack(logits, 2)[0].argmax(0).cpu(), own
 
 

@@ -71,6 +71,24 @@ class Clustered(NamedTuple):
     mask: Tensor | None = None
 
 
+class Passed(NamedTuple):
+    """A slice that a chain has passed.
+
+    Attributes:
+        step: number of the slice in the chain, from 0.
+        logits: ``(B, heads, H, W)``.
+        features: finest first; None in padding of all samples, which is skipped.
+        centres: ``(B, N, D)``, final; None as above.
+        bank: what was remembered at the slice, and it was segmented with.
+    """
+
+    step: int
+    logits: Tensor
+    features: list[Tensor] | None
+    centres: Tensor | None
+    bank: Bank
+
+
 class Scale(NamedTuple):
     """Lengths that the plans give.
 
@@ -278,8 +296,10 @@ class S2VNet(nn.Module):
         features_of: Callable[[int, Tensor], list[Tensor]] | None = None,
         gap: Tensor | None = None,
         recall: Callable[[int, Bank], Bank] | None = None,
-    ) -> Iterator[tuple[Tensor, list[Tensor] | None]]:
+    ) -> Iterator[Passed]:
         """Segment slices one after the other, with the features of one in memory: what inference does.
+
+        Drop what you were given before you ask for the next slice, or features of two are in memory.
 
         Args:
             slices: each ``(B, C, H, W)``, T of them, in the order in which centres propagate.
@@ -291,21 +311,24 @@ class S2VNet(nn.Module):
                 :mod:`nnunet_ext.s2vnet.memory_test`.
 
         Yields:
-            Logits ``(B, heads, H, W)`` and features, finest first; None in padding of all samples, which is skipped.
+            One slice after the other.
         """
         bank = Bank(gap=gap)
         prompts = prompts or Prompts.none(len(there), there.device)
         for t, (x, present) in enumerate(zip(slices, there.unbind(1), strict=True)):
+            known, features, one = bank, None, None
             if present.any():
-                features = features_of(t, x) if features_of else self.features(x)
                 known = bank if recall is None else recall(t, bank)
+                features = features_of(t, x) if features_of else self.features(x)
                 one = self.cluster(features, known, prompts.on_slice(t))
                 bank = bank.remember(one.centres, present, self.options.bank, one.mask)
                 logits = one.logits
             else:
-                features = None
                 logits = x.new_zeros(len(x), self.label_heads.num_labels, *x.shape[2:], dtype=torch.float32)
-            yield self.label_heads.head_logits(self.where_image(logits, present)), features
+            logits = self.label_heads.head_logits(self.where_image(logits, present))
+            found = [Passed(t, logits, features, None if one is None else one.centres, known)]
+            del logits, features, one  # a chain that waits, as others pass, holds no features
+            yield found.pop()
 
     # -- what nnU-Net calls ----------------------------------------------------------------------------------------
 
@@ -356,18 +379,20 @@ class S2VNet(nn.Module):
     def _predict_clip(self, x: Tensor, gap: Tensor | None) -> Tensor | list[Tensor]:
         found: list[Tensor] = []
         length = x.shape[2]
-        for t, (logits, features) in enumerate(self.propagate(x.unbind(2), slices_with_image(x), gap=gap)):
-            parts = [logits]
+        for passed in self.propagate(x.unbind(2), slices_with_image(x), gap=gap):
+            t, parts = passed.step, [passed.logits]
             if self.decoder.deep_supervision:
-                features = self.features(x[:, :, t]) if features is None else features
+                features = self.features(x[:, :, t]) if passed.features is None else passed.features
                 parts += self.planned.logits(features, True)[1:]
             if not found:
-                # as large as the whole result, so filled in place, and in the precision in which nnU-Net adds up tiles
-                half = torch.is_autocast_enabled(x.device.type)
-                kind = torch.get_autocast_dtype(x.device.type) if half else torch.float32
+                # as large as the whole result, so filled in place, and on a GPU in the precision in which nnU-Net adds
+                # up tiles; bfloat16, of a CPU, is too coarse for logits
+                half = x.device.type == "cuda" and torch.is_autocast_enabled("cuda")
+                kind = torch.get_autocast_dtype("cuda") if half else torch.float32
                 found = [p.new_empty(*p.shape[:2], length, *p.shape[2:], dtype=kind) for p in parts]
             for whole, part in zip(found, parts, strict=True):
                 whole[:, :, t] = part
+            del passed, parts, part
         return found if self.decoder.deep_supervision else found[0]
 
 

@@ -2,37 +2,47 @@
 
 ``nnUNetv2_predict`` works too, but its patch ends after some slices, it flips patches to go backwards, and where
 patches overlap slices are segmented twice. Here the volume is cut into columns as wide as the patch and as long as the
-volume; every column is propagated through from end to end, upwards and then downwards on the same features, in all
-in-plane flips at once. Both directions are blended linearly: an upward chain has seen most at the top, a downward one
-at the bottom (*inferred*).
+volume; every column is propagated through from end to end (:mod:`nnunet_ext.s2vnet.column`), in all in-plane flips.
 
-Everything else is nnU-Net's own prediction: preprocessing, several folds, resampling, export.
+All columns, and all folds, go from slice to slice together. So a slice of logits is known at once, becomes labels
+(:mod:`nnunet_ext.nnunet.slice_export`) and is forgotten: the logits of a volume are never held. Where they are asked
+for (``save_probabilities``), or labels cannot be made slice by slice, they are, and nnU-Net's export does the rest.
+
+Everything else is nnU-Net's own prediction: preprocessing, several folds, resampling, file names.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+import numpy as np
 import torch
-from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from nnunetv2.configuration import default_num_processes
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
-from nnunetv2.utilities.helpers import dummy_context, empty_cache
+from nnunetv2.utilities.helpers import empty_cache
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.models import Prediction
+from nnunet_ext.nnunet.precision import planned_precision
 from nnunet_ext.nnunet.pretrained import unwrap
+from nnunet_ext.nnunet.slice_export import SliceExport, slices_stand_alone
+from nnunet_ext.nnunet.slice_tiles import SliceTiles
+from nnunet_ext.s2vnet.column import Column, Direction, Parts, next_logits
 from nnunet_ext.s2vnet.feature_cache import FeatureCache
-from nnunet_ext.s2vnet.network import S2VNet, slices_with_image
+from nnunet_ext.s2vnet.network import S2VNet
 
-Direction = Literal["forward", "backward", "both"]
-
-FEATURE_BYTES = 512 * 2**20
-"""Memory of features kept for the second direction: some 35 slices of 256 × 224 pixels in one flip."""
+FEATURE_BYTES = 96 * 2**20
+"""Memory of features kept for the second direction: some 6 slices of 256 × 224 pixels in one flip."""
 
 
 class S2VPredictor(nnUNetPredictor):
@@ -41,7 +51,8 @@ class S2VPredictor(nnUNetPredictor):
     Args:
         direction: in which centres propagate.
         feature_bytes: of the first direction's features that are kept for the second, instead of computed again.
-        kwargs: of nnU-Net's predictor. ``tile_step_size`` and mirroring are in-plane.
+        kwargs: of nnU-Net's predictor. ``tile_step_size`` and mirroring are in-plane, and nothing but the network and
+            a few slices is ever on a GPU, so ``perform_everything_on_device`` changes nothing.
 
     Raises:
         InputError: no such direction.
@@ -74,6 +85,8 @@ class S2VPredictor(nnUNetPredictor):
                 f"{model_training_output_dir} is no model of S2VNet; train with nnUNetTrainerS2VNet, or use "
                 "nnUNetv2_predict."
             )
+        # in the memory of the first fold; nothing writes into it
+        self._plain_network.load_state_dict(self.list_of_parameters[0], assign=True)
 
     def flips(self) -> list[tuple[int, ...]]:
         """Axes of a slice that are mirrored, 1 (rows) and 2 (columns); the network sees all flips as one batch."""
@@ -81,9 +94,23 @@ class S2VPredictor(nnUNetPredictor):
         in_plane = [axis for axis in axes if axis > 0]
         return [chosen for n in range(len(in_plane) + 1) for chosen in itertools.combinations(in_plane, n)]
 
-    def predict_from_data_iterator(self, data_iterator: Any, *args: Any, **kwargs: Any) -> Any:
-        """Predict as nnU-Net does, with the distance of the slices of each case."""
-        return super().predict_from_data_iterator(self._measured(data_iterator), *args, **kwargs)
+    def predict_from_data_iterator(
+        self,
+        data_iterator: Any,
+        save_probabilities: bool = False,
+        num_processes_segmentation_export: int = default_num_processes,
+    ) -> Any:
+        """Predict as nnU-Net does, with the distance of the slices of each case, and with slices of logits at a time.
+
+        ``num_processes_segmentation_export`` are threads then: what they do is done outside of Python.
+        """
+        cases = self._measured(data_iterator)
+        if save_probabilities or not slices_stand_alone(self.configuration_manager):
+            return super().predict_from_data_iterator(cases, save_probabilities, num_processes_segmentation_export)
+        threads = max(1, num_processes_segmentation_export)
+        with ThreadPoolExecutor(threads) as pool:
+            found = [self._exported(case, pool, threads) for case in cases]
+            return [one.result() for one in found]
 
     def _measured(self, cases: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
         """Cases of nnU-Net's iterator; :attr:`gap`, mm between two slices, is that of the one given last."""
@@ -93,69 +120,106 @@ class S2VPredictor(nnUNetPredictor):
             yield case
         self.gap = None
 
-    @torch.inference_mode()
-    def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
-        """``(C, D, H, W)`` → ``(heads, D, H, W)``, on the grid of the preprocessed image."""
-        self.network = self.network.to(self.device)
-        self.network.eval()
+    def _exported(
+        self, case: Mapping[str, Any], pool: ThreadPoolExecutor, threads: int
+    ) -> Future[NDArray[np.unsignedinteger] | None]:
+        """Segment one case; its label map, or None once it is written, is what is still to be waited for."""
+        image, target = case["data"], case["ofile"]
+        if isinstance(image, str):  # nnU-Net passes large images on as files, and so removes them
+            file, image = image, torch.from_numpy(np.load(image))
+            os.remove(file)
+        print(f"Predicting {'an image' if target is None else os.path.basename(target)} of shape {tuple(image.shape)}")
+        export = SliceExport(case["data_properties"], self)
+        taken: deque[Future[None]] = deque()
+        with self._computing():
+            for index, logits in self._slices(self._folds(), image):
+                taken.append(pool.submit(export.take, index, logits))
+                if len(taken) > threads:  # or the slices that wait would become a volume
+                    taken.popleft().result()
+        for one in taken:
+            one.result()
         empty_cache(self.device)
-        with torch.autocast(self.device.type, enabled=True) if self.device.type == "cuda" else dummy_context():
-            try:
-                return self._all_columns(input_image, self.perform_everything_on_device)
-            except torch.cuda.OutOfMemoryError:
-                print("The result does not fit on the device; it is kept in main memory instead.")
-                empty_cache(self.device)
-                return self._all_columns(input_image, False)
+        if target is None:
+            return pool.submit(lambda: export.labels)
+        return pool.submit(export.write, Path(target + self.dataset_json["file_ending"]))
 
-    def _all_columns(self, image: Tensor, on_device: bool) -> Tensor:
-        place = self.device if on_device else torch.device("cpu")
-        size = list(self.configuration_manager.patch_size[-2:])
-        data, inside = pad_nd_image(image, size, "constant", {"value": 0}, True, None)
-        data = data.to(place)
-        weight = torch.ones(size, device=place)
-        if self.use_gaussian:
-            weight = compute_gaussian(
-                tuple(size), sigma_scale=1.0 / 8, value_scaling_factor=10, dtype=torch.float32, device=place
-            )
-        # half a volume of labels is much on a GPU; in main memory there is room, and no arithmetic in half precision
-        kind = torch.half if place.type == "cuda" else torch.float32
-        total = torch.zeros((self.label_manager.num_segmentation_heads, *data.shape[1:]), dtype=kind, device=place)
-        weights = torch.zeros(data.shape[2:], device=place)
-        steps = compute_steps_for_sliding_window(tuple(data.shape[2:]), tuple(size), self.tile_step_size)
-        for y, x in itertools.product(*steps):
-            rows, columns = slice(y, y + size[0]), slice(x, x + size[1])
-            weights[rows, columns] += weight
-            for index, logits in self._one_column(data[:, :, rows, columns]):
-                total[:, index, rows, columns] += (weight * logits.to(place)).to(kind)
-        total /= weights
-        return total[(slice(None), *inside[1:])]
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Context in which slices are segmented, with as many threads as nnU-Net would take."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(min(default_num_processes, before))
+        try:
+            precision = planned_precision(self.device, self.configuration_manager)
+            with torch.inference_mode(), precision.inference():
+                yield
+        finally:
+            torch.set_num_threads(before)
 
-    def _one_column(self, column: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Index and share of the logits ``(heads, h, w)`` of slices; those of a slice add up to their mean.
+    @property
+    def _plain_network(self) -> S2VNet:
+        network = unwrap(self.network)
+        assert isinstance(network, S2VNet)
+        return network
+
+    def _folds(self) -> list[S2VNet]:
+        """Networks of all folds, in evaluation, on the device; on a CPU in the memory of the weights as loaded."""
+        network, found = self._plain_network, []
+        for weights in self.list_of_parameters:
+            shared = {id(x): x for x in (*network.parameters(), *network.buffers())}
+            fold = deepcopy(network, shared)
+            fold.load_state_dict(weights, assign=True)
+            found.append(fold.to(self.device).eval())
+        return found
+
+    def predict_logits_from_preprocessed_data(self, data: Tensor) -> Tensor:
+        """``(C, D, H, W)`` → ``(heads, D, H, W)``, mean of the folds, on the grid of the preprocessed image."""
+        return self._logits(self._folds(), data)
+
+    def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
+        """Logits as above, of the network with the weights that it has."""
+        return self._logits([self._plain_network.to(self.device).eval()], input_image)
+
+    def _logits(self, networks: Sequence[S2VNet], image: Tensor) -> Tensor:
+        # half a volume of labels is much; on a GPU nnU-Net computes and adds up in half precision, too
+        kind = torch.half if self.device.type == "cuda" else torch.float32
+        with self._computing():
+            found = torch.zeros((self.label_manager.num_segmentation_heads, *image.shape[1:]), dtype=kind)
+            for index, logits in self._slices(networks, image):
+                found[:, index] = logits
+        empty_cache(self.device)
+        return found
+
+    def _slices(self, networks: Sequence[S2VNet], image: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Index and logits ``(heads, H, W)`` of all slices, in the order in which they are known; in main memory.
 
         Args:
-            column: ``(C, D, h, w)``.
+            networks: that are averaged.
+            image: ``(C, D, H, W)``, in main memory.
         """
-        network, flips, depth = unwrap(self.network), self.flips(), column.shape[1]
-        assert isinstance(network, S2VNet)
-        there = slices_with_image(column[None])[0].to(self.device)
-        ways = {"forward": [True], "backward": [False], "both": [True, False]}[self.direction]
-        cache = FeatureCache(self.feature_bytes if len(ways) == 2 else 0)
-        for upwards in ways:
-            order = range(depth) if upwards else range(depth)[::-1]
+        patch, depth = self.configuration_manager.patch_size[-2:], image.shape[1]
+        tiles = SliceTiles.of(image.shape[2:], patch, self.tile_step_size, self.use_gaussian, self.device)
+        cache, flips = FeatureCache(self.feature_bytes), self.flips()
+        # a GPU is fast at batches; on a CPU they need memory and gain nothing
+        together = [flips] if self.device.type == "cuda" else [[flip] for flip in flips]
 
-            def features_of(step: int, x: Tensor, order: range = order) -> list[Tensor]:
-                return cache.get(order[step], lambda: network.features(x))
+        def tile_of(rows: slice, columns: slice) -> Callable[[int], Tensor]:
+            return lambda index: tiles.padded(image[:, index])[:, rows, columns]
 
-            slices = (torch.stack([column[:, index].flip(axes) for axes in flips]).to(self.device) for index in order)
-            present = (there if upwards else there.flip(0)).expand(len(flips), -1)
-            gap = None if self.gap is None else torch.full((len(flips),), self.gap, device=self.device)
-            chain = network.propagate(slices, present, features_of=features_of, gap=gap)
-            for step, (logits, _) in enumerate(chain):
-                # of both directions, each counts as much as it has seen
-                share = (step + 1) / (depth + 1) if self.direction == "both" else 1.0
-                mean = sum(one.flip(axes) for axes, one in zip(flips, logits, strict=True)) / len(flips)
-                yield order[step], share * mean
+        def columns_of(fold: int, number: int) -> list[Iterator[Parts]]:
+            slice_of = tile_of(*tiles.places[number])
+            return [
+                Column(networks[fold], slice_of, depth, group, self.gap, cache, (fold, number, *group)).slices(
+                    self.direction
+                )
+                for group in together
+            ]
+
+        chains = [[columns_of(fold, number) for number in range(len(tiles.places))] for fold in range(len(networks))]
+        for index in range(depth) if self.direction == "forward" else reversed(range(depth)):
+            total = tiles.blended(next_logits(columns, len(flips)) for columns in chains[0])
+            for others in chains[1:]:
+                total += tiles.blended(next_logits(columns, len(flips)) for columns in others)
+            yield index, (total / len(networks) if len(networks) > 1 else total).cpu()
 
 
 def predict(
@@ -173,7 +237,7 @@ def predict(
         out: folder to write to.
         model: folder with ``plans.json`` and ``fold_…``.
         how: what flags of ``nnUNetv2_predict`` say; mirroring and the sliding window stay within slices.
-        direction: in which centres propagate; ``"both"`` takes twice the time of one.
+        direction: in which centres propagate; ``"both"`` takes up to twice the time of one.
 
     Returns:
         How many cases there are in ``out``.

@@ -58,7 +58,7 @@ def source(tmp_path_factory):
     copy.mkdir()
     for name in ("nnunet_ext", "trainers", "plans"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copy(ROOT / name, copy / name)
     return copy
 

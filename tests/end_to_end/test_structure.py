@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,13 @@ from torch import nn
 
 from nnunet_ext.catalogue import TRAINERS
 from nnunet_ext.nnunet.pretrained import unwrap
+from nnunet_ext.nnunet.trainer import STATISTIC, TERM
 from tests import tiny
 from tests.end_to_end.test_training import declare
 from tests.end_to_end.trainings import seed_everything
 from tests.structure import MADE_OF, REPRESENTATIVES
+
+GLOSSARY = Path(__file__).parents[2] / "docs" / "glossary.md"
 
 
 @pytest.fixture
@@ -61,6 +66,16 @@ def test_a_trainer_that_is_represented_has_no_part_of_its_own(made, passes, name
     for parts in (lambda t: modules(unwrap(t.network)), lambda t: modules(t.aux), lambda t: {type(t.optimizer)}):
         assert parts(own) <= set().union(*map(parts, others))
     assert 1 <= passes(own) <= max(map(passes, others))
+
+
+@pytest.mark.parametrize("name", REPRESENTATIVES)
+def test_every_number_in_the_log_is_in_the_glossary(made, name):
+    trainer = made(name)
+    found = trainer.train_step(tiny.batch_with_everything(trainer)).keys() - {"loss"}
+    names = {key.removeprefix(TERM).removeprefix(STATISTIC) for key in found}
+    explained = set(re.findall(r"`(\w+)`", GLOSSARY.read_text(encoding="utf-8").partition("## In these pages")[0]))
+    assert {name for name in names if not name.startswith("masked_")} <= explained
+    assert names >= {"segmentation"}
 
 
 @pytest.mark.parametrize("name", MADE_OF)

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunet_ext.export.write import export_model
 from tests import tiny
 from tests.end_to_end.test_training import declare, short_plans
+from tests.export import slicer
 
 pytestmark = pytest.mark.xdist_group("stock environment")
 
@@ -66,10 +68,10 @@ def stock(stock_python, tmp_path):
         **{f"nnUNet_{name}": str(tmp_path / "elsewhere" / name) for name in ("raw", "preprocessed", "results")},
     }
 
-    def run(code, *arguments):
+    def run(code, *arguments, **variables):
         result = subprocess.run(
             [str(stock_python), "-c", code, *map(str, arguments)],
-            env=environment,
+            env={**environment, **variables},
             cwd=tmp_path / "elsewhere",
             capture_output=True,
             text=True,
@@ -167,3 +169,23 @@ def test_a_folder_is_predicted_with_where_it_is(nnunet_folders, make_trainer, mo
     chosen = ("-m", tmp_path / "model", "-f", "0", *FLAGS, "-npp", "1", "-nps", "1")  # this command cannot do with 0
     stock(RUN, "nnUNetv2_predict_from_modelfolder", "-i", images, "-o", tmp_path / "theirs", *chosen)
     assert_same_predictions(ours, tmp_path / "theirs")
+
+
+@pytest.mark.slow
+def test_what_3d_slicer_runs_predicts_with_an_unpacked_zip_file(nnunet_folders, trained, stock, tmp_path):
+    root = nnunet_folders("classes")
+    images, out = root / "images", root / "out"
+    images.mkdir()
+    out.mkdir()
+    shutil.copy(root / "raw" / tiny.DATASET / "imagesTr" / "tiny_4_0000.nii.gz", images / "volume_0000.nii.gz")
+    folder, _ = trained("nnUNetTrainerMedContext", "3d_fullres")
+    export_model(folder, tmp_path / "model.zip")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        archive.extractall(tmp_path / "unpacked")
+    arguments, results = slicer.command(tmp_path / "unpacked", images, out)
+    variables = {f"nnUNet_{name}": str(results) for name in ("raw", "preprocessed", "results")}
+    stock(RUN, "nnUNetv2_predict", *arguments, **variables)
+    image, found = (sitk.ReadImage(str(file)) for file in (images / "volume_0000.nii.gz", out / "volume.nii.gz"))
+    assert found.GetSize() == image.GetSize()
+    assert found.GetSpacing() == pytest.approx(image.GetSpacing())
+    assert set(np.unique(sitk.GetArrayFromImage(found))) <= {0, 1, 2}

@@ -17,10 +17,11 @@ from nnunet_ext.interactive.propagation import Step
 from nnunet_ext.interactive.provenance import Origin
 from nnunet_ext.interactive.saved import checksum
 from nnunet_ext.interactive.session import S2VSession
+from nnunet_ext.nnunet import precision
 from nnunet_ext.s2vnet.centroid_aggregation import Bank
 from nnunet_ext.s2vnet.prompts import Prompts
 from tests import tiny
-from tests.interactive.sessions import image, model, quietly, session, trained_session
+from tests.interactive.sessions import SPACING, image, model, quietly, session, trained_session
 
 LARGE = (12, 16, 16)
 
@@ -74,6 +75,18 @@ def test_the_automatic_result_is_that_of_the_predictor(kind, shape, transpose, r
     )
     assert len(np.unique(expected)) > 1
     assert (made.target_buffer == expected).mean() > 0.999  # ties fall either way
+
+
+def test_a_session_computes_in_the_precision_of_the_plans(monkeypatch):
+    monkeypatch.setattr(precision, "has_bfloat16_units", lambda: True)
+    made = S2VSession("cpu")
+    predictor = model.__wrapped__()
+    predictor.configuration_manager.configuration["nnunet_ext"] = {"precision": {"cpu": "bfloat16"}}
+    made.initialize_from_predictor(predictor)
+    made.set_image(image(), {"spacing": SPACING})
+    made.predict_automatic()
+    kinds = {x.dtype for kept in made._image[0].engine.cache._kept.values() for x in kept}
+    assert kinds == {torch.bfloat16}
 
 
 def test_a_first_prompt_starts_from_the_automatic_result():

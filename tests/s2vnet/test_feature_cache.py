@@ -27,6 +27,16 @@ def test_the_cache_keeps_what_was_used_last():
     assert cache.size == 120
 
 
+def test_what_is_taken_is_no_longer_kept_and_what_is_not_there_is_not_kept_either():
+    cache = FeatureCache(80)
+    kept = cache.get("a", lambda: features(10))
+    cache.get("b", lambda: features(10))
+    assert cache.take("a", lambda: features(10)) is kept
+    assert cache.take("c", lambda: features(10, 3))[0][0] == 3
+    assert list(cache._kept) == ["b"]
+    assert cache.size == 40
+
+
 @given(st.integers(0, 200), st.lists(st.tuples(st.integers(0, 5), st.integers(1, 60)), max_size=30))
 def test_the_cache_is_never_larger_than_it_may_be(limit, requests):
     cache = FeatureCache(limit)

@@ -125,8 +125,8 @@ def test_a_click_reaches_its_slice_and_those_after_it():
     network, x = s2vnet().eval(), clip()
     there = slices_with_image(x)
     with torch.no_grad():
-        plain = [logits for logits, _ in network.propagate(x.unbind(2), there)]
-        clicked = [logits for logits, _ in network.propagate(x.unbind(2), there, Prompts.click([2, 5, 5], 1))]
+        plain = [one.logits for one in network.propagate(x.unbind(2), there)]
+        clicked = [one.logits for one in network.propagate(x.unbind(2), there, Prompts.click([2, 5, 5], 1))]
     assert [not torch.equal(a, b) for a, b in zip(plain, clicked, strict=True)] == [False, False, True, True]
 
 

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ext import cli
 from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet import precision
 from nnunet_ext.nnunet.models import Prediction
 from nnunet_ext.s2vnet.labels import LabelHeads
 from nnunet_ext.s2vnet.predictor import S2VPredictor, predict
@@ -24,7 +27,7 @@ from tests.s2vnet.test_trainer import trained  # noqa: F401 (a fixture)
 def predictor(kind=S2VPredictor, depth=6, network=None, mirroring=True, **settings):
     made = kind(device=torch.device("cpu"), allow_tqdm=False, use_mirroring=mirroring, **settings)
     made.network = network or s2vnet(deep_supervision=False)
-    made.configuration_manager = SimpleNamespace(patch_size=[depth, 16, 16])
+    made.configuration_manager = SimpleNamespace(patch_size=[depth, 16, 16], configuration={})
     made.label_manager = SimpleNamespace(num_segmentation_heads=3)
     made.allowed_mirroring_axes = (0, 1, 2)
     return made
@@ -101,17 +104,150 @@ def test_a_column_that_is_empty_at_its_ends_starts_where_there_is_an_image():
     torch.testing.assert_close(found[:, 2:], alone, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("mirroring", [False, True])
+@pytest.mark.parametrize("remembers", [False, True])
+def test_both_directions_are_the_shares_of_each_to_the_last_bit(remembers, mirroring):
+    """The centres and masks that are kept of the upward chain give its logits again."""
+    network, x = s2vnet(deep_supervision=False, options={"mask_memory": remembers}), volume(depth=7)
+    for memory in network.memory:
+        torch.nn.init.normal_(memory.scale, std=5.0)
+    x[:, :1] = 0  # a slice without an image
+
+    def found(direction):
+        return logits(predictor(network=network, direction=direction, mirroring=mirroring, use_gaussian=False), x)
+
+    seen = torch.arange(1.0, 8.0).view(1, 7, 1, 1)
+    expected = (seen / 8) * found("forward") + ((8 - seen) / 8) * found("backward")
+    assert torch.equal(found("both"), expected)
+
+
+def initialised(kind="classes", spacing=(1.0, 1.0), folds=(1,), **settings):
+    """A predictor as ``nnunet-ext s2v predict`` has it, with random weights."""
+    plans = tiny.plans(**{"2d": tiny.configuration(2)})
+    plans["configurations"]["2d"] |= {"spacing": list(spacing), "patch_size": [8, 16, 16]}
+    manager = PlansManager(plans)
+    heads = LabelHeads(3, ((1, 2), (2,))) if kind == "regions" else LabelHeads(3)
+    networks = [s2vnet(heads, seed=seed, deep_supervision=False) for seed in folds]
+    made = S2VPredictor(device=torch.device("cpu"), allow_tqdm=False, **settings)
+    made.manual_initialization(
+        s2vnet(heads, deep_supervision=False),
+        manager,
+        manager.get_configuration("2d"),
+        [network.state_dict() for network in networks],
+        tiny.dataset_json(kind),
+        "nnUNetTrainerS2VNet",
+        (0, 1, 2),
+    )
+    return made
+
+
+def preprocessed(target=None, depth=5):
+    """A cropped image as nnU-Net's iterator delivers it, 20 × 18 pixels of 1.0 × 1.0 mm that were 17 × 15."""
+    box = [[1, 1 + depth], [2, 19], [3, 18]]
+    return {
+        "data": volume(4, depth, 20, 18),
+        "ofile": target,
+        "data_properties": {
+            "spacing": [4.0, 20 / 17, 18 / 15],
+            "shape_before_cropping": (depth + 2, 21, 18),
+            "bbox_used_for_cropping": box,
+            "shape_after_cropping_and_before_resampling": [b - a for a, b in box],
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "direction", "folds", "mirroring"),
+    [
+        ("classes", "both", (1, 2), False),
+        ("classes", "forward", (1,), True),
+        ("classes", "backward", (1, 2, 3), False),
+        ("regions", "both", (1,), False),
+    ],
+)
+def test_labels_by_slice_are_those_of_the_logits_of_the_volume(kind, direction, folds, mirroring, monkeypatch):
+    """Bit for bit those of nnU-Net's export; and slices wait for no others."""
+    made = initialised(kind, folds=folds, direction=direction, use_mirroring=mirroring)
+    case = preprocessed()
+    made.gap = 4.0
+    expected = convert_predicted_logits_to_segmentation_with_correct_shape(
+        made.predict_logits_from_preprocessed_data(case["data"]),
+        made.plans_manager,
+        made.configuration_manager,
+        made.label_manager,
+        case["data_properties"],
+    )
+
+    def refuse(*_):
+        raise AssertionError("the logits of the volume are held")
+
+    monkeypatch.setattr(made, "_logits", refuse)
+    [found] = made.predict_from_data_iterator(iter([case]), num_processes_segmentation_export=2)
+    assert len(np.unique(expected)) == 3
+    assert found.dtype == expected.dtype
+    assert np.array_equal(found, expected)
+    again = made.predict_from_data_iterator(iter([case, case]), num_processes_segmentation_export=1)
+    assert all(np.array_equal(one, expected) for one in again)  # the weights of the folds are as they were
+
+
+def test_large_images_come_as_files_which_are_removed(tmp_path):
+    made, case = initialised(direction="forward", use_mirroring=False), preprocessed()
+    [expected] = made.predict_from_data_iterator(iter([case]))
+    np.save(tmp_path / "image.npy", case["data"].numpy())
+    [found] = made.predict_from_data_iterator(iter([case | {"data": str(tmp_path / "image.npy")}]))
+    assert np.array_equal(found, expected)
+    assert not (tmp_path / "image.npy").exists()
+
+
+@pytest.mark.parametrize("direction", ["forward", "both"])
+def test_bfloat16_stays_within_the_stated_tolerance(direction, monkeypatch):
+    monkeypatch.setattr(precision, "has_bfloat16_units", lambda: True)
+    network, x, found = s2vnet(deep_supervision=False), volume(depth=12), []
+    with torch.no_grad():  # random steps of k-means would send pixels near a tie anywhere
+        for layer in network.layers:
+            layer.update.weight.zero_()
+    for section in ({}, {"precision": {"cpu": "bfloat16"}}):
+        made = predictor(network=network, direction=direction, mirroring=False)
+        made.configuration_manager.configuration["nnunet_ext"] = section
+        found.append(logits(made, x))
+    expected, half = found
+    assert not torch.equal(half, expected)
+    assert (half - expected).abs().max() <= precision.TOLERANCE * expected.abs().max()
+
+
+@pytest.mark.parametrize("why", ["probabilities", "rule"])
+def test_where_labels_cannot_come_by_slice_nnunets_export_makes_them(why, monkeypatch):
+    made, asked = initialised(), []
+
+    def stock(self, cases, save_probabilities, processes):
+        asked.append((len(list(cases)), save_probabilities, processes))
+
+    monkeypatch.setattr(nnUNetPredictor, "predict_from_data_iterator", stock)
+    if why == "rule":
+        made.configuration_manager.configuration["resampling_fn_probabilities_kwargs"]["order"] = 3
+    made.predict_from_data_iterator(iter([preprocessed()]), why == "probabilities", 2)
+    assert asked == [(1, why == "probabilities", 2)]
+
+
+def test_a_file_that_cannot_be_written_is_an_error(tmp_path):
+    made, case = initialised(direction="forward", use_mirroring=False), preprocessed(str(tmp_path / "missing" / "case"))
+    with pytest.raises(OSError, match="missing"):
+        made.predict_from_data_iterator(iter([case]))
+
+
 def test_both_directions_share_features_as_far_as_memory_allows():
     """The network sees every slice once, or those again that did not fit, and finds the same to the last bit."""
     network, x = s2vnet(deep_supervision=False).eval(), volume()
-    one = sum(f[:4].numel() * 4 for f in network.features(torch.zeros(4, 1, 16, 16)))
+    one = sum(f.numel() * 4 for f in network.features(torch.zeros(4, 1, 16, 16)))
     computed, features = [], network.features
     network.features = lambda x: computed.append(len(x)) or features(x)
     found = []
-    for limit, passes in ((6 * one, 6), (4 * one, 8), (0, 12)):
+    # 6 slices in 4 flips, one after the other, and again those that do not fit; each flip has given back the features
+    # of its last slice before the next one comes
+    for limit, passes in ((6 * one, 24), (4 * one, 24 + 24 - 16 - 3), (0, 48)):
         computed.clear()
         found.append(logits(predictor(network=network, feature_bytes=limit), x))
-        assert computed == [4] * passes
+        assert computed == [1] * passes
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
 

@@ -11,6 +11,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_ext.interactive.evaluate_clicks import next_click
 from nnunet_ext.interactive.session import S2VSession
+from nnunet_ext.nnunet import precision
 from nnunet_ext.s2vnet.predictor import S2VPredictor
 from tests.interactive import sessions
 from tests.s2vnet.toy import SIZE, clicks, dice, discs, segmented, trained
@@ -147,9 +148,27 @@ def test_both_ways_to_predict_have_the_same_dice(network, length):
     for made in (nnUNetPredictor, S2VPredictor):
         predictor = made(device=torch.device("cpu"), allow_tqdm=False)
         predictor.network, predictor.allowed_mirroring_axes = network, (0, 1, 2)
-        predictor.configuration_manager = SimpleNamespace(patch_size=[length, SIZE, SIZE])
+        predictor.configuration_manager = SimpleNamespace(patch_size=[length, SIZE, SIZE], configuration={})
         predictor.label_manager = SimpleNamespace(num_segmentation_heads=3)
         found = [predictor.predict_sliding_window_return_logits(image).argmax(0) for image in images]
         scores.append(dice(torch.stack(found), labels))
     assert min(scores[0]) > 0.8
     assert scores[0] == pytest.approx(scores[1], abs=0.03)
+
+
+def test_bfloat16_finds_the_same(network, monkeypatch):
+    """With trained weights, where a pixel near a tie may go to another centre than in float32."""
+    monkeypatch.setattr(precision, "has_bfloat16_units", lambda: True)
+    images, _ = discs(3, 8, True, 5)
+    found = []
+    for section in ({}, {"precision": {"cpu": "bfloat16"}}):
+        predictor = S2VPredictor(device=torch.device("cpu"), allow_tqdm=False, use_mirroring=False)
+        predictor.network, predictor.allowed_mirroring_axes = network, None
+        settings = {"nnunet_ext": section}
+        predictor.configuration_manager = SimpleNamespace(patch_size=[8, SIZE, SIZE], configuration=settings)
+        predictor.label_manager = SimpleNamespace(num_segmentation_heads=3)
+        found.append(torch.stack([predictor.predict_sliding_window_return_logits(image) for image in images]))
+    expected, half = found
+    assert not torch.equal(half, expected)
+    assert (half - expected).abs().max() <= precision.TOLERANCE * expected.abs().max()
+    assert (half.argmax(1) == expected.argmax(1)).float().mean() > 0.995

@@ -303,8 +303,8 @@ def test_prompts_pass_through_the_saved_network(trained):
     x = torch.randn(1, 1, 3, 16, 16)
     there = torch.ones(1, 3, dtype=torch.bool)
     with torch.no_grad():
-        plain = [out for out, _ in network.propagate(x.unbind(2), there)]
-        clicked = [out for out, _ in network.propagate(x.unbind(2), there, Prompts.click([1, 4, 4], 1))]
+        plain = [one.logits for one in network.propagate(x.unbind(2), there)]
+        clicked = [one.logits for one in network.propagate(x.unbind(2), there, Prompts.click([1, 4, 4], 1))]
     assert torch.equal(plain[0], clicked[0])
     assert not torch.equal(plain[2], clicked[2])
 

@@ -95,7 +95,7 @@ def segmented(network: S2VNet, images: Tensor, prompts: Prompts | None = None) -
     """Labels ``(B, T, H, W)``, by the forward chain."""
     there = torch.ones(images.shape[0], images.shape[2], dtype=torch.bool)
     with torch.no_grad():
-        return torch.stack([one.argmax(1) for one, _ in network.propagate(images.unbind(2), there, prompts)], 1)
+        return torch.stack([one.logits.argmax(1) for one in network.propagate(images.unbind(2), there, prompts)], 1)
 
 
 def clicks(labels: Tensor, wrong: bool = False) -> Prompts:

@@ -36,6 +36,8 @@ def test_every_bundled_package_comes_with_its_licence():
         assert lock[f"node_modules/{name}"]["version"] == version
         assert licence in {"MIT", "ISC", "BSD-2-Clause", "BSD-3-Clause", "Apache-2.0"}
     assert text.count("Copyright") >= len(named)
+    page = (SOURCES.parent / "docs" / "licences.md").read_text(encoding="utf-8")
+    assert re.findall(r"(?m)^\| (\S+) \| ([\d.]+) \| ([\w.-]+) \|$", page) == named
 
 
 def test_the_page_explains_every_key():

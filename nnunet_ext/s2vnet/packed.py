@@ -1,0 +1,24 @@
+"""Arrays that are kept, compressed: label maps and masks are large and simple, and many of them are held at a time."""
+
+from __future__ import annotations
+
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Packed(NamedTuple):
+    """An array, compressed."""
+
+    data: bytes
+    shape: tuple[int, ...]
+    type: str
+
+    @classmethod
+    def of(cls, array: NDArray) -> Packed:
+        return cls(zlib.compress(np.ascontiguousarray(array).tobytes(), 1), array.shape, array.dtype.str)
+
+    def unpacked(self) -> NDArray:
+        return np.frombuffer(zlib.decompress(self.data), self.type).reshape(self.shape)
