@@ -119,8 +119,9 @@ class Correction:
         tiles, answers = self._heard(state, progress)
         automatic = self._start(progress)[1]
         start, sheets = state.start or automatic, list(state.sheets or automatic)
+        asked = self._asked(state) if state.waiting else None
         for index, answer in answers.items():
-            sheets[index] = sheets[index].answered(answer, start[index], state.locked, index in state.accepted)
+            sheets[index] = sheets[index].answered(answer, start[index], state.locked, index in state.accepted, asked)
         for stroke in state.waiting:
             for index in stroke.slices:
                 sheets[index] = stroke.on(index, sheets[index])
@@ -239,6 +240,11 @@ class Correction:
                     reached |= there
                 after.append(known)
             return tuple(after), {self._first + index: self._answer(after, index) for index in sorted(reached)}
+
+    @staticmethod
+    def _asked(state: State) -> set[int]:
+        """The labels that the new strokes of a state ask for; around a box is background."""
+        return {stroke.label for stroke in state.waiting} | {0 for stroke in state.waiting if len(stroke.around)}
 
     @property
     def _first(self) -> int:

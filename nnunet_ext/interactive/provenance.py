@@ -3,7 +3,8 @@
 A prompt changes a voxel in two ways only. Where it was drawn, the voxel gets its label (:meth:`Sheet.painted`), and
 keeps it until a newer prompt is drawn over it. Elsewhere a voxel changes only if the network's answer for it is another
 one than before the prompt (:meth:`Sheet.answered`): what the network said all along is no news, so it does not
-overwrite an initial segmentation. Where the answer is again the one of the beginning, the label of the beginning comes
+overwrite an initial segmentation. Of other answers only those are heard that are the label of the prompt, and no pixel
+changes alone (:func:`supported`). Where the answer is again the one of the beginning, the label of the beginning comes
 back.
 
 *Inferred*: all of it. In five cases the audit of an earlier version found that one click that agreed with a perfect
@@ -38,6 +39,28 @@ class Origin(IntEnum):
     """An initial segmentation."""
 
 
+def supported(before: NDArray, after: NDArray) -> NDArray:
+    """``(H, W)``, labels after a change, without the pixels that change alone.
+
+    A pixel that changes has at least one of its four neighbours with it, so no region alternates pixel by pixel.
+
+    Args:
+        before: ``(H, W)``, labels.
+        after: ``(H, W)``, labels.
+    """
+    after = after.copy()
+    while True:
+        same = np.zeros(after.shape, bool)
+        for labels, found in ((after, same), (after.T, same.T)):
+            equal = labels[1:] == labels[:-1]
+            found[1:] |= equal
+            found[:-1] |= equal
+        alone = (after != before) & ~same
+        if not alone.any():
+            return after
+        after[alone] = before[alone]
+
+
 class Sheet(NamedTuple):
     """One slice of the label map, ``(H, W)`` each.
 
@@ -59,17 +82,29 @@ class Sheet(NamedTuple):
         nothing = np.zeros(labels.shape, RULED_OUT_TYPE)
         return cls(*(Packed.of(part) for part in (labels, answer, origin.astype(np.uint8), nothing)))
 
-    def answered(self, answer: NDArray, start: Sheet, locked: Collection[int] = (), accepted: bool = False) -> Sheet:
+    def answered(
+        self,
+        answer: NDArray,
+        start: Sheet,
+        locked: Collection[int] = (),
+        accepted: bool = False,
+        asked: Collection[int] | None = None,
+    ) -> Sheet:
         """The slice after the network gave another answer.
 
         Args:
             answer: ``(H, W)``, values of labels.
+            asked: labels that somebody asked for; answers that became another one are not heard. None: all are.
             start: the slice before any prompt, whose labels come back where its answer comes back.
             locked: labels of which no voxel comes or goes.
             accepted: True: no label changes at all.
         """
+        before = self.answer.unpacked()
+        if asked is not None:
+            answer = np.where(np.isin(answer, list(asked)), answer, before)
+        answer = supported(before, answer)
         heard = self._replace(answer=Packed.of(answer))
-        differs = self.answer.unpacked() != answer
+        differs = before != answer
         if accepted or not differs.any():
             return heard
         labels, origin = self.labels.unpacked().copy(), self.origin.unpacked().copy()

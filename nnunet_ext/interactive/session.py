@@ -10,7 +10,7 @@ Positions are voxels of the image as it was given, continuous; 0 is the centre o
 function of the image and of the calls since: the same calls give the same bytes, on the same machine.
 
 What is drawn has its label until a newer prompt is drawn over it; elsewhere a prompt changes a voxel only where the
-network's answer changes (``provenance``). Structures can be locked and slices accepted.
+network's answer becomes the label of the prompt (``provenance``). Structures can be locked and slices accepted.
 
 A session may be used from any thread, from one at a time. The drawing is in ``drawing``, what it decides by itself in
 ``strokes``, what it becomes on slices in ``marks``, what is computed again in ``propagation``, and how that becomes a

@@ -21,12 +21,12 @@ SIZE = 80
 """Pixels of a side of a slice."""
 
 SPACING_MM = (8.0, 2.0, 2.0)
-"""Spacing of z, y, x."""
+"""Spacing of z, y and x."""
 
 LABELS = {"background": 0, "organ": 1, "cyst": 2, "tumour": 3, "vessel": 4}
 
 SEED, SLICES = 77, 14
-"""Seed and number of slices of the image that the demo opens."""
+"""Noise and number of slices of the image that the demo opens."""
 
 
 def phantom(
