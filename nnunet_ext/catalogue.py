@@ -68,7 +68,7 @@ TRAINERS: dict[str, Entry] = {
         description="only scribbles are annotated: masked CRF loss",
         needs="ignore label",
         network="stock",
-        measured="better than the partial loss on ACDC and in 3D (until flat)",
+        measured="better on all subjects, in 2D and 3D; two seeds, no verdict yet",
         page="docs/results/attenscribble.md",
     ),
     "nnUNetTrainerAttenScribble": Entry(

@@ -357,7 +357,7 @@ def test_prompts_answer_with_what_they_changed(room, tmp_path):
         (b'{"type": "point", "at": [1, 2, 3], "label": 7}', "no label 7"),
         (b'{"type": "scribble", "file": "../../etc/passwd", "label": 1}', "files are not read here"),
         (b'{"type": "initial", "file": "/etc/passwd"}', "files are not read here"),
-        (b'{"type": "brush", "line": [[0, 3, 3], [1, 3, 3]], "width": 3, "label": 1}', "planes"),
+        (b'{"type": "brush", "line": [[0, 3, 3], [1, 4, 5]], "width": 3, "label": 1}', "planes"),
     ],
 )
 def test_bad_prompts_are_refused_with_one_sentence_and_change_nothing(room, body, message):

@@ -212,7 +212,6 @@ def test_the_address_names_the_label(client):
         ("add_point_interaction", {"content": b"{"}, "no JSON object"),
         ("add_bbox_interaction", {"json": {"bbox_coords": [[0, 2], "a"], "include_interaction": True}}, "expected is"),
         ("add_bbox_interaction", {"json": {"bbox_coords": [[0, 3]] * 4, "include_interaction": True}}, "expected is"),
-        ("add_bbox_interaction", {"json": {"bbox_coords": [[0, 3]] * 3, "include_interaction": True}}, "plane"),
         ("add_scribble_interaction", {"content": wire.pack(np.ones(3)), "headers": {"X-Meta": "{}"}}, "no include"),
         ("add_point_interaction", {"json": {"coordinates": [1, 2, 3], "include_interaction": "no"}}, "true or false"),
         (
