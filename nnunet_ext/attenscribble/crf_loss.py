@@ -234,18 +234,20 @@ class _Disagreement(torch.autograd.Function):
             force = 2 * power * by_volume.view(*cut.shape, *[1] * (probabilities.ndim - 2)) * volume
         else:
             kernel, neighbours = neighbour_sums(probabilities, features, receives, window)
-            force = torch.zeros_like(kernel)
+            force = None
         scale = 1 / (window.mass * receives.sum().clamp(min=1))
         if exclusive:
             # Σ_pairs k (1 − p·p') = ½ Σ_i (Σ_j k − p_i·Σ_j k p_j)
             value = (kernel.sum() - (probabilities * neighbours).sum()) / 2
-            gradient = -neighbours
+            gradient = neighbours.neg_()
         else:
             # Σ_pairs k (p + p' − 2pp') = Σ_i p_i (Σ_j k − Σ_j k p_j)
             scale = scale / probabilities.shape[1]
             value = (probabilities * (kernel - neighbours)).sum()
             gradient = kernel - 2 * neighbours
-        ctx.save_for_backward(gradient.sub_(force).mul_(scale))
+        if force is not None:
+            gradient = gradient - force  # and the sums of the segmentation are kept no longer
+        ctx.save_for_backward(gradient.mul_(scale))
         return value * scale
 
     @staticmethod
