@@ -266,15 +266,10 @@ class Correction:
 
     def _answer(self, tiles: Sequence[TileState], index: int) -> NDArray[np.unsignedinteger]:
         """The network's labels of one slice of the crop, ``(H, W)`` of the image, from all tiles."""
-        image, weight = self.case.image, self.case.weight
-        total = torch.zeros((self.case.heads, *image.shape[2:]))
-        weights = torch.zeros(image.shape[2:])
-        for tile, (rows, columns) in enumerate(self.engine.tiles):
-            total[:, rows, columns] += weight * self.engine.logits(tile, tiles[tile], index).cpu()
-            weights[rows, columns] += weight
+        logits = ([self.engine.logits(tile, known, index).cpu()] for tile, known in enumerate(tiles))
         found = np.zeros(self.shape[1:], self.case.label_type)
         (_, row, column), (_, height, width) = self.case.grid.start, self.case.grid.cropped
-        found[row : row + height, column : column + width] = self.case.labels_of(total / weights)
+        found[row : row + height, column : column + width] = self.case.labels_of(self.case.tiling.blended(logits))
         return found
 
     @contextmanager

@@ -30,9 +30,10 @@ import torch
 from torch import Tensor
 
 from nnunet_ext.s2vnet.centroid_aggregation import Bank
+from nnunet_ext.s2vnet.column import share_of_chain
 from nnunet_ext.s2vnet.feature_cache import FeatureCache
 from nnunet_ext.s2vnet.network import S2VNet, slices_with_image
-from nnunet_ext.s2vnet.packed import Packed
+from nnunet_ext.s2vnet.packed import Packed, packed, unpacked
 from nnunet_ext.s2vnet.prompts import Prompts
 
 QUIET_SHARE, QUIET_SLICES = 0.01, 3
@@ -235,13 +236,12 @@ class Propagation:
         with self._precision():
             one = self.network.cluster(self._features(tile, index), bank, prompts)
         labels = one.logits[0].argmax(0).to(torch.int16).cpu().numpy()
-        mask = None if one.mask is None else Packed.of(one.mask.cpu().numpy())
-        return Step(one.centres, Packed.of(labels), mask, before)
+        return Step(one.centres, Packed.of(labels), packed(one.mask), before)
 
     def _bank(self, centres: Sequence[Tensor], mask: Packed | None) -> Bank:
         """Memory of these centres, newest last, and of the last mask."""
         filled = torch.ones(1, dtype=torch.bool, device=self.device)
-        known = None if mask is None else torch.from_numpy(mask.unpacked().copy()).to(self.device)
+        known = unpacked(mask, self.device)
         gap = None if self.gap is None else torch.full((1,), self.gap, device=self.device)
         return Bank(tuple(centres), (filled,) * len(centres), known, None if known is None else filled, gap)
 
@@ -267,7 +267,7 @@ def share_of_upward(index: int, depth: int, marked: Sequence[int]) -> float:
         marked: slices with marks, ascending.
     """
     if not marked:
-        return (index + 1) / (depth + 1)
+        return share_of_chain(index, depth)
     if index in marked:
         return 0.5
     below = [other for other in marked if other < index]

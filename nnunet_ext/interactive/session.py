@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableSequence, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -363,8 +363,7 @@ class S2VSession:
         """
         value, shape = self._label(label, include_interaction), self.case.shape
         voxels = mask_voxels(scribble_image, shape, interaction_bbox, "scribble")
-        stroke = Stroke(value, in_slices(voxels, self.case.grid, shape))
-        return self._add(voxels, stroke, run_prediction)
+        return self._add(voxels, Stroke(value, in_slices(voxels, self.case.grid, shape)), run_prediction)
 
     def add_lasso_interaction(
         self,
@@ -525,12 +524,7 @@ class S2VSession:
         Raises:
             InputError: no image.
         """
-        correction, buffer = self._require_image()
-        if not self._history:
-            return None
-        before, self._state = self._state, self._history.pop()
-        self._undone.append(before)
-        return correction.write(before, self._state, buffer)
+        return self._go_to_last(self._history, self._undone)
 
     def redo(self) -> Box | None:
         """Do again what was undone last, exactly; nothing can be, once something else was done.
@@ -541,12 +535,7 @@ class S2VSession:
         Raises:
             InputError: no image.
         """
-        correction, buffer = self._require_image()
-        if not self._undone:
-            return None
-        before, self._state = self._state, self._undone.pop()
-        self._history.append(before)
-        return correction.write(before, self._state, buffer)
+        return self._go_to_last(self._undone, self._history)
 
     @property
     def undo_steps(self) -> int:
@@ -666,12 +655,7 @@ class S2VSession:
         return value if include else 0
 
     def _add(
-        self,
-        voxels: NDArray,
-        stroke: Stroke,
-        run: bool,
-        weight: float = 1.0,
-        supersedes: bool = True,
+        self, voxels: NDArray, stroke: Stroke, run: bool, weight: float = 1.0, supersedes: bool = True
     ) -> Box | None:
         correction, _ = self._require_image()
         self._require_unlocked(stroke)
@@ -732,6 +716,15 @@ class S2VSession:
         if self.verbose:
             print(f"changed: {changed}")
         return changed
+
+    def _go_to_last(self, states: MutableSequence[State], others: MutableSequence[State]) -> Box | None:
+        """Take the last of ``states``, and leave the present one in ``others``; returns what changes."""
+        correction, buffer = self._require_image()
+        if not states:
+            return None
+        before, self._state = self._state, states.pop()
+        others.append(before)
+        return correction.write(before, self._state, buffer)
 
     def _forget(self) -> None:
         self._state = State()

@@ -147,16 +147,6 @@ class SlicedCase:
         return self.tiling.places
 
     @property
-    def weight(self) -> Tensor:
-        """Return the weight of the pixels of a tile, ``(patch_h, patch_w)``."""
-        return self.tiling.weight
-
-    @property
-    def heads(self) -> int:
-        """Number of labels or regions that the network has logits for."""
-        return self.model.label_manager.num_segmentation_heads
-
-    @property
     def depth(self) -> int:
         """Number of slices within the crop."""
         return self.grid.cropped[0]
@@ -189,12 +179,12 @@ class SlicedCase:
         """Labels of one slice on the grid of the original image.
 
         Args:
-            logits: ``(heads, h, w)``, on the grid of :attr:`image`.
+            logits: ``(heads, h, w)``, on the grid of :attr:`image` without its padding.
 
         Returns:
             ``(H, W)``, a slice of :meth:`cropped_view`; uint8, or uint16 if there are many labels.
         """
-        return labels_of_slice(logits[(slice(None), *self.inside)], self.properties, self.model)
+        return labels_of_slice(logits, self.properties, self.model)
 
     @property
     def label_type(self) -> type[np.unsignedinteger]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from nnunet_ext.s2vnet.centroid_aggregation import Bank
 from nnunet_ext.s2vnet.feature_cache import FeatureCache
 from nnunet_ext.s2vnet.network import Passed, S2VNet, slices_with_image
-from nnunet_ext.s2vnet.packed import Packed
+from nnunet_ext.s2vnet.packed import Packed, packed, unpacked
 
 Direction = Literal["forward", "backward", "both"]
 
@@ -43,6 +43,16 @@ class Known(NamedTuple):
     centres: Tensor
     mask: Packed | None
     masked: Tensor | None
+
+
+def share_of_chain(step: int, depth: int) -> float:
+    """Return the share of a chain in the blend of both directions: each counts as much as it has seen.
+
+    Args:
+        step: of the slice in the chain, from 0.
+        depth: number of slices.
+    """
+    return (step + 1) / (depth + 1)
 
 
 def next_logits(columns: Sequence[Iterator[Parts]], flips: int) -> list[Tensor]:
@@ -114,8 +124,7 @@ class Column:
             upward = self._summed(self._again(known.pop(), index, passed))
             downward = self._summed(passed.logits)
             del passed
-            # each counts as much as it has seen
-            yield ((index + 1) / (self.depth + 1), upward), ((step + 1) / (self.depth + 1), downward)
+            yield (share_of_chain(index, self.depth), upward), (share_of_chain(step, self.depth), downward)
 
     def _chain(
         self,
@@ -144,14 +153,12 @@ class Column:
     def _kept(passed: Passed) -> Known | None:
         if passed.centres is None:
             return None
-        mask = passed.bank.mask
-        return Known(passed.centres, None if mask is None else Packed.of(mask.cpu().numpy()), passed.bank.masked)
+        return Known(passed.centres, packed(passed.bank.mask), passed.bank.masked)
 
     def _again(self, known: Known | None, index: int, passed: Passed) -> Tensor:
         """Logits ``(B, heads, h, w)`` of a slice that a chain has passed, from the features that another one needed."""
         if known is None or passed.features is None:
             return passed.logits  # there is no image
-        mask = None if known.mask is None else torch.from_numpy(known.mask.unpacked().copy()).to(self.device)
-        bank = Bank(mask=mask, masked=known.masked, gap=self.gap)
+        bank = Bank(mask=unpacked(known.mask, self.device), masked=known.masked, gap=self.gap)
         labels = self.network.slice_logits(known.centres, passed.features, bank)
         return self.network.label_heads.head_logits(self.network.where_image(labels, self.there[index]))

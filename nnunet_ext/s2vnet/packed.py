@@ -6,7 +6,9 @@ import zlib
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 
 class Packed(NamedTuple):
@@ -22,3 +24,13 @@ class Packed(NamedTuple):
 
     def unpacked(self) -> NDArray:
         return np.frombuffer(zlib.decompress(self.data), self.type).reshape(self.shape)
+
+
+def packed(mask: Tensor | None) -> Packed | None:
+    """Compress a tensor of any device; None stays None."""
+    return None if mask is None else Packed.of(mask.cpu().numpy())
+
+
+def unpacked(mask: Packed | None, device: torch.device) -> Tensor | None:
+    """Return what :func:`packed` was given, on a device."""
+    return None if mask is None else torch.from_numpy(mask.unpacked().copy()).to(device)
