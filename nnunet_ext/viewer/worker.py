@@ -164,11 +164,6 @@ class SessionWorker:
             return self._apply(prompt, number)
 
         try:
-
-            def work() -> Change:
-                check()
-                return self._apply(prompt, number)
-
             return await self.do(work)
         finally:
             if autosave is not None:
