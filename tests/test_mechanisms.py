@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks.mechanisms import masked_crf
+from benchmarks.mechanisms import masked_crf, propagation
 from benchmarks.mechanisms.__main__ import main, toys
 from benchmarks.mechanisms.toy import Answer, table
 
@@ -33,7 +34,7 @@ def test_a_wrong_answer_is_the_exit_code_and_is_in_the_table(monkeypatch, capsys
     assert main(["masked_crf"]) == 1
     with pytest.raises(SystemExit, match="2"):
         main(["unknown"])
-    assert "there is no toy unknown; there are masked_crf" in capsys.readouterr().err
+    assert f"there is no toy unknown; there are {', '.join(toys())}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("dim", [2, 3])
@@ -60,3 +61,23 @@ def test_a_toy_has_the_known_answer(name):
 def test_the_crf_toy_fails_without_the_crf_loss():
     arms = {"partial loss": "nnUNetTrainerReference", "without": "nnUNetTrainerReference"}
     assert not any(answer.right for answer in masked_crf.run(arms, (2,)))
+
+
+def test_nothing_but_slice_0_tells_which_disc_of_the_propagation_toy_is_the_object():
+    images, labels = propagation.volumes(40, 8, True, 0)
+    left, right = images[..., : propagation.SIZE // 2], images[..., propagation.SIZE // 2 :]
+    is_left = labels[..., : propagation.SIZE // 2].flatten(1).any(1)
+    assert is_left.float().mean() == 0.5
+    assert (is_left != labels[..., propagation.SIZE // 2 :].flatten(1).any(1)).all()
+    brighter = (left.flatten(3).mean(3) > right.flatten(3).mean(3))[:, 0]
+    assert torch.equal(brighter[:, 0], is_left)
+    assert 0.4 < (brighter[:, 1:] == is_left[:, None]).float().mean() < 0.6
+    silent, _ = propagation.volumes(40, 8, False, 0)
+    assert torch.equal(silent[:, :, 1:], images[:, :, 1:])
+    assert silent.max() < propagation.CUE < images.max()
+
+
+@pytest.mark.slow
+def test_the_propagation_toy_fails_if_what_travels_knows_no_place():
+    answers = propagation.run({"position": False, "mask_memory": False})
+    assert not any(answer.right for answer in answers), table({"propagation": answers})

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from nnunet_ext.catalogue import resolve
+from nnunet_ext.nnunet.trainer import CommonTrainer
 
 DATASET = "Dataset999_Toy"
 EPOCHS = 20
@@ -25,6 +26,9 @@ SCHEDULE = {"epochs": EPOCHS, "learning_rate": 0.1, "momentum": 0.9, "warmup_ste
 
 Batch = Callable[[int], tuple[Tensor, Tensor]]
 """Step → image ``(B, C, *patch)`` and labels ``(B, 1, *patch)``, int16."""
+
+More = Callable[[int], Mapping[str, Any]]
+"""Step → further entries of the batch, such as patches without labels."""
 
 
 def plans(
@@ -69,6 +73,9 @@ def plans(
     return {
         "dataset_name": DATASET,
         "plans_name": "toy",
+        "transpose_forward": [0, 1, 2],
+        "original_median_spacing_after_transp": [1.0] * 3,
+        "original_median_shape_after_transp": [patch[0]] * 3,
         "label_manager": "LabelManager",
         "configurations": {"2d" if dim == 2 else "3d_fullres": settings},
     }
@@ -79,16 +86,46 @@ def train(
 ) -> Callable[[Tensor], Tensor]:
     """Train, and return what predicts logits ``(B, K, *patch)`` from an image ``(B, C, *patch)``.
 
+    Arguments are those of :func:`trained`.
+    """
+    return predictor(trained(trainer, toy_plans, labels, batch, steps, seed=seed).network)
+
+
+def predictor(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return what predicts logits ``(B, K, *patch)`` from an image ``(B, C, *patch)``, without gradients."""
+
+    def predict(image: Tensor) -> Tensor:
+        with torch.no_grad():
+            return network(image)
+
+    return predict
+
+
+def trained(
+    trainer: str,
+    toy_plans: dict[str, Any],
+    labels: Mapping[str, Any],
+    batch: Batch,
+    steps: int,
+    *,
+    more: More | None = None,
+    seed: int = 0,
+) -> CommonTrainer:
+    """Train, and return the trainer, whose network is set to evaluation without deep supervision.
+
     Args:
         trainer: name in the catalogue.
-        toy_plans: of :func:`plans`.
+        toy_plans: of :func:`plans`; their schedule is set to these steps.
         labels: as in ``dataset.json``.
         batch: what the loader would give.
         steps: in all, a multiple of :data:`EPOCHS`.
-        seed: of the weights.
+        more: what else the loader would give.
+        seed: of the weights, and of all that the method draws.
     """
     dataset = {"channel_names": {"0": "MRI"}, "labels": dict(labels), "numTraining": 1, "file_ending": ".nii.gz"}
-    (configuration,) = toy_plans["configurations"]
+    ((configuration, settings),) = toy_plans["configurations"].items()
+    per_epoch = steps // EPOCHS
+    settings["nnunet_ext"]["schedule"] = {**SCHEDULE, "iterations": per_epoch}
     with _folders(), contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints its citation
         torch.manual_seed(seed)
         content = {**toy_plans, "continue_training": False}
@@ -98,20 +135,16 @@ def train(
         made.set_deep_supervision_enabled(made.enable_deep_supervision)
         scales = made._get_deep_supervision_scales()
         for step in range(steps):
-            if step % (steps // EPOCHS) == 0:
-                made.current_epoch = step // (steps // EPOCHS)
+            if step % per_epoch == 0:
+                made.current_epoch, made.step_in_epoch = step // per_epoch, 0
                 made.lr_scheduler.step(made.current_epoch)
             image, target = batch(step)
             targets = [_scaled(target, scale) for scale in scales] if scales is not None else target
-            made.train_step({"data": image, "target": targets, "keys": [str(n) for n in range(len(image))]})
+            keys = [str(n) for n in range(len(image))]
+            made.train_step({"data": image, "target": targets, "keys": keys, **(more(step) if more else {})})
         made.set_deep_supervision_enabled(False)
-    network = made.network.eval()
-
-    def predict(image: Tensor) -> Tensor:
-        with torch.no_grad():
-            return network(image)
-
-    return predict
+    made.network.eval()
+    return made
 
 
 def _scaled(target: Tensor, scale: tuple[float, ...]) -> Tensor:
