@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.mechanisms import masked_crf, propagation
+from benchmarks.mechanisms import bridge, masked_crf, propagation
 from benchmarks.mechanisms.__main__ import main, toys
 from benchmarks.mechanisms.toy import Answer, table
 
@@ -61,6 +61,17 @@ def test_a_toy_has_the_known_answer(name):
 def test_the_crf_toy_fails_without_the_crf_loss():
     arms = {"partial loss": "nnUNetTrainerReference", "without": "nnUNetTrainerReference"}
     assert not any(answer.right for answer in masked_crf.run(arms, (2,)))
+
+
+@pytest.mark.slow
+def test_the_bridge_toy_fails_with_the_whole_heatmap():
+    answers = bridge.at_options({"sigma": 4.0}, (3, 6))
+    assert not any(answer.right for answer in answers), table({"bridge": answers})
+
+
+def test_the_smallest_loss_is_found_in_the_middle_of_all_places_that_have_it():
+    assert bridge.smallest(lambda x: (x - 0.5) ** 2, -1.0, 2.0, 0.25) == pytest.approx(0.5)
+    assert bridge.smallest(lambda x: max(0.0, abs(x) - 0.5), -1.0, 1.5, 0.25) == pytest.approx(0.0)
 
 
 def test_nothing_but_slice_0_tells_which_disc_of_the_propagation_toy_is_the_object():

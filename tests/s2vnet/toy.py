@@ -17,7 +17,8 @@ from tests.s2vnet.test_network import s2vnet
 
 SIZE = 16
 CENTRES_ALONE = {"width": 16, "layers": 1, "position": False, "mask_memory": False}
-"""Options: what the paper propagates, without what is added; that has its own toy in ``test_two_discs.py``."""
+"""Options: what the paper propagates, without what is added; that has a toy of its own,
+``benchmarks/mechanisms/propagation.py``."""
 
 Batch = tuple[Tensor, Tensor, SimulatedUser | None]
 """Images ``(B, C, T, H, W)``, labels ``(B, T, H, W)``, and who clicks in them."""
