@@ -22,10 +22,10 @@ from nnunet_ext.babloss.published import published_loss, published_soft_map
 from nnunet_ext.landmarks.points import State
 
 RADII = (3, 4, 6, 10, 16)
-"""Of the balls, in voxels."""
+"""Radii of the balls, in voxels."""
 
 SHIFTS = (0.0, 0.25, 0.5, 0.75)
-"""Of the ball against the voxels; errors are the mean over them."""
+"""Shifts of the ball against the voxels; errors are the mean over them."""
 
 MARGIN = 12
 """Voxels from the surface to the edge of the image: beyond the 8 levels in which the loss sees a surface."""
@@ -38,7 +38,7 @@ STEP = 0.1
 """Voxels between two sizes that are tried."""
 
 SLOPE = 4.0
-"""Of the predicted logits at the surface, per voxel."""
+"""Slope of the predicted logits at the surface, per voxel."""
 
 SURFACE, SIZE = 0.5, 0.2 + STEP / 2
 """Voxels by which a landmark may be off the surface, and the radius of an organ off the known one."""
