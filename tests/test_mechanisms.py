@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.mechanisms import bridge, masked_crf, propagation
+from benchmarks.mechanisms import bridge, masked_crf, masked_student, propagation
 from benchmarks.mechanisms.__main__ import main, toys
 from benchmarks.mechanisms.toy import Answer, table
 
@@ -72,6 +72,31 @@ def test_the_bridge_toy_fails_with_the_whole_heatmap():
 def test_the_smallest_loss_is_found_in_the_middle_of_all_places_that_have_it():
     assert bridge.smallest(lambda x: (x - 0.5) ** 2, -1.0, 2.0, 0.25) == pytest.approx(0.5)
     assert bridge.smallest(lambda x: max(0.0, abs(x) - 0.5), -1.0, 1.5, 0.25) == pytest.approx(0.0)
+
+
+def test_the_signs_of_the_masked_student_toy_say_where_the_object_is_and_nothing_else_does():
+    size, block = masked_student.SIZE, masked_student.BLOCK
+    both, labels = masked_student.images(40, 0, bright=True, dark=True)
+    nothing, same = masked_student.images(40, 0)
+    is_left = labels[..., : size // 2].flatten(1).any(1)
+    assert torch.equal(labels, same)
+    assert 0.3 < is_left.float().mean() < 0.7
+    assert (is_left != labels[..., size // 2 :].flatten(1).any(1)).all()
+    signs = (both - nothing)[:, 0]
+    for rows, value in ((slice(None, block), masked_student.BRIGHT), (slice(-block, None), masked_student.DARK)):
+        side = signs[:, rows].sum(1)[:, : size // 2].sum(1) / (block**2 * value)
+        assert torch.allclose(side, is_left.float(), atol=1e-4)
+    assert not signs[:, block:-block].any()
+    assert not labels[:, [*range(block), *range(size - block, size)]].any()
+    discs = nothing[..., : size // 2].flatten(1).sum(1) > nothing[..., size // 2 :].flatten(1).sum(1)
+    assert 0.3 < (discs == is_left).float().mean() < 0.7
+
+
+@pytest.mark.slow
+def test_the_masked_student_toy_fails_without_masks():
+    arms = dict(list(masked_student.ARMS.items())[1:])
+    answer = masked_student.run(arms, {"mask_ratio": 0.0})[0]
+    assert not answer.right, table({"masked_student": [answer]})
 
 
 def test_nothing_but_slice_0_tells_which_disc_of_the_propagation_toy_is_the_object():
