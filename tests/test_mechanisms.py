@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
-from benchmarks.mechanisms import bridge, masked_crf, masked_student, propagation
+from benchmarks.mechanisms import bridge, masked_crf, masked_student, propagation, touching
 from benchmarks.mechanisms.__main__ import main, toys
 from benchmarks.mechanisms.toy import Answer, table
 
@@ -97,6 +98,25 @@ def test_the_masked_student_toy_fails_without_masks():
     arms = dict(list(masked_student.ARMS.items())[1:])
     answer = masked_student.run(arms, {"mask_ratio": 0.0})[0]
     assert not answer.right, table({"masked_student": [answer]})
+
+
+def test_only_the_border_of_the_touching_toy_is_drawn_wrongly_and_by_no_more_than_the_jitter():
+    moved = []
+    for seed in range(20):
+        _, labels, truth = touching.case(seed)
+        assert np.array_equal(labels > 0, truth > 0)
+        moved.append(np.count_nonzero(labels != truth) / np.count_nonzero(truth))
+        across = ndimage.distance_transform_edt(truth != 2)[labels == 2]
+        assert across.max(initial=0) <= 2 * touching.JITTER + 1
+    assert 0.03 < np.mean(moved) < 0.15
+
+
+@pytest.mark.slow
+def test_the_touching_toy_fails_without_either_branch():
+    arms = {"stock nnU-Net": "nnUNetTrainerReference", "without": "nnUNetTrainerReference"}
+    _, border, branches = touching.run(arms)
+    assert not border.right
+    assert not branches.right
 
 
 def test_nothing_but_slice_0_tells_which_disc_of_the_propagation_toy_is_the_object():
