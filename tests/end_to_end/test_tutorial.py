@@ -28,7 +28,7 @@ def code(notebook):
 
 
 def said(notebook):
-    """What was printed. Every command writes into a file of its own, which is only shown when the command fails."""
+    """Return what was printed. A command writes into a file of its own, which is only shown when the command fails."""
     return [out.text for cell in code(notebook) for out in cell.outputs if out.output_type == "stream"]
 
 
