@@ -59,7 +59,7 @@ TRAINERS: dict[str, Entry] = {
         description="adjacent structures with a confused boundary",
         needs="",
         network="own",
-        measured="no difference shown (short trainings)",
+        measured="no difference shown (hippocampus, three seeds)",
         page="docs/results/pnpnet.md",
     ),
     "nnUNetTrainerMaskedCRF": Entry(
@@ -68,7 +68,7 @@ TRAINERS: dict[str, Entry] = {
         description="only scribbles are annotated: masked CRF loss",
         needs="ignore label",
         network="stock",
-        measured="better on all subjects, in 2D and 3D; two seeds, no verdict yet",
+        measured="better on all subjects, in 2D and 3D; two or three seeds, no verdict yet",
         page="docs/results/attenscribble.md",
     ),
     "nnUNetTrainerAttenScribble": Entry(
