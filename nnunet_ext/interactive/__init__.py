@@ -8,7 +8,8 @@ computed again), ``provenance`` (what the label map takes from both), ``correcti
 
 Around it the commands: ``interact`` repeats prompts from a file, whose format is ``prompt_list``; ``evaluate_clicks``
 clicks like a simulated user and measures, ``click_effects`` says what each click did, and ``click_figure`` draws what
-came of it. The page of ``nnunet-ext s2v serve`` is in :mod:`nnunet_ext.viewer`.
+came of it; ``evaluate_box_and_clicks`` does so by the protocol of a challenge, whose prompts are in ``box_and_clicks``.
+Both walk over ``click_cases``. The page of ``nnunet-ext s2v serve`` is in :mod:`nnunet_ext.viewer`.
 
 The network does not know this folder: training and automatic prediction are in :mod:`nnunet_ext.s2vnet`.
 """
