@@ -1,4 +1,5 @@
-"""Data sets that a benchmark makes from one with dense labels: with scribbles, or with landmarks in place of masks.
+"""Data sets that a benchmark makes from one with dense labels: with scribbles, landmarks in place of masks, or borders
+that were moved.
 
 They lie in the benchmark's folder beside links to the data sets of the user.
 """
@@ -12,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from nnunet_ext.benchmark.moved_borders import move_borders
 from nnunet_ext.benchmark.own_folds import write_landmark_folds
 from nnunet_ext.benchmark.spec import Drawn, SplitRecipe
 from nnunet_ext.errors import InputError
@@ -56,8 +58,10 @@ def draw(number: str, drawn: Drawn, splits: SplitRecipe | None, raw: Path) -> No
             return
         for old in (folder, Path(os.environ["nnUNet_preprocessed"]) / folder.name):
             shutil.rmtree(old, ignore_errors=True)
-    if drawn.landmarks is None:
-        made = _scribbles(number, drawn)
+    if drawn.scribbles is not None:
+        made = _scribbles(number, drawn.source, drawn.scribbles)
+    elif drawn.borders is not None:
+        made = move_borders(drawn.source, number, drawn.borders)
     else:
         assert splits is not None  # the specification asks for it
         made = _landmarks(number, drawn, splits, raw)
@@ -68,13 +72,11 @@ def draw(number: str, drawn: Drawn, splits: SplitRecipe | None, raw: Path) -> No
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def _scribbles(number: str, drawn: Drawn) -> Path:
+def _scribbles(number: str, source: str, given: Mapping[str, Any]) -> Path:
     from nnunet_ext.scribbles.generate import generate_dataset
     from nnunet_ext.scribbles.label_map import Options
 
-    return generate_dataset(
-        drawn.source, number, _options(Options, drawn.scribbles or {}, number, "scribbles generate")
-    ).folder
+    return generate_dataset(source, number, _options(Options, given, number, "scribbles generate")).folder
 
 
 def _landmarks(number: str, drawn: Drawn, splits: SplitRecipe, raw: Path) -> Path:

@@ -180,18 +180,38 @@ class DrawnLandmarks(_Strict):
     subsets: Positive = 1
 
 
+class MovedBorders(_Strict):
+    """A border between two labels that is moved at random, anew in every case, as annotators who disagree would.
+
+    ``sd_mm`` is the standard deviation of the distance by which a point of the border moves, ``smooth_mm`` that of the
+    Gaussian which smooths this distance along the border.
+    """
+
+    between: Listed[str]
+    sd_mm: Annotated[float, Field(gt=0)] = 2.0
+    smooth_mm: Annotated[float, Field(gt=0)] = 6.0
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _differ(self) -> MovedBorders:
+        if len(self.between) != 2 or len(set(self.between)) != 2:
+            raise ValueError(f"between is {list(self.between)}; a border lies between two different labels, by name")
+        return self
+
+
 class Drawn(_Strict):
-    """A data set that is made from one with dense labels: scribbles, or landmarks in place of most masks."""
+    """A data set that is made from one with dense labels: scribbles, landmarks in place of masks, or moved borders."""
 
     source: Annotated[Name, Field(alias="from")]
     scribbles: dict[str, Any] | None = None
     """Fields of :class:`nnunet_ext.scribbles.label_map.Options`."""
     landmarks: DrawnLandmarks | None = None
+    borders: MovedBorders | None = None
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Drawn:
-        if (self.scribbles is None) == (self.landmarks is None):
-            raise ValueError("a data set is drawn either with scribbles or with landmarks; write one of both")
+    def _one_of_them(self) -> Drawn:
+        if sum(kind is not None for kind in (self.scribbles, self.landmarks, self.borders)) != 1:
+            raise ValueError("a data set is drawn with scribbles, landmarks or borders; write one of the three")
         return self
 
 
@@ -350,9 +370,17 @@ def parse(content: Mapping[str, Any], where: str, name: str) -> Spec:
         InputError: an unknown key, a missing one, or a value that makes no sense.
     """
     try:
-        return _File.model_validate({"name": name, **content}).spec()
+        # numbers of data sets are names, or a message would take them for places in a list
+        return _File.model_validate(_named_by_text({"name": name, **content})).spec()
     except ValidationError as error:
         raise InputError(sentence(error, _File, where)) from None
+
+
+def _named_by_text(value: Any) -> Any:
+    """The same with every key of a mapping as text."""
+    if isinstance(value, Mapping):
+        return {str(key): _named_by_text(entry) for key, entry in value.items()}
+    return [_named_by_text(entry) for entry in value] if isinstance(value, list) else value
 
 
 class _UniqueKeys(yaml.SafeLoader):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 Handler = Callable[[int, "FrameType | None"], None]
 
@@ -43,14 +45,26 @@ def exit_code(error: KeyboardInterrupt) -> int:
 def handled(handler: Handler, *names: str) -> Iterator[None]:
     """Context in which ``handler`` is called for these signals; one that is ignored on purpose (nohup) stays ignored.
 
-    Nothing happens outside of the main thread, where Python allows no handlers.
+    Nothing happens outside of the main thread, where Python allows no handlers. In a fork the signals mean what they
+    meant before: an exception there is lost if the signal arrives while Python starts the fork, as that of
+    ``multiprocessing.Pool``'s ``terminate`` may, which would then wait for ever.
     """
-    previous = {}
+    previous: dict[int, Any] = {}
+    owner = os.getpid()
+
+    def received(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == owner:
+            handler(number, frame)
+        else:
+            before = previous[number]
+            signal.signal(number, signal.SIG_DFL if before is None else before)  # None: not set by Python
+            os.kill(os.getpid(), number)
+
     for name in names:
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             with suppress(ValueError):
-                previous[number] = signal.signal(number, handler)
+                previous[number] = signal.signal(number, received)
     try:
         yield
     finally:

@@ -125,7 +125,15 @@ def test_a_missing_key(key):
         ({"trainers": [*MINIMAL["trainers"], {"name": "again", "trainer": "nnUNetTrainerPnPNet"}]}, ["seeds"]),
         ({"splits": {"by": "case"}}, ["splits: only where the benchmark preprocesses its data", "raw: $nnUNet_raw"]),
         ({"drawn": {902: {"from": 4, "scribbles": {}}}}, ["drawn: only where the benchmark preprocesses its data"]),
-        ({"drawn": {902: {"from": 4}}}, ["either with scribbles or with landmarks"]),
+        ({"drawn": {902: {"from": 4}}}, ["with scribbles, landmarks or borders; write one of the three"]),
+        (
+            {"drawn": {902: {"from": 4, "borders": {"between": ["a", "a"]}}}},
+            ["drawn, 902, borders", "two different labels"],
+        ),
+        (
+            {"drawn": {902: {"from": 4, "borders": {"between": ["a", "b"], "sd_mm": 0}}}},
+            ["drawn, 902, borders, sd_mm", "0"],
+        ),
         ({"drawn": {"Dataset902_A": {"from": 4, "scribbles": {}}}}, ["'Dataset902_A' is no number of a data set"]),
         ({"drawn": {902: {"from": 4, "landmarks": {"segmented": 8}}}}, ["902 has landmarks", "add splits with by"]),
         ({"plans": {"spacing": [0, 2]}}, ["plans, spacing"]),

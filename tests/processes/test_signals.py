@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -53,3 +54,22 @@ def test_a_signal_that_was_noted_is_raised_as_what_it_is():
         os.kill(os.getpid(), signal.SIGTERM)
     assert exit_code(interrupt(seen[0])) == 143
     assert exit_code(interrupt(signal.SIGINT)) == exit_code(KeyboardInterrupt()) == 130
+
+
+FORK = """
+import multiprocessing, os, signal, time
+from nnunet_ext.processes.signals import like_ctrl_c
+
+os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))  # exceptions in it are ignored
+with like_ctrl_c():
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    child.join(30)
+print(child.exitcode)
+child.kill()
+"""
+
+
+def test_a_fork_that_is_ended_while_it_starts_ends():
+    shown = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, check=True)
+    assert shown.stdout == f"{-signal.SIGTERM}\n", shown.stderr
