@@ -1,4 +1,4 @@
-"""Temporary folders beside what they will replace, which nobody has to clear away.
+"""Temporary folders beside the files that they will replace; nobody has to clear them away.
 
 ``.nnunet-ext-<random>.tmp/`` holds ``lock``, ``new/<name>`` and, while a folder is replaced on a system that cannot
 swap two names, ``old/<name>``. Whoever writes holds the lock, which the operating system gives back even after kill -9;
@@ -58,7 +58,7 @@ def swap_in(new: Path, target: Path) -> None:
 def sweep(parent: Path) -> None:
     """Remove the temporary folders in ``parent`` whose writers have ended.
 
-    On a drive that knows no locks nobody can tell, and they stay.
+    On a drive without locks this cannot be known, and they stay.
     """
     for folder in parent.glob(f"{PREFIX}*{SUFFIX}"):
         with suppress(OSError):  # of another user, or somebody else is removing it

@@ -1,4 +1,4 @@
-"""The catalogue: every trainer of this package, what it is for, what was measured, and where its class lives.
+"""The catalogue: every trainer of this package, its problem, its measured verdict, and the location of its class.
 
 A verdict is edited here; tests compare README.md and the pages of the documentation with it.
 
@@ -22,13 +22,13 @@ TIERS: tuple[Tier, ...] = get_args(Tier)
 
 
 class Entry(NamedTuple):
-    """A trainer: where its class lives, and what a user chooses it by.
+    """A trainer: the location of its class, and what a user needs to choose it.
 
     Attributes:
         location: ``module:class``.
         tier: users are shown the methods first.
         description: the problem it is for and what it does, in one line.
-        needs: what a data set or a command must have for it; empty: nothing beside what nnU-Net needs.
+        needs: what a data set or a command must have for it; empty: only what nnU-Net needs.
         network: ``stock`` if nnU-Net alone can predict with what it trained, else ``own``.
         measured: better, no difference, worse or not yet, against nnUNetTrainerReference, and where.
         page: of the documentation, where the numbers are.
@@ -276,7 +276,7 @@ OPTIONS: dict[str, str] = {
     "babloss": "nnunet_ext.babloss.options:BaBLossOptions",
     "s2vnet": "nnunet_ext.s2vnet.options:S2VNetOptions",
 }
-"""Location of the options of a method, by their section in the plans: a dataclass whose defaults are the sound ones."""
+"""Location of the options of a method, by their section in the plans: a dataclass with the sound defaults."""
 
 _EPOCHS = re.compile(r"(?P<name>.+)_(?P<epochs>[1-9][0-9]*)epochs?")
 
@@ -319,9 +319,9 @@ def resolve(name: str) -> type:
 
 
 def advice(name: str) -> str:
-    """One sentence for somebody who asked for a trainer that is not here: what replaces it, or which name is meant.
+    """One sentence for somebody who asked for a trainer that is not here: its replacement, or the name that is meant.
 
-    Empty for names that are like none, and for those of nnU-Net's own trainers.
+    Empty for names that resemble none of ours, and for nnU-Net's own trainers.
     """
     match = _EPOCHS.fullmatch(name)
     base, epochs = (match["name"], name[match.end("name") :]) if match and match["name"] != _PREFIX else (name, "")

@@ -1,7 +1,7 @@
-"""Trainers made of two methods: nothing but their bases, the framework first, then what it goes around.
+"""Trainers made of two methods: only their bases, first the framework, then the trainer inside it.
 
-The only file that may import two methods. ``MedContext`` (two views and a teacher) and ``MaskedCRF`` (a loss on what is
-not annotated) go in front of any trainer of this package; those here are tested combinations, others are two lines.
+The only file that may import two methods. ``MedContext`` (two views and a teacher) and ``MaskedCRF`` (a loss on voxels
+without annotation) go in front of any trainer of this package. The combinations here are tested; others are two lines.
 """
 
 from __future__ import annotations

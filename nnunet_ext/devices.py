@@ -9,8 +9,8 @@ def require_device(device: str, option: str) -> None:
     """Raise InputError if PyTorch has no such device here, before anything is started on it.
 
     Args:
-        device: ``cpu``, ``cuda`` or ``mps``; any other is left to PyTorch.
-        option: how the user says which, such as ``-device``.
+        device: ``cpu``, ``cuda`` or ``mps``; PyTorch judges any other.
+        option: the option that the user gave, such as ``-device``.
     """
     import torch
 

@@ -1,9 +1,9 @@
 """The folder in which nnU-Net finds our trainers.
 
-nnU-Net (>= 2.8) searches the folders named in the environment variable ``nnUNet_extTrainer`` for a trainer that it
-does not ship (``nnunetv2/utilities/find_objects.py``). After each search it removes every module that came from such a
-folder from ``sys.modules``, so the folder must hold nothing but a door: classes that lived in it could not be pickled
-to data-loader workers. Our door is ``trainers/``; the classes behind it live in :mod:`nnunet_ext`.
+nnU-Net (>= 2.8) searches the folders named in the environment variable ``nnUNet_extTrainer`` for a trainer that it does
+not ship (``nnunetv2/utilities/find_objects.py``). After each search it removes every module that came from such a
+folder from ``sys.modules``, so the folder must contain only a door: classes that lived in it could not be pickled to
+data-loader workers. Our door is ``trainers/``; the classes behind it live in :mod:`nnunet_ext`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def discovery_folder() -> Path:
 
 
 def extended_value(current: str | None) -> str:
-    """``current`` with our folder appended, unless it is already there; what is already set stays first."""
+    """``current`` with our folder appended, unless it is already there; existing folders stay first."""
     folder = str(discovery_folder())
     entries = [entry for entry in (current or "").split(os.pathsep) if entry.strip()]
     return os.pathsep.join(entries if folder in entries else [*entries, folder])

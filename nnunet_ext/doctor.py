@@ -1,7 +1,7 @@
-"""``nnunet-ext doctor``: what stands between this installation and a training, and how to fix it.
+"""``nnunet-ext doctor``: finds what prevents a training in this installation, and says how to fix it.
 
-Whatever may crash or is slow to import (torch, torchvision, nnU-Net's trainer search) runs in a fresh Python with the
-user's own environment variables, so it sees what ``nnUNetv2_train`` will see.
+Everything that may crash or is slow to import (torch, torchvision, nnU-Net's trainer search) runs in a fresh Python
+with the user's own environment variables, so it sees what ``nnUNetv2_train`` will see.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _major_minor(version: str) -> tuple[int, int]:
 
 
 def shadowed_nnunet() -> list[Finding]:
-    """Check that Python imports the nnunetv2 that was installed: forks bring a package of the same name."""
+    """Check that Python imports the installed nnunetv2: forks contain a package of the same name."""
     title = "package nnunetv2"
     findings = []
     providers = sorted(set(metadata.packages_distributions().get("nnunetv2", [])))
@@ -166,7 +166,7 @@ def _installed_root(distribution: metadata.Distribution) -> Path:
 
 
 def shadowed_ourselves() -> list[Finding]:
-    """Is the nnunet_ext that nnU-Net will import this one? Lifelong-nnUNet brings a package of the same name."""
+    """Check that nnU-Net will import this nnunet_ext: Lifelong-nnUNet contains a package of the same name."""
     title = "package nnunet_ext"
     findings = []
     others = sorted(set(metadata.packages_distributions().get("nnunet_ext", [])) - {"nnunet-ext", "nnunet_ext"})
@@ -247,7 +247,7 @@ def _folder(variable: str, needed: bool) -> Finding:
 
 
 def torchvision_fits() -> list[Finding]:
-    """nnU-Net's search imports all stock trainers first, these timm, and that a torchvision which must fit torch."""
+    """Check that torchvision fits torch: nnU-Net's search imports all stock trainers, and through timm torchvision."""
     probe = _python("import torchvision; print(torchvision.__version__)")
     if probe.returncode == 0:
         return [Finding("ok", "torchvision", probe.stdout.strip().splitlines()[-1])]
@@ -282,7 +282,7 @@ def discovery() -> list[Finding]:
 
 
 def _harm(entry: str) -> str:
-    """Why nnU-Net must not search ``entry``: it imports every module in it and then forgets those modules again."""
+    """Reason why nnU-Net must not search ``entry``: it imports every module in it and then forgets these modules."""
     folder, package = Path(entry).resolve(), Path(__file__).resolve().parent
     installed = {*site.getsitepackages(), site.getusersitepackages(), *map(sysconfig.get_path, ("purelib", "platlib"))}
     if folder == discovery_folder().resolve():
@@ -392,7 +392,7 @@ def _compile(facts: dict[str, Any]) -> Finding:
 
 
 def workers() -> list[Finding]:
-    """Processes and what they share: the usual reasons for 'background workers are no longer alive'."""
+    """Processes and their shared memory: the usual reasons for 'background workers are no longer alive'."""
     # As nnU-Net computes them: default_n_proc_DA.py, configuration.py.
     augmentation, fix_a = _count("nnUNet_n_proc_DA", 12)
     preprocessing, fix_b = _count("nnUNet_def_n_proc", 8)

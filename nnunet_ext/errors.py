@@ -1,4 +1,4 @@
-"""The one exception that a user's input causes."""
+"""The exception for all mistakes in a user's input."""
 
 
 class InputError(ValueError):

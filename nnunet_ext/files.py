@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all: whoever reads finds the old one or the new one."""
+"""Files that are written as a whole or not at all: a reader finds the old one or the new one."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from nnunet_ext.errors import InputError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file to write; it takes the place of ``path`` at the end, and is removed after an error.
+    """A temporary file to write; it replaces ``path`` at the end, and is removed after an error.
 
-    It has the same name, because many writers look at the ending, in a folder of its own, because others may list the
-    files of that ending at any time. See :mod:`nnunet_ext.beside` for what a kill leaves.
+    It has the same name, because many writers look at the ending. It lies in its own folder, because others may list
+    the files of that ending at any time. See :mod:`nnunet_ext.beside` for what a kill leaves.
     """
     with beside(path) as temporary:
         yield temporary
@@ -46,9 +46,9 @@ def write_rows(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, A
 
 @contextmanager
 def written_as_a_whole(target: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A folder to write into; it gets the name ``target`` at the end, and is removed after an error.
+    """A folder to write into; it becomes ``target`` at the end, and is removed after an error.
 
-    Whoever looks at ``target`` finds the old folder, none, or the whole new one; see :func:`nnunet_ext.beside.swap_in`.
+    A reader of ``target`` finds the old folder, none, or the whole new one; see :func:`nnunet_ext.beside.swap_in`.
 
     Args:
         target: must not exist, unless ``replace``; its parent must.
@@ -87,10 +87,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_json_value(path: Path) -> Any:
-    """Whatever a JSON file holds; a byte order mark, which editors of Windows write, is passed over.
+    """Content of a JSON file; a byte order mark, which editors of Windows write, is skipped.
 
     Raises:
-        InputError: it is not there, is no JSON, or names something twice, of which Python would keep the last.
+        InputError: it is not there, is no JSON, or has a key twice, of which Python would keep the last.
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

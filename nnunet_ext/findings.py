@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Literal
 from nnunet_ext.files import write_rows
 
 Severity = Literal["fatal", "error", "problem", "warning", "note", "ok"]
-"""``fatal``, ``error`` and ``problem`` are one thing, in the word that each command prints: a training would fail or
-learn the wrong thing. ``warning``: probably a mistake; ``note``: good to know; ``ok``: looked at, nothing wrong."""
+"""``fatal``, ``error`` and ``problem`` mean the same, in the word of each command: a training would fail or learn the
+wrong thing. ``warning``: probably a mistake; ``note``: good to know; ``ok``: checked, nothing wrong."""
 
 PRINTED = 20
 """Number of findings that are printed; the files hold all."""
@@ -29,7 +29,7 @@ class Finding:
         about: name of the label or landmark, if it is about one.
         index: slice to look at, from 0.
         fix: command or advice that mends it.
-        box: first and last row, first and last column in that slice of what is meant.
+        box: first and last row, first and last column of the suspicious place in that slice.
     """
 
     severity: Severity

@@ -1,10 +1,10 @@
-"""``nnunet-ext enable`` and ``disable``: nnU-Net finds our trainers without an export, in one Python environment.
+"""``nnunet-ext enable`` and ``disable``: let nnU-Net find our trainers without an export, in one Python environment.
 
-Python runs the import lines of ``.pth`` files in site-packages when it starts. Ours calls
-:func:`nnunet_ext.register`, which appends our folder to the user's own value and never replaces it. The line asks first
-whether the package is there (a folder left behind by an uninstall has no ``origin``), so Python starts quietly after
-``pip uninstall``. Files are read alphabetically: the ones through which editable installs are found
-(``__editable__…``, ``_….pth``, ``easy-install.pth``) come before ours.
+Python runs the import lines of ``.pth`` files in site-packages when it starts. Ours calls :func:`nnunet_ext.register`,
+which appends our folder to the user's own value and never replaces it. The line first checks whether the package is
+there (a folder left behind by an uninstall has no ``origin``), so Python starts quietly after ``pip uninstall``. Files
+are read alphabetically: those of editable installs (``__editable__…``, ``_….pth``, ``easy-install.pth``) come before
+ours.
 
 PEP 829 replaces import lines by ``.start`` files, which name a function. Python 3.15 reads both, 3.18 ignores import
 lines. A ``.start`` file switches the import line off and cannot ask whether the package is there (Python would report

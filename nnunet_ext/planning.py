@@ -1,7 +1,7 @@
 """Writes plans: presets, a schedule, options of methods and another resolution on top of what nnU-Net planned.
 
-Presets are files in ``plans/``, described in ``plans/README.md``. Where our settings lie in a plans file is said in
-``nnunet/plans.py``.
+Presets are files in ``plans/``, described in ``plans/README.md``. ``nnunet/plans.py`` says where our settings are in a
+plans file.
 """
 
 from __future__ import annotations
@@ -80,16 +80,16 @@ def write_plans(
 ) -> WrittenPlans:
     """Write a plans file beside ``<nnUNet_preprocessed>/<dataset>/<base>.json``.
 
-    Configuration names stay, and without ``spacing`` the ``data_identifier``, too: the preprocessed data is used as it
-    is and the user only adds ``-p NAME``. Explicit arguments win over presets.
+    Configuration names stay, and without ``spacing`` the ``data_identifier``, too: the preprocessed data is used
+    unchanged, and the user only adds ``-p NAME``. Explicit arguments win over presets.
 
     Args:
         dataset: number or full name (``Dataset004_Hippocampus``) of a preprocessed data set.
         presets: names of files in ``plans/``, applied in this order.
         base: plans to start from.
         configurations: which to change; all by default. Only these are kept in the new file.
-        spacing: mm, in the order of ``spacing`` in the plans. Stages, kernel sizes, patch and batch size follow it, as
-            :mod:`nnunet_ext.nnunet.resolution` says, and the data of this spacing lies beside the other.
+        spacing: mm, in the order of ``spacing`` in the plans. Stages, kernel sizes, patch and batch size follow it by
+            the rules of :mod:`nnunet_ext.nnunet.resolution`, and the data of this spacing lies beside the other.
         batch_size: in samples.
         patch_size: in voxels.
         features: channels of every stage, finest first; with ``spacing`` as many stages as these.
@@ -153,8 +153,7 @@ def write_plans(
 def require_options(options: Mapping[str, Mapping[str, Any]]) -> None:
     """Raise InputError unless these options exist and have values that a trainer takes.
 
-    They are tried on the sound defaults; what a trainer sees also depends on its own defaults and on the plans, so it
-    looks again.
+    They are tried on the sound defaults. A trainer checks again, because its own defaults and the plans matter too.
 
     Args:
         options: by the name of a method's package, or ``precision``.
@@ -235,10 +234,10 @@ def _apply_schedule(settings: dict[str, Any], schedule: Mapping[str, float]) -> 
 
 
 def _fingerprint(folder: Path) -> dict[str, Any]:
-    """Read what nnU-Net noted of every image.
+    """Read nnU-Net's notes on every image.
 
     Raises:
-        InputError: nothing.
+        InputError: there are no such notes.
     """
     file = folder / "dataset_fingerprint.json"
     content = read_json(file) if file.is_file() else {}

@@ -1,4 +1,4 @@
-"""Turns what pydantic refuses into our one sentence: where, what was found, what is expected."""
+"""Turns pydantic's errors into one sentence: where, what was found, what is expected."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ EXPECTED = {
     "too_short": "a list with at least {min_length} entry",
     "tuple_type": "a list",
 }
-"""Words for what a value has to be, to follow "is not", by pydantic's type of error."""
+"""Words that follow "is not", by pydantic's type of error."""
 
 
 def sentence(error: ValidationError, model: type[BaseModel], where: str) -> str:
-    """Return the first thing that ``error`` complains about, as one sentence.
+    """Return the first complaint of ``error`` as one sentence.
 
     Args:
         error: raised while ``model`` was validated.
@@ -54,7 +54,7 @@ def sentence(error: ValidationError, model: type[BaseModel], where: str) -> str:
 
 
 def reasons(error: ValidationError, where: str = "") -> str:
-    """Say what pydantic refused: ``pnpnet.dim = -64: input should be greater than 0``, several joined by ``and``.
+    """Return what pydantic refused: ``pnpnet.dim = -64: input should be greater than 0``, several joined by ``and``.
 
     Args:
         error: of pydantic.

@@ -1,4 +1,4 @@
-"""Turns what a network hands out of its stages into the attentive similarity loss; training only."""
+"""Attentive similarity loss from the features that a network returns of its stages; training only."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ On the token grid, with S from :mod:`.similarity`, p the probabilities pooled to
 
 sg: no gradient. In the published form (:mod:`.published`) S gets a gradient too, and the loss is smallest where S is 0
 everywhere: the similarity can only shrink. Trained on fixed predictions its mean falls from 0.45 to 0.002 in 1000
-steps, whatever the predictions. In the stable form predictions follow the similarity as it is, and the similarity
-learns from the predictions as they are, so neither has a trivial solution.
+steps, whatever the predictions. In the stable form predictions follow a fixed similarity, and the similarity learns
+from fixed predictions, so neither has a trivial solution.
 
 Deviations from the published code, beside the stable form:
 
@@ -64,7 +64,7 @@ def attentive_similarity_loss(
 
 
 def mean_over_pairs(pairs: Tensor, window: Window, counts: Tensor, tokens: Tensor | None = None) -> Tensor:
-    """Mean of what pairs cost, weighted by the window, over the tokens that take part, of the samples that count.
+    """Mean cost of pairs, weighted by the window, over the tokens that take part, of the samples that count.
 
     Args:
         pairs: ``(B, offsets, *grid)``, of half a window.

@@ -1,9 +1,9 @@
-"""Best size: how large would the CRF loss like a structure of the true labels to be?
+"""Best size: at which size of a structure of the true labels is the CRF loss smallest?
 
-A structure of the true labels is eroded and dilated, in steps, and the loss computed for each size. It should be
-smallest where nothing was changed. The test needs dense labels of a few cases, no training, and seconds; it finds what
-the relabel test (:mod:`.relabel`) cannot, because that asks about one voxel at a time. In slices the loss has its
-optimum near the true size, in volumes where a small organ is gone (numbers in docs/attenscribble.md).
+A structure of the true labels is eroded and dilated in steps, and the loss is computed for each size. It should be
+smallest at the true size. The test needs dense labels of a few cases, no training, and seconds. It finds what the
+relabel test (:mod:`.relabel`) cannot, because that test looks at one voxel at a time. In slices the loss is smallest
+near the true size; in volumes it is smallest with a small organ gone (numbers in docs/attenscribble.md).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def resized(truth: Tensor, label: int, voxels: float) -> Tensor:
     Args:
         truth: ``(K, *spatial)`` bool, classes that exclude each other.
         label: the class.
-        voxels: how far its border moves out; negative: in. What it leaves gets the nearest other class.
+        voxels: how far its border moves out; negative: in. Voxels that it leaves get the nearest other class.
     """
     own = truth[label].numpy()
     if voxels == 0 or not own.any() or own.all():
@@ -56,8 +56,8 @@ def energy_by_size(
         steps: voxels by which it is dilated.
 
     Returns:
-        ``(steps,)``, float64, by the loss of the true size; nan where the class is nowhere, or is gone somewhere where
-        it was.
+        ``(steps,)``, float64, divided by the loss of the true size; nan if the class occurs nowhere, or vanishes from a
+        sample.
     """
     energies = torch.zeros(len(steps), dtype=torch.float64)
     expected = torch.zeros((), dtype=torch.float64)

@@ -1,23 +1,23 @@
 """The confidence gate: regularisers wait, class by class, until the network has learned what is annotated.
 
-A CRF loss and an attentive similarity are smallest where everything is one class. At the start of a training, when the
-background is predicted everywhere, that is where the network already is; they can hold it there, so that the partial
-loss never makes a first prediction (one training of the hippocampus ended so, docs/results/attenscribble.md). A ramp
-over epochs only moves the problem: when a network takes off depends on the data and the schedule.
+A CRF loss and an attentive similarity are smallest where everything is one class. At the start of a training the
+network predicts background everywhere, so both losses can hold it there, and the partial loss never makes a first
+prediction (one training of the hippocampus ended this way, docs/results/attenscribble.md). A ramp over epochs only
+moves the problem: when a network leaves this state depends on the data and the schedule.
 
-Here the regularisers count by what is learned. With a_c the running mean probability of class c at voxels annotated as
-c, a class is open by ``g_c = min(1, a_c / wait)``, and whatever a regulariser wants to move from class k to class l
-counts ``g_k g_l``. Its gradient for the logits z of a voxel is ``Σ_l p_k p_l (G_k − G_l)`` with ``G = ∂L/∂p``; the
-logits receive::
+Here the regularisers count as far as the network has learned. With a_c the running mean probability of class c at
+voxels annotated as c, a class is open by ``g_c = min(1, a_c / wait)``, and whatever a regulariser moves from class k to
+class l counts ``g_k g_l``. Its gradient for the logits z of a voxel is ``Σ_l p_k p_l (G_k − G_l)`` with ``G = ∂L/∂p``;
+the logits receive::
 
     ∂z_k = Σ_l  g_k g_l  p_k p_l (G_k − G_l)
 
-So a class that is not learned yet is neither taken from nor given to, and the others are regularised among themselves
-as if it was not there: one hard class of thirteen does not hold up the rest. With the same g everywhere the gradient is
+So nothing is taken from or given to a class that is not learned yet, and the others are regularised among themselves as
+if it were not there: one hard class of thirteen does not hold up the rest. With the same g everywhere the gradient is
 g² times what it was. Regions, which do not exclude each other, have ``g_k`` times their gradient. Values of losses are
 not changed.
 
-A class that was not seen yet has a_c = 0. One that no training case annotates can never be learned, so it does not
+A class that was not seen yet has a_c = 0. A class that no training case annotates can never be learned, so it does not
 wait. The published code has a constant weight.
 """
 
@@ -61,7 +61,7 @@ class ConfidenceGate(nn.Module):
 
     @torch.no_grad()
     def forward(self, probabilities: Tensor, one_hot: Tensor) -> Tensor:
-        """Take a batch into account, that of all processes together; return :attr:`openness`.
+        """Take the batch of all processes into account; return :attr:`openness`.
 
         Args:
             probabilities: ``(B, K, *spatial)``.

@@ -9,23 +9,23 @@ with p the predicted probabilities, x the position, I the image; ``1 − p_i·p_
 from p_i and p_j are to differ (Potts). "Masked" means that only unlabelled voxels receive energy; all may give it. For
 regions, which do not exclude each other, the disagreement is the mean over regions of ``p + p' − 2pp'``.
 
-How it is computed. The kernel is symmetric, so each pair is looked at once: half of the window, and for each offset two
-shifted views of the volume, A and B, with ``U_A + U_B`` as their weight. L is quadratic in p with a constant kernel.
-Value and gradient follow from two sums over the neighbours of each voxel, ``Σ_j k_ij`` and ``Σ_j k_ij p_j``, so
-nothing of size window × voxels is ever kept: memory is O(K · V), whatever the radius.
+How it is computed. The kernel is symmetric, so each pair is visited once: half of the window, and for each offset two
+shifted views of the volume, A and B, with the weight ``U_A + U_B``. L is quadratic in p with a constant kernel. Value
+and gradient follow from two sums over the neighbours of each voxel, ``Σ_j k_ij`` and ``Σ_j k_ij p_j``, so nothing of
+size window × voxels is ever kept: memory is O(K · V), whatever the radius.
 
-**Against shrinking.** The sum is ``L = Σ_k C_k``, with C_k what is cut between class k and the others. Where the edges
-of an image are faint, it is smallest for no border at all: C of a ball falls with its radius to the power d − 1 in d
-dimensions. Eroding the true hippocampus by two voxels takes the sum to 0.6 of what it was (:mod:`.best_size`). Divided
-by ``V_k^2a``, V_k the volume of the class and ``a = (d − 1)/d``, size costs nothing, and the edge decides however faint
-it is; twice, because a border is cut from both of its sides, and on the larger one the volume hardly changes. What that
-adds to the gradient is a constant force which holds a class up::
+**Against shrinking.** The sum is ``L = Σ_k C_k``, with C_k the cost of the border between class k and the others. Where
+the edges of an image are faint, it is smallest with no border at all: C of a ball falls with its radius to the power
+``d − 1`` in d dimensions. Eroding the true hippocampus by two voxels takes the sum to 0.6 of what it was
+(:mod:`.best_size`). Divided by ``V_k^2a``, V_k the volume of the class and ``a = (d − 1)/d``, size costs nothing, and
+the edge decides, however faint it is. (The factor is 2a because both sides of a border count it, and the volume of the
+larger side hardly changes.) This adds a constant force to the gradient, which holds a class up::
 
     L = Σ_k [ C_k − h_k (V_k − sg(V_k)) ],     V_k = Σ_i p_ik,     h_k = 2a Ĉ_k / V̂_k
 
 sg: no gradient, so the value stays what it is. Ĉ and V̂ are those of the segmentation, the most probable class of each
-voxel: where a prediction is undecided, C also counts that, and a force of it would blow a class up. Each sample has
-volumes of its own, of what lies inside of the image. The defaults are in :mod:`.crf_window`.
+voxel: where a prediction is undecided, C also counts that, and its force would blow a class up. Each sample has its own
+volumes, inside of the image. The defaults are in :mod:`.crf_window`.
 
 Deviations from the published code, each with its reason:
 
@@ -314,7 +314,7 @@ def shifted(offset: Offset) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
 
 
 def mean_pool(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Return ``x`` ``(B, C, *spatial)`` pooled by ``size`` along each axis; what is left at the end is a voxel, too."""
+    """Return ``x`` ``(B, C, *spatial)`` pooled by ``size`` along each axis; a rest at the end becomes a voxel too."""
     pool = avg_pool3d if x.ndim == 5 else avg_pool2d
     return pool(x, tuple(size), ceil_mode=True, count_include_pad=False)
 

@@ -46,7 +46,7 @@ class ResolvedWindow:
 
     @classmethod
     def of(cls, spacing: Sequence[float], options: AttenScribbleOptions) -> ResolvedWindow:
-        """The window that the options mean for a configuration.
+        """Window that the options give for a configuration.
 
         Args:
             spacing: of the input, in mm; two numbers for slices, three for volumes. Axes that are at least

@@ -2,7 +2,7 @@
 
 * ``"trunk"``: the stage is replaced by the output of the attention, on the skip connection and for the next stage, as
   published. Attention is part of inference.
-* ``"side"``: the network stays what nnU-Net planned, parameter for parameter; in training it also hands out the feature
+* ``"side"``: the network stays what nnU-Net planned, parameter for parameter; in training it also returns the feature
   of the stage, from which queries and keys are projected outside of it. Attention only serves the loss.
 
 Deviation from the published code: the stage is not fixed. It is the shallowest one with at most 5000 tokens (stride 4
@@ -105,7 +105,7 @@ def token_grid(planned: PlannedUNet, stage: int, patch_size: Sequence[int]) -> l
 
 
 def similarity_window(planned: PlannedUNet, stage: int, spacing: Sequence[float]) -> Window:
-    """The window of the similarity on the grid of a stage, as far as the published one reaches in pixels.
+    """Window of the similarity on the grid of a stage; it reaches as far as the published one in pixels.
 
     At least two tokens along the finest axis (the published 20 pixels would be one token of stride 16), at most five.
 

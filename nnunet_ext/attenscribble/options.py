@@ -34,8 +34,9 @@ class AttenScribbleOptions(MethodOptions):
     mlp_ratio: Annotated[int, Field(gt=0)] = 4
     """Width of the MLP of the attention relative to its stage. 4 in the code."""
     crf_weight: Annotated[float, Field(ge=0)] | None = None
-    """Weight of the masked CRF loss; None: 9.2 in slices, 30 in isotropic volumes, where more was better
-    (docs/results/attenscribble.md). 0.1 for a window of mass 92.0 in the code, which is 9.2. 0: it is not computed."""
+    """Weight of the masked CRF loss; None: 9.2 in slices, 30 in isotropic volumes, where a larger weight was better
+    (docs/results/attenscribble.md). The code has 0.1 for a window of mass 92.0, which is 9.2 here. 0: it is not
+    computed."""
     crf_radius: Annotated[int, Field(ge=1, le=16)] | None = None
     """Radius of the CRF window, in voxels of the finest spacing; a larger one reaches farther and takes thin structures
     apart. None: 3 in slices, 1 in isotropic volumes (:mod:`nnunet_ext.attenscribble.crf_window`). The code: 5."""
@@ -46,14 +47,14 @@ class AttenScribbleOptions(MethodOptions):
     sees fainter edges and more noise. The code: 0.1."""
     crf_downsample: Annotated[int, Field(ge=1, le=4)] | None = None
     """Pool image and prediction by this factor before they are compared, along the axes of the window; None: full
-    resolution, but half in isotropic volumes if the radius is above 3, where the window would be too dear. The code: 1,
-    in 2D."""
+    resolution, but half in isotropic volumes if the radius is above 3, where the window would cost too much. The code:
+    1, in 2D."""
     crf_volume_power: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Force of the CRF loss against shrinking (:mod:`nnunet_ext.attenscribble.crf_loss`): power a of the volume by
-    which what is cut from a class is divided; 1/2 in slices and 2/3 in isotropic volumes make size cost nothing. 0, as
+    which the border of a class is divided; with 1/2 in slices and 2/3 in isotropic volumes, size costs nothing. 0, as
     in the code: none."""
     asl_weight: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the attentive similarity loss. 0.1 for a window of mass 92.0 in the code, which is 9.2 here; with 9.2
+    """Weight of the attentive similarity loss. The code has 0.1 for a window of mass 92.0, which is 9.2 here; with 9.2
     the stable form draws all predictions to one class before anything is learned (docs/results/attenscribble.md). 0: it
     is not computed."""
     gamma: Annotated[float, Field(ge=0)] = 1.0
@@ -61,13 +62,13 @@ class AttenScribbleOptions(MethodOptions):
     ramp: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Share of the epochs over which both weights grow from 0. The code: 0."""
     wait: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Mean probability at its annotated voxels from which on both count fully for a class
+    """Mean probability at its annotated voxels from which both losses count fully for a class
     (:mod:`nnunet_ext.attenscribble.confidence_gate`). The code: 0, they do not wait."""
     padding_annotated: bool = False
-    """Count what lies outside of the image as annotated background, as stock nnU-Net does, instead of as unlabelled
+    """Count voxels outside of the image as annotated background, as stock nnU-Net does, instead of as unlabelled
     (:mod:`nnunet_ext.nnunet.padding`). The code fills such gaps with its label for "unlabelled", too."""
     pseudo_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the loss on pseudo-labels (:mod:`nnunet_ext.attenscribble.pseudo_labels`); 0: there are none."""
+    """Weight of the loss on pseudo-labels (:mod:`nnunet_ext.nnunet.pseudo_labels`); 0: there are none."""
     pseudo_confidence: Annotated[float, Field(ge=0, le=1)] = 0.8
     """Probability from which on the teacher's label counts."""
     pseudo_start: Annotated[float, Field(ge=0, le=1)] = 0.2
@@ -75,8 +76,8 @@ class AttenScribbleOptions(MethodOptions):
     pseudo_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Momentum of the teacher's moving average: a mean over about ``1 / (1 − m)`` steps."""
     crf_image: Literal["network_input", "clean"] = "network_input"
-    """Which image the CRF loss compares: what the network sees, or the same without intensity augmentation. The code
-    has no intensity augmentation, so there it is both."""
+    """Image that the CRF loss compares: the one that the network sees, or the same without intensity augmentation. The
+    code has no intensity augmentation, so there it is both."""
     offsets_per_step: Annotated[int, Field(gt=0)] | None = None
     """Draw so many offsets of the CRF window at each step; None: all."""
     published: bool = False

@@ -1,7 +1,6 @@
 """Differences of the published code of AttenScribble; only ``nnUNetTrainerAttenScribblePaper`` uses it.
 
-Why the defaults differ is said where they are: :mod:`.similarity`, :mod:`.attentive_similarity_loss` and
-:mod:`.spatial_attention`.
+The reasons for the defaults are in :mod:`.similarity`, :mod:`.attentive_similarity_loss` and :mod:`.spatial_attention`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from nnunet_ext.attenscribble.spatial_attention import SpatialSelfAttention
 
 
 class PublishedSelfAttention(SpatialSelfAttention):
-    """The block with a third layer norm after it, and not the identity at the start."""
+    """The block with a third layer norm after it; it does not start as the identity."""
 
     def __init__(self, channels: int, *args: Any, **kwargs: Any) -> None:
         super().__init__(channels, *args, **kwargs)

@@ -1,9 +1,10 @@
 """Relabel test: what would the CRF loss change in a perfect segmentation?
 
-Every voxel is asked which label its neighbours want for it, if all of *them* have their true label: the one with the
-largest ``Σ_j K_ij p_j``, which is the direction in which the loss pulls (:mod:`nnunet_ext.attenscribble.crf_loss`). A
-class of which many voxels want another label is thinner than the window, or looks like its surroundings: the loss
-takes it apart, whatever the network predicts. The test needs dense labels of a few cases, no training, and seconds.
+For every voxel the test finds the label that its neighbours would give it if all of *them* had their true label: the
+one with the largest ``Σ_j K_ij p_j``, which is the direction in which the loss pulls
+(:mod:`nnunet_ext.attenscribble.crf_loss`). If many voxels of a class would get another label, the class is thinner than
+the window, or looks like its surroundings: the loss takes it apart, whatever the network predicts. The test needs dense
+labels of a few cases, no training, and seconds.
 
 Scribbles cannot replace the dense labels. Annotated neighbours nearly always have the same class, because scribbles
 keep away from borders, so every window passes.
@@ -27,11 +28,11 @@ VALUES = 10_000_000
 
 @torch.no_grad()
 def preferred(crf: MaskedCRFLoss, truth: Tensor, image: Tensor) -> Tensor:
-    """Labels that the neighbours of every voxel want for it.
+    """Labels that the neighbours of every voxel would give it.
 
     Args:
         crf: the loss; its ``offsets_per_step`` does not matter.
-        truth: ``(B, K, *spatial)`` bool, true classes or regions; in no class: the voxel has no vote.
+        truth: ``(B, K, *spatial)`` bool, true classes or regions; a voxel in no class has no vote.
         image: ``(B, C, *spatial)``, as the loss gets it.
 
     Returns:

@@ -1,26 +1,26 @@
-"""Attentive similarity: how alike two voxels are to the attention, S_ij in (0, 1).
+"""Attentive similarity: how similar two voxels look to the attention, S_ij in (0, 1).
 
 From queries and keys, with ``l_ij = q_i·k_j`` and the symmetrised attention ``Ã = softmax(l) + softmax(l)ᵀ``::
 
     published:  S_ij = σ(Σ_h w_h Ã_ij + b)                                    l not scaled
     stable:     S_ij = σ(Σ_h softplus(w_h) · log(N Ã_ij / 2) + b)             l / √d
 
-Only neighbours in a window are ever asked for, but the softmax runs over all N tokens. So S is computed for the pairs
-of the window alone, exactly::
+Only neighbours in a window are needed, but the softmax runs over all N tokens. So S is computed for the pairs of the
+window alone, exactly::
 
     Ã_ij = exp(l_ij − z_i) + exp(l_ji − z_j),    z_i = log Σ_j exp l_ij
 
 in blocks of rows that are computed again in the backward pass. The dense N × N matrix (2.2 GB for 4096 tokens, in fp32,
 with its gradient) never exists; the tests compare with it.
 
-Why there is a stable form beside the published one (:mod:`.published`). Entries of Ã are about 1/N, so ``w·Ã + b`` is
-about b: the published S hardly depends on the image, its gradient to q and k is 10⁵ times smaller than that to b, and
-b → −∞ makes S and with it the published loss vanish. In the stable form the logarithm is 0 for uniform attention and of
-order 1 otherwise, and w cannot change sign.
+Why there is also a stable form beside the published one (:mod:`.published`). Entries of Ã are about 1/N, so ``w·Ã + b``
+is about b: the published S hardly depends on the image, its gradient to q and k is 10⁵ times smaller than that to b,
+and b → −∞ makes S and with it the published loss vanish. In the stable form the logarithm is 0 for uniform attention
+and of order 1 otherwise, and w cannot change sign.
 
-Where a similarity could know more. AUC for "same true label" of pairs within two tokens, cosines of features of stock
-nnU-Net after dense labels (ACDC, 3 mm, 47 validation slices, tokens of two voxels): all pairs, and pairs that the
-network calls the same foreground class, the only ones in which a similarity can correct it:
+Where a similarity could know more: AUC for "same true label" of pairs within two tokens, by the cosine of features of
+stock nnU-Net trained with dense labels (ACDC, 3 mm, 47 validation slices, tokens of two voxels). The columns are all
+pairs, and pairs to which the network gives the same foreground class, the only ones that a similarity can correct:
 
 =======================================  =====  =====
 p·p' of the predictions                  0.893  0.870
@@ -83,7 +83,7 @@ class AffinityHead(nn.Module):
             return logits.where(inside(window, tuple(q.shape[3:]), q.device), 0)
 
     def logits(self, q: Tensor, k: Tensor, window: Window) -> Tensor:
-        """Logits of S for all pairs of half a window, of no meaning where the neighbour lies outside."""
+        """Logits of S for all pairs of half a window; meaningless where the neighbour lies outside."""
         log_attention = symmetric_log_attention(q / math.sqrt(q.shape[2]), k, window)  # (B, heads, offsets, *grid)
         relative = log_attention + math.log(math.prod(q.shape[3:]) / 2)
         return (softplus(per_head(self.weight, relative)) * relative).sum(1) + self.bias
@@ -103,7 +103,7 @@ def symmetric_log_attention(q: Tensor, k: Tensor, window: Window) -> Tensor:
         window: half a window.
 
     Returns:
-        ``(B, heads, offsets, *grid)``, of no meaning where the neighbour lies outside of the grid.
+        ``(B, heads, offsets, *grid)``; meaningless where the neighbour lies outside of the grid.
     """
     grid = tuple(q.shape[3:])
     there, back = neighbours(window, grid, q.device)
@@ -120,7 +120,7 @@ def symmetric_log_attention(q: Tensor, k: Tensor, window: Window) -> Tensor:
 class _WindowedAttention(torch.autograd.Function):
     """``z_i = log Σ_j exp(q_i·k_j)`` and ``q_i·k_j`` for a few j of each i, in blocks of rows that are never kept.
 
-    The memory is O(BLOCK), as with autograd's own checkpointing, which goes over each block more often.
+    The memory is O(BLOCK), as with autograd's own checkpointing, which computes each block more often.
     """
 
     @staticmethod
@@ -158,7 +158,7 @@ def _blocks(queries: Tensor) -> Iterator[slice]:
 
 
 def neighbours(window: Window, grid: tuple[int, ...], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """The tokens ``i + o`` and ``i − o`` of every token i, by number; the token itself where there is none.
+    """Numbers of the tokens ``i + o`` and ``i − o`` of every token i; the token itself where there is none.
 
     Returns:
         Twice ``(N, offsets)`` int64.

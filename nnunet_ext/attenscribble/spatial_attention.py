@@ -7,7 +7,7 @@ A pre-norm transformer block on the tokens of one encoder stage (stride 4 in 2D:
     x = x + MLP(LN₂(x)),    MLP = linear → depth-wise 3×3 convolution → GELU → linear
 
 There is no positional encoding; only the zero-padded depth-wise convolution knows where a token is. Queries and keys
-are handed on: from them :mod:`.similarity` reads which voxels look alike to the network.
+are returned too: :mod:`.similarity` reads from them which voxels look alike to the network.
 
 Deviations from the published code, each with its reason:
 
@@ -38,7 +38,7 @@ class Projected(NamedTuple):
 
 
 class QueriesAndKeys(nn.Module):
-    """``W_q LN(x)`` and ``W_k LN(x)``: what a similarity needs of an attention.
+    """``W_q LN(x)`` and ``W_k LN(x)``: the part of an attention that a similarity needs.
 
     Args:
         channels: of the stage.

@@ -1,6 +1,6 @@
 """Trainers for scribbles: masked CRF loss, attentive similarity, both, and the published formulation.
 
-All of them need the ignore label, which nnU-Net's own loss leaves out already (partial loss): stock ``nnUNetTrainer``
+All of them need the ignore label, which nnU-Net's own loss already leaves out (partial loss). Stock ``nnUNetTrainer``
 on the same data is the baseline that the additional terms must beat.
 
 :class:`MaskedCRF` goes in front of any trainer of this package, see :mod:`nnunet_ext.combinations`.
@@ -40,9 +40,9 @@ CONFIDENCE, SIMILARITY = "confidence", "similarity"
 
 
 class MaskedCRF(PseudoLabels):
-    """The masked CRF loss, around the trainer that is next in the bases of a class: its network, its terms.
+    """The masked CRF loss on top of the network and the terms of the next trainer among the bases of a class.
 
-    With the option ``pseudo_weight`` also a loss on pseudo-labels.
+    The option ``pseudo_weight`` adds a loss on pseudo-labels.
     """
 
     methods: ClassVar[tuple[type[MethodOptions], ...]] = (AttenScribbleOptions,)
@@ -70,7 +70,7 @@ class MaskedCRF(PseudoLabels):
 
     @property
     def has_clean_image(self) -> bool:
-        """The CRF loss may compare it; the teacher sees it."""
+        """The clean image is loaded if the CRF loss compares it or the teacher sees it."""
         return super().has_clean_image or self.options.attenscribble.compares_clean_image
 
     @property
@@ -106,7 +106,7 @@ class MaskedCRF(PseudoLabels):
         return {**batch, "crf_image": batch[CLEAN_IMAGE] if clean else batch["data"][:, : self.image_channels]}
 
     def image_within(self, batch: Batch) -> Tensor | None:
-        """Return where regularisers see an image; None: everywhere. The published ones know no padding."""
+        """Return where regularisers see an image; None: everywhere. The published ones ignore padding."""
         return None if self.options.attenscribble.published else batch.get(INSIDE)
 
     def compute_terms(self, output: Any, batch: Batch) -> dict[str, Tensor]:
@@ -159,7 +159,7 @@ class nnUNetTrainerAttenScribble(MaskedCRF):
 
 
 class nnUNetTrainerSSA(nnUNetTrainerAttenScribble):
-    """Spatial self-attention in the trunk with the partial loss alone: what attention does without its losses."""
+    """Spatial self-attention in the trunk with the partial loss alone: the control for attention without its losses."""
 
     fixed_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "attenscribble": {"attention": "trunk", "crf_weight": 0.0, "asl_weight": 0.0}
@@ -169,7 +169,7 @@ class nnUNetTrainerSSA(nnUNetTrainerAttenScribble):
 class nnUNetTrainerAttenScribblePaper(nnUNetTrainerAttenScribble):
     """The published formulation: cross entropy on annotated pixels, both terms at once, attention in the trunk.
 
-    nnU-Net's stay the planned backbone, its augmentation and the length of the training.
+    The planned backbone, the augmentation and the length of the training stay nnU-Net's.
     """
 
     published: ClassVar[bool] = True

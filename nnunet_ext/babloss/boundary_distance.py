@@ -61,7 +61,7 @@ def reach(steps: Steps) -> tuple[int, ...]:
 
 
 def boundary_distance(probability: Tensor, steps: Steps) -> Tensor:
-    """The map D of a whole volume; outside of it there is nothing to see.
+    """The map D of a whole volume; voxels outside of it do not count.
 
     Args:
         probability: ``(…, *spatial)``, floating point, within [0, 1].

@@ -1,22 +1,21 @@
-"""The bridge: a landmark of an organ's surface and the boundary of that organ should be in the same place.
+"""The bridge: a landmark on an organ's surface and the boundary of that organ should be in the same place.
 
 Two terms, each on one and the same image, each with a gradient to one side only:
 
 * A, :meth:`BridgeLoss.landmark_pulls_boundary`: the landmark is known. With L a Gaussian around it and D the boundary
   distance map of the predicted organ, the term is ``1 − Σ L·D / Σ L``. The gradient goes to the segmentation.
 * B, :meth:`BridgeLoss.boundary_pulls_landmark`: the organ is labelled. With q the predicted heatmap h around its
-  largest voxel, sharpened to ``h^β`` and divided by its sum, and D the map of the label, the term is ``1 − Σ q·D``.
-  The gradient goes to the landmark. β is such that q is a Gaussian as narrow as L if h is one as wide as those that
-  are taught.
+  largest voxel, sharpened to ``h^β`` and divided by its sum, and D the map of the label, the term is ``1 − Σ q·D``. The
+  gradient goes to the landmark. β makes q a Gaussian as narrow as L if h is as wide as the targets of the heatmaps.
 
 A landmark that lies on several organs has the mean of their terms; the loss is the mean over the landmarks of a sample
-and then over the samples, of what takes part. What does not:
+and then over the samples, of the pairs that take part. These do not:
 
 * A: a landmark less than a voxel from the edge of the patch, and an organ that is not predicted near it, or is
-  predicted everywhere near it: there is no boundary to pull, and none must be made up.
+  predicted everywhere near it: there is no boundary to pull.
 * B: a landmark that the network does not see in this patch (no voxel above 0.3) or sees at its very edge, an organ that
   does not occur in the patch, and a landmark with an ignored voxel among those that decide its D. There the boundary
-  may be elsewhere, and with D from half a label the landmark would be pulled to the border of what somebody annotated.
+  may be elsewhere, and with D from half a label the landmark would be pulled to the border of the annotated part.
 
 Deviations from the published code (:mod:`~nnunet_ext.babloss.published`), each with its reason:
 
@@ -76,11 +75,11 @@ class BridgeLoss(nn.Module):
     """Both directions of the bridge.
 
     Args:
-        organs: for each of the K landmarks, on the surfaces of which organs it lies; may be empty. An organ is a tuple
-            of channels of the segmentation: the classes of which it is the union, or one region.
+        organs: for each of the K landmarks, the organs on whose surfaces it lies; may be empty. An organ is a tuple of
+            channels of the segmentation: the classes of which it is the union, or one region.
         spacing: of the patch, mm, one number per spatial axis. All other lengths are in voxels of the finest.
-        levels: n, the distance from which on boundary and landmark do not see each other. Published: 4 to 14, best
-            8 (knee) and 6 (brain).
+        levels: n, the distance from which boundary and landmark do not see each other. Published: 4 to 14, best 8
+            (knee) and 6 (brain).
         sigma: of the Gaussian L around a known landmark, and of q.
         heatmap_sigma: of the heatmaps that the network is taught, for β = (heatmap_sigma / sigma)².
         similarity: of direction A. A cosine needs a wider sigma, such as 2.
@@ -206,7 +205,7 @@ class BridgeLoss(nn.Module):
             k: ``(N,)``, indices of landmarks.
 
         Returns:
-            ``(N, O, *any)``: unions of channels. O is the same for all; what is too much is 0, an organ that does not
+            ``(N, O, *any)``: unions of channels. O is the same for all; surplus entries are 0, an organ that does not
             occur.
         """
         most = max(1, *map(len, self.organs))

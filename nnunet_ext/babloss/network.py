@@ -6,7 +6,7 @@ landmark decoder can be left out where nobody asks for landmarks.
 
 Deviations from the published code, whose network file is missing: the planned stages, norms and nonlinearities instead
 of a residual U-Net of its own, logits instead of outputs after a ReLU, and a landmark decoder that may end before full
-resolution, where most of the time of a decoder goes and a heatmap, many voxels wide, has nothing to show.
+resolution, which takes most of the time of a decoder and adds nothing to a heatmap that is many voxels wide.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class LandmarkDecoder(nn.Module):
     Args:
         planned: the network that nnU-Net planned.
         num_landmarks: K.
-        stage: at which it ends, 0 is full resolution; from there logits are interpolated. The coarsest is the one above
-            the bottleneck, so a network of two stages is always decoded to full resolution.
+        stage: stage at which it ends, 0 is full resolution; from there logits are interpolated. The coarsest is the one
+            above the bottleneck, so a network of two stages is always decoded to full resolution.
     """
 
     def __init__(self, planned: PlannedUNet, num_landmarks: int, stage: int) -> None:
@@ -57,7 +57,7 @@ class LandmarkUNet(nn.Module):
     Args:
         planned: the network that nnU-Net planned.
         num_landmarks: K.
-        heatmap_stage: at which the landmark decoder ends, 0 is full resolution.
+        heatmap_stage: stage at which the landmark decoder ends, 0 is full resolution.
     """
 
     def __init__(self, planned: PlannedUNet, num_landmarks: int, heatmap_stage: int) -> None:

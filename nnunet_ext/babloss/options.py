@@ -27,7 +27,7 @@ class BaBLossOptions(MethodOptions):
     """Width of the Gaussian that is the target of a landmark. Published: 5 voxels of a volume resized to 128³."""
     heatmap_weight: Annotated[float, Field(ge=0)] = 10.0
     """Weight of the loss of the heatmaps, whose targets reach 1. Published: 1, with targets that reach 255. With 1,
-    landmarks stay for long where a heatmap starts, the same everywhere; see docs/results/babloss.md."""
+    heatmaps stay flat for a long time; see docs/results/babloss.md."""
     heatmap_stage: Annotated[int, Field(ge=0)] = 1
     """Stage of the network at which the landmark decoder ends, 0 is full resolution. At 1 it costs a fraction of the
     time; heatmaps are interpolated from half of the resolution. Published: 0."""
@@ -37,7 +37,7 @@ class BaBLossOptions(MethodOptions):
     b_weight: Annotated[float, Field(ge=0)] = 0.1
     """Weight of direction B: a labelled boundary pulls the heatmap of a landmark. Published: 1."""
     levels: Annotated[int, Field(gt=0)] = 8
-    """n: from this distance on boundary and landmark do not see each other. Published: 10; best 6 (brain), 8 (knee)."""
+    """n: beyond this distance boundary and landmark do not see each other. Published: 10; best 6 (brain), 8 (knee)."""
     sigma: Annotated[float, Field(gt=0)] = 0.5
     """Width of the Gaussian that stands for a landmark in the bridge: around a known one in direction A, and of the
     predicted heatmap after sharpening in direction B; at most heatmap_sigma. Published: that of the heatmaps, with

@@ -1,4 +1,4 @@
-"""The loss of the published code (lhaof/HPL, ``train_3d.py``), from its arithmetic. For comparison, not for use.
+"""Loss of the published code (lhaof/HPL, ``train_3d.py``), written from its arithmetic. For comparison, not for use.
 
 Of one organ s (an output channel, or a one-hot label) and one heatmap L, with n the range of the distances:
 
@@ -100,7 +100,7 @@ def largest_component(mask: Mask) -> Mask:
 
 
 def thin_boundary(mask: Mask) -> Mask:
-    """The two voxels on either side of the boundary, and of those each whose neighbours before it are too."""
+    """The two voxels on either side of the boundary, thinned: of those, each whose neighbours before it are too."""
     box = np.ones([3] * mask.ndim, bool)
     # voxels outside of the volume are neither organ nor background
     thick = ndimage.binary_dilation(mask, box) & ~ndimage.binary_erosion(mask, box, border_value=1)

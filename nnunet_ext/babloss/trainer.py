@@ -1,7 +1,7 @@
 """Trainers for data sets in which some cases carry a segmentation, others landmarks, and perhaps some both.
 
 One network predicts both, and every batch holds both kinds of cases. The segmentation learns from nnU-Net's own loss
-where something is annotated, the landmarks from their heatmaps where they are known. The bridge is for the rest: a
+where something is annotated, the landmarks from their heatmaps where they are known. The bridge covers the rest: a
 landmark pulls the boundary of an organ that nobody drew in this case (direction A), and a drawn boundary pulls the
 heatmap of a landmark that nobody placed (direction B).
 """
@@ -41,7 +41,7 @@ PAIRS_A, PAIRS_B = "pairs_a", "pairs_b"
 
 
 class LandmarkTrainer(LandmarkValidation):
-    """Base of all trainers here: the network, and the terms of both heads and of the bridge."""
+    """Base of the trainers with landmarks: the network, and the terms of both heads and of the bridge."""
 
     methods: ClassVar[tuple[type[MethodOptions], ...]] = (BaBLossOptions,)
     heatmap_loss_class: ClassVar[type[nn.Module]] = HeatmapLoss
@@ -114,7 +114,7 @@ class LandmarkTrainer(LandmarkValidation):
         return terms
 
     def drawn(self, batch: Batch) -> Tensor:
-        """``(B, heads)`` bool: which labels somebody drew in this case, if only to say that they are not there."""
+        """``(B, heads)`` bool: labels that somebody looked for in this case, also if they are not there."""
         return batch["segmented"][:, None].expand(-1, self.labels.num_heads)
 
 
@@ -124,7 +124,7 @@ class nnUNetTrainerBaBLoss(LandmarkTrainer, PartialLabels):
     needs_annotated_labels: ClassVar[bool] = False
 
     def annotated_heads_of(self, batch: Batch) -> Tensor:
-        """A sample in which nothing is drawn leaves the mean of Dice; nnU-Net counts it as perfect, and learns less."""
+        """A sample in which nothing is drawn does not count in the mean of Dice; nnU-Net counts it as perfect."""
         annotated = super().annotated_heads_of(batch)
         return annotated & batch["segmented"][:, None].to(annotated.device)
 
@@ -141,8 +141,9 @@ class nnUNetTrainerLandmark(nnUNetTrainerBaBLoss):
 class nnUNetTrainerBaBLossPaper(LandmarkTrainer):
     """The published arithmetic, with both sides of each term on the same image.
 
-    nnU-Net's stay the planned network, its patches and its augmentation; the published one resizes volumes to 128³ and
-    has none. The rest of :mod:`nnunet_ext.babloss.published`, heatmaps that reach 255, cross entropy, Adam.
+    The planned network, patches and augmentation stay nnU-Net's; the published code resizes volumes to 128³ and does
+    not augment. All else is published: :mod:`nnunet_ext.babloss.published`, heatmaps that reach 255, cross entropy,
+    Adam.
     """
 
     published: ClassVar[bool] = True

@@ -26,7 +26,7 @@ class Effect(NamedTuple):
 
     Attributes:
         obeyed: the clicked voxel has the label of the click.
-        kept: so many of the earlier clicks are still obeyed, unless a later one is at their voxel.
+        kept: number of earlier clicks that are still obeyed, except those with a later one at their voxel.
         earlier: number of those clicks.
         fixed: voxels that were wrong and are right.
         broken: voxels that were right and are wrong.
@@ -42,7 +42,7 @@ class Effect(NamedTuple):
 
     @property
     def harmful(self) -> bool:
-        """Say whether it broke more than it fixed."""
+        """Whether it broke more than it fixed."""
         return self.broken > self.fixed
 
 
@@ -81,7 +81,7 @@ def effect_of(
 
 
 def effects_of(effects: Sequence[Effect]) -> dict[str, Any]:
-    """Return the effects of all clicks together; percentages are None where there is nothing to count."""
+    """Return the effects of all clicks together; percentages are None if there is nothing to count."""
     number, earlier = len(effects), sum(effect.earlier for effect in effects)
 
     def percent(part: int, whole: int) -> float | None:

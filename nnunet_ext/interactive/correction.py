@@ -1,6 +1,6 @@
 """Corrects one image: from marks to a label map.
 
-States are never changed, so that undo is an earlier state, and a prediction that is broken off leaves no trace.
+States are never changed, so undo is an earlier state, and a cancelled prediction leaves no trace.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from nnunet_ext.s2vnet.network import S2VNet
 from nnunet_ext.s2vnet.prompts import Prompts
 
 Progress = Callable[[int, int], None]
-"""Is told how many slices were segmented, and how many it will be at most. An exception from it ends the call, and the
-session stays what it was."""
+"""Receives how many slices were segmented, and how many there will be at most. An exception from it cancels the call,
+and the session does not change."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class State:
     accepted: frozenset[int] = frozenset()
 
     def with_drawn(self, marks: Sequence[Mark], stroke: Stroke) -> State:
-        """State after a prompt that no prediction knows yet: what it tells the network, and what it decides."""
+        """State after a prompt that is not predicted yet: its marks for the network, and the voxels that it decides."""
         return replace(self, marks=with_newer(self.marks, marks), waiting=(*self.waiting, stroke))
 
     def protecting(self, before: State) -> State:
@@ -113,7 +113,7 @@ class Correction:
         return State(tiles=tiles, sheets=sheets, start=sheets)
 
     def predicted(self, state: State, progress: Progress | None = None) -> State:
-        """The state after its marks and strokes were looked at; itself if there was nothing to do."""
+        """The state after a prediction with its marks and strokes; the same state if there was nothing to do."""
         if state.marks == state.seen and not state.waiting and state.tiles is not None:
             return state
         tiles, answers = self._heard(state, progress)
@@ -136,7 +136,7 @@ class Correction:
         )
 
     def painted(self, state: State, stroke: Stroke, progress: Progress | None = None) -> State:
-        """The state after a stroke that the network is not told; it starts from the automatic result."""
+        """The state after a stroke that does not reach the network; it starts from the automatic result."""
         if state.sheets is None or state.start is None:
             tiles, automatic = self._start(progress)
             state = replace(state, tiles=tiles, sheets=automatic, start=automatic)
@@ -153,7 +153,7 @@ class Correction:
         Args:
             labels: like the image.
             values: of the labels, by their index.
-            keep: show it as it is, not what the network makes of it.
+            keep: show it unchanged, not after the network.
             progress: see there.
         """
         labels = labels.astype(self.case.label_type)
@@ -274,7 +274,7 @@ class Correction:
 
     @contextmanager
     def _computing(self, progress: Progress | None) -> Iterator[Callable[[int], None]]:
-        """PyTorch as predictions need it: as many threads as asked for, no gradients, the same bits again."""
+        """Context for predictions: the requested number of threads, no gradients, reproducible bits."""
         at_most = 2 * sum(sum(there) for there in self.engine.there)
         done = 0
 

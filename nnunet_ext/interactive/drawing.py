@@ -18,7 +18,7 @@ Box = list[list[int]]
 
 
 def as_array(given: ArrayLike | Tensor) -> NDArray:
-    """An array that shares memory with what was given, if it can."""
+    """An array that shares memory with the argument, if possible."""
     return given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
 
 
@@ -100,7 +100,7 @@ def mask_voxels(
 
 
 def filled(voxels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The voxels ``(P, 3)`` of a lasso in one plane, and those that they surround.
+    """Voxels ``(P, 3)`` of a lasso in one plane, with its inside.
 
     Raises:
         InputError: the lasso is in no plane.

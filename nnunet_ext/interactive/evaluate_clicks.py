@@ -1,13 +1,13 @@
-"""``nnunet-ext s2v evaluate-clicks``: how good segmentations are after so many clicks of a simulated user.
+"""``nnunet-ext s2v evaluate-clicks``: quality of segmentations over the number of clicks of a simulated user.
 
 The user sees the reference and clicks once per round: on the slice and label with the largest connected region that is
 wrong (eight neighbours, in pixels of the image), with the label that it should have, background included, at the pixel
 farthest from the region's border and from earlier clicks. So nothing is random. Clicks go through the session, as those
 of a person do.
 
-Protocol: one click at a time over all labels, not one per label. *NoC@85* and *NoC@90* are how many clicks it takes
-until the mean Dice over the labels of a case is that high; cases in which that does not happen count as the highest
-number of clicks that was tried, and are counted. Effects of the clicks themselves are in ``click_effects``.
+Protocol: one click at a time over all labels, not one per label. *NoC@85* and *NoC@90* are the numbers of clicks until
+the mean Dice over the labels of a case is that high. Cases that never get there count as the highest number of clicks
+that was tried, and their number is reported. Effects of the clicks themselves are in ``click_effects``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from nnunet_ext.interactive.session import S2VSession
 from nnunet_ext.version import __version__
 
 SHOWN = (0, 1, 2, 3, 5, 10, 15, 20)
-"""Numbers of clicks in the report, as far as there are so many."""
+"""Numbers of clicks in the report, up to the number that was tried."""
 
 TARGETS = (0.85, 0.9)
 
@@ -138,7 +138,7 @@ class Clicked:
         return self.moments[min(clicks, len(self.moments) - 1)]
 
     def clicks_to(self, dice: float) -> int | None:
-        """Number of clicks until the mean Dice is so high; None if it never is."""
+        """Number of clicks until the mean Dice is that high; None if it never is."""
         return next((moment.clicks for moment in self.moments if moment.dice >= dice), None)
 
 

@@ -1,14 +1,14 @@
-"""Marks: what a user drew on a slice, and what counts of it when somebody drew again.
+"""Marks: what a user drew on a slice, and how much of it still counts after newer drawings.
 
-A click, a scribble, a lasso and a box are the same, a set of pixels with a label and a total weight. Two rules for what
-is drawn later, both *inferred*:
+A click, a scribble, a lasso and a box are the same: a set of pixels with a label and a total weight. Two rules hold for
+a later mark, both *inferred*:
 
 * It *supersedes*: pixels of another label within 3 pixels of it, on the same slice, are forgotten, because a user who
-  clicks again at the same place has changed their mind. A box does not; there is more in it than the object.
-* It weighs more: what is older on the same slice has aged by one round, and all that is older of one label weighs at
-  most half of the newest mark together, however much it is; otherwise four old clicks would be as strong as the new
-  one. The age is counted per slice, so that a mark changes nothing but its own slice and what propagates from there,
-  and ends where the ages of a training end, so that nothing that was drawn vanishes.
+  clicks again at the same place has changed their mind. A box does not, because it contains more than the object.
+* It *weighs more*: older marks on the same slice age by one round, and all older marks of one label together weigh at
+  most half of the newest one; otherwise four old clicks would be as strong as the new one. The age is counted per
+  slice, so that a mark changes only its own slice and what propagates from there. It stops at the largest age of the
+  training, so that no mark vanishes.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def marks_of(
 
 
 def with_newer(marks: Sequence[Mark], newer: Sequence[Mark]) -> tuple[Mark, ...]:
-    """The marks that count after ``newer`` ones were drawn: those, and what they leave of the older ones."""
+    """The marks that count after ``newer`` ones were drawn: the newer ones, and the rest of the older ones."""
     kept = []
     winners = [mark for mark in newer if mark.supersedes]
     for old in marks:

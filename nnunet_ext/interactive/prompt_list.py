@@ -1,4 +1,4 @@
-"""Prompts as a JSON file, so that what somebody did in a session can be repeated.
+"""Prompts as a JSON file, so that a session can be repeated.
 
 ::
 
@@ -129,7 +129,7 @@ KEYS: dict[str, dict[str, str | None]] = {
     for entry in get_args(Entry)
     for kind in get_args(entry.model_fields["type"].annotation)
 }
-"""Keys that a prompt of each type may have, and what is expected there."""
+"""Keys that a prompt of each type may have, and the expected values."""
 
 ReadMask = Callable[[Path], NDArray]
 """File → label map, ``(z, y, x)``, like the image."""
@@ -153,7 +153,7 @@ class Prompt:
 
     @property
     def waits(self) -> bool:
-        """Say whether it waits for the next prompt, instead of being segmented."""
+        """Whether it waits for the next prompt, instead of being segmented."""
         return bool(self.content.get("wait"))
 
     def apply(self, session: S2VSession) -> Box | None:
@@ -257,7 +257,7 @@ def read_prompts(file: str | Path, read_mask: ReadMask) -> list[Prompt]:
 
 
 def parse_prompts(content: Any, where: str, read_mask: Callable[[str], NDArray]) -> list[Prompt]:
-    """The prompts of what a JSON file holds.
+    """The prompts in the content of a JSON file.
 
     Args:
         content: of the file.

@@ -1,17 +1,16 @@
-"""Propagation that can be changed: what every slice of a tile knows, and what has to be computed again after a click.
+"""Propagation that can be changed: the memory of every slice of a tile, and what a click makes it compute again.
 
-A tile is propagated through upwards and downwards, as in :mod:`nnunet_ext.s2vnet.predictor`. Of every slice the final
-centres and the mask of both chains are kept, which are small, instead of logits, which are not; with the features of a
-slice they give its logits at any time. Features are cached as far as a number of bytes allows, and computed again
-otherwise, to the same bits.
+A tile is propagated upwards and downwards, as in :mod:`nnunet_ext.s2vnet.predictor`. For every slice the final centres
+and the mask of both chains are kept, because they are small, and logits are not; with the features of a slice they give
+its logits at any time. Features are cached up to a number of bytes, and computed again otherwise, to the same bits.
 
-A slice with a new mark is segmented from the chain that knows more there, and both chains go on from it, the upward one
-above it and the downward one below it; so what earlier marks told one chain is not lost to the other. Each is followed
-until it runs out of slices, or labels as before on three slices in a row (of every structure less than 1 % of the
-pixels that it had or has differ, so that a small structure counts as much as a large one). What
-it reached is blended anew: between two marked slices the upward chain counts most at the lower one and the downward
-chain at the upper one, linearly; beyond the outermost marks the chain that comes from there counts alone; without marks
-both are blended as in the automatic mode. The chain that knows more is the one that counts more.
+A slice with a new mark is segmented from the chain that knows more there, and both chains continue from it, the upward
+one above it and the downward one below it, so both know what earlier marks said. Each is followed until the volume
+ends, or until it gives the same labels on three slices in a row (for every structure less than 1 % of its old and new
+pixels differ, so that a small structure counts as much as a large one). The slices that it reached are blended again:
+between two marked slices the upward chain counts most at the lower one and the downward chain at the upper one,
+linearly; beyond the outermost marks the chain that comes from there counts alone; without marks both are blended as in
+the automatic mode. The chain that knows more is the one that counts more.
 
 Everything here is a function of its arguments: states are never changed, so a caller may keep earlier ones.
 
@@ -37,13 +36,13 @@ from nnunet_ext.s2vnet.packed import Packed, packed, unpacked
 from nnunet_ext.s2vnet.prompts import Prompts
 
 QUIET_SHARE, QUIET_SLICES = 0.01, 3
-"""A chain ends after so many slices in a row on which less than this share of every structure came or went."""
+"""A chain ends when less than this share of every structure changes on so many slices in a row."""
 
 PromptsOf = Callable[[int], Prompts]
 """Index of a slice → the prompts on it."""
 
 Report = Callable[[int], None]
-"""Is told how many slices were segmented since it was told last."""
+"""Receives how many slices were segmented since the last call."""
 
 
 class Step(NamedTuple):

@@ -1,14 +1,13 @@
 """Provenance: one slice of the label map, with where the label of every voxel came from.
 
 A prompt changes a voxel in two ways only. Where it was drawn, the voxel gets its label (:meth:`Sheet.painted`), and
-keeps it until a newer prompt is drawn over it. Elsewhere a voxel changes only if the network's answer for it is another
-one than before the prompt (:meth:`Sheet.answered`): what the network said all along is no news, so it does not
-overwrite an initial segmentation. Of other answers only those are heard that are the label of the prompt, and no pixel
-changes alone (:func:`supported`). Where the answer is again the one of the beginning, the label of the beginning comes
-back.
+keeps it until a newer prompt is drawn over it. Elsewhere a voxel changes only if the network's answer for it differs
+from that before the prompt (:meth:`Sheet.answered`). An unchanged answer does not overwrite an initial segmentation. A
+changed answer counts only if it is the label of the prompt, and no pixel changes alone (:func:`supported`). Where the
+answer is again the one of the beginning, the label of the beginning comes back.
 
 *Inferred*: all of it. In five cases the audit of an earlier version found that one click that agreed with a perfect
-initial segmentation took its Dice from 1.0 to 0.76 to 0.87; that was the answer of the network, shown as it was.
+initial segmentation took its Dice from 1.0 to 0.76 to 0.87; that version showed the unchanged answer of the network.
 """
 
 from __future__ import annotations
@@ -66,9 +65,9 @@ class Sheet(NamedTuple):
 
     Attributes:
         labels: values of the labels that are shown.
-        answer: values of the labels that the network says.
+        answer: values of the labels in the network's answer.
         origin: of the labels, see :class:`Origin`.
-        ruled_out: a label that a box says is not there, plus 1; 0: none.
+        ruled_out: a label that a box excludes, plus 1; 0: none.
     """
 
     labels: Packed
@@ -94,7 +93,7 @@ class Sheet(NamedTuple):
 
         Args:
             answer: ``(H, W)``, values of labels.
-            asked: labels that somebody asked for; answers that became another one are not heard. None: all are.
+            asked: labels of the prompts; changed answers count only if they are one of these. None: all count.
             start: the slice before any prompt, whose labels come back where its answer comes back.
             locked: labels of which no voxel comes or goes.
             accepted: True: no label changes at all.
@@ -125,7 +124,7 @@ class Sheet(NamedTuple):
         return self._replace(labels=Packed.of(labels), origin=Packed.of(origin), ruled_out=Packed.of(out))
 
     def ruled(self, pixels: NDArray[np.int64], label: int) -> Sheet:
-        """The slice after a box said of pixels ``(P, 2)`` that a label is not there: where it was is background."""
+        """The slice after a box excluded a label from pixels ``(P, 2)``: they become background where they had it."""
         where = tuple(pixels.T)
         labels, origin, out = (part.unpacked().copy() for part in (self.labels, self.origin, self.ruled_out))
         out[where] = label + 1
@@ -134,7 +133,7 @@ class Sheet(NamedTuple):
         return self._replace(labels=Packed.of(labels), origin=Packed.of(origin), ruled_out=Packed.of(out))
 
     def protecting(self, before: Sheet, locked: Collection[int], accepted: bool) -> Sheet:
-        """The slice, when another label map replaces the one ``before``, without what locks forbid to change."""
+        """The slice when another label map replaces the one ``before``; locked voxels stay."""
         was, labels = before.labels.unpacked(), self.labels.unpacked()
         held = list(locked)
         kept = np.isin(was, held) | np.isin(labels, held) | accepted

@@ -1,4 +1,4 @@
-"""Saved sessions: everything that a prompt can change, as one file, so that work goes on where it ended.
+"""Saved sessions: everything that a prompt can change, as one file, so that work can continue.
 
 The file is a zip archive of ``session.json`` and of the arrays that it names by number, each of them once. It belongs
 to one image and one network, whose checksums it holds; undo begins anew after it is read.
@@ -30,7 +30,7 @@ FORMAT = 2
 
 
 def checksum(image: Tensor, network: nn.Module) -> dict[str, str]:
-    """Return what a saved session belongs to: SHA-256 of a preprocessed image, and of the weights of a network."""
+    """Return the image and network of a saved session: SHA-256 of a preprocessed image, and of the weights."""
     weights = hashlib.sha256()
     for name, value in network.state_dict().items():
         weights.update(name.encode())
@@ -47,7 +47,7 @@ def write_session(file: str | Path, state: State, active: int, belongs: Mapping[
         state: of the session.
         active: value of the active label.
         belongs: see :func:`checksum`.
-        notes: of whoever saves, as JSON has them; :func:`read_notes` returns them.
+        notes: of the caller, in types of JSON; :func:`read_notes` returns them.
 
     Raises:
         InputError: the folder is missing.
@@ -120,7 +120,7 @@ def read_notes(file: str | Path) -> Any:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, Any]]]:
-    """The archive and its ``session.json``, in a context in which whatever is wrong with them is an InputError."""
+    """The archive and its ``session.json``, in a context that turns any fault of them into an InputError."""
     if not path.is_file():
         raise InputError(f"There is no file {path}.")
     try:

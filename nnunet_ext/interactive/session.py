@@ -1,7 +1,7 @@
-"""An interactive session: an image, a model, a label map, and what a user draws to correct it.
+"""An interactive session: an image, a model, a label map, and a user's drawings that correct it.
 
 Names and semantics are those of nnInteractive's ``nnInteractiveInferenceSession``, so that programs that use it can use
-this one. What differs: all classes are segmented at once into one label map, so prompts have a label
+this one. Two things differ. All classes are segmented at once into one label map, so prompts have a label
 (:meth:`S2VSession.set_active_label`, or ``label=`` of a prompt), and "not this" (``include_interaction=False``) is a
 prompt for the background. The automatic result of the same checkpoint is :meth:`S2VSession.predict_automatic`; a first
 prompt starts from it.
@@ -49,7 +49,7 @@ from nnunet_ext.s2vnet.predictor import S2VPredictor
 NO_ZOOM = "do_autozoom is True, but a session segments whole slices and never zooms; leave it out, or set it to False."
 
 BOX_WEIGHT = 0.5
-"""There is more in a box than the object."""
+"""Weight of a box, which contains more than the object."""
 
 
 class S2VSession:
@@ -70,7 +70,7 @@ class S2VSession:
         progress: is told how far a prediction is; may be replaced at any time.
 
     Raises:
-        InputError: there is no such device, or something is asked for that is not done here.
+        InputError: there is no such device, or an option is not available here.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class S2VSession:
 
     @property
     def labels(self) -> dict[str, int]:
-        """Values of the labels that prompts can have, by name; what is only part of regions is called ``label 2``."""
+        """Values of the labels that prompts can have, by name; without a name of its own one is called ``label 2``."""
         declared = declared_labels(self.model.dataset_json)
         names = {value: name for name, value in declared.items() if isinstance(value, int)}
         return {names.get(value, f"label {value}"): int(value) for value in self.model.label_manager.all_labels}
@@ -185,7 +185,7 @@ class S2VSession:
         self._use(SlicedCase.from_array(as_array(image), image_properties or {}, self.model))
 
     def set_image_from_files(self, files: Sequence[str | Path]) -> None:
-        """Read one file per channel, then as :meth:`set_image`; results can then be written with :meth:`write`.
+        """Read one file per channel and continue as :meth:`set_image`; :meth:`write` can then write results.
 
         Raises:
             InputError: no model, or files that cannot be read or do not fit it.
@@ -259,7 +259,7 @@ class S2VSession:
         self.case.write(self.target_buffer, file)
 
     def save(self, file: str | Path, notes: Any = None) -> None:
-        """Save the session as one file: prompts, waiting ones too, label map, provenance, locks; not what undo knows.
+        """Save the session as one file: prompts, waiting ones too, label map, provenance, locks; not the undo history.
 
         Args:
             file: to write, as a whole or not at all.
@@ -272,7 +272,7 @@ class S2VSession:
         write_session(file, self._state, self._active, self._belongs(correction), notes)
 
     def restore(self, file: str | Path) -> Box | None:
-        """Go on with a session that was saved, with the image that it was saved with; undo begins anew.
+        """Continue a saved session, with the image that it was saved with; the undo history starts empty.
 
         Returns:
             Where the label map has changed, half-open ranges of voxels; None if nowhere.
@@ -325,7 +325,7 @@ class S2VSession:
             Where the label map has changed, half-open ranges of voxels; None if nowhere.
 
         Raises:
-            InputError: no image, no such label, or the point is outside of the image. The session is what it was.
+            InputError: no image, no such label, or the point is outside of the image. The session does not change.
         """
         value, case = self._label(label, include_interaction), self.case
         point = point_voxels(coordinates, case.shape)
@@ -437,9 +437,9 @@ class S2VSession:
         interaction_bbox: Sequence[Sequence[int]] | None = None,
         label: int | str | None = None,
     ) -> Box | None:
-        """Voxels that get a label, and nothing else changes: a brush, or an eraser.
+        """Give voxels a label and change nothing else: a brush, or an eraser.
 
-        The network is not asked, now or later, so a brush takes no time. What is locked stays under it.
+        The network never sees it, so a brush takes no time. Locked voxels stay under it.
 
         Args:
             brush_image: mask like the image, or like ``interaction_bbox``.
@@ -465,12 +465,12 @@ class S2VSession:
         """A label map to start from, of all labels; earlier prompts are forgotten.
 
         Every label of every slice becomes a prompt, which later ones supersede. Without ``run_prediction`` the label
-        map is shown as it is, and later prompts change only what is drawn and where they change the network's answer.
-        What is locked stays.
+        map does not change, and later prompts change only drawn voxels and those where they change the network's
+        answer. Locked voxels stay.
 
         Args:
             initial_seg: like the image, labels.
-            run_prediction: show what the network makes of it.
+            run_prediction: show it after the network.
             override_capability_checks: of nnInteractive; without effect.
 
         Returns:
@@ -493,7 +493,7 @@ class S2VSession:
         return self._become(state.protecting(self._state))
 
     def predict(self) -> Box | None:
-        """Segment with the prompts that wait, because they were added without ``run_prediction``.
+        """Segment with the waiting prompts, which were added without ``run_prediction``.
 
         Returns:
             As for a point.
@@ -505,7 +505,7 @@ class S2VSession:
         return None if state is self._state else self._become(state)
 
     def predict_automatic(self) -> Box | None:
-        """The result without prompts; those that were given are forgotten, and what is locked stays.
+        """The result without prompts; earlier prompts are forgotten, and locked voxels stay.
 
         Returns:
             As for a point.
@@ -516,7 +516,7 @@ class S2VSession:
         return self._become(self._require_image()[0].automatic(self.progress).protecting(self._state))
 
     def undo(self) -> Box | None:
-        """Take back the last prompt, initial segmentation or prediction: the label map is what it was, exactly.
+        """Take back the last prompt, initial segmentation or prediction: the label map is exactly as before.
 
         Returns:
             As for a point; None also if there is nothing to undo, see :attr:`undo_steps`.
@@ -527,10 +527,10 @@ class S2VSession:
         return self._go_to_last(self._history, self._undone)
 
     def redo(self) -> Box | None:
-        """Do again what was undone last, exactly; nothing can be, once something else was done.
+        """Repeat the last undone call, exactly; impossible once something else was done.
 
         Returns:
-            As for a point; None also if there is nothing to do again, see :attr:`redo_steps`.
+            As for a point; None also if there is nothing to repeat, see :attr:`redo_steps`.
 
         Raises:
             InputError: no image.
@@ -600,7 +600,7 @@ class S2VSession:
         return self._require_image()[0].origins(self._state)
 
     def reset_interactions(self) -> None:
-        """Forget all prompts, locks and what could be undone; the label map becomes background.
+        """Forget all prompts, locks and the undo history; the label map becomes background.
 
         Raises:
             InputError: no image.
@@ -628,7 +628,7 @@ class S2VSession:
         return self._state
 
     def _protectable(self) -> State:
-        """Return the state, in which no prompt waits that would change what is protected from now on."""
+        """Return the state, which must have no waiting prompt that would change protected voxels."""
         state = self._require_shown()
         if state.waiting:
             raise InputError(
@@ -671,14 +671,14 @@ class S2VSession:
         return self._become(correction.predicted(state, self.progress) if run else state)
 
     def _require_unlocked(self, stroke: Stroke) -> None:
-        """Raise InputError if a prompt would change what is locked."""
+        """Raise InputError if a prompt would change locked voxels."""
         held = self._held_under(stroke)
         if held.any():
             name = self._name_of(int(held[held > 0].min()))
             raise InputError(f"The prompt is drawn over {name}, which is locked; unlock it first.")
 
     def _unlocked(self, stroke: Stroke) -> Stroke:
-        """Return what a stroke may change; raise InputError if that is nothing."""
+        """Return the part of a stroke that may change voxels; raise InputError if there is none."""
         free = self._held_under(stroke) == 0
         if not free.any():
             raise InputError("Everything under the brush is locked; unlock it first.")

@@ -1,8 +1,8 @@
-"""Strokes: which voxels a prompt decides by itself, whatever the network thinks of it.
+"""Strokes: the voxels that a prompt decides by itself, whatever the network predicts.
 
 A scribble, a lasso and an eraser decide the voxels that were drawn; a click its voxel, or a disc in its slice; a box
-for background its inside. A box around a structure decides nothing inside, in which there is more than the structure,
-but it says where the structure ends: the voxels around its outline are not this structure (the rule of the outline).
+for background its inside. A box around a structure decides nothing inside, because it contains more than the structure.
+But it says where the structure ends: the voxels around its outline are not this structure (the rule of the outline).
 
 Voxels are indices ``(P, 3)`` of the image in the order of its slices: slice, row, column, before any crop.
 """
@@ -23,7 +23,7 @@ CLICK_RADIUS = 0.0
 """Radius of the disc that a click decides, in voxels of the finer of the two axes of a slice; 0: its voxel alone.
 
 On 10 toy volumes of 12 × 16 × 16 voxels, 10 clicks each, 20 % of the clicks were harmful with 0 and 30 % with 1 (one
-training of 100 steps): where errors are one voxel thin, a disc is larger than they are."""
+training of 100 steps): a disc is larger than errors that are one voxel thin."""
 
 
 def _none() -> NDArray[np.int64]:

@@ -1,6 +1,6 @@
-"""MedContext (arXiv 2402.17725, MICCAI 2024): learn what is hidden from what surrounds it, while learning to segment.
+"""MedContext (arXiv 2402.17725, MICCAI 2024): predict hidden parts of a patch from their surroundings, and segment.
 
 Read in this order: ``masking`` (hide columns of a patch), ``teacher`` (a moving average of the network that sees the
-whole patch), ``consistency`` (what the network predicts on the masked patch against the teacher on the whole one),
+whole patch), ``consistency`` (the network on the masked patch is compared with the teacher on the whole one),
 ``options``, ``trainer`` (the two views, one after the other).
 """

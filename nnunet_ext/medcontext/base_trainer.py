@@ -21,7 +21,7 @@ KEPT = "checkpoint_teacher.pth"
 
 
 class TubeMasking(CommonTrainer):
-    """Base of all trainers here: the options, and a masked view of a patch."""
+    """Base of the trainers of MedContext: the options, and a masked view of a patch."""
 
     methods: ClassVar[tuple[type[MethodOptions], ...]] = (MedContextOptions,)
 
@@ -39,7 +39,7 @@ class TubeMasking(CommonTrainer):
         self.print_to_log_file(f"MedContext: {self.tubes}, {depth}")
 
     def hide(self, image: Tensor) -> Tensor:
-        """Draw what to hide of ``(B, C, *spatial)``: ``(B, 1, *spatial)`` bool."""
+        """Draw the voxels to hide in ``(B, C, *spatial)``: ``(B, 1, *spatial)`` bool."""
         return self.tubes.draw(image.shape[0], image.device, per_sample=self.context.mask_per_sample)
 
     def masked(self, image: Tensor, hidden: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class AveragedTeacher(TubeMasking, KeepsTeachers):
             self.save_as_network(teacher.network, Path(self.output_folder) / KEPT)
 
     def save_as_network(self, weights: nn.Module, file: Path) -> None:
-        """Write a checkpoint that nnU-Net predicts with, whose network has the weights of another one."""
+        """Write a checkpoint for nnU-Net's prediction with the weights of another network."""
         network = unwrap(self.network)
         own = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         network.load_state_dict(weights.state_dict())
@@ -89,5 +89,5 @@ class AveragedTeacher(TubeMasking, KeepsTeachers):
 
 
 def part_of(batch: int, share: float, device: torch.device) -> Tensor:
-    """Draw the samples of a batch that are a part of it, ``(n,)``: a share, at least one."""
+    """Draw a share of the samples of a batch, at least one; returns their indices ``(n,)``."""
     return torch.randperm(batch, device=device)[: max(1, round(share * batch))]

@@ -2,23 +2,22 @@
 
 On full-resolution logits s of the student and t of the teacher, with probabilities p, over N voxels::
 
-    kl         1/N Σ c · KL(p_t ‖ p_s)                c = 1 where the teacher is sure, otherwise 0
-    mse        1/N Σ c · mean over heads (p_s − p_t)²
-    relative   Σ (s − t)² / Σ t²                      c has no say, nor where anything is hidden
+    kl         1/N Σ c · KL(p_t ‖ p_s)                c = 1 where the teacher is sure, otherwise 0 mse        1/N Σ c ·
+    mean over heads (p_s − p_t)² relative   Σ (s − t)² / Σ t²                      everywhere, whatever c and the mask
     official   mean (s − t)² / ‖t‖₂                   the published code, the same
 
 The teacher is sure of a voxel where its most probable class has more than a given probability; with regions, which are
-decided one by one, of a head where it has more than that, or less than one minus that. Voxels that it is not sure of
-count in N: the term grows as it learns. The N voxels are those of the patch, or the hidden ones.
+decided one by one, of a head where it has more than that, or less than one minus that. Voxels of which it is not sure
+count in N, so the term grows as the teacher learns. The N voxels are those of the patch, or the hidden ones.
 
 Deviations from the published code, each with its reason:
 
 * *Another term is the default*, because the official one does nothing: its divisor is the norm over all N logits of a
   batch, which grows with √N, so the term's gradient is some 10⁻⁴ of the supervised one and depends on patch and batch
-  size. The relative term is the same comparison, 1 where the student predicts 0 throughout, at any size; but it is
-  strongest when logits are small and the teacher is worst, fades as it gets good, and part of it acts on the sum of the
-  logits, of which a softmax knows nothing.
-* *Only where the teacher is sure*, as in self-training: its mistakes are where it is not.
+  size. The relative term makes the same comparison at any size (it is 1 where the student predicts 0 throughout). But
+  it is strongest when logits are small and the teacher is worst, fades as the teacher improves, and part of it acts on
+  the sum of the logits, which a softmax ignores.
+* *Only where the teacher is sure*, as in self-training: it makes its mistakes elsewhere.
 * *Over the whole batch.* Where a network of the code has no deep supervision, its term covers the first sample alone.
 * *In float32* whatever autocast does; in float16 the norm overflows.
 """
@@ -74,7 +73,7 @@ def consistency(
 
 
 def sure(teacher: Tensor, exclusive: bool, confidence: float) -> Tensor:
-    """Say where the teacher is sure: ``(B, 1, *spatial)`` bool of classes, ``(B, K, *spatial)`` of regions.
+    """Return where the teacher is sure: ``(B, 1, *spatial)`` bool of classes, ``(B, K, *spatial)`` of regions.
 
     Args:
         teacher: logits, ``(B, K, *spatial)``.
@@ -87,7 +86,7 @@ def sure(teacher: Tensor, exclusive: bool, confidence: float) -> Tensor:
 
 
 def _divergence(student: Tensor, teacher: Tensor, exclusive: bool) -> Tensor:
-    """KL of what the logits stand for, in nats: ``(B, 1, *spatial)`` of classes, ``(B, K, *spatial)`` of regions."""
+    """KL divergence of the probabilities, in nats: ``(B, 1, *spatial)`` of classes, ``(B, K, *spatial)`` of regions."""
     if exclusive:
         mine, theirs = student.log_softmax(1), teacher.log_softmax(1)
         return (theirs.exp() * (theirs - mine)).sum(1, keepdim=True)

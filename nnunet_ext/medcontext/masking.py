@@ -1,7 +1,7 @@
 """Tube masks: hide columns of blocks that go through all slices of a patch.
 
-The in-plane axes are cut into a grid of square blocks. Of its columns a fixed number is drawn and hidden in every slice
-alike, so that what is hidden in one slice cannot be read off the next one::
+The in-plane axes are cut into a grid of square blocks. A fixed number of its columns is drawn and hidden in all slices
+alike, so that the next slice does not show what is hidden in one::
 
     slice 0   ░░██░░░░      slice 1   ░░██░░░░      …
               ░░░░░░██                ░░░░░░██
@@ -113,7 +113,7 @@ def apply_mask(data: Tensor, hidden: Tensor, fill: Fill = "zero", image_channels
         hidden: ``(B, 1, *spatial)`` bool.
         fill: of the channels of the image.
         image_channels: how many channels are image, all by default. The others are the one-hot prediction of the
-            previous stage of a cascade, and become 0, or they would tell what is hidden.
+            previous stage of a cascade, and become 0, or they would show what is hidden.
     """
     image = data[:, :image_channels]
     filled = torch.where(hidden, _filler(image, fill), image)

@@ -28,7 +28,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class MedContextOptions(MethodOptions):
     """Sound defaults; a plans file may override any of them.
 
-    Published values are those of the released nnFormer for Synapse; where others differ they are named.
+    Published values are those of the released nnFormer for Synapse; others are named where they differ.
     """
 
     SECTION: ClassVar[str] = "medcontext"
@@ -55,15 +55,15 @@ class MedContextOptions(MethodOptions):
     beta: Annotated[float, Field(ge=0)] = 0.5
     """Weight of the consistency; 0: there is no teacher. Published: 0.4; UNETR and ACDC: 0.5."""
     start: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Share of the training before which there is no masked view: until then it is an ordinary training, and a teacher
-    would have nothing to say. Published: 0."""
+    """Share of the training before which there is no masked view: until then it is an ordinary training, because the
+    teacher knows nothing yet. Published: 0."""
     ramp: Share = 0.2
     """Share of the training over which ``beta`` rises to its value, from ``start`` on. Published: 0."""
     target: Target = "teacher"
     """``"self"`` saves the teacher's memory. Published: the teacher, which in effect is the network of the step
     before."""
     every: Annotated[int, Field(ge=1)] = 1
-    """Look at masked views, but those of ``"part"``, at every such step; 3 costs about 1.4 times an ordinary
+    """Compute masked views only at every n-th step (not for ``"part"``); 3 costs about 1.4 times an ordinary
     training."""
     full_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the loss terms on the whole patch. Published: 1."""
@@ -75,21 +75,21 @@ class MedContextOptions(MethodOptions):
     ema_base: Share | None = None
     """Momentum of the teacher after its warm-up. None: that of ``ema_memory``. Meant by the code: 0.996."""
     ema_final: Share | None = None
-    """Momentum at the end of the training. None: no other than before, so that the memory stays what it is. Meant by
-    the code: 1."""
+    """Momentum at the end of the training. None: it does not change, so the length of the memory stays the same. Meant
+    by the code: 1."""
     ema_warmup: Share = 0.01
-    """Share of the training over which it rises from 0. Published: 10 of 1000 epochs."""
+    """Share of the training over which the momentum rises from 0. Published: 10 of 1000 epochs."""
     ema_restarts: bool = False
     """Start the schedule of the momentum, twice as long, again in each epoch. Published: True, by mistake."""
     keep_teacher: bool = False
     """Write ``checkpoint_teacher.pth`` beside ``checkpoint_final.pth``, with the weights of the teacher."""
     cutout: Share = 0.5
-    """Share of the samples that ``nnUNetTrainerTubeCutout`` masks: here half of what is seen is masked, too."""
+    """Share of the samples that ``nnUNetTrainerTubeCutout`` masks; half of the views of MedContext are masked too."""
 
     def rise(self, epoch: int, epochs: int) -> float:
         """Return the factor on ``beta`` in an epoch: 0 before ``start``, 1 after the ramp.
 
-        It is that of the end of the epoch, and the same in all its steps, so that the log says the weight.
+        All steps of an epoch have the factor of its end, so the log can state the weight.
 
         Args:
             epoch: from 0.

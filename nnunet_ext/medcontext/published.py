@@ -1,7 +1,6 @@
 """Differences of the released code of MedContext; only ``nnUNetTrainerMedContextPaper`` uses it.
 
-Why the defaults differ is said where they are: :mod:`nnunet_ext.medcontext.consistency` and
-:mod:`nnunet_ext.medcontext.teacher`.
+The reasons for the defaults are in :mod:`nnunet_ext.medcontext.consistency` and :mod:`nnunet_ext.medcontext.teacher`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The teacher: a moving average of the network (exponential, EMA), which sees the patch as a whole.
 
-After each step of the optimizer ``teacher ← m · teacher + (1 − m) · student``. m rises from 0 to a base at once, and
-stays there: the teacher is the student at first, and then a mean over about ``1 / (1 − m)`` steps, which is the same
-share of the training throughout (``ema_memory`` in the options).
+After each step of the optimizer ``teacher ← m · teacher + (1 − m) · student``. m soon rises from 0 to a base, and stays
+there. So the teacher equals the student at first, and is then a mean over about ``1 / (1 − m)`` steps, always the same
+share of the training (``ema_memory`` in the options).
 
 Deviations from the published code, each with its reason:
 
@@ -10,11 +10,11 @@ Deviations from the published code, each with its reason:
   the batch within its epoch: m starts at 0 again in every epoch and never exceeds 0.05, so the code's teacher is the
   student of the step before. ``ema_restarts`` in the options restores it.
 * *The base follows the length of the training.* 0.996 is a mean over 250 steps, a thousandth of nnU-Net's 250,000. In a
-  training of 1000 steps it would be a network from before half of it, which the student is asked to resemble.
-* *m does not go on to 1.* The code means it to, by a half cosine; then the teacher of the end is a network of 10 to
-  20 % of the training ago, while the learning rate falls and the student is at its best. Where the teacher is the
-  product that is good, here it is a target. ``ema_final`` in the options restores it.
-* *The teacher is in evaluation mode and without gradient.* In part of the code it is trained on, and dropped from.
+  training of 1000 steps the student would be asked to resemble a network of more than half of the training ago.
+* *m does not rise to 1.* The code intends that, by a half cosine. At the end the teacher would be a network of 10 to 20
+  % of the training ago, while the learning rate falls and the student is at its best. That is good where the teacher is
+  the product; here it is a target. ``ema_final`` in the options restores it.
+* *The teacher is in evaluation mode and without gradient.* In part of the code it has a gradient and dropout.
 * *Statistics of norms are averaged, too*, see :mod:`nnunet_ext.nnunet.teacher`.
 """
 

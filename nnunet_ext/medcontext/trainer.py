@@ -6,12 +6,12 @@ A step makes up to three passes, one after the other, each with its own backward
     labelled x, whole         → student → nnU-Net's loss
     labelled x, masked Mx     → student → nnU-Net's loss  +  β · consistency(student(Mx), teacher(x))
 
-The first one needs images without labels (:mod:`nnunet_ext.unlabelled`), and with them there is no third one: on
-labelled voxels a teacher says what the label says, so its place is where nothing is annotated. Without them the second
-and third are what was published. Until ``start`` of the training there is the second alone, which is nnU-Net.
+The first pass needs images without labels (:mod:`nnunet_ext.unlabelled`). With them there is no third pass: on labelled
+voxels the teacher only repeats the label. Without them, the second and the third pass are what was published. Until
+``start`` of the training there is only the second pass, which is nnU-Net.
 
-Gradients are those of the sum, activations those of one pass. The teacher is the moving average of the student; it
-lives beside the network, so what is trained is the network that it would be without MedContext, and inference is too.
+Gradients are those of the sum, activations those of one pass. The teacher is the moving average of the student. It
+lives beside the network, so the trained network and its inference are the same as without MedContext.
 
 :class:`MedContext` goes in front of any trainer of this package, see :mod:`nnunet_ext.combinations`: the terms of that
 trainer are computed on all labelled views.
@@ -19,7 +19,7 @@ trainer are computed on all labelled views.
 Deviations from the published code beside those of ``masking``, ``teacher`` and ``consistency``:
 
 * *A backward pass per view* instead of one of the summed loss: the same gradients in half the memory.
-* *No supervised term of the teacher.* In part of the code it has one, which changes no gradient of the student.
+* *No supervised term of the teacher.* Part of the code has one, which changes no gradient of the student.
 * *A start and a ramp.* In the code all terms count from the first step, when a teacher knows nothing.
 * *Images without labels*, which the paper does not use.
 """
@@ -49,7 +49,7 @@ MASKED = "masked_"
 
 
 class MedContext(UnlabelledData, AveragedTeacher):
-    """Masked views with a teacher, around the trainer, of one pass, that is next in the bases of a class."""
+    """Masked views with a teacher, around the next trainer among the bases of a class, which must have one pass."""
 
     def initialize(self) -> None:
         require_single_pass(type(self))
@@ -61,7 +61,7 @@ class MedContext(UnlabelledData, AveragedTeacher):
             )
 
     def labelled_view(self, unlabelled: Tensor | None) -> LabelledView:
-        """Say which views of labelled patches there are in this epoch."""
+        """Return which views of labelled patches there are in this epoch."""
         if not self.rise():
             return "whole"
         return self.context.labelled or ("both" if unlabelled is None else "whole")
@@ -142,14 +142,14 @@ class nnUNetTrainerMedContext(MedContext):
 class nnUNetTrainerMedContextPaper(MedContext):
     """The released arithmetic: its teacher, masks and consistency.
 
-    nnU-Net's stay the planned network (so the input is masked rather than tokens), its loss, augmentation and schedule.
+    The planned network (so the input is masked rather than tokens), loss, augmentation and schedule stay nnU-Net's.
     """
 
     published: ClassVar[bool] = True
 
 
 class nnUNetTrainerMedContextMaskedOnly(MedContext):
-    """Both views, but neither teacher nor consistency: what the supervised term on the masked view does alone."""
+    """Both views, but neither teacher nor consistency: the control for the supervised term on the masked view."""
 
     fixed_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "medcontext": {"beta": 0.0, "labelled": "both"},
@@ -175,7 +175,7 @@ def alone(network: torch.nn.Module) -> AbstractContextManager[Any]:
 
 
 def require_single_pass(trainer: type[MedContext]) -> None:
-    """Raise InputError if the trainer inside has passes of its own, which MedContext would leave out."""
+    """Raise InputError if the inner trainer has passes of its own, which MedContext would leave out."""
     inside = trainer.__mro__[trainer.__mro__.index(MedContext) + 1 :]
     owner = next(base for base in inside if "loss_passes" in vars(base))
     if owner is not CommonTrainer:

@@ -1,1 +1,1 @@
-"""The place that knows nnU-Net's internals. Methods and landmarks import from here, never the other way round."""
+"""The package that knows nnU-Net's internals. Methods and landmarks import from here, never the other way round."""

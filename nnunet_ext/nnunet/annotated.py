@@ -1,4 +1,4 @@
-"""Annotation of preprocessed cases, by the locations that nnU-Net kept: labels, or anything at all."""
+"""Annotation of preprocessed cases, read from the class locations that nnU-Net stored."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def never_annotated(dataset: Any, labels: Mapping[str, Any]) -> list[str]:
-    """Name the labels or regions of which no case has a voxel, by the locations that nnU-Net's preprocessing kept.
+    """Name the labels or regions without a voxel in any case, by the class locations that nnU-Net stored.
 
     Args:
         dataset: nnU-Net's data set of preprocessed cases.
@@ -29,7 +29,7 @@ def never_annotated(dataset: Any, labels: Mapping[str, Any]) -> list[str]:
 
 
 def is_segmented(class_locations: Mapping[Any, Sequence]) -> bool:
-    """Say whether anything is labelled in a case, be it background.
+    """Return whether anything is labelled in a case, background included.
 
     Args:
         class_locations: that nnU-Net stored for the case. With an ignore label in the data set it has a key of −1 and

@@ -1,8 +1,8 @@
 """Trainers that keep averages of their network (:mod:`nnunet_ext.nnunet.teacher`) beside it.
 
-:class:`KeepsTeachers` is the whole life of one: built with the auxiliary modules, a copy at the start, updated after
-every step, restored on ``--c``, absent from ``checkpoint_final.pth``: that is what people share, and nobody needs a
-teacher in it. A method says which teachers there are and how they follow; several methods may each have their own.
+:class:`KeepsTeachers` manages them: a teacher is built with the auxiliary modules as a copy of the network, updated
+after every step, restored on ``--c``, and absent from ``checkpoint_final.pth``, the file that people share. A method
+says which teachers there are and how they follow; several methods may each have their own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ AVERAGE = "averaged_network"
 
 
 class KeepsTeachers(CommonTrainer):
-    """A trainer with averages of its network in ``self.aux``: for each one more copy of the weights in memory."""
+    """A trainer with averages of its network in ``self.aux``, each one more copy of the weights in memory."""
 
     def teacher_names(self) -> tuple[str, ...]:
         """Return the names of the auxiliary modules that are teachers; those of the bases are kept."""
@@ -66,7 +66,7 @@ class KeepsTeachers(CommonTrainer):
         super().on_train_end()
 
     def _kept(self) -> list[str]:
-        """Names of the teachers that are there: none at the end of a training."""
+        """Names of the existing teachers; none at the end of a training."""
         return [name for name in self.teacher_names() if name in self.aux]
 
 
@@ -75,7 +75,7 @@ class AveragedNetwork(KeepsTeachers):
 
     @property
     def average_momentum(self) -> float | None:
-        """The momentum m of the average; None: there is none."""
+        """Momentum m of the average; None: there is no average."""
         return None
 
     def average(self) -> Teacher:

@@ -1,6 +1,6 @@
-"""Checkpoints that cannot be read, and what a training goes on from instead.
+"""Checkpoints that cannot be read, and the one from which a training continues instead.
 
-Ours are replaced as a whole, so a killed training leaves none; a full or failing disk, or a copy that was cut off, can.
+Ours are replaced as a whole, so a killed training leaves no damaged one. A failing disk or an incomplete copy can.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LATEST, BEST = "checkpoint_latest.pth", "checkpoint_best.pth"
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Path, dict[str, Any]]:
     """A checkpoint and the file that it is from: ``path``, or the best one if the latest is damaged.
 
-    A damaged last one is not replaced by an earlier one: it is what is validated and shipped.
+    There is no replacement for a damaged final checkpoint, because that is the one that is validated and shipped.
 
     Args:
         path: of a checkpoint of nnU-Net.

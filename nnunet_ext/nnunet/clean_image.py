@@ -1,8 +1,8 @@
 """The image of a training patch without intensity augmentation, on the grid of the augmented one.
 
-nnU-Net's loader hands on an image and a segmentation and nothing else. Its transforms, however, know a third thing: a
-regression target, which is warped, mirrored and cropped like the image, and which intensity transforms leave alone. The
-image itself goes in as such a target, and what comes out travels as additional channels of the image.
+nnU-Net's loader returns an image and a segmentation and nothing else. But its transforms also take a regression target,
+which is warped, mirrored and cropped like the image, and which intensity transforms leave alone. We pass the image
+itself as such a target, and append the result as additional channels of the image.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class CleanImage(CommonTrainer):
 
     @property
     def has_clean_image(self) -> bool:
-        """Whether they have it."""
+        """Whether batches have it."""
         return False
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:

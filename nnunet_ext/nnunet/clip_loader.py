@@ -1,13 +1,13 @@
 """nnU-Net's loader for clips: windows that overhang the volume, and padding that stays recognisable.
 
-nnU-Net draws the first slice of a patch so that the patch lies inside of the volume. Of D slices, the first one is then
-in one of D − T + 1 windows, a middle one in T of them, and the ends of organs are seen least. Here windows may overhang
-by T − 1 slices at both ends, so every slice is in T of D + T − 1 windows. Around a voxel of the foreground, at a share
+nnU-Net draws the first slice of a patch so that the patch lies inside of the volume. The first of D slices is then in
+one of D − T + 1 windows, a middle one in T of them, so the ends of organs are seen least. Here windows may overhang by
+T − 1 slices at both ends, so every slice is in T of D + T − 1 windows. Around a voxel of the foreground, at a share
 ``(z + u) / D`` of the volume with ``u`` uniform in [0, 1), the window is the one at the same share of all windows: it
 holds the voxel, and where foreground is spread evenly, so are the windows.
 
-What overhangs is −1 in the loader's target. Augmentation makes its zeros something else (noise, contrast), so they
-become zero again where nnU-Net removes −1, for the network, which knows padding by its zeros.
+Slices that overhang are −1 in the loader's target. Augmentation changes their zeros (noise, contrast), so they become
+zero again where nnU-Net removes −1: the network recognises padding by its zeros.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GAP = "gap"
 """Entry of a batch: ``(B,)`` float32, mm between two slices."""
 
 PADDING = -1
-"""Label of what is outside of the image, in nnU-Net's loader."""
+"""Label of voxels outside of the image, in nnU-Net's loader."""
 
 
 class ClipLoader(nnUNetDataLoader):
@@ -76,7 +76,7 @@ def clip_loaders(slice_axis: int) -> AbstractContextManager[None]:
 
 
 class BlankPadding(BasicTransform):
-    """Makes slices of the image zero of which the target says nothing: they are outside of the volume.
+    """Sets slices of the image to zero that lie outside of the volume, by the target.
 
     So is a slice of a patch that lies beside the body altogether, where nnU-Net's crop left nothing but zeros.
     """

@@ -1,4 +1,4 @@
-"""Another class for nnU-Net's data loaders, which it has no seam for."""
+"""Lets nnU-Net build another class of data loader, for which it has no hook."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def loaders_built_by(build: Callable[..., nnUNetDataLoader], what: str) -> Itera
 
     Args:
         build: takes what nnU-Net's loader takes.
-        what: they load beside images and labels, for messages.
+        what: content that they load beside images and labels, for messages.
 
     Raises:
-        InputError: another part of the same trainer is at it already.
+        InputError: another part of the same trainer replaces the loaders already.
         RuntimeError: nnU-Net did not build two of them, because it has moved this seam.
     """
     # here, because spawned workers import this module and need no trainer

@@ -1,8 +1,8 @@
 """TensorBoard and MLflow beside nnU-Net's own log and W&B: ``NNUNET_EXT_LOGGERS=tensorboard,mlflow``.
 
-nnU-Net hands every number that it logs to a list of loggers, by epoch: losses, pseudo Dice by class, learning rate,
-and every loss term and statistic of our trainers. W&B, which nnU-Net brings (``nnUNet_wandb_enabled=1``), gets all of
-them, too.
+nnU-Net passes every number that it logs to a list of loggers, by epoch: losses, pseudo Dice by class, learning rate,
+and every loss term and statistic of our trainers. W&B, which comes with nnU-Net (``nnUNet_wandb_enabled=1``), gets all
+of them too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Trained models: where nnU-Net keeps them, and predicting with them as ``nnUNetv2_predict`` does.
+"""Trained models: their folders in nnU-Net's results, and prediction as with ``nnUNetv2_predict``.
 
 nnU-Net answers a wrong folder, fold, device or data set with a traceback; here each of them is one sentence, before
 anything is loaded or written.

@@ -1,13 +1,13 @@
-"""The padding of patches: nobody has annotated it, so with an ignore label it has the ignore label.
+"""The padding of patches: it is not annotated, so it gets the ignore label if there is one.
 
 nnU-Net fills the segmentation with −1 where a patch reaches beyond the image (``crop_and_pad_nd(seg, bbox, -1)`` in its
 loader) and where a rotated or smaller image leaves a gap (``padding_value_seg=-1``), and its last transform of labels
-turns −1 into the background (``RemoveLabelTansform(-1, 0)``). With dense labels that is harmless. With scribbles it
-makes nearly everything that counts as annotated background a margin in which there is nothing to see.
+turns −1 into the background (``RemoveLabelTansform(-1, 0)``). With dense labels that is harmless. With scribbles nearly
+everything that counts as annotated background is then this empty margin.
 
-Here −1 stays until the batch reaches the trainer, which makes it "ignore" and hands on where it was. Preprocessing uses
-−1 for something else, too: background in front of which the image is black (``crop_to_nonzero``). Somebody did annotate
-that, so those voxels get :data:`BLACK` when they are read. Both are negative, as ``MaskImageTransform`` wants it.
+Here −1 stays until the batch reaches the trainer, which turns it into "ignore" and keeps where it was. Preprocessing
+also uses −1 for background where the image is black (``crop_to_nonzero``). That is annotated, so those voxels get
+:data:`BLACK` when they are read. Both are negative, as ``MaskImageTransform`` wants it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ANNOTATED = "annotated"
 
 
 class UnannotatedPadding(CommonTrainer):
-    """A trainer to which everything outside of the image is unlabelled, in training and validation.
+    """A trainer that treats everything outside of the image as unlabelled, in training and validation.
 
     Batches have :data:`~nnunet_ext.nnunet.trainer.INSIDE`, ``(B, 1, *spatial)`` bool: where the image is.
     """
@@ -62,7 +62,7 @@ class UnannotatedPadding(CommonTrainer):
         return DatasetWithBlack(training), DatasetWithBlack(validation)
 
     def without_padding(self, batch: Batch) -> Batch:
-        """Make what is outside of the image "ignore" at all resolutions, and add where the image is."""
+        """Set voxels outside of the image to "ignore" at all resolutions, and add where the image is."""
         if self.padding_is_annotated:
             return batch
         targets = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
@@ -111,7 +111,7 @@ def ignored_outside(target: Tensor, labels: LabelView) -> tuple[Tensor, Tensor]:
 
 
 class DatasetWithBlack:
-    """nnU-Net's data set, in whose segmentations −1 is not in use: what is black has :data:`BLACK`.
+    """nnU-Net's data set without −1 in its segmentations: black voxels have :data:`BLACK`.
 
     Args:
         dataset: of preprocessed cases.
@@ -144,7 +144,7 @@ class _Black:
 
 
 class KeepOutside(SegOnlyTransform):
-    """Stands where nnU-Net removes −1 from labels ``(C, *spatial)``: it stays in the first channel.
+    """Replaces nnU-Net's removal of −1 from labels ``(C, *spatial)``: −1 stays in the first channel.
 
     Further channels are the previous stage of a cascade, in which nothing is outside.
     """

@@ -1,4 +1,4 @@
-"""Cross entropy on annotated voxels alone: the supervised term of publications that have no Dice loss.
+"""Cross entropy on annotated voxels only: the supervised term of publications without a Dice loss.
 
 nnU-Net's own loss adds Dice on annotated voxels and deep supervision.
 """

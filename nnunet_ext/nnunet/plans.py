@@ -1,4 +1,4 @@
-"""Our settings in the plans of nnU-Net, and what trainers ask of the plans. They are written by ``planning.py``.
+"""Our settings in the plans of nnU-Net, and what trainers read from the plans; ``planning.py`` writes them.
 
 All our settings of a configuration lie under one key of that configuration, ``"nnunet_ext"``::
 
@@ -13,8 +13,8 @@ All our settings of a configuration lie under one key of that configuration, ``"
         }
     }
 
-nnU-Net keeps keys it does not know and copies the plans into the model folder, so whatever inference needs travels with
-the model.
+nnU-Net keeps unknown keys and copies the plans into the model folder, so the settings for inference travel with the
+model.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def infer_in_float32(network: nn.Module) -> nn.Module:
 
 
 class _Inference:
-    """Autocast around each call of a network in evaluation on a CPU, unless whoever calls has begun it."""
+    """Autocast around each call of a network in evaluation on a CPU, unless the caller has begun it."""
 
     def __init__(self) -> None:
         self.entered: list[AbstractContextManager[Any]] = []

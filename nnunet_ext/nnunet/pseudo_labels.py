@@ -1,8 +1,8 @@
-"""Pseudo-labels: where nobody has drawn, the network learns what an average of itself is sure of.
+"""Pseudo-labels: on unlabelled voxels, the network learns the confident predictions of an average of itself.
 
 The teacher is a moving average of the network (:mod:`nnunet_ext.nnunet.teacher`). It sees the image without intensity
-augmentation, the network the augmented one. Where the teacher's probability for a class reaches a threshold, its class
-is the label, on unlabelled voxels inside of the image alone; all other voxels say nothing::
+augmentation, the network the augmented one. Where the teacher's probability for a class reaches a threshold, that class
+is the label, on unlabelled voxels inside of the image only; all other voxels do not count::
 
     L = mean CE  +  1 − mean over foreground classes of (2 Σ p y + s) / (Σ p + Σ y + s)
 
@@ -12,7 +12,7 @@ After Luo et al., *Scribble-Supervised Medical Image Segmentation via Dual-Branc
 Labels Supervision*, MICCAI 2022 (DMPLS). Deviations, each with its reason:
 
 * *One averaged network instead of a mixture of two decoders*: the trained network stays the planned one.
-* *A threshold.* Their labels are taken everywhere; in a network that has just taken off most of them are wrong.
+* *A threshold.* Their labels count everywhere; early in a training most of them are wrong.
 * *Cross entropy beside Dice*, as in nnU-Net's own loss.
 """
 
@@ -52,7 +52,7 @@ class Pseudo(NamedTuple):
 
 
 class PseudoLabels(CleanImage, UnannotatedPadding, AveragedNetwork):
-    """A trainer that may have a term on pseudo-labels; they are made in steps in which it has a weight."""
+    """A trainer that may have a term on pseudo-labels, which are made only in steps in which it has a weight."""
 
     @property
     def pseudo_labelling(self) -> Pseudo | None:
@@ -108,7 +108,7 @@ def pseudo_labels(
         probabilities: ``(B, K, *spatial)``, the teacher's.
         unlabelled: ``(B, 1, *spatial)`` bool.
         confidence: probability of the label from which on it counts.
-        exclusive: classes, of which all count or none; for regions it is asked for each, be it inside or outside.
+        exclusive: classes, of which all count or none; each region counts by itself, inside and outside.
     """
     if exclusive:
         highest, best = probabilities.max(1)

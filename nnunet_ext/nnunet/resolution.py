@@ -1,4 +1,4 @@
-"""One configuration at another spacing: what nnU-Net's planner would make of it, by nnU-Net's own functions.
+"""One configuration at another spacing, as nnU-Net's planner would make it, by nnU-Net's own functions.
 
 Strides, kernel sizes and the number of stages come from ``get_pool_and_conv_props``, image sizes from
 ``compute_new_shape``; with the spacing and patch of existing plans they give these plans again. The rest follows three

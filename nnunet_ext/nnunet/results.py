@@ -1,7 +1,7 @@
-"""The folder in which a training leaves its results: one at a time works there, and what stands in the way is said.
+"""The folder in which a training leaves its results: one process at a time works there, and obstacles are reported.
 
-nnU-Net starts a second training or validation of the same fold beside the first one without a word, and each overwrites
-what the other writes.
+nnU-Net silently starts a second training or validation of the same fold beside the first one, and each overwrites the
+files of the other.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.processes.lock import held
 
 LOCK = ".training.lock"
-"""Held by a training, validation or scoring as long as it runs; the file itself stays and means nothing."""
+"""Lock of a running training, validation or scoring; the file itself stays and means nothing."""
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -43,9 +43,10 @@ def written_or_said_why(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Context in which this process alone trains, validates or scores in ``folder``.
+    """Context in which only this process trains, validates or scores in ``folder``.
 
-    What a killed one left half-written there is removed. Not to be nested: a process that leaves it is out altogether.
+    It removes half-written files of killed processes there. Do not nest it: a process that leaves it gives up the
+    folder.
 
     After a kill -9 the folder is free at once, even if workers that load data are still there.
 

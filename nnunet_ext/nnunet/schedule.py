@@ -1,7 +1,7 @@
 """The schedule of a training: how long, and with which learning rate.
 
 The section ``schedule`` of the plans overrides nnU-Net's 1000 epochs of 250 iterations with SGD, momentum 0.99 and an
-initial learning rate of 0.01. What it does not name stays nnU-Net's.
+initial learning rate of 0.01. Everything else stays nnU-Net's.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Schedule:
             raise InputError(f"{where} have {reasons(error, 'schedule')}.") from None
 
     def without_optimizer(self) -> Schedule:
-        """Return how long the training is, and nothing about its optimiser."""
+        """Return the length of the training without the settings of its optimiser."""
         return replace(self, learning_rate=None, momentum=None, warmup_steps=0)
 
     def apply(self, trainer: Any) -> None:

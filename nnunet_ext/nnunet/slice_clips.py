@@ -1,9 +1,9 @@
 """Clips of neighbouring slices for a network with 2D layers, from configuration ``2d``.
 
-nnU-Net decides by the number of axes of the patch size whether its loader, its augmentation and its sliding window work
-on slices or on volumes. So the patch becomes three-dimensional, ``[T, H, W]``, while the planned network and the
-preprocessed data stay those of ``2d``, and nnU-Net's own code does the rest. In training, T is short; in validation and
-inference, whose patch size is that of the plans in the model folder, it is long.
+nnU-Net's loader, augmentation and sliding window work on slices or on volumes, depending on the number of axes of the
+patch size. So the patch becomes three-dimensional, ``[T, H, W]``, while the planned network and the preprocessed data
+stay those of ``2d``, and nnU-Net's own code does the rest. In training, T is short; in validation and inference, whose
+patch size is that of the plans in the model folder, it is long.
 
 Preprocessing keeps slices as they are: ``2d`` never resamples across them (``default_preprocessor.py``, 2.8.1).
 """
@@ -36,7 +36,7 @@ class SliceClips(CommonTrainer):
     """
 
     def clip_lengths(self) -> tuple[int, int]:
-        """Return the slices of a patch in training and in inference, as the method wants them; asked for once."""
+        """Return the slices of a patch in training and in inference; called once."""
         raise NotImplementedError
 
     @classmethod

@@ -2,7 +2,7 @@
 
 nnU-Net resamples the logits of all labels of a volume at once, in float64, which needs more memory than anything else
 in a prediction. Configuration ``2d`` never resamples across slices (``default_preprocessor.py``, 2.8.1), so the logits
-of a slice become labels alone, and those of the next one need not be there yet.
+of a slice become labels on their own, and those of the next slice are not needed yet.
 
 The labels are those of nnU-Net's export (``export_prediction.py``, 2.8.1), bit for bit: with linear interpolation, its
 rule in float64 gives neighbouring slices the weight 0.
@@ -27,7 +27,7 @@ from nnunet_ext.files import replacing
 def slices_stand_alone(settings: Any) -> bool:
     """Whether slices of logits, resampled one by one, are bit for bit those of the volume resampled as a whole.
 
-    So it is with nnU-Net's default, linear interpolation. With splines of a higher order, a slice depends on its
+    They are with nnU-Net's default, linear interpolation. With splines of a higher order, a slice depends on its
     neighbours in the last bits, and nnU-Net's resampling with PyTorch sets the number of threads of the process.
 
     Args:
@@ -76,7 +76,7 @@ class SliceExport:
         model: an initialised predictor.
 
     Attributes:
-        labels: like the original array, ``(z, y, x)``; 0 where nothing was taken yet, and outside of the crop.
+        labels: like the original array, ``(z, y, x)``; 0 in slices that are not filled yet, and outside of the crop.
     """
 
     def __init__(self, properties: Mapping[str, Any], model: Any) -> None:

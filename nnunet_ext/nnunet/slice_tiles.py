@@ -22,7 +22,7 @@ class SliceTiles:
 
     Attributes:
         size: rows and columns of a padded slice, at least those of a patch.
-        inside: rows and columns of it that are no padding.
+        inside: rows and columns of it without padding.
         places: rows and columns of the padded slice that the network sees together.
         weight: of the pixels of a tile, ``(patch_h, patch_w)`` float32.
     """
@@ -72,7 +72,8 @@ class SliceTiles:
         """Weighted mean of the tiles where they overlap.
 
         Args:
-            tiles: of each tile what adds up to it, ``(heads, patch_h, patch_w)`` on the device of :attr:`weight`.
+            tiles: parts of the logits of each tile, which add up to them, ``(heads, patch_h, patch_w)`` on the device
+                of :attr:`weight`.
 
         Returns:
             ``(heads, H, W)``, without padding.

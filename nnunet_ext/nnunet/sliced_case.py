@@ -1,8 +1,9 @@
-"""One image as configuration ``2d`` sees it: its slices, where a voxel is in them, and slices of logits back.
+"""One image as configuration ``2d`` sees it: its slices, the place of a voxel in them, and the way back for logits.
 
 nnU-Net transposes the axes, crops to what is not zero, and resamples within slices. ``2d`` never resamples across them
 (``default_preprocessor.py``, 2.8.1), so slice z of the preprocessed image is one slice of the original one, and its
-logits go back alone. Within slices the network sees tiles of the patch size, with nnU-Net's steps and Gaussian.
+logits are resampled on their own. Within slices the network sees tiles of the patch size, with nnU-Net's steps and
+Gaussian.
 """
 
 from __future__ import annotations
@@ -162,7 +163,7 @@ class SlicedCase:
         return self.grid.to_index(np.asarray(pixels, float) - offset)
 
     def in_crop(self, voxels: NDArray) -> NDArray[np.bool_]:
-        """``(P,)``: which of the voxels ``(P, 3)`` were not cropped away; nothing is ever segmented in the others."""
+        """``(P,)``: which of the voxels ``(P, 3)`` were not cropped away; the others are never segmented."""
         transposed = np.asarray(voxels, float)[:, list(self.grid.transpose)] - self.grid.start
         return inside(transposed, self.grid.cropped)
 

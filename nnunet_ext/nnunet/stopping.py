@@ -1,7 +1,7 @@
-"""Ends a training after an epoch, with everything that ``--c`` needs, when its user or its time says so.
+"""Ends a training after an epoch, with everything that ``--c`` needs, on request or when its time is up.
 
-A file ``STOP`` in the folder of the fold ends it after the current epoch. ``NNUNET_EXT_STOP_AFTER=11h``
-ends it while the next epoch still fits into 11 hours since its start, as jobs with a time limit need it.
+A file ``STOP`` in the folder of the fold ends it after the current epoch. ``NNUNET_EXT_STOP_AFTER=11h`` ends it before
+the first epoch that no longer fits into 11 hours since its start, for jobs with a time limit.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class StopRule:
         self.longest, self.epochs = 0.0, 0
 
     def epoch_ended(self) -> float:
-        """Note the time; returns the seconds of the mean epoch so far."""
+        """Note the time; returns the mean seconds of an epoch so far."""
         now = time.monotonic()
         self.longest = max(self.longest, now - self.last)
         self.last = now
@@ -70,7 +70,7 @@ class StopRule:
         return (now - self.begin) / self.epochs
 
     def reason(self) -> str | None:
-        """Say why the training has to end now; None if it goes on. The file is removed, as it is obeyed once."""
+        """Return why the training has to end now; None if it continues. The file is removed, because it counts once."""
         file = self.folder / FILE
         if file.exists():
             file.unlink()

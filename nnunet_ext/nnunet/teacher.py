@@ -1,8 +1,8 @@
 """A teacher: the moving average of a network (exponential, EMA).
 
 After each step of the optimizer ``teacher ← m · teacher + (1 − m) · student``; it is a mean over about ``1 / (1 − m)``
-steps. It is in evaluation mode and without gradient. Statistics of norms are averaged, too, or a teacher with BatchNorm
-would normalise by those of another network.
+steps. It is in evaluation mode and without gradient. Statistics of norms are averaged too; otherwise a teacher with
+BatchNorm would use those of another network.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Teacher(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> Teacher:
-        """Stays in evaluation mode, whatever is asked."""
+        """Stays in evaluation mode, whatever the argument."""
         return super().train(False)
 
     @torch.no_grad()

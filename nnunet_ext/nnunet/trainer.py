@@ -1,18 +1,18 @@
-"""The common trainer: stock nnU-Net with the seams that every method of this package uses.
+"""The common trainer: stock nnU-Net with the hooks that every method of this package uses.
 
 1. **Options.** A class names the options of its method (:attr:`CommonTrainer.methods`); they are read from the plans
    once, refused in one sentence before anything is written, and lie under ``self.options``
    (:mod:`nnunet_ext.nnunet.options`).
 2. **Network.** :meth:`CommonTrainer.attach` adds the modules of a method to the planned network.
-3. **Named loss terms, in one pass or several.** The step itself is written once, here, and asks in this order:
-   :meth:`CommonTrainer.prepare_batch`, :meth:`CommonTrainer.loss_passes` (one forward pass of the network unless a
-   method says otherwise), :meth:`CommonTrainer.network_input`, :meth:`CommonTrainer.run_network`,
-   :meth:`CommonTrainer.compute_terms`, :meth:`CommonTrainer.term_weight` and :meth:`CommonTrainer.after_step`. Each
-   pass is followed by its own backward pass, so two passes need the memory of one. Each epoch logs the mean of every
-   term with its weight, and beside them the statistics (:meth:`CommonTrainer.record`), which no loss contains.
-4. **Auxiliary modules.** What inference does not need (teachers, projection heads) lives in :attr:`CommonTrainer.aux`:
-   optimised with the network, saved in the checkpoint under :data:`CHECKPOINT_KEY`, restored on ``--c``, and absent
-   from ``network_weights``, so that the network stays what nnU-Net planned.
+3. **Named loss terms, in one pass or several.** The step itself is written once, here, and calls in this order:
+  :meth:`CommonTrainer.prepare_batch`, :meth:`CommonTrainer.loss_passes` (one forward pass of the network unless a
+  method says otherwise), :meth:`CommonTrainer.network_input`, :meth:`CommonTrainer.run_network`,
+  :meth:`CommonTrainer.compute_terms`, :meth:`CommonTrainer.term_weight` and :meth:`CommonTrainer.after_step`. Each pass
+  is followed by its own backward pass, so two passes need the memory of one. Each epoch logs the mean of every term
+  with its weight, and beside them the statistics (:meth:`CommonTrainer.record`), which no loss contains.
+4. **Auxiliary modules.** Modules that inference does not need (teachers, projection heads) are in
+  :attr:`CommonTrainer.aux`: optimised with the network, saved in the checkpoint under :data:`CHECKPOINT_KEY`, restored
+  on ``--c``, and absent from ``network_weights``, so that the network stays what nnU-Net planned.
 5. **Schedule from the plans.** Epochs, iterations and learning rate come from the plans (``nnunet-ext plans``), epochs
    also from the class name (``…_50epochs``).
 6. **A time to stop.** A file or a time limit ends a training after an epoch, see :mod:`nnunet_ext.nnunet.stopping`.
@@ -84,8 +84,8 @@ class CommonTrainer(nnUNetTrainer):
     """Section → option → value: what makes a trainer what it is; wins over the plans. Merged over the bases."""
 
     published: ClassVar[bool] = False
-    """Take the published values; options in the plans do not apply, nor does their learning rate if the trainer brings
-    the published optimizer."""
+    """Use the published values; options in the plans do not apply, nor does their learning rate if the trainer has the
+    published optimizer."""
 
     term_weights: ClassVar[Mapping[str, float]] = {}
     """Weights of loss terms. Merged over the bases; wins over :meth:`option_weights`."""
@@ -94,7 +94,7 @@ class CommonTrainer(nnUNetTrainer):
     """Set by the catalogue for ``…_<N>epochs``; wins over the plans."""
 
     hyperparameters: ClassVar[Mapping[str, Any]] = {}
-    """Attributes that ``nnUNetTrainer.__init__`` sets and this trainer wants otherwise, such as ``initial_lr``."""
+    """Attributes of ``nnUNetTrainer.__init__`` with other values in this trainer, such as ``initial_lr``."""
 
     enable_deep_supervision: bool
     _best_ema: float | None
@@ -250,11 +250,11 @@ class CommonTrainer(nnUNetTrainer):
         return {SEGMENTATION: self.loss(output, batch["target"])}
 
     def option_weights(self) -> Mapping[str, float]:
-        """Return the weights of the method's terms in this step, which its options and the epoch decide."""
+        """Return the weights of the method's terms in this step, from its options and the epoch."""
         return {}
 
     def term_weight(self, name: str) -> float:
-        """Return the weight of one term in this step; 1 for a term that nobody gave another."""
+        """Return the weight of one term in this step; 1 by default."""
         weights = {**self.option_weights(), **merged(type(self), "term_weights")}
         return weights.get(name, 1.0)
 
@@ -362,7 +362,7 @@ class CommonTrainer(nnUNetTrainer):
 
     @property
     def what_validation_patches_show(self) -> str:
-        """Name the voxels of which a share is annotated, for the log."""
+        """Name, for the log, the voxels among which the annotated share is counted."""
         return "the validation patches, what lies outside of the images included"
 
     def _alone(self) -> AbstractContextManager[None]:
@@ -380,7 +380,7 @@ class CommonTrainer(nnUNetTrainer):
         return self.current_epoch * self.num_iterations_per_epoch + self.step_in_epoch
 
     def to_device(self, batch: Batch) -> Batch:
-        """Move the tensors of a batch to the device of the training."""
+        """Move the tensors of a batch to the training device."""
 
         def moved(value: Any) -> Any:
             if isinstance(value, list) and all(isinstance(item, Tensor) for item in value):
@@ -390,7 +390,7 @@ class CommonTrainer(nnUNetTrainer):
         return {key: moved(value) for key, value in batch.items()}
 
     def train_step(self, batch: dict) -> dict:
-        """nnU-Net's training step with named terms; with the term of stock nnU-Net alone it is bit for bit the same."""
+        """nnU-Net's training step with named terms; with only the term of stock nnU-Net it is bit for bit the same."""
         self._recorded = {}
         batch = self.prepare_batch(self.to_device(batch))
         self.optimizer.zero_grad(set_to_none=True)
@@ -433,7 +433,7 @@ class CommonTrainer(nnUNetTrainer):
         torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
 
     def _average_aux_gradients(self) -> None:
-        """The network is inside DistributedDataParallel, which does this for it; the auxiliary modules are not."""
+        """Average the gradients of the auxiliary modules: DistributedDataParallel does this for the network only."""
         if self.is_ddp:
             for parameter in self.aux.parameters():
                 if parameter.grad is not None:

@@ -23,19 +23,19 @@ from torch import Tensor, nn
 from nnunet_ext.errors import InputError
 
 SkipVisitor = Callable[[int, Tensor, Tensor], Tensor]
-"""``(stage, skip, upsampled) -> skip``: what the decoder concatenates instead of the raw skip.
+"""``(stage, skip, upsampled) -> skip``: the feature that the decoder concatenates instead of the raw skip.
 
 ``upsampled`` is the output of the transposed convolution from the stage below; it has the shape of ``skip``.
 """
 
 StageVisitor = Callable[[int, Tensor], Tensor]
-"""``(stage, feature) -> feature``: what goes on from an encoder stage instead of its output."""
+"""``(stage, feature) -> feature``: the feature that replaces the output of an encoder stage."""
 
 
 class PlannedUNet:
     """The encoder and decoder of a planned ``PlainConvUNet`` or ``ResidualEncoderUNet``, 2D or 3D.
 
-    Not a module: whoever attaches to it registers :attr:`encoder` and :attr:`decoder` under these two names, so that
+    It is not a module: the owner registers :attr:`encoder` and :attr:`decoder` under these two names, so that
     state-dict keys equal the planned network's.
 
     Args:
@@ -92,7 +92,7 @@ class PlannedUNet:
     def encode(self, x: Tensor, visit_stage: StageVisitor | None = None) -> list[Tensor]:
         """Features of every stage, finest first; the last one is the bottleneck.
 
-        What ``visit_stage`` returns replaces the feature: on the skip connection, and for the next stage.
+        The result of ``visit_stage`` replaces the feature, on the skip connection and for the next stage.
         """
         if visit_stage is None:
             return self.encoder(x)

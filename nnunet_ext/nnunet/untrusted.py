@@ -1,9 +1,9 @@
-"""Opens checkpoints without running what is in them.
+"""Opens checkpoints without running code in them.
 
 A checkpoint is a pickle, and a pickle can name any function to call when it is opened. nnU-Net opens all of them that
-way (``weights_only=False``). Here only tensors, plain Python values and what nnU-Net puts into its own log (numbers of
-numpy) are allowed. Anything else is refused and named, unless the user trusts the file: ``--trust`` of a command, or
-the environment variable :data:`TRUST`.
+way (``weights_only=False``). Here only tensors, plain Python values and the numbers of numpy in nnU-Net's own log are
+allowed. Anything else is refused and named, unless the user trusts the file: ``--trust`` of a command, or the
+environment variable :data:`TRUST`.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ KINDS: dict[str, tuple[type, str]] = {
     "init_args": (dict, "a dict"),
     "logging": (dict, "a dict"),
 }
-"""Types of what a checkpoint of nnU-Net may hold, in Python and in words."""
+"""Types of the content of a checkpoint of nnU-Net, in Python and in words."""
 
 
 class UntrustedCheckpoint(InputError):
-    """A checkpoint can run code, and nobody said that it is trusted."""
+    """A checkpoint can run code, and the user has not said that it is trusted."""
 
 
 @contextmanager

@@ -1,5 +1,5 @@
-"""Cases in which only some of the labels were annotated, and what is not annotated is part of the background.
+"""Cases in which only some of the labels were annotated, and the others are part of the background.
 
-Read in this order: ``declaration`` (what ``dataset.json`` says), ``cases`` (which channels of a network that concerns),
+Read in this order: ``declaration`` (the entry in ``dataset.json``), ``cases`` (the channels of a network it concerns),
 ``loss`` (nnU-Net's loss for such samples), ``trainer``.
 """

@@ -24,8 +24,8 @@ class AnnotatedHeads:
 
     Attributes:
         names: of the heads. Classes: by label value, the background first. Regions: as ``dataset.json`` orders them.
-        keys: how nnU-Net's ``summary.json`` calls each head.
-        annotated: by case, the names that were annotated; a case that is not there is annotated completely.
+        keys: name of each head in nnU-Net's ``summary.json``.
+        annotated: by case, the names that were annotated; a case without an entry is annotated completely.
     """
 
     names: tuple[str, ...]
@@ -65,7 +65,7 @@ class AnnotatedHeads:
             )
 
     def require_cases(self, known: Iterable[str], where: str) -> None:
-        """Raise InputError if an entry belongs to no case: misspelled, the case would pass as annotated completely."""
+        """Raise InputError if an entry belongs to no case: a misspelt case would count as annotated completely."""
         if strangers := sorted(set(self.annotated) - set(known)):
             raise InputError(
                 f"{where}: {KEY} has entries for {some(strangers)}, but there is no case of that name; correct the "

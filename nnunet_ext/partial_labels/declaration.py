@@ -5,8 +5,8 @@
     "labels": {"background": 0, "liver": 1, "kidney": 2},
     "annotated_labels": {"case_007": ["liver"], "case_008": []}
 
-In ``case_007`` nobody looked for kidneys, so its background may hold some. Labels, or regions where the data set has
-regions. nnU-Net tolerates keys that it does not know, and copies ``dataset.json`` into the model folder.
+In ``case_007`` nobody looked for kidneys, so its background may contain some. The names are labels, or regions if the
+data set has regions. nnU-Net ignores keys that it does not know, and copies ``dataset.json`` into the model folder.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def annotated_labels(content: Mapping[str, Any], where: str = "dataset.json") ->
 
 
 def keys_like_ours(content: Mapping[str, Any]) -> str:
-    """Name the keys of ``dataset.json`` that are none of ours but look like one; empty if there are none.
+    """Name the keys of ``dataset.json`` that look like one of ours but are not; empty if there are none.
 
-    nnU-Net tolerates every key, so a misspelt one is as if it were not there.
+    nnU-Net ignores unknown keys, so a misspelt one would have no effect.
     """
     inside = IN_LANDMARKS[1:3]
     found = []

@@ -8,14 +8,14 @@ Shi et al., *Marginal loss and exclusion loss for partially supervised multi-org
     CE   = mean over voxels of −log q_label
     Dice = mean over pairs (sample, annotated organ) of (2 Σ q y + s) / (Σ q + Σ y + s)
 
-How the network divides q_0 among its parts changes neither term, so in such a sample nothing is said about it.
+Neither term depends on how the network divides q_0 among its parts.
 
 *Regions* (sigmoid) are heads of their own: binary cross entropy and Dice over the annotated ones of each sample.
 
 With everything annotated this is nnU-Net's own loss: its sums, smoothing, per sample or over the batch (and over the
-processes), ignored voxels left out. A pair that is not annotated drops out of the mean; it does not count as a perfect
-one. Deviation from Shi et al.: their exclusion loss is left out, because classes that share one softmax exclude each
-other already.
+processes), ignored voxels left out. A pair that is not annotated does not count in the mean, instead of counting as
+perfect. Deviation from Shi et al.: their exclusion loss is left out, because classes of one softmax exclude each other
+already.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class PartialLabelsLoss(nn.Module):
         labels: reads the targets.
         batch_dice: Dice over the batch instead of per sample.
         smooth: of the Dice.
-        do_bg: the Dice has the background too (classes).
+        do_bg: include the background in the Dice (classes).
         over_processes: sum of a tensor over the processes of a distributed training, with a gradient; needed where
             ``batch_dice`` is, as in nnU-Net.
 
@@ -145,7 +145,7 @@ def only_annotated_logits(logits: Tensor, annotated: Tensor, labels: LabelView) 
 
 
 def only_annotated_target(target: Tensor, annotated: Tensor, labels: LabelView) -> Tensor:
-    """The target with labels that were not annotated as part of the background; there are none in clean label maps.
+    """The target in which labels that were not annotated become background; clean label maps have none.
 
     Args:
         target: ``(B, 1 or R, *spatial)``, as nnU-Net's loader gives it.

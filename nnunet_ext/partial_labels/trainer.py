@@ -1,7 +1,7 @@
 """Trainers for cases in which only some of the labels were annotated.
 
 :class:`PartialLabels` goes in front of any trainer of this package that trains with nnU-Net's own segmentation loss. It
-replaces that loss, in the training and where it is logged; terms that a method adds see the label map as it is.
+replaces that loss, in training and in the log; terms that a method adds see the unchanged label map.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ SUMMARY = "summary_annotated.json"
 
 
 class PartialLabels(CommonTrainer):
-    """nnU-Net's loss on what was annotated in each case, for the trainer that is next in the bases of a class."""
+    """nnU-Net's loss on the annotated labels of each case, for the next trainer among the bases of a class."""
 
     needs_annotated_labels: ClassVar[bool] = True
-    """A data set without the entry is refused; False: everything was annotated there."""
+    """Refuse a data set without the entry; False: in such a data set everything was annotated."""
 
     def initialize(self) -> None:
         where = str(Path(self.preprocessed_dataset_folder_base) / "dataset.json")
@@ -85,7 +85,7 @@ class PartialLabels(CommonTrainer):
         self.print_to_log_file("Pseudo dice counts a label only in cases in which it was annotated")
 
     def _is_segmented(self, case: str) -> bool:
-        """Say whether at least one voxel of a case does not have the ignore label."""
+        """Return whether at least one voxel of a case does not have the ignore label."""
         if self.labels.ignore_label is None:
             return True
         *_, properties = self.dataset_class(self.preprocessed_dataset_folder, [case]).load_case(case)
@@ -124,7 +124,7 @@ class PartialLabels(CommonTrainer):
 
     @contextmanager
     def annotated_in(self, batch: dict) -> Iterator[Tensor]:
-        """Context in which the loss knows which heads were annotated: nnU-Net calls it with logits and target alone."""
+        """Context in which the loss knows which heads were annotated: nnU-Net calls it only with logits and target."""
         self.partial_loss.annotated = self.annotated_heads_of(batch)
         try:
             yield self.partial_loss.annotated

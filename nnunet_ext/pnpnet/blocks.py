@@ -21,7 +21,7 @@ class ConvDialect:
         conv_op: ``nn.Conv2d`` or ``nn.Conv3d``.
         norm_op: normalisation, or None.
         nonlin: nonlinearity of the blocks, or None.
-        recompute: run the cheap parts of the branches again in the backward pass instead of keeping what they computed.
+        recompute: run the cheap parts of the branches again in the backward pass instead of keeping their results.
     """
 
     conv_op: type[nn.Module]
@@ -39,7 +39,7 @@ class ConvDialect:
         return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
     def conv(self, c_in: int, c_out: int, kernel_size: Sequence[int] | int = 1, nonlin: bool = True) -> nn.Module:
-        """conv (no bias) → norm → nonlinearity, or without the last."""
+        """conv (no bias) → norm → nonlinearity, which may be left out."""
         return ConvDropoutNormReLU(
             self.conv_op,
             c_in,
@@ -55,14 +55,14 @@ class ConvDialect:
 
 
 class Scale(nn.Module):
-    """One learned factor per channel that starts at 0: what it scales is not there at the first step.
+    """One learned factor per channel that starts at 0, so the scaled feature has no effect at the first step.
 
     It comes last, after the nonlinearity: a norm whose gain starts at 0 would leave the features at the kink of the
     nonlinearity, where their gradient is small. Input and output ``(B, C, *spatial)``.
 
     Args:
         channels: C.
-        gain: on the factors; they grow ``gain²`` times as fast as without.
+        gain: multiplies the factors, which then grow ``gain²`` times as fast.
     """
 
     def __init__(self, channels: int, gain: float = 1.0) -> None:

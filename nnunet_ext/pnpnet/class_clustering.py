@@ -8,24 +8,25 @@ fine::
     a = softmax_k(e)                               every voxel is assigned to a class
     c' = c̄ + Σ_n a_kn value(F)_n / Σ_n a_kn         centres move to the mean of their voxels, on to the next level
 
-So the centres that judge the finest level are those of *this image*. The evidence of all levels, fused, makes the *pull
-logits*: every voxel is pulled to the centre of one class. It stays evidence, the logarithm of the assignment, and no
-norm stands between it and the logits: how sure an assignment is, and how much of a class there is, reaches them.
+So the centres of the finest level are those of *this image*. The fused evidence of all levels makes the *pull logits*:
+every voxel is pulled to the centre of one class. No norm stands between the evidence (the logarithm of the assignment)
+and the logits, so they know how sure an assignment is, and how much of a class there is.
 
 Deviations from the published code (:mod:`nnunet_ext.pnpnet.published`), each with its reason:
 
 * *Features of the decoder.* The code clusters raw encoder features, which do not see far enough to tell classes apart.
 * *Evidence instead of refined assignments.* The code passes assignments through blocks with a norm per channel, after
-  which a class that is nowhere looks like one that is everywhere.
-* *No update after the last level.* The code uses it in its centre loss alone.
-* *Mean update.* The code adds the un-normalised sum over all voxels, so centres grow by 10× per level, depend on the
-  patch size, and make the transformer inert from the second level on (relative effect 0.01).
+  which a class that is absent looks like one that is everywhere.
+* *No update after the last level.* The code uses it only in its centre loss.
+* *Mean update.* The code adds the un-normalised sum over all voxels, so centres grow 10× per level, depend on the patch
+  size, and make the transformer inert from the second level on (relative effect 0.01).
 * *Temperature √dim.* The code divides by √K (number of classes), which saturates the softmax from the start.
 * *One trunk for key and value, both signed.* The code's keys and values come from two full residual blocks and end in a
   ReLU, which drives all centres into one common direction (cosine 0.98).
 * *The centre atlas* is in the paper's figure (an over-complete set of vectors, condensed to one centre per class), but
-  not in its code, which learns the K centres directly; the rule of condensation is unknown. :class:`CenterAtlas` is our
-  stand-in: K class queries attend to M > K atlas vectors. ``atlas_size=0`` restores the code.
+  not in its code, which learns the K centres directly. We do not know how the paper condenses them.
+  :class:`CenterAtlas` is our stand-in: K class queries attend to M > K atlas vectors. ``atlas_size=0`` restores the
+  code.
 * *Regions* overlap, so their assignment is a sigmoid per region instead of a softmax over all.
 """
 
@@ -142,7 +143,7 @@ def assigned(found: Tensor, exclusive: bool) -> Tensor:
 
 
 def centred(found: Tensor, exclusive: bool) -> Tensor:
-    """Evidence of classes relative to their mean, which leaves the softmax as it is; that of regions unchanged."""
+    """Evidence of classes relative to their mean, which does not change the softmax; that of regions as it is."""
     return found - found.mean(1, keepdim=True) if exclusive else found
 
 
@@ -157,7 +158,7 @@ class ClassClusteringModule(nn.Module):
         heads: of their transformer.
         mlp_dim: of their transformer.
         exclusive: classes exclude each other (softmax) or are regions (sigmoid).
-        last: the level hands no centres on.
+        last: the level passes no centres on.
     """
 
     def __init__(

@@ -6,21 +6,21 @@
                                                                          └─► CCM_l ──► T   pull logits
     logits = S + γ · T
 
-Both branches work on the same few levels ``l``. The SDMs refine the skip features before the decoder takes them; the
-CCMs cluster the decoder's features from coarse to fine, each handing its centres on. ``s`` (one factor per channel) and
-``γ`` (one per class) start at 0, so a fresh network *is* the planned network, bit for bit, and each branch is there as
-far as it helps. In training the pull maps are supervised themselves, at their own resolution.
+Both branches work on the same few levels ``l``. The SDMs refine the skip features before the decoder reads them. The
+CCMs cluster the decoder's features from coarse to fine, and each passes its centres on. ``s`` (one factor per channel)
+and ``γ`` (one per class) start at 0, so a fresh network *is* the planned network, bit for bit, and a branch grows as
+far as it helps the training. The pull maps have their own loss, at their own resolution.
 
 Deviations from the published code (:mod:`nnunet_ext.pnpnet.published`), each with its reason:
 
-* *A sum instead of the gate* ``T · (1 + σ(S))``. A factor between 1 and 2 cannot turn the order of T, so the gated
+* *A sum instead of the gate* ``T · (1 + σ(S))``. A factor between 1 and 2 cannot change the order of T, so the gated
   network was the pulling branch alone: on 16 volumes of a small experiment its Dice was 0.691, with a constant gate
-  0.685, and S read as logits 0.06.
+  0.685, and with S as logits 0.06.
 * The backbone is the network that nnU-Net planned, 2D or 3D, any kernel sizes and strides, instead of a fixed
   ResNetV2 whose patch had to be divisible by 16. Its parameters keep their names (``encoder.…``, ``decoder.…``).
 * *Fusion at the finest clustered level*, then one upsampling. The code upsamples the K maps of all levels to full
   resolution first, which costs 3K full-resolution channels several times over.
-* *One convolution fuses*, which starts as the mean of the levels; the code's block has a norm per class.
+* *One convolution fuses* the levels and starts as their mean; the code's block has a norm per class.
 * *The segmentation loss on the pull maps* instead of the code's centre loss, whose gradient was 1 % of the whole.
 * ``forward`` needs no labels; the code needs them even at test time.
 """
@@ -123,7 +123,7 @@ class PullBranch(nn.Module):
 
 
 def start_as_mean(fuse: nn.Module, classes: int) -> None:
-    """Let a convolution from ``L·K`` to ``K`` channels average the L maps of each class, without its neighbours."""
+    """Let a convolution from ``L·K`` to ``K`` channels average the L maps of each class, voxel by voxel."""
     weight, bias = fuse.weight, fuse.bias
     assert isinstance(weight, Tensor)
     assert isinstance(bias, Tensor)
@@ -209,7 +209,7 @@ class PnPNet(nn.Module):
         """Load weights.
 
         Raises:
-            InputError: they are of the network that this class was before its branches started at 0.
+            InputError: they are from a version of this network whose branches did not start at 0.
         """
         if strict and _starts_at_zero(self.state_dict()) and not _starts_at_zero(state_dict):
             raise InputError(
@@ -221,7 +221,7 @@ class PnPNet(nn.Module):
 
 
 def _starts_at_zero(weights: Mapping[str, Any]) -> bool:
-    """Whether the branches in these weights, if there are any, have the factors that start at 0."""
+    """Whether the branches in these weights, if any, have the factors that start at 0."""
     branches = [key for key in weights if key.startswith(("push.", "pull."))]
     return not branches or any(key.endswith("scale.factor") for key in branches)
 
@@ -231,7 +231,7 @@ def attachable_levels(
 ) -> list[int]:
     """Return the ``wanted`` stages that the network has, ascending; stage 0 if it has none of them.
 
-    The bottleneck has no skip connection. Stage 0 is used only where there is nothing else (networks of two stages).
+    The bottleneck has no skip connection. Stage 0 is used only in networks of two stages, which have no other.
     """
 
     def is_one_voxel(stage: int) -> bool:

@@ -40,7 +40,7 @@ class PnPNetOptions(MethodOptions):
     atlas_ratio: Annotated[int, Field(ge=0)] = 2
     """Vectors in the centre atlas per class; 0: none, the centres themselves are learned (the code)."""
     pull_weight: Annotated[float, Field(ge=0)] = 0.5
-    """Weight of the segmentation loss on the pull maps, beside 1 of the segmentation loss on the logits."""
+    """Weight of the segmentation loss on the pull maps; the segmentation loss on the logits has weight 1."""
     recompute: bool = True
     """Recompute the cheap parts of the branches in the backward pass; same gradients, less memory. Off with BatchNorm,
     whose running statistics would be updated twice."""

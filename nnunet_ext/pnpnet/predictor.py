@@ -1,8 +1,8 @@
-"""Prediction of a trained PnPNet with one of its branches off: what does the branch contribute?
+"""Prediction of a trained PnPNet with one branch off: how much does the network rely on it?
 
-A branch is added through factors (:class:`nnunet_ext.pnpnet.blocks.Scale`); with factors of 0 it is not there, and what
-remains was trained together with it. :func:`without` does that to a network for a while; :func:`write_without` to a
-checkpoint, for stock ``nnUNetv2_predict … -chk checkpoint_final_without_push.pth``.
+A branch is added through factors (:class:`nnunet_ext.pnpnet.blocks.Scale`); with factors of 0 it has no effect, and the
+rest was trained together with it. :func:`without` switches a branch of a network off for a while; :func:`write_without`
+does so in a checkpoint, for stock ``nnUNetv2_predict … -chk checkpoint_final_without_push.pth``.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
                    └─► CCM_l(F_l, centres) ──T_l──► fusion ──────────────────► T   pull logits
     logits = T · (1 + σ(S))
 
-Why the defaults differ is said where they are: :mod:`nnunet_ext.pnpnet.class_clustering`,
+The reasons for the defaults are in :mod:`nnunet_ext.pnpnet.class_clustering`,
 :mod:`nnunet_ext.pnpnet.semantic_difference` and :mod:`nnunet_ext.pnpnet.network`.
 
 Deviations from the code: the backbone is the network that nnU-Net planned; all interpolation has
@@ -49,7 +49,7 @@ def dialect(conv_op: type[nn.Module]) -> ConvDialect:
 def period(epochs: int) -> int:
     """Return after how many epochs the cosine schedule restarts, so that no training ends in the middle of a period.
 
-    The divisor of ``epochs`` whose ratio to :data:`PERIOD` is nearest to 1: 25 where the code's own period fits.
+    It is the divisor of ``epochs`` whose ratio to :data:`PERIOD` is nearest to 1: 25 where the code's period fits.
     """
     divisors = [number for number in range(1, epochs + 1) if epochs % number == 0]
     return min(divisors, key=lambda number: abs(math.log(number / PERIOD)))

@@ -8,21 +8,20 @@ the skip feature ``x`` counts::
     m = D_x(x̃) · c,  c = D_g(g̃)² / (1 + D_g(g̃)²)   D: depthwise convolution with the EID kernel
     y = x + s · nonlin(norm(conv(m)))              s: one factor per channel, 0 at the start
 
-Read as a step of anisotropic diffusion ``∂F/∂t = div(c(|∇G|) ∇F)`` whose conductivity *grows* with the guiding
-gradient: boundaries that the decoder believes in are enhanced, others are left alone. ``conv`` is the learned
-divergence.
+This is a step of anisotropic diffusion ``∂F/∂t = div(c(|∇G|) ∇F)`` whose conductivity *grows* with the guiding
+gradient: boundaries that the decoder believes in are enhanced, others stay. ``conv`` is the learned divergence.
 
 Deviations from the published code (:class:`nnunet_ext.pnpnet.published.PublishedDifference`), each with its reason:
 
-* *It starts as the identity* (``s = 0``). Without, the skip of a fresh network is one half noise.
+* *It starts as the identity* (``s = 0``). Otherwise half of the skip of a fresh network is noise.
 * *Bounded conductivity.* The code has ``c = D_g(g̃)²``, whose products are nearly zero everywhere and huge at a few
-  voxels (kurtosis above 80), and overflow float16; the norm that follows then shrinks all but these.
+  voxels (kurtosis above 80), and overflow float16; the next norm then shrinks all others.
 * *r < C channels* and a *1×1 guidance convolution*: cost. Our guidance is the transposed convolution's output, which
   has the skip's shape already.
 * *Unit-norm, zero-sum kernels*. With the code's N(0, 1) kernels a constant region already "differs" by √19.
 * *Replicate padding.* Zero padding makes a false edge along the whole border of the patch.
 
-The published code means to freeze the explicit part and does not (``.detach()`` on a discarded value). Here it is
+The published code intends to freeze the explicit part and does not (``.detach()`` on a discarded value). Here it is
 trained, as the code in fact does.
 """
 
@@ -126,13 +125,13 @@ class DifferentialConv(nn.Module):
 
 
 class SemanticDifferenceModule(nn.Module):
-    """Refines a skip feature under the guidance of the decoder feature of the same shape; at the start an identity.
+    """Refines a skip feature, guided by the decoder feature of the same shape; starts as the identity.
 
     Args:
         dialect: convolution, norm and nonlinearity.
         channels: C of skip and guidance.
         kernel_size: of the EID kernels and of the convolution that mixes the product.
-        width: r, channels in which differences are taken; at most C are.
+        width: r, channels in which differences are taken, at most C.
     """
 
     def __init__(self, dialect: ConvDialect, channels: int, kernel_size: Sequence[int], *, width: int = 32) -> None:

@@ -1,6 +1,6 @@
 """Multi-head attention between a few vectors, in full precision.
 
-The clustering works on some dozens of vectors per slice; half precision would save nothing there, and its errors would
+The clustering works on a few dozen vectors per slice. Half precision would save nothing there, and its errors would
 travel from slice to slice.
 """
 

@@ -1,4 +1,4 @@
-"""Recurrent centroid aggregation: the centres that a slice starts from, made of those of the slices before it.
+"""Recurrent centroid aggregation: the initial centres of a slice, from the centres of the slices before it.
 
 ::
 
@@ -47,7 +47,7 @@ class Bank:
     gap: Tensor | None = None
 
     def remember(self, centres: Tensor, filled: Tensor, size: int, mask: Tensor | None = None) -> Bank:
-        """Return the bank with one slice more, and the last ``size`` slices only; of masks the last one alone."""
+        """Return the bank with one slice more, cut to the last ``size`` slices, and only the last mask."""
         return Bank((*self.centres, centres)[-size:], (*self.filled, filled)[-size:], mask, filled, self.gap)
 
     def without(self, samples: Tensor) -> Bank:
@@ -61,13 +61,13 @@ class Bank:
 
 
 class CentroidAggregation(nn.Module):
-    """Learned centres and a bank → the centres a slice starts from.
+    """Learned centres and a bank → the initial centres of a slice.
 
     Args:
         width: D.
         heads: of the attention.
-        kind: ``"attention"`` as above; for comparison ``"mean"`` of the bank, or ``"last"``, which sees ``C_{t-1}``
-            alone.
+        kind: ``"attention"`` as above; for comparison ``"mean"`` of the bank, or ``"last"``, which sees only
+            ``C_{t-1}``.
     """
 
     def __init__(self, width: int, heads: int, kind: Aggregation = "attention") -> None:

@@ -1,4 +1,4 @@
-"""A simulated user who clicks in a training, who sees the labels and corrects the network.
+"""A simulated user who clicks during training: it sees the labels and corrects the network.
 
 In the first round some of the labels of a clip get a click each; in later rounds each label gets one where it is missed
 most. Rounds before the last run without gradients, on features that are computed once, because clicks only move
@@ -6,8 +6,8 @@ centres.
 
 Source: that one training serves both modes is published. *Inferred*: everything here. A click is in the interior of its
 object, where people click: the mask is eroded until nothing is left, and one of the last pixels is drawn. So in a mask
-of several parts the thickest one is clicked, which stands for the largest; components are not searched for, since that
-would leave the GPU.
+of several parts the thickest one is clicked, as a stand-in for the largest: a search for components would leave the
+GPU.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ EROSIONS = 20
 
 
 def eroded(masks: Tensor) -> Tensor:
-    """``(Q, H, W)`` bool, without the pixels of which one of the eight neighbours is missing.
+    """``(Q, H, W)`` bool, without the pixels that miss one of their eight neighbours.
 
-    What is outside of the image counts as inside of the mask.
+    Pixels outside of the image count as inside of the mask.
     """
     return max_pool2d((~masks).to(torch.uint8).float()[:, None], 3, 1, 1)[:, 0] == 0
 
@@ -47,7 +47,7 @@ def interior_pixels(masks: Tensor, border: float = 0.0, jitter: int = 0) -> Tens
     Args:
         masks: ``(Q, H, W)`` bool.
         border: share of the masks in which it is a pixel of the border instead.
-        jitter: it moves by up to so many pixels along both axes, unless that leaves the mask.
+        jitter: the click moves by up to so many pixels along both axes, unless that leaves the mask.
 
     Returns:
         ``(Q, 2)`` int64, row and column; meaningless for an empty mask.
@@ -122,7 +122,7 @@ def first_clicks(labels: Tensor, num_labels: int, rules: ClickRules) -> Prompts:
 
 
 def correcting_clicks(labels: Tensor, predicted: Tensor, num_labels: int, rules: ClickRules) -> Prompts:
-    """One click per label where it is missed, in the slice where most of it is; on the background, too.
+    """One click per label where it is missed, in the slice where most of it is missed; on the background too.
 
     Args:
         labels: ``(B, T, H, W)`` int64, negative where nothing is annotated.
@@ -153,7 +153,7 @@ class SimulatedUser:
     rules: ClickRules = ClickRules()
 
     def __call__(self, segment: Segment) -> Prompts:
-        """The prompts of the last round, whose segmentation is not made here."""
+        """Prompts of the last round, whose segmentation is not computed here."""
         device = self.labels.device
         interactive = torch.rand(len(self.labels), 1, device=device) < self.share
         prompts = first_clicks(self.labels, self.num_labels, self.rules).where(interactive)

@@ -9,7 +9,7 @@ the mean of the pixels that it got; then the centres look at each other::
     C_n  ← C_n + W_u LN(u_n)                          a centre without pixels stays
     C    ← C + SelfAttention(LN C);  C ← C + FFN(LN C)
 
-No gradient reaches ``W_q``, ``W_k`` and ``τ`` through the argmax: they learn from a loss on ``z`` alone, so every layer
+No gradient reaches ``W_q``, ``W_k`` and ``τ`` through the argmax: they learn only from a loss on ``z``, so every layer
 needs one (:mod:`nnunet_ext.s2vnet.loss`).
 
 Source: the assignment by argmax is described for S2VNet, its form for kMaX-DeepLab (Yu et al., ECCV 2022). *Inferred*,
@@ -27,7 +27,7 @@ from torch.nn.functional import normalize, one_hot
 from nnunet_ext.s2vnet.attention import Attention, at_least_float32, full_precision
 
 INITIAL_SCALE, MAX_SCALE = 10.0, 50.0
-"""Scale τ of the cosines: its start, and a bound that half-precision accumulation in nnU-Net's inference can hold."""
+"""Scale τ of the cosines: its start, and a bound that half precision in nnU-Net's inference can add up."""
 
 
 class CosineLogits(nn.Module):

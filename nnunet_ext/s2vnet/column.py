@@ -1,9 +1,9 @@
-"""One tile through all slices of a volume, and the logits that chains of centres give it.
+"""One tile through all slices of a volume, and its logits from chains of centres.
 
 A chain goes from end to end, upwards or downwards, in one or several in-plane flips at once. With both directions the
-logits of a slice need what an upward and a downward chain know of it. The upward chain goes first, and of every slice
-its final centres and the mask that came in are kept, which are small, instead of logits, which are not. Then the
-downward chain passes, and with the features of a slice the kept centres give their logits again, to the same bits.
+logits of a slice need the upward and the downward chain. The upward chain goes first. For every slice its final centres
+and the incoming mask are kept, because they are small, and logits are not. Then the downward chain passes, and with the
+features of a slice the kept centres give their logits again, to the same bits.
 
 Both directions are blended linearly: an upward chain has seen most at the top, a downward one at the bottom
 (*inferred*).

@@ -1,4 +1,4 @@
-"""Features of slices, kept as far as a number of bytes allows.
+"""Features of slices, kept up to a number of bytes.
 
 The U-Net is most of the work on a slice, and its features depend neither on the direction in which centres propagate,
 nor on clicks. So both directions, and everything after a click, can share them.
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class FeatureCache:
-    """The features that were used last, as many as fit. What does not fit is computed again, to the same bits.
+    """The most recently used features, as many as fit. The others are computed again, to the same bits.
 
     Args:
         limit: bytes.
@@ -25,7 +25,7 @@ class FeatureCache:
         self._kept: OrderedDict[Hashable, list[Tensor]] = OrderedDict()
 
     def get(self, key: Hashable, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
-        """The features of this key, which are computed if they are not there."""
+        """The features of this key, computed if they are not there."""
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
@@ -39,7 +39,7 @@ class FeatureCache:
         return found
 
     def take(self, key: Hashable, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
-        """The features of this key, for the last time: they are no longer kept, or not at all."""
+        """The features of this key, for the last time: they are not kept any longer."""
         if key not in self._kept:
             return compute()
         found = self._kept.pop(key)

@@ -1,6 +1,7 @@
 """Turns the logits of centres into those of labels, and of nnU-Net's heads.
 
-Centres are bound to labels, background included, so no matching is needed and a click knows its centre (*inferred*).
+Every centre belongs to a label, background included, so no matching is needed and a click knows its centre
+(*inferred*).
 
 * Labels: a label's logit is the log-sum-exp over its centres; a softmax over labels follows.
 * Regions, which may overlap: ``g_r = logsumexp_{c in r} logit_c − logsumexp_{c not in r} logit_c``. Its sigmoid is the
@@ -43,7 +44,7 @@ class LabelHeads:
                 )
 
     def owners(self, per_label: int, background: int) -> list[int]:
-        """The label of each centre, if labels have so many centres, and label 0 so many."""
+        """The label of each centre, with so many centres per label, and so many for label 0."""
         return [0] * background + [label for label in range(1, self.num_labels) for _ in range(per_label)]
 
     def label_logits(self, logits: Tensor, owners: Sequence[int]) -> Tensor:

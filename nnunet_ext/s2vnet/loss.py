@@ -1,4 +1,4 @@
-"""The loss of what comes before the final logits: every k-means layer, and every planned segmentation layer.
+"""Loss of the outputs before the final logits: every k-means layer, and every planned segmentation layer.
 
 ::
 
@@ -6,11 +6,11 @@
 
 with nnU-Net's own loss ``L_nn``, and ``W`` the sum of all weights: as in nnU-Net's deep supervision they sum to 1, so
 its learning rate and its bound on gradients mean the same. Slices that are padding are left out
-(:func:`present_slices`). No weight is 0, unlike that of the coarsest output in nnU-Net's deep supervision:
-keys, queries and scale of a k-means layer learn from the loss of its own assignment alone.
+(:func:`present_slices`). No weight is 0, unlike that of the coarsest output in nnU-Net's deep supervision: keys,
+queries and scale of a k-means layer learn only from the loss of its own assignment.
 
-*Inferred*: the published losses are unknown. kMaX-DeepLab adds a class loss and a matching of centres, which need none
-here because centres are bound to labels.
+*Inferred*: the published losses are unknown. kMaX-DeepLab adds a class loss and a matching of centres, which are not
+needed here because centres belong to labels.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Memory of the previous slice's mask: where its structures were, and which shape they had.
 
-The paper propagates centres, which say what a structure looks like. This says where it was: the softmax of the slice
-before, one channel per label, becomes evidence for this one, on every clustered stage::
+The paper propagates centres, which say what a structure looks like. This memory says where it was: the softmax of the
+previous slice, one channel per label, becomes evidence for this one, on every clustered stage::
 
     e_s = tanh(W_2 · lrelu(W_1 · lrelu(W_f f_s + W_m m_s + w_g · log(gap / planned gap))))
     z   ← z + a_s · e_s,       a_s = 0 at the start
@@ -10,8 +10,8 @@ before, one channel per label, becomes evidence for this one, on every clustered
 With ``a_s = 0`` the network is the one without this memory, bit for bit in its logits. The evidence is bounded, and
 carries no gradient into the slice before.
 
-A mask that is believed hands its errors on. So in training it is dropped for some samples, and in others it is wrong
-(:func:`corrupted`): shifted, grown or shrunken, or without one of its labels.
+A mask that the network believes passes its errors on. So in training it is dropped for some samples, and in others it
+is wrong (:func:`corrupted`): shifted, grown or shrunken, or without one of its labels.
 
 Source: none of the publication's; *added*. Masks of earlier frames as memory are common in video segmentation.
 """
@@ -29,13 +29,13 @@ from nnunet_ext.s2vnet.clustering import MAX_SCALE
 HIDDEN = 16
 """Channels between."""
 SHIFT = 3
-"""Pixels of the mask by which a corrupted one is off at most."""
+"""Largest shift of a corrupted mask, in its pixels."""
 
 
 def soft_mask(logits: Tensor, size: Sequence[int]) -> Tensor:
     """``(B, L, H, W)`` of labels → their softmax ``(B, L, h, w)`` at another size, uint8 from 0 to 255.
 
-    A byte per value, because a session keeps the masks of all slices; the same in all ways to predict.
+    A byte per value, because a session keeps the masks of all slices; all ways to predict do the same.
     """
     soft = interpolate(logits.detach().float().softmax(1), tuple(size), mode="area")
     return (255 * soft).round().to(torch.uint8)

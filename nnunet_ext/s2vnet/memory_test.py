@@ -1,8 +1,8 @@
-"""Memory test: is what travels from slice to slice worth anything, and is it about this patient?
+"""Memory test: does the memory from slice to slice help, and is it about this patient?
 
 Each volume is segmented three times by the same network: with its own memory, with none (every slice stands alone), and
-with the memory of another volume, at the same share of its slices. If own is no better than none, propagation is idle;
-if another patient's memory does as well, it holds nothing about the patient.
+with the memory of another volume, at the same share of its slices. If its own memory is no better than none,
+propagation does nothing; if another patient's memory does as well, it says nothing about the patient.
 
 Source: none of the publication's; *added*.
 """
@@ -86,7 +86,7 @@ def memory_test(network: S2VNet, volumes: Sequence[Volume]) -> MemoryTest:
 
 
 def _segmented(network: S2VNet, volume: Volume, banks: Sequence[Bank] | None) -> tuple[Tensor, list[Bank]]:
-    """Labels ``(D, h, w)``, and what its own slices remember at each slice; ``banks``: what it is given instead."""
+    """Labels ``(D, h, w)``, and the memory of its own slices at each slice; ``banks``: memory that it gets instead."""
     device = network.centres.device
     image = volume.image.to(device)[None]
     gap = None if volume.gap is None else torch.tensor([volume.gap], device=device)

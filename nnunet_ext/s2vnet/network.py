@@ -3,12 +3,12 @@
 Centres are what the paper propagates. Two things are added: features know their place (:mod:`.position`), and the mask
 of the slice before is remembered beside its centres (:mod:`.mask_memory`). Both can be switched off.
 
-The U-Net sees slices only. Its decoder hands out a feature per stage; on some of them, coarse to fine, the centres of a
-slice are moved by k-means, and the pixels of full resolution go to the nearest of the final centres. Slices are
-clustered in their order: each starts from what is remembered of those before it, changed by the prompts on it.
+The U-Net sees slices only. Its decoder returns a feature per stage. On some stages, coarse to fine, k-means moves the
+centres of a slice, and the pixels of full resolution go to the nearest final centre. Slices are clustered in order:
+each starts from the memory of those before it, changed by the prompts on it.
 
-Nothing is kept between two calls. nnU-Net's inference calls a network for tiles, flips, folds and patients in an order
-of its own, so a state in it would leak from one patient to the next; the memory is a local variable, or the caller's.
+Nothing is kept between two calls. nnU-Net's inference calls a network for tiles, flips, folds and patients in its own
+order, so a state would leak from one patient to the next. The memory is a local variable, or the caller's.
 
 Source: backbone, multi-scale features, and that the final centres of a slice are the initial ones of the next, are in
 the published figure. *Inferred*: which backbone, which stages, how many layers.
@@ -36,7 +36,7 @@ from nnunet_ext.s2vnet.position import PLACES, with_positions
 from nnunet_ext.s2vnet.prompts import PromptedCentres, Prompts
 
 Interact = Callable[[Callable[[Prompts], Tensor]], Prompts]
-"""Simulated user of a training: gets a function from prompts to predicted labels ``(B, T, H, W)``, which it may call,
+"""Simulated user in training: it gets a function from prompts to predicted labels ``(B, T, H, W)``, which it may call,
 and returns the prompts to train with."""
 
 SURE = 10.0
@@ -79,7 +79,7 @@ class Passed(NamedTuple):
         logits: ``(B, heads, H, W)``.
         features: finest first; None in padding of all samples, which is skipped.
         centres: ``(B, N, D)``, final; None as above.
-        bank: what was remembered at the slice, and it was segmented with.
+        bank: the memory with which the slice was segmented.
     """
 
     step: int
@@ -112,7 +112,7 @@ AS_GIVEN = Scale()
 """Scale without plans."""
 
 CLUSTERING = ("prompting.project.", "layers.", "pixels.key.")
-"""Names of the weights that are multiplied with features, and so with places."""
+"""Names of the weights that are multiplied with features, and thus with places."""
 
 
 def slices_with_image(x: Tensor) -> Tensor:
@@ -217,7 +217,7 @@ class S2VNet(nn.Module):
         return Clustered(final, centres, logits, soft_mask(final, placed[-1].shape[2:]) if self.memory else None)
 
     def slice_logits(self, centres: Tensor, features: Sequence[Tensor], bank: Bank) -> Tensor:
-        """Logits ``(B, L, H, W)`` of labels of a slice whose final centres are known, as :meth:`cluster` gave them.
+        """Logits ``(B, L, H, W)`` of labels of a slice with known final centres, as :meth:`cluster` gave them.
 
         Args:
             centres: ``(B, N, D)``.
@@ -253,7 +253,7 @@ class S2VNet(nn.Module):
     def segment(
         self, pyramid: Sequence[Tensor], prompts: Prompts, there: Tensor, gap: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """Logits of a whole clip whose features are known: what training does, with gradients through all slices.
+        """Logits of a whole clip from its features, with gradients through all slices; used in training.
 
         Args:
             pyramid: features ``(B, T, C, h, w)``, finest first.
@@ -297,18 +297,17 @@ class S2VNet(nn.Module):
         gap: Tensor | None = None,
         recall: Callable[[int, Bank], Bank] | None = None,
     ) -> Iterator[Passed]:
-        """Segment slices one after the other, with the features of one in memory: what inference does.
+        """Segment slices one after the other, with the features of one slice in memory; used in inference.
 
-        Drop what you were given before you ask for the next slice, or features of two are in memory.
+        Drop a result before you ask for the next slice, or the features of two slices are in memory.
 
         Args:
             slices: each ``(B, C, H, W)``, T of them, in the order in which centres propagate.
             there: ``(B, T)`` bool, False for padding.
             prompts: on any of the slices; none by default.
-            features_of: what :meth:`features` gives for the slice at a step, for a caller who may know it already.
+            features_of: returns the features of the slice at a step, for a caller who may know them already.
             gap: ``(B,)``, mm between two slices; None: as planned.
-            recall: of a step and what is remembered at it, what the slice shall know instead; see
-                :mod:`nnunet_ext.s2vnet.memory_test`.
+            recall: replaces the memory at a step, for :mod:`nnunet_ext.s2vnet.memory_test`.
 
         Yields:
             One slice after the other.
@@ -397,14 +396,14 @@ class S2VNet(nn.Module):
 
 
 def is_older(weights: Mapping[str, Tensor], network: S2VNet) -> bool:
-    """Whether weights are from before the positions or masks that a network has."""
+    """Whether weights are older than the positions or masks that a network has."""
     own = network.state_dict()
     known = {name.removeprefix("module.").removeprefix("_orig_mod."): value.shape for name, value in weights.items()}
     return any(known.get(n) != x.shape for n, x in own.items() if n.startswith(("memory.", *CLUSTERING)))
 
 
 def complete(weights: dict[str, Any], prefix: str, network: S2VNet) -> None:
-    """Add to weights from before positions and masks, in place, what makes the network the one that they were of.
+    """Complete weights that are older than positions and masks, in place; the network then computes as it did.
 
     Args:
         weights: of a state dict.

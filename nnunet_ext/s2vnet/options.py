@@ -13,7 +13,7 @@ from nnunet_ext.s2vnet.centroid_aggregation import Aggregation
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(gt=0)]
-"""Above 0, because the layers that such a term trains learn from nothing else."""
+"""Above 0, because the layers that such a term trains learn only from it."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -35,27 +35,28 @@ class S2VNetOptions(MethodOptions):
     layers: Count = 2
     """k-means layers per stage."""
     embedding: Count = 64
-    """Channels of the pixel embedding at full resolution, where memory is."""
+    """Channels of the pixel embedding at full resolution, which takes most of the memory."""
     centres: Count = 1
     """Centres per label."""
     background_centres: Count = 1
     """Centres of the background."""
     aggregation: Aggregation = "attention"
-    """Way in which the centres of earlier slices become those of the next."""
+    """How the centres of earlier slices become those of the next."""
     bank: Count = 8
     """m: how many earlier slices are remembered."""
     state_dropout: Share = 0.1
     """Probability that a slice of a training clip starts with an empty memory, so that a first slice stays good."""
     position: bool = True
-    """Whether features know where they are: place of each pixel in mm, beside the features that are clustered."""
+    """Whether the clustered features also have the place of each pixel in mm."""
     mask_memory: bool = True
     """Whether the mask of the slice before is remembered, beside the centres."""
     mask_dropout: Share = 0.25
-    """Probability that a slice of a training clip does not see the mask before it, so that masks stay a help."""
+    """Probability that a slice of a training clip does not see the previous mask, so that the network does not depend
+    on it."""
     mask_corruption: Share = 0.5
     """Probability that the mask is wrong in training, so that errors do not lock in."""
     click_decay: Share = 0.5
-    """γ: what a click weighs, for each round of clicks since."""
+    """γ: factor on the weight of a click for each later round of clicks."""
     interactive: Share = 0.5
     """Share of the training clips in which somebody clicks. 0: automatic only."""
     rounds: Count = 3

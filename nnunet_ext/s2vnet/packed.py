@@ -1,4 +1,4 @@
-"""Arrays that are kept, compressed: label maps and masks are large and simple, and many of them are held at a time."""
+"""Compressed arrays: label maps and masks are large and simple, and many of them are kept at a time."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ def packed(mask: Tensor | None) -> Packed | None:
 
 
 def unpacked(mask: Packed | None, device: torch.device) -> Tensor | None:
-    """Return what :func:`packed` was given, on a device."""
+    """Return the tensor that :func:`packed` was given, on a device."""
     return None if mask is None else torch.from_numpy(mask.unpacked().copy()).to(device)

@@ -1,13 +1,13 @@
-"""Place of every pixel, beside the features that are clustered: a centre then knows where its pixels are.
+"""Place of every pixel, added to the clustered features: a centre then knows where its pixels are.
 
 Without it two structures that look alike have one centre, and neither propagation nor a click can tell them apart. The
 channels are ``v, u, sin πv, cos πv, sin πu, cos πu``: rows and columns from the middle of what the network sees, in mm,
-as multiples of half the longer side of the planned patch. So 1 is about the border, and a pixel that is not square
-does not bend distances.
+as multiples of half the longer side of the planned patch. So 1 is about the border, and pixels that are not square do
+not distort distances.
 
-The middle is that of the tile, which all slices of a chain share. A mirrored tile is another chain, whose image, masks
-and prompts are mirrored with it while the grid stays: what a centre remembers holds in its own chain. No side is
-learned by heart, because training mirrors and crops at random, too.
+The middle is that of the tile, which all slices of a chain share. A mirrored tile is another chain: its image, masks
+and prompts are mirrored with it, and the grid stays, so the memory of a centre holds in its own chain. The network
+cannot learn sides by heart, because training mirrors and crops at random.
 
 Source: none of the publication's; *added*.
 """

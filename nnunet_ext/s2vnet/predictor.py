@@ -4,9 +4,10 @@
 patches overlap slices are segmented twice. Here the volume is cut into columns as wide as the patch and as long as the
 volume; every column is propagated through from end to end (:mod:`nnunet_ext.s2vnet.column`), in all in-plane flips.
 
-All columns, and all folds, go from slice to slice together. So a slice of logits is known at once, becomes labels
-(:mod:`nnunet_ext.nnunet.slice_export`) and is forgotten: the logits of a volume are never held. Where they are asked
-for (``save_probabilities``), or labels cannot be made slice by slice, they are, and nnU-Net's export does the rest.
+All columns, and all folds, go from slice to slice together. So a slice of logits is complete at once, becomes labels
+(:mod:`nnunet_ext.nnunet.slice_export`) and is forgotten: the logits of a volume are never in memory. If they are asked
+for (``save_probabilities``), or if labels cannot be made slice by slice, they are kept, and nnU-Net's export does the
+rest.
 
 Everything else is nnU-Net's own prediction: preprocessing, several folds, resampling, file names.
 """
@@ -42,7 +43,7 @@ from nnunet_ext.s2vnet.feature_cache import FeatureCache
 from nnunet_ext.s2vnet.network import S2VNet
 
 FEATURE_BYTES = 96 * 2**20
-"""Memory of features kept for the second direction: some 6 slices of 256 × 224 pixels in one flip."""
+"""Bytes of features kept for the second direction: about 6 slices of 256 × 224 pixels in one flip."""
 
 
 class S2VPredictor(nnUNetPredictor):
@@ -102,7 +103,7 @@ class S2VPredictor(nnUNetPredictor):
     ) -> Any:
         """Predict as nnU-Net does, with the distance of the slices of each case, and with slices of logits at a time.
 
-        ``num_processes_segmentation_export`` are threads then: what they do is done outside of Python.
+        ``num_processes_segmentation_export`` counts threads then: their work is done outside of Python.
         """
         cases = self._measured(data_iterator)
         if save_probabilities or not slices_stand_alone(self.configuration_manager):
@@ -123,7 +124,7 @@ class S2VPredictor(nnUNetPredictor):
     def _exported(
         self, case: Mapping[str, Any], pool: ThreadPoolExecutor, threads: int
     ) -> Future[NDArray[np.unsignedinteger] | None]:
-        """Segment one case; its label map, or None once it is written, is what is still to be waited for."""
+        """Segment one case; returns a future of its label map, or of None once it is written."""
         image, target = case["data"], case["ofile"]
         if isinstance(image, str):  # nnU-Net passes large images on as files, and so removes them
             file, image = image, torch.from_numpy(np.load(image))
@@ -236,7 +237,7 @@ def predict(
         images: folder of images as for ``nnUNetv2_predict``.
         out: folder to write to.
         model: folder with ``plans.json`` and ``fold_…``.
-        how: what flags of ``nnUNetv2_predict`` say; mirroring and the sliding window stay within slices.
+        how: flags of ``nnUNetv2_predict``; mirroring and the sliding window stay within slices.
         direction: in which centres propagate; ``"both"`` takes up to twice the time of one.
 
     Returns:

@@ -1,17 +1,17 @@
-"""Prompts: weighted pixels with a label, which move the centre of their label where their slice starts.
+"""Prompts: weighted pixels with a label, which move the initial centre of that label on their slice.
 
 A click is one pixel; a scribble, a lasso or a box is many pixels with a total weight of 1 (or less, for a box). So one
-rule serves all, weighted pooling of features::
+rule serves all, a weighted pooling of features::
 
     e_j = Σ_s P_s f_s(p_j)                           features of all clustered stages at the pixel
     w_j = weight_j · γ^age_j                         the age counts rounds of interaction
     C_c ← C_c + min(1, Σ_j w_j) · (LN(Σ_j w_j e_j / Σ_j w_j) + E)        over the pixels j with label c
 
 Source: that clicks initialise centres by the features under them, and that newer clicks count more, is described for
-S2VNet. *Inferred*: the formulas. The strength ``min(1, Σ w_j)`` is not normalised on purpose: a normalised one would
-give an old wrong click of one label the full strength, against the newer right click of another.
+S2VNet. *Inferred*: the formulas. The strength ``min(1, Σ w_j)`` is not normalised on purpose: normalised, an old wrong
+click of one label would have full strength against the newer right click of another.
 
-Where nobody clicked all weights are 0, and the same modules run: their parameters have a gradient in every step, as
+Without clicks all weights are 0, and the same modules run, so their parameters have a gradient in every step, as
 distributed training demands.
 """
 
@@ -65,7 +65,7 @@ class Prompts:
             mask: ``(H, W)`` bool.
             index: of its slice.
             label: index of the label.
-            weight: total; half as much is sensible for a box, in which there is more than the object.
+            weight: total; half as much is sensible for a box, which contains more than the object.
 
         Raises:
             InputError: the mask is empty.
@@ -131,7 +131,7 @@ class PromptedCentres(nn.Module):
     Args:
         channels: of the features that are clustered.
         width: D, of the centres.
-        label_of_centre: ``N`` label indices. Where a label has several centres, its prompts move the nearest one.
+        label_of_centre: ``N`` label indices. If a label has several centres, its prompts move the nearest one.
         decay: γ, from 0 to 1.
     """
 
@@ -171,7 +171,7 @@ class PromptedCentres(nn.Module):
             return centres + strength * (message + self.clicked)
 
     def _nearest(self, centres: Tensor, message: Tensor, owner: Tensor) -> Tensor:
-        """``(B, N, 1)``: 1 for the centre of its label that is most like the message, which all of them share."""
+        """``(B, N, 1)``: 1 for the centre of its label that is most similar to the message, which all of them share."""
         with torch.no_grad():
             likeness = cosine_similarity(centres, message, dim=-1)
             per_label = torch.where(owner == owner.unique()[:, None], likeness[:, None], -torch.inf)

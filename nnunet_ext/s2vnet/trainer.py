@@ -1,4 +1,4 @@
-"""Trainers of S2VNet, and the control that shows what propagation does. All of them train configuration ``2d``."""
+"""Trainers of S2VNet, and the control without propagation. All of them train configuration ``2d``."""
 
 from __future__ import annotations
 
@@ -93,13 +93,13 @@ class nnUNetTrainerS2VNet(SliceClips):
 
     @property
     def plain_network(self) -> S2VNet:
-        """The network without what compiles or distributes it."""
+        """The network without the wrappers that compile or distribute it."""
         network = unwrap(self.network)
         assert isinstance(network, S2VNet)
         return network
 
     def run_network(self, image: Tensor, batch: Batch) -> Any:
-        """Run the network; the rounds of clicks before it are inside of its call, on features it has already."""
+        """Run the network; earlier rounds of clicks happen inside of its call, on the same features."""
         return self.network(image, self.user_of(finest(batch["target"])), batch.get(GAP))
 
     def user_of(self, target: Tensor) -> SimulatedUser | None:
@@ -130,10 +130,10 @@ class nnUNetTrainerS2VNet(SliceClips):
 
     # by position only: nnU-Net's master has renamed the parameter
     def load_checkpoint(self, checkpoint_file: str, /) -> None:
-        """Go on with a training.
+        """Continue a training.
 
         Raises:
-            InputError: it is from before positions and masks: its weights fit, its optimizer does not.
+            InputError: it is older than positions and masks: its weights fit, its optimizer does not.
         """
         if not self.was_initialized:
             self.initialize()
@@ -148,6 +148,6 @@ class nnUNetTrainerS2VNet(SliceClips):
 
 
 class nnUNetTrainerS2VNetNoPropagation(nnUNetTrainerS2VNet):
-    """Every slice stands alone: what propagation is worth. The number of slices per step is the same."""
+    """Every slice stands alone: the control for propagation. The number of slices per step is the same."""
 
     fixed_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"s2vnet": {"clip": 1}}

@@ -7,11 +7,11 @@ Valverde et al., *Towards High-Quality Image Segmentation: Improving Topology Ac
     z̃_k(p) = min { z_k(q) : q ∈ N(p), y_k(q) = 1 }   where y_k(p) = 1
     z̃_k(p) = max { z_k(q) : q ∈ N(p), y_k(q) = 0 }   where y_k(p) = 0
 
-The loss is taken of ``z̃`` instead of ``z``. A voxel is rewarded only when its neighbours are right, too, so that holes,
-islands and breaks cost more than their own voxels. The network and its prediction stay what they are.
+The loss is computed on ``z̃`` instead of ``z``. A voxel is rewarded only if its neighbours are right too, so holes,
+islands and breaks cost more than their own voxels. The network and its prediction do not change.
 
 The paper has neither deep supervision nor an ignore label: here every resolution is penalised on its own, ignored
-voxels are nobody's neighbours, and their own logits stay as they are (nnU-Net's loss leaves them out).
+voxels do not count as neighbours, and their own logits do not change (nnU-Net's loss leaves them out).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def worst_neighbours(logits: Tensor, one_hot: Tensor, annotated: Tensor) -> Tens
 
 
 class SameClassNeighbours(nn.Module):
-    """A segmentation loss of penalised logits, in float32; drop-in for the loss that it wraps.
+    """A segmentation loss on penalised logits, in float32; drop-in for the loss that it wraps.
 
     Args:
         loss: of logits ``(B, K, *spatial)`` and a target of nnU-Net's loader; its result is returned.

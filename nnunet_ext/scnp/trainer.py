@@ -13,9 +13,9 @@ from nnunet_ext.scnp.loss import SameClassNeighbours
 
 
 class SCNP(CommonTrainer):
-    """The segmentation loss of the trainer that is next in the bases of a class, on penalised logits.
+    """The segmentation loss of the next trainer among the bases of a class, on penalised logits.
 
-    The validation loss in nnU-Net's log is that of penalised logits, too; Dice and predictions are not.
+    The validation loss in nnU-Net's log is on penalised logits too; Dice and predictions are not.
     """
 
     def _build_loss(self) -> nn.Module:

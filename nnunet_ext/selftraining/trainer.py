@@ -1,4 +1,4 @@
-"""Self-training around nnU-Net: a batch of unlabelled patches is labelled by the network and learned from.
+"""Self-training around nnU-Net: the network labels a batch of unlabelled patches and learns from it.
 
 A step makes two passes after the start::
 
@@ -50,7 +50,7 @@ class nnUNetTrainerSelfTraining(UnlabelledData):
         """Label patches ``(U, C, *spatial)`` with the network, in the form of nnU-Net's targets.
 
         Returns:
-            Classes ``(U, 1, *spatial)`` int16, or regions ``(U, R, *spatial)`` bool; nothing of it is ignored.
+            Classes ``(U, 1, *spatial)`` int16, or regions ``(U, R, *spatial)`` bool; no voxel has the ignore label.
         """
         logits = finest_logits(self.run_network(image, {}))
         if not self.labels.has_regions:
@@ -61,7 +61,7 @@ class nnUNetTrainerSelfTraining(UnlabelledData):
         return torch.cat([regions, torch.zeros_like(regions[:, :1])], 1)
 
     def as_target(self, target: Tensor, output: Any) -> Any:
-        """Return a full-resolution target at the resolutions of what the network returned."""
+        """Return a full-resolution target at the resolutions of the network's outputs."""
         if not isinstance(output, list):
             return target
         return [self.labels.resize(target, level.shape[2:]) for level in output]

@@ -1,8 +1,8 @@
-"""Images without labels: they are checked, preprocessed beside the labelled data, and drawn in training.
+"""Images without labels: checked, preprocessed beside the labelled data, and drawn in training.
 
-Read in this order: ``found`` (where they lie), ``check`` (what is wrong with them), ``prepared`` (the preprocessed
-ones, and for which plans they are), ``preprocess`` (``nnunet-ext unlabelled``), ``pool`` (which of them a fold may
-use), ``options``, ``loader`` (patches of them in nnU-Net's batches), ``training`` (the mix-in for trainers).
+Read in this order: ``found`` (where they are), ``check`` (their faults), ``prepared`` (the preprocessed ones, and their
+plans), ``preprocess`` (``nnunet-ext unlabelled``), ``pool`` (those that a fold may use), ``options``, ``loader``
+(patches of them in nnU-Net's batches), ``training`` (the mix-in for trainers).
 
-No label is made up for them, and none is read: whoever trains with them gets images.
+Nothing invents or reads labels for them: a trainer gets images only.
 """

@@ -1,4 +1,4 @@
-"""Faults of images without labels, compared with the labelled ones, before they cost a training."""
+"""Checks of images without labels, compared with the labelled ones, before a training."""
 
 from __future__ import annotations
 

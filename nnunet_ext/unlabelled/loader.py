@@ -1,4 +1,4 @@
-"""nnU-Net's data loader, whose batches hold patches without labels beside the labelled ones.
+"""nnU-Net's data loader with patches without labels beside the labelled ones in its batches.
 
 =================  =============================  ===============================================================
 key of a batch     type                           what it is
@@ -29,7 +29,7 @@ there, which its resampling blurs."""
 
 
 class ImagesOnly:
-    """Preprocessed cases of nnU-Net of which the image is read, and neither labels nor where they are.
+    """Preprocessed cases of nnU-Net of which only the image is read, neither labels nor their locations.
 
     Args:
         files: by case, without their ending.
@@ -48,7 +48,7 @@ class ImagesOnly:
 
 
 class OutsideByImage:
-    """nnU-Net's transforms of an image without labels: what is outside of the body is seen by its zeros.
+    """nnU-Net's transforms of an image without labels; zeros show what is outside of the body.
 
     nnU-Net writes −1 there into the labels, and sets the augmented image to 0 where it finds it.
 
@@ -105,7 +105,7 @@ def as_seen(batch: Mapping[str, Any], channels: int) -> Tensor | None:
 
     Args:
         batch: of the training.
-        channels: of the network; what a trainer's transforms append beyond them is for its loss.
+        channels: of the network; channels that a trainer's transforms append are for its loss.
     """
     patches = batch.get(KEY)
     return None if patches is None else torch.as_tensor(patches)[:, :channels]

@@ -11,8 +11,8 @@ from typing_extensions import Self
 from nnunet_ext.nnunet.options import STRICT, MethodOptions
 
 Source = Literal["folder", "others-of-the-split", "none"]
-"""Source of the images: those that ``nnunet-ext unlabelled`` has preprocessed; the cases of the data set that a fold of
-``splits_final.json`` neither trains on nor validates with, whose labels are not read; or none."""
+"""Source of the images: those that ``nnunet-ext unlabelled`` has preprocessed; the cases of the data set that are in
+neither the training nor the validation set of a fold of ``splits_final.json``, whose labels are not read; or none."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -22,7 +22,7 @@ class UnlabelledOptions(MethodOptions):
     SECTION: ClassVar[str] = "unlabelled"
 
     images: Source = "folder"
-    """Source of the images. With ``"folder"`` and none there, a training has labelled cases alone."""
+    """Source of the images. With ``"folder"`` and no images in it, a training uses labelled cases only."""
     per_labelled: Annotated[float, Field(gt=0, le=8)] = 1.0
     """Unlabelled patches of a batch for each labelled one; at least one patch."""
     transductive: bool = False
@@ -31,5 +31,5 @@ class UnlabelledOptions(MethodOptions):
 
     @classmethod
     def as_published(cls) -> Self:
-        """Return the options of a published method, which knows labelled cases alone."""
+        """Return the options of a published method, which uses labelled cases only."""
         return cls(images="none")

@@ -51,7 +51,7 @@ def of_folder(
         folder: they lie in.
         notes: of every case.
         held: cases that validate and are not trained on.
-        about: what is known about the subjects; None: what their names say.
+        about: stored subjects; None: guess them from the names.
         transductive: use images of subjects that validate, too.
     """
     copied = {case for note in notes.values() for case in note.same_as}
@@ -98,7 +98,7 @@ def showing(names: Collection[str], held: Collection[str], about: About | None) 
     """Return those cases that show a subject of the cases ``held``.
 
     Subjects are those of ``splits_final.about.json``; for cases that it does not know, and without it, those that the
-    names suggest. Nobody is asked to confirm a guess here: it can only leave out more.
+    names suggest. A guess needs no confirmation here: it can only leave out more.
 
     Args:
         names: to look at.

@@ -1,4 +1,4 @@
-"""Preprocessed images without labels: where they lie, for which plans they are, and what they were made of.
+"""Preprocessed images without labels: their folder, their plans, and their sources.
 
 They lie beside the labelled data, in the format of nnU-Net's preprocessor::
 
@@ -6,7 +6,7 @@ They lie beside the labelled data, in the format of nnU-Net's preprocessor::
         nnUNetPlans_3d_fullres/                 labelled, nnU-Net's own
         unlabelled/nnUNetPlans_3d_fullres/      case.b2nd, case_seg.b2nd (what is outside of the body), case.pkl
 
-A case is there when its ``.pkl`` is, which is written last. It holds our notes beside nnU-Net's properties.
+A case exists if its ``.pkl`` does, which is written last. It holds our notes beside nnU-Net's properties.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def prepared_folder(preprocessed: Path, data_identifier: str) -> Path:
 
 
 def recipe(plans: Mapping[str, Any], configuration: str) -> str:
-    """Return a digest of all that the preprocessed image of a file depends on.
+    """Return a digest of everything on which the preprocessed image of a file depends.
 
     Args:
         plans: content of the plans file.
@@ -82,7 +82,7 @@ def recipe(plans: Mapping[str, Any], configuration: str) -> str:
 
 
 def read_prepared(folder: Path) -> dict[str, Notes]:
-    """Read the notes of all preprocessed cases of a folder, by case; a case that a kill left half written is none.
+    """Read the notes of all preprocessed cases of a folder, by case; half-written cases do not count.
 
     Raises:
         InputError: a file is damaged, or somebody else's.

@@ -58,9 +58,9 @@ def prepare_unlabelled(
     check_only: bool = False,
     processes: int | None = None,
 ) -> UnlabelledReport:
-    """Check images without labels, and preprocess them beside the labelled data, which stays as it is.
+    """Check images without labels, and preprocess them beside the labelled data, which does not change.
 
-    What is preprocessed already and has not changed is kept, so a run that was killed goes on where it was.
+    Cases that are preprocessed already and have not changed are kept, so a killed run continues.
 
     Args:
         dataset: number or full name.
@@ -153,7 +153,7 @@ def prepare_case(
     configuration: str,
     preprocessed: Path,
 ) -> None:
-    """Preprocess one image with nnU-Net's own preprocessor of these plans; it is there as a whole or not at all.
+    """Preprocess one image with nnU-Net's own preprocessor of these plans, completely or not at all.
 
     Args:
         place: folder to write to.

@@ -1,11 +1,11 @@
-"""A trainer whose batches hold patches of images without labels, if there are any.
+"""A trainer with patches of images without labels in its batches, if there are any.
 
 ::
 
     class nnUNetTrainerMine(UnlabelledData):
         ...  # self.unlabelled(batch) is (U, C, *spatial) or None
 
-Validation, prediction and export know nothing of them.
+Validation, prediction and export ignore them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class UnlabelledData(CommonTrainer):
         return max(1, round(self.options.unlabelled.per_labelled * self.batch_size))
 
     def unlabelled_pool(self) -> Pool:
-        """Choose the images of this fold; called when it is known what is trained on and what validates.
+        """Choose the images of this fold; called once the training and validation cases are known.
 
         Raises:
             InputError: there are none that may be used.
@@ -117,7 +117,7 @@ class UnlabelledData(CommonTrainer):
     # -- parts ---------------------------------------------------------------------------------------------------
 
     def _wanted(self) -> bool:
-        """Say whether there are images to draw from, or refuse those that are not preprocessed."""
+        """Return whether there are images to draw from; refuse images that are not preprocessed."""
         source = self.options.unlabelled.images
         if source != "folder":
             return source == "others-of-the-split"
