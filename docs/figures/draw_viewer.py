@@ -1,11 +1,13 @@
-"""Draws docs/figures/viewer_automatic.png and viewer_click.png: python docs/figures/draw_viewer.py, in a minute.
+"""Draws docs/figures/viewer_….jpg: python docs/figures/draw_viewer.py, in a minute.
 
-The demo of the viewer in a headless Chromium, before and after one click that says that the lesion is a tumour. Needs
-what tests/viewer/test_browser.py needs.
+The page in a headless Chromium, with the demo's model and four of its phantoms, one of which is corrected as
+viewer_story.mjs does it: automatic result, click, scribble, eraser, saved. Needs what tests/viewer/test_browser.py
+needs.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -13,55 +15,42 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from nnunet_ext.viewer.cases import LEDGER, Ledger
+from nnunet_ext.viewer.demo import MODEL, write_phantom
 
-BROWSE = """
-const [playwright, executablePath, link, before, after] = process.argv.slice(1)
-const { chromium } = await import(playwright)
-const browser = await chromium.launch({ executablePath, args: [
-  '--no-sandbox', '--disable-gpu', '--use-angle=swiftshader', '--enable-unsafe-swiftshader'] })
-const page = await browser.newPage({ viewport: { width: 1280, height: 800 } })
-page.setDefaultTimeout(600000)
-await page.goto(link)
-await page.waitForSelector('body[data-ready]', { timeout: 600000 })
-await page.screenshot({ path: before })
-await page.keyboard.press('3')
-const version = await page.evaluate(() => window.viewer.version)
-const [x, y] = await page.evaluate(() => {
-  const { volume } = window.viewer
-  const cyst = []
-  volume.labels.forEach((label, at) => label === 2 && cyst.push(at))
-  const [width, height] = volume.size
-  const k = Math.floor(volume.size[2] / 2)
-  const here = cyst.map((at) => [at % width, Math.floor(at / width) % height, Math.floor(at / width / height)])
-    .filter((ijk) => ijk[2] === k)
-  const middle = [0, 1].map((axis) => Math.round(here.reduce((sum, ijk) => sum + ijk[axis], 0) / here.length))
-  const pixel = volume.pixelOf(volume.fromShown([...middle, k]), volume.plane)
-  const frame = volume.canvas.getBoundingClientRect()
-  const scale = volume.canvas.width / frame.width
-  return [frame.left + pixel[0] / scale, frame.top + pixel[1] / scale]
-})
-await page.mouse.click(x, y)
-await page.waitForFunction((before) => window.viewer.version > before, version)
-await page.waitForFunction(() => document.getElementById('working').hidden)
-await page.screenshot({ path: after })
-await browser.close()
-"""
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+SEEDS = {"phantom_1": 77, "phantom_2": 86, "phantom_3": 78, "phantom_4": 79}
+"""Of the images; the second one is corrected, because the model errs in it."""
+
+PLACES = {
+    "lesion": (7, 43, 25),
+    "error": [(0, 48, 47), (0, 52, 45), (0, 55, 44)],
+    "rest": [(0, 46, 46), (0, 48, 45), (0, 50, 44), (0, 52, 42), (0, 53, 48), (0, 56, 46)],
+}
+"""What is clicked as a tumour, scribbled over as background, and erased: positions z, y, x."""
 
 
 def main() -> None:
     playwright = (ROOT / "viewer" / "node_modules" / "playwright-core" / "index.mjs").as_uri()
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
-    pictures = [str(Path(__file__).with_name(f"viewer_{name}.png")) for name in ("automatic", "click")]
-    with tempfile.TemporaryDirectory() as folder:
-        demo = [sys.executable, "-m", "nnunet_ext", "s2v", "serve", "--demo", "-o", folder, "--port", "0"]
-        with subprocess.Popen(demo, stdout=subprocess.PIPE, text=True, cwd=ROOT) as server:
+    with tempfile.TemporaryDirectory() as temporary:
+        images, out = Path(temporary) / "images", Path(temporary) / "corrected"
+        images.mkdir()
+        out.mkdir()
+        for name, seed in SEEDS.items():
+            write_phantom(images, seed).rename(images / f"{name}_0000.nii.gz")
+        Ledger(out / LEDGER).accept("phantom_1", True)
+        serve = [sys.executable, "-m", "nnunet_ext", "s2v", "serve", "-i", str(images), "-m", str(MODEL)]
+        serve += ["-o", str(out), "--port", "0", "--device", "cpu"]
+        with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True, cwd=ROOT) as server:
             try:
                 assert server.stdout is not None
                 lines = iter(server.stdout.readline, "")
                 link = next(found.group() for line in lines if (found := re.search(r"http://\S+", line)))
-                command = ["node", "--input-type=module", "--eval", BROWSE, "--", playwright, chromium, link, *pictures]
-                subprocess.run(command, check=True)
+                story = ["node", str(HERE / "viewer_story.mjs"), playwright, chromium, link, str(HERE)]
+                subprocess.run([*story, json.dumps(PLACES)], check=True)
             finally:
                 server.terminate()
 

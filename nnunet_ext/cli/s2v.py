@@ -54,18 +54,27 @@ def _interact(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate_clicks(arguments: argparse.Namespace) -> None:
-    from nnunet_ext.interactive.evaluate_clicks import evaluate_clicks
+    from nnunet_ext.interactive.evaluate_box_and_clicks import BoxAndClicks, evaluate_box_and_clicks
+    from nnunet_ext.interactive.evaluate_clicks import ClickEvaluation, evaluate_clicks
 
-    evaluation = evaluate_clicks(
-        arguments.images,
-        arguments.references,
-        cases=arguments.cases,
-        clicks=arguments.clicks,
-        propagation={"on": [True], "off": [False], "both": [True, False]}[arguments.propagation],
-        nsd_tolerance_mm=arguments.nsd_tolerance,
-        done=lambda line: print(line, flush=True),
+    said: dict[str, Any] = {
+        "cases": arguments.cases,
+        "propagation": {"on": [True], "off": [False], "both": [True, False]}[arguments.propagation],
+        "done": lambda line: print(line, flush=True),
         **_session(arguments),
-    )
+    }
+    chosen = {"clicks": arguments.clicks, "nsd_tolerance_mm": arguments.nsd_tolerance}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    evaluation: ClickEvaluation | BoxAndClicks
+    if arguments.protocol == "cvpr2025":
+        if chosen:
+            raise InputError(
+                "--protocol cvpr2025 has five clicks per structure and NSD at 2 mm; leave out --clicks and "
+                "--nsd-tolerance."
+            )
+        evaluation = evaluate_box_and_clicks(arguments.images, arguments.references, **said)
+    else:
+        evaluation = evaluate_clicks(arguments.images, arguments.references, **chosen, **said)
     print()
     write_and_print(evaluation, Path(arguments.out), "clicks.csv, clicks.json and clicks.png")
 
@@ -159,19 +168,27 @@ def add(commands: Commands) -> None:
         _evaluate_clicks,
         "click where segmentations are wrong most, and report how they get better: Dice, surface Dice, seconds",
         "nnunet-ext s2v evaluate-clicks -i imagesTs -r labelsTs -m MODEL -o clicks --propagation both",
+        "nnunet-ext s2v evaluate-clicks -i imagesTs -r labelsTs -m MODEL -o clicks --protocol cvpr2025",
     )
     clicks.add_argument("-i", dest="images", required=True, metavar="FOLDER", help="images, as for nnUNetv2_predict")
     clicks.add_argument("-r", dest="references", required=True, metavar="FOLDER", help="their label maps")
     clicks.add_argument("-o", dest="out", required=True, metavar="FOLDER", help="for clicks.csv, .json and .png")
     clicks.add_argument("--cases", **SEVERAL, metavar="CASE", help="default: all that have a reference")
-    clicks.add_argument("--clicks", type=int, default=10, metavar="N", help="per case at most (%(default)s)")
+    clicks.add_argument(
+        "--protocol",
+        choices=["largest", "cvpr2025"],
+        default="largest",
+        help="largest: one click at a time, where most is wrong; cvpr2025: that of the challenge for interactive 3D "
+        "segmentation, a box, then five clicks per structure: DSC-AUC, NSD-AUC, final DSC and NSD (%(default)s)",
+    )
+    clicks.add_argument("--clicks", type=int, metavar="N", help="per case at most (10; 5 per structure of cvpr2025)")
     clicks.add_argument(
         "--propagation",
         choices=["on", "off", "both"],
         default="on",
         help="off: a click changes its slice only; both: compare (%(default)s)",
     )
-    clicks.add_argument("--nsd-tolerance", type=float, default=1.0, metavar="MM", help="(%(default)s)")
+    clicks.add_argument("--nsd-tolerance", type=float, metavar="MM", help="(1; 2 of cvpr2025)")
     _add_session_flags(clicks)
     serve = add_command(
         parts,

@@ -8,7 +8,9 @@ computed again), ``provenance`` (how both become the label map), ``correction`` 
 
 Around it the commands: ``interact`` repeats prompts from a file, whose format is ``prompt_list``; ``evaluate_clicks``
 clicks like a simulated user and measures, ``click_effects`` counts the effects of each click, and ``click_figure``
-draws the results. The page of ``nnunet-ext s2v serve`` is in :mod:`nnunet_ext.viewer`.
+draws the results; ``evaluate_box_and_clicks`` does so by the protocol of a challenge, whose prompts are in
+``box_and_clicks``. Both walk over ``click_cases``. The page of ``nnunet-ext s2v serve`` is in
+:mod:`nnunet_ext.viewer`.
 
 The network does not know this folder: training and automatic prediction are in :mod:`nnunet_ext.s2vnet`.
 """

@@ -11,11 +11,12 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's, by label; the mean is black."""
 
 
-def clicks_figure(panels: Mapping[str, Mapping[tuple[str, str], Sequence[float]]]) -> Figure:
+def clicks_figure(panels: Mapping[str, Mapping[tuple[str, str], Sequence[float]]], across: str = "clicks") -> Figure:
     """Metrics over the number of clicks; solid with propagation, dashed without.
 
     Args:
         panels: by title, curves by name of the label (or ``"mean"``) and ``"on"`` or ``"off"``.
+        across: what is counted along the horizontal axis.
     """
     figure = Figure(figsize=(4.4 * len(panels) + 1.6, 3.4), layout="constrained")
     FigureCanvasAgg(figure)  # draws without a screen and leaves the user's matplotlib backend alone
@@ -33,7 +34,7 @@ def clicks_figure(panels: Mapping[str, Mapping[tuple[str, str], Sequence[float]]
                 label=name if way == "on" else f"{name}, clicked slice only",
             )
         axes.set_title(f"{title}, mean over cases", fontsize=10)
-        axes.set_xlabel("clicks")
+        axes.set_xlabel(across)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     row[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -20,21 +20,18 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, label
 
-from nnunet_ext.data.folders import visible_files
 from nnunet_ext.data.label_definitions import ScoredLabels
-from nnunet_ext.data.reading import Reader, Volume, require_same_geometry
+from nnunet_ext.data.reading import Volume
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.metrics import DEFINITIONS, EMPTY_RULES, CaseMetrics, label_metrics, mean
 from nnunet_ext.files import replacing, write_json, write_rows
+from nnunet_ext.interactive.click_cases import ClickCases, rounded, way_name
 from nnunet_ext.interactive.click_effects import Click, Effect, effect_of, effects_of
 from nnunet_ext.interactive.click_figure import clicks_figure
 from nnunet_ext.interactive.session import S2VSession
-from nnunet_ext.nnunet.models import require_images
-from nnunet_ext.processes.memory import peak_host_mib
 from nnunet_ext.version import __version__
 
 SHOWN = (0, 1, 2, 3, 5, 10, 15, 20)
@@ -201,7 +198,7 @@ class ClickEvaluation:
             "peak_memory_mib": self.peak_mib,
             "peak_gpu_memory_mib": self.peak_gpu_mib,
             "cases": len({case.case for case in self.cases}),
-            **{f"propagation {_word(way)}": self._of(way) for way in self.ways},
+            **{f"propagation {way_name(way)}": self._of(way) for way in self.ways},
         }
 
     def _of(self, way: bool) -> dict[str, Any]:
@@ -209,7 +206,7 @@ class ClickEvaluation:
         seconds = [moment.seconds for case in own for moment in case.moments[1:]]
         result: dict[str, Any] = {
             metric: {
-                name: {str(n): _number(curve[n]) for n in self.shown}
+                name: {str(n): rounded(curve[n]) for n in self.shown}
                 for name, curve in self.curves(way, metric).items()
             }
             for metric in METRICS
@@ -217,12 +214,12 @@ class ClickEvaluation:
         for target in TARGETS:
             found = [case.clicks_to(target) for case in own]
             numbers = [self.most if n is None else n for n in found]
-            result[f"noc_{round(100 * target)}"] = {"mean": _number(mean(numbers)), "failed": found.count(None)}
-        result["seconds_automatic"] = _number(mean([case.moments[0].seconds for case in own]))
+            result[f"noc_{round(100 * target)}"] = {"mean": rounded(mean(numbers)), "failed": found.count(None)}
+        result["seconds_automatic"] = rounded(mean([case.moments[0].seconds for case in own]))
         result["seconds_per_click"] = {
-            "mean": _number(mean(seconds)),
-            "median": _number(float(np.median(seconds))) if seconds else None,
-            "max": _number(max(seconds, default=math.nan)),
+            "mean": rounded(mean(seconds)),
+            "median": rounded(float(np.median(seconds))) if seconds else None,
+            "max": rounded(max(seconds, default=math.nan)),
             "clicks": len(seconds),
         }
         result["effects"] = effects_of([m.effect for case in own for m in case.moments if m.effect is not None])
@@ -236,7 +233,7 @@ class ClickEvaluation:
                 for name, metrics in moment.metrics.items():
                     yield {
                         "case": case.case,
-                        "propagation": _word(case.propagation),
+                        "propagation": way_name(case.propagation),
                         "clicks": moment.clicks,
                         "label": name,
                         "dice": metrics.dice,
@@ -257,11 +254,11 @@ class ClickEvaluation:
         content = self.summary()
         lines = [f"{'clicks':<22}" + "".join(f"{n:>8}" for n in self.shown)]
         for way in self.ways:
-            own = content[f"propagation {_word(way)}"]
+            own = content[f"propagation {way_name(way)}"]
             for metric in METRICS:
                 numbers = own[metric]["mean"].values()
                 cells = "".join(f"{'–' if n is None else format(n, '.3f'):>8}" for n in numbers)
-                lines.append(f"{f'{metric}, propagation {_word(way)}':<22}" + cells)
+                lines.append(f"{f'{metric}, propagation {way_name(way)}':<22}" + cells)
             for target in TARGETS:
                 found = own[f"noc_{round(100 * target)}"]
                 lines.append(
@@ -292,7 +289,9 @@ class ClickEvaluation:
         figure = clicks_figure(
             {
                 title: {
-                    (name, _word(way)): curve for way in self.ways for name, curve in self.curves(way, metric).items()
+                    (name, way_name(way)): curve
+                    for way in self.ways
+                    for name, curve in self.curves(way, metric).items()
                 }
                 for title, metric in titles.items()
             }
@@ -337,30 +336,17 @@ def evaluate_clicks(
     """
     if clicks < 1:
         raise InputError(f"The number of clicks is {clicks}; it is at least 1.")
-    session = S2VSession(device, **options)
-    session.initialize_from_trained_model_folder(model, fold, checkpoint)
-    description = session.model.dataset_json
-    labels = ScoredLabels.from_dataset_json(description, f"dataset.json of {model}")
-    files = _files(Path(images), Path(references), description, cases)
-    reader = Reader(session.model.plans_manager.plans["image_reader_writer"])
-    threads = session.threads or torch.get_num_threads()
-    found = ClickEvaluation(labels, float(nsd_tolerance_mm), clicks, str(session.device), threads)
-    for name, (channels, reference) in files.items():
-        truth = reader.labels(reference)
-        require_same_geometry(name, truth, reader.image(channels[0]))
-        for way in propagation:
-            session.propagation = way
-            session.set_image_from_files(channels)
-            case = Clicked(name, way, tuple(_click_through(session, truth, found)))
-            found.cases.append(case)
-            first, last = case.moments[0], case.moments[-1]
-            done(
-                f"{name}, propagation {_word(way)}: Dice {first.dice:.3f}, after {last.clicks} clicks {last.dice:.3f}, "
-                f"{sum(moment.seconds for moment in case.moments):.1f} s"
-            )
-    found.peak_mib = peak_host_mib()
-    if session.device.type == "cuda":
-        found.peak_gpu_mib = torch.cuda.max_memory_allocated(session.device) / 2**20
+    opened = ClickCases.opened(images, references, model, cases, fold, checkpoint, device, **options)
+    found = ClickEvaluation(opened.labels, float(nsd_tolerance_mm), clicks, str(opened.session.device), opened.threads)
+    for name, way, truth in opened.each(propagation):
+        case = Clicked(name, way, tuple(_click_through(opened.session, truth, found)))
+        found.cases.append(case)
+        first, last = case.moments[0], case.moments[-1]
+        done(
+            f"{name}, propagation {way_name(way)}: Dice {first.dice:.3f}, after {last.clicks} clicks {last.dice:.3f}, "
+            f"{sum(moment.seconds for moment in case.moments):.1f} s"
+        )
+    found.peak_mib, found.peak_gpu_mib = opened.peak_mib()
     return found
 
 
@@ -390,31 +376,3 @@ def _click_through(session: S2VSession, truth: Volume, about: ClickEvaluation) -
         session.add_point_interaction(click.voxel, label=click.label)
         spent = time.perf_counter() - start
         effect = effect_of(before, session.target_buffer, reference, clicks, axis, ignore)
-
-
-def _files(
-    images: Path, references: Path, description: Mapping[str, Any], cases: Sequence[str] | None
-) -> dict[str, tuple[list[Path], Path]]:
-    """Channels and reference of every case."""
-    if not references.is_dir():
-        raise InputError(f"The reference folder {references} does not exist.")
-    ending = description["file_ending"]
-    names = [path.name.removesuffix(ending) for path in visible_files(references, ending)]
-    if cases is not None and (unknown := sorted(set(cases) - set(names))):
-        raise InputError(
-            f"{references} holds no reference of case {unknown[0]}; there are {len(names)} {ending} files."
-        )
-    names = names if cases is None else sorted(set(cases))
-    if not names:
-        raise InputError(f"{references} holds no {ending} files; is it the folder of the references?")
-    channels = require_images(images, description, names)
-    return {name: (channels[name], references / f"{name}{ending}") for name in names}
-
-
-def _word(propagation: bool) -> str:
-    return "on" if propagation else "off"
-
-
-def _number(value: float) -> float | None:
-    """Round for JSON, which has no NaN: None instead."""
-    return None if math.isnan(value) else round(value, 4)

@@ -1,6 +1,7 @@
 """Prompts from a file, without a screen: the format, and that the command repeats what a session does."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -264,6 +265,26 @@ def test_the_commands_repeat_a_session_and_evaluate_clicks(trained, tmp_path, ca
         assert (effects["obeyed_percent"], effects["clicks"]) == (100.0, 4)
     rows = (out / "clicks.csv").read_text().splitlines()
     assert len(rows) == 1 + 2 * 2 * 3 * 2  # cases, ways, moments, labels
+
+    # a box and five clicks for every structure of one case
+    chosen = ["--protocol", "cvpr2025", "--cases", "tiny_3", "-device", "cpu"]
+    assert cli.main([*command, *chosen, "--propagation", "both"]) == 0
+    told = capsys.readouterr().out
+    summary = json.loads((out / "clicks.json").read_text())
+    for way in ("on", "off"):
+        found = summary[f"propagation {way}"]
+        numbers = {name: found[name] for name in ("dsc_auc", "nsd_auc", "dsc_final", "nsd_final")}
+        assert found["of each case"] == {"tiny_3": numbers}
+        five = found["dsc"]["mean"][1:]
+        assert numbers["dsc_auc"] == pytest.approx(sum(five) - (five[0] + five[-1]) / 2, abs=1e-3)
+        assert numbers["dsc_final"] == five[-1] > found["dsc"]["mean"][0]
+        (said,) = re.findall(rf"tiny_3, propagation {way}: DSC-AUC ([\d.]+)", told)
+        assert float(said) == pytest.approx(numbers["dsc_auc"], abs=1e-3)
+    rows = (out / "clicks.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2 * 6 * 2  # ways, rounds, labels
+    assert cli.main([*command, *chosen, "--clicks", "3"]) == 2
+    assert "--protocol cvpr2025 has five clicks per structure" in capsys.readouterr().err
+
     assert cli.main([*command, "--cases", "tiny_9", "-device", "cpu"]) == 2
     assert "no reference of case tiny_9" in capsys.readouterr().err
     shutil.copytree(labels, tmp_path / "more")

@@ -1,4 +1,5 @@
-// What a user does to correct a segmentation by hand: node correct.mjs PLAYWRIGHT CHROMIUM LINK OUT_FOLDER first|again
+// What a user does to correct a segmentation by hand: node correct.mjs PLAYWRIGHT CHROMIUM LINK OUT_FOLDER WHICH
+// first: everything; again: look at what was kept; killed: click, while the server is killed
 // Writes label maps as the page has them, and answers with what it saw as JSON.
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -57,6 +58,28 @@ seen.resumed = await toast()
 await keep('opened')
 if (which === 'again') {
   await page.screenshot({ path: join(out, 'again.png') })
+  await browser.close()
+  console.log(JSON.stringify(seen))
+  process.exit(0)
+}
+
+if (which === 'killed') {
+  await page.keyboard.press('d')
+  await page.keyboard.press('1')
+  await drag([at(70, 10), at(70, 20)])
+  await doing(() => page.mouse.up())
+  await keep('painted before')
+  await page.keyboard.press('c')
+  await page.keyboard.press('3')
+  // the first that the page hears is that the server works, the next that it is gone
+  const state = await page.evaluate(() => fetch('api/state').then((answer) => answer.json()))
+  await page.route('**/api/state', (route) => route.fulfill({ json: { ...state, busy: true } }), { times: 1 })
+  await page.mouse.click(...(await place(at(38, 34)))) // the server does not live to answer this
+  await page.waitForFunction(() => document.getElementById('toast').className === 'error')
+  seen.said = await toast()
+  await page.waitForFunction(() => document.getElementById('working').hidden, null, { timeout: 20_000 })
+  seen.errors = seen.errors.filter((text) => !text.includes('ERR_'))
+  await page.screenshot({ path: join(out, 'killed.png') })
   await browser.close()
   console.log(JSON.stringify(seen))
   process.exit(0)

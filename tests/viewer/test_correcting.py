@@ -9,7 +9,9 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,12 +45,25 @@ def demo(folder):
             server.send_signal(signal.SIGKILL)
 
 
+def browsing(link, out, which):
+    command = ["node", str(Path(__file__).with_name("correct.mjs")), str(PLAYWRIGHT), CHROMIUM, link, str(out), which]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def seen_by(browser):
+    said, errors = browser.communicate(timeout=1500)
+    assert browser.returncode == 0, errors
+    return json.loads(said.splitlines()[-1])
+
+
 def browsed(link, out, which):
-    script = Path(__file__).with_name("correct.mjs")
-    command = ["node", str(script), str(PLAYWRIGHT), CHROMIUM, link, str(out), which]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    with browsing(link, out, which) as browser:
+        return seen_by(browser)
+
+
+def labels_in(folder, name):
+    """The phantom's axes are those of the screen, but for a flip of both in-plane ones."""
+    return np.frombuffer((folder / name).read_bytes(), np.uint8).reshape(SHAPE)[:, ::-1, ::-1]
 
 
 def test_what_is_drawn_by_hand_is_so_and_outlives_the_server(tmp_path):
@@ -60,9 +75,7 @@ def test_what_is_drawn_by_hand_is_so_and_outlives_the_server(tmp_path):
     print({key: value for key, value in seen.items() if "seconds" in key})
     assert seen["errors"] == []
 
-    def labels(name):
-        """The phantom's axes are those of the screen, but for a flip of both in-plane ones."""
-        return np.frombuffer((out / name).read_bytes(), np.uint8).reshape(SHAPE)[:, ::-1, ::-1]
+    labels = partial(labels_in, out)
 
     prompts = read_notes(kept / "phantom.session")["prompts"]
     brushes = [prompt for prompt in prompts if prompt["type"] == "brush"]
@@ -111,3 +124,33 @@ def test_what_is_drawn_by_hand_is_so_and_outlives_the_server(tmp_path):
     assert again["errors"] == []
     assert again["resumed"] == f"This case goes on where it ended, after {len(prompts)} prompts"
     assert np.array_equal(labels("opened"), labels("other"))
+
+
+def test_a_click_that_the_server_is_killed_over_is_computed_when_the_case_is_opened_again(tmp_path):
+    require_browser()
+    out, kept = tmp_path / "seen", tmp_path / "demo"
+    out.mkdir()
+    waiting = kept / "phantom.session.waiting"
+    with demo(kept) as link:
+        browser = browsing(link, out, "killed")
+        asked_for = ""
+        while '"point"' not in asked_for:
+            assert browser.poll() is None, browser.communicate()
+            time.sleep(0.001)
+            with suppress(FileNotFoundError):
+                asked_for = waiting.read_text()
+    with browser:
+        seen = seen_by(browser)
+    assert seen["said"] == "The server does not answer. Was it stopped?"
+    assert seen["errors"] == []
+
+    with demo(kept) as link:
+        again = browsed(link, out, "again")
+    assert again["errors"] == []
+    assert again["resumed"] == "This case goes on where it ended, after 3 prompts"
+    kinds = [prompt["type"] for prompt in read_notes(kept / "phantom.session")["prompts"]]
+    assert kinds == ["automatic", "brush", "point"]
+    assert not waiting.exists()
+    before, after = labels_in(out, "painted before"), labels_in(out, "opened")
+    assert (before[seen["slice"], 38, 34], after[seen["slice"], 38, 34]) == (2, 3)
+    assert np.array_equal(before[:, 69:], after[:, 69:])

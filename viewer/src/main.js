@@ -61,6 +61,7 @@ function watch() {
   polling ??= setInterval(async () => {
     const state = await server.state().catch(() => null)
     if (state) showState(state)
+    else showWorking(false) // it was stopped, which whoever asked for something is told
     if (!state || (!state.busy && !marks.pending.length)) {
       clearInterval(polling)
       polling = null
@@ -68,10 +69,14 @@ function watch() {
   }, 150)
 }
 
+function showWorking(busy) {
+  $('working').hidden = !busy
+  document.body.classList.toggle('busy', busy)
+}
+
 function showState(state) {
   const [done, of] = state.progress ?? [0, 0]
-  $('working').hidden = !state.busy
-  document.body.classList.toggle('busy', state.busy)
+  showWorking(state.busy)
   $('bar').value = of ? Math.min(1, done / of) : 0
   $('bar').toggleAttribute('data-unknown', !of)
   $('progress').textContent = of ? `Segmenting: ${done} slices done` : 'Segmenting'
@@ -141,9 +146,9 @@ function send(prompt, painting = null) {
         throw error
       } finally {
         done()
+        volume.draw()
         showState(await server.state())
         if (cases.length) showCases(await server.cases())
-        volume.draw()
       }
     }),
   )
@@ -234,7 +239,7 @@ function buildLabels() {
     const button = element('button', { type: 'button', id: `label-${value}` }, swatch, element('span', { className: 'name' }, name), amount, key)
     button.addEventListener('click', () => chooseLabel(value))
     button.setAttribute('role', 'radio')
-    const lockButton = element('button', { type: 'button', id: `lock-${value}`, className: 'lock', title: `Lock ${name}: no voxel of it comes or goes (K)` }, icon('lock'))
+    const lockButton = element('button', { type: 'button', id: `lock-${value}`, className: 'lock', title: `Lock ${name}: no voxel of it comes or goes (K)` }, icon('unlocked'), icon('locked'))
     lockButton.setAttribute('aria-label', `Lock ${name}`)
     lockButton.addEventListener('click', () => lock(value))
     list.append(element('div', { className: 'label-row' }, button, lockButton))
@@ -264,7 +269,8 @@ const ICONS = {
   lasso: 'M12 4c5 0 8 2.5 8 6s-3 6-8 6-8-2.5-8-6 3-6 8-6zM8 16c-1 3 0 4 3 4',
   box: 'M4 5h16v14H4z',
   brush: 'M20 4L10 14M10 14c-4-1-5 2-6 6 4 1 8 0 6-6',
-  lock: 'M6 11h12v9H6zM8 11V8c0-5 8-5 8 0v3',
+  unlocked: 'M6 11h12v9H6zM8 11V7c0-5 8-5 8 0',
+  locked: 'M6 11h12v9H6zM8 11V8c0-5 8-5 8 0v3',
   eraser: 'M4 15L13 6l6 6-7 7H8zM9 10l6 6',
   look: 'M2 12c4-7 16-7 20 0-4 7-16 7-20 0zM12 9a3 3 0 1 0 0 6 3 3 0 0 0 0-6',
 }

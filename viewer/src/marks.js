@@ -2,6 +2,7 @@
 
 const BACKGROUND = '#f4f6fa'
 const CHANGED = '#63b3ff'
+const ACCEPTED = '#4fd79a'
 
 export class Marks {
   /** @param colourOf label value → colour */
@@ -67,20 +68,22 @@ export class Marks {
     const index = volume.shownCrosshair[plane.axis]
     context.font = `500 ${12 * scale}px system-ui, sans-serif`
     context.textBaseline = 'top'
-    context.fillStyle = '#c6cedb'
     context.shadowColor = '#000'
     context.shadowBlur = 3 * scale
     const tile = volume.nv.getCustomLayout().find(({ sliceType }) => sliceType === plane.type).position
     const [x, y] = [tile[0] * this.canvas.width, tile[1] * this.canvas.height]
-    const accepted = plane === volume.plane && this.accepted.includes(volume.crosshair[volume.axisOf(plane)])
-    const title = `${plane.name}  ${index + 1} / ${count}${accepted ? '  accepted' : ''}`
-    context.fillText(title, x + 10 * scale, y + 9 * scale)
+    let end = x + 10 * scale
+    const write = (text, colour) => {
+      context.fillStyle = colour
+      context.fillText(text, end, y + 9 * scale)
+      end += context.measureText(text).width + 16 * scale
+    }
+    write(`${plane.name}  ${index + 1} / ${count}`, '#c6cedb')
+    if (plane === volume.plane && this.accepted.includes(volume.crosshair[volume.axisOf(plane)])) write('accepted', ACCEPTED)
     const changed = plane === volume.plane && count > 1 ? this.changed : null
     if (changed) {
       const slices = changed[1] - changed[0] === 1 ? `slice ${changed[1]}` : `slices ${changed[0] + 1} to ${changed[1]}`
-      const before = context.measureText(title).width
-      context.fillStyle = CHANGED
-      context.fillText(`last change: ${this.voxels} voxels, ${slices}`, x + 26 * scale + before, y + 9 * scale)
+      write(`last change: ${this.voxels} ${this.voxels === 1 ? 'voxel' : 'voxels'}, ${slices}`, CHANGED)
     }
     context.shadowBlur = 0
     if (count > 1) { // where in the volume this is
