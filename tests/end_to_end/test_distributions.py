@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = {"nnunet_ext": "nnunet_ext", "trainers": "nnunet_ext/trainers", "plans": "nnunet_ext/plans"}
 """Folders of a checkout that are installed, and where."""
 
-DATA = {".css", ".html", ".j2", ".js", ".json", ".md", ".txt", ".yaml"}
+DATA = {".css", ".html", ".j2", ".js", ".json", ".md", ".pth", ".txt", ".yaml"}
 RUBBISH = (
     "nnunet_ext/benchmark/low-acdc/results/checkpoint_final.pth",
     "nnunet_ext/benchmark/specs/case_0000.nii.gz",

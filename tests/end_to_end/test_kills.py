@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
 ]
 
-MOMENTS = 50
+MOMENTS = 25
 
 COMMANDS = {
     "scribbles generate": "scribbles generate 901 --new-dataset 905",

@@ -39,6 +39,8 @@ def test_a_tutorial_runs_from_raw_data_to_its_last_picture(tutorial, notebook, t
     assert replaced == 1
     for cell in cells:
         cell.outputs = []
+        # importing PyTorch in every process is most of the time here
+        cell.source = cell.source.replace(' = "2"', ' = "1"').replace("-np 2 -npfp 2", "-np 1 -npfp 1")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(tmp_path)}}).execute()
