@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.mechanisms.toy import Answer
+from benchmarks.mechanisms.toy import Answer, dice
 from benchmarks.mechanisms.training import plans, predictor, trained
 from nnunet_ext.unlabelled.loader import KEY
 
@@ -60,7 +60,7 @@ def run(arms: Mapping[str, Arm] = ARMS, options: Mapping[str, Any] | None = None
     """
     networks = {arm: network_of(chosen, options, seed) for arm, chosen in arms.items()}
     second, first = (
-        {arm: dice(network, *images(TEST, 3, **signs)) for arm, network in networks.items()}
+        {arm: dice_of(network, *images(TEST, 3, **signs)) for arm, network in networks.items()}
         for signs in ({"dark": True}, {"bright": True})
     )
     alone, with_it = list(second.values())[-2:]
@@ -119,7 +119,6 @@ def images(number: int, seed: int, *, bright: bool = False, dark: bool = False) 
     return image[:, None], labels.long()
 
 
-def dice(network: torch.nn.Module, image: Tensor, labels: Tensor) -> float:
+def dice_of(network: torch.nn.Module, image: Tensor, labels: Tensor) -> float:
     """Dice of the object in all images."""
-    a, b = predictor(network)(image).argmax(1) == LABELS["object"], labels == LABELS["object"]
-    return 2 * float((a & b).sum()) / float(a.sum() + b.sum())
+    return dice(predictor(network)(image).argmax(1) == LABELS["object"], labels == LABELS["object"])

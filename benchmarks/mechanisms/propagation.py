@@ -8,14 +8,14 @@ the answer to the last one, at default options, and it must be the memory of thi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.mechanisms.toy import Answer
+from benchmarks.mechanisms.toy import Answer, dice
 from benchmarks.mechanisms.training import plans, predictor, trained
 from nnunet_ext.s2vnet.memory_test import Volume, memory_test
 from nnunet_ext.s2vnet.network import S2VNet, slices_with_image
@@ -66,9 +66,9 @@ def run(options: Mapping[str, Any] | None = None, *, seed: int = 0) -> list[Answ
     ]
 
 
-def solved(dice: Mapping[str, float]) -> bool:
+def solved(reached: Mapping[str, float]) -> bool:
     """Whether the first arm cannot know the object, and the second one does."""
-    without, with_it = dice.values()
+    without, with_it = reached.values()
     return without <= ALONE and with_it >= KNOWN
 
 
@@ -124,9 +124,13 @@ def volumes(number: int, slices: int, cue: bool, seed: int) -> tuple[Tensor, Ten
 def clicks_in_slice_0(labels: Tensor) -> Prompts:
     """One click per volume, in the middle of the object; ``labels``: ``(B, T, H, W)``."""
     middles = [volume[0].nonzero().float().mean(0).round().tolist() for volume in labels]
-    clicks = [Prompts.click([0, *middle], LABELS["object"]) for middle in middles]
+    return batch_of([Prompts.click([0, *middle], LABELS["object"]) for middle in middles])
+
+
+def batch_of(prompts: Sequence[Prompts]) -> Prompts:
+    """The prompts of several volumes, as many for each, as those of one batch."""
     names = ("position", "label", "weight", "age")
-    return Prompts(*(torch.cat([getattr(click, name) for click in clicks]) for name in names))
+    return Prompts(*(torch.cat([getattr(one, name) for one in prompts]) for name in names))
 
 
 def found(network: S2VNet, images: Tensor, prompts: Prompts | None = None) -> Tensor:
@@ -138,5 +142,4 @@ def found(network: S2VNet, images: Tensor, prompts: Prompts | None = None) -> Te
 
 def after_slice_0(predicted: Tensor, labels: Tensor) -> float:
     """Dice of the object in all slices but the first; both ``(B, T, H, W)``."""
-    a, b = predicted[:, 1:] == LABELS["object"], labels[:, 1:] == LABELS["object"]
-    return 2 * float((a & b).sum()) / float(a.sum() + b.sum())
+    return dice(predicted[:, 1:] == LABELS["object"], labels[:, 1:] == LABELS["object"])

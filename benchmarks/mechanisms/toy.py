@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -23,6 +25,11 @@ class Answer:
     arms: Mapping[str, float]
     known: str
     right: bool
+
+
+def dice(found: Tensor, truth: Tensor) -> float:
+    """Dice of two masks of the same shape, all images together."""
+    return 2 * float((found & truth).sum()) / float(found.sum() + truth.sum())
 
 
 def table(answers: Mapping[str, Sequence[Answer]]) -> str:

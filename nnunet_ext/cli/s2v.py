@@ -54,8 +54,9 @@ def _interact(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate_clicks(arguments: argparse.Namespace) -> None:
-    from nnunet_ext.interactive.evaluate_box_and_clicks import BoxAndClicks, evaluate_box_and_clicks
-    from nnunet_ext.interactive.evaluate_clicks import ClickEvaluation, evaluate_clicks
+    from nnunet_ext.interactive.click_report import ClickReport
+    from nnunet_ext.interactive.evaluate_box_and_clicks import evaluate_box_and_clicks
+    from nnunet_ext.interactive.evaluate_clicks import evaluate_clicks
 
     said: dict[str, Any] = {
         "cases": arguments.cases,
@@ -65,7 +66,7 @@ def _evaluate_clicks(arguments: argparse.Namespace) -> None:
     }
     chosen = {"clicks": arguments.clicks, "nsd_tolerance_mm": arguments.nsd_tolerance}
     chosen = {name: value for name, value in chosen.items() if value is not None}
-    evaluation: ClickEvaluation | BoxAndClicks
+    evaluation: ClickReport[Any]
     if arguments.protocol == "cvpr2025":
         if chosen:
             raise InputError(

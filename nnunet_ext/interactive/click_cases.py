@@ -14,6 +14,7 @@ from nnunet_ext.data.folders import visible_files
 from nnunet_ext.data.label_definitions import ScoredLabels
 from nnunet_ext.data.reading import Reader, Volume, require_same_geometry
 from nnunet_ext.errors import InputError
+from nnunet_ext.evaluation.metrics import CaseMetrics, label_metrics
 from nnunet_ext.interactive.session import S2VSession
 from nnunet_ext.nnunet.models import require_images
 from nnunet_ext.processes.memory import peak_host_mib
@@ -96,6 +97,25 @@ class ClickCases:
         device = self.session.device
         on_gpu = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
         return peak_host_mib(), on_gpu
+
+
+def scored(session: S2VSession, truth: Volume, labels: ScoredLabels, nsd_tolerance_mm: float) -> dict[str, CaseMetrics]:
+    """Metrics of what is in a session now, by label.
+
+    Args:
+        session: with an image.
+        truth: its reference.
+        labels: that are scored.
+        nsd_tolerance_mm: of NSD.
+    """
+    return label_metrics(
+        session.target_buffer.reshape(truth.array.shape),
+        truth.array,
+        truth.spacing_mm,
+        labels.values,
+        ignore_label=labels.ignore,
+        nsd_tolerances_mm=[nsd_tolerance_mm],
+    )
 
 
 def way_name(propagation: bool) -> str:

@@ -15,8 +15,7 @@ from typing import Any
 
 from nnunet_ext.data.label_definitions import ScoredLabels
 from nnunet_ext.data.reading import Volume
-from nnunet_ext.evaluation.metrics import DEFINITIONS, CaseMetrics, label_metrics, mean, shown
-from nnunet_ext.files import replacing, write_json, write_rows
+from nnunet_ext.evaluation.metrics import DEFINITIONS, CaseMetrics, mean, shown
 from nnunet_ext.interactive.box_and_clicks import (
     CLICKS,
     LEAST_DSC,
@@ -25,11 +24,10 @@ from nnunet_ext.interactive.box_and_clicks import (
     boxes,
     round_of_clicks,
 )
-from nnunet_ext.interactive.click_cases import ClickCases, rounded, way_name
+from nnunet_ext.interactive.click_cases import ClickCases, rounded, scored, way_name
 from nnunet_ext.interactive.click_effects import Click
-from nnunet_ext.interactive.click_figure import clicks_figure
+from nnunet_ext.interactive.click_report import ClickReport, click_cells
 from nnunet_ext.interactive.session import S2VSession
-from nnunet_ext.version import __version__
 
 NUMBERS = {"dsc_auc": "DSC-AUC", "nsd_auc": "NSD-AUC", "dsc_final": "final DSC", "nsd_final": "final NSD"}
 """The numbers of a case, and what they are called in print."""
@@ -96,17 +94,10 @@ class BoxedCase:
 
 
 @dataclass
-class BoxAndClicks:
-    """All cases, with propagation and without.
+class BoxAndClicks(ClickReport[BoxedCase]):
+    """All cases, with propagation and without."""
 
-    Attributes:
-        labels: the structures.
-        device: on which it ran.
-        threads: of PyTorch.
-        cases: so far.
-        peak_mib: of the process, after the last of them; None where that cannot be measured.
-        peak_gpu_mib: allocated.
-    """
+    across = "clicks per structure, after a box"
 
     labels: ScoredLabels
     device: str
@@ -115,14 +106,9 @@ class BoxAndClicks:
     peak_mib: float | None = None
     peak_gpu_mib: float | None = None
 
-    @property
-    def ways(self) -> list[bool]:
-        """The ways that were evaluated: with propagation (True), without, or both."""
-        return sorted({case.propagation for case in self.cases}, reverse=True)
-
     def curves(self, way: bool) -> dict[str, dict[str, list[float]]]:
         """``dsc`` and ``nsd``: means over cases after the boxes and each click, of the mean and of every structure."""
-        rounds = list(zip(*(case.rounds for case in self.cases if case.propagation == way), strict=True))
+        rounds = list(zip(*(case.rounds for case in self.of(way)), strict=True))
         found = {
             name: {"mean": [mean(getattr(one, name) for one in each) for each in rounds]} for name in ("dsc", "nsd")
         }
@@ -132,22 +118,13 @@ class BoxAndClicks:
             found["nsd"][name] = [mean(metrics.nsd[NSD_TOLERANCE_MM] for metrics in each) for each in there]
         return found
 
-    def summary(self) -> dict[str, Any]:
-        """Everything but the clicks."""
-        return {
-            "nnunet_ext": __version__,
-            "protocol": "cvpr2025",
-            "definitions": [DEFINITIONS["surface"], RULE],
-            "device": self.device,
-            "threads": self.threads,
-            "peak_memory_mib": self.peak_mib,
-            "peak_gpu_memory_mib": self.peak_gpu_mib,
-            "cases": len({case.case for case in self.cases}),
-            **{f"propagation {way_name(way)}": self._of(way) for way in self.ways},
-        }
+    def protocol(self) -> dict[str, Any]:
+        """How was clicked and scored."""
+        return {"protocol": "cvpr2025", "definitions": [DEFINITIONS["surface"], RULE]}
 
-    def _of(self, way: bool) -> dict[str, Any]:
-        own = [case for case in self.cases if case.propagation == way]
+    def means(self, way: bool) -> dict[str, Any]:
+        """The four numbers, seconds and curves of one way, and the numbers of each case."""
+        own = self.of(way)
         curves = {
             metric: {name: [rounded(value) for value in curve] for name, curve in found.items()}
             for metric, found in self.curves(way).items()
@@ -174,46 +151,31 @@ class BoxAndClicks:
                         f"nsd_{NSD_TOLERANCE_MM:g}mm": metrics.nsd[NSD_TOLERANCE_MM],
                         "status": metrics.status,
                         "seconds": round(each.seconds, 4),
-                        "clicked_label": click.label if click else "",
-                        "clicked_z_y_x": " ".join(map(str, click.voxel)) if click else "",
-                        "wrong_region": click.region if click else "",
+                        **click_cells(click),
                     }
 
-    def report(self) -> str:
-        """The means, as text."""
-        lines = [f"{'':<22}{'box':>8}" + "".join(f"{f'{n + 1}. click':>10}" for n in range(CLICKS))]
+    def lines(self) -> Iterator[str]:
+        """The means, line by line."""
+        yield f"{'':<22}{'box':>8}" + "".join(f"{f'{n + 1}. click':>10}" for n in range(CLICKS))
         for way in self.ways:
-            own = [case for case in self.cases if case.propagation == way]
+            own = self.of(way)
             for metric, curves in self.curves(way).items():
                 first, *others = (shown(value, 3) for value in curves["mean"])
                 title = f"{metric.upper()}, propagation {way_name(way)}"
-                lines.append(f"{title:<22}{first:>8}" + "".join(f"{value:>10}" for value in others))
+                yield f"{title:<22}{first:>8}" + "".join(f"{value:>10}" for value in others)
             means = {name: mean(case.numbers[name] for case in own) for name in NUMBERS}
-            lines.append(", ".join(f"{title} {shown(means[name], 3)}" for name, title in NUMBERS.items()))
+            yield ", ".join(f"{title} {shown(means[name], 3)}" for name, title in NUMBERS.items())
             spent = mean(each.seconds for case in own for each in case.rounds if each.seconds)
-            lines.append(f"seconds per round: {shown(spent, 2)}")
-        lines.append(RULE)
-        if self.peak_mib is not None:
-            lines.append(f"peak memory of the process: {self.peak_mib:.0f} MiB")
-        return "\n".join(lines)
+            yield f"seconds per round: {shown(spent, 2)}"
+        yield RULE
 
-    def write(self, folder: str | Path) -> None:
-        """``clicks.csv``, ``clicks.json`` and ``clicks.png``."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        rows = list(self.rows())
-        write_rows(folder / "clicks.csv", rows[0], rows)
-        write_json(folder / "clicks.json", self.summary())
+    def panels(self) -> dict[str, dict[tuple[str, str], list[float]]]:
+        """Curves of the figure, DSC and NSD."""
         found = {way_name(way): self.curves(way) for way in self.ways}
-        figure = clicks_figure(
-            {
-                title: {(name, way): curve for way, curves in found.items() for name, curve in curves[metric].items()}
-                for title, metric in {"DSC": "dsc", f"NSD at {NSD_TOLERANCE_MM:g} mm": "nsd"}.items()
-            },
-            "clicks per structure, after a box",
-        )
-        with replacing(folder / "clicks.png") as temporary:
-            figure.savefig(temporary, format="png", dpi=120)
+        return {
+            title: {(name, way): curve for way, curves in found.items() for name, curve in curves[metric].items()}
+            for title, metric in {"DSC": "dsc", f"NSD at {NSD_TOLERANCE_MM:g} mm": "nsd"}.items()
+        }
 
 
 def evaluate_box_and_clicks(
@@ -267,12 +229,4 @@ def _rounds(session: S2VSession, truth: Volume, labels: ScoredLabels, case: str)
                 session.add_point_interaction(voxel, run_prediction=False, label=value)
             session.predict()
         spent = time.perf_counter() - start if clicks or not number else 0.0
-        metrics = label_metrics(
-            session.target_buffer.reshape(truth.array.shape),
-            truth.array,
-            truth.spacing_mm,
-            labels.values,
-            ignore_label=labels.ignore,
-            nsd_tolerances_mm=[NSD_TOLERANCE_MM],
-        )
-        yield Round(metrics, clicks, spent)
+        yield Round(scored(session, truth, labels, NSD_TOLERANCE_MM), clicks, spent)

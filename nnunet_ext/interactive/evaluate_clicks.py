@@ -26,13 +26,11 @@ from scipy.ndimage import distance_transform_edt, label
 from nnunet_ext.data.label_definitions import ScoredLabels
 from nnunet_ext.data.reading import Volume
 from nnunet_ext.errors import InputError
-from nnunet_ext.evaluation.metrics import DEFINITIONS, EMPTY_RULES, CaseMetrics, label_metrics, mean
-from nnunet_ext.files import replacing, write_json, write_rows
-from nnunet_ext.interactive.click_cases import ClickCases, rounded, way_name
+from nnunet_ext.evaluation.metrics import DEFINITIONS, EMPTY_RULES, CaseMetrics, mean
+from nnunet_ext.interactive.click_cases import ClickCases, rounded, scored, way_name
 from nnunet_ext.interactive.click_effects import Click, Effect, effect_of, effects_of
-from nnunet_ext.interactive.click_figure import clicks_figure
+from nnunet_ext.interactive.click_report import ClickReport, click_cells
 from nnunet_ext.interactive.session import S2VSession
-from nnunet_ext.version import __version__
 
 SHOWN = (0, 1, 2, 3, 5, 10, 15, 20)
 """Numbers of clicks in the report, up to the number that was tried."""
@@ -143,18 +141,12 @@ class Clicked:
 
 
 @dataclass
-class ClickEvaluation:
+class ClickEvaluation(ClickReport[Clicked]):
     """All cases, with propagation and without.
 
     Attributes:
-        labels: that are scored.
         tolerance_mm: of NSD.
         most: clicks at most.
-        device: on which it ran.
-        threads: of PyTorch.
-        cases: so far.
-        peak_mib: of the process, after the last of them; None where that cannot be measured.
-        peak_gpu_mib: allocated.
     """
 
     labels: ScoredLabels
@@ -167,18 +159,13 @@ class ClickEvaluation:
     peak_gpu_mib: float | None = None
 
     @property
-    def ways(self) -> list[bool]:
-        """The ways that were evaluated: with propagation (True), without, or both."""
-        return sorted({case.propagation for case in self.cases}, reverse=True)
-
-    @property
     def shown(self) -> list[int]:
         """The numbers of clicks in the report."""
         return sorted({n for n in SHOWN if n <= self.most} | {self.most})
 
     def curve(self, propagation: bool, metric: Metric, name: str | None = None) -> list[float]:
         """Mean over cases after 0, 1, … clicks, with propagation or without; ``name`` as for :meth:`Moment.score`."""
-        own = [case for case in self.cases if case.propagation == propagation]
+        own = self.of(propagation)
         return [mean(case.at(clicks).score(metric, name) for case in own) for clicks in range(self.most + 1)]
 
     def curves(self, propagation: bool, metric: Metric) -> dict[str, list[float]]:
@@ -186,23 +173,17 @@ class ClickEvaluation:
         names = [None, *self.labels.values]
         return {name or "mean": self.curve(propagation, metric, name) for name in names}
 
-    def summary(self) -> dict[str, Any]:
-        """Everything but the cases."""
+    def protocol(self) -> dict[str, Any]:
+        """How was clicked and scored."""
         return {
-            "nnunet_ext": __version__,
             "clicks": self.most,
             "nsd_tolerance_mm": self.tolerance_mm,
             "definitions": [DEFINITIONS["surface"], EMPTY_RULES["diagonal"]],
-            "device": self.device,
-            "threads": self.threads,
-            "peak_memory_mib": self.peak_mib,
-            "peak_gpu_memory_mib": self.peak_gpu_mib,
-            "cases": len({case.case for case in self.cases}),
-            **{f"propagation {way_name(way)}": self._of(way) for way in self.ways},
         }
 
-    def _of(self, way: bool) -> dict[str, Any]:
-        own = [case for case in self.cases if case.propagation == way]
+    def means(self, way: bool) -> dict[str, Any]:
+        """Curves, clicks to the targets, seconds and effects of one way."""
+        own = self.of(way)
         seconds = [moment.seconds for case in own for moment in case.moments[1:]]
         result: dict[str, Any] = {
             metric: {
@@ -240,64 +221,47 @@ class ClickEvaluation:
                         f"nsd_{self.tolerance_mm:g}mm": metrics.nsd[self.tolerance_mm],
                         "status": metrics.status,
                         "seconds": round(moment.seconds, 4),
-                        "clicked_label": click.label if click else "",
-                        "clicked_z_y_x": " ".join(map(str, click.voxel)) if click else "",
-                        "wrong_region": click.region if click else "",
+                        **click_cells(click),
                         "obeyed": int(effect.obeyed) if effect else "",
                         "fixed": effect.fixed if effect else "",
                         "broken": effect.broken if effect else "",
                         "slices": effect.slices if effect else "",
                     }
 
-    def report(self) -> str:
-        """The means, as text."""
-        content = self.summary()
-        lines = [f"{'clicks':<22}" + "".join(f"{n:>8}" for n in self.shown)]
+    def lines(self) -> Iterator[str]:
+        """The means, line by line."""
+        yield f"{'clicks':<22}" + "".join(f"{n:>8}" for n in self.shown)
         for way in self.ways:
-            own = content[f"propagation {way_name(way)}"]
+            own = self.means(way)
             for metric in METRICS:
                 numbers = own[metric]["mean"].values()
                 cells = "".join(f"{'–' if n is None else format(n, '.3f'):>8}" for n in numbers)
-                lines.append(f"{f'{metric}, propagation {way_name(way)}':<22}" + cells)
+                yield f"{f'{metric}, propagation {way_name(way)}':<22}" + cells
             for target in TARGETS:
                 found = own[f"noc_{round(100 * target)}"]
-                lines.append(
+                yield (
                     f"clicks to Dice {target:g}: {found['mean']:.1f} on average, not reached in {found['failed']} of "
-                    f"{content['cases']} cases, which count as {self.most}"
+                    f"{self.number_of_cases} cases, which count as {self.most}"
                 )
             found = own["effects"]
             if found["clicks"]:
-                lines.append(
+                yield (
                     f"of {found['clicks']} clicks {found['obeyed_percent']:.1f} % obeyed, "
                     f"{found['harmful_percent']:.1f} % harmful; {found['fixed']} voxels fixed, {found['broken']} "
                     f"broken; {found['slices']['mean']:.1f} slices touched per click"
                 )
             spent, automatic = own["seconds_per_click"]["mean"], own["seconds_automatic"]
-            lines.append(f"seconds: automatic {automatic:.2f}, per click {'–' if spent is None else f'{spent:.2f}'}")
-        if self.peak_mib is not None:
-            lines.append(f"peak memory of the process: {self.peak_mib:.0f} MiB")
-        return "\n".join(lines)
+            yield f"seconds: automatic {automatic:.2f}, per click {'–' if spent is None else f'{spent:.2f}'}"
 
-    def write(self, folder: str | Path) -> None:
-        """``clicks.csv``, ``clicks.json`` and ``clicks.png``."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        rows = list(self.rows())
-        write_rows(folder / "clicks.csv", rows[0], rows)
-        write_json(folder / "clicks.json", self.summary())
+    def panels(self) -> dict[str, dict[tuple[str, str], list[float]]]:
+        """Curves of the figure, Dice and NSD."""
         titles: dict[str, Metric] = {"Dice": "dice", f"NSD at {self.tolerance_mm:g} mm": "nsd"}
-        figure = clicks_figure(
-            {
-                title: {
-                    (name, way_name(way)): curve
-                    for way in self.ways
-                    for name, curve in self.curves(way, metric).items()
-                }
-                for title, metric in titles.items()
+        return {
+            title: {
+                (name, way_name(way)): curve for way in self.ways for name, curve in self.curves(way, metric).items()
             }
-        )
-        with replacing(folder / "clicks.png") as temporary:
-            figure.savefig(temporary, format="png", dpi=120)
+            for title, metric in titles.items()
+        }
 
 
 def evaluate_clicks(
@@ -305,13 +269,9 @@ def evaluate_clicks(
     references: str | Path,
     model: str | Path,
     *,
-    cases: Sequence[str] | None = None,
     clicks: int = 10,
     propagation: Sequence[bool] = (True,),
     nsd_tolerance_mm: float = 1.0,
-    fold: int | str | None = None,
-    checkpoint: str = "checkpoint_final.pth",
-    device: str | None = None,
     done: Callable[[str], None] = lambda line: None,
     **options: Any,
 ) -> ClickEvaluation:
@@ -321,22 +281,18 @@ def evaluate_clicks(
         images: folder, files as for nnU-Net.
         references: folder of their label maps.
         model: folder with ``plans.json`` and ``fold_…``.
-        cases: only these; by default all that have a reference.
         clicks: per case at most.
         propagation: True, False for clicks that change their slice only, or both.
         nsd_tolerance_mm: of NSD.
-        fold: see :meth:`S2VSession.initialize_from_trained_model_folder`.
-        checkpoint: file name in the folder of the fold.
-        device: ``cuda``, ``cpu`` or ``mps``; by default a GPU if there is one.
         done: is told a line after every case.
-        options: of the session.
+        options: of :meth:`ClickCases.opened`, such as ``cases`` and ``fold``.
 
     Raises:
         InputError: the model, a file or a case is missing, or does not fit.
     """
     if clicks < 1:
         raise InputError(f"The number of clicks is {clicks}; it is at least 1.")
-    opened = ClickCases.opened(images, references, model, cases, fold, checkpoint, device, **options)
+    opened = ClickCases.opened(images, references, model, **options)
     found = ClickEvaluation(opened.labels, float(nsd_tolerance_mm), clicks, str(opened.session.device), opened.threads)
     for name, way, truth in opened.each(propagation):
         case = Clicked(name, way, tuple(_click_through(opened.session, truth, found)))
@@ -358,15 +314,7 @@ def _click_through(session: S2VSession, truth: Volume, about: ClickEvaluation) -
     click, effect, spent = None, None, time.perf_counter() - start
     clicks: list[Click] = []
     for number in range(about.most + 1):
-        metrics = label_metrics(
-            session.target_buffer.reshape(truth.array.shape),
-            truth.array,
-            truth.spacing_mm,
-            about.labels.values,
-            ignore_label=about.labels.ignore,
-            nsd_tolerances_mm=[about.tolerance_mm],
-        )
-        yield Moment(number, metrics, click, spent, effect)
+        yield Moment(number, scored(session, truth, about.labels, about.tolerance_mm), click, spent, effect)
         axis, ignore = session.case.slice_axis, about.labels.ignore
         click = next_click(session.target_buffer, reference, spacing, axis, ignore, clicks)
         if click is None or number == about.most:

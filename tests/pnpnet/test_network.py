@@ -1,6 +1,7 @@
 """PnPNet on planned networks: every dimension, plan and label regime; what nnU-Net requires of a network."""
 
 import copy
+import shutil
 
 import numpy as np
 import pytest
@@ -235,7 +236,20 @@ def test_half_precision_autocast_is_finite(dim):
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_the_compiled_network_is_one_graph_with_the_same_gradients(dim):
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "aot_eager",
+        pytest.param(
+            "inductor",
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler; install g++"),
+            ],
+        ),
+    ],
+)
+def test_the_compiled_network_is_one_graph_with_the_same_gradients(dim, backend):
     """nnU-Net compiles on CUDA by default."""
     net, x = opened(build(dim=dim).train()), image({"dim": dim})
 
@@ -247,6 +261,6 @@ def test_the_compiled_network_is_one_graph_with_the_same_gradients(dim):
 
     eager = gradients(net)
     torch._dynamo.reset()
-    compiled = gradients(torch.compile(net, fullgraph=True, backend="aot_eager"))
+    compiled = gradients(torch.compile(net, fullgraph=True, backend=backend))
     for name, gradient in eager.items():
         torch.testing.assert_close(compiled[name], gradient, rtol=1e-3, atol=1e-4)

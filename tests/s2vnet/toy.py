@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from benchmarks.mechanisms.propagation import batch_of
 from nnunet_ext.nnunet.labels import LabelView
 from nnunet_ext.s2vnet.click_simulation import ClickRules, SimulatedUser
 from nnunet_ext.s2vnet.loss import auxiliary_loss, cluster_loss
@@ -106,5 +107,4 @@ def clicks(labels: Tensor, wrong: bool = False) -> Prompts:
         kind = int(volume.max())
         middle = (volume[0] > 0).nonzero().float().mean(0).round().tolist()
         one_each.append(Prompts.click([0, *middle], 3 - kind if wrong else kind))
-    names = ("position", "label", "weight", "age")
-    return Prompts(*(torch.cat([getattr(one, name) for one in one_each]) for name in names))
+    return batch_of(one_each)
