@@ -251,6 +251,15 @@ TRAINERS: dict[str, Entry] = {
         measured="not yet",
         page="docs/own_trainer.md",
     ),
+    "nnUNetTrainerMedContextPrimusS": Entry(
+        location="nnunet_ext.medcontext.primus_trainer:nnUNetTrainerMedContextPrimusS",
+        tier="combinations",
+        description="MedContext around nnU-Net's small Primus, a transformer: few labels",
+        needs="3D patches in multiples of 8, 2.3 times the compute",
+        network="stock",
+        measured="not yet",
+        page="docs/medcontext.md",
+    ),
 }
 """All trainers, in the order in which they are shown."""
 

@@ -118,6 +118,7 @@ def make_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainerFact
         settings["continue_training"] = False
         torch.manual_seed(seed)
         trainer_class = resolve(name) if isinstance(name, str) else name
+        tiny.shrink_transformers(monkeypatch.setattr)
         trainer = trainer_class(settings, configuration, 0, tiny.dataset_json(kind), torch.device("cpu"))
         trainer.initialize()
         return trainer

@@ -22,6 +22,7 @@ REPRESENTATIVES = (
     "nnUNetTrainerBaBLossPaper",
     "nnUNetTrainerS2VNet",
     "nnUNetTrainerMedContextPnPNet",
+    "nnUNetTrainerMedContextPrimusS",
 )
 
 MADE_OF = {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,29 @@ def rooms_of(trainer: str) -> set[str]:
     """The packages of ours in which the classes that a trainer of the catalogue is made of live."""
     bases = [base.__module__.split(".") for base in resolve(trainer).__mro__]
     return {module[1] for module in bases if module[0] == "nnunet_ext"}
+
+
+def configurations_for(trainer: str) -> list[str]:
+    """Configurations of :func:`plans` that a trainer of the catalogue can train."""
+    if any(base.__module__ == PRIMUS for base in resolve(trainer).__mro__):
+        return ["3d_fullres"]
+    return ["2d"] if "s2vnet" in rooms_of(trainer) else ["2d", "3d_fullres"]
+
+
+PRIMUS = "nnunetv2.training.nnUNetTrainer.primus.primus_trainers"
+
+
+def shrink_transformers(set_attribute: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Give nnU-Net's Primus trainers 2 layers of 24 features, if they are imported; the smallest has 12 of 396."""
+    if (module := sys.modules.get(PRIMUS)) is None:  # importing it takes seconds
+        return
+    from dynamic_network_architectures.architectures.primus import Primus
+
+    def build(channels: int, *sizes: Any, **settings: Any) -> nn.Module:
+        _, token, heads, _, _, patch = sizes
+        return Primus(channels, 24, token, heads, 2, 2, patch, **settings)
+
+    set_attribute(module, "Primus", build)
 
 
 def kind_for(trainer: str) -> str:

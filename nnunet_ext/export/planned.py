@@ -1,9 +1,10 @@
 """Decides whether the network that inference needs is the one that nnU-Net planned.
 
-Nobody keeps a list. The network of the trainer's class is built as for inference, beside that of ``nnUNetTrainer``. It
-is the planned one if it holds all tensors of the planned one, under their names and with their shapes, and if both
-compute the same logits, bit for bit, when *every* parameter of the trainer's network is drawn at random: what that
-network has beside the planned one then takes no part in the segmentation, whatever its weights, and may be left out.
+Nobody keeps a list. The network of the trainer's class is built as for inference, beside that of nnU-Net's own trainer
+under it: ``nnUNetTrainer``, or one that builds another network than the plans describe, such as those of Primus. It is
+the planned one if it holds all tensors of the planned one, under their names and with their shapes, and if both compute
+the same logits, bit for bit, when *every* parameter of the trainer's network is drawn at random: what that network has
+beside the planned one then takes no part in the segmentation, whatever its weights, and may be left out.
 """
 
 from __future__ import annotations
@@ -33,10 +34,16 @@ class Verdict:
     left_out: tuple[str, ...] = ()
 
 
+def stock_trainer(trainer: type[nnUNetTrainer]) -> type[nnUNetTrainer]:
+    """Return nnU-Net's own trainer under ``trainer`` whose network it trains."""
+    bases = [base for base in trainer.__mro__ if base.__module__.startswith("nnunetv2.")]
+    return next(base for base in bases if "build_network_architecture" in vars(base))
+
+
 def judge(trainer: type[nnUNetTrainer], model: Model, configuration: str) -> Verdict:
     """Compare the inference network of ``trainer`` with the planned one; the weights of neither matter."""
     own = model.inference_network(trainer, configuration)
-    planned = model.inference_network(nnUNetTrainer, configuration)
+    planned = model.inference_network(stock_trainer(trainer), configuration)
     weights, expected = own.state_dict(), planned.state_dict()
     unfit = [key for key, value in expected.items() if key not in weights or weights[key].shape != value.shape]
     if unfit:
@@ -47,7 +54,7 @@ def judge(trainer: type[nnUNetTrainer], model: Model, configuration: str) -> Ver
         for parameter in own.parameters():
             parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
     planned.load_state_dict({key: value for key, value in own.state_dict().items() if key in expected})
-    image = random_image(model, configuration)
+    image = random_image(model, configuration, trainer)
     try:
         same = torch.equal(logits(planned, image), logits(own, image))
     except RuntimeError as error:  # such as a patch of slices for a network that sees single slices
@@ -65,11 +72,17 @@ def logits(network: nn.Module, image: Tensor) -> Tensor:
         return network.eval()(image)
 
 
-def random_image(model: Model, configuration: str, *, whole_patch: bool = False) -> Tensor:
-    """``(1, C, *spatial)``; as small as the strides allow, two voxels at the bottleneck, or a whole patch."""
+def random_image(model: Model, configuration: str, trainer: type[nnUNetTrainer] | None = None) -> Tensor:
+    """``(1, C, *spatial)``: as small as the strides allow, two voxels at the bottleneck, or a whole patch.
+
+    Args:
+        model: for which the image is.
+        configuration: of the model.
+        trainer: of the network; without it, or if the network is not that of the plans, the patch is whole.
+    """
     _, settings = model.managers(configuration)
     size = list(settings.patch_size)
-    if not whole_patch:
+    if trainer is not None and stock_trainer(trainer) is nnUNetTrainer:
         strides = settings.network_arch_init_kwargs.get("strides", [])
         down = [math.prod(axis) for axis in zip(*strides, strict=True)]
         for axis in range(1, len(down) + 1):  # from behind: slices may come before the axes of the network

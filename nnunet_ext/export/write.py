@@ -1,8 +1,8 @@
 """``nnunet-ext export``: a trained model that predicts elsewhere, with stock nnU-Net alone wherever that is possible.
 
 Where the inference network of the trainer is the planned one (:mod:`nnunet_ext.export.planned`), the checkpoints are
-rewritten as those of ``nnUNetTrainer``: the tensors of the planned network and nothing else, and plans and
-``dataset.json`` without our entries. Otherwise the folder says which packages it needs.
+rewritten as those of nnU-Net's own trainer, mostly ``nnUNetTrainer``: the tensors of the planned network and nothing
+else, and plans and ``dataset.json`` without our entries. Otherwise the folder says which packages it needs.
 
 Either way nothing of the training is in it: no optimiser, no teacher, no log, no case names. What was written is read
 again as nnU-Net's predictor would, and its logits must equal those of the original, bit for bit.
@@ -26,7 +26,7 @@ from nnunet_ext.beside import beside
 from nnunet_ext.errors import InputError
 from nnunet_ext.export import formats, readme
 from nnunet_ext.export.model import Model, load_weights, read_model_checkpoint, trainer_class
-from nnunet_ext.export.planned import Verdict, judge, logits, random_image
+from nnunet_ext.export.planned import Verdict, judge, logits, random_image, stock_trainer
 from nnunet_ext.files import replacing, write_json, written_as_a_whole
 from nnunet_ext.nnunet.plans import without_extension
 from nnunet_ext.version import __version__
@@ -138,7 +138,7 @@ def export_model(
     configuration = first["init_args"]["configuration"]
     model.require(configuration)
     verdict = judge(trainer, model, configuration)
-    stock = verdict.planned and not keep_trainer
+    stock = stock_trainer(trainer) if verdict.planned and not keep_trainer else None
     name = name or first["trainer_name"]
     if not re.fullmatch(r"\w+", name) or "__" in name:
         raise InputError(f"--as {name!r} is no name of a trainer: letters, digits and single '_' are expected.")
@@ -146,13 +146,12 @@ def export_model(
     del first
 
     def write_into(root: Path) -> dict[str, float]:
-        exported = replace(model, folder=root, **_descriptions(model, stock))
+        exported = replace(model, folder=root, **_descriptions(model, stock is not None))
         _write_descriptions(exported, record, name)
         _copy_postprocessing(model.folder, root, files)
-        written_with = nnUNetTrainer if stock else trainer
         differences: dict[str, float] = {}
         for file in files:
-            network = _write_checkpoint(model, exported, file, record, trainer, written_with)
+            network = _write_checkpoint(model, exported, file, record, trainer, stock or trainer)
             written = root / file.parent.name / file.name
             if safetensors:
                 weights = written.with_suffix(formats.SAFETENSORS)
@@ -161,7 +160,7 @@ def export_model(
                 formats.write_description(exported, record, written.with_suffix(".json"))
             if onnx:
                 path = written.with_suffix(".onnx")
-                image = random_image(exported, configuration, whole_patch=True)
+                image = random_image(exported, configuration)
                 differences[path.relative_to(root).as_posix()] = formats.write_onnx(network, image, path)
         return differences
 
@@ -201,7 +200,12 @@ def _target(out: Path, source: Path, force: bool) -> Path:
 
 
 def _record(
-    model: Model, trainer: str, configuration: str, files: Sequence[Path], stock: bool, verdict: Verdict
+    model: Model,
+    trainer: str,
+    configuration: str,
+    files: Sequence[Path],
+    stock: type[nnUNetTrainer] | None,
+    verdict: Verdict,
 ) -> dict[str, Any]:
     return {
         "exported_by": f"nnunet-ext {__version__}",
@@ -209,7 +213,7 @@ def _record(
         "plans": model.plans["plans_name"],
         "configuration": configuration,
         "trained_with": trainer,
-        "trainer": "nnUNetTrainer" if stock else trainer,
+        "trainer": stock.__name__ if stock else trainer,
         "requires": [] if stock else readme.requirements(),
         "reason": "" if stock else verdict.reason,
         "left_out": list(verdict.left_out) if stock else [],
@@ -288,7 +292,7 @@ def _write_checkpoint(
 
     again = torch.load(folder / file.name, map_location="cpu", weights_only=True)
     load_weights(network, again, folder / file.name)
-    image = random_image(model, configuration)
+    image = random_image(model, configuration, trainer)
     expected = logits(original, image)
     if not (torch.isfinite(expected).all() and torch.equal(expected, logits(network, image))):
         raise InputError(

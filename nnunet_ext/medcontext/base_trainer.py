@@ -29,8 +29,13 @@ class TubeMasking(CommonTrainer):
     def context(self) -> MedContextOptions:
         return self.options.medcontext
 
+    @property
+    def block(self) -> int | None:
+        """Side of a hidden column in voxels; None: an eighth of the patch's."""
+        return self.context.block
+
     def initialize(self) -> None:
-        self.tubes = Tubes(self.training_patch_size, self.context.mask_ratio, self.context.block)
+        self.tubes = Tubes(self.training_patch_size, self.context.mask_ratio, self.block)
         super().initialize()
 
     def on_train_start(self) -> None:

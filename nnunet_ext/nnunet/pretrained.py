@@ -30,8 +30,9 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.nnssl import ENCODER_PREFIXES, PLAN, encoder_of, stages_in_words
 from nnunet_ext.nnunet.untrusted import load_untrusted
 
-PLANNED_PREFIXES = ("encoder.", "decoder.")
-"""Parameters of the planned network; whatever a method adds must have another first name."""
+PLANNED_PREFIXES = ("encoder.", "decoder.", "down_projection.", "eva.")
+"""Parameters of the planned network, or of Primus; whatever a method adds must have another first name. The rest of
+Primus is its decoder, which ends in the segmentation."""
 
 
 def unwrap(network: nn.Module) -> nn.Module:
@@ -98,7 +99,7 @@ def load_pretrained_weights(
     taken = len(fits) - len(planned)
     print(
         f"Pretrained weights from {fname}: {len(planned)} tensors of the planned network, "
-        f"{taken} of {added} tensors of added modules (the others keep their initialisation)."
+        f"{taken} of {added} other tensors (the rest keep their initialisation)."
     )
     if unused := sorted({key.partition(".")[0] for key in saved if key not in own}):
         print(f"In the checkpoint, but not in this network: {', '.join(unused)}")
@@ -134,7 +135,7 @@ def _with_channels_of(
     differing = [key for key in planned if saved[key].shape != own[key].shape]
     first = differing or _first_convolutions(own)
     pairs = {(saved[key].shape[1:2], own[key].shape[1:2]) for key in first}
-    if len(pairs) != 1 or any(own[key].ndim < 3 or _but_inputs(saved[key]) != _but_inputs(own[key]) for key in first):
+    if len(pairs) != 1 or any(own[key].ndim < 4 or _but_inputs(saved[key]) != _but_inputs(own[key]) for key in first):
         return saved
     [((old,), (new,))] = pairs
     sources = _sources(old, new, there, here)
@@ -202,6 +203,8 @@ def _cause(
     saved: Mapping[str, Tensor], own: Mapping[str, Tensor], differing: Sequence[str], pretrained_by_nnssl: bool
 ) -> str:
     """Say what is different, and what to do."""
+    if not saved.keys() & own.keys():
+        return "it is of another kind of network; use a checkpoint of a trainer with the same one."
     pairs = [(saved[key].shape, own[key].shape) for key in differing if key in saved]
     for a, b in pairs:
         if len(a) != len(b):

@@ -18,14 +18,15 @@ class Teacher(nn.Module):
     """A frozen copy of a network, always in evaluation mode and without deep supervision.
 
     Args:
-        student: the network to follow, which nnU-Net must be able to train: its ``decoder`` has ``deep_supervision``.
+        student: the network to follow; deep supervision is switched off in its ``decoder``, if it has one.
     """
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
         self.network = deepcopy(student).requires_grad_(False)
-        decoder: Any = self.network.decoder
-        decoder.deep_supervision = False
+        if hasattr(self.network, "decoder"):
+            decoder: Any = self.network.decoder
+            decoder.deep_supervision = False
         self.eval()
 
     def train(self, mode: bool = True) -> Teacher:

@@ -62,7 +62,6 @@ SEGMENTATION = "segmentation"
 INSIDE = "inside"
 """Entry of batches that tell the image from its padding (:mod:`nnunet_ext.nnunet.padding`)."""
 
-GRADIENT_CLIP = 12.0  # nnUNetTrainer.train_step
 TERM, STATISTIC = "loss_", "stat_"
 """Prefixes of terms and statistics in nnU-Net's log."""
 
@@ -96,6 +95,9 @@ class CommonTrainer(nnUNetTrainer):
     hyperparameters: ClassVar[Mapping[str, Any]] = {}
     """Attributes of ``nnUNetTrainer.__init__`` with other values in this trainer, such as ``initial_lr``."""
 
+    gradient_clip: ClassVar[float] = 12.0
+    """Largest norm of the gradients of a step; that of ``nnUNetTrainer.train_step``."""
+
     enable_deep_supervision: bool
     _best_ema: float | None
 
@@ -112,9 +114,7 @@ class CommonTrainer(nnUNetTrainer):
         settings = PlansManager(plans).get_configuration(configuration).configuration
         where = f"Plans {plans['plans_name']}, configuration {configuration},"
         self.options = self.resolve_options(settings, where)
-        self.schedule = Schedule.from_plans(plans_file.extension_settings(settings, "schedule"), where)
-        if self.published and type(self).build_optimizer is not CommonTrainer.build_optimizer:
-            self.schedule = self.schedule.without_optimizer()
+        self.schedule = self.resolve_schedule(settings, where)
         self.check_plans(plans, configuration)
         for section, content in self.to_remember(plans, configuration, dataset_json).items():
             plans_file.remember(plans, configuration, section, content)
@@ -163,6 +163,21 @@ class CommonTrainer(nnUNetTrainer):
             chosen.require_fitting(settings)
             setattr(options, section, chosen)
         return options
+
+    @classmethod
+    def resolve_schedule(cls, settings: Mapping[str, Any], where: str = THE_PLANS) -> Schedule:
+        """Return the schedule of the plans, as far as it applies to this trainer.
+
+        Args:
+            settings: resolved configuration of the plans.
+            where: the name of the plans, for messages.
+
+        Raises:
+            InputError: the plans have an unknown entry or a value that does not fit.
+        """
+        schedule = Schedule.from_plans(plans_file.extension_settings(settings, "schedule"), where)
+        own_optimizer = cls.published and cls.build_optimizer is not CommonTrainer.build_optimizer
+        return schedule.without_optimizer() if own_optimizer else schedule
 
     @property
     def image_channels(self) -> int:
@@ -430,7 +445,7 @@ class CommonTrainer(nnUNetTrainer):
 
     def _clip_gradients(self) -> None:
         parameters = [*self.network.parameters(), *self.aux.parameters()]
-        torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
+        torch.nn.utils.clip_grad_norm_(parameters, self.gradient_clip)
 
     def _average_aux_gradients(self) -> None:
         """Average the gradients of the auxiliary modules: DistributedDataParallel does this for the network only."""

@@ -86,6 +86,7 @@ TRAINERS = (
         )
     ),
     Distributed("nnUNetTrainerMedContextPnPNet"),
+    Distributed("nnUNetTrainerMedContextPrimusS", "3d_fullres"),
     *(
         Distributed(f"nnUNetTrainer{name}", kind="ignore")
         for name in ("AttenScribble", "MaskedCRF", "SSA", "AttenScribblePaper", "MaskedCRFPnPNet")
@@ -140,6 +141,7 @@ def steps_of(case: Distributed, rank: int) -> dict[str, Any]:
     # on CPUs there is none; PnPNetPaper's batch norm then knows its own samples alone
     torch.nn.SyncBatchNorm.convert_sync_batchnorm = staticmethod(lambda network, group=None: network)  # type: ignore
     trainer_class = resolve(case.trainer)
+    tiny.shrink_transformers()
     if case.wrapped:
         trainer_class = type("Wrapped", (MedContext, trainer_class), {})
 

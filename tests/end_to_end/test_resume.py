@@ -52,11 +52,12 @@ def trained(
                 tiny.write_preprocessed(template / "raw", template / "preprocessed", kind)
             prepare(template, data, declares, epochs=EPOCHS, iterations=ITERATIONS)
         whole, parts = root / name / "whole", root / name / "parts"
+        which = {"configuration": tiny.configurations_for(name)[0]}
         rounds += [
-            [Training(name, data, whole, root / name / "uninterrupted")],
-            [Training(name, data, parts, root / name / "killed", killed_at=killed_at(name))],
+            [Training(name, data, whole, root / name / "uninterrupted", **which)],
+            [Training(name, data, parts, root / name / "killed", killed_at=killed_at(name), **which)],
             # other weights at first, or it would not matter whether they are restored
-            [Training(name, data, parts, root / name / "continued", resume=True, seed=1)],
+            [Training(name, data, parts, root / name / "continued", resume=True, seed=1, **which)],
         ]
     name, data, results = "nnUNetTrainerCCM", root / "classes_", root / "at once"
     both = [root / "at once" / which for which in ("first", "second")]

@@ -27,7 +27,9 @@ def made(nnunet_folders, make_trainer, monkeypatch):
     """``made(name, seed=…)`` → a trainer for whose data set everything is declared that any trainer needs."""
     declares = {key: value for content in tiny.DECLARES.values() for key, value in content.items()}
     declare(nnunet_folders("ignore"), monkeypatch, declares)
-    return lambda name, seed=0: make_trainer(name, configuration="2d", kind="ignore", seed=seed)
+    return lambda name, seed=0: make_trainer(
+        name, configuration=tiny.configurations_for(name)[0], kind="ignore", seed=seed
+    )
 
 
 def test_every_trainer_of_the_catalogue_represents_others_or_is_represented():

@@ -33,7 +33,7 @@ def short_plans(**network):
 RUNS = [
     pytest.param(name, configuration, False, tiny.kind_for(name), marks=marks_of(name, configuration))
     for name in TRAINERS
-    for configuration in (("2d",) if "s2vnet" in tiny.rooms_of(name) else ("2d", "3d_fullres"))
+    for configuration in tiny.configurations_for(name)
 ] + [
     ("nnUNetTrainerPnPNet", "3d_fullres", True, "classes"),
     ("nnUNetTrainerPnPNet", "2d", True, "regions"),

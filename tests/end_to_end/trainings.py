@@ -97,6 +97,7 @@ def _nursery(rounds: Sequence[Sequence[Training]], answer: Any) -> None:
     for name in {training.trainer for together in rounds for training in together}:
         recursive_find_trainer_class_by_name(name)  # imports it
     assert nnunetv2.run.run_training
+    tiny.shrink_transformers()
     fork = multiprocessing.get_context("fork")
     codes = []
     for together in rounds:

@@ -10,7 +10,7 @@ from torch import nn
 
 from nnunet_ext.catalogue import TRAINERS, resolve
 from nnunet_ext.export.model import Model
-from nnunet_ext.export.planned import judge, logits, random_image
+from nnunet_ext.export.planned import judge, logits, random_image, stock_trainer
 from nnunet_ext.nnunet.plans import without_extension
 from tests import tiny
 from tests.structure import marks_of
@@ -19,10 +19,9 @@ DOCS = Path(__file__).parents[2] / "docs" / "export.md"
 LANDMARKS = {"names": ["tip", "top"], "surface_of": {"tip": ["left"]}}
 CASES = [
     pytest.param(name, configuration, residual, marks=() if configuration == "2d" else marks_of(name, configuration))
-    for name, entry in TRAINERS.items()
-    for configuration, residual in (
-        [("2d", False)] if ".s2vnet." in entry.location else [("2d", False), ("3d_fullres", True)]
-    )
+    for name in TRAINERS
+    for configuration, residual in (("2d", False), ("3d_fullres", True))
+    if configuration in tiny.configurations_for(name)
 ]
 
 
@@ -65,13 +64,13 @@ def test_every_trainer_is_what_the_documentation_says(model_of, name, configurat
     stripped = Model(model.folder, without_extension(model.plans), tiny.dataset_json())
     assert "nnunet_ext" not in str(stripped.plans)
     weights = trainer.network.state_dict()
-    stock = stripped.inference_network(nnUNetTrainer, configuration)
+    stock = stripped.inference_network(stock_trainer(resolve(name)), configuration)
     left_out = {key.partition(".")[0] for key in weights.keys() - stock.state_dict().keys()}
     assert left_out == set(verdict.left_out)
     stock.load_state_dict({key: weights[key] for key in stock.state_dict()})
     own = model.inference_network(resolve(name), configuration)
     own.load_state_dict(weights)
-    image = random_image(model, configuration, whole_patch=True)
+    image = random_image(model, configuration)
     assert torch.equal(logits(stock, image), logits(own, image))
 
 

@@ -70,7 +70,7 @@ class AddsTerm(CommonTrainer):
 
 def trainer_with(make_trainer, base, name, configuration=None):
     """The trainer ``name`` with ``base`` in front of it, and a batch for it."""
-    configuration = configuration or ("2d" if "s2vnet" in tiny.rooms_of(name) else "3d_fullres")
+    configuration = configuration or tiny.configurations_for(name)[-1]
     made = type(f"{base.__name__}{name}", (base, resolve(name)), {})
     return make_trainer(made, kind=tiny.kind_for(name), configuration=configuration)
 

@@ -9,8 +9,9 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights as stoc
 from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_ext.catalogue import TRAINERS
+from nnunet_ext.catalogue import TRAINERS, resolve
 from nnunet_ext.errors import InputError
+from nnunet_ext.export.planned import stock_trainer
 from nnunet_ext.nnunet.pretrained import load_pretrained_weights
 from tests import tiny
 
@@ -104,24 +105,24 @@ def everything(kind, more=False):
 def test_every_trainer_takes_stock_weights_gives_its_own_and_changes_its_classes(
     make_trainer, monkeypatch, tmp_path, name
 ):
-    kind = tiny.kind_for(name)
+    kind, configuration = tiny.kind_for(name), tiny.configurations_for(name)[0]
     monkeypatch.setattr(tiny, "dataset_json", everything)
-    stock = make_trainer(nnUNetTrainer, configuration="2d", kind=kind, seed=1)
-    ours = make_trainer(name, configuration="2d", kind=kind, seed=2)
+    stock = make_trainer(stock_trainer(resolve(name)), configuration=configuration, kind=kind, seed=1)
+    ours = make_trainer(name, configuration=configuration, kind=kind, seed=2)
 
     stock.save_checkpoint(str(tmp_path / "stock.pth"))
     maybe_load_checkpoint(ours, False, False, str(tmp_path / "stock.pth"))
     transferred = [key for key in stock.network.state_dict() if ".seg_layers." not in key]
     assert all(torch.equal(ours.network.state_dict()[key], stock.network.state_dict()[key]) for key in transferred)
 
-    ours = make_trainer(name, configuration="2d", kind=kind, seed=3)
+    ours = make_trainer(name, configuration=configuration, kind=kind, seed=3)
     ours.save_checkpoint(str(tmp_path / "ours.pth"))
     monkeypatch.setattr(run_training, "load_pretrained_weights", stock_function)
     maybe_load_checkpoint(stock, False, False, str(tmp_path / "ours.pth"))
     assert all(torch.equal(ours.network.state_dict()[key], stock.network.state_dict()[key]) for key in transferred)
 
     monkeypatch.setattr(tiny, "dataset_json", lambda kind: everything(kind, more=True))
-    finer = make_trainer(name, configuration="2d", kind=kind, seed=4)
+    finer = make_trainer(name, configuration=configuration, kind=kind, seed=4)
     before = {key: value.clone() for key, value in finer.network.state_dict().items()}
     maybe_load_checkpoint(finer, False, False, str(tmp_path / "ours.pth"))
     old, new = ours.network.state_dict(), finer.network.state_dict()
@@ -129,7 +130,7 @@ def test_every_trainer_takes_stock_weights_gives_its_own_and_changes_its_classes
     for key, value in new.items():
         kept = ".seg_layers." in key or old[key].shape != value.shape
         assert torch.equal(value, before[key] if kept else old[key]), key
-        assert kept <= (not key.startswith("encoder."))
+        assert kept <= (not key.startswith(("encoder.", "eva.")))
 
 
 def test_what_is_not_transferred_is_listed(make_trainer, monkeypatch, tmp_path, capsys):
