@@ -96,12 +96,18 @@ def setups(draw: st.DrawFn) -> Setup:
     )
 
 
+def of_tokens(setup: Setup) -> bool:
+    """Whether a patch is made of whole tokens of 8×8×8 voxels, and of so many columns that 40 % are one at least."""
+    height, width = setup.patch_size[-2:]
+    return setup.dim == 3 and not any(size % 8 for size in setup.patch_size) and height * width >= 3 * 8 * 8
+
+
 def refused(name: str, setup: Setup) -> bool:
     """Whether this trainer is not for this setup, as its documentation says."""
     rooms = tiny.rooms_of(name)
     return (
         ("s2vnet" in rooms and setup.dim == 3)
-        or (name == "nnUNetTrainerMedContextPrimusS" and (setup.dim == 2 or any(size % 8 for size in setup.patch_size)))
+        or (name == "nnUNetTrainerMedContextPrimusS" and not of_tokens(setup))
         or ("attenscribble" in rooms and not setup.ignore)
         or (name in {"nnUNetTrainerAttenScribblePaper", "nnUNetTrainerBaBLossPaper"} and setup.regions)
     )
