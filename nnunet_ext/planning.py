@@ -1,4 +1,4 @@
-"""Writes plans: presets, a schedule, options of methods and another resolution on top of what nnU-Net planned.
+"""Writes plans: presets, a schedule, options of methods and another resolution on top of nnU-Net's plans.
 
 Presets are files in ``plans/``, described in ``plans/README.md``. ``nnunet/plans.py`` says where a plans file holds our
 settings.

@@ -79,7 +79,7 @@ def run_here(benchmark: BenchmarkFolder, jobs: Sequence[Job], at_once: int = 1) 
             while (waiting or running or elsewhere) and not received:
                 for job in [job for job in elsewhere if not is_held(benchmark.of(job) / "lock")]:
                     elsewhere.remove(job)
-                    waiting.insert(0, job)  # to finish the rest of it
+                    waiting.insert(0, job)  # to finish it
                 while waiting and len(running) + len(elsewhere) < at_once:
                     ready = [job for job in waiting if benchmark.can_start(job)]
                     if not ready:

@@ -64,7 +64,8 @@ def run_benchmark(
             print(f"{len(submitted)} jobs submitted; the report shows what is done")
             if len(free) < len(todo):
                 print(
-                    f"{len(todo) - len(free)} jobs start from the weights of others: type the same command again then"
+                    f"{len(todo) - len(free)} jobs start from the weights of others; when these are done, run the same "
+                    "command again"
                 )
             return 0
         failed = run_jobs(benchmark, jobs, at_once)

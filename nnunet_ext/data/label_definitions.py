@@ -35,7 +35,7 @@ class ScoredLabels:
         """Read the labels that ``dataset.json`` declares.
 
         Args:
-            content: of ``dataset.json``.
+            content: content of ``dataset.json``.
             where: name of the file in messages.
 
         Raises:
@@ -89,7 +89,7 @@ def declared_labels(content: Mapping[str, Any], where: str = "dataset.json") -> 
     nnU-Net would compare label maps with the string itself and find nothing.
 
     Args:
-        content: of ``dataset.json``.
+        content: content of ``dataset.json``.
         where: name of the file in messages.
 
     Raises:

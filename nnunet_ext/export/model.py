@@ -88,8 +88,8 @@ class Model:
         """Raise InputError unless the plans have this configuration."""
         if configuration not in self.plans["configurations"]:
             raise InputError(
-                f"{self.folder / 'plans.json'} has no configuration {configuration!r}, of which the checkpoint is; it "
-                f"has: {', '.join(self.plans['configurations'])}. Are they of the same training?"
+                f"{self.folder / 'plans.json'} has no configuration {configuration!r}, which the checkpoint "
+                f"was trained with; it has: {', '.join(self.plans['configurations'])}. Are both of the same training?"
             )
 
     def managers(self, configuration: str) -> tuple[PlansManager, ConfigurationManager]:
@@ -134,7 +134,7 @@ def read_model_checkpoint(file: Path) -> dict[str, Any]:
         raise InputError(f"{file} has no {' and '.join(missing)}; it is no checkpoint of an nnU-Net training.")
     arguments = checkpoint["init_args"]
     if not isinstance(arguments, dict) or "configuration" not in arguments:
-        raise InputError(f"{file} does not say of which configuration it is; it is no checkpoint of nnU-Net v2.")
+        raise InputError(f"{file} does not name its configuration; it is no checkpoint of nnU-Net v2.")
     return checkpoint
 
 

@@ -83,7 +83,7 @@ class Exported:
         record = self.record
         lines = [f"{self.path}: {record['trained_with']}, {len(record['checkpoints'])} checkpoint(s)."]
         if not record["requires"]:
-            lines.append("Stock nnU-Net predicts with it, nothing of this package is needed.")
+            lines.append("Stock nnU-Net predicts with it; this package is not needed.")
             if self.verdict.left_out:
                 lines.append(
                     f"Left out, because the segmentation does not need it: {', '.join(self.verdict.left_out)}."
@@ -94,7 +94,7 @@ class Exported:
             else:
                 lines.append(f"Stock nnU-Net alone cannot predict with it: {self.verdict.reason}.")
             lines.append(f"It needs {' and '.join(record['requires'])}; {readme.NAME} in it says so.")
-        lines.append("Logits of what was written equal those of the original bit for bit.")
+        lines.append("The logits of the exported model equal those of the original bit for bit.")
         lines += [f"{name}: ONNX, logits differ by at most {gap:.2g}" for name, gap in self.onnx.items()]
         return "\n".join([*lines, "", readme.commands(record, self.name, self.path)])
 

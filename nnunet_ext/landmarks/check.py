@@ -203,7 +203,7 @@ def check_landmarks(
     distances = [distance for case in cases for distance in case.distances]
     distances += _across(found, cases, files, reader, processes, {(d.landmark, d.organ) for d in distances})
     if unread := keys_like_ours(found.raw.description):
-        findings.append(Finding("warning", "key", f"of the keys of dataset.json {unread}"))
+        findings.append(Finding("warning", "key", f"dataset.json: {unread}"))
     findings += _of_all(found, cases, distances)
     findings += [finding for case in cases for finding in case.findings]
     all_placed = {case.name: case.placed for case in cases if case.placed is not None}

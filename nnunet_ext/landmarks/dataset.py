@@ -75,7 +75,7 @@ class Declaration:
         """Read the block ``landmarks``.
 
         Args:
-            content: of ``dataset.json``.
+            content: content of ``dataset.json``.
             where: name of the file in messages.
 
         Raises:

@@ -111,7 +111,7 @@ def derive_dataset(
         write_json(folder / "dataset.json", {**derived_description(source, target, text), **declared})
         write_json(folder / ABOUT, result.statistics())
         if folds:
-            validation = f"{options.splits}, of which fold {options.fold} is meant"
+            validation = f"fold {options.fold} of {options.splits}"
             write_folds(folder / NAME, folds, target.name, grouping, validation)
     return result
 
@@ -130,7 +130,7 @@ def _folds(source: RawDataset, options: Options) -> tuple[Fold, list[Fold]]:
     base = Fold(tuple(sorted(set(folds[options.fold].train))), tuple(sorted(set(folds[options.fold].val))))
     if unknown := sorted({*base.train, *base.val} - set(cases)):
         raise InputError(
-            f"Fold {options.fold} of {options.splits} has {len(unknown)} cases that {source.name} has not "
+            f"Fold {options.fold} of {options.splits} has {len(unknown)} cases that are not in {source.name} "
             f"({some(unknown)}); give folds of this data set."
         )
     return base, folds
@@ -140,8 +140,8 @@ def _chosen(grouping: Grouping, base: Fold, options: Options) -> Fold:
     subjects = len({grouping.subject_of[case] for case in base.train})
     if not 1 <= options.segmented < subjects:
         raise InputError(
-            f"--segmented is {options.segmented}, but there are {subjects} training subjects, of which at least one "
-            "keeps its masks and at least one has only landmarks."
+            f"--segmented is {options.segmented}, but there are {subjects} training subjects; at least one must keep "
+            "its masks, and at least one must have only landmarks."
         )
     return few_shot(grouping.subject_of, base, [options.segmented], [options.seed])[0]
 

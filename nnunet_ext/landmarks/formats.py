@@ -279,7 +279,7 @@ def from_simple_json(
     """The points of a file, in its order.
 
     Args:
-        content: of the file.
+        content: content of the file.
         where: name of the file in messages.
         system: coordinate system of the file, whatever it states.
 

@@ -42,7 +42,7 @@ SIGMA = 1.0
 
 PLACE_VOXELS, GREY_SHARE = 4, 0.1
 """Units of distance in the slice (voxels) and in grey values (share of the range from the 0.5th to the 99.5th
-percentile of the image). They are about what a structure moves, and what its grey values vary, from slice to slice."""
+percentile of the image): about the changes of a structure from one slice to the next."""
 
 CLOSER, FARTHEST = 2.0, 5.0
 """How much closer a misplaced stroke is to another class than to its own, as a mean over its voxels, in those units.

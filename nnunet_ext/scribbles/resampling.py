@@ -86,7 +86,7 @@ def planned_grids(dataset: str, plans: str = "nnUNetPlans") -> list[Grid]:
 
 
 def median_grid(spacings_mm: Sequence[Sequence[float]]) -> Grid:
-    """The median spacing of the cases, which is what nnU-Net plans for most data sets."""
+    """The median spacing of the cases, which nnU-Net plans for most data sets."""
     if len({len(spacing) for spacing in spacings_mm}) > 1:
         raise InputError("Some cases are 2D and some are 3D, but all of a data set must have the same dimensions.")
     return Grid("median spacing", tuple(float(mm) for mm in np.median(np.asarray(spacings_mm), axis=0)))

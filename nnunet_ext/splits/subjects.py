@@ -25,11 +25,11 @@ RULES = (
     ("sub-…, as in BIDS", r"(?<![A-Za-z0-9])(sub-[A-Za-z0-9]+)", 0.0),
     ("the word patient or subject with its number", r"(?i)(?<![a-z])((?:patient|subject|subj|pat|pt)[-_]?\d+)", 0.0),
     (
-        "what is before the frame, time point, session or side",
+        "the part before the frame, time point, session or side",
         rf"(?i)^(.+?)(?:[-_. ](?:(?:{_TIME})[-_]?\d+|{_STATE}|{_SIDE}))+$",
         0.1,
     ),
-    ("what is before the second number", r"^(.*\d)[-_. ]\d+$", 0.1),
+    ("the part before the second number", r"^(.*\d)[-_. ]\d+$", 0.1),
 )
 """Rules for subjects in names: description, pattern whose group is the subject, smallest ratio of subjects to cases.
 

@@ -166,7 +166,8 @@ def _base(
     base = Fold(tuple(sorted(set(there[index].train))), tuple(sorted(set(there[index].val))))
     unknown = sorted({*base.train, *base.val} - set(cases.names))
     if unknown or not base.train or not base.val:
-        found = f"has cases that {cases.dataset} has not ({some(unknown)})" if unknown else "trains or validates nobody"
+        strangers = f"has cases that are not in {cases.dataset} ({some(unknown)})"
+        found = strangers if unknown else "trains or validates on no case"
         raise InputError(f"Fold {index} of {source} {found}; start from folds of this data set.")
     return base, f"fold {index} of {source}, the same for every fold"
 

@@ -225,7 +225,7 @@ def _page() -> APIRouter:
     async def page(request: Request) -> Response:
         file = files.get(request.url.path)
         if file is None:
-            return JSONResponse({"detail": "There is nothing of this name."}, 404)
+            return JSONResponse({"detail": "There is no file of this name."}, 404)
         return Response(file.read_bytes(), media_type=TYPES[file.suffix])
 
     return router

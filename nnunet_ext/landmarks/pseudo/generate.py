@@ -295,7 +295,7 @@ def _provenance(verdict: Verdict, prompts: Prompts | None) -> dict[str, Any]:
 def _require_spans(found: RawLandmarkDataset, where: Path) -> None:
     if not found.declaration.spans:
         raise InputError(
-            f"{where}: the landmarks have no spans, which say between which of them an organ lies; add for example "
+            f"{where}: the landmarks have no spans, the pairs of landmarks with an organ between them; add for example "
             '"spans": {"femur": [["FemurMedial", "FemurLateral"]]}.'
         )
     if found.raw.ignore is None:

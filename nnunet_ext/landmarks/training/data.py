@@ -123,7 +123,7 @@ class LandmarkData(CommonTrainer):
         path = Path(self.preprocessed_dataset_folder_base) / SPLITS
         if self.fold != "all" and not path.is_file():
             write_stratified_folds(path, by_annotation(self.landmark_cases))
-            self.print_to_log_file(f"Folds by what is annotated: {path}")
+            self.print_to_log_file(f"Folds by annotation: {path}")
         training, validation = super().do_split()
         if unknown := sorted({*training, *validation} - set(self.landmark_cases)):
             raise InputError(
