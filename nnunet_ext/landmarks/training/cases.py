@@ -262,6 +262,30 @@ def systematic_sample(
     return chosen
 
 
+def with_segmented_share(
+    annotations: Sequence[Annotation], share: float, probabilities: ArrayLike | None = None
+) -> NDArray[np.float64] | None:
+    """Probabilities that give at least this share of the samples to segmented cases.
+
+    If few cases have masks, most samples would otherwise teach nothing about the segmentation.
+
+    Args:
+        annotations: annotations of the N cases.
+        share: 0 to 1. It changes nothing if segmented cases have this share already, or if there are none.
+        probabilities: probabilities to change, ``(N,)``; the same for all cases by default.
+
+    Returns:
+        ``(N,)``, which add up to 1; None if nothing changes and ``probabilities`` is None.
+    """
+    segmented = np.array([annotation.segmentation for annotation in annotations])
+    known = np.ones(len(segmented)) if probabilities is None else np.asarray(probabilities, float)
+    known = known / known.sum()
+    has = known[segmented].sum()
+    if not 0 < has < share:
+        return None if probabilities is None else known
+    return np.where(segmented, known * share / has, known * (1 - share) / (1 - has))
+
+
 def write_stratified_folds(path: Path, cases: ByAnnotation) -> None:
     """Write nnU-Net's ``splits_final.json`` with 5 folds that all validate on every kind of case.
 
