@@ -244,7 +244,7 @@ def test_what_cannot_be_exported_gets_one_sentence(trained, tmp_path):
         network_weights=weights
     )
     assert "does not name its configuration" in message(init_args={})
-    assert "has no configuration '4d', which the checkpoint was trained with" in message(init_args={"configuration": "4d"})
+    assert "has no configuration '4d', which the checkpoint was" in message(init_args={"configuration": "4d"})
     with pytest.raises(InputError, match="is no trained model"):
         export_model(folder / "fold_0", tmp_path / "out")
     with pytest.raises(InputError, match="lie in each other"):

@@ -43,8 +43,8 @@ from nnunet_ext.nnunet.loaders import loaders_built_by
 class LandmarkDataLoader(nnUNetDataLoader):
     """nnU-Net's loader of a :class:`DatasetWithLandmarks`; its ``transforms`` carry keypoints or are None.
 
-    Every batch holds segmented cases and cases with landmarks in proportion to their numbers, and segmented cases with at
-    least ``segmented_share``. Patches are placed by nnU-Net, and may also be centred near landmarks where nnU-Net
+    Every batch holds segmented cases and cases with landmarks in proportion to their numbers, but at least
+    ``segmented_share`` of segmented cases. nnU-Net places the patches, and may also centre them near landmarks where it
     centres them on foreground. A case with only landmarks has no labelled voxels, so its other patches lie anywhere in
     the image, even if the data set has an ignore label.
     """
