@@ -70,7 +70,7 @@ def add(commands: Commands) -> None:
     parts = add_group(
         commands,
         "benchmark",
-        "train trainers and baselines on the same splits and plans, and report which differences are significant",
+        "train trainers and baselines on the same splits and plans, and report the differences with their uncertainty",
     )
     add_command(parts, "list", _list, "list the benchmarks that come with the package", "nnunet-ext benchmark list")
     run = add_command(
