@@ -120,7 +120,7 @@ def _serve(arguments: argparse.Namespace) -> None:
 def _add_session_flags(command: argparse.ArgumentParser) -> None:
     """Add the flags for the model of a session, and for how the session runs."""
     add_model_flags(command, "nnUNetTrainerS2VNet", "2d")
-    command.add_argument("-f", "--fold", metavar="FOLD", help="one fold (default: the fold all, else the first trained one)")
+    command.add_argument("-f", "--fold", metavar="FOLD", help="one fold (default: fold all, else the first trained)")
     command.add_argument(
         "-device", "--device", choices=["cuda", "cpu", "mps"], help="device (default: cuda if available, else cpu)"
     )
