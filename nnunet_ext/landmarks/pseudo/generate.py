@@ -249,7 +249,7 @@ def label_map(
     ignore: int,
     spacing_mm: Floats,
     shell_mm: float,
-) -> NDArray[np.uint8]:
+) -> NDArray[np.int32]:
     """Label map ``(z, y, x)``: organs, a shell of background around them, ignore elsewhere and where masks overlap.
 
     Args:
@@ -261,7 +261,7 @@ def label_map(
     """
     covered = np.sum(list(masks.values()), axis=0)
     shell = distance_transform_edt(covered == 0, sampling=spacing_mm) <= shell_mm
-    labels = np.where(shell, 0, ignore).astype(np.uint8)
+    labels = np.where(shell, 0, ignore).astype(np.int32)  # labels above 255 exist; writing picks the type
     for organ, mask in masks.items():
         labels[mask] = values[organ]
     labels[covered > 1] = ignore
