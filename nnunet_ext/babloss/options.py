@@ -51,6 +51,9 @@ class BaBLossOptions(MethodOptions):
     ramp_end: Share = 0.3
     """Share of the epochs at which both have their whole weight. Published: 0."""
 
+    segmented_share: Share = 0.5
+    """At least this share of the training samples comes from cases with masks, however few they are. Published: 0, all
+    cases alike."""
     pseudo_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the loss on pseudo-labels, in cases in which nothing is drawn (:mod:`nnunet_ext.nnunet.pseudo_labels`);
     0: there are none. They begin and grow with the bridge. Published: 0."""
@@ -87,6 +90,7 @@ class BaBLossOptions(MethodOptions):
             a_weight=1.0,
             b_weight=1.0,
             levels=10,
+            segmented_share=0.0,
             ramp_start=0.0,
             ramp_end=0.0,
         )

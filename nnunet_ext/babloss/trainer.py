@@ -69,6 +69,10 @@ class LandmarkTrainer(LandmarkValidation):
             )
         return known
 
+    @property
+    def segmented_share(self) -> float:
+        return float(self.options.babloss.segmented_share)
+
     def initialize(self) -> None:
         options, spacing = self.options.babloss, self.configuration_manager.spacing
         self.heatmap_sigma = [options.heatmap_sigma * min(spacing) / mm for mm in spacing]

@@ -240,6 +240,23 @@ def test_self_training_has_the_unaugmented_image_on_the_grid_of_the_landmarks(ma
     assert prepared["data"].shape == prepared["clean_image"].shape
 
 
+def test_the_control_trains_with_the_segmented_cases_alone(make, monkeypatch):
+    both, control = make("nnUNetTrainerBaBLoss"), make("nnUNetTrainerSegmentedOnly")
+    training, validation = both.do_split()
+    kept, validated = control.do_split()
+    assert sorted(validated) == sorted(validation)
+    assert kept == [case for case in training if both.landmark_cases[case].annotation.segmentation]
+    assert 0 < len(kept) < len(training)
+    monkeypatch.setattr("nnunet_ext.nnunet.segmented_only.is_segmented", lambda locations: False)
+    with pytest.raises(InputError, match=r"in all \d+ training cases of fold 0 every voxel has the ignore label"):
+        control.do_split()
+
+
+def test_masks_have_half_of_the_samples_but_not_in_the_published_form(make):
+    assert make("nnUNetTrainerBaBLoss").segmented_share == 0.5
+    assert make("nnUNetTrainerBaBLossPaper").segmented_share == 0.0
+
+
 def test_the_bridge_waits_and_grows(make):
     trainer = make("nnUNetTrainerBaBLoss")
     trainer.num_epochs = 100
