@@ -1,8 +1,8 @@
 """``nnunet-ext export``: a trained model that predicts elsewhere, with stock nnU-Net alone if possible.
 
 If the trainer's inference network is the planned one (:mod:`nnunet_ext.export.planned`), the checkpoints are rewritten
-as those of the trainer of nnU-Net under it, mostly ``nnUNetTrainer``: only the tensors of the planned network, and plans
-and ``dataset.json`` without our entries. Otherwise the folder states which packages it needs.
+as those of the trainer of nnU-Net under it, mostly ``nnUNetTrainer``: only the tensors of the planned network, and
+plans and ``dataset.json`` without our entries. Otherwise the folder states which packages it needs.
 
 Either way the export holds nothing of the training: no optimiser, no teacher, no log, no case names. The written files
 are read again as nnU-Net's predictor would, and their logits must equal those of the original, bit for bit.
