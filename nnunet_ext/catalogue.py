@@ -143,6 +143,15 @@ TRAINERS: dict[str, Entry] = {
         measured="better, in one short training",
         page="docs/results/pnpnet.md",
     ),
+    "nnUNetTrainerSegmentedOnly": Entry(
+        location="nnunet_ext.nnunet.segmented_only:nnUNetTrainerSegmentedOnly",
+        tier="controls and parts",
+        description="stock nnU-Net without the cases in which nothing is drawn: the control for learning from them",
+        needs="ignore label",
+        network="stock",
+        measured="not yet",
+        page="docs/babloss.md",
+    ),
     "nnUNetTrainerSCNP": Entry(
         location="nnunet_ext.scnp.trainer:nnUNetTrainerSCNP",
         tier="controls and parts",

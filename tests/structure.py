@@ -28,6 +28,7 @@ MADE_OF = {
     "nnUNetTrainerSDM": ("nnUNetTrainerPnPNet",),
     "nnUNetTrainerCCM": ("nnUNetTrainerPnPNet",),
     "nnUNetTrainerSCNP": ("nnUNetTrainerReference",),
+    "nnUNetTrainerSegmentedOnly": ("nnUNetTrainerReference",),
     "nnUNetTrainerMaskedCRF": ("nnUNetTrainerAttenScribble",),
     "nnUNetTrainerSSA": ("nnUNetTrainerAttenScribblePaper",),
     "nnUNetTrainerMedContextMaskedOnly": ("nnUNetTrainerMedContext",),

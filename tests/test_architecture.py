@@ -57,7 +57,8 @@ def knows_nnunet(file: Path) -> bool:
     return (
         inside[0] == "nnunet"
         or inside[:2] == ("landmarks", "training")
-        or inside[-1] in {"trainer.py", "base_trainer.py", "predictor.py"}
+        or inside[-1].endswith("trainer.py")
+        or inside[-1] == "predictor.py"
     )
 
 

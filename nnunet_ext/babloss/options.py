@@ -47,9 +47,20 @@ class BaBLossOptions(MethodOptions):
     seen: Share = 0.3
     """Direction B: probability above which the network is believed to see the landmark in the patch."""
     ramp_start: Share = 0.1
-    """Share of the epochs before the bridge begins: predictions must exist first. Published: 0."""
+    """Share of the epochs before bridge and pseudo-labels begin: predictions must exist first. Published: 0."""
     ramp_end: Share = 0.3
-    """Share of the epochs at which it has its whole weight. Published: 0."""
+    """Share of the epochs at which both have their whole weight. Published: 0."""
+
+    segmented_share: Share = 0.5
+    """At least this share of the training samples comes from cases with masks, however few they are. Published: 0, all
+    cases alike."""
+    pseudo_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the loss on pseudo-labels, in cases in which nothing is drawn (:mod:`nnunet_ext.nnunet.pseudo_labels`);
+    0: there are none. They begin and grow with the bridge. Published: 0."""
+    pseudo_confidence: Share = 0.8
+    """Probability from which on the teacher's label counts."""
+    pseudo_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Momentum of the teacher's moving average: a mean over about ``1 / (1 − m)`` steps."""
 
     @model_validator(mode="after")
     def _ramp_ends_after_its_start(self) -> Self:
@@ -79,6 +90,7 @@ class BaBLossOptions(MethodOptions):
             a_weight=1.0,
             b_weight=1.0,
             levels=10,
+            segmented_share=0.0,
             ramp_start=0.0,
             ramp_end=0.0,
         )
@@ -89,7 +101,7 @@ class BaBLossOptions(MethodOptions):
         return {name: getattr(self, name) for name in names}
 
     def ramp(self, epoch: int, epochs: int) -> float:
-        """Return the share of the bridge's weight in this epoch, counted from 0."""
+        """Return the share of the weights of bridge and pseudo-labels in this epoch, counted from 0."""
         start, end = self.ramp_start * epochs, self.ramp_end * epochs
         if epoch < start:
             return 0.0

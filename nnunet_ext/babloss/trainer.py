@@ -3,7 +3,8 @@
 One network predicts both, and every batch holds both kinds of cases. The segmentation learns from nnU-Net's own loss
 where something is annotated, the landmarks from their heatmaps where they are known. The bridge covers the rest: a
 landmark pulls the boundary of an organ that nobody drew in this case (direction A), and a drawn boundary pulls the
-heatmap of a landmark that nobody placed (direction B).
+heatmap of a landmark that nobody placed (direction B). Where nothing is drawn, an average of the network may also teach
+it (self-training).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from nnunet_ext.babloss.loss import BridgeLoss
 from nnunet_ext.babloss.network import LandmarkUNet
 from nnunet_ext.babloss.options import BaBLossOptions
 from nnunet_ext.babloss.published import published_bridge
+from nnunet_ext.babloss.self_trainer import SelfTraining
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.heatmaps import HeatmapLoss, PaperHeatmapLoss, heatmaps
 from nnunet_ext.landmarks.points import State
@@ -66,6 +68,10 @@ class LandmarkTrainer(LandmarkValidation):
                 "needs none."
             )
         return known
+
+    @property
+    def segmented_share(self) -> float:
+        return float(self.options.babloss.segmented_share)
 
     def initialize(self) -> None:
         options, spacing = self.options.babloss, self.configuration_manager.spacing
@@ -118,7 +124,7 @@ class LandmarkTrainer(LandmarkValidation):
         return batch["segmented"][:, None].expand(-1, self.labels.num_heads)
 
 
-class nnUNetTrainerBaBLoss(LandmarkTrainer, PartialLabels):
+class nnUNetTrainerBaBLoss(SelfTraining, LandmarkTrainer, PartialLabels):
     """Segmentation and landmarks in one network, with both directions of the bridge."""
 
     needs_annotated_labels: ClassVar[bool] = False

@@ -48,8 +48,9 @@ class WithCleanImage:
     def __init__(self, transforms: Callable[..., dict[str, Tensor]]) -> None:
         self.transforms = transforms
 
-    def __call__(self, image: Tensor, segmentation: Tensor) -> dict[str, Tensor]:
-        """``image``: ``(C, *spatial)``, ``segmentation``: ``(1, *spatial)``, of one patch."""
-        result = self.transforms(image=image, segmentation=segmentation, regression_target=image.clone())
+    def __call__(self, image: Tensor, segmentation: Tensor, **others: Tensor) -> dict[str, Tensor]:
+        """``image``: ``(C, *spatial)``, ``segmentation``: ``(1, *spatial)``, of one patch; others as they are."""
+        target = image.clone()
+        result = self.transforms(image=image, segmentation=segmentation, regression_target=target, **others)
         result["image"] = torch.cat([result["image"], result.pop("regression_target")])
         return result

@@ -21,11 +21,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import distributed as dist
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.clip_loader import GAP, blank_padding, clip_loaders
+from nnunet_ext.nnunet.clip_loader import GAP, SINGLE, blank_padding, clip_loaders
 from nnunet_ext.nnunet.plans import require_unet
 from nnunet_ext.nnunet.trainer import CommonTrainer
 
-__all__ = ["GAP", "SliceClips", "WithinSlices", "blurs", "require_2d"]
+__all__ = ["GAP", "SINGLE", "SliceClips", "WithinSlices", "blurs", "require_2d"]
 
 
 class SliceClips(CommonTrainer):
@@ -38,6 +38,10 @@ class SliceClips(CommonTrainer):
     def clip_lengths(self) -> tuple[int, int]:
         """Return the slices of a patch in training and in inference; called once."""
         raise NotImplementedError
+
+    def single_slices(self) -> float:
+        """Return the share of the training clips that are made of single slices from anywhere; by default none."""
+        return 0.0
 
     @classmethod
     def check_plans(cls, plans: Mapping[str, Any], configuration: str) -> None:
@@ -77,7 +81,8 @@ class SliceClips(CommonTrainer):
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         axis = self.plans_manager.transpose_forward[0]
-        with self._patch_size(self.training_patch_size), clip_loaders(axis):
+        single = self.single_slices() if self.clip > 1 else 0.0
+        with self._patch_size(self.training_patch_size), clip_loaders(axis, single):
             return super().get_dataloaders()
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, Any]:  # noqa: N802

@@ -251,7 +251,12 @@ class S2VNet(nn.Module):
     # -- a clip ----------------------------------------------------------------------------------------------------
 
     def segment(
-        self, pyramid: Sequence[Tensor], prompts: Prompts, there: Tensor, gap: Tensor | None = None
+        self,
+        pyramid: Sequence[Tensor],
+        prompts: Prompts,
+        there: Tensor,
+        gap: Tensor | None = None,
+        single: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Logits of a whole clip from its features, with gradients through all slices; used in training.
 
@@ -260,12 +265,15 @@ class S2VNet(nn.Module):
             prompts: on any of the slices.
             there: ``(B, T)`` bool, False for padding.
             gap: ``(B,)``, mm between two slices; None: as planned.
+            single: ``(B,)`` bool, clips whose slices do not know each other; none by default.
 
         Returns:
             Of labels: final logits ``(B, L, T, H, W)``, and those of each k-means layer ``(B, L, T, h, w)``.
         """
         bank, found = Bank(gap=gap), []
         for t in range(there.shape[1]):
+            if single is not None:
+                bank = bank.without(single)
             if self.training:
                 bank = self._less_sure(bank, there)
             one = self.cluster([f[:, t] for f in pyramid], bank, prompts.on_slice(t))
@@ -334,7 +342,7 @@ class S2VNet(nn.Module):
     # the call itself stays eager and its backbone is compiled, see cluster
     @torch.compiler.disable(recursive=False)
     def forward(
-        self, x: Tensor, interact: Interact | None = None, gap: Tensor | None = None
+        self, x: Tensor, interact: Interact | None = None, gap: Tensor | None = None, single: Tensor | None = None
     ) -> Tensor | list[Tensor] | tuple[Tensor | list[Tensor], Supervision]:
         """Segment clips of slices.
 
@@ -342,6 +350,7 @@ class S2VNet(nn.Module):
             x: ``(B, C, T, H, W)`` or ``(B, C, H, W)``.
             interact: in training, who gives prompts; nobody by default.
             gap: ``(B,)``, mm between two slices; as planned by default.
+            single: in training, ``(B,)`` bool, clips whose slices do not know each other; none by default.
 
         Returns:
             Final logits ``(B, heads, T, H, W)``; with deep supervision a list of these and those of the coarser planned
@@ -349,10 +358,10 @@ class S2VNet(nn.Module):
         """
         if x.ndim == 4:
             return _squeezed(self.forward(x[:, :, None], interact, gap))
-        return self._train_clip(x, interact, gap) if self.training else self._predict_clip(x, gap)
+        return self._train_clip(x, interact, gap, single) if self.training else self._predict_clip(x, gap)
 
     def _train_clip(
-        self, x: Tensor, interact: Interact | None, gap: Tensor | None
+        self, x: Tensor, interact: Interact | None, gap: Tensor | None, single: Tensor | None
     ) -> tuple[Tensor | list[Tensor], Supervision]:
         batch, length = x.shape[0], x.shape[2]
         there = slices_with_image(x)
@@ -362,10 +371,10 @@ class S2VNet(nn.Module):
         if interact is not None:
             known = [f.detach() for f in pyramid]
             with torch.no_grad():
-                prompts = interact(lambda given: self.segment(known, given, there, gap)[0].argmax(1))
+                prompts = interact(lambda given: self.segment(known, given, there, gap, single)[0].argmax(1))
             # not in every version of PyTorch does autocast cast again what it cast without gradients
             torch.clear_autocast_cache()
-        final, layers = self.segment(pyramid, prompts, there, gap)
+        final, layers = self.segment(pyramid, prompts, there, gap, single)
         to_heads = self.label_heads.head_logits
         auxiliary = [
             logits.unflatten(0, (batch, length)).transpose(1, 2) for logits in self.planned.logits(features, True)

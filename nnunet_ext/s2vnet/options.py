@@ -24,6 +24,9 @@ class S2VNetOptions(MethodOptions):
 
     clip: Count = 4
     """T: neighbouring slices per training sample. 1: no propagation."""
+    single_slices: Share = 0.5
+    """Share of the training clips that are T slices from anywhere, none of which knows another. They give a step the
+    variety that neighbouring slices cost."""
     inference_clip: Count = 64
     """Slices of a patch of the stock commands, within which centres propagate."""
     width: Count = 128

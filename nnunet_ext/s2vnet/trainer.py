@@ -17,7 +17,7 @@ from nnunet_ext.nnunet.labels import finest
 from nnunet_ext.nnunet.options import MethodOptions
 from nnunet_ext.nnunet.plans import extension_settings
 from nnunet_ext.nnunet.pretrained import unwrap
-from nnunet_ext.nnunet.slice_clips import GAP, SliceClips
+from nnunet_ext.nnunet.slice_clips import GAP, SINGLE, SliceClips
 from nnunet_ext.nnunet.trainer import SEGMENTATION, Batch
 from nnunet_ext.nnunet.unet import PlannedUNet
 from nnunet_ext.s2vnet.click_simulation import ClickRules, SimulatedUser
@@ -52,6 +52,9 @@ class nnUNetTrainerS2VNet(SliceClips):
 
     def clip_lengths(self) -> tuple[int, int]:
         return self.options.s2vnet.clip, self.options.s2vnet.inference_clip
+
+    def single_slices(self) -> float:
+        return float(self.options.s2vnet.single_slices)
 
     @staticmethod
     def label_heads(configuration: Mapping[str, Any], num_heads: int) -> LabelHeads:
@@ -100,7 +103,7 @@ class nnUNetTrainerS2VNet(SliceClips):
 
     def run_network(self, image: Tensor, batch: Batch) -> Any:
         """Run the network; earlier rounds of clicks happen inside of its call, on the same features."""
-        return self.network(image, self.user_of(finest(batch["target"])), batch.get(GAP))
+        return self.network(image, self.user_of(finest(batch["target"])), batch.get(GAP), batch.get(SINGLE))
 
     def user_of(self, target: Tensor) -> SimulatedUser | None:
         """Return who clicks in these clips; nobody if the training is automatic."""

@@ -27,6 +27,7 @@ TRAINERS = {
     "BaBLoss": ("nnUNetTrainerBaBLoss", {}),
     "direction A": ("nnUNetTrainerBaBLoss", {"b_weight": 0.0}),
     "direction B": ("nnUNetTrainerBaBLoss", {"a_weight": 0.0}),
+    "self-training": ("nnUNetTrainerBaBLoss", {"pseudo_weight": 1.0, "ramp_start": 0.0, "ramp_end": 0.0}),
     "Paper": ("nnUNetTrainerBaBLossPaper", {}),
 }
 """Trainers and options: everything that was measured on its own."""
@@ -79,6 +80,8 @@ def batch_of(trainer, states, drawn, seed=0):
     rows = [states[sample % 2] for sample in range(size)]
     points = torch.full((size, len(rows[0]), dim), float("nan"))
     points[torch.tensor(rows) == State.PRESENT] = min(batch["data"].shape[2:]) / 2
+    if getattr(trainer, "has_clean_image", False):
+        batch["data"] = torch.cat([batch["data"], 0.5 * batch["data"]], 1)
     batch |= {
         "landmarks": points,
         "landmark_states": torch.tensor(rows, dtype=torch.int8),
@@ -106,8 +109,10 @@ def test_every_trainer_trains_and_validates(make, name, configuration):
     assert (f"loss_{BRIDGE_A}" in steps[0]) == (name not in ("Landmark", "direction B"))
     assert (f"loss_{BRIDGE_B}" in steps[0]) == (name not in ("Landmark", "direction A"))
     trainer.network.eval()
+    validated = batch_of(trainer, *BOTH_KINDS)
+    validated["data"] = validated["data"][:, : trainer.image_channels]  # the clean image is of the training alone
     with torch.no_grad():
-        assert trainer.validation_step(batch_of(trainer, *BOTH_KINDS))["tp_hard"].shape == (2,)
+        assert trainer.validation_step(validated)["tp_hard"].shape == (2,)
     assert len(trainer.radial_errors) > 0
 
 
@@ -189,6 +194,67 @@ def test_samples_in_which_nothing_is_drawn_do_not_dilute_the_dice(make):
         with trainer.annotated_in(one), torch.no_grad():
             losses.append(float(trainer.loss(trainer.network(one["data"]), one["target"])))
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_self_training_teaches_only_cases_in_which_nothing_is_drawn(make):
+    options = {"pseudo_weight": 0.5, "pseudo_confidence": 0.0, "a_weight": 0.0, "b_weight": 0.0}
+    trainer = make("nnUNetTrainerBaBLoss", "2d", options)
+    trainer.num_epochs = 100
+    trainer.network.train()
+    seen = []
+    trainer.average().register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    batch, weights = batch_of(trainer, *BOTH_KINDS), []
+    nothing = ~batch["segmented"]
+    for trainer.current_epoch in (0, 9, 20, 30):
+        weights.append(trainer.term_weight("pseudo_labels"))
+        step = trainer.train_step(batch)
+        assert (step["loss_pseudo_labels"] > 0) == (trainer.current_epoch > 10)
+    assert weights == pytest.approx([0, 0, 0.25, 0.5])
+    assert step["stat_pseudo_share"] == 1
+    assert torch.equal(seen[0], batch["data"][:, 1:])
+    prepared = trainer.prepare_batch(trainer.to_device(batch))
+    _, use = prepared["pseudo_labels"]
+    assert not use[~nothing].any()
+    assert use[nothing, :, 1:].all()
+    assert not use[nothing, :, 0].any()  # where nnU-Net pads, it writes background into every case
+
+
+def test_without_self_training_there_is_no_average(make):
+    trainer = make("nnUNetTrainerBaBLoss", "2d")
+    assert not trainer.has_clean_image
+    assert not trainer.teacher_names()
+
+
+@pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
+def test_self_training_has_the_unaugmented_image_on_the_grid_of_the_landmarks(make, configuration):
+    trainer = make("nnUNetTrainerBaBLoss", configuration, {"pseudo_weight": 1.0})
+    loaders = trainer.get_dataloaders()
+    try:
+        batch = next(loaders[0])
+    finally:
+        for loader in loaders:
+            getattr(loader, "_finish", lambda: None)()
+    assert batch["data"].shape[1] == 2 * trainer.image_channels
+    assert batch["landmarks"].shape[-1] == batch["data"].ndim - 2
+    prepared = trainer.prepare_batch(trainer.to_device(batch))
+    assert prepared["data"].shape == prepared["clean_image"].shape
+
+
+def test_the_control_trains_with_the_segmented_cases_alone(make, monkeypatch):
+    both, control = make("nnUNetTrainerBaBLoss"), make("nnUNetTrainerSegmentedOnly")
+    training, validation = both.do_split()
+    kept, validated = control.do_split()
+    assert sorted(validated) == sorted(validation)
+    assert kept == [case for case in training if both.landmark_cases[case].annotation.segmentation]
+    assert 0 < len(kept) < len(training)
+    monkeypatch.setattr("nnunet_ext.nnunet.segmented_only.is_segmented", lambda locations: False)
+    with pytest.raises(InputError, match=r"in all \d+ training cases of fold 0 every voxel has the ignore label"):
+        control.do_split()
+
+
+def test_masks_have_half_of_the_samples_but_not_in_the_published_form(make):
+    assert make("nnUNetTrainerBaBLoss").segmented_share == 0.5
+    assert make("nnUNetTrainerBaBLossPaper").segmented_share == 0.0
 
 
 def test_the_bridge_waits_and_grows(make):

@@ -9,7 +9,7 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_ext.nnunet.clip_loader import GAP, ClipLoader, blank_padding, clip_loaders
+from nnunet_ext.nnunet.clip_loader import GAP, SINGLE, ClipLoader, blank_padding, clip_loaders
 from nnunet_ext.nnunet.loaders import SEAM
 
 DRAWS = 20000
@@ -86,6 +86,80 @@ def test_batches_know_the_distance_of_slices_and_padding_is_zero_after_augmentat
         assert torch.equal((batch["data"] == 0).flatten(3).all(3).all(1), outside)
         padding += int(outside.sum())
     assert padding > 100
+
+
+class Numbered(Cases):
+    """Two volumes; every slice has a grey value of its own, as its label too, and a and b share none."""
+
+    identifiers = ("a", "b")
+
+    def load_case(self, identifier):
+        depth = self.shape[0]
+        values = (1 + np.arange(depth) + depth * self.identifiers.index(identifier))[:, None, None]
+        image = np.broadcast_to(values, self.shape)[None]
+        return image.astype(np.float32), image.astype(np.int16), None, self.properties
+
+
+class Several:
+    """Transforms that give two targets, as those of deep supervision do."""
+
+    def __call__(self, image, segmentation):
+        return {"image": image, "segmentation": [segmentation, segmentation[..., ::2, ::2]]}
+
+
+def mixed(share, clips=6, transforms=None):
+    labels = SimpleNamespace(all_labels=[0, 1], has_ignore_label=False)
+    size = (4, 8, 8)
+    return ClipLoader(
+        Numbered(20), clips, size, size, labels, 0.33, transforms=transforms, slice_axis=1, single_slices=share
+    )
+
+
+def slices_of(data):
+    """The grey value of each slice of each clip; 0 outside of the volume."""
+    assert (data.amax((1, 3, 4)) == data.amin((1, 3, 4))).all()
+    return data[:, 0, :, 0, 0]
+
+
+def test_half_of_a_batch_may_be_single_slices_from_anywhere():
+    np.random.seed(0)
+    made, alike, known = mixed(0.5), 0, np.zeros(41)
+    for _ in range(50):
+        batch = made.generate_train_batch()
+        assert batch[SINGLE].tolist() == [False] * 3 + [True] * 3
+        assert batch["data"].shape == batch["target"].shape == (6, 1, 4, 8, 8)
+        assert torch.equal(batch["data"] * (batch["target"] > 0), batch["target"].clamp(min=0).float())
+        assert batch[GAP].tolist() == [7.0] * 6
+        assert len(batch["keys"]) == 6
+        values = slices_of(batch["data"])
+        for clip in values[:3].tolist():
+            inside = [value for value in clip if value]
+            assert inside == list(range(int(inside[0]), int(inside[0]) + len(inside)))
+        assert (values[3:] > 0).all()
+        alike += int((values[3:].diff(dim=1) == 1).sum())
+        np.add.at(known, values[3:].int().flatten().numpy(), 1)
+    assert alike < 0.1 * 50 * 9
+    assert (known[1:] > 0).all()
+
+
+def test_single_slices_are_as_many_as_asked_for_on_average_and_have_all_targets():
+    np.random.seed(0)
+    made = mixed(0.25, clips=2, transforms=Several())
+    batches = [made.generate_train_batch() for _ in range(400)]
+    assert abs(np.mean([batch[SINGLE].float().mean().item() for batch in batches]) - 0.25) < 0.03
+    for batch in batches:
+        assert [tuple(one.shape) for one in batch["target"]] == [(2, 1, 4, 8, 8), (2, 1, 4, 4, 4)]
+        assert torch.equal(batch["target"][0][..., ::2, ::2], batch["target"][1])
+    assert {tuple(batch[SINGLE].tolist()) for batch in batches} == {(False, False), (False, True)}
+    assert all(batch[SINGLE].all() for batch in [mixed(1.0).generate_train_batch()])
+
+
+def test_only_the_loader_of_the_training_has_single_slices():
+    with clip_loaders(1, 0.5):
+        build = getattr(trainer_module, SEAM)
+        labels = SimpleNamespace(all_labels=[0, 1], has_ignore_label=False)
+        made = [build(Numbered(20), 4, (4, 8, 8), (4, 8, 8), labels) for _ in range(2)]
+    assert [one.single_slices for one in made] == [0.5, 0.0]
 
 
 def test_a_moved_seam_of_nnunet_is_said():

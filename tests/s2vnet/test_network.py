@@ -138,6 +138,20 @@ def test_without_a_memory_a_slice_is_like_a_first_one():
     torch.testing.assert_close(output[0][:, :, 2:3], alone[0], atol=1e-4, rtol=1e-3)
 
 
+def test_clips_of_single_slices_have_no_memory_and_others_keep_theirs():
+    network = s2vnet(options={"mask_dropout": 0.0, "mask_corruption": 0.0}).train()
+    with torch.no_grad():
+        for memory in network.memory:
+            memory.scale.fill_(1.0)
+        x = clip(batch=2)
+        mixed = network(x, single=torch.tensor([False, True]))[0][0]
+        together = network(x)[0][0]
+        alone = torch.stack([network(x[:, :, t])[0][0] for t in range(x.shape[2])], 2)
+    assert torch.allclose(mixed[0], together[0], atol=1e-5)
+    assert torch.allclose(mixed[1], alone[1], atol=1e-5)
+    assert not torch.allclose(together[1, :, 1:], alone[1, :, 1:], atol=1e-2)
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_padding_is_background_and_does_not_count(training):
     network = s2vnet().train(training)

@@ -1,5 +1,6 @@
 """Both ways to predict: nnU-Net's patches of some slices, and chains through the whole volume."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from benchmarks import s2v_memory
 from nnunet_ext import cli
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet import precision
@@ -288,6 +290,38 @@ def test_the_command_writes_what_the_predictor_finds(trained, tmp_path):  # noqa
     ours.initialize_from_trained_model_folder(str(model), [0])
     segmentation = ours.predict_logits_from_preprocessed_data(torch.from_numpy(np.asarray(data))).argmax(0)
     assert (segmentation.numpy() == found).mean() > 0.99
+
+
+def test_the_memory_of_a_trained_model_is_measured_on_its_validation_cases(trained, tmp_path, capsys):  # noqa: F811
+    _, model, root = trained(inference_clip=8)
+    raw, table = root / "raw" / tiny.DATASET, tmp_path / "memory.csv"
+    arguments = [str(model), "--images", str(raw / "imagesTr"), "--labels", str(raw / "labelsTr"), "--file", str(table)]
+    threads = ["--threads", str(torch.get_num_threads())]
+    with pytest.raises(SystemExit):
+        s2v_memory.main([*arguments, *threads])
+    assert "has no predictions in fold_0/validation" in capsys.readouterr().err
+    (model / "fold_0" / "validation").mkdir()
+    for case in ("tiny_0.nii.gz", "tiny_5.nii.gz"):
+        shutil.copy(raw / "labelsTr" / case, model / "fold_0" / "validation")
+    assert s2v_memory.main([*arguments, *threads]) == 0
+    header, *rows = table.read_text().splitlines()
+    assert header == "case,own,none,other"
+    assert [row.split(",")[0] for row in rows] == ["tiny_0", "tiny_5"]
+    own = [float(row.split(",")[1]) for row in rows]
+    assert f"2 cases; Dice with their own memory {sum(own) / 2:.3f}" in capsys.readouterr().out
+    # its own memory is the forward chain of the predictor, where the patch holds the slice
+    ours = S2VPredictor(device=torch.device("cpu"), allow_tqdm=False, direction="forward", use_mirroring=False)
+    ours.initialize_from_trained_model_folder(str(model), [0])
+    volume = s2v_memory.preprocessed(ours, "tiny_0", raw / "imagesTr", raw / "labelsTr")
+    assert volume.image.shape[2:] == (16, 16)
+    found = ours.predict_logits_from_preprocessed_data(volume.image).argmax(0)
+    scores = [
+        2
+        * float(((found == label) & (volume.labels == label)).sum())
+        / float(((found == label) & (volume.labels >= 0)).sum() + (volume.labels == label).sum())
+        for label in range(1, int(volume.labels.max()) + 1)
+    ]
+    assert own[0] == pytest.approx(sum(scores) / len(scores), abs=0.01)
 
 
 def test_the_help_of_the_command_names_its_flags():

@@ -158,6 +158,24 @@ await page.keyboard.press('o')
 await page.screenshot({ path: join(out, 'outlines.png') })
 await page.keyboard.press('o')
 
+// in space: structures that can be turned, and nothing can be corrected by accident
+const shot = async (name) => page.locator('#image').screenshot({ path: join(out, name) })
+const before = await version()
+await page.keyboard.press('m')
+await shot('space.png')
+await page.mouse.move(300, 300)
+await page.mouse.down()
+await page.mouse.move(380, 330, { steps: 3 })
+await page.mouse.up()
+seen.turned = await page.evaluate(() => [window.viewer.volume.nv.scene.renderAzimuth, window.viewer.volume.nv.scene.renderElevation])
+await shot('turned.png')
+await page.keyboard.press('Enter')
+await page.keyboard.press('ArrowLeft')
+await keep('in space')
+seen.prompts_in_space = (await version()) - before
+await page.keyboard.press('m')
+seen.slices_again = await page.evaluate(() => window.viewer.volume.nv.screenSlices.length)
+
 // two tabs: what one does, the other sees when somebody looks at it
 const other = await opened(new URL('/', link).href)
 await other.keyboard.press('d')

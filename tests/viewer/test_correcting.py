@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("fastapi", reason="the extra viewer is not installed")
 
@@ -115,6 +116,15 @@ def test_what_is_drawn_by_hand_is_so_and_outlives_the_server(tmp_path):
     assert np.mean(seen["level"]) == pytest.approx(500)
     assert seen["dragged"] < 500
     assert seen["window"] == "Automatic"
+    # in space
+    assert seen["turned"][0] != 110
+    assert seen["prompts_in_space"] == 0
+    assert seen["slices_again"] == 3
+    assert np.array_equal(labels("in space"), labels("clicked"))
+    shown = [np.asarray(Image.open(out / name).convert("HSV"))[..., 1] > 120 for name in ("space.png", "turned.png")]
+    assert all(coloured.mean() > 0.01 for coloured in shown)
+    assert (shown[0] != shown[1]).mean() > 0.005
+
     assert np.array_equal(labels("first"), labels("other"))
     assert not np.array_equal(labels("other"), labels("clicked"))
 

@@ -328,6 +328,12 @@ function showOpacity() {
   $('outlines').checked = outlines
 }
 
+function showSpace(space) {
+  if (space) pointer.abandon()
+  volume.showSpace(space)
+  $('space').checked = space
+}
+
 // -- keys ----------------------------------------------------------------------------------------------------------
 
 function key(event) {
@@ -349,6 +355,8 @@ function key(event) {
     return entry && chooseLabel(entry.value)
   }
   if (onControl && typed.startsWith('arrow')) return undefined
+  if (typed === 'm') return showSpace(!volume.space)
+  if (volume.space && /^(arrow|page|enter|delete)/.test(typed)) return handled() // they are about slices, which are not shown
   const onButton = event.target instanceof HTMLElement && event.target.matches('button, a')
   if (typed === 'pageup' || typed === 'pagedown') return handled(), volume.scroll(volume.plane, typed === 'pageup' ? 1 : -1)
   const direction = { arrowleft: [-1, 0], arrowright: [1, 0], arrowup: [0, -1], arrowdown: [0, 1] }[typed]
@@ -403,6 +411,7 @@ async function start() {
 
   const changeChannel = async () => {
     const number = Number(channels.value)
+    showSpace(false)
     await volume.load(number)
     windows.start(description.channels[number])
   }
@@ -410,6 +419,7 @@ async function start() {
   $('opacity').addEventListener('input', () => ((opacity = Number($('opacity').value) / 100), (hidden = false), showOpacity()))
   $('visible').addEventListener('change', () => ((hidden = !$('visible').checked), showOpacity()))
   $('outlines').addEventListener('change', () => ((outlines = $('outlines').checked), showOpacity()))
+  $('space').addEventListener('change', () => showSpace($('space').checked))
   $('size').addEventListener('input', () => chooseWidth(Number($('size').value)))
   $('undo').addEventListener('click', undo)
   $('redo').addEventListener('click', redo)

@@ -1,5 +1,6 @@
 // What the mouse does in the image: left draws for the active label, right for the background, the wheel goes through
-// slices, Ctrl and the wheel zoom, Ctrl and dragging set the window, Shift or the middle button move.
+// slices, Ctrl and the wheel zoom, Ctrl and dragging set the window, Shift or the middle button move. In the view in space
+// dragging turns it, and the wheel zooms.
 import { Painting, lineTo } from './painter.js'
 
 /** What is drawn by pressing and releasing; the eraser is a brush of background. */
@@ -66,16 +67,20 @@ export class Pointer {
   #down(event) {
     this.canvas.focus()
     if (this.drawing || this.drag) return
-    if (event.button === 1 || event.shiftKey) {
+    if ((event.button === 1 || event.shiftKey) && !this.volume.space) {
       this.drag = { x: event.clientX, y: event.clientY, plane: this.volume.planeUnder(event) }
       this.canvas.setPointerCapture(event.pointerId)
       event.preventDefault()
       return
     }
-    if (event.button === 0 && (event.ctrlKey || event.metaKey)) {
+    if (event.button === 0 && (event.ctrlKey || event.metaKey) && !this.volume.space) {
       this.drag = { window: true, x: event.clientX, y: event.clientY }
       this.canvas.setPointerCapture(event.pointerId)
       return
+    }
+    if (this.volume.space) {
+      this.drag = { turn: true, x: event.clientX, y: event.clientY }
+      return this.canvas.setPointerCapture(event.pointerId)
     }
     const found = this.volume.under(event)
     if (!found || event.button > 2) return
@@ -110,13 +115,17 @@ export class Pointer {
       const found = this.volume.under(event, this.drag.plane)
       return found && this.volume.moveTo(found.at)
     }
+    if (this.drag?.turn) {
+      this.volume.turn((event.clientX - this.drag.x) / 2, (event.clientY - this.drag.y) / 2)
+      return Object.assign(this.drag, { x: event.clientX, y: event.clientY })
+    }
     if (this.drag?.window) {
       this.setWindow((event.clientX - this.drag.x) / this.canvas.clientWidth, (event.clientY - this.drag.y) / this.canvas.clientHeight)
       return Object.assign(this.drag, { x: event.clientX, y: event.clientY })
     }
     if (this.drag) return this.#pan(event)
     const stroke = this.marks.stroke
-    const found = this.volume.under(event, stroke?.plane)
+    const found = this.volume.space ? null : this.volume.under(event, stroke?.plane)
     this.hover(found)
     this.#pen(found)
     if (!stroke || !found || stroke.prompt.type === 'point') return
@@ -161,7 +170,7 @@ export class Pointer {
   #scroll(event) {
     event.preventDefault()
     if (this.drawing) return
-    if (event.ctrlKey) return this.volume.zoom(Math.exp(-event.deltaY / 400))
+    if (event.ctrlKey || this.volume.space) return this.volume.zoom(Math.exp(-event.deltaY / 400))
     const plane = this.volume.planeUnder(event)
     // a notch is a slice; touch pads send many small steps
     this.wheel += event.deltaMode ? event.deltaY * 40 : event.deltaY

@@ -23,6 +23,9 @@ export class Volume {
     this.colours = colours
     this.labels = new Uint8Array(this.size[0] * this.size[1] * this.size[2])
     this.before = this.labels.slice() // the last change
+    this.space = false
+    this.opacity = 0.5
+    this.outlines = false
     this.nv = new Niivue({
       interactive: false, // clicks are prompts here; see pointer.js
       dragAndDropEnabled: false,
@@ -49,7 +52,7 @@ export class Volume {
     this.nv.createEmptyDrawing()
     this.nv.drawBitmap = this.labels
     this.nv.setDrawColormap(this.#colormap())
-    this.#arrange()
+    this.showSpace(false)
     this.moveTo(at ?? this.shape.map((n) => Math.floor(n / 2)))
     this.showLabels()
   }
@@ -76,6 +79,23 @@ export class Volume {
       { sliceType: PLANES[others[0]].type, position: [0.625, 0, 0.375, 0.4975] },
       { sliceType: PLANES[others[1]].type, position: [0.625, 0.5025, 0.375, 0.4975] },
     ])
+  }
+
+  /** @param space show the structures in space instead of slices, and the image faintly, or it would hide them */
+  showSpace(space) {
+    this.space = space
+    this.nv.volumes[0].opacity = space ? 0 : 1
+    if (space) this.nv.setCustomLayout([{ sliceType: SLICE_TYPE.RENDER, position: [0, 0, 1, 1] }])
+    else this.#arrange()
+    this.#showOpacity()
+  }
+
+  /** Turn the structures in space, by degrees. */
+  turn(right, down) {
+    const { renderAzimuth, renderElevation } = this.nv.scene
+    this.nv.scene.renderAzimuth = (renderAzimuth + right + 360) % 360
+    this.nv.scene.renderElevation = Math.min(90, Math.max(-90, renderElevation + down))
+    this.draw()
   }
 
   /** Axis of the file, z, y, x, across which a plane lies. */
@@ -194,6 +214,10 @@ export class Volume {
   }
 
   zoom(factor) {
+    if (this.space) {
+      this.nv.scene.volScaleMultiplier = factor ? Math.min(4, Math.max(0.5, this.nv.scene.volScaleMultiplier * factor)) : 1
+      return this.draw()
+    }
     const place = this.nv.scene.pan2Dxyzmm
     const zoom = Math.min(12, Math.max(1, place[3] * factor))
     const centre = this.nv.frac2mm(this.nv.scene.crosshairPos)
@@ -254,8 +278,14 @@ export class Volume {
 
   /** @param outlines show borders alone, on which opacity is whole */
   setOpacity(opacity, outlines) {
-    this.nv.drawRimOpacity = outlines && opacity > 0 ? 1 : -1
-    this.nv.setDrawOpacity(outlines && opacity > 0 ? 0.004 : opacity) // a rim is where anything is drawn at all
+    Object.assign(this, { opacity, outlines })
+    this.#showOpacity()
+  }
+
+  #showOpacity() {
+    const rim = this.outlines && this.opacity > 0 && !this.space
+    this.nv.drawRimOpacity = rim ? 1 : -1
+    this.nv.setDrawOpacity(rim ? 0.004 : this.space && this.opacity > 0 ? 1 : this.opacity) // a rim is where anything is drawn at all
     this.draw()
   }
 

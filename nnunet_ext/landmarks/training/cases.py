@@ -261,6 +261,30 @@ def systematic_sample(
     return chosen
 
 
+def with_segmented_share(
+    annotations: Sequence[Annotation], share: float, probabilities: ArrayLike | None = None
+) -> NDArray[np.float64] | None:
+    """Probabilities with which at least this share of the samples comes from segmented cases.
+
+    Where few cases have masks, most samples would otherwise teach nothing about the segmentation.
+
+    Args:
+        annotations: of the N cases.
+        share: 0 to 1. A share that they have anyway, or that there is nothing for, changes nothing.
+        probabilities: ``(N,)``, that are to be changed; the same for all cases by default.
+
+    Returns:
+        ``(N,)``, which add up to 1; None if nothing changes and ``probabilities`` is None.
+    """
+    segmented = np.array([annotation.segmentation for annotation in annotations])
+    known = np.ones(len(segmented)) if probabilities is None else np.asarray(probabilities, float)
+    known = known / known.sum()
+    has = known[segmented].sum()
+    if not 0 < has < share:
+        return None if probabilities is None else known
+    return np.where(segmented, known * share / has, known * (1 - share) / (1 - has))
+
+
 def write_stratified_folds(path: Path, cases: ByAnnotation) -> None:
     """Write nnU-Net's ``splits_final.json`` with 5 folds, each of which validates every kind of case.
 

@@ -73,6 +73,11 @@ class LandmarkData(CommonTrainer):
         }
 
     @property
+    def segmented_share(self) -> float:
+        """At least this share of the training samples comes from segmented cases; by default as many as there are."""
+        return 0.0
+
+    @property
     def landmark_permutation(self) -> list[int] | None:
         order = self.landmark_mirroring.order
         return None if order is None else list(order)
@@ -144,5 +149,5 @@ class LandmarkData(CommonTrainer):
         )
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        with landmark_loaders():
+        with landmark_loaders(self.segmented_share):
             return super().get_dataloaders()

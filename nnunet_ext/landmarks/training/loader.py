@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -29,26 +30,40 @@ from torch import Tensor
 from nnunet_ext.data.geometry import inside
 from nnunet_ext.landmarks.points import State
 from nnunet_ext.landmarks.training.augmentation import KEYPOINTS, STATES
-from nnunet_ext.landmarks.training.cases import DatasetWithLandmarks, LandmarkCase, Locations, systematic_sample
+from nnunet_ext.landmarks.training.cases import (
+    DatasetWithLandmarks,
+    LandmarkCase,
+    Locations,
+    systematic_sample,
+    with_segmented_share,
+)
 from nnunet_ext.nnunet.loaders import loaders_built_by
 
 
 class LandmarkDataLoader(nnUNetDataLoader):
     """nnU-Net's loader of a :class:`DatasetWithLandmarks`; its ``transforms`` carry keypoints or are None.
 
-    Every batch holds segmented cases and cases with landmarks in their proportion. Without an ignore label, and in
-    segmented cases, patches are where nnU-Net's are, and at landmarks where it wants foreground; cases with landmarks
-    only have them anywhere otherwise, as nothing in them is ignored.
+    Every batch holds segmented cases and cases with landmarks in their proportion, or at least ``segmented_share`` of
+    the former. Without an ignore label, and in segmented cases, patches are where nnU-Net's are, and at landmarks where
+    it wants foreground; cases with landmarks only have them anywhere otherwise, as nothing in them is ignored.
     """
 
-    def __init__(self, data: DatasetWithLandmarks, *args: Any, transforms: Any = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        data: DatasetWithLandmarks,
+        *args: Any,
+        transforms: Any = None,
+        segmented_share: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         self.patches = _Patches(transforms)
         super().__init__(data, *args, transforms=self.patches, **kwargs)
         self.annotations = [data.cases[name].annotation for name in self.indices]
+        self.shares = with_segmented_share(self.annotations, segmented_share, self.sampling_probabilities)
         self.data_has_ignore: bool = self.has_ignore
 
     def get_indices(self) -> NDArray[np.str_]:
-        return np.array(self.indices)[systematic_sample(self.annotations, self.batch_size, self.sampling_probabilities)]
+        return np.array(self.indices)[systematic_sample(self.annotations, self.batch_size, self.shares)]
 
     def get_bbox(
         self, data_shape: Any, force_fg: bool, class_locations: Locations, *args: Any, **kwargs: Any
@@ -119,6 +134,15 @@ def _seen(voxels: Tensor, states: Tensor, shape: tuple[int, ...]) -> tuple[Tenso
     return points, state, case_state.clone()
 
 
-def landmark_loaders() -> AbstractContextManager[None]:
-    """Context in which ``nnUNetTrainer.get_dataloaders`` builds :class:`LandmarkDataLoader`."""
-    return loaders_built_by(LandmarkDataLoader, "landmarks")
+def landmark_loaders(segmented_share: float = 0.0) -> AbstractContextManager[None]:
+    """Context in which ``nnUNetTrainer.get_dataloaders`` builds :class:`LandmarkDataLoader`.
+
+    Args:
+        segmented_share: of the samples in training; validation keeps the proportion of its cases.
+    """
+    shares = chain((segmented_share,), repeat(0.0))
+
+    def build(*args: Any, **kwargs: Any) -> LandmarkDataLoader:
+        return LandmarkDataLoader(*args, segmented_share=next(shares), **kwargs)
+
+    return loaders_built_by(build, "landmarks")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nnunet_ext.landmarks.points import State
-from nnunet_ext.landmarks.training.cases import Annotation, has_landmarks, systematic_sample
+from nnunet_ext.landmarks.training.cases import Annotation, has_landmarks, systematic_sample, with_segmented_share
 from nnunet_ext.nnunet.annotated import is_segmented
 
 SEG, BOTH, LM, NONE = Annotation
@@ -75,3 +75,25 @@ def test_other_probabilities_are_kept():
     np.random.seed(3)
     found = np.concatenate([systematic_sample([SEG, LM, LM], 2, [0.5, 0.5, 0]) for _ in range(50)])
     assert np.bincount(found, minlength=3).tolist() == [50, 50, 0]
+
+
+def test_few_segmented_cases_may_have_a_share_of_every_batch():
+    np.random.seed(4)
+    kinds = [LM] * 8 + [SEG, BOTH]
+    shares = with_segmented_share(kinds, 0.5)
+    assert shares.sum() == pytest.approx(1)
+    assert shares[8:].tolist() == pytest.approx([0.25, 0.25])
+    for _ in range(50):
+        assert sum(kinds[index].segmentation for index in systematic_sample(kinds, 4, shares)) == 2
+    given = with_segmented_share([LM, LM, SEG], 0.5, [3, 1, 1])
+    assert given.tolist() == pytest.approx([0.375, 0.125, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("kinds", "share"), [([SEG, LM], 0.5), ([SEG] * 9 + [LM], 0.5), ([LM] * 4, 0.5), ([SEG, LM, LM], 0.0)]
+)
+def test_a_share_that_they_have_or_cannot_have_changes_nothing(kinds, share):
+    assert with_segmented_share(kinds, share) is None
+    own = np.arange(1, len(kinds) + 1)
+    if not 0 < (own * [kind.segmentation for kind in kinds]).sum() / own.sum() < share:
+        np.testing.assert_allclose(with_segmented_share(kinds, share, own), own / own.sum())

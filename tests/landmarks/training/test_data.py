@@ -252,6 +252,23 @@ def test_forced_foreground_is_at_landmarks_and_cases_without_labels_do_not_warn(
     assert np.std(centres, axis=0).min() > 0.7
 
 
+def test_a_share_of_segmented_cases_holds_in_every_batch_of_the_training_alone(root):
+    np.random.seed(5)
+    for share, least in ((0.75, 3), (1.0, 4)):
+        batches = loader(root, segmented_share=share)
+        kinds = dict(zip(batches.indices, batches.annotations, strict=True))
+        for _ in range(20):
+            assert sum(kinds[name].segmentation for name in batches.get_indices()) >= least
+    made = trainer(root)
+    cases = made.dataset_class(made.preprocessed_dataset_folder)
+    dataset = DatasetWithLandmarks(cases, made.landmark_cases, (12, 12, 12))
+    with landmark_loaders(1.0):
+        build = trainer_module.nnUNetDataLoader
+        built = [build(dataset, 4, (12, 12, 12), (12, 12, 12), made.label_manager) for _ in range(2)]
+    assert built[0].shares is not None
+    assert built[1].shares is None
+
+
 def test_batches_hold_both_kinds(root):
     np.random.seed(5)
     batches = loader(root)
