@@ -1,7 +1,7 @@
-"""Writes plans: presets, a schedule, options of methods and another resolution on top of what nnU-Net planned.
+"""Writes plans: presets, a schedule, options of methods and another resolution on top of nnU-Net's plans.
 
-Presets are files in ``plans/``, described in ``plans/README.md``. ``nnunet/plans.py`` says where our settings are in a
-plans file.
+Presets are files in ``plans/``, described in ``plans/README.md``. ``nnunet/plans.py`` says where a plans file holds our
+settings.
 """
 
 from __future__ import annotations
@@ -80,26 +80,27 @@ def write_plans(
 ) -> WrittenPlans:
     """Write a plans file beside ``<nnUNet_preprocessed>/<dataset>/<base>.json``.
 
-    Configuration names stay, and without ``spacing`` the ``data_identifier``, too: the preprocessed data is used
-    unchanged, and the user only adds ``-p NAME``. Explicit arguments win over presets.
+    Configurations keep their names. Without ``spacing`` they also keep their ``data_identifier``: the preprocessed data
+    is used unchanged, and the user only adds ``-p NAME``. Explicit arguments win over presets.
 
     Args:
         dataset: number or full name (``Dataset004_Hippocampus``) of a preprocessed data set.
         presets: names of files in ``plans/``, applied in this order.
         base: plans to start from.
-        configurations: which to change; all by default. Only these are kept in the new file.
-        spacing: mm, in the order of ``spacing`` in the plans. Stages, kernel sizes, patch and batch size follow it by
-            the rules of :mod:`nnunet_ext.nnunet.resolution`, and the data of this spacing lies beside the other.
+        configurations: configurations to change, all by default; only these are kept in the new file.
+        spacing: target spacing in mm, in the order of ``spacing`` in the plans. Stages, kernel sizes, patch and batch
+            size follow from it by the rules of :mod:`nnunet_ext.nnunet.resolution`. Data of this spacing is stored
+            beside the data of other spacings.
         batch_size: in samples.
         patch_size: in voxels.
-        features: channels of every stage, finest first; with ``spacing`` as many stages as these.
-        options: of methods, by the name of their package: ``{"attenscribble": {"crf_weight": 1.0}}``.
-        out: name of the new plans; ``base`` and the presets joined by ``_`` by default.
-        force: replace an existing file with other content.
+        features: channels of every stage, finest first; with ``spacing`` its length is the number of stages.
+        options: options of methods, by the name of their package: ``{"attenscribble": {"crf_weight": 1.0}}``.
+        out: name of the new plans; by default ``base`` and the presets, joined by ``_``.
+        force: replace an existing file that has other content.
         schedule: ``epochs``, ``iterations`` (per epoch), or another key of ``nnunet.schedule.Schedule``.
 
     Raises:
-        InputError: anything that does not exist or does not fit, in one sentence.
+        InputError: something does not exist or does not fit.
     """
     folder = dataset_folder(dataset)
     source = folder / f"{base}.json"
@@ -151,12 +152,13 @@ def write_plans(
 
 
 def require_options(options: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise InputError unless these options exist and have values that a trainer takes.
+    """Raise InputError unless these options exist and have values that a trainer accepts.
 
-    They are tried on the sound defaults. A trainer checks again, because its own defaults and the plans matter too.
+    The options are checked on top of the sound defaults. A trainer checks them again on top of its own defaults and the
+    plans.
 
     Args:
-        options: by the name of a method's package, or ``precision``.
+        options: options by the name of a method's package, or ``precision``.
     """
     for method, chosen in options.items():
         if method == PRECISION:
@@ -176,7 +178,7 @@ def _read_plans(source: Path) -> dict[str, Any]:
     """Read a plans file.
 
     Raises:
-        InputError: it is not there, or holds something else.
+        InputError: the file does not exist, or holds no plans.
     """
     if not source.is_file():
         there = ", ".join(sorted(path.stem for path in source.parent.glob("*Plans*.json"))) or "none"
@@ -196,7 +198,7 @@ def _read_plans(source: Path) -> dict[str, Any]:
 
 
 def _require_name(name: str, base: str) -> None:
-    """Raise InputError unless new plans may have this name beside the plans they come from."""
+    """Raise InputError unless new plans made from ``base`` may have this name."""
     if name == base:
         raise InputError(
             f"The new plans would be called {name} and replace the plans they come from; "
@@ -234,10 +236,10 @@ def _apply_schedule(settings: dict[str, Any], schedule: Mapping[str, float]) -> 
 
 
 def _fingerprint(folder: Path) -> dict[str, Any]:
-    """Read nnU-Net's notes on every image.
+    """Read nnU-Net's fingerprint: spacing and shape of every image.
 
     Raises:
-        InputError: there are no such notes.
+        InputError: there is no fingerprint, or it lacks them.
     """
     file = folder / "dataset_fingerprint.json"
     content = read_json(file) if file.is_file() else {}
@@ -250,7 +252,7 @@ def _fingerprint(folder: Path) -> dict[str, Any]:
 
 
 def _cases_in(data: Path) -> int:
-    """Preprocessed cases; nnU-Net writes one such file for each."""
+    """Number of preprocessed cases; nnU-Net writes one ``.pkl`` for each."""
     return sum(1 for _ in data.glob("*.pkl"))
 
 

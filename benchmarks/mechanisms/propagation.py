@@ -47,11 +47,14 @@ def run(options: Mapping[str, Any] | None = None, *, seed: int = 0) -> list[Answ
     stock, network = stock_network(seed), propagating_network(options, seed)
     told, untold = volumes(TEST, DEPTH, True, 1), volumes(TEST, DEPTH, False, 2)
     alone = predictor(stock)(told[0].transpose(1, 2).flatten(0, 1)).argmax(1).unflatten(0, (TEST, DEPTH))
-    later = {"stock nnU-Net": after_slice_0(alone, told[1]), "S2VNet": after_slice_0(found(network, told[0]), told[1])}
+    later = {
+        "stock nnU-Net": after_slice_0(alone, told[1]),
+        "S2VNet": after_slice_0(segmented(network, told[0]), told[1]),
+    }
     memories = memory_test(network, [Volume(*both) for both in zip(*told, strict=True)])
     own, none, other = (mean(scores) for scores in memories)
     clicks = {"no click": None, "a click": clicks_in_slice_0(untold[1])}
-    asked = {arm: after_slice_0(found(network, untold[0], made), untold[1]) for arm, made in clicks.items()}
+    asked = {arm: after_slice_0(segmented(network, untold[0], made), untold[1]) for arm, made in clicks.items()}
     known = f"at most {ALONE} without, at least {KNOWN} with"
     return [
         Answer("slice 0 shows it", "Dice of slices 1 to 7", later, known, solved(later)),
@@ -133,8 +136,8 @@ def batch_of(prompts: Sequence[Prompts]) -> Prompts:
     return Prompts(*(torch.cat([getattr(one, name) for one in prompts]) for name in names))
 
 
-def found(network: S2VNet, images: Tensor, prompts: Prompts | None = None) -> Tensor:
-    """Labels ``(B, T, H, W)``, by the forward chain."""
+def segmented(network: S2VNet, images: Tensor, prompts: Prompts | None = None) -> Tensor:
+    """Labels ``(B, T, H, W)`` that the forward chain predicts."""
     with torch.no_grad():
         chain = network.propagate(images.unbind(2), slices_with_image(images), prompts)
         return torch.stack([one.logits.argmax(1) for one in chain], 1)

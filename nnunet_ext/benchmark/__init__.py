@@ -1,24 +1,24 @@
-"""Runs trainers against baselines on the same splits, plans and schedules, and reports what can be said.
+"""Runs trainers and baselines on the same splits, plans and schedules, and reports which differences are shown.
 
-In the order of the walk from a file to its report::
+The modules, in their order from a specification to its report::
 
-    spec                          what is compared: a YAML file, checked
-    folder                        jobs, and what lies where in the folder of a benchmark
-    run → prepare                 data, plans, splits and trainers are looked at; the list of jobs
+    spec                          the comparison: a YAML file, checked
+    folder                        jobs, and the layout of a benchmark's folder
+    run → prepare                 checks data, plans, splits and trainers; lists the jobs
             own_data              data that the benchmark plans and preprocesses itself
             preprocessed          reads splits and plans; the key of a job
-            plans, equal_time     the plans of an arm; iterations that fit into the time of another
+            plans, equal_time     the plans of an arm; iterations that fit into the time of another arm
     run → queue → job             many jobs, one job: train, predict, score
-            remaining             how long it still takes
+            remaining             the time that is left
             seeded                a command of nnU-Net, seeded and measured
-            records               what a training left behind
+            records               data of a finished training
             score                 predictions against their references
-    report → results              everything that is done
-            package               the files that a report is computed from: written, and read by whoever verifies it
+    report → results              the results of all finished jobs
+            package               the files that a report is computed from, written and read
             cells, portable       numbers and texts that are the same everywhere
-            analysis              which differences are shown; the only file that calls the statistics
+            analysis              which differences are shown; the only module that calls the statistics
             page → tables         the texts
             figures, pictures
             manifest              SHA-256 of every file
-    verify                        the same texts again, from the package alone
+    verify                        computes the same texts again, from the package alone
 """

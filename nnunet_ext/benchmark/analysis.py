@@ -1,6 +1,6 @@
-"""Statements from scores: which differences are shown, and which are not.
+"""Comparisons from scores: which differences are shown, and which are not.
 
-Every arm is compared with the baseline on the subjects, folds and seeds that both have. One table of the report is one
+Every arm is compared with the baseline on the subjects, folds and seeds that both have. Each table of the report is one
 family of tests: Holm's correction runs over all its rows.
 """
 
@@ -23,12 +23,12 @@ MEAN = "mean"
 """The label of the mean over the labels of a case."""
 
 FLAT = 0.005
-"""A baseline that gains more Dice than this over the last quarter of its schedule has not shown what it can reach."""
+"""Largest gain of Dice over the last quarter of its schedule with which a baseline counts as fully trained."""
 
 STILL_LEARNING = "still learning: no verdict"
 
 NOT_KNOWN = "not known to be flat: no verdict"
-"""Nobody kept the curve of the baseline, or it is too short."""
+"""Verdict if the curve of the baseline is missing or too short."""
 
 KEYS = ["arm", "fold", "seed", "case", "label"]
 
@@ -41,7 +41,7 @@ COUNTED = {
 
 @dataclass(frozen=True)
 class Metric:
-    """A column of ``metrics.csv`` or ``interfaces.csv``; ``unit`` with a leading blank or empty."""
+    """A column of ``metrics.csv`` or ``interfaces.csv``; ``unit`` is empty or begins with a blank."""
 
     column: str
     title: str
@@ -53,18 +53,18 @@ class Metric:
 
     @property
     def heading(self) -> str:
-        """``Dice``, ``HD95 (mm)``."""
+        """The title with its unit: ``Dice``, ``HD95 (mm)``."""
         return f"{self.title} ({self.unit.strip()})" if self.unit else self.title
 
     @property
     def is_main(self) -> bool:
-        """One of those that sentences, verdicts and figures are about; the others are in tables only."""
+        """Whether sentences, verdicts and figures are about this metric; other metrics are only in tables."""
         return self.column in ("dice", "hd95_mm")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison of the report. ``no_verdict``: why there is none, if the baseline is not known to be flat."""
+    """One comparison of the report; ``no_verdict`` is the reason for giving none, if the baseline may still learn."""
 
     group: str
     metric: Metric
@@ -74,17 +74,17 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """Verdict of the comparison, or why there is none."""
+        """Verdict of the comparison, or the reason for giving none."""
         tested = self.comparison.n >= MIN_SUBJECTS
         return self.no_verdict if self.no_verdict and tested else self.comparison.verdict
 
 
 def metrics_of(cases: pd.DataFrame, interfaces: pd.DataFrame | None = None) -> list[Metric]:
-    """The metrics that are reported, in order; IoU is a function of Dice and stays in the CSV file.
+    """The metrics of the report, in order; IoU is a function of Dice and stays in the CSV file.
 
     Args:
-        cases: the scores of labels.
-        interfaces: the scores of pairs of labels, if they were measured.
+        cases: scores of labels.
+        interfaces: scores of pairs of labels, if they were measured.
     """
     betti = [column for column in cases.columns if column.startswith("betti_")]
     touching = list(interfaces.columns) if interfaces is not None and len(interfaces) else []
@@ -101,20 +101,20 @@ def metrics_of(cases: pd.DataFrame, interfaces: pd.DataFrame | None = None) -> l
 
 
 def values(results: Results, group: str, arms: Sequence[str], column: str) -> dict[str, pd.DataFrame]:
-    """One metric of these arms on what all of them have, by label, with the mean over labels first.
+    """One metric of these arms on their common trainings and cases, by label, with the mean over labels first.
 
-    A label of a case counts only if it counts for all these arms, so that all are judged on the same. Metrics of an
-    interface have pairs of labels as labels.
+    A label of a case counts only if all these arms have a value for it, so that all are judged on the same data. For
+    metrics of an interface the labels are pairs of labels.
 
     Returns:
-        For every label a table ``arm, case, seed, value``, as :func:`~nnunet_ext.evaluation.statistics.compare` reads;
-        with the column ``subject`` if the subject of every case is known.
+        For every label a table ``arm, case, seed, value`` for :func:`~nnunet_ext.evaluation.statistics.compare`, with
+        the column ``subject`` if the subject of every case is known.
     """
     cases = results.scores_of(column)
     own = cases[(cases["group"] == group) & cases["arm"].isin(arms)]
     own = _common_trainings(own, arms)
     if own.groupby("case")["fold"].nunique().max() > 1:
-        # folds with the same validation cases are repeats on other training subsets, as seeds are
+        # folds with the same validation cases are repeats on other training subsets, so they count as seeds
         own = own.assign(seed=own["fold"].astype(str) + "." + own["seed"].astype(str))
     counted = own.groupby(["case", "label"])[column].transform(lambda column: column.notna().all())
     subjects = own.drop_duplicates("case").set_index("case")["subject"] if "subject" in own.columns else None
@@ -129,7 +129,7 @@ def values(results: Results, group: str, arms: Sequence[str], column: str) -> di
 
 
 def findings(results: Results, group: str, metric: Metric) -> list[Finding]:
-    """Every other arm against the baseline, for the mean and every label; Holm over all of them."""
+    """Compare every other arm with the baseline, for the mean and every label, with Holm's correction over all."""
     found: list[tuple[str, Comparison]] = []
     for arm in present(results, group):
         if arm == results.baseline:
@@ -153,14 +153,14 @@ def findings(results: Results, group: str, metric: Metric) -> list[Finding]:
 
 
 def late_gain(results: Results, group: str, arm: str) -> float | None:
-    """Gain of an arm over the last quarter of its schedule, see :func:`.records.late_gain`; mean over trainings."""
+    """Gain of an arm over the last quarter of its schedule, a mean over trainings; see :func:`.records.late_gain`."""
     own = [t.about.get("late_gain") for t in results.trainings if (t.arm, t.group) == (arm, group)]
     known = [gain for gain in own if gain is not None]
     return float(np.mean(known)) if known else None
 
 
 def ranks(results: Results, group: str, metric: Metric) -> pd.DataFrame | None:
-    """The distribution of ranks over all arms by the mean over labels; None where too few subjects are common."""
+    """The distribution of all arms' ranks by the mean over labels; None if too few subjects are common."""
     arms = present(results, group)
     tables = values(results, group, arms, metric.column)
     table = tables[MEAN]
@@ -171,7 +171,7 @@ def ranks(results: Results, group: str, metric: Metric) -> pd.DataFrame | None:
 
 
 def per_case(results: Results, group: str, arm: str, column: str) -> pd.DataFrame:
-    """Mean over labels and seeds of every case, for one arm and the baseline, and the difference."""
+    """Means over labels and seeds of every case, for one arm and the baseline, and their difference."""
     table = values(results, group, [results.baseline, arm], column)[MEAN]
     wide = table.groupby(["case", "arm"])["value"].mean().unstack()
     return wide.assign(difference=wide[arm] - wide[results.baseline])
@@ -184,7 +184,7 @@ def present(results: Results, group: str) -> list[str]:
 
 
 def per_training(results: Results, group: str, column: str) -> pd.DataFrame:
-    """The mean over cases of every training: rows ``fold, seed``, columns the arms."""
+    """The mean over cases of every training; rows are ``fold, seed``, columns are arms."""
     scores = results.scores_of(column)
     own = scores[scores["group"] == group]
     case = own.groupby(["arm", "fold", "seed", "case"])[column].mean()
@@ -193,7 +193,7 @@ def per_training(results: Results, group: str, column: str) -> pd.DataFrame:
 
 
 def costs(results: Results, group: str) -> list[dict[str, Any]]:
-    """Weights, time and memory of every arm, and their ratios to the baseline (medians over its trainings)."""
+    """Weights, time and memory of every arm (medians over its trainings), and their ratios to the baseline."""
     rows: list[dict[str, Any]] = []
     for arm in present(results, group):
         own = [training for training in results.trainings if (training.arm, training.group) == (arm, group)]
@@ -215,7 +215,7 @@ def costs(results: Results, group: str) -> list[dict[str, Any]]:
 
 
 def deviations(results: Results, group: str) -> dict[str, list[str]]:
-    """Differences of an arm beside its trainer: settings of the configuration that are not the baseline's."""
+    """By arm, the settings of its configuration that differ from the baseline's, as texts."""
     settings = {t.arm: _flat(t.about.get("settings", {})) for t in results.trainings if t.group == group}
     base = settings.get(results.baseline, {})
     return {
@@ -229,7 +229,7 @@ def deviations(results: Results, group: str) -> dict[str, list[str]]:
 
 
 def same_cases(results: Results, group: str) -> bool:
-    """Say whether every training of a fold was validated on the same cases."""
+    """Whether all trainings of each fold were validated on the same cases."""
     own = results.cases[results.cases["group"] == group]
     sets = own.groupby(["fold", "arm", "seed"])["case"].agg(frozenset)
     return all(len(set(fold)) == 1 for _, fold in sets.groupby("fold"))
@@ -239,7 +239,7 @@ def same_cases(results: Results, group: str) -> bool:
 
 
 def _common_trainings(own: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
-    """The folds and seeds that all arms have, balanced: as many trainings as possible."""
+    """The rows of folds and seeds that all arms have; balanced, with as many trainings as possible."""
     there = own[["arm", "fold", "seed"]].drop_duplicates().groupby(["fold", "seed"])["arm"].nunique()
     common = [key for key, count in there.items() if count == len(set(arms))]
     seeds = sorted({seed for _, seed in common})
@@ -272,6 +272,6 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def training_of(results: Results, group: str, arm: str, fold: int, seed: int) -> Training:
-    """The one training."""
+    """The training with these names and numbers."""
     [found] = [t for t in results.trainings if (t.group, t.arm, t.fold, t.seed) == (group, arm, fold, seed)]
     return found

@@ -1,4 +1,4 @@
-"""CSV files with the same bytes on every platform: a fixed number of digits, read back as exactly what was written."""
+"""CSV files with the same bytes on every platform: numbers have a fixed number of digits and are read back exactly."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.files import write_text
 
 SCORE_DIGITS, TABLE_DIGITS = 8, 6
-"""Significant digits: sums of numbers with eight digits differ between platforms in the sixteenth."""
+"""Significant digits. Sums of numbers with eight digits differ between platforms only in the sixteenth digit."""
 
 IDENTITY = ["arm", "group", "fold", "seed", "case"]
-"""Columns that say which case of which training was scored."""
+"""Columns that identify the training and the case of a score."""
 
 TEXTS = ("arm", "group", "case", "label", "labels", "status", "subject")
-"""Columns of texts in tables of scores; fold and seed are integers, all others numbers."""
+"""Text columns in tables of scores; fold and seed are integers, all others floats."""
 
 
 def as_csv(table: pd.DataFrame, digits: int) -> str:
-    """The text of a CSV file whose numbers have so many significant digits; integers have all of theirs."""
+    """The text of a CSV file with this number of significant digits; integers keep all their digits."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(table.columns)
@@ -33,7 +33,7 @@ def as_csv(table: pd.DataFrame, digits: int) -> str:
 
 
 def write_scores(path: Path, table: pd.DataFrame) -> None:
-    """Write a table of scores: who first, metrics after, without columns of which nothing is known."""
+    """Write a table of scores: names first, then metrics; the column ``subject`` is left out if all are unknown."""
     names = [name for name in [*IDENTITY, "subject", "label"] if name in table.columns]
     if "subject" in names and table["subject"].isna().all():
         names.remove("subject")
@@ -42,10 +42,10 @@ def write_scores(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_scores(path: Path) -> pd.DataFrame:
-    """A table that :func:`write_scores` wrote.
+    """Read a table that :func:`write_scores` wrote.
 
     Raises:
-        InputError: it is missing, has no such columns, or a cell is no number.
+        InputError: it is missing, lacks a column, or a cell is no number.
     """
     table = read_table(path)
     if absent := [name for name in (*IDENTITY, "label") if name not in table.columns]:
@@ -54,7 +54,7 @@ def read_scores(path: Path) -> pd.DataFrame:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A CSV file of scores: names are texts whatever they look like, and every number is exactly what is written.
+    """Read a CSV file of scores. Names are read as text, whatever they look like, and numbers exactly as written.
 
     Raises:
         InputError: it is missing, or a cell is no number.

@@ -1,7 +1,6 @@
-"""Data sets that a benchmark makes from one with dense labels: with scribbles, landmarks in place of masks, or borders
-that were moved.
+"""Data sets that a benchmark derives from dense labels: with scribbles, landmarks in place of masks, or moved borders.
 
-They lie in the benchmark's folder beside links to the data sets of the user.
+They are stored in the benchmark's folder, beside links to the user's data sets.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from nnunet_ext.refusals import meant
 from nnunet_ext.splits.files import NAME
 
 DRAWN = "nnunet_ext_drawn.json"
-"""In a data set that was drawn: how."""
+"""File in a drawn data set with the settings that it was drawn with."""
 
 
 def link_datasets(source: Path, target: Path, drawn: Iterable[str]) -> None:
-    """Show the data sets of ``source`` in ``target``, where others are drawn beside them."""
+    """Link the data sets of ``source`` into ``target``, except those with the number of a drawn one."""
     own = {f"Dataset{int(number):03d}" for number in drawn}
     for folder in sorted(source.glob("Dataset[0-9][0-9][0-9]_*")):
         link = target / folder.name
@@ -35,22 +34,22 @@ def link_datasets(source: Path, target: Path, drawn: Iterable[str]) -> None:
 
 
 def folds_of_landmarks(drawn: Iterable[str], raw: Path) -> Path | None:
-    """The file of folds that goes with a data set whose masks were withheld; None if none was."""
+    """The file of folds of a drawn data set with landmarks in place of masks; None if there is none."""
     folders = [folder for number in drawn for folder in raw.glob(f"Dataset{int(number):03d}_*")]
     return next((folder / NAME for folder in folders if (folder / NAME).is_file()), None)
 
 
 def draw(number: str, drawn: Drawn, splits: SplitRecipe | None, raw: Path) -> None:
-    """Make the data set of this number in ``raw``, unless it was made in the same way before.
+    """Make the data set of this number in ``raw``, unless it exists already with the same settings.
 
     Args:
-        number: of the new data set.
-        drawn: how it is made.
-        splits: says which cases are one subject.
+        number: number of the new data set.
+        drawn: settings of the data set.
+        splits: recipe of the folds, which says which cases are one subject.
         raw: ``nnUNet_raw`` of the benchmark.
 
     Raises:
-        InputError: it cannot be made.
+        InputError: the data set cannot be made.
     """
     how = {**drawn.model_dump(mode="json"), "splits": None if splits is None else splits.model_dump(mode="json")}
     for folder in raw.glob(f"Dataset{int(number):03d}_*"):
@@ -63,7 +62,7 @@ def draw(number: str, drawn: Drawn, splits: SplitRecipe | None, raw: Path) -> No
     elif drawn.borders is not None:
         made = move_borders(drawn.source, number, drawn.borders)
     else:
-        assert splits is not None  # the specification asks for it
+        assert splits is not None  # the specification requires it
         made = _landmarks(number, drawn, splits, raw)
     write_json(made / DRAWN, how)
     print(f"{made.name}: drawn from data set {drawn.source}", flush=True)
@@ -80,7 +79,7 @@ def _scribbles(number: str, source: str, given: Mapping[str, Any]) -> Path:
 
 
 def _landmarks(number: str, drawn: Drawn, splits: SplitRecipe, raw: Path) -> Path:
-    """Landmarks, and the folds: each has masks of other subjects, and the landmarks of the same ones."""
+    """Make a data set with landmarks and its folds; each fold has masks of other subjects, and the same landmarks."""
     from nnunet_ext.landmarks.derive import derive_dataset
     from nnunet_ext.landmarks.derived import Options
     from nnunet_ext.splits.files import read_folds

@@ -1,7 +1,7 @@
-"""Equal compute: an arm gets as many iterations as fit into the time of another one, measured on this machine.
+"""Equal compute: an arm gets as many iterations as fit into the time of another arm, measured on this machine.
 
-A method that costs 1.7 times as much per iteration is compared with a baseline that trains 1.7 times as many. What was
-measured is kept in ``benchmark.json``, so that the plans stay the same when the benchmark goes on.
+A method that costs 1.7 times as much per iteration is compared with a baseline that trains for 1.7 times as many
+iterations. The measurement is kept in ``benchmark.json``, so that the plans stay the same when the benchmark continues.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from nnunet_ext.processes.children import run_step
 from nnunet_ext.processes.commands import environment
 
 SCHEDULE = {"epochs": 1000, "iterations": 250}
-"""Schedule of stock nnU-Net, where plans say nothing else."""
+"""Schedule of stock nnU-Net, the default if plans have none."""
 
 
 def with_equal_time(spec: Spec, benchmark: BenchmarkFolder, known: Mapping[str, int]) -> tuple[Spec, dict[str, int]]:
-    """``spec`` with the iterations of every arm that has the time of another one.
+    """Set the iterations of every arm that has the time of another arm.
 
     Args:
-        spec: with preprocessed data.
-        benchmark: where the measurement is logged.
-        known: what this function returned before.
+        spec: specification; its data is preprocessed.
+        benchmark: folder that logs the measurement.
+        known: iterations that an earlier call returned; they are not measured again.
 
     Returns:
-        The spec, and the iterations per epoch by a key of the two arms; what is known is not measured again.
+        The specification, and the iterations per epoch by a key of the two arms.
 
     Raises:
-        InputError: an arm would be another one again.
+        InputError: an arm would be the same as another one.
         StepFailed: a step could not be measured.
     """
     by_name = {arm.name: arm for arm in spec.arms}
@@ -85,7 +85,7 @@ def _schedule(spec: Spec, arm: Arm) -> dict[str, int]:
 
 
 def _step_seconds(spec: Spec, benchmark: BenchmarkFolder, arm: Arm) -> float:
-    """Seconds of a training step, measured in a process of its own."""
+    """Seconds of a training step, measured in a separate process."""
     dataset = _dataset(spec, arm)
     plans = written_plans(arm.plans, dataset, spec.configurations)
     file = benchmark.folder / "step_seconds.json"

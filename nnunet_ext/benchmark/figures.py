@@ -1,4 +1,4 @@
-"""The figures of a report. Every function draws one and returns it; nothing here computes a statistic."""
+"""The figures of a report. Every function draws and returns one figure; none computes statistics."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from nnunet_ext.benchmark.results import Training
 
 BASELINE_COLOUR = "#555555"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442")
-"""Okabe and Ito's, by arm."""
+"""Colours of arms, by Okabe and Ito."""
 
 LINES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "v"))
-"""Line styles and markers, for every round through the colours another."""
-
+"""Line styles and markers; each round through the colours uses another pair."""
 
 NAMED_SHARE = 0.06
-"""Narrower bars of ranks have no room for a number."""
+"""Smallest width of a bar of ranks with a number in it; narrower bars have no room."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Style:
 
 
 def styles(arms: Sequence[str], baseline: str) -> dict[str, Style]:
-    """A style for every arm, none twice among the first 29; grey for the baseline."""
+    """A style for every arm, different for the first 29; the baseline is grey."""
     others = [arm for arm in arms if arm != baseline]
     chosen = {
         arm: Style(COLOURS[i % len(COLOURS)], *LINES[i // len(COLOURS) % len(LINES)]) for i, arm in enumerate(others)
@@ -46,7 +45,7 @@ def styles(arms: Sequence[str], baseline: str) -> dict[str, Style]:
 
 
 def differences(by_metric: Mapping[Metric, Sequence[Finding]], by_arm: Mapping[str, Style]) -> Figure:
-    """Mean paired differences to the baseline with their intervals; right of zero is better."""
+    """Mean paired differences to the baseline with their intervals; each axis says which side is better."""
     rows = list(next(iter(by_metric.values())))
     figure = _figure(4.6 * len(by_metric) + 1.2, 0.34 * len(rows) + 1.4)
     panels = figure.subplots(1, len(by_metric), sharey=True, squeeze=False)[0]
@@ -81,11 +80,11 @@ def differences(by_metric: Mapping[Metric, Sequence[Finding]], by_arm: Mapping[s
 
 
 def distributions(by_metric: Mapping[Metric, pd.DataFrame], by_arm: Mapping[str, Style]) -> Figure:
-    """Every case, averaged over labels and seeds, as a dot; boxes: quartiles; diamond: mean.
+    """Dots for all cases, averaged over labels and seeds, with boxes for quartiles and diamonds for means.
 
     Args:
         by_metric: tables ``arm, case, seed, value``.
-        by_arm: also gives the order.
+        by_arm: styles, in the order of the arms.
     """
     figure = _figure(4.6 * len(by_metric) + 1, 0.5 * len(by_arm) + 1.6)
     panels = figure.subplots(1, len(by_metric), sharey=True, squeeze=False)[0]
@@ -113,7 +112,7 @@ def distributions(by_metric: Mapping[Metric, pd.DataFrame], by_arm: Mapping[str,
 
 
 def rank_bars(by_metric: Mapping[Metric, pd.DataFrame], by_arm: Mapping[str, Style]) -> Figure:
-    """Bars: how often each arm has each rank in bootstrap samples of seeds and subjects; a bar's number is the rank."""
+    """Bars for how often each arm has each rank in bootstrap samples of seeds and subjects, numbered by rank."""
     figure = _figure(4.6 * len(by_metric) + 1.2, 0.42 * len(by_arm) + 1.8)
     panels = figure.subplots(1, len(by_metric), sharey=True, squeeze=False)[0]
     for axes, (metric, table) in zip(panels, by_metric.items(), strict=True):
@@ -139,7 +138,7 @@ def rank_bars(by_metric: Mapping[Metric, pd.DataFrame], by_arm: Mapping[str, Sty
 
 
 def curves(trainings: Sequence[Training], by_arm: Mapping[str, Style]) -> Figure:
-    """Losses and nnU-Net's pseudo Dice over the epochs; one line per training."""
+    """Losses and nnU-Net's pseudo Dice over the epochs, one line per training."""
     panels = {
         "train_losses": "training loss",
         "val_losses": "validation loss",
@@ -168,12 +167,12 @@ def curves(trainings: Sequence[Training], by_arm: Mapping[str, Style]) -> Figure
 
 
 def _legend(figure: Figure) -> None:
-    """Draw one legend beside all panels, so that it covers nothing; the panels have the same entries."""
+    """Draw one legend beside the panels, where it covers nothing; all panels have the same entries."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
 
 
 def _figure(width: float, height: float) -> Any:
     figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)  # draws without a screen and leaves the user's matplotlib backend alone
+    FigureCanvasAgg(figure)  # needs no screen and leaves the user's matplotlib backend alone
     return figure

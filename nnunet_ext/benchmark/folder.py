@@ -1,19 +1,19 @@
-"""The folder of a benchmark: what lies where, and what is done.
+"""The folder of a benchmark: its layout, and the state of its jobs.
 
 ::
 
     benchmark.json                         the benchmark as prepared: spec, plans, splits, jobs
     jobs/<job>/record.json                 written last: this job is done
-    jobs/<job>/metrics.csv, summary.json   every case and class
-    jobs/<job>/log.txt                     everything that was printed
+    jobs/<job>/metrics.csv, summary.json   scores of every case and class
+    jobs/<job>/log.txt                     all output
     jobs/<job>/memory.jsonl                one line for every attempt that ended
-    jobs/<job>/predictions/                of held-out cases, where those are scored
+    jobs/<job>/predictions/                predictions of held-out cases, if these are scored
     results/seed_<S>/                      nnUNet_results of all trainings with this seed
-    results/seed_<S>.from_<arm>/           the same for those that start from another arm's final weights
-    nnUNet_raw/, nnUNet_preprocessed/      of data that the benchmark brings itself
+    results/seed_<S>.from_<arm>/           the same for trainings that start from another arm's final weights
+    nnUNet_raw/, nnUNet_preprocessed/      data that the benchmark brings itself
 
-A job is done when its record is there; everything else is read from what nnU-Net itself leaves, so that a job can be
-killed at any moment.
+A job is done when its record exists. Everything else is read from nnU-Net's own files, so a job can be killed at any
+moment.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ PREPARED = "benchmark.json"
 
 @dataclass(frozen=True)
 class Job:
-    """One training with its evaluation. ``key`` changes with everything that the result depends on.
+    """One training with its evaluation.
 
-    ``group``: the data set of the comparison, where the training is on another one. ``truth``: the data set or folder
-    whose label maps are the references, where they are not those of the comparison's data set. ``scored``: as in
-    :class:`~nnunet_ext.benchmark.spec.Spec`. ``start``: the arm whose final weights of the same
-    fold and seed the training starts from.
+    ``key`` changes with everything that the result depends on. ``group`` is the data set of the comparison, if the
+    training uses another one. ``truth`` is the data set or folder whose label maps are the references, if these are not
+    the comparison's. ``scored`` is as in :class:`~nnunet_ext.benchmark.spec.Spec`. ``start`` is the arm whose final
+    weights, of the same fold and seed, the training starts from.
     """
 
     arm: str
@@ -62,7 +62,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Unique within a benchmark, and a folder name."""
+        """Name of the job's folder, unique within a benchmark."""
         return f"{self.compared}.{self.configuration}.{file_name(self.arm)}.fold_{self.fold}.seed_{self.seed}"
 
     @property
@@ -82,13 +82,13 @@ class Job:
     def prediction(self, images: Path, output: Path) -> list[str]:
         """The command that predicts with the trained fold."""
         model = ["-d", self.dataset, "-c", self.configuration, "-f", str(self.fold), "-tr", self.trainer]
-        # without workers of its own: the cases are few
+        # without workers, because there are few cases
         how = ["-p", self.plans, "-device", self.device, "-npp", "0", "-nps", "0"]
         return ["nnUNetv2_predict", "-i", str(images), "-o", str(output), *model, *how]
 
 
 class BenchmarkFolder:
-    """Paths and state; writes nothing but whole files."""
+    """Paths and state of a benchmark; files are always written as a whole."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser().resolve()
@@ -101,19 +101,19 @@ class BenchmarkFolder:
 
     @property
     def lock(self) -> Path:
-        """Held by whoever starts jobs here."""
+        """The lock held by the process that starts jobs here."""
         return self.folder / ".lock"
 
     def save(self, spec: Spec, jobs: list[Job], **about: Any) -> None:
-        """``about``: JSON values, kept as they are."""
+        """Write ``benchmark.json``; ``about`` holds further JSON values, stored as they are."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.prepared, {**about, "spec": spec.as_dict(), "jobs": [asdict(job) for job in jobs]})
 
     def load(self) -> tuple[Spec, list[Job], dict[str, Any]]:
-        """Spec, jobs, and the rest of the file.
+        """Read the specification, the jobs, and the rest of ``benchmark.json``.
 
         Raises:
-            InputError: no benchmark lies here, or its file cannot be read.
+            InputError: the folder holds no benchmark, or its file cannot be read.
         """
         if not self.prepared.is_file():
             raise InputError(f"{self.folder} holds no {PREPARED}; start with: nnunet-ext benchmark run.")
@@ -136,7 +136,7 @@ class BenchmarkFolder:
         return self.folder / "nnUNet_raw"
 
     def use_data(self, spec: Spec) -> None:
-        """Point nnU-Net's variables, in this process, to the data; before anything of nnunetv2 is imported.
+        """Point nnU-Net's variables of this process to the data; call this before nnunetv2 is imported.
 
         Raises:
             InputError: a variable is not set.
@@ -161,17 +161,17 @@ class BenchmarkFolder:
         return self.folder / "jobs" / job.name
 
     def results(self, job: Job) -> Path:
-        """``nnUNet_results`` of a job: trainings that differ in nothing but seed or start need folders of their own."""
+        """``nnUNet_results`` of a job; trainings that differ only in seed or start need separate folders."""
         start = f".from_{file_name(job.start)}" if job.start else ""
         return self.folder / "results" / f"seed_{job.seed}{start}"
 
     def fold(self, job: Job) -> Path:
-        """Folder into which nnU-Net writes checkpoints and validation predictions."""
+        """Folder that nnU-Net writes checkpoints and validation predictions to."""
         model = f"{job.trainer}__{job.plans}__{job.configuration}"
         return self.results(job) / job.dataset / model / f"fold_{job.fold}"
 
     def predictions(self, job: Job) -> Path:
-        """The predictions that are scored; of held-out cases the folder is there when all are predicted."""
+        """Folder of the predictions to score; with held-out cases it exists only when all are predicted."""
         return self.fold(job) / "validation" if job.scored == "validation" else self.of(job) / "predictions"
 
     def record(self, job: Job) -> dict[str, Any] | None:
@@ -188,7 +188,7 @@ class BenchmarkFolder:
         return next(o for o in jobs if o.arm == job.start and all(getattr(o, k) == getattr(job, k) for k in same))
 
     def can_start(self, job: Job) -> bool:
-        """Say whether the job whose final weights ``job`` starts from, if any, is done."""
+        """Whether the job whose final weights ``job`` starts from is done; True if it starts from none."""
         start = self.start_of(job)
         return start is None or self.record(start) is not None
 
@@ -197,5 +197,5 @@ class BenchmarkFolder:
 
 
 def file_name(text: str) -> str:
-    """``text`` with nothing in it that a file name must not have."""
+    """``text`` as a file name: every other character than letters and digits becomes ``_``."""
     return "".join(letter if letter.isalnum() else "_" for letter in text)

@@ -1,9 +1,9 @@
 """One job: train, predict, score.
 
-A real ``nnUNetv2_train``, which ends with predicting the validation cases; ``nnUNetv2_predict``, where held-out cases
-are scored; then the evaluation. ``python -m nnunet_ext.benchmark.job FOLDER JOB`` runs it in this process, wherever the
-queue put it. What was done before is not done again: a training continues with ``--c``, a finished one is only
-validated (``--val``) or evaluated.
+A job runs ``nnUNetv2_train``, which also predicts the validation cases; then ``nnUNetv2_predict`` if held-out cases are
+scored; then the evaluation. The queue starts it as ``python -m nnunet_ext.benchmark.job FOLDER JOB``, on this machine
+or elsewhere. Finished steps are not repeated: an interrupted training continues with ``--c``, and a finished one is
+only validated (``--val``) or evaluated.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from nnunet_ext.processes.lock import held
 
 
 class JobFailed(RuntimeError):
-    """A command of nnU-Net ended with an error; its log says why."""
+    """A command of nnU-Net ended with an error; its log gives the reason."""
 
 
 def run_job(folder: str | Path, name: str) -> None:
     """Run the job ``name`` of the benchmark in ``folder`` to its end, or return at once if it is done.
 
     Raises:
-        JobFailed: nnU-Net failed, or did not train what was asked for.
-        InputError: plans or split are no longer those of the benchmark, or another process works on this job.
+        JobFailed: nnU-Net failed, or trained another number of epochs.
+        InputError: plans or split have changed since the benchmark was prepared, or another process works on this job.
     """
     benchmark = BenchmarkFolder(folder)
     spec, jobs, _ = benchmark.load()
@@ -91,7 +91,7 @@ def training(benchmark: BenchmarkFolder, job: Job) -> list[str]:
 
 
 def training_left(benchmark: BenchmarkFolder, job: Job) -> list[str] | None:
-    """The command that trains and validates, from wherever an earlier attempt ended; None if that is done."""
+    """The command that trains and validates, from where an earlier attempt ended; None if both are done."""
     flag = continuation(benchmark.fold(job))
     if flag is None:
         return None
@@ -99,7 +99,7 @@ def training_left(benchmark: BenchmarkFolder, job: Job) -> list[str] | None:
 
 
 def prediction_left(benchmark: BenchmarkFolder, job: Job) -> list[str] | None:
-    """The command that predicts the held-out cases; None if that is done, or if they are not what is scored."""
+    """The command that predicts the held-out cases; None if they are predicted already, or are not scored."""
     if job.scored == "validation" or benchmark.predictions(job).is_dir():
         return None
     images = Path(os.environ["nnUNet_raw"]) / job.compared / "imagesTs"
@@ -107,7 +107,7 @@ def prediction_left(benchmark: BenchmarkFolder, job: Job) -> list[str] | None:
 
 
 def train(benchmark: BenchmarkFolder, job: Job) -> None:
-    """Train and validate."""
+    """Train and validate, unless that is done."""
     if command := training_left(benchmark, job):
         _run(benchmark, job, command, benchmark.of(job) / "memory.jsonl")
     if continuation(benchmark.fold(job)) is not None:
@@ -115,7 +115,7 @@ def train(benchmark: BenchmarkFolder, job: Job) -> None:
 
 
 def predict(benchmark: BenchmarkFolder, job: Job) -> None:
-    """Predict the held-out cases, if they are what is scored: all of them, or there is no folder of predictions."""
+    """Predict the held-out cases, if they are scored. The folder of predictions appears only with all of them in it."""
     if command := prediction_left(benchmark, job):
         unfinished = _unfinished(benchmark, job)
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -133,12 +133,12 @@ def _run(benchmark: BenchmarkFolder, job: Job, command: Sequence[str], memory_fi
         raw=os.environ["nnUNet_raw"],
         preprocessed=os.environ["nnUNet_preprocessed"],
         results=benchmark.results(job),
-        # the process that trains is seeded: trainings of one arm repeat themselves, and so do the patches of arms that
-        # draw no random numbers of their own
+        # without workers the seeded process augments too: trainings of one arm are repeatable, and arms that draw no
+        # random numbers of their own see the same patches
         augmenting=0 if job.device == "cpu" else None,
     )
     print(f"$ {shlex.join(command)}", flush=True)
-    # close_fds: the training holds the lock of the job too, and keeps it should this process be killed
+    # with close_fds=False the training inherits the job's lock, and keeps it if this process is killed
     code = subprocess.run(
         [sys.executable, "-m", "nnunet_ext.benchmark.seeded", str(job.seed), str(memory_file), *command],
         env=own,
@@ -150,7 +150,7 @@ def _run(benchmark: BenchmarkFolder, job: Job, command: Sequence[str], memory_fi
 
 
 def memory(file: Path) -> dict[str, Any]:
-    """The largest values over all attempts, and their number; a line that was never finished is none."""
+    """The largest values over all attempts, and the number of attempts; unfinished lines are skipped."""
     attempts = []
     for line in file.read_bytes().splitlines() if file.is_file() else []:
         with suppress(ValueError):
@@ -166,7 +166,7 @@ def memory(file: Path) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> int:
-    """The exit code: 0, 1 for a failed training, 2 for bad input."""
+    """Run one job and return the exit code: 0, 1 for a failed training, 2 for bad input."""
     try:
         run_job(*argv)
     except JobFailed as error:

@@ -1,4 +1,4 @@
-"""The manifest of a package: SHA-256 and size of every file, and how a new package takes the place of an old one."""
+"""The manifest of a package: SHA-256 and size of every file. Also replaces an old package by a new one."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def write_manifest(folder: Path) -> None:
 
 
 def fingerprint(file: Path) -> dict[str, Any]:
-    """SHA-256 and size of a file, as the manifest has them."""
+    """SHA-256 and size of a file, as in the manifest."""
     content = file.read_bytes()
     return {"sha256": sha256(content).hexdigest(), "bytes": len(content)}
 
 
 def files_in(folder: Path) -> list[str]:
-    """All files of a package but the manifest, relative; hidden ones are no part of it."""
+    """Relative paths of all files of a package, without the manifest and hidden files."""
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return sorted(
         path.as_posix() for path in paths if path.as_posix() != MANIFEST and not any(p[0] == "." for p in path.parts)
@@ -32,10 +32,10 @@ def files_in(folder: Path) -> list[str]:
 
 
 def install(new: Path, target: Path) -> None:
-    """Let the package ``new`` take the place of ``target``, whose other files stay.
+    """Move the package ``new`` to ``target``. Files there that belong to no package stay.
 
-    Files move one by one and the manifest last, so after a kill every file is the old one or the new one, as a whole,
-    and writing again ends the work. Files of the earlier package that the new one lacks are removed.
+    Files move one by one, the manifest last. So after a kill every file is a whole old or new one, and writing the
+    package again finishes the work. Files of the earlier package that the new one lacks are removed.
     """
     if not target.exists():
         new.rename(target)

@@ -1,14 +1,14 @@
-"""A data set whose annotators disagree about one border: it is moved at random, anew in every case.
+"""A data set whose annotators disagree about one border: the border is moved at random in every case.
 
 ::
 
     Dataset304_HippocampusMovedBorder/
-        dataset.json       names the images of the source, which are not copied
+        dataset.json       refers to the images of the source, which are not copied
         labelsTr/          the labels, with the border moved
-        borders.json       options, and how many voxels changed their label in each case
+        borders.json       options, and the number of changed voxels of each case
 
-The truth is known, because it is the source's, so a benchmark shows what a trainer makes of labels that are right on
-average and wrong in every case.
+The source holds the true labels. So a benchmark shows how a trainer copes with labels that are right on average and
+wrong in every case.
 """
 
 from __future__ import annotations
@@ -40,30 +40,30 @@ def move_border(
     options: MovedBorders,
     rng: np.random.Generator,
 ) -> NDArray:
-    """Labels of which two have another border with each other; the union of both, and all else, stays as it is.
+    """Move the border between two labels at random; their union and all other labels stay as they are.
 
-    The distance to the border, in mm and negative in the first label, gets a smooth random field added. The label of a
-    voxel is then the sign.
+    A smooth random field is added to the signed distance to the border, in mm and negative in the first label. The sign
+    of the sum then gives the label.
 
     Args:
-        labels: 2D or 3D.
+        labels: label map, 2D or 3D.
         spacing: mm, by axis.
         between: values of the two labels.
-        options: how far, and how smoothly.
-        rng: random numbers.
+        options: how far and how smoothly to move.
+        rng: source of random numbers.
     """
     first, second = (labels == value for value in between)
     if not (first.any() and second.any()):
         return labels.copy()
-    # from the centre of a voxel to the centre of one across the border; the border lies half a voxel before that
+    # the transform measures to the centre of a voxel across the border; the border lies half a voxel before it
     half = min(spacing) / 2
     to_first = distance_transform_edt(~first, spacing) - half
     to_second = distance_transform_edt(~second, spacing) - half
     distance = np.where(first, -to_second, to_first)
-    # a slice that stands alone is smoothed in its plane
+    # an axis of one voxel is not smoothed
     sigma = [options.smooth_mm / size if n > 1 else 0.0 for size, n in zip(spacing, labels.shape, strict=True)]
     field = gaussian_filter(rng.standard_normal(labels.shape), sigma)
-    field *= options.sd_mm * np.prod([sqrt(2 * sqrt(pi) * s) for s in sigma if s > 0])  # what smoothing took away
+    field *= options.sd_mm * np.prod([sqrt(2 * sqrt(pi) * s) for s in sigma if s > 0])  # undoes the smoothing's loss
     moved = labels.copy()
     both = first | second
     moved[both] = np.where(distance + field < 0, *between)[both]
@@ -71,13 +71,13 @@ def move_border(
 
 
 def move_borders(dataset: str | int, out: str | int, options: MovedBorders, *, processes: int | None = None) -> Path:
-    """Write a data set with moved borders into ``nnUNet_raw``, all of it or nothing; returns its folder.
+    """Write a data set with moved borders into ``nnUNet_raw`` and return its folder; after an error nothing is left.
 
     Args:
         dataset: number or name of a data set in ``nnUNet_raw``.
         out: number of the new data set, or its whole name.
-        options: which border, how far, and how smoothly.
-        processes: how many cases at a time; as many as there are cores by default. The result does not depend on it.
+        options: which border to move, how far, and how smoothly.
+        processes: cases in parallel; by default one per core. The result does not depend on it.
 
     Raises:
         InputError: the source cannot be read or has no such label, or the number is taken.
@@ -85,7 +85,10 @@ def move_borders(dataset: str | int, out: str | int, options: MovedBorders, *, p
     source = open_dataset(dataset)
     values = {name: value for value, name in source.classes.items()}
     if unknown := [name for name in options.between if name not in values]:
-        raise InputError(f"borders: {source.name} has no label {unknown[0]!r}; it has {', '.join(values)}.")
+        raise InputError(
+            f"drawn, {out}: borders between {' and '.join(options.between)}, but {source.name} has no label "
+            f"{unknown[0]!r}; it has {', '.join(values)}."
+        )
     between = (values[options.between[0]], values[options.between[1]])
     target = new_dataset_folder(source, str(out), "MovedBorder")
     known = {*source.classes} | ({source.ignore} if source.ignore is not None else set())

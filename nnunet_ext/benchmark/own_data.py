@@ -1,7 +1,7 @@
-"""Data that a benchmark brings itself: planned and preprocessed inside its folder, so that nothing else is touched.
+"""Data that a benchmark brings itself: planned and preprocessed inside its folder, so that nothing else changes.
 
-It is the synthetic data set of :mod:`nnunet_ext.benchmark.synthetic`, or data sets of a raw folder, which is only read,
-and data sets that are drawn from these.
+This is the synthetic data set of :mod:`nnunet_ext.benchmark.synthetic`, or data sets of a raw folder, which is only
+read, and data sets drawn from these.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from nnunet_ext.processes.commands import console, environment, for_planner
 
 
 def with_raw_folder(spec: Spec) -> Spec:
-    """``spec`` with the variables in ``raw`` replaced, which is a folder then.
+    """``spec`` with the environment variables in ``raw`` expanded.
 
     Raises:
-        InputError: it is none.
+        InputError: the result is no folder.
     """
     if spec.raw is None:
         return spec
@@ -42,10 +42,10 @@ def with_raw_folder(spec: Spec) -> Spec:
 
 
 def provide(spec: Spec, benchmark: BenchmarkFolder) -> Spec:
-    """Make, split and preprocess what is not there yet, with nnU-Net's variables pointing to the benchmark's folders.
+    """Make, split and preprocess missing data; nnU-Net's variables must point to the benchmark's folders.
 
     Returns:
-        ``spec`` with the synthetic data set by its name.
+        ``spec``, with the full name of the synthetic data set.
 
     Raises:
         InputError: a data set is not in the raw folder, or its folds or scribbles cannot be made.
@@ -76,14 +76,14 @@ def preprocess(
     *,
     verify: bool = True,
 ) -> None:
-    """Plan one data set, and preprocess what is missing, if its files are still the same.
+    """Plan one data set and preprocess missing configurations; if its raw files have changed, start anew.
 
     Args:
-        raw: its folder.
-        recipes: of all plans that are trained on it; those with a spacing have data of their own.
-        configurations: to preprocess.
-        benchmark: where.
-        verify: let nnU-Net look at the files first.
+        raw: folder of the data set.
+        recipes: recipes of all plans that are trained on it; those with a spacing have their own preprocessed data.
+        configurations: configurations to preprocess.
+        benchmark: folder of the benchmark.
+        verify: let nnU-Net check the files first.
     """
     preprocessed = Path(os.environ["nnUNet_preprocessed"])
     folder = preprocessed / raw.name
@@ -128,18 +128,18 @@ def preprocess(
 
 
 def _datasets(spec: Spec) -> list[str]:
-    """All data sets that are trained on or whose labels are the truth."""
+    """All data sets that are used for training or as references."""
     references = [truth for truth in spec.references.values() if not Path(truth).is_dir()]
     return list(dict.fromkeys([*spec.datasets, *(arm.dataset for arm in spec.arms if arm.dataset), *references]))
 
 
 def _recipes(spec: Spec, dataset: str) -> list[PlansRecipe]:
-    """Plans that are trained on a data set; those of all arms, where it only gives the truth."""
+    """Plans that are trained on a data set; those of all arms if it only gives the references."""
     own = [arm.plans for arm in spec.arms if (arm.dataset or dataset) == dataset]
     return own or [arm.plans for arm in spec.arms]
 
 
 def _state_of_files(raw: Path) -> list[tuple[str, int, int]]:
-    """State of the raw files, which changes when a training image or label map is added, removed, or written to."""
+    """Name, size and time of every training image and label map; changes with any change of the files."""
     files = [path for name in ("imagesTr", "labelsTr") for path in sorted((raw / name).glob("*"))]
     return [(str(path.relative_to(raw)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]

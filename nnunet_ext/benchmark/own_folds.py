@@ -21,8 +21,8 @@ def write_own_folds(dataset: str, recipe: SplitRecipe, landmarks: Path | None) -
 
     Args:
         dataset: full name.
-        recipe: of the benchmark.
-        landmarks: file of folds that goes with a data set whose masks were withheld, if there is one.
+        recipe: recipe of the benchmark.
+        landmarks: file of folds of a drawn data set with landmarks in place of masks, if there is one.
     """
     if landmarks is None:
         seeds = recipe.seeds or None
@@ -36,15 +36,15 @@ def write_own_folds(dataset: str, recipe: SplitRecipe, landmarks: Path | None) -
 
 
 def write_landmark_folds(folder: Path, base: Fold, how: DrawnLandmarks, by: str) -> None:
-    """Write one fold per subset: the masks of its own subjects, the landmarks of all cases that have nothing else.
+    """Write one fold per subset: it trains on the masks of its own subjects, and on all cases with only landmarks.
 
-    The folds validate the same cases, so they are repeats of one experiment.
+    The folds validate on the same cases, so they are repeats of one experiment.
 
     Args:
         folder: data set that ``nnunet-ext landmarks derive`` wrote, with the masks of all subsets together.
         base: fold that the subjects with masks were chosen from.
         how: number of subsets, and of subjects in each.
-        by: which cases are one subject.
+        by: rule for which cases are one subject.
     """
     about = read_json(folder / "landmarks.json")
     kept: Mapping[str, str] = about["cases"]

@@ -1,18 +1,18 @@
-"""A finished report as a package: everything that its tables are computed from, and a manifest.
+"""A finished report as a package: all data that its tables are computed from, and a manifest.
 
 ::
 
     manifest.json      SHA-256 and size of every other file, written last
-    cases.csv          every training, case and label
-    interfaces.csv     every training, case and pair of labels, if interfaces were measured
+    cases.csv          scores of every training, case and label
+    interfaces.csv     scores of every training, case and pair of labels, if interfaces were measured
     records.json       trainings (times, curves, weights, memory, versions, hardware, commands), jobs without a result
-    specification.yaml what was asked for
-    prepared.json      folds, subsets and iterations that were found
-    plans/, logs/      of the trainings; logs are shortened
+    specification.yaml the specification of the benchmark
+    prepared.json      folds, subsets and iterations, as found when it was prepared
+    plans/, logs/      plans and logs of the trainings; logs are shortened
     report.md, report.html, comparisons.csv, costs.csv, figures/
 
-Scores and records are read by :func:`read`, and nothing else: no folder of nnU-Net, no image, no environment variable.
-Texts hold no folder of the machine; scores have eight digits.
+:func:`read` reads only scores and records: no folder of nnU-Net, no image, no environment variable. Texts contain no
+folder of the machine; scores have eight digits.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CASES, INTERFACES, RECORDS = "cases.csv", "interfaces.csv", "records.json"
 SPECIFICATION, PREPARED = "specification.yaml", "prepared.json"
 
 SOURCES = (CASES, INTERFACES, RECORDS)
-"""Files from which the tables are computed."""
+"""Files that the tables are computed from."""
 
 
 class _Training(BaseModel):
@@ -95,7 +95,7 @@ class _Records(BaseModel):
 
 
 def write_content(results: Results, folder: Path) -> None:
-    """Write everything that the tables are computed from, and what else a reader needs, into an empty folder."""
+    """Write the sources of the tables, the specification, plans and logs into an empty folder."""
     write_scores(folder / CASES, results.cases)
     if len(results.interfaces):
         write_scores(folder / INTERFACES, results.interfaces)
@@ -111,10 +111,10 @@ def write_content(results: Results, folder: Path) -> None:
 
 
 def read(folder: Path) -> Results:
-    """The results of a package, as far as its tables need them.
+    """Read the results of a package, as far as its tables need them.
 
     Raises:
-        InputError: a file is missing, or is not what was written.
+        InputError: a file is missing or damaged.
     """
     path = folder / RECORDS
     content = read_json(path)
@@ -190,7 +190,7 @@ def _write_records(results: Results, folder: Path) -> None:
 
 
 class _Texts:
-    """Plans and logs as files of the package: the same plans once, two logs never under one name."""
+    """Writes plans and logs into the package; equal plans share a file, different texts never share a name."""
 
     def __init__(self, folder: Path, folders: Folders) -> None:
         self.folder, self.folders = folder, folders
@@ -221,7 +221,7 @@ class _Texts:
 
 
 def _plain(value: Any, key: str = "") -> Any:
-    """JSON values: undefined numbers are null, and curves have five digits."""
+    """The value as JSON: undefined numbers become null, and curves have five digits."""
     if isinstance(value, Mapping):
         return {name: _plain(entry, "curves" if "curves" in (name, key) else name) for name, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -232,7 +232,7 @@ def _plain(value: Any, key: str = "") -> Any:
 
 
 def _json(value: Any) -> str:
-    """One line per entry of a list: nobody reads a curve with one number per line."""
+    """JSON text with one line per entry of a list, so that a curve stays on one line."""
     if not isinstance(value, list) or not value:
         return json.dumps(value, ensure_ascii=False)
     return "[\n    " + ",\n    ".join(json.dumps(entry, ensure_ascii=False) for entry in value) + "\n  ]"

@@ -1,6 +1,6 @@
 """The page of a report and its tables: texts from results alone, without any image.
 
-What :func:`render` returns is the same for the same results on every machine, byte for byte.
+:func:`render` returns the same texts for the same results on every machine, byte for byte.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from nnunet_ext.evaluation import interfaces
 PAGE, COMPARISONS, COSTS, HTML = "report.md", "comparisons.csv", "costs.csv", "report.html"
 
 RENDERED = (PAGE, COMPARISONS, COSTS)
-"""Files that the results alone decide."""
+"""Files that depend on the results alone."""
 
 FIGURES = "figures"
 
@@ -49,7 +49,7 @@ WHAT_A_SEED_FIXES = (
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file, relative to the report."""
+    """A PNG file, with its path relative to the report."""
 
     title: str
     file: str
@@ -68,7 +68,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything that is shown. ``found``: by group and metric, every comparison with the baseline."""
+    """The content of the page; ``found`` holds all comparisons with the baseline, by group and metric."""
 
     results: Results
     found: Mapping[str, Mapping[Metric, list[Finding]]]
@@ -81,7 +81,7 @@ class Page:
 
 
 def page_of(results: Results) -> Page:
-    """Compare everything with the baseline.
+    """Compare all arms with the baseline and return the page.
 
     Raises:
         InputError: the baseline has no training in a group.
@@ -114,7 +114,7 @@ def section(results: Results, group: str, found: Mapping[Metric, list[Finding]])
 
 
 def figure_files(results: Results, group: str) -> dict[str, str]:
-    """Names of all figures that a group may have, with their titles, in order."""
+    """Titles of all figures that a group may have, by file name and in order."""
     names = {
         "differences": "Paired differences to the baseline",
         "cases": "Every case",
@@ -133,8 +133,8 @@ def render(page: Page, figures: Collection[str]) -> dict[str, str]:
     """Return the texts of :data:`RENDERED`.
 
     Args:
-        page: what is shown.
-        figures: of :func:`figure_files`, those that there are.
+        page: content of the page.
+        figures: the files of :func:`figure_files` that exist.
     """
     results = page.results
     costs = [
@@ -151,7 +151,7 @@ def render(page: Page, figures: Collection[str]) -> dict[str, str]:
 
 
 def render_html(page: Page, folder: Path, figures: Collection[str]) -> str:
-    """The page as one file with all its figures, which lie in ``folder``."""
+    """The page as one HTML file with all its figures, which are read from ``folder``."""
 
     def inlined(picture: Picture) -> str:
         return "data:image/png;base64," + base64.b64encode((folder / picture.file).read_bytes()).decode()
@@ -163,7 +163,7 @@ def render_html(page: Page, folder: Path, figures: Collection[str]) -> str:
 
 
 def sentences(found: Mapping[Metric, Sequence[Finding]]) -> list[str]:
-    """Say in words what is found of every arm for the mean over labels of Dice and HD95."""
+    """One sentence per arm about its mean over labels, for Dice and for HD95."""
     said = []
     for metric, own in found.items():
         for finding in own:
@@ -196,7 +196,7 @@ def sentences(found: Mapping[Metric, Sequence[Finding]]) -> list[str]:
 
 
 def how_measured(results: Results) -> list[str]:
-    """Say what was the same, what was not, and what the numbers mean."""
+    """Sentences about the common and differing settings of the arms, and the definitions of the numbers."""
     lines = list(results.definitions)
     for group in results.groups:
         cases = results.cases[results.cases["group"] == group.name]
@@ -221,7 +221,7 @@ def how_measured(results: Results) -> list[str]:
 
 
 def whether_flat(results: Results, group: str) -> str:
-    """Say in words whether the baseline was trained until it learns nothing more."""
+    """A sentence on whether the baseline was trained until it stopped improving."""
     gain = analysis.late_gain(results, group, results.baseline)
     if gain is None:
         return "whether the baseline still learns is not known: its curve of pseudo Dice is missing or too short"
@@ -234,7 +234,7 @@ def whether_flat(results: Results, group: str) -> str:
 
 
 def environment(results: Results) -> list[str]:
-    """Versions, hardware and commands; every different value once."""
+    """Lines with versions, hardware and commands, without duplicates."""
     lines = []
     for key in ("versions", "hardware"):
         seen = dict.fromkeys(

@@ -11,11 +11,11 @@ from nnunet_ext.data.reading import Reader
 from nnunet_ext.evaluation.overlay import OverlayCase, draw_overlay
 
 SHOWN_CASES = 2
-"""Largest gains and largest losses, each."""
+"""Number of cases with the largest gains, and with the largest losses."""
 
 
 def largest_differences(results: Results, group: Group, arm: str, file: Path) -> None:
-    """Draw the cases with the largest gain and the largest loss of Dice into ``file``; nothing without the images."""
+    """Draw the cases with the largest gains and losses of Dice into ``file``; without images nothing is drawn."""
     cases = analysis.per_case(results, group.name, arm, "dice")["difference"].dropna().sort_values()
     chosen = dict.fromkeys([*cases.index[::-1][:SHOWN_CASES], *cases.index[:SHOWN_CASES]])
 
@@ -34,14 +34,14 @@ def largest_differences(results: Results, group: Group, arm: str, file: Path) ->
 def overlay_case(
     results: Results, group: Group, arms: Sequence[str], case: str, note: Callable[[str, float, int], str]
 ) -> OverlayCase | None:
-    """One case with the predictions of ``arms``, all of one fold and seed; None if a file is missing.
+    """One case with the predictions of ``arms``, all of the same fold and seed; None if a file is missing.
 
     Args:
-        results: all scores.
-        group: of the case.
-        arms: in the order of the columns.
-        case: its name.
-        note: from arm, mean Dice over labels, and seed to the text below the prediction.
+        results: all results.
+        group: group of the case.
+        arms: arms in the order of the columns.
+        case: name of the case.
+        note: function from arm, mean Dice over labels, and seed to the text below the prediction.
     """
     image = image_of(group, case)
     if image is None:

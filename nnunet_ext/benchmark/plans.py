@@ -1,4 +1,4 @@
-"""The plans of an arm: written from its recipe, and what can be known of its schedule."""
+"""The plans of an arm, written from its recipe, and its number of epochs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NUMBER_OF_EPOCHS = re.compile(r"_(\d+)epochs?$")
 
 
 def write(recipe: PlansRecipe, dataset: str, configurations: tuple[str, ...]) -> WrittenPlans:
-    """Write the plans of this recipe unless they are there."""
+    """Write the plans of this recipe, unless they exist already."""
     arguments = {key: value for key, value in recipe.model_dump().items() if key not in ("base", "presets")}
     name = "_".join([recipe.base, *recipe.presets, f"bench{digest(recipe.model_dump(), configurations)[:6]}"])
     return write_plans(
@@ -24,7 +24,7 @@ def write(recipe: PlansRecipe, dataset: str, configurations: tuple[str, ...]) ->
 
 
 def written_plans(recipe: PlansRecipe, dataset: str, configurations: tuple[str, ...]) -> str:
-    """The name of the plans of this recipe, which are written unless they are there.
+    """The name of the plans of this recipe, which are written unless they exist already.
 
     Raises:
         InputError: their data is not preprocessed.
@@ -41,7 +41,7 @@ def written_plans(recipe: PlansRecipe, dataset: str, configurations: tuple[str, 
 
 
 def expected_epochs(trainer: str, dataset: str, plans: str, configuration: str) -> int | None:
-    """Number of epochs that will be trained; None where that cannot be known beforehand."""
+    """Number of epochs of a training; None if it cannot be known beforehand."""
     if match := NUMBER_OF_EPOCHS.search(trainer):
         return int(match[1])
     try:

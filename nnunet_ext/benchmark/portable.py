@@ -1,4 +1,4 @@
-"""Texts without the folders of this machine, and logs that are small: what may leave it with a report."""
+"""Texts for publication with a report: without the folders of this machine, and with shortened logs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 NNUNET = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 LOG_BYTES = 8_000
-"""Longer logs are shortened: a report of fifty trainings fits into a repository."""
+"""Longer logs are shortened, so that a report of fifty trainings fits into a repository."""
 
 LONGEST_LINE = 300
-"""nnU-Net prints whole plans on one line, which stand in a file of their own."""
+"""Longer lines are cut: nnU-Net prints whole plans on one line, and the package has them in a file."""
 
 _POSIX = r"(?<![\w.$~…/>-])/(?:[^\s/'\"`:;,|<>()\[\]{}]+/)+"
 _WINDOWS = r"(?<!\w)[A-Za-z]:[\\/](?:[^\s\\/'\"`:;,|<>()\[\]{}]+[\\/])+"
@@ -26,20 +26,20 @@ _END_OF_EPOCH = re.compile(r"(?:^|: )Epoch time: ")
 
 
 class Folders:
-    """Names for folders of this machine; every other absolute path keeps its last part only."""
+    """Names for folders of this machine; any other absolute path keeps only its last part."""
 
     def __init__(self, named: Mapping[str, Path] | None = None) -> None:
-        """``named``: by what stands for it, such as ``$BENCHMARK``; nnU-Net's three variables are known."""
+        """``named`` gives folders by their names, such as ``$BENCHMARK``; nnU-Net's three variables are known."""
         known = {f"${name}": Path(os.environ[name]) for name in NNUNET if os.environ.get(name)}
         known |= {"$PYTHON": Path(sys.prefix), **(named or {})}
         names = {str(place): name for name, path in known.items() for place in (path, path.absolute(), path.resolve())}
-        # the longest first: one may lie in another
+        # longest first, because one folder may lie in another
         self.names = dict(sorted(names.items(), key=lambda item: -len(item[0])))
 
     def without(self, text: str) -> str:
         """The same text without folders."""
         for folder, name in self.names.items():
-            if len(Path(folder).parts) > 1:  # the root is a part of everything
+            if len(Path(folder).parts) > 1:  # every path begins with the root
                 text = re.sub(rf"{re.escape(folder)}(?![\w.-])", name, text)
         return _FOLDERS.sub("…/", text)
 
@@ -55,10 +55,10 @@ class Folders:
 
 
 def shortened(log: str, limit: int = LOG_BYTES) -> str:
-    """Return a log without progress bars, blank and overlong lines; beyond ``limit`` bytes without some of its epochs.
+    """Return a log without progress bars and blank lines, with long lines cut and, above ``limit`` bytes, fewer epochs.
 
-    What is before the first epoch and after the last keeps a quarter of the limit each; of the epochs every second,
-    third, … stays, and the last. A line says how many were left out: the curves of a report have all of them.
+    The lines before the first epoch and after the last one get a quarter of the limit each. Of the epochs every second,
+    third, … stays, and the last one. A line gives the number of epochs left out; the curves of a report have them all.
     """
     lines = [line.rsplit("\r", 1)[-1].rstrip() for line in log.replace("\r\n", "\n").split("\n")]
     lines = [_cut(line) for line in lines if line and not _BAR.search(line) and not re.fullmatch(r"[\d :.-]+:", line)]
@@ -79,7 +79,7 @@ def shortened(log: str, limit: int = LOG_BYTES) -> str:
 
 
 def last_line(log: str) -> str:
-    """The last line that says something; empty if there is none."""
+    """The last line that is neither blank nor a progress bar; empty if there is none."""
     lines = shortened(log).splitlines()
     return lines[-1] if lines else ""
 

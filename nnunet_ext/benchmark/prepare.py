@@ -1,7 +1,7 @@
-"""Turns a spec into jobs: data, plans, splits and trainers are looked at once, before anything is trained.
+"""Turns a specification into jobs: data, plans, splits and trainers are checked once, before any training.
 
-All arms get the same preprocessed data, the same ``splits_final.json`` and plans that differ in nothing but what the
-spec says. What was found is part of every job's key, and is compared again when a job starts.
+All arms get the same preprocessed data, the same ``splits_final.json``, and plans that differ only where the
+specification says so. Data, plans and splits are part of every job's key, which is checked again when a job starts.
 """
 
 from __future__ import annotations
@@ -27,19 +27,18 @@ from nnunet_ext.version import __version__
 
 
 def prepare(spec: Spec, benchmark: BenchmarkFolder, *, anew: bool = False) -> list[Job]:
-    """Write plans and ``benchmark.json``; returns all jobs, one seed after the other and arms innermost.
+    """Write plans and ``benchmark.json``, and return all jobs, one seed after the other and arms innermost.
 
-    A folder may be prepared again with more arms, seeds or folds; what is done stays.
+    A folder may be prepared again with more arms, seeds or folds; finished jobs stay.
 
     Args:
-        spec: what is compared.
-        benchmark: the folder.
-        anew: what was done with other data, plans, splits or another version of this package is removed instead of
-            refused.
+        spec: specification of the benchmark.
+        benchmark: folder of the benchmark.
+        anew: remove results of other data, plans, splits or another version of this package, instead of refusing them.
 
     Raises:
-        InputError: a data set, configuration, fold or trainer is missing; or what is done in this folder was done with
-            other data, plans or splits.
+        InputError: a data set, configuration, fold or trainer is missing, or the folder holds results of other data,
+            plans or splits.
     """
     spec = with_raw_folder(spec)
     benchmark.use_data(spec)
@@ -106,9 +105,9 @@ def jobs_of(spec: Spec) -> list[Job]:
 
 
 def check_trainer(arm: Arm) -> None:
-    """Raise InputError unless the trainer exists and follows the schedule it is given.
+    """Raise InputError unless the trainer exists and follows the schedule of its plans.
 
-    Stock trainers ignore a schedule in the plans: their number of epochs is in their name.
+    Stock trainers ignore a schedule in the plans; their name gives the number of epochs.
     """
     scheduled = arm.time_of or arm.plans.has_schedule
     try:
@@ -138,7 +137,7 @@ def check_trainer(arm: Arm) -> None:
 def check_dataset(dataset: str, spec: Spec) -> None:
     """Raise InputError unless every configuration is preprocessed and every fold exists.
 
-    Without ``splits_final.json`` nnU-Net's own default folds are written, as its first training would do.
+    Without ``splits_final.json`` nnU-Net's default folds are written, as its first training would do.
     """
     folder = dataset_folder(dataset)
     for plans in [arm.plans for arm in spec.arms]:
@@ -169,7 +168,7 @@ def check_dataset(dataset: str, spec: Spec) -> None:
 
 
 def check_same_folds(arm: Arm, dataset: str, group: str, folds: Sequence[int]) -> None:
-    """Raise InputError unless an arm that is trained on another data set has the same cases in its folds."""
+    """Raise InputError unless an arm that trains on another data set has the same cases in its folds."""
     for fold in folds if dataset != group else ():
         for part in ("train", "val"):
             if sorted(splits(dataset)[fold][part]) != sorted(splits(group)[fold][part]):
@@ -185,7 +184,11 @@ def check_same_folds(arm: Arm, dataset: str, group: str, folds: Sequence[int]) -
 def _settle_other_results(
     benchmark: BenchmarkFolder, jobs: Sequence[Job], before: Mapping[str, Job], anew: bool, other_version: bool
 ) -> None:
-    """Results of other data or plans under the same names must not be mixed in, nor lost unless that is asked for."""
+    """Refuse results of other data or plans under the same names; with ``anew`` remove them.
+
+    Raises:
+        InputError: there are such results, and ``anew`` is False.
+    """
     for job in jobs:
         known = before.get(job.name, job)
         begun = benchmark.fold(job).is_dir() or benchmark.record(job) is not None

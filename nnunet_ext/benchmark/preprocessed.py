@@ -1,4 +1,4 @@
-"""Reads what nnU-Net preprocessed: splits, plans, and the key of everything that the result of a job depends on."""
+"""Reads splits and plans of preprocessed data, and computes the key of everything that a job's result depends on."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from nnunet_ext.files import read_json
 from nnunet_ext.splits.files import read_about
 
 STAMP = "nnunet_ext_preprocessed.json"
-"""Beside the plans of data that a benchmark preprocessed itself: its key, and the configurations that are done."""
+"""File beside data that a benchmark preprocessed itself, with its key and the finished configurations."""
 
 
 def splits(dataset: str) -> list[dict[str, list[str]]]:
-    """``splits_final.json``: for every fold the cases ``train`` and ``val``.
+    """Read ``splits_final.json``: for every fold the cases ``train`` and ``val``.
 
     Raises:
-        InputError: the file holds something else.
+        InputError: the file has another format.
     """
     file = dataset_folder(dataset) / "splits_final.json"
     with contextlib.suppress(ValueError, TypeError, KeyError):
@@ -37,9 +37,9 @@ def splits(dataset: str) -> list[dict[str, list[str]]]:
 
 
 def subsets(dataset: str) -> list[str]:
-    """Training data of each fold, in words, where folds share validation cases; empty for a cross-validation.
+    """Training data of each fold in words, if folds share validation cases; empty for a cross-validation.
 
-    Folds with the same words are repeats of one experiment, as few-shot subsets of one size are.
+    Folds with the same words are repeats of one experiment, such as few-shot subsets of one size.
     """
     validated = Counter(case for fold in splits(dataset) for case in fold["val"])
     if max(validated.values(), default=0) < 2:
@@ -56,7 +56,7 @@ def plans_of(dataset: str, name: str) -> dict[str, Any]:
 
 
 def stamp(dataset: str) -> dict[str, Any]:
-    """Read the note beside data that a benchmark preprocessed itself; empty for data of the user."""
+    """Read :data:`STAMP`, beside data that a benchmark preprocessed itself; empty for data of the user."""
     file = dataset_folder(dataset) / STAMP
     return read_json(file) if file.is_file() else {}
 
@@ -72,5 +72,5 @@ def job_key(job: Job) -> str:
 
 
 def digest(*parts: Any) -> str:
-    """A short key that changes with every part, all of them JSON values."""
+    """A short key that changes with any of the parts, which are JSON values."""
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

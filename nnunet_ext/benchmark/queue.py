@@ -1,4 +1,4 @@
-"""Many jobs: on this machine, a number at a time, or on a cluster. One job's failure does not stop the others."""
+"""Runs many jobs: several in parallel on this machine, or on a cluster. A failed job does not stop the others."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ class _Running:
     clock: Clock = field(default_factory=Clock)
 
     def look(self) -> None:
-        """Read what was printed since the last look."""
+        """Read the output since the last look."""
         for line in self.lines:
             if line is None:
                 return
             fraction, note = self.progress(line)
             if fraction is not None:
-                self.fraction = min(fraction, 0.99)  # validation and evaluation are left
+                self.fraction = min(fraction, 0.99)  # validation and evaluation still follow
                 self.clock.read(self.fraction, time.monotonic())
             self.note = self.note if note is None else note
 
 
 def run_here(benchmark: BenchmarkFolder, jobs: Sequence[Job], at_once: int = 1) -> list[Job]:
-    """Run the jobs that are not done on this machine, ``at_once`` at a time, each in a process group of its own.
+    """Run the unfinished jobs on this machine, ``at_once`` in parallel, each in its own process group.
 
-    On a CPU they share its cores: trainings with more threads than cores wait for each other at every barrier. The
-    environment variable ``NNUNET_EXT_THREADS`` says otherwise.
+    On a CPU the jobs share the cores, because trainings with more threads than cores wait for each other at every
+    barrier. The environment variable ``NNUNET_EXT_THREADS`` overrides the number of threads per job.
 
-    A job on which processes of an earlier start still work is waited for. SIGINT, SIGTERM and SIGHUP end all that was
-    started here before ``KeyboardInterrupt`` is raised.
+    If processes of an earlier start still work on a job, this function waits for it. SIGINT, SIGTERM and SIGHUP end all
+    processes started here before ``KeyboardInterrupt`` is raised.
 
     Returns:
         The jobs that failed.
@@ -79,7 +79,7 @@ def run_here(benchmark: BenchmarkFolder, jobs: Sequence[Job], at_once: int = 1) 
             while (waiting or running or elsewhere) and not received:
                 for job in [job for job in elsewhere if not is_held(benchmark.of(job) / "lock")]:
                     elsewhere.remove(job)
-                    waiting.insert(0, job)  # what is left of it
+                    waiting.insert(0, job)  # to finish it
                 while waiting and len(running) + len(elsewhere) < at_once:
                     ready = [job for job in waiting if benchmark.can_start(job)]
                     if not ready:
@@ -122,10 +122,10 @@ def run_on_cluster(benchmark: BenchmarkFolder, jobs: Sequence[Job], cluster: str
     """Submit every job through ``submitit`` and return at once.
 
     Args:
-        benchmark: in a folder that every node sees.
-        jobs: to submit.
+        benchmark: the benchmark, in a folder that every node sees.
+        jobs: jobs to submit.
         cluster: ``"slurm"``, or ``"local"`` to try it without a cluster.
-        parameters: of ``submitit.AutoExecutor.update_parameters``, such as ``slurm_partition`` or ``timeout_min``.
+        parameters: parameters of ``submitit.AutoExecutor.update_parameters``, such as ``slurm_partition``.
 
     Returns:
         submitit's jobs.
@@ -166,7 +166,7 @@ def _start(benchmark: BenchmarkFolder, job: Job, threads: int) -> _Running:
 
 
 def _give_up(waiting: list[Job], failed: list[Job], bar: tqdm) -> None:
-    """Count the waiting jobs as failed: nothing runs any more that they could start from."""
+    """Count the waiting jobs as failed, because no running job can provide the weights they start from."""
     for job in waiting:
         bar.write(f"failed: {job.title}: it starts from the weights of {job.start}, which failed", file=sys.stderr)
     failed += waiting

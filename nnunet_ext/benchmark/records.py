@@ -1,4 +1,4 @@
-"""Records of a training, read from nnU-Net's own files: epochs, curves, weights; and where it ran."""
+"""Records of a training: epochs, curves and weights from nnU-Net's own files, versions and hardware."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def training(fold: Path) -> dict[str, Any]:
 
     Returns:
         ``epoch_seconds`` and ``curves`` (one value per epoch), ``late_gain`` (see :func:`late_gain`), ``weights``
-        (numbers in the network that inference loads), ``trainer``, ``configuration``, and the settings of the
-        configuration as trained.
+        (number of values in the network that inference loads), ``trainer``, ``configuration``, ``plans``, and the
+        ``settings`` of the configuration as trained.
     """
     from nnunet_ext.nnunet.untrusted import load_untrusted
 
@@ -55,15 +55,15 @@ def training(fold: Path) -> dict[str, Any]:
 
 
 def late_gain(dice: Sequence[float]) -> float | None:
-    """Return what a training gained over the last quarter of its schedule: the rise of the straight line through it.
+    """Return the gain of a training over the last quarter of its schedule, measured by a fitted straight line.
 
-    The line is that of Theil and Sen (median of the slopes between all pairs of epochs), so no single epoch decides.
+    The slope is that of Theil and Sen (median of the slopes between all pairs of epochs), so no single epoch decides.
 
     Args:
         dice: nnU-Net's pseudo Dice (mean over labels) after every epoch.
 
     Returns:
-        In Dice, 0 to 1; None where a single epoch or undefined values say nothing.
+        Gain in Dice, on the scale 0 to 1; None with fewer than two defined values.
     """
     epochs = max(1, len(dice) // 4)
     values = np.asarray(dice[-epochs - 1 :], float)  # from the epoch before the quarter on
@@ -75,7 +75,7 @@ def late_gain(dice: Sequence[float]) -> float | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on; with the state of the repository if this package runs from one."""
+    """Versions of the packages that results depend on, and the git commit if this package runs from a repository."""
     found = {"nnunet_ext": __version__, "python": platform.python_version()}
     for package in ("nnunetv2", "torch", "dynamic-network-architectures", "batchgeneratorsv2"):
         try:
@@ -87,7 +87,7 @@ def versions() -> dict[str, str]:
 
 
 def git_state(folder: Path) -> str | None:
-    """Commit of the repository around ``folder``, with ``+ changes`` if it is not clean; None outside of one."""
+    """Commit of the repository around ``folder``, with ``+ changes`` if it is not clean; None without a repository."""
     try:
         run = lambda *words: subprocess.run(  # noqa: E731
             ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True

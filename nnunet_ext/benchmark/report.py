@@ -1,6 +1,6 @@
-"""``nnunet-ext benchmark report``: one page with tables and figures, and every number in files.
+"""``nnunet-ext benchmark report``: one page with tables and figures, and files with every number.
 
-The report is a package, see :mod:`.package`: its tables are computed from the files that lie beside them, and
+The report is a package, see :mod:`.package`: its tables are computed from the files beside them, and
 ``nnunet-ext benchmark verify`` computes them again.
 """
 
@@ -31,17 +31,18 @@ def report_benchmark(
     html: bool = True,
     drawn: bool = True,
 ) -> str:
-    """Report what is done of a benchmark; returns the text to print.
+    """Report the finished jobs of a benchmark, and return the text to print.
 
     Args:
-        folder: of the benchmark; or of a report, whose pages and tables are computed anew from its scores and records.
-        out: where to write; ``report`` in ``folder`` by default.
-        baseline: instead of the one the benchmark names.
-        html: write ``report.html``, too.
-        drawn: with figures.
+        folder: folder of a benchmark, or of a report, whose pages and tables are then recomputed from its scores and
+            records.
+        out: folder to write to; ``report`` in ``folder`` by default.
+        baseline: baseline to use instead of the benchmark's.
+        html: also write ``report.html``.
+        drawn: whether to draw figures.
 
     Raises:
-        InputError: nothing to report, or ``out`` or ``baseline`` was given for a report.
+        InputError: there is nothing to report, or ``out`` or ``baseline`` was given for a report.
     """
     if (Path(folder) / RECORDS).is_file():
         if out or baseline:
@@ -72,14 +73,14 @@ def report_results(
 def write_report(results: Results, out: Path, *, html: bool = True, drawn: bool = True) -> str:
     """Write all files of the report into ``out`` and return the text to print.
 
-    A process that is killed leaves the old report; or, in the last moment, files of the old and the new one, which
-    :mod:`.verify` names and the next report replaces.
+    A killed process leaves the old report. If it is killed in the last moment, it leaves files of the old and the new
+    report; :mod:`.verify` names them, and the next report replaces them.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     with beside(out) as new:
         new.mkdir()
         write_content(results, new)
-        page = page_of(read(new))  # what anybody else will read
+        page = page_of(read(new))  # exactly the data that others will read
         if drawn:
             _draw(page, results, new)
         _write_pages(page, new, html)
@@ -118,9 +119,9 @@ def _draw(page: Page, results: Results, folder: Path) -> None:
     """Draw the figures of all groups.
 
     Args:
-        page: numbers come from here.
-        results: predictions and images come from here.
-        folder: in which ``figures`` is written.
+        page: source of the numbers.
+        results: source of predictions and images.
+        folder: folder of the report; ``figures`` is written in it.
     """
     (folder / FIGURES).mkdir()
     for group in results.groups:

@@ -1,4 +1,4 @@
-"""Results to report: every score and every training, from a benchmark or from models that somebody has."""
+"""Results to report: every score and every training, from a benchmark or from existing models."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from nnunet_ext.version import __version__
 class Training:
     """One training.
 
-    ``predictions``: folder of the predictions that are scored; ``about``: see :mod:`.records`; ``plans`` and ``log``:
-    files, if they are there.
+    ``predictions`` is the folder of the scored predictions, ``about`` comes from :mod:`.records`, and ``plans`` and
+    ``log`` are files, if they exist.
     """
 
     arm: str
@@ -52,7 +52,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A job without a result: not started, still running, failed or stopped. ``log``: a file, if there is one."""
+    """A job without a result: not started, still running, failed or stopped; ``log`` is its log file, if any."""
 
     title: str
     reason: str
@@ -63,7 +63,7 @@ class Unfinished:
 class Group:
     """Trainings that are compared with each other, on one data set (and one configuration, in a benchmark).
 
-    Folds of one group validate different cases, or are repeats on different training subsets of one size.
+    The folds of a group validate on different cases, or are repeats with different training subsets of one size.
     """
 
     name: str
@@ -80,11 +80,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything a report says something about.
+    """All data of a report.
 
     ``cases`` has one row per training, case and label: ``arm, group, fold, seed, case, label``, metrics, ``status``,
-    and ``subject``, empty where it is unknown. ``interfaces`` has the same columns with other metrics, one row per
-    training, case and pair of labels that touch somewhere.
+    and ``subject``, empty if it is unknown. ``interfaces`` has one row per training, case and pair of touching labels,
+    with the same columns but other metrics.
     """
 
     name: str
@@ -99,13 +99,13 @@ class Results:
     """Jobs that are not done."""
     interfaces: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=[*IDENTITY, "label"]))
     specification: Mapping[str, Any] = field(default_factory=dict)
-    """Content of a YAML file that a user wrote, or could have written."""
+    """Content of the YAML specification, as a user could write it."""
     prepared: Mapping[str, Any] = field(default_factory=dict)
-    """Folds, subsets and iterations for equal time, as they were found."""
+    """Folds, subsets and iterations for equal time, as found when the benchmark was prepared."""
     unknown: tuple[str, ...] = ()
-    """Sentences about what nobody knows any more."""
+    """Sentences about facts that are no longer known."""
     folders: Folders = field(default_factory=Folders)
-    """Names of the folders that must not leave this machine."""
+    """Names that replace the folders of this machine in published texts."""
     version: str = __version__
     """Version of this package when the results were collected."""
 
@@ -115,11 +115,11 @@ class Results:
 
 
 def from_benchmark(benchmark: BenchmarkFolder, baseline: str | None = None) -> Results:
-    """Collect the results of the jobs of a benchmark that are done.
+    """Collect the results of the finished jobs of a benchmark.
 
     Raises:
-        InputError: no benchmark, nothing done, an unknown baseline, or a job that was scored without metrics that the
-            benchmark asks for.
+        InputError: there is no benchmark or no finished job, the baseline is unknown, or a job was scored without
+            metrics that the benchmark asks for.
     """
     spec, jobs, stored = benchmark.load()
     benchmark.use_data(spec)
@@ -189,7 +189,7 @@ def from_benchmark(benchmark: BenchmarkFolder, baseline: str | None = None) -> R
 
 
 def unfinished(benchmark: BenchmarkFolder, job: Job) -> Unfinished:
-    """Say why a job has no result, as far as its log tells."""
+    """The reason why a job has no result, as far as its log tells."""
     log = benchmark.log(job)
     if is_held(benchmark.of(job) / "lock"):
         return Unfinished(job.title, "still running", log if log.is_file() else None)
@@ -200,20 +200,20 @@ def unfinished(benchmark: BenchmarkFolder, job: Job) -> Unfinished:
 
 
 def written(spec: Spec) -> dict[str, Any]:
-    """Return what a YAML file of this benchmark could hold: without what is the default."""
+    """The content of a YAML file of this benchmark, without default values."""
     content = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     arms = content.pop("arms")
     recipes = [arm.pop("plans", {}) for arm in arms]
     common = {key: value for key, value in recipes[0].items() if all(each.get(key) == value for each in recipes)}
     for arm, recipe in zip(arms, recipes, strict=True):
-        # the time of another arm sets the iterations, so none may be given
+        # time_of sets the iterations, so a file may not give them
         own = {k: v for k, v in recipe.items() if k not in common and not (k == "iterations" and "time_of" in arm)}
         arm.update({"plans": own} if own else {})
     return {**content, "plans": common, "trainers": arms}
 
 
 def every_pair(interfaces: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
-    """Complete the scores of pairs of labels: a pair that a training has no row of touches in none of its cases."""
+    """Complete the scores of pairs of labels: add rows for pairs that touch in none of a training's cases."""
     interfaces = interfaces.rename(columns={"labels": "label"})
     if not len(interfaces):
         return interfaces
@@ -231,17 +231,17 @@ def from_models(
     reference: str | Path | None = None,
     folds: Sequence[int] | None = None,
 ) -> Results:
-    """Models that nnU-Net trained, compared on their validation cases, which are evaluated here.
+    """Evaluate models that nnU-Net trained on their validation cases, and collect the results.
 
     Args:
         models: folders ``…/DATASET/TRAINER__PLANS__CONFIGURATION`` with ``fold_<F>/validation``. The same name under
             different roots is the same arm, trained again.
-        baseline: name of one of the folders, or its trainer where that is unique.
+        baseline: name of one of the folders, or its trainer if that is unique.
         reference: folder of the references; ``gt_segmentations`` or ``labelsTr`` of the data set by default.
-        folds: to compare; by default all that the baseline has.
+        folds: folds to compare; by default all that the baseline has.
 
     Raises:
-        InputError: a model, fold, reference or the baseline is missing, in one sentence.
+        InputError: a model, fold, reference or the baseline is missing.
     """
     folders = [Path(model).resolve() for model in models]
     for folder in folders:
@@ -307,7 +307,7 @@ def from_models(
 
 
 def image_of(group: Group, case: str) -> Path | None:
-    """The first channel of a case, to draw it; None if ``nnUNet_raw`` does not have it."""
+    """The file of a case's first channel, for drawing; None if ``nnUNet_raw`` does not have it."""
     folder = Path(os.environ.get("nnUNet_raw", ".")) / group.dataset
     if not (folder / "dataset.json").is_file():
         return None
@@ -329,7 +329,7 @@ def _checked_baseline(baseline: str, arms: Sequence[str]) -> str:
 
 
 def _scores(benchmark: BenchmarkFolder, job: Job, file: str, metrics: str, column: str) -> pd.DataFrame:
-    """The scores of a job; ``column``: is there if it was scored with ``metrics``."""
+    """Read the scores of a job; ``column`` exists if it was scored with ``metrics``."""
     path = benchmark.of(job) / file
     if path.is_file():
         table = read_table(path)
@@ -342,7 +342,7 @@ def _scores(benchmark: BenchmarkFolder, job: Job, file: str, metrics: str, colum
 
 
 def _short_names(folders: Sequence[str]) -> dict[str, str]:
-    """The trainer alone where plans and configuration are the same for all; else the whole name."""
+    """Short name by folder: the trainer alone if plans and configuration are the same for all, else the whole name."""
     parts = {folder: folder.split("__") for folder in folders}
     if len({(plans, configuration) for _, plans, configuration in parts.values()}) == 1:
         return {folder: trainer for folder, (trainer, _, _) in parts.items()}
@@ -350,7 +350,7 @@ def _short_names(folders: Sequence[str]) -> dict[str, str]:
 
 
 def _folds_of(baselines: Sequence[Path], folds: Sequence[int] | None) -> dict[str, Sequence[int]]:
-    """Return the folds to compare by data set: those asked for, or all that the baseline has validated."""
+    """The folds to compare, by data set: the given ones, or all that the baseline has validated."""
     if folds is None and (unfinished := [folder for folder in baselines if not _validated(folder)]):
         raise InputError(
             f"{unfinished[0]}: the baseline has no validated fold yet; wait for nnUNetv2_train to end, or run it again "

@@ -1,4 +1,4 @@
-"""``nnunet-ext benchmark run``: prepare, then do what is not done yet."""
+"""``nnunet-ext benchmark run``: prepares a benchmark, then runs its unfinished jobs."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def run_benchmark(
     parameters: Sequence[str] = (),
     only: Sequence[str] = (),
 ) -> int:
-    """Train and evaluate every arm; what is done already is kept. Returns the exit code.
+    """Train and evaluate every arm, keep finished jobs, and return the exit code.
 
     Args:
         name_or_path: a ready benchmark or a YAML file, see :mod:`nnunet_ext.benchmark.spec`.
-        folder: where everything is written; ``nnunet_ext_benchmark_<name>`` by default.
+        folder: folder for all output; ``nnunet_ext_benchmark_<name>`` by default.
         executor: ``"local"``, or ``"slurm"`` through submitit.
-        at_once: jobs at the same time on this machine.
+        at_once: number of parallel jobs on this machine.
         parameters: ``NAME=VALUE`` for submitit, such as ``slurm_partition=gpu``.
         only: arms to train now; all by default.
 
     Raises:
-        InputError: the benchmark cannot be run, in one sentence.
+        InputError: the benchmark cannot be run.
     """
     if at_once < 1:
         raise InputError(f"--jobs is {at_once}, but must be at least 1.")
@@ -64,7 +64,8 @@ def run_benchmark(
             print(f"{len(submitted)} jobs submitted; the report shows what is done")
             if len(free) < len(todo):
                 print(
-                    f"{len(todo) - len(free)} jobs start from the weights of others: type the same command again then"
+                    f"{len(todo) - len(free)} jobs start from the weights of others; when these are done, run the same "
+                    "command again"
                 )
             return 0
         failed = run_jobs(benchmark, jobs, at_once)
@@ -73,7 +74,7 @@ def run_benchmark(
 
 
 def with_arms(spec: Spec, only: Sequence[str], benchmark: BenchmarkFolder) -> Spec:
-    """``spec`` with these arms, those that they start from or are timed by, and those that the folder has already.
+    """``spec`` with only these arms, the arms that they start from or are timed by, and the arms already in the folder.
 
     Raises:
         InputError: there is no such arm.
@@ -86,14 +87,14 @@ def with_arms(spec: Spec, only: Sequence[str], benchmark: BenchmarkFolder) -> Sp
     chosen = set(only)
     if benchmark.prepared.is_file():
         chosen |= {arm.name for arm in benchmark.load()[0].arms} & set(by_name)
-    for _ in spec.arms:  # an arm may start from one that starts from another
+    for _ in spec.arms:  # repeated, because an arm may start from one that starts from another
         arms = [by_name[name] for name in chosen]
         chosen |= {name for arm in arms for name in (arm.start, arm.time_of) if name is not None}
     return spec.model_copy(update={"arms": tuple(arm for arm in spec.arms if arm.name in chosen)})
 
 
 def run_jobs(benchmark: BenchmarkFolder, jobs: Sequence[Job], at_once: int = 1) -> list[Job]:
-    """Do what is left of the jobs on this machine, and say what becomes of them; returns those that failed."""
+    """Run the unfinished jobs on this machine, print how they end, and return those that failed."""
     try:
         failed = queue.run_here(benchmark, jobs, at_once)
     except KeyboardInterrupt:

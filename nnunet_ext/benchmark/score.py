@@ -1,4 +1,4 @@
-"""The labels that the predictions of a job are compared with, and the comparison itself."""
+"""The references of a job, and the evaluation of its predictions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
 
 FEW = 8
-"""So many cases are scored by one process: starting several takes longer."""
+"""Up to this number of cases one process scores them all, because starting several would take longer."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Label maps that are taken as the truth; ``dataset_json`` says what their labels mean."""
+    """The references of some cases; ``dataset_json`` defines their labels."""
 
     references: Path
     dataset_json: Path
@@ -42,7 +42,7 @@ def truth_of(job: Job) -> Truth:
 
 
 def held_out_cases(raw: Path, references: Path) -> tuple[str, ...]:
-    """Names of the cases with an image in ``imagesTs`` of a raw data set and a file in ``references``, in order."""
+    """Sorted names of the cases with an image in ``imagesTs`` of a raw data set and a file in ``references``."""
     ending = read_json(raw / "dataset.json")["file_ending"]
     names = [path.name.removesuffix(ending) for path in visible_files(references, ending)]
     return tuple(name for name in names if (raw / "imagesTs" / f"{name}_0000{ending}").is_file())
@@ -51,7 +51,7 @@ def held_out_cases(raw: Path, references: Path) -> tuple[str, ...]:
 def evaluate(benchmark: BenchmarkFolder, job: Job, metrics: Metrics) -> dict[str, Any]:
     """Compare the predictions of a job with their references.
 
-    Writes ``metrics.csv``, ``summary.json`` and, if asked for, ``interfaces.csv``.
+    This writes ``metrics.csv``, ``summary.json`` and, if interfaces are measured, ``interfaces.csv``.
     """
     from nnunet_ext.evaluation.folders import evaluate_folders
 

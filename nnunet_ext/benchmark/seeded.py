@@ -1,11 +1,11 @@
-"""A command of nnU-Net with everything seeded that can be, and its memory measured from inside.
+"""Runs a command of nnU-Net with a seed, and measures its memory from inside.
 
 ``python -m nnunet_ext.benchmark.seeded SEED MEMORY_FILE COMMAND ARGUMENTS…``
 
-The seed decides the initial weights and whatever else the main process draws: on a CPU also the patches and their
-augmentation, unless workers were asked for. Those seed themselves from the operating system, and kernels of a GPU are
-chosen by timing, both on purpose in nnU-Net, so there two trainings with the same seed still differ; only several seeds
-show by how much.
+The seed fixes all random numbers of the main process: the initial weights and, on a CPU without augmentation workers,
+also the patches and their augmentation. Augmentation workers seed themselves from the operating system, and a GPU's
+kernels are chosen by timing; nnU-Net does both on purpose. With them, two trainings with the same seed still differ,
+and only several seeds show by how much.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from nnunet_ext.processes.memory import peak_host_mib
 
 THREADS = "NNUNET_EXT_THREADS"
-"""Environment variable: how many CPU threads a command may compute with; a thread per core without it."""
+"""Environment variable for the number of CPU threads of a command; by default one per core."""
 
 
 def main(argv: list[str]) -> None:
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     sys.argv = command
     [entry] = entry_points(group="console_scripts", name=command[0])
     if THREADS in os.environ:
-        # on the CPU nnU-Net takes as many threads as this says, and has no setting for it
+        # on the CPU nnU-Net uses this number of threads, and has no setting for it
         multiprocessing.cpu_count = lambda: int(os.environ[THREADS])
     begin = time.time()
     try:
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
 
 
 def append_line(file: Path, line: str) -> None:
-    """Append in one step; after half a line, which a killed process left, on a line of its own."""
+    """Append a line in one step, starting a new line if a killed process left half of one."""
     with file.open("a+b", buffering=0) as stream:
         end = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, end - 1))

@@ -1,4 +1,4 @@
-"""Spec of a benchmark: one small YAML file that says what is compared, read and checked before anything is trained.
+"""Specification of a benchmark: one small YAML file that describes the comparison, checked before any training.
 
 ::
 
@@ -43,9 +43,9 @@ READY = Path(__file__).parent / "specs"
 """The benchmarks that come with the package."""
 
 SYNTHETIC = "synthetic"
-"""Name of the data set that the runner makes itself."""
+"""Name of the data set that the benchmark makes itself."""
 
-# --- words of the models ----------------------------------------------------------------------------------------------
+# --- types of the models ----------------------------------------------------------------------------------------------
 
 T = TypeVar("T")
 Device = Literal["cpu", "cuda", "mps"]
@@ -53,7 +53,7 @@ Scored = Literal["validation", "held-out"]
 
 
 def _listed(value: Any) -> Any:
-    """A single value is a list of one."""
+    """Turn a single value into a list of one."""
     if isinstance(value, (list, tuple)):
         return tuple(value)
     return value if value is None or isinstance(value, Mapping) else (value,)
@@ -67,12 +67,12 @@ def _unique(values: tuple[T, ...]) -> tuple[T, ...]:
 
 
 def _name(value: Any) -> Any:
-    """Data sets are named by number, too."""
+    """Turn the number of a data set into a name."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _entry(value: Any) -> Any:
-    """A trainer alone is an arm of that name."""
+    """Turn the name of a trainer into an arm of that name."""
     return {"name": value, "trainer": value} if isinstance(value, str) else value
 
 
@@ -84,7 +84,7 @@ Numbers = Annotated[Several[Annotated[int, Field(ge=0)]], AfterValidator(_unique
 
 
 class _Strict(BaseModel):
-    """Refuses keys that it does not have, and values that only look like its own."""
+    """Model that refuses unknown keys and values of another type."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -104,7 +104,7 @@ class PlansRecipe(_Strict):
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
     batch_size: Positive | None = None
     spacing: Several[Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = None
-    """In mm, another resolution than the planned one, with data of its own."""
+    """Another resolution than the planned one in mm, with its own preprocessed data."""
     patch_size: Several[Positive] | None = None
     features: Several[Positive] | None = None
     options: dict[str, dict[str, Any]] = {}
@@ -116,12 +116,12 @@ class PlansRecipe(_Strict):
 
     @property
     def has_schedule(self) -> bool:
-        """The recipe says how long, or with which learning rate, is trained; presets do."""
+        """Whether the recipe sets a schedule, such as epochs or a learning rate; presets always do."""
         named = (self.epochs, self.iterations, self.learning_rate, self.momentum, self.warmup_steps)
         return bool(self.presets) or any(value is not None for value in named)
 
     def changed_by(self, own: PlansRecipe) -> PlansRecipe:
-        """This recipe with everything that ``own`` names; options are added method by method."""
+        """This recipe, overridden by the fields set in ``own``; options are merged method by method."""
         changes = {key: getattr(own, key) for key in own.model_fields_set}
         changes["options"] = {
             method: {**self.options.get(method, {}), **own.options.get(method, {})}
@@ -133,10 +133,10 @@ class PlansRecipe(_Strict):
 class Arm(_Strict):
     """One row of the comparison: a trainer and the plans it is trained with.
 
-    ``dataset``: trained on this data set instead, which has the same cases and folds, such as one with dense labels as
-    the upper bound for scribbles. ``start``, in a file ``from``: the arm whose final weights of the same fold and seed
-    the training starts from, which shows what a method adds to a trained network. ``time_of``: the arm whose time the
-    training may take, which sets the iterations.
+    ``dataset`` is another data set to train on, with the same cases and folds; for example one with dense labels, as
+    the upper bound for scribbles. ``start`` (``from`` in a file) is the arm whose final weights, of the same fold and
+    seed, the training starts from; this shows what a method adds to a trained network. ``time_of`` is the arm whose
+    training time this arm gets, which sets its iterations.
     """
 
     name: str
@@ -148,7 +148,7 @@ class Arm(_Strict):
 
 
 class Metrics(_Strict):
-    """Metrics that are computed for every scored case; see :mod:`nnunet_ext.evaluation.metrics`."""
+    """Metrics of every scored case; see :mod:`nnunet_ext.evaluation.metrics`."""
 
     nsd_tolerances_mm: Several[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = (1.0,)
     definition: Definition = "surface"
@@ -170,8 +170,8 @@ class SplitRecipe(_Strict):
 class DrawnLandmarks(_Strict):
     """Landmarks in place of most masks, as ``nnunet-ext landmarks derive`` makes them.
 
-    ``segmented``: subjects that keep their masks, in each of ``subsets`` that have none in common. Each subset is a
-    fold; the cases that have only landmarks are the same in all.
+    In each of ``subsets`` disjoint subsets, ``segmented`` subjects keep their masks. Each subset is a fold; the cases
+    with only landmarks are the same in all folds.
     """
 
     rule: Literal["extreme-points", "interface"] = "extreme-points"
@@ -181,10 +181,10 @@ class DrawnLandmarks(_Strict):
 
 
 class MovedBorders(_Strict):
-    """A border between two labels that is moved at random, anew in every case, as annotators who disagree would.
+    """A border between two labels that is moved at random in every case, as if annotators disagreed about it.
 
-    ``sd_mm`` is the standard deviation of the distance by which a point of the border moves, ``smooth_mm`` that of the
-    Gaussian which smooths this distance along the border.
+    ``sd_mm`` is the standard deviation of the distance by which a point of the border moves. ``smooth_mm`` is the
+    standard deviation of the Gaussian that smooths this distance along the border.
     """
 
     between: Listed[str]
@@ -200,7 +200,7 @@ class MovedBorders(_Strict):
 
 
 class Drawn(_Strict):
-    """A data set that is made from one with dense labels: scribbles, landmarks in place of masks, or moved borders."""
+    """A data set derived from one with dense labels: with scribbles, landmarks in place of masks, or moved borders."""
 
     source: Annotated[Name, Field(alias="from")]
     scribbles: dict[str, Any] | None = None
@@ -216,7 +216,7 @@ class Drawn(_Strict):
 
 
 class _Common(_Strict):
-    """Fields that are written the same way in a file and in a benchmark that was read."""
+    """Fields with the same form in a YAML file and in a :class:`Spec`."""
 
     name: str
     description: str = ""
@@ -228,16 +228,16 @@ class _Common(_Strict):
     device: Device = "cuda"
     metrics: Metrics = Metrics()
     references: dict[Name, Name] = {}
-    """The data set or the folder whose label maps are the truth, by data set, where that is not its own."""
+    """By data set, another data set or a folder with the label maps to use as references."""
     scored: Scored = "validation"
-    """The validation cases of the fold, or the cases of ``imagesTs`` that have a reference in ``labelsTs``."""
+    """Cases to score: validation cases of the fold, or cases of ``imagesTs`` with a reference in ``labelsTs``."""
     raw: str | None = None
-    """``nnUNet_raw`` of data sets that the runner itself plans and preprocesses, inside the folder of the benchmark;
-    variables of the environment are allowed."""
+    """``nnUNet_raw`` of data sets that the benchmark plans and preprocesses inside its folder; may contain environment
+    variables."""
     splits: SplitRecipe | None = None
-    """Folds of all data sets, where the runner preprocesses them; those of nnU-Net by default."""
+    """Folds of all data sets that the benchmark preprocesses; nnU-Net's by default."""
     drawn: dict[Name, Drawn] = {}
-    """Data sets that the runner makes inside its folder, by number."""
+    """Data sets that the benchmark derives inside its folder, by number."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> _Common:
@@ -263,31 +263,31 @@ class _Common(_Strict):
 
 
 class Spec(_Common):
-    """A benchmark, checked. ``arms`` includes the baseline."""
+    """A checked benchmark; ``arms`` includes the baseline."""
 
     arms: tuple[Arm, ...]
 
     @property
     def brings_its_data(self) -> bool:
-        """Say whether the data is planned and preprocessed inside the folder of the benchmark."""
+        """Whether the data is planned and preprocessed inside the folder of the benchmark."""
         return self.raw is not None or self.datasets == (SYNTHETIC,)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold; :meth:`from_dict` is its inverse."""
+        """Return the specification as JSON values; :meth:`from_dict` is the inverse."""
         return self.model_dump(mode="json", by_alias=True)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Spec:
-        """Read what :meth:`as_dict` made.
+        """Read a specification from the result of :meth:`as_dict`.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: the content has another form.
         """
         return cls.model_validate({**content, "arms": _listed(content["arms"])})
 
 
 class _File(_Common):
-    """Content of a YAML file: the plans of all arms, and trainers that change some of them."""
+    """Content of a YAML file: common plans, and trainers that may override some of them."""
 
     plans: PlansRecipe = PlansRecipe()
     trainers: Several[Annotated[Arm, BeforeValidator(_entry)]]
@@ -325,7 +325,7 @@ class _File(_Common):
             raise ValueError(f"trainers: {arm.name}: time_of needs one data set and one configuration")
 
     def spec(self) -> Spec:
-        """Every arm with its whole plans."""
+        """The specification, in which every arm has its complete plans."""
         arms = tuple(arm.model_copy(update={"plans": self.plans.changed_by(arm.plans)}) for arm in self.trainers)
         return Spec(arms=arms, **{name: getattr(self, name) for name in _Common.model_fields})
 
@@ -342,7 +342,7 @@ def load(name_or_path: str | Path) -> Spec:
     """Read a YAML file, or the ready benchmark of that name.
 
     Raises:
-        InputError: no such file, no YAML, an unknown key (with the one that was probably meant), a wrong value.
+        InputError: there is no such file, it is no YAML, or it has an unknown key or a wrong value.
     """
     path = ready_specs().get(str(name_or_path), Path(name_or_path))
     if not path.is_file():
@@ -359,32 +359,32 @@ def load(name_or_path: str | Path) -> Spec:
 
 
 def parse(content: Mapping[str, Any], where: str, name: str) -> Spec:
-    """Check what a YAML file holds.
+    """Check the content of a YAML file.
 
     Args:
-        content: the mapping.
-        where: name of the file, for messages.
-        name: of the benchmark, unless the file gives one.
+        content: the mapping in the file.
+        where: name of the file in messages.
+        name: name of the benchmark, unless the file gives one.
 
     Raises:
-        InputError: an unknown key, a missing one, or a value that makes no sense.
+        InputError: a key is unknown or missing, or a value is wrong.
     """
     try:
-        # numbers of data sets are names, or a message would take them for places in a list
+        # keys become text, because a message would take numbers for places in a list
         return _File.model_validate(_named_by_text({"name": name, **content})).spec()
     except ValidationError as error:
         raise InputError(sentence(error, _File, where)) from None
 
 
 def _named_by_text(value: Any) -> Any:
-    """The same with every key of a mapping as text."""
+    """The value with all keys of mappings as text."""
     if isinstance(value, Mapping):
         return {str(key): _named_by_text(entry) for key, entry in value.items()}
     return [_named_by_text(entry) for entry in value] if isinstance(value, list) else value
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML lets a second key of the same name win in silence."""
+    """YAML loader that refuses duplicate keys; by default the last one would win silently."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict:
         keys = [self.construct_object(key, deep=deep) for key, _ in node.value]

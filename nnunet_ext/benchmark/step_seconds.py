@@ -1,4 +1,4 @@
-"""The time of a training step, as a training takes it: with its batch, as a mean over its schedule.
+"""Measures the time of a training step, including its batch, as a mean over the schedule.
 
 Some terms of a loss begin late, so steps are timed in the middle of each fifth of the epochs.
 
@@ -17,11 +17,11 @@ from pathlib import Path
 from nnunet_ext.files import write_json
 
 WARM_UP, TIMED, PARTS = 3, 5, 5
-"""Steps of each part of the schedule, and parts."""
+"""Untimed and timed steps in each part of the schedule, and the number of parts."""
 
 
 def main(argv: list[str]) -> None:
-    """Measure, and write ``{"seconds": mean over the parts of their medians}``."""
+    """Measure, and write ``{"seconds": …}``: the mean over the parts of their median times."""
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args
 
@@ -51,4 +51,4 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     main(sys.argv[1:])
     sys.stdout.flush()
-    os._exit(0)  # the workers that augment would be waited for
+    os._exit(0)  # a normal exit would wait for the augmentation workers

@@ -1,4 +1,4 @@
-"""The subject of every case, from what ``nnunet-ext splits`` wrote beside the folds."""
+"""The subject of every case, from the file that ``nnunet-ext splits`` wrote beside the folds."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from nnunet_ext.splits.files import NAME, read_about
 
 
 def with_subjects(cases: pd.DataFrame, dataset_of: Mapping[str, str]) -> pd.DataFrame:
-    """Add a column ``subject`` to the scores of all cases; empty where a data set does not say it.
+    """Add a column ``subject`` to the scores of all cases; empty if a data set has no subjects.
 
     Args:
-        cases: columns ``group`` and ``case``, and others.
-        dataset_of: the data set of every group, by name.
+        cases: table with the columns ``group`` and ``case``, and others.
+        dataset_of: name of the data set of every group.
     """
     subjects = {group: subjects_of(dataset) for group, dataset in dataset_of.items()}
     named = [subjects[group].get(case) for group, case in zip(cases["group"], cases["case"], strict=True)]

@@ -1,13 +1,13 @@
-"""A synthetic data set with the difficulty that PnPNet is about: touching structures whose common boundary is confused.
+"""A synthetic data set with the problem that PnPNet addresses: touching structures with a confused common boundary.
 
-Every case is one smooth body that two structures share along a curved, random interface. They differ in brightness, but
+In every case two structures share one smooth body, along a curved, random interface. They differ in brightness, but
 
 * towards the interface the brightness of both sides converges, so there is no edge where the label changes,
 * the scanner blurs (partial volume, more of it across the thick slices), adds noise, and shades the image smoothly,
 * brightness varies from case to case.
 
-What is left is what an annotator has: the trend over several millimetres, and the smoothness of the shapes. nnU-Net
-mirrors images in training and in prediction, so nothing here depends on left and right.
+The remaining cues are those of an annotator: the trend over several millimetres, and the smoothness of the shapes.
+nnU-Net mirrors images in training and in prediction, so nothing here depends on left and right.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.files import write_json, written_as_a_whole
 
 GENERATOR_VERSION = 1
-"""To be raised with every change that changes a voxel: a data set of another version is written anew."""
+"""Raise this with every change that changes a voxel; a data set of another version is then written anew."""
 
 DATASET = "Dataset900_TouchingStructures"
 LABELS = {"background": 0, "dark": 1, "bright": 2}
 SPACING = (2.5, 1.0, 1.0)
-"""Millimetres, ``(z, y, x)``."""
+"""Spacing in mm, ``(z, y, x)``."""
 
 STAMP = "generator.json"
 
 BRIGHTNESS = (0.2, 0.85, 1.3)  # by label
-CONVERGENCE = 2.5  # mm from the interface at which the brightness has come 3/4 of the way to that of its structure
+CONVERGENCE = 2.5  # mm from the interface at which the brightness is 3/4 of the way to its structure's
 BLUR = 0.9  # mm
 NOISE = 0.14
 SHADING = 0.08
@@ -44,19 +44,19 @@ Array = NDArray[np.floating[Any]]
 
 
 class Case(NamedTuple):
-    """``image`` float32 and ``labels`` uint8, both ``(z, y, x)`` with :data:`SPACING`."""
+    """One case: ``image`` float32 and ``labels`` uint8, both ``(z, y, x)`` with :data:`SPACING`."""
 
     image: NDArray[np.float32]
     labels: NDArray[np.uint8]
 
 
 def write_dataset(raw_folder: str | Path, *, cases: int = 12, held_out: int = 3, seed: int = 900) -> Path:
-    """Write the data set in nnU-Net's raw format, unless it is there already; returns its folder.
+    """Write the data set in nnU-Net's raw format, unless it exists already, and return its folder.
 
-    ``imagesTr``/``labelsTr`` hold ``cases`` training cases, ``imagesTs``/``labelsTs`` ``held_out`` more.
+    ``imagesTr`` and ``labelsTr`` hold ``cases`` training cases, ``imagesTs`` and ``labelsTs`` hold ``held_out`` more.
 
     Raises:
-        InputError: a data set of this name is there that was not written by this function.
+        InputError: a data set of this name exists that this function did not write.
     """
     folder = Path(raw_folder) / DATASET
     stamp = {"generator_version": GENERATOR_VERSION, "cases": cases, "held_out": held_out, "seed": seed}
@@ -83,7 +83,7 @@ def write_dataset(raw_folder: str | Path, *, cases: int = 12, held_out: int = 3,
 
 
 def make_case(seed: int, index: int) -> Case:
-    """Case number ``index``; depends on nothing but the two numbers."""
+    """Case number ``index``; it depends only on the two numbers."""
     rng = np.random.default_rng([seed, index])
     shape = (int(rng.integers(14, 17)), int(rng.integers(36, 41)), int(rng.integers(36, 41)))
     z, y, x = _millimetres(shape, centre=rng.uniform(-1, 1, 3))
@@ -99,7 +99,7 @@ def make_case(seed: int, index: int) -> Case:
     side += 2.0 * _smooth_noise(rng, shape, 5.0)
     labels = np.where(body <= 0, 0, np.where(side > 0, 2, 1)).astype(np.uint8)
 
-    # brightness: from one structure to the other there is no edge, only a trend
+    # brightness: a trend from one structure to the other, without an edge
     levels = np.asarray(BRIGHTNESS) + 0.07 * rng.standard_normal(3)
     inside = levels[1] + (levels[2] - levels[1]) * (1 + np.tanh(side / CONVERGENCE)) / 2
     outside = levels[0] + 0.12 * _smooth_noise(rng, shape, 4.0)
@@ -113,7 +113,7 @@ def make_case(seed: int, index: int) -> Case:
 
 
 def _millimetres(shape: Sequence[int], centre: Array) -> list[Array]:
-    """Coordinates ``(z, y, x)`` of every voxel in mm from a point that is ``centre`` mm off the middle."""
+    """Coordinates ``(z, y, x)`` of every voxel in mm, relative to a point that is ``centre`` mm off the middle."""
     axes = [(np.arange(n) - (n - 1) / 2) * mm - offset for n, mm, offset in zip(shape, SPACING, centre, strict=True)]
     return list(np.meshgrid(*axes, indexing="ij"))
 

@@ -1,4 +1,4 @@
-"""The tables of a report, as text cells; and the files that hold their numbers."""
+"""The tables of a report as text cells, and the table of all comparisons for ``comparisons.csv``."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ COMPARISON_COLUMNS = (
     *("better", "worse", "equal"),
     *("cases", "point", "cases_better", "cases_worse", "sd_between_subjects", "sd_between_seeds"),
 )
-"""Columns of ``comparisons.csv`` beside group, metric, label and verdict: attributes of ``Comparison``."""
+"""Columns of ``comparisons.csv`` besides group, metric, label and verdict; they are attributes of ``Comparison``."""
 
 
 @dataclass
 class Table:
-    """``rows`` are texts; the first column is a name, the others are numbers."""
+    """A table of texts; the first column holds names, the others hold numbers."""
 
     title: str
     header: list[str]
@@ -104,7 +104,7 @@ def comparison_rows(results: Results, group: str, metric: Metric, found: Sequenc
 
 
 def per_training_table(results: Results, group: str) -> Table:
-    """Mean Dice of every training: how much folds and seeds differ."""
+    """Mean Dice of every training, which shows how much folds and seeds differ."""
     table = analysis.per_training(results, group, "dice")
     rows = [
         [f"fold {fold}, seed {seed}", *("–" if math.isnan(value) else f"{value:.4f}" for value in row)]

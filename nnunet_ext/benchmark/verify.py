@@ -1,7 +1,7 @@
-"""``nnunet-ext benchmark verify``: is a report what was written, and do its scores give its tables?
+"""``nnunet-ext benchmark verify``: is a report unchanged, and do its scores reproduce its tables?
 
 Every file is compared with the manifest. Then page and tables are computed again in a temporary folder, from a copy of
-the scores and records alone, and compared byte for byte. ``report.html`` and figures are covered by the manifest only.
+the scores and records alone, and compared byte for byte. Only the manifest covers ``report.html`` and the figures.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from nnunet_ext.benchmark.page import RENDERED, page_of, render
 from nnunet_ext.errors import InputError
 
 SHOWN = 60
-"""Letters of a line that differs."""
+"""Number of characters to show of a line that differs."""
 
 
 @dataclass(frozen=True)
 class Verified:
-    """One package; ``problems``: a sentence for every file that is not as it was written."""
+    """One package; ``problems`` has a sentence for every file that is not as it was written."""
 
     folder: Path
     files: int
     problems: tuple[str, ...]
 
     def __str__(self) -> str:
-        """Text that is printed: one line, or one per problem."""
+        """The text to print: one line, or one more per problem."""
         if not self.problems:
             return f"{self.folder}: {self.files} files are what was written, and the scores give the same tables"
         return "\n".join([f"{self.folder}: {len(self.problems)} problems", *(f"  {each}" for each in self.problems)])
@@ -47,16 +47,16 @@ def verify(folder: str | Path) -> list[Verified]:
 
 
 def packages_in(folder: Path) -> list[Path]:
-    """The folders of reports: this one, that of the benchmark in this one, or all below it.
+    """The folders of reports: this folder, the report of the benchmark in it, or all reports below it.
 
     Raises:
-        InputError: there is none.
+        InputError: there are none.
     """
     if (folder / MANIFEST).is_file() or (folder / RECORDS).is_file():
         return [folder]
     if (folder / PREPARED).is_file():
         folder = folder / "report"
-    # a report whose manifest was removed is one, too
+    # a report without its manifest counts, too
     found = {path.parent for name in (MANIFEST, RECORDS, CASES) for path in folder.rglob(name)}
     if not found:
         raise InputError(f"{folder} holds no report; write one with: nnunet-ext benchmark report.")
@@ -95,7 +95,7 @@ def _other_tables(folder: Path, figures: list[str]) -> list[str]:
         except InputError as error:
             why = str(error).replace(f"{temporary}{os.sep}", "")
             return [f"the tables cannot be computed again: {why}"]
-        except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # whatever was made of the numbers
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # changed numbers may raise any of these
             return [
                 f"the tables cannot be computed again ({type(error).__name__}: {error}); restore {CASES} and {RECORDS}"
             ]

@@ -1,7 +1,7 @@
-"""The command ``nnunet-ext``. Thin: every command parses its arguments and calls one public function.
+"""The command ``nnunet-ext``: every command parses its arguments and calls one public function.
 
-One file per command, or per group of commands such as ``landmarks``. What a command calls is imported when it runs, so
-that the help appears at once.
+There is one file per command, or per group of commands such as ``landmarks``. A command imports its function only when
+it runs, so that the help appears at once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from nnunet_ext.processes import signals
 from nnunet_ext.version import __version__
 
 FILES = (install, trainers, plans, demo, evaluate, export, benchmark, scribbles, landmarks, s2v, splits, unlabelled)
-"""Files of the commands, in the order of the help."""
+"""Modules of the commands, in the order of the help."""
 
 
 def _parser() -> Parser:
@@ -45,9 +45,9 @@ def _parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code.
+    """Run one command and return its exit code.
 
-    2 for bad input, 130 for Ctrl-C, 143 for SIGTERM, 141 if nobody reads its output.
+    The code is 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM, 141 if the reader of its output has gone.
     """
     try:
         try:
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 CLOSED_PIPE = 141
-"""Exit code that a shell reports of a program that SIGPIPE ended, as most programs in ``… | head`` are."""
+"""Exit code that a shell reports for a program ended by SIGPIPE, as most programs are in ``… | head``."""
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -79,13 +79,13 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _nobody_reads() -> bool:
-    """Find out by an empty line whether it was our output that was closed: pipes to other processes break, too."""
+    """Whether our own output was closed; an empty line tells. A BrokenPipeError may also come from another process."""
     closed = False
     for stream in (sys.stdout, sys.stderr):
         try:
             print(end="" if closed else "\n", file=stream, flush=True)
         except BrokenPipeError:
-            # what is left in the buffer goes nowhere, or Python complains at its exit
+            # send the rest of the buffer nowhere, because Python complains at exit otherwise
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             closed = True
     return closed

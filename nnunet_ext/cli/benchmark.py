@@ -70,51 +70,53 @@ def add(commands: Commands) -> None:
     parts = add_group(
         commands,
         "benchmark",
-        "train trainers against baselines on the same splits and plans, and report what can be said",
+        "train trainers and baselines on the same splits and plans, and report the differences with their uncertainty",
     )
     add_command(parts, "list", _list, "list the benchmarks that come with the package", "nnunet-ext benchmark list")
     run = add_command(
         parts,
         "run",
         _run,
-        "train, predict and evaluate everything a benchmark names; what is done already is kept",
+        "train, predict and evaluate everything in a benchmark; finished parts are kept",
         "nnunet-ext benchmark run cpu-smoke",
         "nnunet-ext benchmark run mine.yaml --executor slurm --parameter slurm_partition=gpu slurm_gres=gpu:1",
     )
     run.add_argument("benchmark", metavar="BENCHMARK", help="a YAML file, or the name of a ready benchmark")
-    run.add_argument("-o", "--folder", help="where everything is written (nnunet_ext_benchmark_NAME)")
-    run.add_argument("--jobs", type=int, default=1, metavar="N", help="trainings at a time on this machine (1)")
-    run.add_argument("--only", **SEVERAL, default=[], metavar="ARM", help="train these arms now (default: all)")
-    run.add_argument("--executor", choices=["local", "slurm"], default="local", help="(%(default)s)")
-    run.add_argument("--parameter", **SEVERAL, default=[], metavar="NAME=VALUE", help="for submitit")
+    run.add_argument("-o", "--folder", help="folder for all output (nnunet_ext_benchmark_NAME)")
+    run.add_argument("--jobs", type=int, default=1, metavar="N", help="parallel trainings on this machine (1)")
+    run.add_argument("--only", **SEVERAL, default=[], metavar="ARM", help="train only these arms now (default: all)")
+    run.add_argument(
+        "--executor", choices=["local", "slurm"], default="local", help="where trainings run (%(default)s)"
+    )
+    run.add_argument("--parameter", **SEVERAL, default=[], metavar="NAME=VALUE", help="parameter of submitit")
     report = add_command(
         parts,
         "report",
         _report,
-        "write report.html, report.md, CSV files and figures for a benchmark, or for models you already have",
+        "write report.html, report.md, CSV files and figures for a benchmark, or for models that you already have",
         "nnunet-ext benchmark report nnunet_ext_benchmark_low-acdc",
         "nnunet-ext benchmark report --from-results "
         "$nnUNet_results/Dataset004_Hippocampus/* --baseline nnUNetTrainer__nnUNetPlans__3d_fullres",
     )
     report.add_argument(
-        "folder", nargs="?", metavar="FOLDER", help="of the benchmark; or of a report, to compute its tables anew"
+        "folder", nargs="?", metavar="FOLDER", help="folder of a benchmark, or of a report to recompute its tables"
     )
     report.add_argument("--from-results", **SEVERAL, metavar="MODEL", help="folders TRAINER__PLANS__CONFIGURATION")
-    report.add_argument("--baseline", help="what the others are compared with (default: that of the benchmark)")
+    report.add_argument("--baseline", help="arm to compare the others with (default: the benchmark's)")
     report.add_argument("--reference", metavar="FOLDER", help="with --from-results: references (default: nnU-Net's)")
-    report.add_argument("-f", "--folds", **SEVERAL, type=int, metavar="F", help="with --from-results (default: all)")
-    report.add_argument("-o", "--out", metavar="FOLDER", help="default: FOLDER/report")
-    report.add_argument("--no-html", action="store_true", help="without report.html, which holds all figures once more")
-    report.add_argument("--no-figures", action="store_true", help="only pages and tables")
+    report.add_argument("-f", "--folds", **SEVERAL, type=int, metavar="F", help="with --from-results: folds (all)")
+    report.add_argument("-o", "--out", metavar="FOLDER", help="folder to write to (FOLDER/report)")
+    report.add_argument("--no-html", action="store_true", help="skip report.html, which embeds all figures")
+    report.add_argument("--no-figures", action="store_true", help="write only pages and tables")
     add_trust(report)
     verify = add_command(
         parts,
         "verify",
         _verify,
-        "check that reports are what was written, and that their scores give their tables; exit code 1 if not",
+        "check that reports are unchanged and that their scores reproduce their tables; exit code 1 if not",
         "nnunet-ext benchmark verify nnunet_ext_benchmark_cpu",
         "nnunet-ext benchmark verify docs/results",
     )
     verify.add_argument(
-        "folders", nargs="+", metavar="FOLDER", help="of a report, of a benchmark, or one that holds several reports"
+        "folders", nargs="+", metavar="FOLDER", help="folder of a report, of a benchmark, or of several reports"
     )

@@ -23,7 +23,9 @@ def add(commands: Commands) -> None:
         "nnunet-ext demo",
         "nnunet-ext demo --raw /data/nnUNet_raw --dataset 4",
     )
-    demo.add_argument("-o", "--folder", default="nnunet_ext_demo", help="where everything is written (%(default)s)")
+    demo.add_argument("-o", "--folder", default="nnunet_ext_demo", help="folder for all output (%(default)s)")
     demo.add_argument("--raw", metavar="FOLDER", help="your own nnUNet_raw folder instead of the synthetic data")
     demo.add_argument("-d", "--dataset", metavar="ID", help="number or name of the data set in --raw")
-    demo.add_argument("-device", "--device", choices=["cpu", "cuda", "mps"], default="cpu", help="(%(default)s)")
+    demo.add_argument(
+        "-device", "--device", choices=["cpu", "cuda", "mps"], default="cpu", help="device to train on (%(default)s)"
+    )

@@ -56,18 +56,22 @@ def add(commands: Commands) -> None:
     )
     evaluate.add_argument("reference", metavar="GT_FOLDER", help="references, in any format that nnU-Net reads")
     evaluate.add_argument("prediction", metavar="PRED_FOLDER", help="predictions, with the same file names")
-    evaluate.add_argument("--labels", **SEVERAL, metavar="NAME=N", help="what is scored (default: from dataset.json)")
-    evaluate.add_argument("-djfile", "--dataset-json", metavar="FILE", help="default: beside predictions or references")
+    evaluate.add_argument("--labels", **SEVERAL, metavar="NAME=N", help="labels to score (default: from dataset.json)")
     evaluate.add_argument(
-        "-pfile", "--plans", metavar="FILE", help="default: plans.json beside the predictions, if there is one"
+        "-djfile", "--dataset-json", metavar="FILE", help="dataset.json (default: beside predictions or references)"
     )
-    evaluate.add_argument("--nsd-tolerances", **SEVERAL, type=float, metavar="MM", help="for surface Dice, in mm (1)")
+    evaluate.add_argument(
+        "-pfile", "--plans", metavar="FILE", help="plans file (default: plans.json beside the predictions, if any)"
+    )
+    evaluate.add_argument(
+        "--nsd-tolerances", **SEVERAL, type=float, metavar="MM", help="tolerances of surface Dice in mm (1)"
+    )
     evaluate.add_argument(
         "--definition",
         choices=["surface", "voxel"],
         default="surface",
-        help="surface: elements weighted by area, as DeepMind's surface-distance; voxel: border voxels, as MedPy "
-        "(%(default)s)",
+        help="definition of distances; surface: elements weighted by area, as in DeepMind's surface-distance; voxel: "
+        "border voxels, as in MedPy (%(default)s)",
     )
     evaluate.add_argument(
         "--legacy-empty-zero", action="store_true", help="empty masks score 0 everywhere, as in the scribble papers"
@@ -75,21 +79,21 @@ def add(commands: Commands) -> None:
     evaluate.add_argument(
         "--consistency",
         action="store_true",
-        help="also how much neighbouring slices agree, in the predictions and in the references",
+        help="also measure how well neighbouring slices agree, in predictions and references",
     )
     evaluate.add_argument(
         "--interfaces",
         action="store_true",
-        help="also HD95, surface Dice and confusion where two labels touch each other",
+        help="also measure HD95, surface Dice and confusion where two labels touch",
     )
     evaluate.add_argument(
-        "--topology", action="store_true", help="also errors in the number of components, holes and cavities"
+        "--topology", action="store_true", help="also count errors in the number of components, holes and cavities"
     )
     evaluate.add_argument(
         "--by",
         metavar="WAY",
-        help="which cases are one subject, as for nnunet-ext splits; the subject is the unit of the means then",
+        help="which cases are one subject, as for nnunet-ext splits; means are then over subjects",
     )
     evaluate.add_argument("--common", action="store_true", help="score only the cases that are in both folders")
     add_processes(evaluate)
-    evaluate.add_argument("-o", "--out", metavar="FOLDER", help="default: PRED_FOLDER/evaluation")
+    evaluate.add_argument("-o", "--out", metavar="FOLDER", help="folder to write to (PRED_FOLDER/evaluation)")

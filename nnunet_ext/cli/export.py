@@ -36,14 +36,17 @@ def add(commands: Commands) -> None:
         commands,
         "export",
         _export,
-        "write a trained model for others: one of stock nnU-Net if its network is the planned one, otherwise one that "
-        "says what it needs",
+        "write a trained model for others: a model of stock nnU-Net if its network is the planned one, otherwise a "
+        "model that states its requirements",
         "nnunet-ext export $nnUNet_results/Dataset004_Hippocampus/nnUNetTrainerMedContext__nnUNetPlans__3d_fullres "
         "--out medcontext.zip",
         "nnunet-ext export -d 4 -c 3d_fullres -tr nnUNetTrainerMedContext -f 0 -o medcontext.zip",
     )
     model = export.add_argument(
-        "model", action=OneOf, metavar="RESULT_FOLDER", help="TRAINER__PLANS__CONFIGURATION in nnUNet_results, or -d -c"
+        "model",
+        action=OneOf,
+        metavar="RESULT_FOLDER",
+        help="folder TRAINER__PLANS__CONFIGURATION in nnUNet_results; or give -d and -c",
     )
     add_model_names(export, "nnUNetTrainer", instead_of=model)
     export.add_argument(
@@ -54,15 +57,17 @@ def add(commands: Commands) -> None:
         help="NAME.zip for nnUNetv2_install_pretrained_model_from_zip, or a folder for "
         "nnUNetv2_predict_from_modelfolder",
     )
-    export.add_argument("-f", "--folds", **SEVERAL, metavar="FOLD", help="default: all that were trained")
-    export.add_argument("-chk", dest="checkpoints", **SEVERAL, metavar="FILE", help="checkpoint_final.pth")
+    export.add_argument("-f", "--folds", **SEVERAL, metavar="FOLD", help="folds (default: all trained ones)")
     export.add_argument(
-        "--as", dest="name", metavar="NAME", help="what others give after -tr (default: the name of the trainer)"
+        "-chk", dest="checkpoints", **SEVERAL, metavar="FILE", help="checkpoints (checkpoint_final.pth)"
     )
     export.add_argument(
-        "--keep-trainer", action="store_true", help="stay a model of its trainer, for example with its landmarks"
+        "--as", dest="name", metavar="NAME", help="name that others give after -tr (default: the trainer's name)"
     )
-    export.add_argument("--safetensors", action="store_true", help="weights also without pickle, described by JSON")
-    export.add_argument("--onnx", action="store_true", help="network also as ONNX; needs the extra: nnunet-ext[onnx]")
-    export.add_argument("--force", action="store_true", help="replace what an earlier export wrote")
+    export.add_argument(
+        "--keep-trainer", action="store_true", help="keep it a model of its trainer, for example with its landmarks"
+    )
+    export.add_argument("--safetensors", action="store_true", help="also write weights without pickle, and a JSON file")
+    export.add_argument("--onnx", action="store_true", help="also write the network as ONNX; needs nnunet-ext[onnx]")
+    export.add_argument("--force", action="store_true", help="replace an earlier export")
     add_trust(export)

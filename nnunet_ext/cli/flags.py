@@ -1,4 +1,4 @@
-"""Parser to which commands are added, and the flags that several of them take."""
+"""The parser of all commands, and the flags that several of them share."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ Commands = Any
 """Return value of argparse's ``add_subparsers``, whose class has no public name."""
 
 Command = Callable[[argparse.Namespace], int | None]
-"""Runs with the parsed arguments; returns the exit code, None for 0."""
+"""Function of a command: takes the parsed arguments and returns the exit code, None for 0."""
 
 SEVERAL: dict[str, Any] = {"nargs": "+", "action": "extend"}
-"""For ``add_argument``: one value or more. A flag that is given twice adds up; by itself argparse forgets the first."""
+"""Arguments of ``add_argument`` for one value or more. Repeated flags add up; argparse alone would keep the last."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose commands answer for themselves; parsers of its commands are of this class, too."""
+    """A parser whose commands report errors with their own usage; parsers of commands are of this class, too."""
 
     def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
-        """Parse like argparse, but refuse what a command does not know with its own usage, not that of the program."""
+        """Parse like argparse, but refuse unknown arguments of a command with the command's usage."""
         parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return parsed, unknown
 
     def add_commands(self) -> Commands:
-        """Return the object to which its commands are added; the help is printed if none is given."""
+        """Return the object to add commands to; without a command the help is printed."""
         self.set_defaults(function=lambda _: self.print_help())
         return self.add_subparsers(title="commands", metavar="COMMAND")
 
 
 class OneOf(argparse.Action):
-    """A required word of a command, or a flag instead of it.
+    """A required positional argument that a flag may replace.
 
-    Where words and flags are mixed, argparse ends an optional word (``nargs="?"``) before it comes.
+    An optional positional argument (``nargs="?"``) does not work: argparse closes it too early if flags precede it.
     """
 
     def __init__(self, *arguments: Any, instead_of: argparse.Action | None = None, **settings: Any) -> None:
@@ -53,14 +53,14 @@ class OneOf(argparse.Action):
 
 
 def add_group(commands: Commands, name: str, help_: str) -> Commands:
-    """A command that has commands."""
+    """Add a command that has commands of its own."""
     return commands.add_parser(name, help=help_, description=_sentence(help_)).add_commands()
 
 
 def add_command(
     commands: Commands, name: str, function: Command, help_: str, *examples: str
 ) -> argparse.ArgumentParser:
-    """A command with its help, and lines that can be typed."""
+    """Add a command with its help and with examples that can be typed."""
     command = commands.add_parser(
         name,
         help=help_,
@@ -73,32 +73,32 @@ def add_command(
 
 
 def add_word(command: argparse.ArgumentParser, flag: str, name: str, metavar: str, help_: str) -> None:
-    """A word that must be given, as the command's argument or after nnU-Net's flag for it."""
+    """Add a required argument, given by position or after nnU-Net's flag for it."""
     word = command.add_argument(name, action=OneOf, metavar=metavar, help=help_)
     command.add_argument(flag, dest=name, action=OneOf, instead_of=word, metavar=metavar, help=f"instead of {metavar}")
 
 
 def add_raw_dataset(command: argparse.ArgumentParser) -> None:
-    """The data set that a command reads."""
+    """Add the argument for the data set that a command reads."""
     add_word(command, "-d", "dataset", "DATASET", "number or name in nnUNet_raw, or a folder")
 
 
 def add_new_dataset(command: argparse.ArgumentParser) -> None:
-    """The data set that a command makes; ``-o`` is a path everywhere, so it has a name of its own."""
+    """Add the flag for the data set that a command writes; it is not ``-o``, which is a path everywhere."""
     command.add_argument(
-        "--new-dataset", required=True, metavar="ID", help="number or whole name (Dataset138_Liver) of what is written"
+        "--new-dataset", required=True, metavar="ID", help="number or whole name (Dataset138_Liver) of the new data set"
     )
 
 
 def add_processes(command: argparse.ArgumentParser, what: str = "cases") -> None:
-    """Add the flag that says on how many cores a command runs."""
+    """Add the flag for the number of processes of a command."""
     command.add_argument(
-        "-np", "--processes", type=int, metavar="N", help=f"{what} at a time (default: number of cores)"
+        "-np", "--processes", type=int, metavar="N", help=f"{what} in parallel (default: number of cores)"
     )
 
 
 def add_trust(command: argparse.ArgumentParser) -> None:
-    """A flag that opens checkpoints that can run code."""
+    """Add the flag that allows checkpoints that can run code."""
     function: Command = command.get_default("function")
 
     def run(arguments: argparse.Namespace) -> int | None:
@@ -108,11 +108,11 @@ def add_trust(command: argparse.ArgumentParser) -> None:
             return function(arguments)
 
     command.set_defaults(function=run)
-    command.add_argument("--trust", action="store_true", help="open checkpoints that can run code; they are refused")
+    command.add_argument("--trust", action="store_true", help="open even checkpoints that can run code")
 
 
 def write_and_print(found: Any, out: Path, files: str) -> None:
-    """Write what a command found into a folder, and print it with what lies in the folder."""
+    """Write the result of a command into a folder, and print its report and the files."""
     found.write(out)
     print(f"{found.report()}\n\n{out / files}")
 

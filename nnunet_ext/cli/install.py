@@ -1,4 +1,4 @@
-"""``nnunet-ext path``, ``doctor``, ``enable``, ``disable``: whether nnU-Net finds these trainers."""
+"""``nnunet-ext path``, ``doctor``, ``enable``, ``disable``: let nnU-Net find these trainers, and check that it does."""
 
 from __future__ import annotations
 
@@ -38,13 +38,11 @@ def add(commands: Commands) -> None:
         commands,
         "path",
         _path,
-        "print the value for the environment variable through which nnU-Net finds these trainers; "
-        "folders that it already names are kept",
+        "print the value of the environment variable that tells nnU-Net where these trainers are; folders that it "
+        "already names are kept",
         'export nnUNet_extTrainer="$(nnunet-ext path)"',
     )
-    add_command(
-        commands, "doctor", _doctor, "check this installation and say how to fix what is wrong", "nnunet-ext doctor"
-    )
+    add_command(commands, "doctor", _doctor, "check this installation and say how to fix problems", "nnunet-ext doctor")
     add_command(
         commands,
         "enable",

@@ -117,43 +117,48 @@ def add(commands: Commands) -> None:
         parts,
         "check",
         _check,
-        "look for what is wrong with landmarks before a training, and whether they lie on their organs; exit code 1 if "
-        "something is fatal",
+        "look for mistakes in landmarks before a training, and measure whether they lie on their organs; exit code 1 "
+        "if a mistake is fatal",
         "nnunet-ext landmarks check 204",
     )
     add_raw_dataset(check)
     check.add_argument("--labels", metavar="FOLDER", help="measure distances in these label maps, not in labelsTr")
     add_processes(check)
-    check.add_argument("-o", "--out", metavar="FOLDER", help="default: nnunet_ext_landmarks_DATASET")
+    check.add_argument("-o", "--out", metavar="FOLDER", help="folder to write to (nnunet_ext_landmarks_DATASET)")
     convert = add_command(
         parts,
         "convert",
         _convert,
-        "write files of landmarks (.mrk.json, .fcsv, .csv, .json) as one .mrk.json per case, or as one table of all",
+        "write files of landmarks (.mrk.json, .fcsv, .csv, .json) as one .mrk.json per case, or as one table",
         "nnunet-ext landmarks convert *.fcsv --to mrk.json -o landmarksTr",
     )
     convert.add_argument("files", nargs="+", metavar="FILE", help="files, or folders of them")
-    convert.add_argument("--to", required=True, choices=["mrk.json", "csv"])
-    convert.add_argument("-o", "--out", default=".", metavar="FOLDER", help="default: the current folder")
+    convert.add_argument("--to", required=True, choices=["mrk.json", "csv"], help="format to write")
+    convert.add_argument("-o", "--out", default=".", metavar="FOLDER", help="folder to write to (current folder)")
     convert.add_argument(
-        "--coordinates", choices=["LPS", "RAS"], help="of the positions in the files, whatever the files say"
+        "--coordinates", choices=["LPS", "RAS"], help="coordinate system of the files, whatever they state"
     )
-    convert.add_argument("--force", action="store_true", help="replace files that are there")
+    convert.add_argument("--force", action="store_true", help="replace existing files")
     predict = add_command(
         parts,
         "predict",
         _predict,
-        "segmentations and landmarks of a folder of images, with the flags of nnUNetv2_predict",
+        "predict segmentations and landmarks of a folder of images, with the flags of nnUNetv2_predict",
         "nnunet-ext landmarks predict -i imagesTs -o predictions -d 204 -c 3d_fullres -tr nnUNetTrainerBaBLoss -f 0",
     )
     add_prediction_flags(predict, "nnUNetTrainerBaBLoss")
-    predict.add_argument("--threshold", type=float, metavar="P", help="landmarks less sure than this are absent")
-    predict.add_argument("-prev_stage_predictions", dest="previous_stage", metavar="FOLDER", help="of a cascade")
+    predict.add_argument("--threshold", type=float, metavar="P", help="confidence below which a landmark is absent")
+    predict.add_argument(
+        "-prev_stage_predictions",
+        dest="previous_stage",
+        metavar="FOLDER",
+        help="predictions of a cascade's first stage",
+    )
     evaluate = add_command(
         parts,
         "evaluate",
         _evaluate,
-        "compare landmarks with references: mean radial error, SDR, missed and false ones, distance from organs",
+        "compare landmarks with references: mean radial error, SDR, missed and false landmarks, distance from organs",
         "nnunet-ext landmarks evaluate landmarksTs predictions",
         "nnunet-ext landmarks evaluate landmarksTs predictions --labels labelsTs",
     )
@@ -162,12 +167,14 @@ def add(commands: Commands) -> None:
     evaluate.add_argument(
         "--labels",
         metavar="FOLDER",
-        help="label maps, of the references or predicted: how far from organs is it there?",
+        help="label maps, true or predicted, to measure distances from organs in",
     )
-    evaluate.add_argument("-djfile", "--dataset-json", metavar="FILE", help="default: near references or predictions")
+    evaluate.add_argument(
+        "-djfile", "--dataset-json", metavar="FILE", help="dataset.json (default: near references or predictions)"
+    )
     evaluate.add_argument("--common", action="store_true", help="score only the cases that are in both")
     add_processes(evaluate)
-    evaluate.add_argument("-o", "--out", metavar="FOLDER", help="default: PREDICTIONS/evaluation")
+    evaluate.add_argument("-o", "--out", metavar="FOLDER", help="folder to write to (PREDICTIONS/evaluation)")
     _add_derive(parts)
     _add_pseudo_label(parts)
 
@@ -177,7 +184,7 @@ def _add_derive(parts: Commands) -> None:
         parts,
         "derive",
         _derive,
-        "write a data set in which most cases have landmarks by a rule instead of masks, from one with dense labels",
+        "from a data set with dense labels, write one in which most cases have landmarks by a rule instead of masks",
         "nnunet-ext landmarks derive 27 --new-dataset 227 --labels RV LVC --segmented 8 --by 'patient\\d+'",
         "nnunet-ext landmarks derive 4 --new-dataset 304 --rule interface --segmented 8 --by pairs --splits FILE",
     )
@@ -187,34 +194,34 @@ def _add_derive(parts: Commands) -> None:
         "--rule",
         choices=["extreme-points", "interface"],
         default="extreme-points",
-        help="extreme points of labels, or of where two of them touch (%(default)s)",
+        help="extreme points of labels, or of the interface of every two (%(default)s)",
     )
     derive.add_argument("--labels", **SEVERAL, default=[], metavar="NAME", help="labels or regions (default: all)")
     derive.add_argument(
         "--axes",
         choices=["auto", "in-plane", "all"],
         default="auto",
-        help="of the image; auto leaves out the one across thick slices (%(default)s)",
+        help="axes of the image; auto leaves out the axis across thick slices (%(default)s)",
     )
-    derive.add_argument("--segmented", type=int, required=True, metavar="N", help="subjects that keep their masks")
+    derive.add_argument("--segmented", type=int, required=True, metavar="N", help="number of subjects that keep masks")
     derive.add_argument("--by", metavar="SUBJECTS", help="which cases are one subject, as in nnunet-ext splits")
-    derive.add_argument("--seed", type=int, default=0, metavar="S", help="of the choice of subjects (%(default)s)")
-    derive.add_argument("--splits", metavar="FILE", help="of folds: choose training subjects of one of them")
-    derive.add_argument("--fold", type=int, default=0, metavar="F", help="of --splits (%(default)s)")
-    derive.add_argument("--landmarks-everywhere", action="store_true", help="cases with masks have landmarks, too")
+    derive.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the choice of subjects (%(default)s)")
+    derive.add_argument("--splits", metavar="FILE", help="file of folds: choose training subjects of one fold")
+    derive.add_argument("--fold", type=int, default=0, metavar="F", help="fold of --splits (%(default)s)")
+    derive.add_argument("--landmarks-everywhere", action="store_true", help="give cases with masks landmarks, too")
     derive.add_argument("--force", action="store_true", help="replace a data set that this command wrote")
     add_processes(derive)
     from_masks = add_command(
         parts,
         "from-masks",
         _from_masks,
-        "landmarks of label maps by the rule of a derived data set: the control of predicted landmarks",
+        "find landmarks in label maps by the rule of a derived data set, as a control of predicted landmarks",
         "nnunet-ext landmarks from-masks predictions -d 227 -o predictions/by_rule",
     )
     from_masks.add_argument("masks", metavar="MASKS", help="folder of label maps, such as predictions")
-    from_masks.add_argument("-d", "--dataset", required=True, metavar="DATASET", help="that landmarks derive wrote")
-    from_masks.add_argument("-o", "--out", required=True, metavar="FOLDER", help="to write CASE.mrk.json to")
-    from_masks.add_argument("--force", action="store_true", help="replace files that are there")
+    from_masks.add_argument("-d", "--dataset", required=True, metavar="DATASET", help="data set of landmarks derive")
+    from_masks.add_argument("-o", "--out", required=True, metavar="FOLDER", help="folder for CASE.mrk.json")
+    from_masks.add_argument("--force", action="store_true", help="replace existing files")
     add_processes(from_masks)
 
 
@@ -223,7 +230,7 @@ def _add_pseudo_label(parts: Commands) -> None:
         parts,
         "pseudo-label",
         _pseudo_label,
-        "write a data set in which cases with only landmarks have masks of organs, where these pass filters",
+        "write a data set in which cases with only landmarks get masks of organs that pass filters",
         "nnunet-ext landmarks pseudo-label 204 --new-dataset 304",
         "nnunet-ext landmarks pseudo-label 204 --new-dataset 305 --engine nninteractive --model nnInteractive_v1.0",
     )
@@ -233,11 +240,11 @@ def _add_pseudo_label(parts: Commands) -> None:
         "--engine",
         default="random-walker",
         metavar="NAME",
-        help="random-walker, nninteractive, sam, or module:function of yours (%(default)s)",
+        help="random-walker, nninteractive, sam, or your own module:function (%(default)s)",
     )
     pseudo.add_argument("--model", metavar="PATH", help="weights of the engine")
     pseudo.add_argument(
-        "--shell", type=float, default=5.0, metavar="MM", help="of background around a mask (%(default)s)"
+        "--shell", type=float, default=5.0, metavar="MM", help="thickness of the background around masks (%(default)s)"
     )
-    pseudo.add_argument("--seed", type=int, default=0, metavar="N", help="of the moved prompts (%(default)s)")
+    pseudo.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the moved prompts (%(default)s)")
     add_processes(pseudo)

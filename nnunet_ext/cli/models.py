@@ -1,4 +1,4 @@
-"""Flags that name a trained model and say how it predicts."""
+"""Flags for a trained model and for its prediction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def model_folder(arguments: argparse.Namespace) -> Path:
-    """The folder that is named, or the one that nnU-Net has for a data set, trainer, plans and configuration."""
+    """The folder given by ``-m``, or nnU-Net's folder for the data set, trainer, plans and configuration."""
     from nnunet_ext.nnunet import models
 
     if arguments.model is not None:
@@ -44,10 +44,12 @@ def prediction(arguments: argparse.Namespace) -> Prediction:
 
 
 def add_model_flags(command: argparse.ArgumentParser, trainer: str, configuration: str | None = None) -> None:
-    """Add the flags that name a model, with the trainer and the configuration that are meant if none is named."""
-    command.add_argument("-m", "--model", metavar="FOLDER", help="model folder, instead of -d, -c, -tr and -p")
+    """Add the flags for a model; ``trainer`` and ``configuration`` are the defaults."""
+    command.add_argument("-m", "--model", metavar="FOLDER", help="model folder, instead of -d -c -tr -p")
     add_model_names(command, trainer, configuration)
-    command.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", metavar="FILE", help="%(default)s")
+    command.add_argument(
+        "-chk", dest="checkpoint", default="checkpoint_final.pth", metavar="FILE", help="checkpoint (%(default)s)"
+    )
     add_trust(command)
 
 
@@ -58,33 +60,33 @@ def add_model_names(
     *,
     instead_of: argparse.Action | None = None,
 ) -> None:
-    """Flags by which nnU-Net's commands name a model in nnUNet_results, perhaps instead of a word that is a folder."""
+    """Add nnU-Net's flags for a model in nnUNet_results; ``instead_of`` is the positional folder that they replace."""
     command.add_argument(
-        "-d", dest="dataset", action=OneOf, instead_of=instead_of, metavar="DATASET", help="number or name"
+        "-d", dest="dataset", action=OneOf, instead_of=instead_of, metavar="DATASET", help="data set, number or name"
     )
     command.add_argument(
         "-c",
         dest="configuration",
         default=configuration,
         metavar="CONFIGURATION",
-        help="%(default)s" if configuration else None,
+        help="configuration (%(default)s)" if configuration else "configuration",
     )
-    command.add_argument("-tr", dest="trainer", default=trainer, metavar="TRAINER", help="%(default)s")
-    command.add_argument("-p", dest="plans", default="nnUNetPlans", metavar="PLANS", help="%(default)s")
+    command.add_argument("-tr", dest="trainer", default=trainer, metavar="TRAINER", help="trainer (%(default)s)")
+    command.add_argument("-p", dest="plans", default="nnUNetPlans", metavar="PLANS", help="plans (%(default)s)")
 
 
 def add_prediction_flags(command: argparse.ArgumentParser, trainer: str, configuration: str | None = None) -> None:
     """Add the flags of ``nnUNetv2_predict``; see :func:`add_model_flags`."""
     command.add_argument("-i", dest="images", required=True, metavar="FOLDER", help="images, as for nnUNetv2_predict")
-    command.add_argument("-o", dest="out", required=True, metavar="FOLDER")
+    command.add_argument("-o", dest="out", required=True, metavar="FOLDER", help="folder to write to")
     add_model_flags(command, trainer, configuration)
-    command.add_argument("-f", dest="folds", **SEVERAL, metavar="FOLD", help="default: all that were trained")
-    command.add_argument("-device", default="cuda", choices=["cuda", "cpu", "mps"], help="%(default)s")
-    command.add_argument("-step_size", type=float, default=0.5, help="of the sliding window (%(default)s)")
+    command.add_argument("-f", dest="folds", **SEVERAL, metavar="FOLD", help="folds (default: all trained ones)")
+    command.add_argument("-device", default="cuda", choices=["cuda", "cpu", "mps"], help="device (%(default)s)")
+    command.add_argument("-step_size", type=float, default=0.5, help="step of the sliding window (%(default)s)")
     command.add_argument("--disable_tta", action="store_true", help="do not mirror")
-    command.add_argument("--save_probabilities", action="store_true", help="of the segmentation")
-    command.add_argument("--continue_prediction", action="store_true", help="leave out cases that are there")
+    command.add_argument("--save_probabilities", action="store_true", help="also save the segmentation's probabilities")
+    command.add_argument("--continue_prediction", action="store_true", help="skip cases that are already predicted")
     command.add_argument("--not_on_device", action="store_true", help="keep results in main memory")
-    command.add_argument("--disable_progress_bar", action="store_true")
+    command.add_argument("--disable_progress_bar", action="store_true", help="show no progress bar")
     command.add_argument("-npp", type=int, default=3, help="processes for preprocessing (%(default)s)")
     command.add_argument("-nps", type=int, default=3, help="processes for export (%(default)s)")

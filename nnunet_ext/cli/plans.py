@@ -14,9 +14,9 @@ SCHEDULE_FLAGS: dict[str, dict[str, Any]] = {
     "iterations": {"type": int, "metavar": "I", "help": "training iterations per epoch"},
     "learning_rate": {"type": float, "metavar": "LR", "help": "initial learning rate (nnU-Net: 0.01)"},
     "momentum": {"type": float, "metavar": "M", "help": "Nesterov momentum of SGD (nnU-Net: 0.99)"},
-    "warmup_steps": {"type": int, "metavar": "S", "help": "steps over which the learning rate grows from 0"},
+    "warmup_steps": {"type": int, "metavar": "S", "help": "steps in which the learning rate grows from 0"},
 }
-"""Key of the schedule in the plans → what argparse is told of its flag."""
+"""Arguments of argparse for each key of the schedule in the plans."""
 
 
 def _plans(arguments: argparse.Namespace) -> None:
@@ -64,8 +64,8 @@ def add(commands: Commands) -> None:
         commands,
         "plans",
         _plans,
-        "write a plans file with a preset, a short schedule or a lower resolution beside an existing one; only another "
-        "resolution is preprocessed again",
+        "write a new plans file with a preset, another schedule or another resolution; only another resolution needs "
+        "preprocessing again",
         "nnunet-ext plans 4 --preset pnpnet --configuration 3d_fullres --epochs 100",
         "nnunet-ext plans 4 --configuration 3d_fullres --spacing 2 2 2 --features 16 32 64 --name low",
     )
@@ -82,10 +82,10 @@ def add(commands: Commands) -> None:
         type=float,
         **SEVERAL,
         metavar="MM",
-        help="another resolution, axes in the order of the plans; patch, batch size and stages follow it",
+        help="another resolution, axes in the order of the plans; patch size, batch size and stages follow from it",
     )
-    plans.add_argument("--batch-size", type=int, metavar="B")
-    plans.add_argument("--patch-size", type=int, **SEVERAL, metavar="X")
+    plans.add_argument("--batch-size", type=int, metavar="B", help="samples per batch")
+    plans.add_argument("--patch-size", type=int, **SEVERAL, metavar="X", help="voxels per axis")
     plans.add_argument("--features", type=int, **SEVERAL, metavar="F", help="channels of every stage")
     plans.add_argument(
         "--option",

@@ -25,7 +25,7 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 
 def _session(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Turn the flags of :func:`_add_session_flags` into arguments of a function that opens a session."""
+    """Turn the flags of :func:`_add_session_flags` into arguments for opening a session."""
     return {
         "model": model_folder(arguments),
         "fold": arguments.fold,
@@ -118,13 +118,13 @@ def _serve(arguments: argparse.Namespace) -> None:
 
 
 def _add_session_flags(command: argparse.ArgumentParser) -> None:
-    """Add the flags that name a model and say how a session runs."""
+    """Add the flags for the model of a session, and for how the session runs."""
     add_model_flags(command, "nnUNetTrainerS2VNet", "2d")
-    command.add_argument("-f", "--fold", metavar="FOLD", help="one; default: all, or the first that was trained")
+    command.add_argument("-f", "--fold", metavar="FOLD", help="one fold (default: fold all, else the first trained)")
     command.add_argument(
-        "-device", "--device", choices=["cuda", "cpu", "mps"], help="default: cuda if there is one, else cpu"
+        "-device", "--device", choices=["cuda", "cpu", "mps"], help="device (default: cuda if available, else cpu)"
     )
-    command.add_argument("--threads", type=int, metavar="N", help="of PyTorch on the CPU (default: all)")
+    command.add_argument("--threads", type=int, metavar="N", help="threads of PyTorch on the CPU (default: all)")
     command.add_argument(
         "--cache", type=float, default=2048, metavar="MIB", help="memory for features; changes no result (%(default)s)"
     )
@@ -139,14 +139,14 @@ def add(commands: Commands) -> None:
         parts,
         "predict",
         _predict,
-        "segmentations of a folder of images, with the flags of nnUNetv2_predict; centres propagate through the whole "
-        "volume",
+        "predict segmentations of a folder of images, with the flags of nnUNetv2_predict; centres propagate through "
+        "the whole volume",
         "nnunet-ext s2v predict -i imagesTs -o predictions -d 4 -f 0",
         "nnunet-ext s2v predict -i imagesTs -o predictions -d 4 --direction forward --disable_tta",
     )
     add_prediction_flags(predict, "nnUNetTrainerS2VNet", "2d")
     predict.add_argument(
-        "--direction", choices=["forward", "backward", "both"], default="both", help="of the slices (%(default)s)"
+        "--direction", choices=["forward", "backward", "both"], default="both", help="order of the slices (%(default)s)"
     )
     interact = add_command(
         parts,
@@ -155,79 +155,83 @@ def add(commands: Commands) -> None:
         "segment one image with prompts from a file; the same prompts give the same result",
         "nnunet-ext s2v interact -i case_0000.nii.gz -m MODEL --prompts prompts.json -o case.nii.gz",
     )
-    interact.add_argument("-i", dest="images", required=True, **SEVERAL, metavar="FILE", help="one per channel")
-    interact.add_argument("-o", dest="out", required=True, metavar="FILE", help="the segmentation")
-    interact.add_argument("--prompts", required=True, metavar="FILE", help="JSON, see docs/s2vnet.md")
-    interact.add_argument("--log", metavar="FILE", help="JSON, what every prompt changed")
     interact.add_argument(
-        "--propagation", choices=["on", "off"], default="on", help="off: prompts change their slice only (%(default)s)"
+        "-i", dest="images", required=True, **SEVERAL, metavar="FILE", help="image, one file per channel"
+    )
+    interact.add_argument("-o", dest="out", required=True, metavar="FILE", help="segmentation to write")
+    interact.add_argument("--prompts", required=True, metavar="FILE", help="prompts as JSON, see docs/s2vnet.md")
+    interact.add_argument("--log", metavar="FILE", help="JSON to write: the changes by every prompt")
+    interact.add_argument(
+        "--propagation", choices=["on", "off"], default="on", help="off: prompts change only their slice (%(default)s)"
     )
     _add_session_flags(interact)
     clicks = add_command(
         parts,
         "evaluate-clicks",
         _evaluate_clicks,
-        "click where segmentations are wrong most, and report how they get better: Dice, surface Dice, seconds",
+        "simulate clicks where segmentations are most wrong, and report how they improve: Dice, surface Dice, seconds",
         "nnunet-ext s2v evaluate-clicks -i imagesTs -r labelsTs -m MODEL -o clicks --propagation both",
         "nnunet-ext s2v evaluate-clicks -i imagesTs -r labelsTs -m MODEL -o clicks --protocol cvpr2025",
     )
     clicks.add_argument("-i", dest="images", required=True, metavar="FOLDER", help="images, as for nnUNetv2_predict")
     clicks.add_argument("-r", dest="references", required=True, metavar="FOLDER", help="their label maps")
-    clicks.add_argument("-o", dest="out", required=True, metavar="FOLDER", help="for clicks.csv, .json and .png")
-    clicks.add_argument("--cases", **SEVERAL, metavar="CASE", help="default: all that have a reference")
+    clicks.add_argument("-o", dest="out", required=True, metavar="FOLDER", help="folder for clicks.csv, .json, .png")
+    clicks.add_argument("--cases", **SEVERAL, metavar="CASE", help="cases (default: all with a reference)")
     clicks.add_argument(
         "--protocol",
         choices=["largest", "cvpr2025"],
         default="largest",
-        help="largest: one click at a time, where most is wrong; cvpr2025: that of the challenge for interactive 3D "
+        help="largest: one click at a time, in the largest error; cvpr2025: as in the challenge for interactive 3D "
         "segmentation, a box, then five clicks per structure: DSC-AUC, NSD-AUC, final DSC and NSD (%(default)s)",
     )
-    clicks.add_argument("--clicks", type=int, metavar="N", help="per case at most (10; 5 per structure of cvpr2025)")
+    clicks.add_argument("--clicks", type=int, metavar="N", help="clicks per case (10; cvpr2025: 5 per structure)")
     clicks.add_argument(
         "--propagation",
         choices=["on", "off", "both"],
         default="on",
-        help="off: a click changes its slice only; both: compare (%(default)s)",
+        help="off: a click changes only its slice; both: compare (%(default)s)",
     )
-    clicks.add_argument("--nsd-tolerance", type=float, metavar="MM", help="(1; 2 of cvpr2025)")
+    clicks.add_argument("--nsd-tolerance", type=float, metavar="MM", help="tolerance of surface Dice (1; cvpr2025: 2)")
     _add_session_flags(clicks)
     serve = add_command(
         parts,
         "serve",
         _serve,
-        "correct an image by clicking, or a folder of them, in a web page that this machine serves; needs "
-        "nnunet-ext[viewer]",
+        "serve a web page to correct an image, or a folder of images, by clicking; needs nnunet-ext[viewer]",
         "nnunet-ext s2v serve --demo",
         "nnunet-ext s2v serve -i case_0000.nii.gz -m MODEL -o case.nii.gz --prompts-out prompts.json",
         "nnunet-ext s2v serve -i imagesTs -m MODEL -o corrected",
         "nnunet-ext s2v serve -m MODEL --nninteractive",
     )
     serve.add_argument(
-        "-i", "--image", dest="images", **SEVERAL, metavar="FILE", help="one per channel; or a folder of images"
+        "-i",
+        "--image",
+        dest="images",
+        **SEVERAL,
+        metavar="FILE",
+        help="image, one file per channel; or a folder of images",
     )
     serve.add_argument(
         "-o",
         "--out",
         metavar="FILE",
-        help="where Save writes the segmentation, and beside it the session, from which the next start goes on; of a "
-        "folder of images, a folder; default: download only",
+        help="file that Save writes the segmentation to (a folder for a folder of images); the session is stored "
+        "beside it, and the next start continues it; default: download only",
     )
-    serve.add_argument(
-        "--demo", action="store_true", help="a synthetic image, and a small model that comes with the package"
-    )
-    serve.add_argument("--prompts-out", metavar="FILE", help="JSON of all prompts, for s2v interact")
+    serve.add_argument("--demo", action="store_true", help="use a synthetic image and a small model from the package")
+    serve.add_argument("--prompts-out", metavar="FILE", help="write all prompts as JSON, for s2v interact")
     serve.add_argument("--host", default="127.0.0.1", help="address of this machine to listen on (%(default)s)")
-    serve.add_argument("--port", type=int, help="0: any that is free (8000; with --nninteractive 1527)")
+    serve.add_argument("--port", type=int, help="port; 0 takes a free one (8000; with --nninteractive 1527)")
     serve.add_argument(
         "--nninteractive",
         action="store_true",
-        help="instead of a page, nnInteractive's remote protocol, for its plug-ins in napari and 3D Slicer",
+        help="serve nnInteractive's remote protocol instead of a page, for its plug-ins in napari and 3D Slicer",
     )
     serve.add_argument(
         "--upload",
         type=int,
         default=2048,
         metavar="MIB",
-        help="with --nninteractive: of an unpacked image (%(default)s)",
+        help="with --nninteractive: largest unpacked image (%(default)s)",
     )
     _add_session_flags(serve)

@@ -50,33 +50,38 @@ def add(commands: Commands) -> None:
         parts,
         "generate",
         _generate,
-        "write a data set with scribbles from one with dense labels; images are not copied",
+        "from a data set with dense labels, write one with scribbles; images are not copied",
         "nnunet-ext scribbles generate 38 --new-dataset 138",
         "nnunet-ext scribbles generate 38 --new-dataset Dataset139_Lines --mode line --slice-fraction 0.3",
     )
     add_raw_dataset(generate)
     add_new_dataset(generate)
     generate.add_argument(
-        "--mode", choices=["interior+border", "skeleton", "line"], default="interior+border", help="(%(default)s)"
+        "--mode",
+        choices=["interior+border", "skeleton", "line"],
+        default="interior+border",
+        help="kind of strokes (%(default)s)",
     )
     generate.add_argument(
         "--slice-fraction", type=float, default=1.0, metavar="F", help="share of the slices to annotate (%(default)s)"
     )
-    generate.add_argument("--thickness", type=int, default=3, metavar="N", help="in voxels (%(default)s)")
     generate.add_argument(
-        "--min-area", type=int, default=1, metavar="N", help="voxels of a class in a slice to scribble (%(default)s)"
+        "--thickness", type=int, default=3, metavar="N", help="width of strokes in voxels (%(default)s)"
     )
     generate.add_argument(
-        "--components", choices=["one", "all"], default="one", help="per class and slice (%(default)s)"
+        "--min-area", type=int, default=1, metavar="N", help="smallest area of a class in a slice, voxels (%(default)s)"
+    )
+    generate.add_argument(
+        "--components", choices=["one", "all"], default="one", help="components per class and slice (%(default)s)"
     )
     generate.add_argument("--no-background", action="store_true", help="draw foreground classes only")
-    generate.add_argument("--seed", type=int, default=0, metavar="N", help="(%(default)s)")
+    generate.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the strokes (%(default)s)")
     add_processes(generate)
     check = add_command(
         parts,
         "check",
         _check,
-        "look for what is wrong with scribbles before a training; exit code 1 if something is fatal",
+        "look for mistakes in scribbles before a training; exit code 1 if a mistake is fatal",
         "nnunet-ext scribbles check 138",
         "nnunet-ext scribbles check 138 --dense $nnUNet_raw/Dataset138_LiverScribble/labelsTr_dense",
     )
@@ -84,14 +89,14 @@ def add(commands: Commands) -> None:
     check.add_argument(
         "--dense",
         metavar="FOLDER",
-        help="dense label maps of some or all cases: to find leaks and what is missed, and to test the CRF window",
+        help="dense label maps of some or all cases, to find leaks and missed components and to test the CRF window",
     )
     check.add_argument(
         "-p",
         "--plans",
         default="nnUNetPlans",
         metavar="NAME",
-        help="whose spacings and CRF losses are tried (%(default)s)",
+        help="plans whose spacings and CRF losses are tested (%(default)s)",
     )
     add_processes(check)
-    check.add_argument("-o", "--out", metavar="FOLDER", help="default: nnunet_ext_scribbles_DATASET")
+    check.add_argument("-o", "--out", metavar="FOLDER", help="folder to write to (nnunet_ext_scribbles_DATASET)")

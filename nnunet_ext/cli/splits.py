@@ -56,41 +56,44 @@ def add(commands: Commands) -> None:
         commands,
         "splits",
         _splits,
-        "write splits_final.json with folds by subject or nested few-shot subsets, or look for leaks in one",
+        "write splits_final.json with folds by subject or nested few-shot subsets, or check one for leaks",
         "nnunet-ext splits 27 --by 'patient\\d+'",
         "nnunet-ext splits 4 --by pairs --few-shot 4 8 all --seeds 0 1 2",
         "nnunet-ext splits 4 --check",
     )
-    add_word(splits, "-d", "dataset", "DATASET", "number or name")
+    add_word(splits, "-d", "dataset", "DATASET", "data set, number or name")
     splits.add_argument(
         "--by",
         metavar="SUBJECTS",
         help="which cases are one subject: a regular expression, a table FILE.csv (case,subject) or FILE.json, pairs "
-        "(001 and 002, ...), pairs-from-0, subject (guess from the names), or case (each is its own)",
+        "(001 and 002, ...), pairs-from-0, subject (read from the names), or case (each is its own)",
     )
-    splits.add_argument("--folds", type=int, default=5, metavar="K", help="of the cross-validation (%(default)s)")
+    splits.add_argument("--folds", type=int, default=5, metavar="K", help="folds of the cross-validation (%(default)s)")
     splits.add_argument(
         "--few-shot",
         **SEVERAL,
         type=_number_or_all,
         default=[],
         metavar="N",
-        help="numbers of training subjects, or all; each with every seed is a fold, all with one validation set",
+        help="numbers of training subjects, or all; every number with every seed is a fold, and all folds share one "
+        "validation set",
     )
-    splits.add_argument("--seeds", **SEVERAL, type=int, metavar="S", help="of the few-shot subsets (0)")
+    splits.add_argument("--seeds", **SEVERAL, type=int, metavar="S", help="seeds of the few-shot subsets (0)")
     splits.add_argument(
         "--validation-fold", type=int, default=0, metavar="F", help="fold that few-shot subsets come from (%(default)s)"
     )
-    splits.add_argument("--validation-from", metavar="FILE", help="existing folds to take it from")
-    splits.add_argument("-o", "--out", metavar="FILE", help="default: splits_final.json in the preprocessed data set")
+    splits.add_argument("--validation-from", metavar="FILE", help="existing folds to take that fold from")
+    splits.add_argument(
+        "-o", "--out", metavar="FILE", help="file to write (splits_final.json in the preprocessed data set)"
+    )
     splits.add_argument("--force", action="store_true", help="replace different folds")
     splits.add_argument(
         "--check",
         nargs="?",
         const="",
         metavar="FILE",
-        help="look for mistakes and leaks in FILE (default: splits_final.json, or what nnU-Net would do without); exit "
-        "code 1 if there are any",
+        help="look for mistakes and leaks in FILE (default: splits_final.json, or without it nnU-Net's default folds); "
+        "exit code 1 if there are any",
     )
     splits.add_argument("--no-images", action="store_true", help="with --check: do not compare images")
     add_processes(splits, "images")

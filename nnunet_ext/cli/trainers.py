@@ -29,7 +29,7 @@ def _trainers(arguments: argparse.Namespace) -> None:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Lines of a table as wide as the terminal; cells that are longer than their column are wrapped."""
+    """Lines of a table as wide as the terminal; long cells are wrapped."""
     names = max(len(row[0]) for row in rows)
     needs, network, gap = 16, 7, 2
     shared = max(110, shutil.get_terminal_size((120, 24)).columns) - names - needs - network - 4 * gap
@@ -51,7 +51,9 @@ def add(commands: Commands) -> None:
         commands,
         "trainers",
         _trainers,
-        "list the trainers: for which problem, what they need, and what was measured",
+        "list the trainers, with the problem that each solves, its needs and its measured effect",
         "nnunet-ext trainers",
     )
-    trainers.add_argument("--all", action="store_true", help="also controls, parts, published ones and combinations")
+    trainers.add_argument(
+        "--all", action="store_true", help="also list controls, parts, published formulations and combinations"
+    )

@@ -33,16 +33,16 @@ def add(commands: Commands) -> None:
         "nnunet-ext unlabelled 27",
         "nnunet-ext unlabelled 27 -p nnUNetPlans -c 2d --images more_patients",
     )
-    add_word(command, "-d", "dataset", "DATASET", "number or name")
-    command.add_argument("-p", "--plans", default="nnUNetPlans", metavar="NAME", help="(%(default)s)")
+    add_word(command, "-d", "dataset", "DATASET", "data set, number or name")
+    command.add_argument("-p", "--plans", default="nnUNetPlans", metavar="NAME", help="plans (%(default)s)")
     command.add_argument(
         "-c",
         "--configuration",
         **SEVERAL,
         default=[],
         metavar="NAME",
-        help="default: all whose labelled data is preprocessed",
+        help="configurations (default: all whose labelled data is preprocessed)",
     )
-    command.add_argument("--images", metavar="FOLDER", help="default: imagesUn in the raw data set")
-    command.add_argument("--check", action="store_true", help="preprocess nothing")
+    command.add_argument("--images", metavar="FOLDER", help="folder of images (imagesUn in the raw data set)")
+    command.add_argument("--check", action="store_true", help="check only, preprocess nothing")
     add_processes(command, "images")

@@ -1,8 +1,8 @@
-"""The files that are the channels of a case, by nnU-Net's own rule.
+"""The image files of a case and the channels in them, by nnU-Net's own rule.
 
-nnU-Net reads all files ``CASE_0000``, ``CASE_0001``, … of a case, however many there are. Most hold one channel, but a
-png holds three or four and a 4D image as many as it has frames. Together they must be as many as ``dataset.json``
-names.
+nnU-Net reads all files ``CASE_0000``, ``CASE_0001``, … of a case, however many there are. Most files hold one channel,
+but a png holds three or four, and a 4D image one per frame. Altogether the files of a case must hold as many channels
+as ``dataset.json`` names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def channel_names(description: Mapping[str, Any]) -> list[str]:
 
 
 def images_by_case(folder: Path, ending: str) -> dict[str, list[Path]]:
-    """The images of a folder by case, in the order of their numbers."""
+    """The image files of a folder by case, in the order of their channel numbers."""
     found: dict[str, list[Path]] = {}
     for path in visible_files(folder, ending):
         if match := re.fullmatch(r"(.+)_\d{4}", path.name.removesuffix(ending)):
@@ -37,14 +37,14 @@ def images_by_case(folder: Path, ending: str) -> dict[str, list[Path]]:
 def require_channels(cases: Mapping[str, Sequence[Path]], description: Mapping[str, Any]) -> None:
     """Raise InputError unless the files of every case hold the channels that ``dataset.json`` names.
 
-    Only headers are read; a file whose header cannot be read counts as one channel, until somebody reads it.
+    Only headers are read. A file with an unreadable header counts as one channel here; reading the image reports it.
 
     Args:
-        cases: files of each.
+        cases: image files by case.
         description: content of ``dataset.json``.
     """
     names, ending, reader = channel_names(description), description["file_ending"], ""
-    if ending.lower() in (".tif", ".tiff"):  # whether its pages are slices is up to the reader
+    if ending.lower() in (".tif", ".tiff"):  # the reader decides whether pages are slices
         with contextlib.suppress(InputError):
             reader = Reader.for_file(next(iter(cases.values()))[0], ending, description).name
     for case, files in cases.items():
@@ -59,7 +59,7 @@ def _channels_in(file: Path, reader: str) -> int:
 
 
 def _require_count(case: str, files: Sequence[Path], held: int, names: Sequence[str]) -> None:
-    """Raise InputError if the files of a case hold another number of channels than ``names`` has."""
+    """Raise InputError unless the files of a case hold one channel per name."""
     if held == len(names):
         return
     if held == len(files) < len(names) and (number := re.search(r"_\d{4}(?=\.)", files[0].name)):
@@ -76,10 +76,10 @@ def _require_count(case: str, files: Sequence[Path], held: int, names: Sequence[
 
 
 def require_numbered(folder: Path, ending: str, case: str, found: Sequence[Path]) -> tuple[Path, ...]:
-    """The files of a case that were found in a folder.
+    """Return the files found for a case, if they are numbered 0, 1, 2, … without a gap.
 
     Raises:
-        InputError: there is none, or one in between is missing.
+        InputError: there is no file, or a number is missing.
     """
     names = [path.name for path in found] or [""]
     for number, name in enumerate(names):

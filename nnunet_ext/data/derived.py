@@ -1,4 +1,4 @@
-"""A data set that is made from another one: its own labels, the images of the other, in nnU-Net's raw format."""
+"""A data set derived from another one: new labels for the same images, in nnU-Net's raw format."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from nnunet_ext.errors import InputError
 
 
 def new_dataset_folder(source: RawDataset, out: str, suffix: str, *, replace: bool = False) -> Path:
-    """The folder to write; no data set with this number may exist, because nnU-Net asks for the number.
+    """The folder of the new data set. Its number must be free, because nnU-Net finds data sets by number.
 
     Args:
-        source: that the data set is made from.
+        source: data set to derive from.
         out: number of the new data set, or its whole name ``Dataset138_Name``.
-        suffix: of the name, if only a number is given.
-        replace: a data set of the same name may be there.
+        suffix: appended to the name of the source if ``out`` is a number.
+        replace: allow a data set with the same number and name.
 
     Raises:
-        InputError: the number is taken, or ``out`` is neither.
+        InputError: the number is taken, or ``out`` is neither a number nor a name.
     """
     name = out
     if out.isdigit():
@@ -42,16 +42,16 @@ def new_dataset_folder(source: RawDataset, out: str, suffix: str, *, replace: bo
 
 
 def derived_description(source: RawDataset, target: Path, text: str) -> dict[str, Any]:
-    """Content of ``dataset.json``: that of the source, with its images and with label maps in ``labelsTr``.
+    """Content of ``dataset.json``: the source's, with its images and with label maps in the new ``labelsTr``.
 
     Args:
-        source: that the data set is made from.
+        source: data set to derive from.
         target: folder of the new data set.
-        text: what it is.
+        text: description of the new data set.
     """
 
     def place(image: Path) -> str:
-        # relative paths survive when nnUNet_raw is moved; what lies elsewhere does not move with it
+        # a relative path survives a move of nnUNet_raw; images elsewhere do not move with it and need an absolute one
         inside = image.is_relative_to(target.parent)
         return Path(os.path.relpath(image, target)).as_posix() if inside else str(image)
 

@@ -1,8 +1,8 @@
-"""Voxels of images that are no finite numbers, and what nnU-Net makes of them.
+"""NaN and infinite voxels of images, and what nnU-Net makes of them.
 
-Measured with nnU-Net 2.8 and its default resampling: one NaN makes all voxels of a preprocessed image NaN, through the
-mean of its normalisation or, with that of CT, when it is resampled. One infinite voxel does the same, but the
-normalisation of CT clips it. In NIfTI files neither gets that far if ITK reads them: it takes both for 0.
+Measured with nnU-Net 2.8 and its default resampling: one NaN makes every voxel of the preprocessed image NaN. It
+spreads through the mean of the normalisation or, with CT normalisation, through the resampling. One infinite voxel does
+the same, except that CT normalisation clips it. In NIfTI files read with ITK neither happens: ITK reads both as 0.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 
 def not_finite(image: NDArray) -> str | None:
-    """Describe the voxels that are NaN or infinite, and the fix; None if there are none.
+    """Describe the NaN and infinite voxels of an image, and the fix; None if there are none.
 
     Args:
-        image: ``(C, …)``, as nnU-Net's reader gives it; the channel is named if there are several.
+        image: ``(C, …)``, from nnU-Net's reader; with several channels the text names the first bad one.
     """
     for number, channel in enumerate(image):
         if counts := _counts(channel):
@@ -31,10 +31,10 @@ def not_finite(image: NDArray) -> str | None:
 
 
 def read_as_zero(files: Iterable[Path], reader: str) -> str | None:
-    """Describe the voxels that are NaN or infinite in NIfTI files, but 0 to ITK, and the fix; None if there are none.
+    """Describe the voxels of a NIfTI file that are NaN or infinite but that ITK reads as 0, and the fix; None if none.
 
     Args:
-        files: whole ones.
+        files: files that :func:`~nnunet_ext.data.headers.require_whole` accepts.
         reader: name of nnU-Net's reader.
     """
     import nibabel
@@ -51,7 +51,7 @@ def read_as_zero(files: Iterable[Path], reader: str) -> str | None:
 
 
 def _counts(voxels: NDArray) -> str:
-    """``2 NaN and 1 infinite``; empty if there are none."""
+    """The text ``2 NaN and 1 infinite``; empty if there are none."""
     wrong = int((~np.isfinite(voxels)).sum())
     nan = int(np.isnan(voxels).sum()) if wrong else 0
     return " and ".join(f"{n} {what}" for n, what in ((nan, "NaN"), (wrong - nan, "infinite")) if n)

@@ -55,6 +55,6 @@ def dataset_folder(dataset: str | int, variable: str = "nnUNet_preprocessed") ->
 def visible_files(folder: Path, ending: str) -> list[Path]:
     """The files of a folder with an ending, in alphabetical order; none if there is no such folder.
 
-    Without hidden ones, such as ``._case_001.nii.gz``, which macOS leaves beside its file: they hold no image.
+    Hidden files are left out: macOS writes ``._case_001.nii.gz`` beside ``case_001.nii.gz``, and it holds no image.
     """
     return sorted(path for path in folder.glob(f"*{ending}") if not path.name.startswith("."))

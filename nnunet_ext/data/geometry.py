@@ -2,7 +2,7 @@
 
 The index is ``(z, y, x)``, the order of the array, and (0, 0, 0) is the centre of the first voxel. A 2D image is one
 slice, as in nnU-Net; the third coordinate of its points is the index of that slice. Formats without a geometry (png,
-tif) have their first voxel at 0 and their axes along the patient's, as in ITK; in a png a mm is a pixel.
+tif) have their first voxel at 0 mm and their axes along the patient's axes, as in ITK. One pixel of a png is 1 mm.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ Floats = NDArray[np.float64]
 
 
 def to_lps(points_mm: ArrayLike, system: CoordinateSystem) -> Floats:
-    """``(…, 3)`` in ``system`` → the same points in LPS; and back, because x and y only change their sign."""
+    """Points ``(…, 3)`` in ``system`` → in LPS. The same call converts back, because only x and y change their sign."""
     points = np.asarray(points_mm, float)
     return points if system == "LPS" else points * (-1.0, -1.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """``point = origin_mm + matrix @ index``.
+    """Affine map from indices to points: ``point = origin_mm + matrix @ index``.
 
     Attributes:
         matrix: ``(3, 3)``, mm; column a is one step along axis a of the array.
-        origin_mm: ``(3,)``, LPS, of the first voxel.
+        origin_mm: ``(3,)``, centre of the first voxel in LPS.
     """
 
     matrix: Floats
@@ -41,26 +41,26 @@ class Geometry:
 
     @property
     def spacing_mm(self) -> Floats:
-        """``(3,)``, of the axes of the array."""
+        """Voxel size along each axis of the array, ``(3,)``."""
         return np.linalg.norm(self.matrix, axis=0)
 
     def to_index(self, points_mm: ArrayLike) -> Floats:
-        """``(…, 3)`` in mm, LPS → ``(…, 3)``, continuous indices of the array; nan stays nan."""
+        """Points ``(…, 3)`` in mm, LPS → continuous indices ``(…, 3)`` of the array; nan stays nan."""
         return (np.asarray(points_mm, float) - self.origin_mm) @ np.linalg.inv(self.matrix).T
 
     def to_mm(self, index: ArrayLike) -> Floats:
-        """``(…, 3)``, continuous indices of the array → ``(…, 3)`` in mm, LPS."""
+        """Continuous indices ``(…, 3)`` of the array → points ``(…, 3)`` in mm, LPS."""
         return np.asarray(index, float) @ self.matrix.T + self.origin_mm
 
     @classmethod
     def from_properties(cls, properties: Mapping[str, Any]) -> Geometry:
-        """Return the geometry of an image that nnU-Net's reader read, or whose properties nnU-Net stored as ``.pkl``.
+        """Return the geometry of an image from its properties.
 
         Args:
-            properties: of SimpleITKIO, NibabelIO, those with Reorient, or a reader of formats without geometry.
+            properties: from any reader of nnU-Net, or from the ``.pkl`` that nnU-Net stores for a preprocessed case.
 
         Raises:
-            InputError: they describe no space.
+            InputError: the axes do not span three dimensions.
         """
         parts = {
             key: value for group in properties.values() if isinstance(group, Mapping) for key, value in group.items()
@@ -74,7 +74,7 @@ class Geometry:
 
     @classmethod
     def _from_parts(cls, parts: Mapping[str, Any]) -> Geometry:
-        """``parts``: the entries of all readers in one; ``spacing`` in the order of the array."""
+        """``parts``: the properties without nesting, from any reader; ``spacing`` in the order of the array."""
         spacing = np.asarray(parts["spacing"], float)
         if spacing[0] > PSEUDO_2D * spacing[1:].max():
             spacing = np.array([1.0, *spacing[1:]])
@@ -98,6 +98,6 @@ class Geometry:
 
 
 def inside(index: ArrayLike, shape: ArrayLike) -> NDArray[np.bool_]:
-    """``(…,)``: whether continuous indices ``(…, 3)`` lie in one of the voxels of an array; nan does not."""
+    """Whether continuous indices ``(…, 3)`` lie inside an array's voxels, ``(…,)``; False for nan."""
     index = np.asarray(index, float)
     return np.asarray(((index >= -0.5) & (index <= np.asarray(shape) - 0.5)).all(-1))

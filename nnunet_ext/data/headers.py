@@ -1,7 +1,7 @@
 """Headers of image files: how many bytes a file must have, and how many values each voxel holds.
 
-Readers do not compare the two with what is there. ITK reads a NIfTI file that is cut off as if zeros followed, tifffile
-reads the pages that are left, and skimage takes a stack of three or four pages for colours.
+Readers do not check either. ITK reads a truncated NIfTI file as if zeros followed, tifffile reads the pages that are
+left, and skimage takes a stack of three or four pages for colours.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from nnunet_ext.errors import InputError
 CHUNK = 2**20
 
 PACKED = 100_000
-"""More often than this no compressed page of a TIFF is larger than its bytes."""
+"""Highest compression ratio that a page of a TIFF is believed to have."""
 
 SLOPE = 2.3e-16
-"""Smaller scales of NIfTI are none to ITK, but not to nibabel."""
+"""Smallest scale of a NIfTI header that is accepted. ITK ignores smaller ones, nibabel applies them."""
 
 NIFTI_BYTES = {
     **{2: 1, 4: 2, 8: 4, 16: 4, 32: 8, 64: 8, 128: 3, 256: 1, 512: 2},
     **{768: 4, 1024: 8, 1280: 8, 1536: 16, 1792: 16, 2048: 32, 2304: 4},
 }
-"""Code of the data type of NIfTI → bytes per voxel."""
+"""Bytes per voxel, by NIfTI's code of the data type."""
 
 NIFTI_PARTS = {128: (3, "colours (RGB)"), 2304: (4, "colours (RGBA)")} | dict.fromkeys(
     (32, 1792, 2048), (2, "parts (complex numbers)")
 )
-"""Data types of NIfTI that hold several numbers → how many, and what they are."""
+"""NIfTI data types with several numbers per voxel: how many numbers, and their kind."""
 
 FIX = {
     "frames": "export the frame that was labelled as a 3D label map",
@@ -47,12 +47,12 @@ FIX = {
     "parts": "save whole numbers",
     "colours": "save a greyscale image whose grey values are the numbers of the labels",
 }
-"""Fix, by what is there instead of one value per voxel: what to export."""
+"""Fix for each kind of values that a voxel may hold instead of one label."""
 
 
 @dataclass(frozen=True)
 class Values:
-    """Number of values that a voxel holds, and what they are, such as ``frames`` or ``colours (RGB)``."""
+    """Number of values per voxel, and their kind, such as ``frames`` or ``colours (RGB)``."""
 
     count: int
     kind: str
@@ -64,7 +64,7 @@ class Values:
 def require_whole(path: Path) -> None:
     """Raise InputError if a file holds fewer bytes than its header claims, or is damaged.
 
-    Formats whose reader says so itself (bmp) are left to it, and so are data in another file than the header.
+    Not checked: formats whose reader reports damage itself (bmp), and voxels in a file other than the header's.
     """
     name = path.name.lower()
     with _damage_named(path):
@@ -80,7 +80,7 @@ def require_whole(path: Path) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Libraries that read files print and log; what matters of it is in our messages."""
+    """Silence the libraries that read files; our own messages say what matters."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
 
@@ -92,7 +92,7 @@ def _damage_named(path: Path) -> Iterator[None]:
             yield
     except InputError:
         raise
-    except Exception as error:  # every library raises something else
+    except Exception as error:  # every library raises its own type of error
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{path} is damaged or not complete ({reason}); restore it, or write it again.") from None
 
@@ -130,9 +130,10 @@ def _whole_itk(path: Path) -> None:
 
 
 def _itk_data(path: Path) -> tuple[int | None, int | None]:
-    """Offset at which the voxels begin, None if they are elsewhere or in a form that is left to ITK.
+    """Where the voxels begin, and how many compressed bytes they take.
 
-    The second number is the bytes they take if zlib has packed them, -1 for all that follow; None if not packed.
+    The offset is None if the voxels are in another file, or encoded in a way that only ITK checks. The number of bytes
+    is -1 if the compressed voxels fill the rest of the file, and None if they are not compressed.
     """
     if path.name.lower().endswith(".gipl"):
         return 256, None
@@ -150,7 +151,7 @@ def _itk_data(path: Path) -> tuple[int | None, int | None]:
         raise OSError("its header does not end")
     axes = re.search(rb"(?m)^NDims *= *([2-4])\r?$", head)
     size = re.search(rb"(?m)^DimSize *=((?: +\d+)+) *\r?$", head)
-    if axes is None or size is None or len(size[1].split()) != int(axes[1]):  # ITK crashes at some other numbers
+    if axes is None or size is None or len(size[1].split()) != int(axes[1]):  # ITK crashes on some other numbers
         raise OSError("its header has no NDims from 2 to 4 with as many numbers in DimSize")
     end = re.search(rb"(?m)^ElementDataFile *= *LOCAL\r?\n", head)
     if end is None:
@@ -163,12 +164,12 @@ def _itk_data(path: Path) -> tuple[int | None, int | None]:
         raise OSError("its header says something twice")
     fields = dict(zip(keys, (line.partition(b"=")[2].strip() for line in lines), strict=True))
     compressed = fields.get(b"CompressedData", b"False").lower()
-    if compressed not in (b"true", b"false"):  # ITK takes whatever begins like true for it
+    if compressed not in (b"true", b"false"):  # ITK takes anything that begins with "true" as true
         raise OSError("its header does not say whether the voxels are compressed")
     if compressed == b"false":
         return end.end(), None
     packed = re.search(rb"(?m)^CompressedDataSize *= *(\d+)\r?$", head[: end.end()])
-    if packed is None:  # ITK then takes any number of bytes, and goes on when they cannot be unpacked
+    if packed is None:  # without it ITK accepts any number of bytes, even if they do not unpack
         raise OSError("its header has no CompressedDataSize")
     return end.end(), int(packed[1])
 
@@ -181,7 +182,7 @@ def _whole_png(path: Path) -> None:
 
 
 def _whole_tiff(path: Path) -> None:
-    """The chain of pages must end, and the voxels of every page must be there."""
+    """Raise unless the chain of pages ends and the voxels of every page are there."""
     import tifffile
 
     for _ in _tiff_pages(path):
@@ -195,12 +196,12 @@ def _whole_tiff(path: Path) -> None:
             _require_bytes(path, claimed, sum(page.databytecounts) * (PACKED if packed else 1))
             for start, count in zip(page.dataoffsets, page.databytecounts, strict=True):
                 _require_bytes(path, count, size - start)
-                if not count or start < 8:  # tifffile takes them for zeros
+                if not count or start < 8:  # tifffile reads such voxels as zeros
                     raise OSError(f"its header claims {count} bytes of voxels from byte {start} on")
 
 
 def _tiff_pages(path: Path) -> Iterator[int]:
-    """Offsets of the pages; each names the next one, the last one 0."""
+    """Offsets of the pages. Each page holds the offset of the next one; the last page holds 0."""
     size = path.stat().st_size
     with path.open("rb") as file:
         order = {b"II": "<", b"MM": ">"}.get(file.read(2), "")
@@ -223,7 +224,7 @@ def _tiff_pages(path: Path) -> Iterator[int]:
 
 
 def _rest(file: IO[bytes] | gzip.GzipFile) -> int:
-    """Count the bytes that follow, by reading them, which checks the sums of a gzip stream."""
+    """Count the remaining bytes by reading them. In a gzip stream this also verifies the checksums."""
     count = 0
     while block := file.read(CHUNK):
         count += len(block)
@@ -231,7 +232,7 @@ def _rest(file: IO[bytes] | gzip.GzipFile) -> int:
 
 
 def _unzipped(packed: bytes, enough: int) -> int:
-    """Count the bytes that a zlib or gzip stream unpacks to, up to ``enough`` and a chunk."""
+    """Count the bytes that a zlib or gzip stream unpacks to; stop soon after ``enough``."""
     unpack, count = zlib.decompressobj(zlib.MAX_WBITS | 32), 0
     while packed and not unpack.eof and count <= enough:
         count += len(unpack.decompress(packed, CHUNK))
@@ -248,8 +249,8 @@ def require_one_value(path: Path, reader: str) -> None:
     """Raise InputError if a label map holds more than one value per voxel.
 
     Args:
-        path: of a file that :func:`require_whole` found whole.
-        reader: name of nnU-Net's reader, which decides what the pages of a TIFF are.
+        path: a file that :func:`require_whole` accepts.
+        reader: name of nnU-Net's reader, which decides whether the pages of a TIFF are slices.
     """
     found = values_of(path, reader)
     if found.count > 1:
@@ -258,7 +259,7 @@ def require_one_value(path: Path, reader: str) -> None:
 
 
 def values_of(path: Path, reader: str) -> Values:
-    """Return how many values a voxel of a file holds; one, where its format does not say.
+    """Return how many values each voxel of a file holds; one if its format does not say.
 
     Raises:
         InputError: the header cannot be read.
@@ -301,7 +302,7 @@ def _picture(path: Path) -> Values:
 
 
 def _tiff(path: Path, *, flat: bool) -> Values:
-    """``flat``: to be read as one image, not as a volume."""
+    """``flat``: nnU-Net reads the file as one 2D image, not as a volume."""
     import tifffile
 
     with tifffile.TiffFile(path) as file:
@@ -310,7 +311,7 @@ def _tiff(path: Path, *, flat: bool) -> Values:
         axes, shape = file.series[0].axes, file.series[0].shape
         interleaved = axes.endswith("S")
     size = dict(zip(axes, shape, strict=True))
-    # nnU-Net's own volumes of three or four slices have S first: tifffile writes them as planes of colours
+    # nnU-Net's own volumes of three or four slices have S first, because tifffile writes them as planes of colours
     if size.get("S", 1) > 1 and (interleaved or flat):
         return Values(size["S"], "colours")
     if (frames := size.get("T", 1) * size.get("C", 1)) > 1:
@@ -324,7 +325,7 @@ def _tiff(path: Path, *, flat: bool) -> Values:
 
 @dataclass(frozen=True)
 class _Nifti:
-    """``size``: of up to seven axes; ``kind``: code of the data type; ``offset``: of the first voxel, in bytes."""
+    """Entries of a header: ``size`` of up to seven axes, ``kind`` of data type, byte ``offset`` of the first voxel."""
 
     size: tuple[int, ...]
     kind: int
@@ -332,10 +333,10 @@ class _Nifti:
 
 
 def _nifti(head: bytes) -> _Nifti:
-    """The header in the first bytes of a file, version 1 or 2.
+    """Parse the NIfTI header, version 1 or 2, in the first bytes of a file.
 
     Raises:
-        OSError: there is none, or it claims what cannot be.
+        OSError: there is no header, or its entries are impossible.
     """
     order = next((order for order in "<>" if head[:4] in (struct.pack(f"{order}i", n) for n in (348, 540))), None)
     new = order is not None and struct.unpack_from(f"{order}i", head)[0] == 540
@@ -362,7 +363,7 @@ def _nifti(head: bytes) -> _Nifti:
 
 
 def _itk_information(path: Path) -> Any:
-    """The header that ITK read."""
+    """The header of an image, read with ITK."""
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()

@@ -1,4 +1,4 @@
-"""Definition of what is scored: the labels or regions of a data set, by name, and the label to leave out."""
+"""The labels or regions of a data set that are scored, by name, and the label to ignore."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from nnunet_ext.errors import InputError
 
 Label = int | tuple[int, ...]
-"""A label, or the labels that form a region."""
+"""One label, or the labels that form a region."""
 
 FORMAT = "nnU-Net's format is {'background': 0, 'liver': 1, …}"
 
@@ -21,9 +21,9 @@ class ScoredLabels:
     """Labels or regions by name.
 
     Attributes:
-        values: what is scored, without the background.
+        values: the labels and regions to score, without the background.
         ignore: the label whose voxels do not count, if there is one.
-        known: every value that a label map may hold; None: any, because only some were asked for.
+        known: every value that a label map may hold; None allows any, because the user named only some labels.
     """
 
     values: Mapping[str, Label]
@@ -35,11 +35,11 @@ class ScoredLabels:
         """Read the labels that ``dataset.json`` declares.
 
         Args:
-            content: of ``dataset.json``.
-            where: its name, for messages.
+            content: content of ``dataset.json``.
+            where: name of the file in messages.
 
         Raises:
-            InputError: it has no foreground labels, or values that nnU-Net does not take.
+            InputError: there are no foreground labels, or values that nnU-Net does not accept.
         """
         declared = declared_labels(content, where)
         ignore = declared.pop("ignore", None)
@@ -55,7 +55,7 @@ class ScoredLabels:
         """Read the words of a command line: ``left=1``, a region ``whole=1,2``, ``ignore=3``, or only ``1``.
 
         Raises:
-            InputError: a word that cannot be read.
+            InputError: a word cannot be read.
         """
         values: dict[str, Label] = {}
         ignore = None
@@ -83,17 +83,17 @@ class ScoredLabels:
 
 
 def declared_labels(content: Mapping[str, Any], where: str = "dataset.json") -> dict[str, Label]:
-    """The labels of ``dataset.json`` as nnU-Net's ``LabelManager`` takes them, in their order, with ``ignore``.
+    """The labels of ``dataset.json`` as nnU-Net's ``LabelManager`` reads them, in their order, with ``ignore``.
 
-    Texts (``"1"``) and whole floats (``1.0``) are numbers to it, but not texts in data sets with regions: it compares
-    label maps with the text itself there, and finds nothing.
+    Strings (``"1"``) and whole floats (``1.0``) count as numbers. Strings are refused in data sets with regions: there
+    nnU-Net would compare label maps with the string itself and find nothing.
 
     Args:
-        content: of ``dataset.json``.
-        where: its name, for messages.
+        content: content of ``dataset.json``.
+        where: name of the file in messages.
 
     Raises:
-        InputError: there are no labels, or values that nnU-Net refuses, cuts to whole numbers, or never finds.
+        InputError: there are no labels, or values that nnU-Net refuses, truncates, or never finds.
     """
     labels = content.get("labels")
     if not isinstance(labels, Mapping):
@@ -121,7 +121,7 @@ def declared_labels(content: Mapping[str, Any], where: str = "dataset.json") -> 
 
 
 def _number(value: Any, name: str, where: str, *, text: bool) -> int:
-    """``text``: texts of numbers are taken, too."""
+    """The label as an int. ``text``: whether strings such as ``"1"`` count as numbers."""
     try:
         if (isinstance(value, str) and text) or isinstance(value, int):
             return int(value)
@@ -133,5 +133,5 @@ def _number(value: Any, name: str, where: str, *, text: bool) -> int:
 
 
 def numbers_of(value: int | Sequence[int]) -> list[int]:
-    """The labels of a class, which is one, or of a region."""
+    """The labels of a class or region, as a list; a class has one."""
     return [value] if isinstance(value, int | np.integer) else list(value)

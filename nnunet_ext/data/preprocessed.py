@@ -1,8 +1,8 @@
-"""Points in mm ↔ voxels of the array that nnU-Net's preprocessing stores and a network sees.
+"""Points in mm ↔ voxels of the preprocessed array that a network sees.
 
-nnU-Net transposes the axes, crops to what is not zero, and resamples. Its resampling aligns the outer faces of the
-first and last voxels, so an index i of n voxels becomes (i + 0.5) · m/n − 0.5 of m voxels (the half-pixel rule). All
-that is needed is in the properties that nnU-Net stores beside the array, and in the plans.
+nnU-Net transposes the axes, crops to the nonzero region, and resamples. Its resampling aligns the outer faces of the
+first and last voxels, so index i of n voxels becomes index (i + 0.5) · m/n − 0.5 of m voxels (the half-pixel rule). The
+conversion needs the plans and the properties that nnU-Net stores beside the array.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from nnunet_ext.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class PreprocessedGrid:
-    """Grid of one preprocessed case: where its voxels are.
+    """Voxel grid of one preprocessed case.
 
     Attributes:
-        geometry: of the original image.
+        geometry: geometry of the original image.
         transpose: ``transpose_forward`` of the plans.
-        start: of the crop, ``(3,)``, in voxels of the transposed axes.
-        cropped: shape before resampling, ``(3,)``.
-        shape: of the preprocessed array without its channels, ``(3,)``.
+        start: first voxel of the crop, ``(3,)``, after the transposition.
+        cropped: shape of the crop before resampling, ``(3,)``.
+        shape: shape of the preprocessed array without its channels, ``(3,)``.
     """
 
     geometry: Geometry
@@ -43,12 +43,12 @@ class PreprocessedGrid:
         """Return the grid of a case from its properties and plans.
 
         Args:
-            properties: that nnU-Net stores for a preprocessed case, or that its preprocessor returns.
+            properties: properties that nnU-Net stores for a preprocessed case, or that its preprocessor returns.
             plans: content of the plans file.
-            shape: of the preprocessed array without its channels, ``(z, y, x)`` or however the plans transpose.
+            shape: shape of the preprocessed array without its channels, axes in the order of the plans.
 
         Raises:
-            InputError: these are the properties of a case that was not preprocessed, or of another shape.
+            InputError: the properties belong to a case that was not preprocessed, or the shape has not three axes.
         """
         keys = ("bbox_used_for_cropping", "shape_after_cropping_and_before_resampling")
         if missing := [key for key in keys if key not in properties]:
@@ -67,20 +67,20 @@ class PreprocessedGrid:
         )
 
     def to_voxels(self, points_mm: ArrayLike) -> Floats:
-        """``(…, 3)`` in mm, LPS → ``(…, 3)``, continuous indices of the preprocessed array."""
+        """Points ``(…, 3)`` in mm, LPS → continuous indices ``(…, 3)`` of the preprocessed array."""
         return self.from_index(self.geometry.to_index(points_mm))
 
     def to_mm(self, voxels: ArrayLike) -> Floats:
-        """``(…, 3)``, continuous indices of the preprocessed array → ``(…, 3)`` in mm, LPS."""
+        """Continuous indices ``(…, 3)`` of the preprocessed array → points ``(…, 3)`` in mm, LPS."""
         return self.geometry.to_mm(self.to_index(voxels))
 
     def from_index(self, index: ArrayLike) -> Floats:
-        """``(…, 3)``, continuous indices of the original array → those of the preprocessed array."""
+        """Continuous indices ``(…, 3)`` of the original array → of the preprocessed array."""
         index = np.asarray(index, float)[..., list(self.transpose)] - self.start
         return (index + 0.5) * self._scale - 0.5
 
     def to_index(self, voxels: ArrayLike) -> Floats:
-        """``(…, 3)``, continuous indices of the preprocessed array → those of the original array."""
+        """Continuous indices ``(…, 3)`` of the preprocessed array → of the original array."""
         index = (np.asarray(voxels, float) + 0.5) / self._scale - 0.5 + self.start
         return index[..., np.argsort(self.transpose)]
 

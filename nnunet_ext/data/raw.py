@@ -1,4 +1,4 @@
-"""A data set in nnU-Net's raw format: its folder, cases and labels; and writing a label map like another one."""
+"""A data set in nnU-Net's raw format: its folder, cases and labels. Also writes label maps with nnU-Net's writer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nnunet_ext.files import read_json
 
 @dataclass(frozen=True)
 class RawCase:
-    """One training case; ``images`` in the order of the channels, of which one file may hold several."""
+    """One training case; ``images`` are in the order of the channels, and one file may hold several channels."""
 
     name: str
     images: tuple[Path, ...]
@@ -33,9 +33,9 @@ class RawDataset:
     """A data set in nnU-Net's raw format.
 
     Attributes:
-        folder: that holds ``dataset.json``.
+        folder: the folder with ``dataset.json``.
         description: content of ``dataset.json``.
-        classes: names by label value, 0 is the background. A value that is only part of regions is called ``label 2``.
+        classes: names by label value; 0 is the background. A value that occurs only in regions is called ``label 2``.
         ignore: the ignore label, if there is one.
         cases: the training cases, in alphabetical order.
     """
@@ -66,8 +66,8 @@ def open_dataset(dataset: str | int | Path) -> RawDataset:
         dataset: number or name of a data set in ``nnUNet_raw``, or a folder.
 
     Raises:
-        InputError: there is no such data set, a file or an entry is missing, or there are other channels than
-            ``dataset.json`` names.
+        InputError: there is no such data set, a file or an entry is missing, or the files do not hold the channels
+            that ``dataset.json`` names.
     """
     folder = _folder(dataset)
     source = folder / "dataset.json"
@@ -90,12 +90,12 @@ def open_dataset(dataset: str | int | Path) -> RawDataset:
 
 
 def training_images(folder: Path, description: Mapping[str, Any], case: str) -> tuple[Path, ...]:
-    """The images of a training case: those that ``dataset.json`` lists, otherwise those of ``imagesTr`` by name.
+    """The image files of a training case: those listed in ``dataset.json``, otherwise those in ``imagesTr``.
 
     Args:
-        folder: of the data set.
+        folder: folder of the data set.
         description: content of its ``dataset.json``.
-        case: its name.
+        case: name of the case.
     """
     if listed := description.get("dataset", {}).get(case):
         return tuple(_place(folder, image) for image in listed["images"])
@@ -113,7 +113,7 @@ def write_label_map(reader: Reader, array: NDArray, like: Path, target: Path) ->
 
 
 def require_labels(array: NDArray, known: set[int], where: Path) -> None:
-    """Raise InputError if a label map holds other values than ``known``."""
+    """Raise InputError if a label map holds a value that is not in ``known``."""
     unknown = set(np.unique(array).tolist()) - known
     if unknown:
         raise InputError(
@@ -164,7 +164,7 @@ def _listed(folder: Path, description: Mapping[str, Any]) -> list[RawCase]:
 
 
 def _place(folder: Path, text: str) -> Path:
-    """A path of ``dataset.json``, relative to the folder; nnU-Net's own rule."""
+    """The absolute path of an entry of ``dataset.json``, relative to the folder; nnU-Net's own rule."""
     return Path(os.path.abspath(folder / os.path.expandvars(text)))
 
 

@@ -1,4 +1,4 @@
-"""Reads label maps with nnU-Net's readers, and compares where in the world two of them lie."""
+"""Reads images and label maps with nnU-Net's readers, and checks that two of them have the same geometry."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from nnunet_ext.data.headers import Values, quiet, require_one_value, require_wh
 from nnunet_ext.errors import InputError
 
 EXACT = 2**24
-"""nnU-Net's readers give single precision, in which larger whole numbers are rounded."""
+"""Limit of labels. nnU-Net's readers return single precision, which rounds larger whole numbers."""
 
 PSEUDO_2D = 900
-"""nnU-Net makes a 2D image one slice, 999 times as thick as its pixels are wide."""
+"""Ratio of slice thickness to pixel width above which a volume is a 2D image; nnU-Net's readers set it to 999."""
 
 
 @dataclass(frozen=True)
 class Volume:
-    """An image or a label map, ``(z, y, x)`` or ``(y, x)``, with the spacing of these axes in mm.
+    """An image or a label map.
 
-    All channels together are ``(C, z, y, x)``.
-
-    ``geometry``: spacing, origin, direction or affine as the reader gives them.
+    Attributes:
+        array: ``(z, y, x)`` or ``(y, x)``; with channels ``(C, z, y, x)``.
+        spacing_mm: spacing of the spatial axes of the array.
+        geometry: spacing, origin, direction or affine, as the reader returns them.
     """
 
     array: NDArray
@@ -34,7 +35,7 @@ class Volume:
     geometry: Mapping[str, NDArray]
 
     def first(self) -> Volume:
-        """The first of several channels ``(C, z, y, x)``; of a 2D image as ``(y, x)``."""
+        """The first channel of ``(C, z, y, x)``: ``(z, y, x)``, or ``(y, x)`` if the image is 2D."""
         array, spacing = self.array[0], self.spacing_mm
         if array.shape[0] == 1 and spacing[0] > PSEUDO_2D * max(spacing[1:]):
             return Volume(array[0], spacing[1:], self.geometry)
@@ -58,7 +59,7 @@ class Reader:
         """The reader that nnU-Net would choose.
 
         Args:
-            example: a file that it must be able to read.
+            example: a file that the reader must be able to read.
             ending: with the dot, such as ``.nii.gz``.
             description: content of ``dataset.json``, which may name a reader.
 
@@ -80,10 +81,10 @@ class Reader:
         return cls(found.__name__)
 
     def labels(self, path: Path) -> Volume:
-        """A label map, as int32.
+        """Read a label map, as int32.
 
         Raises:
-            InputError: the file cannot be read, holds more than one value per voxel, or something else than whole
+            InputError: the file cannot be read, holds more than one value per voxel, or values that are not whole
                 numbers.
         """
         self._require_there([path])
@@ -102,17 +103,17 @@ class Reader:
         return replace(volume, array=rounded.astype(np.int32)[None]).first()
 
     def image(self, path: Path) -> Volume:
-        """The first channel of an image."""
+        """Read the first channel of an image."""
         return self.channels([path]).first()
 
     def channels(self, paths: Sequence[Path]) -> Volume:
-        """All channels of an image, ``(C, z, y, x)``; a 2D image is one slice.
+        """Read all channels of an image, ``(C, z, y, x)``; a 2D image is one slice.
 
         Args:
-            paths: in the order of the channels; a file may hold several of them, as png does.
+            paths: image files in the order of the channels; one file may hold several channels, as png does.
 
         Raises:
-            InputError: a file cannot be read, or they do not lie on the same voxels.
+            InputError: a file cannot be read, or the files do not lie on the same voxels.
         """
         self._require_there(paths)
         for path in paths:
@@ -130,11 +131,11 @@ class Reader:
             require_whole(path)
 
     def _read(self, path: Path, read: Callable[[], tuple[NDArray, dict[str, Any]]]) -> Volume:
-        """``(C, z, y, x)``."""
+        """Call a reader of nnU-Net and return its volume, ``(C, z, y, x)``; ``path`` is named in messages."""
         try:
             with quiet():
                 array, properties = read()
-        except Exception as error:  # every reader raises something else
+        except Exception as error:  # every reader raises its own type of error
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"{path} cannot be read with {self.name}: {reason[:200]}") from None
         array = np.asarray(array)
@@ -142,10 +143,10 @@ class Reader:
         geometry = {"spacing": np.asarray(spacing)}
         for group in properties.values():
             if isinstance(group, Mapping):
-                # text: the name of an orientation, which SimpleITKIOWithReorient remembers
+                # SimpleITKIOWithReorient also stores the name of an orientation, a string
                 numbers = {key: value for key, value in group.items() if not isinstance(value, str)}
                 geometry |= {key: np.asarray(value, float) for key, value in numbers.items() if key != "spacing"}
-        if len(geometry.get("origin", ())) == 4:  # the fourth axis are the channels
+        if len(geometry.get("origin", ())) == 4:  # the fourth axis holds the channels
             geometry["origin"] = geometry["origin"][:3]
             geometry["direction"] = geometry["direction"].reshape(4, 4)[:3, :3].ravel()
         return Volume(array, spacing, geometry)
@@ -154,7 +155,7 @@ class Reader:
 def require_same_geometry(case: str, reference: Volume, prediction: Volume) -> None:
     """Raise InputError, naming the case, unless both lie on the same voxels.
 
-    Spacing may differ by 0.01 %, origin and direction by a hundredth of a voxel: what file formats round.
+    File formats round: spacing may differ by 0.01 %, direction by 0.001, origin by a hundredth of a voxel.
     """
 
     def refuse(what: str, expected: Any, found: Any) -> None:

@@ -1,4 +1,4 @@
-"""The data set of the user that the demo is asked to run on."""
+"""Finds the user's own data set for the demo."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from nnunet_ext.errors import InputError
 
 
 def find_dataset(raw: str | Path, dataset: str | int) -> RawDataset:
-    """The data set with this number or name in the user's raw folder."""
+    """The data set with this number or name in the user's raw folder.
+
+    Raises:
+        InputError: there is no such folder or data set, or it has fewer than five cases.
+    """
     root = Path(raw).expanduser().resolve()
     if not root.is_dir():
         raise InputError(f"--raw {root} is no folder; give the folder that holds Dataset…_… folders.")

@@ -1,4 +1,4 @@
-"""Report of the demo about its trainers: one table, every number in two files, and a picture."""
+"""Report of the demo: a table, two files with all numbers, and a picture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Means = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Means by trainer, label (and ``mean``) and metric."""
 
 PICTURED = 3
-"""Cases in the picture."""
+"""Number of cases in the picture."""
 
 
 def table(means: Means) -> str:
@@ -36,7 +36,7 @@ def table(means: Means) -> str:
 
 
 def write_results(folder: Path, results: Results, means: Means, **about: Any) -> None:
-    """``results.json`` (means, every score, definitions, ``about``) and ``results.csv`` (every score)."""
+    """Write ``results.json`` (means, every score, definitions, ``about``) and ``results.csv`` (every score)."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):

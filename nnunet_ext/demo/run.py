@@ -1,7 +1,7 @@
-"""``nnunet-ext demo``: from raw data to a table that compares two trainers, a small benchmark with a picture.
+"""``nnunet-ext demo``: a small benchmark of two trainers, from raw data to a table and a picture.
 
-Everything that takes time is a command of nnU-Net that a user could type, run as a process of its own. A step that is
-done is not done again; an interrupted training goes on with ``--c``. So the demo's folder is one of a benchmark.
+All slow steps are commands of nnU-Net that a user could type, run as processes. A finished step is not repeated, and an
+interrupted training continues with ``--c``. The demo's folder is the folder of a benchmark.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from nnunet_ext.version import __version__
 TRAINERS = ("nnUNetTrainerReference", "nnUNetTrainerPnPNet")
 EPOCHS, ITERATIONS = 8, 40
 PATCH_VOXELS = 64**3
-"""Patches of the user's own data are made smaller than this on a CPU, where an iteration would take minutes."""
+"""Largest patch on a CPU, in voxels. With the planned patch an iteration could take minutes."""
 
 MARK = "nnunet_ext_demo.json"
-"""Says that a folder is a demo's, so that no folder of the user is ever written to."""
+"""File that marks a folder of the demo, so that it never writes into another folder of the user."""
 
 SUMMARY = """
 Mean over {count} {kind}:
@@ -68,17 +68,17 @@ Your own data, for results:
 def run_demo(
     folder: str | Path, raw: str | Path | None = None, dataset: str | int | None = None, device: Device = "cpu"
 ) -> int:
-    """Train, predict and compare :data:`TRAINERS`; returns the exit code.
+    """Train, predict and compare :data:`TRAINERS`, and return the exit code.
 
     Args:
-        folder: where everything is written; reused by a second run.
-        raw: the user's ``nnUNet_raw`` folder, only read; without it the synthetic data set of
-            :mod:`nnunet_ext.benchmark.synthetic`.
-        dataset: number or name of a data set in it.
+        folder: folder for all output; a second run continues in it.
+        raw: the user's ``nnUNet_raw`` folder, which is only read; without it the synthetic data set of
+            :mod:`nnunet_ext.benchmark.synthetic` is used.
+        dataset: number or name of a data set in ``raw``.
         device: ``cpu``, ``cuda`` or ``mps``.
 
     Raises:
-        InputError: the arguments do not fit, in one sentence.
+        InputError: the arguments do not fit.
     """
     if (raw is None) != (dataset is None):
         raise InputError("--raw and --dataset belong together: --raw names the folder, --dataset the data set in it.")
@@ -111,7 +111,7 @@ def run_demo(
 
 
 def require_demo_folder(benchmark: BenchmarkFolder) -> None:
-    """Raise InputError if there is something in the folder that no demo wrote."""
+    """Raise InputError if the folder holds files that no demo wrote."""
     folder = benchmark.folder
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; choose another --folder.")
@@ -121,7 +121,7 @@ def require_demo_folder(benchmark: BenchmarkFolder) -> None:
 
 @contextmanager
 def environment_kept() -> Iterator[None]:
-    """Context in which nnU-Net's variables may point to the demo's folders; afterwards they are as they were."""
+    """Context that restores the environment variables at its end; inside, nnU-Net's may point to the demo's folders."""
     before = dict(os.environ)
     try:
         yield
@@ -131,7 +131,7 @@ def environment_kept() -> Iterator[None]:
 
 
 def spec_for(benchmark: BenchmarkFolder, dataset: RawDataset, own_data: bool, device: Device) -> Spec:
-    """Preprocess the data, and describe the benchmark: 3D where nnU-Net plans it, small patches on a CPU."""
+    """Preprocess the data and return the benchmark: 3D if nnU-Net plans it, small patches on a CPU."""
     spec = Spec(
         name="demo",
         baseline=TRAINERS[0],
@@ -155,7 +155,7 @@ def spec_for(benchmark: BenchmarkFolder, dataset: RawDataset, own_data: bool, de
 
 
 def compare(benchmark: BenchmarkFolder, spec: Spec, dataset: RawDataset, own_data: bool) -> None:
-    """Table, files and picture."""
+    """Write the files and the picture, and print the table."""
     results = from_benchmark(benchmark)
     folder = benchmark.folder
     summaries = {job.arm: read_json(benchmark.of(job) / "summary.json") for job in benchmark.load()[1]}
@@ -198,6 +198,6 @@ def small_patch(configuration: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _say(text: str, file: TextIO | None = None) -> None:
-    """Print at once, on any terminal; names may hold what its encoding does not know."""
+    """Print at once, on any terminal; characters that its encoding lacks are escaped."""
     encoding = getattr(file or sys.stdout, "encoding", None) or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), file=file, flush=True)

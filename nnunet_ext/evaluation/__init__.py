@@ -1,4 +1,4 @@
-"""Measures segmentations: surface metrics with one stated definition, rules for empty masks, paired statistics.
+"""Measures segmentations: surface metrics with a stated definition, rules for empty masks, paired statistics.
 
 ``metrics`` compares arrays, ``folders`` compares folders (``nnunet-ext evaluate``), ``statistics`` compares trainers.
 """

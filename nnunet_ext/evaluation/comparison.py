@@ -1,4 +1,4 @@
-"""Comparison of one arm with the baseline: numbers, one of five verdicts, and a sentence."""
+"""Comparison of one arm with the baseline: numbers, a verdict, and a sentence."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ Verdict = Literal[
 ]
 
 MIN_SUBJECTS = 6
-"""With 5 pairs the smallest two-sided p of the Wilcoxon test is 2 / 2⁵ = 0.0625: no outcome could be significant."""
+"""Smallest number of subjects to test. With 5 pairs the smallest two-sided p of the Wilcoxon test is 2 / 2⁵ = 0.0625,
+so no outcome could be significant."""
 
 ENOUGH_SUBJECTS = 50
-"""Subjects from about which intervals for segmentation metrics have reliable coverage, as arXiv 2601.17103 shows."""
+"""With about this many subjects, intervals for segmentation metrics have reliable coverage (arXiv 2601.17103)."""
 
 TAILS = (0.05, 0.1)
-"""Which part of the cases counts as the bad end, see :class:`Tail`."""
+"""Shares of the cases that count as the bad end, see :class:`Tail`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tail:
-    """The value that ``share`` of all predictions do not reach: low for Dice, high for a distance."""
+    """The value at the bad end of a metric: ``share`` of all predictions are worse, so low for Dice, high for mm."""
 
     share: float
     candidate: float
@@ -42,58 +43,58 @@ class Tail:
 class Comparison:
     """One arm against the baseline. Differences are arm − baseline, in the unit of the metric.
 
-    The unit is the subject: cases of one subject are averaged first. Where subjects are unknown, every case counts as
-    one. Below :data:`MIN_SUBJECTS` units the interval, the smallest difference and all p values are NaN; without any
-    case the means are NaN as well.
+    Statistics are over subjects: cases of one subject are averaged first. If subjects are unknown, every case counts as
+    its own subject. With fewer than :data:`MIN_SUBJECTS` subjects the interval, the smallest difference and all p
+    values are NaN; without any case the means are NaN as well.
     """
 
     arm: str
     baseline: str
     higher_is_better: bool
     unit: str
-    """``subject``, or ``case`` where subjects are unknown."""
+    """``subject``, or ``case`` if subjects are unknown."""
     n: int
-    """Subjects; everything below is about these."""
+    """Number of subjects."""
     cases: int
-    """Cases with a value in both arms and all seeds."""
+    """Number of cases with a value in both arms and all seeds."""
     seeds: int
-    """Trainings per arm and fold."""
+    """Number of trainings per arm and fold."""
     dropped: int
-    """Cases left out, because a value is NaN (class absent in both masks) in one of the two arms."""
+    """Number of cases left out, because a value is NaN (class absent in both masks) in one of the two arms."""
     mean_candidate: float
-    """Mean over subjects and seeds, as are the next two."""
+    """Mean over subjects and seeds, like the next two."""
     mean_baseline: float
     mean_difference: float
     ci_low: float
-    """Low end of the interval of the mean difference, over seeds and subjects; with one seed over subjects only. See
+    """Low end of the interval of the mean difference, over seeds and subjects; with one seed only over subjects. See
     :mod:`nnunet_ext.evaluation.intervals`."""
     ci_high: float
     smallest_difference: float
-    """The true difference that would have been shown in 80 % of all repetitions, without Holm's correction."""
+    """The true difference that would be shown in 80 % of all repetitions, without Holm's correction."""
     p_value: float
-    """Wilcoxon signed-rank on the means of the subjects over seeds, two-sided, uncorrected."""
+    """p value of the two-sided Wilcoxon signed-rank test on the subjects' means over seeds, uncorrected."""
     p_interval: float
     """p value of the interval: 1 − the confidence at which it ends at zero."""
     p_corrected: float
-    """The larger of both, corrected by Holm over the family given to
+    """The larger of both p values, corrected by Holm over the family given to
     :func:`~nnunet_ext.evaluation.statistics.correct`."""
     effect_size: float
     """Matched-pairs rank-biserial correlation in [-1, 1]: the share of the rank sum with a positive difference minus
-    the share with a negative one, zeros left out (Kerby 2014). 0 when all differences are zero. For a distance,
-    negative is good."""
+    the share with a negative one, without zeros (Kerby 2014). 0 if all differences are zero. For a distance, negative
+    is good."""
     better: int
-    """Subjects in which the arm is better, in the sense of ``higher_is_better``; ``better + worse + equal = n``."""
+    """Number of subjects in which the arm is better, by ``higher_is_better``; ``better + worse + equal = n``."""
     worse: int
     equal: int
     point: float
-    """Size of a point: a hundredth of Dice, a millimetre."""
+    """Size of a point: 0.01 for Dice, 1 mm for distances."""
     cases_better: int
-    """Cases that are better by more than a point, seeds averaged."""
+    """Number of cases that are better by more than a point, averaged over seeds."""
     cases_worse: int
     tails: tuple[Tail, ...]
-    """Tails of the single predictions: every case and seed."""
+    """Tails of the single predictions, every case and seed."""
     per_seed: Mapping[Hashable, float]
-    """Mean difference over the subjects, seed by seed."""
+    """Mean difference over the subjects, by seed."""
     sd_between_subjects: float
     """Standard deviation (n − 1) of the differences per subject, after averaging over seeds."""
     sd_between_seeds: float
@@ -103,9 +104,9 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """Better or worse only where the corrected test, the interval, the ranks and every single seed say so.
+        """The verdict: better or worse only if the corrected test, the interval, the ranks and every seed agree.
 
-        One training of each arm shows nothing about the two: another one of the same arm differs as well.
+        One training per arm gets no verdict, because two trainings of the same arm differ, too.
         """
         if self.n < MIN_SUBJECTS:
             return "too few subjects to test" if self.unit == "subject" else "too few cases to test"
@@ -118,7 +119,7 @@ class Comparison:
 
     @property
     def counted(self) -> str:
-        """``16 subjects, 32 cases``, or ``32 cases`` where subjects are unknown."""
+        """The text ``16 subjects, 32 cases``, or ``32 cases`` if subjects are unknown."""
         cases = _count(self.cases, "case")
         return f"{_count(self.n, 'subject')}, {cases}" if self.unit == "subject" else cases
 
@@ -139,7 +140,7 @@ class Comparison:
 
     @property
     def sentence(self) -> str:
-        """The result in words: counts, numbers, verdict, cautions."""
+        """The result as one sentence: counts, numbers, verdict, cautions."""
         seeds = f"{self.seeds} seeds" if self.seeds > 1 else "one training of each"
         parts = [
             f"{self.arm} against {self.baseline}: {self.counted}, {seeds}, {_count(self.dropped, 'case')} left out"

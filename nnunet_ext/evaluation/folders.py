@@ -1,4 +1,4 @@
-"""``nnunet-ext evaluate``: every case of a folder of predictions against its reference."""
+"""``nnunet-ext evaluate``: scores every case of a folder of predictions against its reference."""
 
 from __future__ import annotations
 
@@ -50,22 +50,23 @@ def evaluate_folders(
     Args:
         reference: folder of label maps in any format that nnU-Net reads.
         prediction: folder like the reference.
-        labels: what is scored; from ``dataset.json`` by default.
-        dataset_json: looked for beside the predictions, then beside the references, by default.
-        plans: looked for in the same places by default; only name the reader, and the axis of the slices.
-        cases: only these; all of ``reference`` by default.
-        common: score what is in both folders instead of refusing when they differ.
+        labels: labels to score; by default those of ``dataset.json``.
+        dataset_json: file to read; by default it is searched beside the predictions, then beside the references.
+        plans: plans file; by default it is searched beside the predictions. It only gives the reader and the axis of
+            the slices.
+        cases: cases to score; all of ``reference`` by default.
+        common: score the cases that are in both folders, instead of refusing folders that differ.
         nsd_tolerances_mm: see :func:`nnunet_ext.evaluation.metrics.label_metrics`.
         definition: see there.
         empty: see there.
-        consistency: compare neighbouring slices too, see :mod:`nnunet_ext.evaluation.slice_consistency`.
-        interfaces: measure where two labels touch each other too, see :mod:`nnunet_ext.evaluation.interfaces`.
-        topology: count components and holes too, see :mod:`nnunet_ext.evaluation.topology`.
-        subjects: says for the names of all cases which subject each is of; unknown by default.
-        processes: how many cases at a time; as many as there are cores by default.
+        consistency: also compare neighbouring slices, see :mod:`nnunet_ext.evaluation.slice_consistency`.
+        interfaces: also measure where two labels touch, see :mod:`nnunet_ext.evaluation.interfaces`.
+        topology: also count components and holes, see :mod:`nnunet_ext.evaluation.topology`.
+        subjects: function from the names of all cases to the subject of each; by default subjects are unknown.
+        processes: cases in parallel; by default one per core.
 
     Raises:
-        InputError: in one sentence, with the case and the fix, whatever does not fit.
+        InputError: something does not exist or does not fit; the sentence names the case and the fix.
     """
     reference, prediction = Path(reference), Path(prediction)
     for name, folder in (("reference", reference), ("prediction", prediction)):
@@ -102,7 +103,7 @@ def evaluate_case(name: str, reference: Path, prediction: Path, settings: Settin
     """Score one case.
 
     Raises:
-        InputError: the two do not lie on the same voxels, or hold what is no label.
+        InputError: the two do not lie on the same voxels, or hold values that are no labels.
     """
     reader = Reader(settings.reader)
     truth, predicted = reader.labels(reference), reader.labels(prediction)
@@ -162,7 +163,7 @@ def evaluate_case(name: str, reference: Path, prediction: Path, settings: Settin
 
 
 def _beside(given: str | Path | None, name: str, *folders: Path) -> Path | None:
-    """The file that was given, or the one called ``name`` in or up to two folders above one of ``folders``."""
+    """The given file; otherwise the first file called ``name`` in one of ``folders`` or up to two folders above."""
     if given is not None:
         if not Path(given).is_file():
             raise InputError(f"There is no file {given}.")
@@ -172,7 +173,7 @@ def _beside(given: str | Path | None, name: str, *folders: Path) -> Path | None:
 
 
 def _slice_axis(plans: Mapping[str, Any], file: Path | None, prediction: Path) -> int:
-    """Axis of the arrays of nnU-Net's reader that the plans put first, along which ``2d`` slices."""
+    """The axis, in arrays of nnU-Net's reader, along which the configuration ``2d`` slices: the plans put it first."""
     if file is None:
         raise InputError(
             f"There is no plans.json beside {prediction}, which says along which axis nnU-Net slices; give "
@@ -194,7 +195,7 @@ def _ending(folder: Path) -> str:
 def _matched(
     reference: Path, prediction: Path, ending: str, cases: Sequence[str] | None, common: bool
 ) -> tuple[list[str], tuple[str, ...]]:
-    """The cases to score, and those left out."""
+    """The cases to score, and the cases left out."""
 
     def inside(folder: Path) -> set[str]:
         return {path.name.removesuffix(ending) for path in visible_files(folder, ending)}

@@ -1,18 +1,18 @@
-"""Metrics of the interface between two labels: where one touches the other, and nowhere else.
+"""Metrics of the interface between two labels: only the places where one touches the other.
 
-Dice and the distances between whole surfaces say little about a confused border between neighbours: most of a surface
-borders on the background. Here only the *interface* of two labels counts.
+Dice and the distances between whole surfaces say little about a confused border between neighbours, because most of a
+surface borders on the background. Here only the *interface* of two labels counts.
 
-*Interface*: all faces between a voxel of the one and a voxel of the other label (2D: edges between pixels). A face lies
-at its centre and is weighted by its area in mm² (2D: length in mm).
+*Interface*: all faces between a voxel of one label and a voxel of the other (2D: edges between pixels). A face is
+represented by its centre and weighted by its area in mm² (2D: length in mm).
 
 - NSD: share of both interfaces, reference and prediction, within the tolerance of the other.
 - HD95: the larger of the two directed 95th percentiles.
-- Confusion: of the voxels of the two labels in a *band* around the interface of the reference, the share that the
-  prediction gives to the other of the two. In the band are the voxels with a face in the interface, and those whose
-  centre lies within :data:`BAND_MM` of the centre of such a face.
+- Confusion: share of the two labels' voxels, in a *band* around the reference's interface, that are predicted as the
+  other of the two labels. The band consists of the voxels with a face in the interface, and of those with a centre
+  within :data:`BAND_MM` of the centre of such a face.
 
-Voxels to ignore belong to no label, neither in the reference nor in the prediction, so they have no faces and are in no
+Ignored voxels belong to no label, neither in the reference nor in the prediction, so they have no faces and are in no
 band.
 """
 
@@ -33,7 +33,7 @@ from nnunet_ext.evaluation.metrics import EmptyRule, Options, Status, label_map,
 from nnunet_ext.evaluation.surfaces import Floats, Mask, Points, Surface, directed_distances, nearest
 
 BAND_MM = 2.0
-"""Half the width of the band: how far it reaches from the interface of the reference, in mm."""
+"""Half the width of the band: its distance on either side of the reference's interface, in mm."""
 
 DEFINITION = (
     "interface of two labels: the faces between voxels of the one and voxels of the other, weighted by their area (2D: "
@@ -41,16 +41,16 @@ DEFINITION = (
     "tolerance of the other; confusion: of the voxels of both labels that touch the reference's interface or lie "
     f"within {BAND_MM:g} mm of it, the share that is predicted as the other label"
 )
-"""The definition in one sentence, to be quoted next to the numbers."""
+"""The definition in one sentence, which outputs quote next to the numbers."""
 
 
 @dataclass(frozen=True)
 class InterfaceMetrics:
     """One pair of labels in one case.
 
-    Where the labels touch in neither, NSD and HD95 are NaN; where they touch in one, NSD is 0 and HD95 the diagonal of
-    the image; with the rule ``zero`` both are 0 in both cases. The confusion is NaN where they do not touch in the
-    reference, because there is no band.
+    If the labels touch in neither label map, NSD and HD95 are NaN. If they touch in only one, NSD is 0 and HD95 the
+    diagonal of the image. With the rule ``zero`` NSD and HD95 are 0 in both situations. The confusion is NaN if the
+    labels do not touch in the reference, because then there is no band.
     """
 
     nsd: dict[float, float]
@@ -58,15 +58,15 @@ class InterfaceMetrics:
     hd95_mm: float
     confusion: float
     size_prediction: float
-    """mm²; of a 2D image mm."""
+    """Area in mm²; in 2D length in mm."""
     size_reference: float
-    """mm²; of a 2D image mm."""
+    """Area in mm²; in 2D length in mm."""
     status: Status
-    """Which of the interfaces exist."""
+    """Whether the interface exists in prediction and reference."""
 
 
 def label_pairs(labels: Mapping[str, int | Sequence[int]]) -> list[tuple[str, str]]:
-    """Every two of the classes that share no label: only those have an interface."""
+    """All pairs of classes that share no label; only these have an interface."""
     values = {name: set(numbers_of(value)) for name, value in labels.items()}
     return [(one, other) for one, other in itertools.combinations(values, 2) if not values[one] & values[other]]
 
@@ -86,11 +86,11 @@ def interface_metrics(
     Args:
         prediction: array or tensor of integers, 2D or 3D.
         reference: array or tensor of integers of the same shape.
-        spacing_mm: of each axis.
-        labels: by name, a label or the labels that form a region; pairs that share a label are left out.
-        ignore_label: voxels with this label in the reference count for nothing.
-        nsd_tolerances_mm: NSD is computed for each.
-        empty: the numbers where labels do not touch, see :class:`InterfaceMetrics`.
+        spacing_mm: spacing of each axis.
+        labels: for each name, a label or the labels that form a region; pairs that share a label are left out.
+        ignore_label: voxels with this label in the reference do not count.
+        nsd_tolerances_mm: tolerances to compute the NSD for.
+        empty: rule for labels that do not touch, see :class:`InterfaceMetrics`.
 
     Raises:
         InputError: shapes, spacing, values or options are not as above.
@@ -113,19 +113,19 @@ def interface_metrics(
 class _Faces(NamedTuple):
     """All F faces between voxels of different labels.
 
-    They lie on the *half lattice*, which has the centre of voxel i at 2i, and the face between i and i + 1 at 2i + 1.
+    They lie on the *half lattice*: the centre of voxel i is at 2i, the face between voxels i and i + 1 at 2i + 1.
     """
 
     points: Points
-    """``(F, D)``, on the half lattice."""
+    """Centres on the half lattice, ``(F, D)``."""
     areas: Floats
     """``(F,)``."""
     lower: NDArray[np.integer]
-    """``(F,)``: the label of the voxel with the lower index."""
+    """Label of the voxel with the lower index, ``(F,)``."""
     upper: NDArray[np.integer]
 
     def between(self, one: Sequence[int], other: Sequence[int]) -> _Faces:
-        """Faces between two groups of classes."""
+        """The faces between two groups of labels."""
         chosen = np.isin(self.lower, one) & np.isin(self.upper, other)
         chosen |= np.isin(self.lower, other) & np.isin(self.upper, one)
         return _Faces(self.points[chosen], self.areas[chosen], self.lower[chosen], self.upper[chosen])
@@ -175,7 +175,7 @@ def _metrics(
 
 
 def _on_one_lattice(faces: Sequence[_Faces]) -> list[Surface]:
-    """Turn faces into surfaces on the smallest part of the half lattice that holds all."""
+    """Turn faces into surfaces on the smallest part of the half lattice that holds all faces."""
     low = np.min([each.points.min(0) for each in faces], axis=0)
     shape = np.max([each.points.max(0) for each in faces], axis=0) - low + 1
     return [_surface(each.points - low, each.areas, shape) for each in faces]
@@ -184,7 +184,7 @@ def _on_one_lattice(faces: Sequence[_Faces]) -> list[Surface]:
 def _surface(points: Points, areas: Floats, shape: NDArray[np.intp]) -> Surface:
     lattice = np.zeros(shape, dtype=bool)
     lattice[tuple(points.T)] = True
-    order = np.lexsort(points.T[::-1])  # the order of the lattice
+    order = np.lexsort(points.T[::-1])  # in the order of the lattice
     return Surface(lattice, points[order], areas[order])
 
 
@@ -196,7 +196,7 @@ def _confusion(
     spacing_mm: tuple[float, ...],
 ) -> float:
     """The share of the band around ``faces`` that is predicted as the other label."""
-    reach = np.array([max(1, int(BAND_MM / mm)) for mm in spacing_mm])  # in voxels, beside those with a face
+    reach = np.array([max(1, int(BAND_MM / mm)) for mm in spacing_mm])  # in voxels, around those with a face
     low = np.maximum(faces.points.min(0) // 2 - reach, 0)
     high = np.minimum((faces.points.max(0) + 1) // 2 + reach + 1, counted.shape)
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
@@ -205,7 +205,7 @@ def _confusion(
     touching = np.zeros(truth.shape, dtype=bool)  # the voxels with a face
     for side in (faces.points // 2, (faces.points + 1) // 2):
         touching[tuple((side - low).T)] = True
-    around = maximum_filter(touching, 2 * reach + 1)  # few enough for exact distances
+    around = maximum_filter(touching, 2 * reach + 1)  # few enough voxels for exact distances
     voxels = np.nonzero((of_one | of_other) & around)
     surface = _surface(faces.points - 2 * low, faces.areas, 2 * (high - low) - 1)
     half = tuple(mm / 2 for mm in spacing_mm)

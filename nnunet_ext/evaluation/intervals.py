@@ -4,26 +4,28 @@ A difference depends on which trainings and which subjects were drawn::
 
     difference(training, subject) = mean + training + subject + rest
 
-with random effects of the trainings, of the subjects, and of how a subject fares in a training. The mean over S
-trainings and n subjects varies through two things, which are estimated apart:
+with random effects of the training, of the subject, and of the subject in this training (the rest). The mean over S
+trainings and n subjects has two sources of variance, which are estimated separately:
 
-- the *trainings*: the variance of the S means of the trainings, over S. It holds the rest, too;
-- the *subjects*: how much the n means of the subjects vary beyond the rest (analysis of variance), over n.
+- the *trainings*: the variance of the S means of the trainings, divided by S. It includes the rest;
+- the *subjects*: the variance of the n means of the subjects without the rest (analysis of variance), divided by n.
 
-Each has its own number of degrees of freedom, so each gets its own t quantile, and the half-width of the interval is
-the root of the sum of both squares (Graybill and Wang 1980; Zou and Donner 2008 call it MOVER)::
+Each has its own number of degrees of freedom, so each gets its own t quantile. The half-width of the interval is the
+root of the sum of both squares (Graybill and Wang 1980; Zou and Donner 2008 call it MOVER)::
 
     half-width² = (t[S − 1] · se_trainings)² + (t[n − 1] · se_subjects)²
 
 With one training only the subjects vary, and this is Student's interval over subjects.
 
-Why not a bootstrap. Resampled with replacement, three trainings have two thirds of their variance and no t quantile,
-so a bootstrap that draws trainings, then subjects, is too short; one that draws subjects only ignores the trainings.
-Why not one t quantile with Satterthwaite's degrees of freedom: it is too short where trainings and subjects vary about
-equally, and too long where neither does. Counted on data drawn with the variances of ten of our comparisons, normal and
-skewed, three trainings, 16 and 40 subjects, 20,000 draws each: this interval of 95 % holds the truth in 94.7 to 97.3 %;
-Satterthwaite's in 92.5 to 98.5 %; Student's over subjects alone in 5 to 95 %, and a bootstrap over trainings, then
-subjects, in 71 to 99 % (1,000 draws). ``tests/evaluation/test_intervals.py`` counts again.
+Why not a bootstrap? Resampled with replacement, three trainings have two thirds of their variance, and no t quantile
+makes up for it. So a bootstrap over trainings and then subjects is too short, and a bootstrap over subjects only
+ignores the trainings. Why not one t quantile with Satterthwaite's degrees of freedom? It is too short if trainings and
+subjects vary about equally, and too long if neither varies.
+
+The coverage of 95 % intervals was counted on data drawn with the variances of ten of our comparisons: normal and
+skewed, three trainings, 16 and 40 subjects, 20,000 draws each. This interval covers the truth in 94.7 to 97.3 %,
+Satterthwaite's in 92.5 to 98.5 %, Student's over subjects only in 5 to 95 %, and a bootstrap over trainings and then
+subjects in 71 to 99 % (1,000 draws). ``tests/evaluation/test_intervals.py`` repeats the count.
 
 Sources: Graybill and Wang, Journal of the American Statistical Association 1980; Zou and Donner, Statistics in Medicine
 2008; Searle, Casella and McCulloch, Variance Components, 1992, for the analysis of variance.
@@ -55,10 +57,10 @@ class Interval:
     low: float
     high: float
     smallest_difference: float
-    """The true difference whose interval would exclude zero in :data:`POWER` of all repetitions with as many trainings
-    and subjects that vary as much as these."""
+    """The true difference whose interval would exclude zero in :data:`POWER` of all repetitions, with the same numbers
+    of trainings and subjects and the same variances."""
     p_value: float
-    """Two-sided, of no difference: 1 − the confidence at which the interval ends at zero."""
+    """Two-sided p value of no difference: 1 − the confidence at which the interval ends at zero."""
 
 
 def interval(differences: Array, confidence: float = 0.95) -> Interval:
@@ -66,7 +68,7 @@ def interval(differences: Array, confidence: float = 0.95) -> Interval:
 
     Args:
         differences: ``(trainings, subjects)``, at least two subjects.
-        confidence: how often such intervals hold the true mean.
+        confidence: share of such intervals that cover the true mean.
     """
     mean = float(differences.mean())
     trainings, subjects = differences.shape
@@ -88,8 +90,8 @@ def interval(differences: Array, confidence: float = 0.95) -> Interval:
 
 def _p_value(mean: float, errors: list[float], freedom: list[int]) -> float:
     def beyond(p: float) -> float:
-        """Squared distance from zero at which the interval of confidence 1 − p ends; grows with p."""
-        # the lower tail, which floating point resolves down to the smallest p
+        """Squared mean minus squared half-width at confidence 1 − p; it grows with p, and is 0 at the p value."""
+        # the lower tail, because floating point resolves it down to the smallest p
         return mean**2 - float(np.dot(np.square(stdtrit(freedom, p / 2)), errors))
 
     if mean == 0 or beyond(1.0) <= 0:

@@ -1,8 +1,8 @@
 """Overlap and surface distance of two segmentations: Dice, IoU, HD95, ASSD, NSD, sizes and counts.
 
-:func:`surface_metrics` compares two masks, :func:`label_metrics` two label maps, class by class. Numbers are float64; a
-number that does not exist is NaN. :data:`DEFINITIONS` and :data:`EMPTY_RULES` say in one sentence each what was
-computed, to be quoted next to it.
+:func:`surface_metrics` compares two masks, :func:`label_metrics` compares two label maps class by class. Numbers are
+float64; an undefined number is NaN. :data:`DEFINITIONS` and :data:`EMPTY_RULES` hold one sentence per definition, which
+outputs quote next to the numbers.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ EMPTY_RULES: dict[EmptyRule, str] = {
 
 @dataclass(frozen=True)
 class CaseMetrics:
-    """One prediction against one reference; what empty masks get is said by :data:`EMPTY_RULES`."""
+    """One prediction against one reference; :data:`EMPTY_RULES` gives the numbers of empty masks."""
 
     dice: float
     iou: float
@@ -54,18 +54,18 @@ class CaseMetrics:
     nsd: dict[float, float]
     """NSD by tolerance in mm."""
     size_prediction: float
-    """ml; of a 2D image mm²."""
+    """Volume in ml; in 2D area in mm²."""
     size_reference: float
-    """ml; of a 2D image mm²."""
+    """Volume in ml; in 2D area in mm²."""
     tp: int
-    """Voxels, as are the next five; those to ignore are in none of them."""
+    """Number of voxels, like the next five; ignored voxels are in none of them."""
     fp: int
     fn: int
     tn: int
     n_pred: int
     n_ref: int
     status: Status
-    """Which of the masks have voxels."""
+    """Whether prediction and reference have voxels."""
 
 
 def surface_metrics(
@@ -81,14 +81,14 @@ def surface_metrics(
     """All metrics of one pair of masks.
 
     Args:
-        prediction: array or tensor, 2D or 3D, bool or of 0 and 1; a volume of one slice has the distances of a 2D
+        prediction: array or tensor, 2D or 3D, bool or of 0 and 1; distances in a volume of one slice are those of a 2D
             image.
-        reference: the same, of the same shape.
-        spacing_mm: of each axis.
-        nsd_tolerances_mm: NSD is computed for each.
-        definition: of a surface, see :data:`DEFINITIONS`.
-        empty: the numbers of empty masks, see :data:`EMPTY_RULES`.
-        ignore: mask of voxels that belong to neither, or None.
+        reference: like the prediction, of the same shape.
+        spacing_mm: spacing of each axis.
+        nsd_tolerances_mm: tolerances to compute the NSD for.
+        definition: definition of a surface, see :data:`DEFINITIONS`.
+        empty: rule for empty masks, see :data:`EMPTY_RULES`.
+        ignore: mask of voxels that do not count, or None.
 
     Raises:
         InputError: shapes, spacing, values or options are not as above.
@@ -121,8 +121,8 @@ def label_metrics(
     Args:
         prediction: array or tensor of integers, 2D or 3D.
         reference: array or tensor of integers of the same shape.
-        labels: by name, a label or the labels that form a region; classes may overlap.
-        ignore_label: voxels with this label in the reference belong to no class, neither there nor in the prediction.
+        labels: for each name, a label or the labels that form a region; classes may overlap.
+        ignore_label: voxels with this label in the reference belong to no class in either label map.
         spacing_mm: see :func:`surface_metrics`.
         nsd_tolerances_mm: see there.
         definition: see there.
@@ -161,7 +161,7 @@ def class_masks(
     boxes = [_label_boxes(each, highest) for each in (prediction, reference)]
     whole = tuple(slice(0, n) for n in reference.shape)
     for name, values in classes.items():
-        # find_objects knows labels from 1 on; any other may be everywhere
+        # find_objects knows labels from 1 on; others may be anywhere
         parts = [found[value - 1] if value > 0 else whole for value in values for found in boxes]
         box = _union(*parts)
         masks = [_is_one_of(each[box], values) for each in (prediction, reference)]
@@ -171,13 +171,13 @@ def class_masks(
 
 
 def mean(values: Iterable[float]) -> float:
-    """The mean of the values that exist; NaN if none does."""
+    """The mean of the values that are not NaN; NaN if all are."""
     counted = [value for value in values if not math.isnan(value)]
     return float(np.mean(counted)) if counted else math.nan
 
 
 def shown(value: float, digits: int) -> str:
-    """A number as text; a dash if it does not exist."""
+    """A number as text; a dash for NaN."""
     return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 
@@ -185,7 +185,7 @@ def shown(value: float, digits: int) -> str:
 
 
 class Options(NamedTuple):
-    """Settings and sizes that all classes of a pair of images share."""
+    """Settings and sizes shared by all classes of a pair of images."""
 
     spacing_mm: tuple[float, ...]
     tolerances_mm: tuple[float, ...]
@@ -194,7 +194,7 @@ class Options(NamedTuple):
     diagonal_mm: float
     num_voxels: int
     flat: int | None
-    """The axis of a volume of one slice: it has no surface above and below, and is measured like a 2D image."""
+    """The axis across a volume of one slice, which is measured like a 2D image, without surfaces above and below."""
 
     @classmethod
     def checked(
@@ -224,7 +224,7 @@ class Options(NamedTuple):
         return cls(spacing, tolerances, definition, empty, math.hypot(*lengths), math.prod(shape), flat)
 
     def of_empty(self, status: Status) -> tuple[float, float]:
-        """The overlap and the distance of masks that are not both there."""
+        """The overlap and the distance if one or both masks are empty."""
         if self.empty == "zero":
             return 0.0, 0.0
         return (math.nan, math.nan) if status == "both empty" else (0.0, self.diagonal_mm)
@@ -248,7 +248,7 @@ def label_map(image: Any, name: str) -> NDArray[np.integer]:
     array = _array(image)
     if np.issubdtype(array.dtype, np.integer):
         return array
-    with np.errstate(invalid="ignore"):  # NaN becomes a number, which the comparison notices
+    with np.errstate(invalid="ignore"):  # NaN becomes a number, and the comparison finds it
         labels = array.astype(np.int64)
     if not (labels == array).all():
         raise InputError(f"The label map {name!r} has values that are not integers.")
@@ -268,7 +268,7 @@ Box = tuple[slice, ...]
 
 
 def _bounding_box(array: NDArray) -> Box | None:
-    """The smallest box with all that is not 0; None if there is nothing."""
+    """The smallest box with all nonzero elements; None if there are none."""
     box = []
     while array.ndim:
         layers = np.flatnonzero(array.any(tuple(range(1, array.ndim))))
@@ -280,7 +280,7 @@ def _bounding_box(array: NDArray) -> Box | None:
 
 
 def _label_boxes(labels: NDArray[np.integer], highest: int) -> list[Box | None]:
-    """The smallest box with all of each label from 1 to ``highest``; None for those that do not occur."""
+    """The smallest box around each label from 1 to ``highest``; None for a label that does not occur."""
     around = _bounding_box(labels)
     if around is None or highest < 1:
         return [None] * highest
@@ -291,7 +291,7 @@ def _label_boxes(labels: NDArray[np.integer], highest: int) -> list[Box | None]:
 
 
 def _union(*boxes: Box | None) -> Box:
-    """The smallest box around all; of nothing an empty one."""
+    """The smallest box around all boxes; empty if there are none."""
     found = [box for box in boxes if box is not None]
     if not found:
         return (slice(0, 0),)
@@ -343,7 +343,7 @@ def _metrics(prediction: Mask, reference: Mask, options: Options) -> CaseMetrics
 def _distances(directed: Sequence[DirectedDistances], definition: Definition) -> tuple[float, float]:
     """HD95 and ASSD in mm."""
     if definition == "surface":
-        # not a product with `@`: the threads of BLAS take longer to start than this takes
+        # not `@`: starting the threads of BLAS would take longer than this sum
         means = [float((each.distances * each.weights).sum()) / each.total for each in directed]
         return max(weighted_percentile_95(each) for each in directed), sum(means) / 2
     shared = np.zeros(round(sum(each.shared for each in directed)))
@@ -352,8 +352,8 @@ def _distances(directed: Sequence[DirectedDistances], definition: Definition) ->
 
 
 def weighted_percentile_95(directed: DirectedDistances) -> float:
-    """The smallest distance within which 95 % of the surface lie."""
-    # a share of exactly 95 % must count as such in whatever order its weights are added
+    """The smallest distance within which 95 % of the surface lies."""
+    # the tolerance lets exactly 95 % count, in whatever order the weights are added
     target = 0.95 * directed.total * (1 - 1e-12)
     if directed.shared >= target:
         return 0.0
@@ -363,6 +363,6 @@ def weighted_percentile_95(directed: DirectedDistances) -> float:
 
 
 def nsd(directed: Sequence[DirectedDistances], tolerance_mm: float) -> float:
-    """Normalised surface Dice."""
+    """The normalised surface Dice at one tolerance."""
     within = sum(each.shared + float(each.weights[each.distances <= tolerance_mm].sum()) for each in directed)
     return within / sum(each.total for each in directed)

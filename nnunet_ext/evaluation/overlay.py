@@ -1,4 +1,4 @@
-"""A picture of cases: image, reference and predictions of the same slice in the same window, classes as outlines."""
+"""Picture of cases: image, reference and predictions of one slice in the same window, with classes as outlines."""
 
 from __future__ import annotations
 
@@ -15,15 +15,23 @@ from nnunet_ext.data.reading import Reader
 from nnunet_ext.files import replacing
 
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442", "#d55e00", "#0072b2")
-"""Colours by class; Okabe and Ito's, which colour-blind readers can tell apart."""
+"""Colours of the classes, by Okabe and Ito; colour-blind readers can tell them apart."""
 
 Choice = Literal["interface", "disagreement"]
-"""Which slice is shown: the one with the longest border between structures, or where the predictions differ most."""
+"""Slice to show: the one with the longest border between structures, or with the most different predictions."""
 
 
 @dataclass(frozen=True)
 class OverlayCase:
-    """One row. ``image`` is the first channel; ``predictions`` and ``notes`` (below the panels) by column title."""
+    """One row of the picture.
+
+    Attributes:
+        name: name of the case.
+        image: file of the first channel.
+        reference: label map.
+        predictions: label maps by column title.
+        notes: text below the panels, by column title.
+    """
 
     name: str
     image: Path
@@ -39,11 +47,11 @@ def draw_overlay(
 
     Args:
         path: the PNG file to write.
-        cases: at least one, all with the same predictions.
+        cases: at least one case; all with the same titles of predictions.
         labels: the classes to outline.
-        reader: for images and label maps.
-        title: of the figure.
-        choice: of the slice of a volume.
+        reader: reader of images and label maps.
+        title: title of the figure.
+        choice: rule for the slice of a volume.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -51,7 +59,7 @@ def draw_overlay(
 
     columns = list(cases[0].predictions)
     figure = Figure(figsize=(3.2 * (2 + len(columns)), 3.3 * len(cases) + 0.9), layout="constrained")
-    FigureCanvasAgg(figure)  # draws without a screen and leaves the user's matplotlib backend alone
+    FigureCanvasAgg(figure)  # needs no screen and leaves the user's matplotlib backend alone
     panels = figure.subplots(len(cases), 2 + len(columns), squeeze=False)
     for row, case in zip(panels, cases, strict=True):
         image = reader.image(case.image)
@@ -86,7 +94,7 @@ def draw_overlay(
 
 
 def masks(segmentation: NDArray, reference: NDArray, labels: ScoredLabels) -> dict[str, NDArray[np.bool_]]:
-    """The mask of every class, without the voxels that ``reference`` says to ignore."""
+    """The mask of every class, without the voxels that have the ignore label in ``reference``."""
     counted = np.ones(reference.shape, bool) if labels.ignore is None else reference != labels.ignore
     return {name: np.isin(segmentation, value) & counted for name, value in labels.values.items()}
 
@@ -98,7 +106,7 @@ def chosen_slice(
     ignore: int | None,
     choice: Choice,
 ) -> tuple[int, int]:
-    """Axis along which the slices of a volume were acquired (the coarsest), and the index of the one to show."""
+    """The axis across the slices of a volume (the coarsest), and the index of the slice to show."""
     if reference.ndim == 2:
         return 0, 0
     axis = int(np.argmax(spacing))
@@ -134,7 +142,7 @@ def longest_interface(segmentation: NDArray, spacing: Sequence[float]) -> int:
 def _slicer(
     shape: Sequence[int], spacing: Sequence[float], axis: int, index: int
 ) -> tuple[Callable[[NDArray], NDArray], str, tuple[float, float]]:
-    """A function that cuts the slice out of an array, where it lies, and the spacing within it."""
+    """A function that cuts the slice out of an array, the place of the slice in words, and its pixel spacing."""
     if len(shape) == 2:
         return (lambda array: array), "", (spacing[0], spacing[1])
     rows, columns = (mm for other, mm in enumerate(spacing) if other != axis)
@@ -144,7 +152,7 @@ def _slicer(
 def _contours(axes: Any, by_class: Mapping[str, NDArray], cut: Callable[[NDArray], NDArray]) -> None:
     limits = axes.axis()
     for index, mask in enumerate(by_class.values()):
-        # a border of background closes contours at the edge of the image; subtracting 1 puts them in place again
+        # a margin of background closes contours at the edge of the image; subtracting 1 shifts them back
         inside = np.pad(cut(mask).astype(float), 1)
         if inside.any():
             rows, columns = (np.arange(n) - 1 for n in inside.shape)

@@ -1,4 +1,4 @@
-"""Uncertainty of the ranking of the arms: ranks by the mean in bootstrap samples (challengeR).
+"""Uncertainty of the ranking of arms: ranks by the mean, in bootstrap samples (challengeR).
 
 Source: Wiesenfarth et al., Scientific Reports 2021.
 """
@@ -20,18 +20,18 @@ def rank_distribution(
 ) -> pd.DataFrame:
     """Return how often each arm has each rank in bootstrap samples of the seeds and of the subjects.
 
-    Three seeds drawn with replacement vary less than three new trainings would, so the ranking is somewhat less sure
-    than it looks; the verdicts do not depend on it.
+    Three seeds drawn with replacement vary less than three new trainings, so the ranking is somewhat less certain than
+    it looks. The verdicts do not depend on it.
 
     Args:
-        rows: as in :func:`~nnunet_ext.evaluation.statistics.compare`; only cases that have a value in all arms count.
+        rows: as in :func:`~nnunet_ext.evaluation.statistics.compare`; only cases with a value in all arms count.
         higher_is_better: as there.
-        resamples: of the bootstrap.
-        seed: of the bootstrap; the same seed gives the same numbers.
+        resamples: number of bootstrap samples.
+        seed: seed of the bootstrap; the same seed gives the same numbers.
 
     Returns:
-        One row per arm; columns 1 to the number of arms: fraction of the samples in which the arm has that rank (equal
-        means share the better rank), ``mean rank``, and ``subjects``: how many.
+        One row per arm. The columns 1 to the number of arms hold the fraction of samples in which the arm has that rank
+        (equal means share the better rank); then come ``mean rank`` and ``subjects``, the number of subjects.
 
     Raises:
         InputError: the table is malformed or unbalanced, or fewer than six subjects count.

@@ -1,4 +1,4 @@
-"""The scores of all cases of a folder: rows, means, and the files and words that they are written as."""
+"""The scores of all cases of a folder: rows, means, and their files and texts."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from nnunet_ext.findings import aligned, some
 from nnunet_ext.version import __version__
 
 COUNTS = ("counted", "both_empty", "one_empty")
-"""Columns of the means, the last ones."""
+"""The last columns of the means."""
 
 Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings by which every case is scored; see :func:`nnunet_ext.evaluation.metrics.label_metrics`.
+    """Settings for scoring every case; see :func:`nnunet_ext.evaluation.metrics.label_metrics`.
 
-    ``slice_axis``: along which neighbouring slices are compared; None: they are not.
+    ``slice_axis`` is the axis along which neighbouring slices are compared; None compares none.
     """
 
     labels: ScoredLabels
@@ -45,7 +45,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Case:
-    """One case; its numbers by the name of the label or region, the last three only if asked for."""
+    """One case, with its numbers by label or region; the last three fields are empty unless they were requested."""
 
     name: str
     reference: Path
@@ -57,24 +57,24 @@ class Case:
     interfaces: Mapping[Pair, InterfaceMetrics] = field(default_factory=dict)
 
     def mean_dice(self) -> float:
-        """Mean Dice over the labels that count."""
+        """Mean Dice over the labels with a value."""
         return mean(metrics.dice for metrics in self.metrics.values())
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All cases, and what their numbers mean."""
+    """The scores of all cases, and the settings they were computed with."""
 
     cases: tuple[Case, ...]
     settings: Settings
     left_out: tuple[str, ...] = ()
-    """Cases that are in one folder only."""
+    """Cases that are in only one of the folders."""
     subject_of: Mapping[str, str] = field(default_factory=dict)
-    """The subject of every case; empty where subjects are unknown, and every case counts as one."""
+    """The subject of every case; empty if subjects are unknown, and every case counts as one."""
 
     @property
     def definitions(self) -> list[str]:
-        """The sentences that every output quotes."""
+        """Definitions of the numbers; every output quotes them."""
         ignored = self.settings.labels.ignore
         return [
             f"definition {self.settings.definition}: {DEFINITIONS[self.settings.definition]}",
@@ -87,7 +87,7 @@ class Evaluation:
 
     @property
     def unit(self) -> str:
-        """Say how many cases and subjects there are, and over what the means are taken."""
+        """The text with the numbers of cases and subjects, and the unit over which means are taken."""
         count = f"{len(self.cases)} cases"
         if not self.subject_of:
             return f"{count}, the case is the unit"
@@ -124,27 +124,27 @@ class Evaluation:
 
     @property
     def pairs(self) -> list[Pair]:
-        """Labels that touch each other in any reference or prediction."""
+        """Pairs of labels that touch in at least one reference or prediction."""
         pairs = self.cases[0].interfaces
         return [pair for pair in pairs if any(case.interfaces[pair].status != "both empty" for case in self.cases)]
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """One row per case and label: tidy."""
+        """Tidy rows, one per case and label."""
         for case in self.cases:
             for label, metrics in case.metrics.items():
                 yield {**self._names(case), "label": label, **self.numbers(case, label), "status": metrics.status}
 
     def interface_rows(self) -> Iterator[dict[str, Any]]:
-        """One row per case and pair of labels that touch somewhere: tidy."""
+        """Tidy rows, one per case and pair of labels."""
         for case in self.cases:
             for pair in self.pairs:
                 numbers, status = self.interface_numbers(case, pair), case.interfaces[pair].status
                 yield {**self._names(case), "labels": _title(pair), **numbers, "status": status}
 
     def means(self) -> dict[str, dict[str, float]]:
-        """Mean of every label over the cases that count, how many they are, and how many masks were empty.
+        """Means of every label over the cases with a value, with the numbers of these cases and of empty masks.
 
-        Where subjects are known, the cases of each are averaged first. The label ``mean`` is the mean of the labels.
+        If subjects are known, the cases of each subject are averaged first. The entry ``mean`` averages the labels.
         """
         result = {
             label: self._mean_row(
@@ -158,7 +158,7 @@ class Evaluation:
         return result
 
     def interface_means(self) -> dict[str, dict[str, float]]:
-        """The same per pair of labels."""
+        """Like :meth:`means`, for every pair of labels."""
         return {
             _title(pair): self._mean_row(
                 [self.interface_numbers(case, pair) for case in self.cases],
@@ -168,11 +168,11 @@ class Evaluation:
         }
 
     def table(self) -> str:
-        """The means, as text."""
+        """The means as text."""
         return "\n".join(_table(self.means()))
 
     def report(self) -> str:
-        """Tables, what their numbers mean, and what was left out: everything a reader needs."""
+        """The text to print: tables, definitions of the numbers, and the cases left out."""
         lines = [self.table(), ""]
         if self.settings.interfaces:
             touching = self.interface_means()
@@ -185,7 +185,7 @@ class Evaluation:
     def write(self, summary: Path, table: Path) -> None:
         """Write a superset of nnU-Net's ``summary.json``, and a CSV file with one row per case and label.
 
-        If interfaces were asked for, :func:`interfaces_beside` the table has one row per case and pair of labels.
+        If interfaces were measured, ``interfaces.csv`` beside the table has one row per case and pair of labels.
         """
         rows = list(self.rows())
         for path in (summary, table):
@@ -211,7 +211,7 @@ class Evaluation:
         }
 
     def _mean(self, values: Iterable[float]) -> float:
-        """Mean over subjects of the values of all cases."""
+        """Mean over subjects of one value per case."""
         of_subject: dict[str, list[float]] = {}
         for case, value in zip(self.cases, values, strict=True):
             of_subject.setdefault(self.subject_of.get(case.name, case.name), []).append(value)
@@ -268,7 +268,7 @@ class Evaluation:
 
 
 def interfaces_beside(table: Path) -> Path:
-    """``metrics.csv`` → ``interfaces.csv``."""
+    """The path of ``interfaces.csv`` beside ``metrics.csv``."""
     return table.with_name("interfaces.csv")
 
 

@@ -1,13 +1,13 @@
-"""Consistency of slices: whether those of a segmentation agree with their neighbours as much as the reference's do.
+"""Consistency of slices: do neighbouring slices of a segmentation agree as much as those of the reference?
 
 The consistency of a class in a volume is the mean Dice between its masks on neighbouring slices,
 
     s = mean over z of 2 |M_z ∩ M_{z+1}| / (|M_z| + |M_{z+1}|),
 
-of the pairs in which at least one of both is not empty; so each end of a structure, and each side of a slice that was
-missed in it, is a pair of 0. A structure that tapers has no s of 1, and thicker slices have a lower one. Therefore only
-the difference to the s of the reference says something: below 0 the slices of the prediction agree less with each other
-than they should (they flicker), above 0 they are more alike than anatomy is. It says nothing about being right.
+over the pairs in which at least one mask is not empty. So each end of a structure, and each side of a missed slice,
+adds a pair with Dice 0. A structure that tapers has s below 1, and thicker slices lower s. Therefore only the
+difference to the reference's s is informative: below 0 the slices of the prediction agree less than they should (they
+flicker), above 0 they are more alike than the anatomy. It does not measure correctness.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ DEFINITION = (
     "slices along, without pairs of empty masks; counted where prediction and reference both have such pairs; "
     "difference: that of the prediction minus that of the reference"
 )
-"""The definition, to be quoted next to the numbers."""
+"""The definition in one sentence, which outputs quote next to the numbers."""
 
 
 class Consistency(NamedTuple):
-    """Consistency of one class; both NaN unless both exist, so that means of both are over the same cases."""
+    """Consistency of one class; both are NaN if one is, so that means of both are over the same cases."""
 
     prediction: float
     reference: float
@@ -41,12 +41,12 @@ class Consistency(NamedTuple):
 
 
 def neighbour_dice(mask: NDArray[np.bool_], axis: int, ignored: NDArray[np.bool_] | None = None) -> float:
-    """Mean Dice between neighbouring slices of a mask; NaN if there is no pair with anything in it.
+    """Mean Dice between neighbouring slices of a mask; NaN if all pairs are empty.
 
     Args:
-        mask: of any number of axes.
-        axis: along which the slices lie.
-        ignored: voxels that do not count; in a pair of slices their pixels count in neither.
+        mask: mask with any number of axes.
+        axis: axis across the slices.
+        ignored: voxels that do not count; a pixel ignored on one slice of a pair does not count on either.
     """
     slices = np.moveaxis(mask, axis, 0)
     here, there = slices[:-1], slices[1:]
@@ -74,13 +74,13 @@ def slice_consistency(
     Args:
         prediction: array of integers with three axes.
         reference: array of integers of the same shape.
-        labels: by name, a label or the labels that form a region.
-        axis: along which the slices lie; that of nnU-Net's 2d configuration is ``transpose_forward[0]`` of the plans.
-        ignore_label: pixels with this label on one of two neighbouring slices of the reference do not count in this
-            pair, neither there nor in the prediction.
+        labels: for each name, a label or the labels that form a region.
+        axis: axis across the slices; nnU-Net's 2d configuration uses ``transpose_forward[0]`` of the plans.
+        ignore_label: a pixel with this label on one of two neighbouring slices of the reference does not count in this
+            pair, neither in the reference nor in the prediction.
 
     Raises:
-        InputError: other shapes, or no such axis.
+        InputError: the shapes differ or have not three axes, or there is no such axis.
     """
     predicted, truth = np.asarray(prediction), np.asarray(reference)
     if truth.ndim != 3 or predicted.shape != truth.shape:

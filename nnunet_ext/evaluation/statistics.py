@@ -1,24 +1,25 @@
 """Paired comparison of trainers on the same validation subjects: difference, interval, test, and a verdict.
 
-Input are tidy rows (``arm, seed, subject, case, value``), output is a :class:`~.comparison.Comparison` for every arm.
-What is computed, per arm (a trainer) against the baseline:
+The input is a table of tidy rows (``arm, seed, subject, case, value``); the output is a
+:class:`~.comparison.Comparison` for every arm (a trainer) against the baseline. It holds:
 
 1. *Difference per seed and subject*, arm − baseline. The **subject is the unit**: its cases are averaged first, because
    two time points of one patient are one patient. Doubling every case changes nothing. In a cross-validation every
    subject is validated in exactly one fold, so the subjects of several folds are simply more subjects.
 2. *Mean of these differences*, with an interval over **seeds and subjects**, and the smallest difference that would
    have been seen: :mod:`nnunet_ext.evaluation.intervals`. nnU-Net is not deterministic, and two trainings of one
-   trainer differ by more than two methods often do, so one training never gets a verdict.
-3. *Wilcoxon signed-rank test* on the means of the subjects over seeds, two-sided. Differences of zero are left out
-   (Wilcoxon 1945). Exact up to 50 subjects without ties and up to 13 with ties, normal approximation with tie
-   correction otherwise (scipy's rule). It takes the trainings as they are; the interval does not.
-4. *Holm's correction* (1979) over all comparisons that are reported together, of the larger p value: Wilcoxon's, which
-   bounds the influence of single subjects, or the interval's, which knows that trainings vary.
+   trainer often differ by more than two methods, so one training never gets a verdict.
+3. *Wilcoxon signed-rank test* on the subjects' means over seeds, two-sided. Differences of zero are left out (Wilcoxon
+   1945). The test is exact up to 50 subjects without ties and up to 13 with ties; otherwise it uses the normal
+   approximation with tie correction (scipy's rule). Unlike the interval, it treats the trainings as fixed.
+4. *Holm's correction* (1979) over all comparisons that are reported together. It corrects the larger of two p values:
+   Wilcoxon's, which bounds the influence of single subjects, and the interval's, which accounts for the variation of
+   trainings.
 5. *Matched-pairs rank-biserial correlation* as effect size (Kerby 2014).
-6. What a mean hides: cases that are better or worse by more than a point, and the bad end of the distribution.
+6. Details that a mean hides: cases that are better or worse by more than a point, and the bad end of the distribution.
 
-Why the mean and not the median: an outlier enters the mean as it should, because a missed structure is a result. The
-Wilcoxon test bounds its influence, and where mean and ranks point in opposite directions, no difference is claimed.
+Why the mean and not the median? An outlier should count, because a missed structure is a result. The Wilcoxon test
+bounds its influence, and if mean and ranks point in opposite directions, no difference is claimed.
 
 Sources: Wilcoxon, Biometrics Bulletin 1945; Holm, Scandinavian Journal of Statistics 1979; Kerby, Comprehensive
 Psychology 2014.
@@ -54,23 +55,24 @@ def compare(
     alpha: float = 0.05,
     few_subjects: Literal["raise", "describe"] = "raise",
 ) -> list[Comparison]:
-    """Compare every other arm with the baseline, sorted by name, with Holm's correction over exactly these comparisons.
+    """Compare every other arm with the baseline, sorted by name, with Holm's correction over these comparisons.
 
     Args:
-        rows: one metric of one class: columns ``arm``, ``case``, ``seed`` (which repetition of the training), ``value``
-            and, where it is known, ``subject``; in any order of rows; every arm with every case and seed. Without
-            ``subject`` every case is its own. NaN means that the metric is undefined (class absent in both masks) and
-            takes the case out of the pair; a missed class is a bad value, not NaN.
-        baseline: the arm that the others are compared with.
+        rows: one metric of one class, with columns ``arm``, ``case``, ``seed`` (repetition of the training), ``value``
+            and, if known, ``subject``. Rows may come in any order; every arm needs every case and seed. Without
+            ``subject`` every case is its own subject. NaN means that the metric is undefined (class absent in both
+            masks) and removes the case from the pair; a missed class is a bad value, not NaN.
+        baseline: arm to compare the others with.
         higher_is_better: True for Dice, False for distances.
-        point: a difference per case that is worth counting: 0.01 for Dice, 1 for mm.
-        confidence: of the interval.
+        point: difference per case that is worth counting: 0.01 for Dice, 1 for mm.
+        confidence: confidence of the interval.
         alpha: level of the corrected test in the verdict.
-        few_subjects: below :data:`~.comparison.MIN_SUBJECTS` pairs: ``"raise"`` or ``"describe"``: means, difference
-            and counts without interval and test.
+        few_subjects: treatment of fewer than :data:`~.comparison.MIN_SUBJECTS` pairs: ``"raise"``, or ``"describe"``
+            for means, difference and counts without interval and test.
 
     Raises:
-        InputError: the table is malformed or unbalanced, the baseline or another arm is missing, or too few pairs.
+        InputError: the table is malformed or unbalanced, the baseline or another arm is missing, or there are too few
+            pairs.
     """
     table = read(rows)
     if baseline not in table.arms or len(table.arms) == 1:
@@ -95,23 +97,23 @@ def compare(
 
 
 def correct(comparisons: Iterable[Comparison]) -> list[Comparison]:
-    """Apply Holm's correction over all the comparisons given, e.g. all arms × all classes of a report."""
+    """Apply Holm's correction over all given comparisons, for example all arms × all classes of a report."""
     comparisons = list(comparisons)
     p_corrected = holm([max(c.p_value, c.p_interval) for c in comparisons])
     return [dataclasses.replace(c, p_corrected=p) for c, p in zip(comparisons, p_corrected, strict=True)]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return Holm's corrected p values; NaN (not tested) stays NaN and does not count as a member of the family."""
+    """Return Holm's corrected p values; NaN (not tested) stays NaN and is not part of the family."""
     p = np.asarray(p_values, dtype=float)
-    order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]  # NaN is sorted last
+    order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]  # argsort puts NaN last
     corrected = np.full_like(p, np.nan)
     corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)), 1)
     return corrected.tolist()
 
 
 def round_off(x: Array, values: Array) -> Array:
-    """Remove the rounding errors of arithmetic with ``values``: equal differences shall be ties, equal means zero.
+    """Remove rounding errors of arithmetic with ``values``, so that equal differences are ties and equal means give 0.
 
     Otherwise 0.9 − 0.8 and 0.4 − 0.3 would have different ranks. Twelve digits of the largest value are kept.
     """
@@ -125,7 +127,7 @@ def round_off(x: Array, values: Array) -> Array:
 def _compare(
     table: Table, arm: str, baseline: str, higher_is_better: bool, point: float, confidence: float
 ) -> Comparison:
-    """Compare one arm with the baseline; without the correction."""
+    """Compare one arm with the baseline, without Holm's correction."""
     pair = np.stack([table.values[table.arms.index(name)] for name in (arm, baseline)])
     complete = ~np.isnan(pair).any(axis=(0, 2))
     values, subjects = pair[:, complete], table.subjects[complete]
@@ -195,6 +197,6 @@ def _rank_biserial(difference: Array) -> float:
 
 
 def _wilcoxon(difference: Array) -> float:
-    # without its zeros, because scipy takes the exact distribution only when it gets none
+    # without zeros, because scipy uses the exact distribution only if there are none
     signed = difference[difference != 0]
     return float(stats.wilcoxon(signed).pvalue) if signed.size else 1.0

@@ -1,17 +1,18 @@
-"""Surfaces of masks, and how far two surfaces are apart.
+"""Surfaces of masks, and distances between two surfaces.
 
-Two definitions of a surface. Outside of the image is no mask, so one that touches the border has a surface there.
+There are two definitions of a surface. With both, a mask that touches the border of the image has a surface there.
 
 ``"surface"``
-    One element at every corner between 2×2×2 (2D: 2×2) voxels that are not all equal. It is weighted by the area (2D:
+    One element at every corner between 2×2×2 (2D: 2×2) voxels that are not all equal. Its weight is the area (2D:
     length) of the surface that separates these voxels. Equal to DeepMind's package ``surface-distance``.
 ``"voxel"``
-    One element at the centre of every voxel of the mask that has a face neighbour outside. All weigh 1. Equal to MedPy.
+    One element at the centre of every voxel of the mask that has a face neighbour outside. All weights are 1. Equal to
+    MedPy.
 
-Elements of both definitions lie on a lattice. One that belongs to both surfaces has distance 0 without a search. The
-others try all steps up to two voxels, the shortest first; the few that find nothing ask a k-d tree for their nearest
-neighbour, or, if there are very many, a distance transform. Distances are always computed from a difference of indices,
-so that no sum of coordinates in mm is rounded. ``benchmarks/surface_metrics.py`` compares these ways.
+Elements of both definitions lie on a lattice. An element on both surfaces has distance 0 without a search. For the
+others the search tries all steps up to two voxels, shortest first. The few elements still left are looked up in a k-d
+tree, or, if there are very many, in a distance transform. Distances are always computed from differences of indices, so
+that no sum of coordinates in mm is rounded. ``benchmarks/surface_metrics.py`` compares these methods.
 """
 
 from __future__ import annotations
@@ -33,18 +34,18 @@ Floats = NDArray[np.float64]
 Points = NDArray[np.intp]
 
 VOXELS_PER_QUERY = 10
-"""Cost of a query of the k-d tree, in voxels of a distance transform; noise has too many elements for the tree."""
+"""Cost of one query of the k-d tree, in voxels of a distance transform. Noise has too many elements for the tree."""
 
 
 class DirectedDistances(NamedTuple):
     """Distances from the elements of one surface to the nearest element of the other."""
 
     shared: float
-    """Weight of the elements that lie on both surfaces: their distance is 0."""
+    """Total weight of the elements that lie on both surfaces, at distance 0."""
     distances: Floats
-    """``(N,)``, mm, of the other elements; all positive, in no particular order."""
+    """Distances of the other elements in mm, ``(N,)``, all positive, in no particular order."""
     weights: Floats
-    """``(N,)``, their weights: mm² (2D: mm), or 1 each."""
+    """Their weights, ``(N,)``: mm² (2D: mm), or 1 each."""
 
     @property
     def total(self) -> float:
@@ -58,7 +59,7 @@ class Surface(NamedTuple):
     lattice: Mask
     """True where there is an element."""
     points: Points
-    """``(N, D)``, indices of the elements, in the order of the lattice."""
+    """Indices of the elements, ``(N, D)``, in the order of the lattice."""
     weights: Floats
     """``(N,)``."""
 
@@ -71,8 +72,8 @@ def surface_distances(
     Args:
         a: bool mask, 2D or 3D, not empty.
         b: bool mask of the same shape, not empty.
-        spacing_mm: of their axes.
-        definition: of a surface; see the module.
+        spacing_mm: spacing of their axes.
+        definition: definition of a surface; see the module.
     """
     one, other = (find_surface(mask, spacing_mm, definition) for mask in (a, b))
     return directed_distances(one, other, spacing_mm), directed_distances(other, one, spacing_mm)
@@ -83,7 +84,7 @@ def find_surface(mask: Mask, spacing_mm: Sequence[float], definition: Definition
     padded = np.pad(mask, 1)
     if definition == "voxel":
         lattice = border(padded)
-        flat = np.flatnonzero(lattice)  # far quicker than a search along every axis, as is indexing with it
+        flat = np.flatnonzero(lattice)  # far faster to search and to index with than one index per axis
         weights = np.ones(len(flat))
     else:
         codes, table = neighbour_codes(padded), surface_weights(tuple(spacing_mm))
@@ -94,14 +95,14 @@ def find_surface(mask: Mask, spacing_mm: Sequence[float], definition: Definition
 
 
 def directed_distances(start: Surface, end: Surface, spacing_mm: Sequence[float]) -> DirectedDistances:
-    """Measure from every element of ``start`` to the nearest of ``end``, both on one lattice."""
+    """Measure from every element of ``start`` to the nearest element of ``end``; both lie on one lattice."""
     shared = end.lattice[tuple(start.points.T)]
     distances = nearest(start.points[~shared], end, spacing_mm)
     return DirectedDistances(float(start.weights[shared].sum()), distances, start.weights[~shared])
 
 
 def nearest(points: Points, end: Surface, spacing_mm: Sequence[float]) -> Floats:
-    """``(N,)``: distance in mm from each lattice point ``(N, D)`` to the nearest element of ``end``."""
+    """Distances ``(N,)`` in mm from lattice points ``(N, D)`` to their nearest elements of ``end``."""
     distances = np.full(len(points), np.inf)
     steps = _steps(tuple(spacing_mm))
     margin = np.abs(steps).max(0)
@@ -120,7 +121,7 @@ def nearest(points: Points, end: Surface, spacing_mm: Sequence[float]) -> Floats
 
 @functools.lru_cache(maxsize=64)
 def _steps(spacing_mm: tuple[float, ...]) -> Points:
-    """``(S, D)``: the steps on the lattice up to a length of twice the mean spacing, but at most 64, shortest first."""
+    """Steps on the lattice, ``(S, D)``, shortest first: up to twice the mean spacing long, at most 64 steps."""
     radius = 2 * math.prod(spacing_mm) ** (1 / len(spacing_mm))  # 33 steps (2D: 13) if the spacing is isotropic
     reach = [int(radius / mm) for mm in spacing_mm]
     steps = np.array(list(itertools.product(*(range(-n, n + 1) for n in reach))))
@@ -130,13 +131,14 @@ def _steps(spacing_mm: tuple[float, ...]) -> Points:
 
 
 def _nearest_far(points: Points, end: Surface, spacing_mm: Sequence[float]) -> Floats:
-    """:func:`nearest` without a limit to the distance."""
+    """Like :func:`nearest`, for distances of any length."""
     if len(points) * VOXELS_PER_QUERY > end.lattice.size:
         every = distance_transform_edt(~end.lattice, spacing_mm, return_distances=False, return_indices=True)
         found = every[(slice(None), *points.T)].T
     else:
         spacing = np.asarray(spacing_mm)
-        tree = cKDTree(end.points * spacing, balanced_tree=False, compact_nodes=False)  # built faster, asked as fast
+        # without balancing and compacting, the tree is faster to build and as fast to query
+        tree = cKDTree(end.points * spacing, balanced_tree=False, compact_nodes=False)
         found = end.points[tree.query(points * spacing)[1]]
     return _length(points - found, spacing_mm)
 
@@ -166,7 +168,7 @@ def border(mask: Mask) -> Mask:
 
 
 def neighbour_codes(mask: Mask) -> NDArray[np.uint8]:
-    """Bits of every corner between voxels: which of its 2^D voxels are set; one shorter than ``mask`` per axis.
+    """Code of every corner between voxels, one bit per voxel around it; one corner fewer than voxels along each axis.
 
     The voxel at offset ``(i, j, k)`` in {0, 1}³ is bit ``4i + 2j + k`` (2D: ``2i + j``).
     """
@@ -178,16 +180,16 @@ def neighbour_codes(mask: Mask) -> NDArray[np.uint8]:
 
 
 def _halves(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Slices of all but the last and of all but the first layer along ``axis``."""
+    """Slices that leave out the last layer along ``axis``, and slices that leave out the first."""
     before = (slice(None),) * axis
     return (*before, slice(None, -1)), (*before, slice(1, None))
 
 
 @functools.lru_cache(maxsize=64)
 def surface_weights(spacing_mm: tuple[float, ...]) -> Floats:
-    """``(2^2^D,)``: area in mm² (2D: length in mm) of the surface between the voxels of each neighbour code."""
+    """Area in mm² (2D: length in mm) of the surface between the voxels of each neighbour code, ``(2^2^D,)``."""
     codes, normals = _facets(len(spacing_mm))
-    # a unit cube scaled by the spacing scales the x part of an area vector by the spacings of y and z
+    # scaling a unit cube by the spacing scales the x part of an area vector by the spacings of y and z
     scale = math.prod(spacing_mm) / np.asarray(spacing_mm)
     table = np.zeros(2 ** (2 ** len(spacing_mm)))
     np.add.at(table, codes, np.linalg.norm(normals * scale, axis=1))
@@ -196,12 +198,12 @@ def surface_weights(spacing_mm: tuple[float, ...]) -> Floats:
 
 @functools.cache
 def _facets(dim: int) -> tuple[NDArray[np.intp], Floats]:
-    """The facets of marching cubes (2D: squares) for spacing 1: the code of each ``(F,)``, its area vector ``(F, D)``.
+    """Facets of marching cubes (2D: squares) for spacing 1: the code ``(F,)`` and area vector ``(F, D)`` of each.
 
-    A code and its complement have one surface. On the smaller side, each set of corners that cube edges connect has a
-    surface of its own: a polygon through the midpoints of the edges that leave the set. Where the polygon is not flat,
-    it is divided into triangles such that their area is largest. This rule was found by comparison with the lists of
-    normals in the lookup table of ``surface-distance``, and yields their areas for every code and spacing.
+    A code and its complement have the same surface. On the side with fewer corners, each set of corners connected by
+    cube edges has its own surface: a polygon through the midpoints of the edges that leave the set. If the polygon is
+    not flat, it is divided into triangles with the largest total area. We found this rule by comparing with the lookup
+    table of ``surface-distance``; it yields the same areas for every code and spacing.
     """
     corners = np.array(list(itertools.product((0, 1), repeat=dim)))
     facets = []
@@ -215,7 +217,7 @@ def _facets(dim: int) -> tuple[NDArray[np.intp], Floats]:
 
 
 def _connected(corners: NDArray[np.intp], chosen: set[int]) -> list[set[int]]:
-    """The chosen corners in sets that cube edges connect."""
+    """Group the chosen corners into sets connected by cube edges."""
     parts: list[set[int]] = []
     for corner in chosen:
         touching = [part for part in parts if any(_is_edge(corners[corner], corners[other]) for other in part)]
@@ -228,7 +230,7 @@ def _is_edge(corner: NDArray[np.intp], other: NDArray[np.intp]) -> bool:
 
 
 def _midpoints(corners: NDArray[np.intp], part: set[int]) -> list[Floats]:
-    """Midpoints of the edges that leave ``part``, in the order in which the surface passes them: from face to face."""
+    """Midpoints of the edges that leave ``part``, in their order along the polygon, from face to face."""
     outside = set(range(len(corners))) - part
     left = [(corners[i] + corners[j]) / 2 for i in part for j in outside if _is_edge(corners[i], corners[j])]
     path = [left.pop()]
@@ -239,12 +241,12 @@ def _midpoints(corners: NDArray[np.intp], part: set[int]) -> list[Floats]:
 
 
 def _area_vectors(polygon: list[Floats]) -> list[Floats]:
-    """Area vectors of the triangles of largest total area that the polygon can be divided into; 2D: of the line."""
+    """Area vectors of the division of a polygon into triangles with the largest total area; in 2D of the line."""
     if len(polygon[0]) == 2:
         along = polygon[1] - polygon[0]
         return [np.array([along[1], -along[0]])]
     first, last = polygon[0], polygon[-1]
-    divisions = (  # by the third corner of the triangle at the edge from the last point to the first
+    divisions = (  # one for each third corner of the triangle at the edge from the last point to the first
         [
             *_area_vectors(polygon[: k + 1]),
             np.cross(polygon[k] - first, last - first) / 2,

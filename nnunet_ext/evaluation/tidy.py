@@ -1,4 +1,4 @@
-"""The table that every comparison starts from: one metric of one label, one row per arm, seed and case."""
+"""The table for comparisons: one metric of one label, one row per arm, seed and case."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ Array = NDArray[np.floating[Any]]
 
 
 class Table(NamedTuple):
-    """A balanced table; names sorted, so that the order of rows does not matter."""
+    """A balanced table. Names are sorted, so the order of rows does not matter."""
 
     arms: list[str]
     seeds: list[Hashable]
     values: Array
     """``(arms, cases, seeds)``."""
     subjects: NDArray[np.intp]
-    """``(cases,)``: the number of each case's subject, 0, 1, …; every case its own where subjects are unknown."""
+    """Number of each case's subject, ``(cases,)``: 0, 1, …; every case has its own if subjects are unknown."""
     unit: str
-    """``subject``, or ``case`` where subjects are unknown."""
+    """``subject``, or ``case`` if subjects are unknown."""
 
 
 def read(rows: pd.DataFrame) -> Table:
     """Read and check tidy rows.
 
     Args:
-        rows: columns ``arm``, ``case``, ``seed``, ``value`` and, where it is known, ``subject``; in any order.
+        rows: columns ``arm``, ``case``, ``seed``, ``value`` and, if known, ``subject``; in any order.
 
     Raises:
         InputError: a column is missing, a row has no name or no number, or an arm lacks a case or seed.
@@ -77,10 +77,10 @@ def subject_means(values: Array, subjects: NDArray[np.intp]) -> Array:
 
     Args:
         values: ``(cases, …)``.
-        subjects: ``(cases,)``, a number for each.
+        subjects: ``(cases,)``, number of each case's subject.
 
     Returns:
-        ``(subjects, …)``, of those that have a case, in the order of their numbers.
+        Means ``(subjects, …)``, in the order of the subjects' numbers.
     """
     _, place, counts = np.unique(subjects, return_inverse=True, return_counts=True)
     sums = np.zeros((len(counts), *values.shape[1:]))
@@ -89,7 +89,7 @@ def subject_means(values: Array, subjects: NDArray[np.intp]) -> Array:
 
 
 def listed(names: Iterable[Hashable]) -> str:
-    """``'a', 'b'``."""
+    """The names as ``'a', 'b'``; ``no arm`` if there are none."""
     return ", ".join(f"'{name}'" for name in names) or "no arm"
 
 

@@ -1,15 +1,15 @@
 """Errors in the number of components and holes: Betti numbers of masks.
 
-A voxel is a closed cube (2D: square), so voxels of the mask that share a corner are connected, and voxels outside are
-connected where they share a face. The mask's Betti numbers are
+A voxel is a closed cube (2D: square). So voxels of the mask are connected if they share a corner, and voxels outside
+the mask are connected if they share a face. The mask's Betti numbers are
 
 - 0: components,
-- 1: in 2D holes, in 3D loops: tunnels that go through,
+- 1: in 2D holes, in 3D loops (tunnels that go through),
 - 2 (3D only): cavities, enclosed on all sides.
 
-They are counted by labelling the components of the mask and of what is outside of it, and by the Euler characteristic
-χ = b₀ − b₁ + b₂, which is the sum of (−1)^dimension over all corners, edges, faces and cubes (Kovalevsky 1989). Nothing
-lies outside of the image: what the border cuts open is open.
+They follow from the numbers of components of the mask and of its outside, and from the Euler characteristic
+χ = b₀ − b₁ + b₂, the sum of (−1)^dimension over all corners, edges, faces and cubes (Kovalevsky 1989). Everything
+beyond the image counts as outside, so a hole or cavity that the border cuts open is open.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DEFINITION = (
     "Betti errors: the absolute difference in the number of components (0), of holes of a 2D or loops of a 3D mask "
     "(1), and of cavities of a 3D mask (2); voxels of a mask that share a corner are connected; an empty mask has none"
 )
-"""The definition in one sentence, to be quoted next to the numbers."""
+"""The definition in one sentence, which outputs quote next to the numbers."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Topology:
 
     @property
     def errors(self) -> tuple[float, ...]:
-        """Absolute differences; NaN where the case does not count."""
+        """Absolute differences; NaN if the case does not count."""
         pairs = zip(self.prediction, self.reference, strict=True)
         return tuple(float(abs(a - b)) if self.counted else float("nan") for a, b in pairs)
 
@@ -63,9 +63,9 @@ def label_topology(
     Args:
         prediction: array or tensor of integers, 2D or 3D.
         reference: array or tensor of integers of the same shape.
-        labels: by name, a label or the labels that form a region.
-        ignore_label: voxels with this label in the reference lie outside of both masks.
-        empty: with ``diagonal``, two empty masks are not counted (NaN); with ``zero`` they are an error of 0.
+        labels: for each name, a label or the labels that form a region.
+        ignore_label: voxels with this label in the reference lie outside both masks.
+        empty: with ``diagonal``, two empty masks do not count (NaN); with ``zero`` they have an error of 0.
 
     Raises:
         InputError: shapes, values or options are not as above.
@@ -80,12 +80,12 @@ def label_topology(
 
 
 def betti_numbers(mask: Mask) -> tuple[int, ...]:
-    """Return the Betti numbers of a 2D or 3D mask, from 0; see the module."""
+    """Return the Betti numbers of a 2D or 3D mask, from b₀ on; see the module."""
     if not mask.any():
         return (0,) * mask.ndim
     padded = np.pad(mask, 1)
     components = label(padded, generate_binary_structure(mask.ndim, mask.ndim))[1]
-    enclosed = label(~padded)[1] - 1  # one of them is the outside
+    enclosed = label(~padded)[1] - 1  # minus one for the outside
     if mask.ndim == 2:
         return components, enclosed
     return components, components + enclosed - euler_characteristic(padded), enclosed
@@ -99,9 +99,10 @@ def euler_characteristic(padded: Mask) -> int:
 
 @functools.cache
 def _shares(dim: int) -> NDArray[np.float64]:
-    """``(2^2^D,)``: what a corner adds to χ, by which of the voxels around it are set (a neighbour code).
+    """The contribution of a corner to χ for each neighbour code, ``(2^2^D,)``.
 
-    A cell of dimension k has 2^k corners, and each adds its part of (−1)^k. A cell is there if any voxel around it is.
+    A cell of dimension k has 2^k corners, and each contributes its share of (−1)^k. A cell belongs to the mask if any
+    voxel around it does.
     """
     voxels = list(itertools.product((0, 1), repeat=dim))
     table = np.zeros(2 ** len(voxels))

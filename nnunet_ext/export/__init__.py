@@ -1,1 +1,1 @@
-"""Trained models for people who do not have this package, and for those who do."""
+"""Exports trained models: for people without this package where possible, otherwise with a list of requirements."""

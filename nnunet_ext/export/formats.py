@@ -1,7 +1,7 @@
-"""Trained networks in other formats than nnU-Net's: safetensors beside a JSON description, and ONNX.
+"""Trained networks in formats other than nnU-Net's: safetensors with a JSON description, and ONNX.
 
-Safetensors holds the weights without pickle; the JSON file says of which network they are. ONNX holds the network: one
-patch in, its logits out. The sliding window around it is part of neither.
+A safetensors file holds the weights without pickle; the JSON file describes their network. An ONNX file holds the whole
+network, from one patch to its logits. Neither includes the sliding window.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ SAFETENSORS = ".safetensors"
 
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 ONNX_TOLERANCE = 1e-3
-"""Largest difference of logits that is accepted, relative to the largest logit (at least 1). The runtime fuses and
-reorders operations, so bit for bit cannot be expected."""
+"""Largest accepted difference of logits, relative to the largest logit (at least 1). The runtime fuses and reorders
+operations, so its logits are not bit-for-bit equal."""
 
 
 def write_weights(network: nn.Module, file: Path) -> None:
     """Write the weights for ``safetensors.torch.load_model``.
 
-    Tensors that a network holds under several names (nnU-Net's decoder knows its encoder) are written under the first,
-    such as ``encoder.stages.0.0.convs.0.conv.weight``; ``load_model`` knows the others from the network.
+    A tensor with several names (nnU-Net's decoder also holds the encoder) is written under the first, such as
+    ``encoder.stages.0.0.convs.0.conv.weight``; ``load_model`` knows the others from the network.
     """
     kept = network.state_dict().keys()
     named = [*network.named_parameters(), *network.named_buffers()]
@@ -41,7 +41,7 @@ def write_weights(network: nn.Module, file: Path) -> None:
 
 
 def write_description(exported: Model, record: Mapping[str, Any], file: Path) -> None:
-    """Write what is needed to build the network, feed it and read its output, of one resolved configuration."""
+    """Write a JSON description of one resolved configuration: how to build the network, feed it and read its output."""
     configuration = record["configuration"]
     manager, settings = exported.managers(configuration)
     channels, heads = exported.channels(configuration)
@@ -66,18 +66,18 @@ def require_onnx() -> None:
 
 
 def write_onnx(network: nn.Module, image: Tensor, file: Path) -> float:
-    """Write ``network`` for inputs of the shape of ``image``, run it in onnxruntime and compare.
+    """Write ``network`` as ONNX for inputs of the shape of ``image``, run it in onnxruntime and compare the logits.
 
     Args:
-        network: in evaluation mode.
+        network: network in evaluation mode.
         image: ``(1, C, *patch)``.
-        file: to write; input and output are called ``image`` and ``logits``.
+        file: file to write; input and output are called ``image`` and ``logits``.
 
     Returns:
         The largest difference of logits on ``image``.
 
     Raises:
-        InputError: the network cannot be written, or computes something else.
+        InputError: the network cannot be written, or its ONNX form computes other logits.
     """
     import onnxruntime
 
@@ -93,8 +93,8 @@ def write_onnx(network: nn.Module, image: Tensor, file: Path) -> float:
             external_data=False,
             verbose=False,
         )
-    except Exception as error:  # whatever the exporter of torch stumbles over
-        reason = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().partition("\n")[0][:200]  # without its colours
+    except Exception as error:  # torch's exporter may raise anything
+        reason = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().partition("\n")[0][:200]  # without terminal colours
         raise InputError(
             f"{type(network).__name__} cannot be written as ONNX ({type(error).__name__}: {reason}); export it without "
             "--onnx."

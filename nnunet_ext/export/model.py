@@ -22,15 +22,15 @@ from nnunet_ext.nnunet.precision import infer_in_float32
 from nnunet_ext.nnunet.untrusted import load_untrusted
 
 NEEDED = ("network_weights", "trainer_name", "init_args")
-"""Entries of a checkpoint that predicting with it needs."""
+"""Entries of a checkpoint that prediction needs."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """Folder of a trained model, with what nnU-Net's predictor reads beside the weights.
+    """Folder of a trained model, with the descriptions that nnU-Net's predictor reads.
 
     Attributes:
-        folder: that holds ``plans.json``, ``dataset.json`` and the folds.
+        folder: folder with ``plans.json``, ``dataset.json`` and the folds.
         plans: content of ``plans.json``.
         dataset_json: content of ``dataset.json``.
     """
@@ -66,12 +66,12 @@ class Model:
         """The checkpoint files of some folds.
 
         Args:
-            folds: ``"0"``, …, ``"all"``; by default those of the cross-validation that have all files, and the fold
-                ``all`` only if there is no other.
-            names: of the files in every fold.
+            folds: ``"0"``, …, ``"all"``; by default the folds of the cross-validation that have all files, or the fold
+                ``all`` if there is no other.
+            names: names of the files in every fold.
 
         Raises:
-            InputError: one is not there.
+            InputError: a file is missing.
         """
         there = folds_with(self.folder, names)
         chosen = list(folds) if folds else usual_folds(there)
@@ -88,17 +88,17 @@ class Model:
         """Raise InputError unless the plans have this configuration."""
         if configuration not in self.plans["configurations"]:
             raise InputError(
-                f"{self.folder / 'plans.json'} has no configuration {configuration!r}, of which the checkpoint is; it "
-                f"has: {', '.join(self.plans['configurations'])}. Are they of the same training?"
+                f"{self.folder / 'plans.json'} has no configuration {configuration!r}, which the checkpoint "
+                f"was trained with; it has: {', '.join(self.plans['configurations'])}. Are both of the same training?"
             )
 
     def managers(self, configuration: str) -> tuple[PlansManager, ConfigurationManager]:
-        """nnU-Net's view of the plans."""
+        """nnU-Net's managers of the plans and of the configuration."""
         manager = PlansManager(dict(self.plans))
         return manager, manager.get_configuration(configuration)
 
     def channels(self, configuration: str) -> tuple[int, int]:
-        """Numbers of channels of the input and of the output of the network."""
+        """Numbers of input and output channels of the network."""
         manager, settings = self.managers(configuration)
         dataset_json = dict(self.dataset_json)
         heads = manager.get_label_manager(dataset_json).num_segmentation_heads
@@ -108,7 +108,7 @@ class Model:
         """The network that nnU-Net's predictor would build, without trained weights, in evaluation mode.
 
         Raises:
-            InputError: the trainer has the old signature.
+            InputError: the trainer's ``build_network_architecture`` has the signature of nnU-Net before 2.8.
         """
         if "plans_manager" not in inspect.signature(trainer.build_network_architecture).parameters:
             raise InputError(
@@ -123,10 +123,10 @@ class Model:
 
 
 def read_model_checkpoint(file: Path) -> dict[str, Any]:
-    """A checkpoint that nnU-Net can predict with.
+    """Read a checkpoint that nnU-Net can predict with.
 
     Raises:
-        InputError: it is damaged, or of something else.
+        InputError: the file is damaged, or is no checkpoint of nnU-Net.
     """
     checkpoint = load_untrusted(file)
     missing = [key for key in NEEDED if key not in checkpoint]
@@ -134,15 +134,15 @@ def read_model_checkpoint(file: Path) -> dict[str, Any]:
         raise InputError(f"{file} has no {' and '.join(missing)}; it is no checkpoint of an nnU-Net training.")
     arguments = checkpoint["init_args"]
     if not isinstance(arguments, dict) or "configuration" not in arguments:
-        raise InputError(f"{file} does not say of which configuration it is; it is no checkpoint of nnU-Net v2.")
+        raise InputError(f"{file} does not name its configuration; it is no checkpoint of nnU-Net v2.")
     return checkpoint
 
 
 def trainer_class(name: str) -> type[nnUNetTrainer]:
-    """Return the class of a trainer of this package, or of one that nnU-Net finds.
+    """Return the class of a trainer of this package, or of any other trainer that nnU-Net finds.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such trainer.
     """
     if name == "nnUNetTrainer":
         return nnUNetTrainer
@@ -151,7 +151,7 @@ def trainer_class(name: str) -> type[nnUNetTrainer]:
     except ImportError as error:
         raise InputError(f"The trainer {name} cannot be imported: {error}.") from None
     except LookupError:
-        pass  # somebody else's
+        pass  # not one of ours
     try:
         return recursive_find_trainer_class_by_name(name)
     except RuntimeError:
@@ -164,7 +164,7 @@ def load_weights(network: nn.Module, checkpoint: Mapping[str, Any], where: Path)
     """Load weights strictly, as nnU-Net's predictor does.
 
     Raises:
-        InputError: the weights are those of another network.
+        InputError: the weights belong to another network.
     """
     try:
         network.load_state_dict(checkpoint["network_weights"])

@@ -1,9 +1,10 @@
-"""Decides whether the network that inference needs is the one that nnU-Net planned.
+"""Decides whether the inference network of a trainer is the network that nnU-Net planned.
 
-Nobody keeps a list. The network of the trainer's class is built as for inference, beside that of ``nnUNetTrainer``. It
-is the planned one if it holds all tensors of the planned one, under their names and with their shapes, and if both
-compute the same logits, bit for bit, when *every* parameter of the trainer's network is drawn at random: what that
-network has beside the planned one then takes no part in the segmentation, whatever its weights, and may be left out.
+There is no list of trainers. The networks of the trainer's class and of ``nnUNetTrainer`` are built as for inference.
+The trainer's network is the planned one if two conditions hold. It has all tensors of the planned one, under their
+names and with their shapes. And with *every* parameter of the trainer's network drawn at random, both compute the same
+logits, bit for bit. Its other modules then take no part in the segmentation, whatever their weights, and may be left
+out.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ class Verdict:
     """Answer to whether stock nnU-Net can predict with the models of a trainer.
 
     Attributes:
-        planned: the inference network is the planned one.
-        reason: if it is not: what is different.
-        left_out: if it is: first names of modules that inference can do without.
+        planned: whether the inference network is the planned one.
+        reason: the difference, if it is not.
+        left_out: top-level modules that inference does not need, if it is.
     """
 
     planned: bool
@@ -34,7 +35,7 @@ class Verdict:
 
 
 def judge(trainer: type[nnUNetTrainer], model: Model, configuration: str) -> Verdict:
-    """Compare the inference network of ``trainer`` with the planned one; the weights of neither matter."""
+    """Compare the inference network of ``trainer`` with the planned one; their trained weights do not matter."""
     own = model.inference_network(trainer, configuration)
     planned = model.inference_network(nnUNetTrainer, configuration)
     weights, expected = own.state_dict(), planned.state_dict()
@@ -50,7 +51,7 @@ def judge(trainer: type[nnUNetTrainer], model: Model, configuration: str) -> Ver
     image = random_image(model, configuration)
     try:
         same = torch.equal(logits(planned, image), logits(own, image))
-    except RuntimeError as error:  # such as a patch of slices for a network that sees single slices
+    except RuntimeError as error:  # such as several slices for a network of single slices
         message = str(error).partition("\n")[0][:120]
         return Verdict(False, f"the planned network cannot be applied to patches of this model ({message})")
     if not same:
@@ -60,19 +61,19 @@ def judge(trainer: type[nnUNetTrainer], model: Model, configuration: str) -> Ver
 
 
 def logits(network: nn.Module, image: Tensor) -> Tensor:
-    """Return logits in evaluation mode, ``(1, C, *spatial)`` → ``(1, heads, *spatial)``."""
+    """Compute logits in evaluation mode, ``(1, C, *spatial)`` → ``(1, heads, *spatial)``."""
     with torch.inference_mode():
         return network.eval()(image)
 
 
 def random_image(model: Model, configuration: str, *, whole_patch: bool = False) -> Tensor:
-    """``(1, C, *spatial)``; as small as the strides allow, two voxels at the bottleneck, or a whole patch."""
+    """A random image ``(1, C, *spatial)``: a whole patch, or a small one with two voxels at the bottleneck."""
     _, settings = model.managers(configuration)
     size = list(settings.patch_size)
     if not whole_patch:
         strides = settings.network_arch_init_kwargs.get("strides", [])
         down = [math.prod(axis) for axis in zip(*strides, strict=True)]
-        for axis in range(1, len(down) + 1):  # from behind: slices may come before the axes of the network
+        for axis in range(1, len(down) + 1):  # from the last axis: slices may precede the axes of the network
             size[-axis] = min(size[-axis], 2 * down[-axis])
     channels, _ = model.channels(configuration)
     return torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0))

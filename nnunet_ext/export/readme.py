@@ -1,4 +1,4 @@
-"""README of an exported model: its place in nnU-Net's results, what it needs, and how to predict."""
+"""README of an exported model: its place in nnU-Net's results, its requirements, and how to predict."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAME = "README.txt"
 
 
 def requirements() -> list[str]:
-    """Packages, as pip wants them, for a model whose network is one of this package's."""
+    """Requirements in pip's format, for a model with a network of this package."""
     return [f"nnunet-ext~={__version__}", f"nnunetv2>={metadata.version('nnunetv2')},<3"]
 
 
@@ -23,12 +23,12 @@ def place_in_results(record: Mapping[str, Any], name: str) -> PurePosixPath:
 
 
 def commands(record: Mapping[str, Any], name: str, path: Path | None = None) -> str:
-    """Return the commands to install and predict.
+    """Return the commands to install the model and predict.
 
     Args:
-        record: of the export.
-        name: that users give after ``-tr``.
-        path: of the exported folder or zip file; None inside of it, where nobody knows what it is called.
+        record: content of ``export.json``.
+        name: name that users give after ``-tr``.
+        path: the exported folder or zip file; None for the README inside, which cannot know its own path.
     """
     folds = list(dict.fromkeys(entry.partition("/")[0].removeprefix("fold_") for entry in record["checkpoints"]))
     files = list(dict.fromkeys(entry.partition("/")[2] for entry in record["checkpoints"]))

@@ -1,11 +1,11 @@
-"""``nnunet-ext export``: a trained model that predicts elsewhere, with stock nnU-Net alone wherever that is possible.
+"""``nnunet-ext export``: a trained model that predicts elsewhere, with stock nnU-Net alone if possible.
 
-Where the inference network of the trainer is the planned one (:mod:`nnunet_ext.export.planned`), the checkpoints are
-rewritten as those of ``nnUNetTrainer``: the tensors of the planned network and nothing else, and plans and
-``dataset.json`` without our entries. Otherwise the folder says which packages it needs.
+If the trainer's inference network is the planned one (:mod:`nnunet_ext.export.planned`), the checkpoints are rewritten
+as checkpoints of ``nnUNetTrainer``: only the tensors of the planned network, and plans and ``dataset.json`` without our
+entries. Otherwise the folder states which packages it needs.
 
-Either way nothing of the training is in it: no optimiser, no teacher, no log, no case names. What was written is read
-again as nnU-Net's predictor would, and its logits must equal those of the original, bit for bit.
+Either way the export holds nothing of the training: no optimiser, no teacher, no log, no case names. The written files
+are read again as nnU-Net's predictor would, and their logits must equal those of the original, bit for bit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from nnunet_ext.nnunet.plans import without_extension
 from nnunet_ext.version import __version__
 
 RECORD = "export.json"
-"""File in an exported model that says what it is and what it needs. Only folders that hold one are replaced."""
+"""File in an exported model that states its origin and requirements. Only folders with this file are replaced."""
 
 STOCK_DESCRIPTION = (
     "channel_names",
@@ -51,13 +51,13 @@ STOCK_DESCRIPTION = (
     "licence",
     "converted_by",
 )
-"""Keys of ``dataset.json`` that nnU-Net itself writes or reads, without those that name cases."""
+"""Keys of ``dataset.json`` that nnU-Net itself writes or reads, except those that name cases."""
 
 OF_CASES = ("dataset", "annotated_labels", "pseudo_labels")
-"""Keys of ``dataset.json`` that name cases or their files; nothing of them is needed for inference."""
+"""Keys of ``dataset.json`` that name cases or their files; inference needs none of them."""
 
 BESIDE = "landmark_thresholds.json"
-"""File in a fold whose network predicts landmarks, with the confidence below which they are absent."""
+"""File in a fold whose network predicts landmarks, with the thresholds of their confidence."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ class Exported:
     """Result of :func:`export_model`.
 
     Attributes:
-        path: folder or zip file.
-        name: that users give after ``-tr``.
+        path: the exported folder or zip file.
+        name: name that users give after ``-tr``.
         record: content of ``export.json``.
-        verdict: about the trainer.
+        verdict: whether the trainer's inference network is the planned one.
         onnx: largest difference from the original logits, by file.
     """
 
@@ -79,11 +79,11 @@ class Exported:
     onnx: Mapping[str, float]
 
     def report(self) -> str:
-        """Return what it is, what it needs, and the commands to type next."""
+        """The text to print: the model, its requirements, and the commands to type next."""
         record = self.record
         lines = [f"{self.path}: {record['trained_with']}, {len(record['checkpoints'])} checkpoint(s)."]
         if not record["requires"]:
-            lines.append("Stock nnU-Net predicts with it, nothing of this package is needed.")
+            lines.append("Stock nnU-Net predicts with it; this package is not needed.")
             if self.verdict.left_out:
                 lines.append(
                     f"Left out, because the segmentation does not need it: {', '.join(self.verdict.left_out)}."
@@ -94,7 +94,7 @@ class Exported:
             else:
                 lines.append(f"Stock nnU-Net alone cannot predict with it: {self.verdict.reason}.")
             lines.append(f"It needs {' and '.join(record['requires'])}; {readme.NAME} in it says so.")
-        lines.append("Logits of what was written equal those of the original bit for bit.")
+        lines.append("The logits of the exported model equal those of the original bit for bit.")
         lines += [f"{name}: ONNX, logits differ by at most {gap:.2g}" for name, gap in self.onnx.items()]
         return "\n".join([*lines, "", readme.commands(record, self.name, self.path)])
 
@@ -114,18 +114,18 @@ def export_model(
     """Write a trained model for others.
 
     Args:
-        folder: of nnU-Net's results, ``TRAINER__PLANS__CONFIGURATION``.
+        folder: folder of nnU-Net's results, ``TRAINER__PLANS__CONFIGURATION``.
         out: a zip file for ``nnUNetv2_install_pretrained_model_from_zip``, or a folder, which becomes the model folder.
-        folds: by default all that were trained; ``"all"`` is a fold.
+        folds: folds to export, by default all trained ones; ``"all"`` is a fold.
         checkpoints: file names in every fold.
-        name: of the model in a zip file, what users give after ``-tr``; that of the trainer by default.
-        keep_trainer: write a model of its trainer even if it could be one of stock nnU-Net.
+        name: name of the model in a zip file, which users give after ``-tr``; by default the trainer's name.
+        keep_trainer: write a model of its trainer even if stock nnU-Net could predict with it.
         safetensors: write the weights as safetensors, and a description of the network as JSON, beside each checkpoint.
         onnx: write the network as ONNX beside each checkpoint; needs the extra ``onnx``.
-        force: replace what an earlier export wrote.
+        force: replace an earlier export.
 
     Raises:
-        InputError: anything that does not exist or does not fit; the logits differ. Nothing is written then.
+        InputError: something does not exist or does not fit, or the logits differ. Nothing is written then.
     """
     model = Model.from_folder(folder)
     files = model.checkpoints(folds, checkpoints)
@@ -181,7 +181,7 @@ def _target(out: Path, source: Path, force: bool) -> Path:
     """The absolute path to write.
 
     Raises:
-        InputError: it must not be written.
+        InputError: the path may not be written.
     """
     target = out.absolute()
     if not target.parent.is_dir():
@@ -238,7 +238,7 @@ def _write_descriptions(exported: Model, record: Mapping[str, Any], name: str) -
 
 
 def _copy_postprocessing(source: Path, root: Path, files: Sequence[Path]) -> None:
-    """Copy the postprocessing that nnU-Net found for exactly these folds; not the metrics, which name cases."""
+    """Copy the postprocessing that nnU-Net found for exactly these folds, but not the metrics, which name cases."""
     folds = sorted({file.parent.name.removeprefix("fold_") for file in files})
     place = Path(f"crossval_results_folds_{'_'.join(folds)}", "postprocessing.pkl")
     if (source / place).is_file():
@@ -254,10 +254,10 @@ def _write_checkpoint(
     trainer: type[nnUNetTrainer],
     written_with: type[nnUNetTrainer],
 ) -> nn.Module:
-    """Write one checkpoint and what goes with it, read it again, compare; returns the exported network.
+    """Write one checkpoint and its thresholds, read it again, compare logits, and return the exported network.
 
     Raises:
-        InputError: it is of another training than the first, or the logits differ.
+        InputError: it belongs to another trainer or configuration than the first one, or the logits differ.
     """
     configuration = record["configuration"]
     checkpoint = read_model_checkpoint(file)

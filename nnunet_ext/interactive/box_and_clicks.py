@@ -1,20 +1,24 @@
 """Prompts of a public protocol: a box for every structure, then rounds of one click per structure.
 
 The protocol is that of the challenge *CVPR 2025: Foundation Models for Interactive 3D Biomedical Image Segmentation*,
-as its published evaluation (``CVPR25_iter_eval.py`` and ``get_boxes.py``) has it, so that numbers stand beside
-published ones:
+as in its published evaluation (``CVPR25_iter_eval.py`` and ``get_boxes.py``), so that numbers compare with published
+ones:
 
-* *Box*: of the slice in which the median voxel of the structure lies, in the order of the array, enlarged on every side
-  by 0 to 5 pixels in 256.
-* *Click*: of all voxels that are the structure in exactly one of prediction and reference, the largest region (26
-  neighbours); in it the voxel farthest from the outside, counted in voxels, not mm; one of several by a fixed choice.
+* *Box*: around the structure in the slice of its median voxel, in the order of the array, enlarged on every side by 0
+  to 5 pixels in 256.
+* *Click*: in the largest region (26 neighbours) of voxels that belong to the structure in only one of prediction and
+  reference, on the voxel farthest from the outside, counted in voxels, not mm; among several by a fixed choice.
 * *Areas* under DSC and NSD are over the five clicks, without the box, by trapezoids: 4 is perfect. NSD has a tolerance
-  of 2 mm, and counts as 0 where DSC is not above 0.2. Means are over the structures that the reference holds.
+  of 2 mm, and counts as 0 if DSC is not above 0.2. Means are over the structures that the reference holds.
 
-What is ours: the challenge also says in which slices a structure begins and ends, which no prompt of a session can say;
-how much a box is enlarged depends on the name of the case alone; where a structure is predicted instead of another one,
-the click there says which one is right, where the challenge says "not this one", because a session knows no such click;
-what an ignore label hides is nowhere wrong; and a volume of one slice has the NSD of a 2D image.
+Our deviations:
+
+* The challenge also tells in which slices a structure begins and ends; no prompt of a session can tell that.
+* The enlargement of a box depends only on the name of the case.
+* If a structure is predicted instead of another one, our click names the right one. The challenge clicks "not this
+  one", and a session has no such click.
+* Voxels with the ignore label are never wrong.
+* A volume of one slice has the NSD of a 2D image.
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ from nnunet_ext.interactive.click_effects import Click
 from nnunet_ext.interactive.drawing import Box
 
 CLICKS = 5
-"""Rounds of clicks after the box."""
+"""Number of rounds of clicks after the box."""
 
 NSD_TOLERANCE_MM = 2.0
 
@@ -40,7 +44,7 @@ LEAST_DSC = 0.2
 """Up to this DSC, NSD counts as 0."""
 
 CASUAL, REFERENCE_SIZE = 5, 256
-"""A box is enlarged on every side by at most so many pixels, in a slice of that size."""
+"""Largest enlargement of a box on every side in pixels, and the size of the slice that it refers to."""
 
 CHOICE = 42
 """Seed of the choice among voxels that are equally far from the outside."""
@@ -52,8 +56,8 @@ def boxes(reference: NDArray, values: Iterable[int], slice_axis: int, case: str)
     Args:
         reference: label map, ``(z, y, x)``.
         values: labels of the structures.
-        slice_axis: across which slices lie.
-        case: its name, from which follows how much the boxes are enlarged.
+        slice_axis: axis across the slices.
+        case: name of the case, which decides how much the boxes are enlarged.
     """
     random = np.random.default_rng(crc32(case.encode()))
     found = {}
@@ -67,7 +71,7 @@ def boxes(reference: NDArray, values: Iterable[int], slice_axis: int, case: str)
 
 
 def _box(places: NDArray[np.int64], size: NDArray[np.int64], slice_axis: int, casual: int) -> Box:
-    """Box of voxels ``(P, 3)``, slice, row and column, in the slice of the median one."""
+    """Box of voxels ``(P, 3)``, given as slice, row and column, in the slice of the median voxel."""
     middle = int(places[len(places) // 2, 0])
     here = places[places[:, 0] == middle, 1:]
     margin = casual * size // REFERENCE_SIZE
@@ -78,12 +82,12 @@ def _box(places: NDArray[np.int64], size: NDArray[np.int64], slice_axis: int, ca
 
 
 def round_of_clicks(prediction: NDArray, reference: NDArray, labels: ScoredLabels) -> dict[str, Click]:
-    """Return one click for every structure that the reference holds and that is somewhere wrong, by name.
+    """Return one click by name for every structure of the reference that is not perfect.
 
     Args:
         prediction: label map, ``(z, y, x)``.
         reference: label map of the same shape.
-        labels: the structures, and the label of the reference that is nowhere wrong.
+        labels: the structures, and the ignore label of the reference, whose voxels are never wrong.
     """
     counts = np.ones(reference.shape, bool) if labels.ignore is None else reference != labels.ignore
     found = {}
@@ -97,19 +101,19 @@ def round_of_clicks(prediction: NDArray, reference: NDArray, labels: ScoredLabel
 
 
 def largest_centre(wrong: NDArray[np.bool_]) -> tuple[tuple[int, int, int], int] | None:
-    """Return the centre of the largest region of a 3D mask, and the number of its voxels; None if it is empty."""
+    """Return the centre of the largest region of a 3D mask, and its number of voxels; None if the mask is empty."""
     regions, number = label(wrong, np.ones((3, 3, 3)))
     if not number:
         return None
     sizes = np.bincount(regions.ravel())[1:]
     largest = int(sizes.argmax())
     box = find_objects(regions)[largest]
-    depth = distance_transform_edt(np.pad(regions[box] == largest + 1, 1))  # beyond the image is outside
+    depth = distance_transform_edt(np.pad(regions[box] == largest + 1, 1))  # beyond the image counts as outside
     deepest = np.argwhere(depth == depth.max()) - 1
     z, y, x = deepest[np.random.RandomState(CHOICE).choice(len(deepest))] + [part.start for part in box]
     return (int(z), int(y), int(x)), int(sizes[largest])
 
 
 def area_under(scores: Sequence[float]) -> float:
-    """Return the area under scores after 1, 2, … clicks, by trapezoids: of five scores 4 at most."""
+    """Return the area under scores after 1, 2, … clicks, by trapezoids; at most 4 for five scores."""
     return float(trapezoid(scores))

@@ -1,4 +1,4 @@
-"""Cases of a folder for simulated users: a session with a model, and images with their references, one by one."""
+"""Cases of a folder for simulated users: a session with a model, and images with their references."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class ClickCases:
     """A session, and the cases that go through it.
 
     Attributes:
-        session: with the model.
-        labels: that are scored.
+        session: session with the model.
+        labels: labels to score.
         files: channels and reference of every case.
-        reader: of these files.
+        reader: reader of these files.
     """
 
     session: S2VSession
@@ -51,14 +51,14 @@ class ClickCases:
         """Open a model and find the files of the cases.
 
         Args:
-            images: folder, files as for nnU-Net.
+            images: folder of images, named as for nnU-Net.
             references: folder of their label maps.
             model: folder with ``plans.json`` and ``fold_…``.
-            cases: only these; by default all that have a reference.
+            cases: cases to use; by default all with a reference.
             fold: see :meth:`S2VSession.initialize_from_trained_model_folder`.
             checkpoint: file name in the folder of the fold.
             device: ``cuda``, ``cpu`` or ``mps``; by default a GPU if there is one.
-            options: of the session.
+            options: options of the session.
 
         Raises:
             InputError: the model, a file or a case is missing, or does not fit.
@@ -72,14 +72,14 @@ class ClickCases:
 
     @property
     def threads(self) -> int:
-        """Number of threads of PyTorch."""
+        """Number of PyTorch's threads."""
         return self.session.threads or torch.get_num_threads()
 
     def each(self, propagation: Sequence[bool]) -> Iterator[tuple[str, bool, Volume]]:
-        """Yield name, way and reference of every case, whose image is then in the session, once for every way.
+        """Put the image of every case into the session, once per way, and yield its name, the way and its reference.
 
         Args:
-            propagation: True, False for prompts that change their slice only, or both.
+            propagation: the ways: True, False for prompts that change only their slice, or both.
 
         Raises:
             InputError: a file cannot be read, or an image and its reference do not fit.
@@ -93,20 +93,20 @@ class ClickCases:
                 yield name, way, truth
 
     def peak_mib(self) -> tuple[float | None, float | None]:
-        """Peak memory of the process so far, and of the GPU; None where that cannot be measured."""
+        """Peak memory in MiB of the process so far, and of the GPU; None if it cannot be measured."""
         device = self.session.device
         on_gpu = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
         return peak_host_mib(), on_gpu
 
 
 def scored(session: S2VSession, truth: Volume, labels: ScoredLabels, nsd_tolerance_mm: float) -> dict[str, CaseMetrics]:
-    """Metrics of what is in a session now, by label.
+    """Metrics of a session's present label map, by label.
 
     Args:
-        session: with an image.
-        truth: its reference.
-        labels: that are scored.
-        nsd_tolerance_mm: of NSD.
+        session: session with an image.
+        truth: reference of the image.
+        labels: labels to score.
+        nsd_tolerance_mm: tolerance of the NSD.
     """
     return label_metrics(
         session.target_buffer.reshape(truth.array.shape),
@@ -119,12 +119,12 @@ def scored(session: S2VSession, truth: Volume, labels: ScoredLabels, nsd_toleran
 
 
 def way_name(propagation: bool) -> str:
-    """Whether prompts propagate, as reports say it."""
+    """The word for propagation in reports: ``on`` or ``off``."""
     return "on" if propagation else "off"
 
 
 def rounded(value: float) -> float | None:
-    """A number for JSON, which has no NaN: None instead."""
+    """A rounded number for JSON; NaN becomes None."""
     return None if math.isnan(value) else round(value, 4)
 
 

@@ -1,7 +1,7 @@
 """Effects of the clicks of a simulated user: are they obeyed, and do they fix more than they break?
 
-A click is *obeyed* if the clicked voxel has its label afterwards, and *harmful* if it breaks more voxels than it fixes.
-Dice after ten clicks shows neither: it can rise while every third click does harm.
+A click is *obeyed* if the clicked voxel has the click's label afterwards, and *harmful* if it breaks more voxels than
+it fixes. Dice after ten clicks shows neither: it can rise while every third click does harm.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 
 class Click(NamedTuple):
-    """Click of a simulated user: a voxel ``(z, y, x)``, the value of its label, and the pixels of the wrong region."""
+    """Click of a simulated user: a voxel ``(z, y, x)``, the value of its label, and the size of the wrong region."""
 
     voxel: tuple[int, int, int]
     label: int
@@ -22,15 +22,15 @@ class Click(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """Effect of a click, against the reference; voxels to ignore count nowhere.
+    """Effect of a click, judged by the reference; ignored voxels do not count.
 
     Attributes:
-        obeyed: the clicked voxel has the label of the click.
-        kept: number of earlier clicks that are still obeyed, except those with a later one at their voxel.
-        earlier: number of those clicks.
-        fixed: voxels that were wrong and are right.
-        broken: voxels that were right and are wrong.
-        slices: on which anything changed.
+        obeyed: whether the clicked voxel has the label of the click.
+        kept: number of earlier clicks that are still obeyed, without those that a later click at their voxel replaces.
+        earlier: number of all these earlier clicks.
+        fixed: number of voxels that were wrong and are right now.
+        broken: number of voxels that were right and are wrong now.
+        slices: number of slices that changed.
     """
 
     obeyed: bool
@@ -42,7 +42,7 @@ class Effect(NamedTuple):
 
     @property
     def harmful(self) -> bool:
-        """Whether it broke more than it fixed."""
+        """Whether the click broke more voxels than it fixed."""
         return self.broken > self.fixed
 
 
@@ -57,12 +57,12 @@ def effect_of(
     """Return the effect of the last click.
 
     Args:
-        before: label map, ``(z, y, x)``.
-        after: label map.
-        reference: label map.
-        clicks: the last one, and those before.
-        slice_axis: across which slices lie.
-        ignore: label of the reference that counts nowhere.
+        before: label map before the click, ``(z, y, x)``.
+        after: label map after the click.
+        reference: label map of the reference.
+        clicks: all clicks so far, the last one at the end.
+        slice_axis: axis across the slices.
+        ignore: ignore label of the reference.
     """
     *earlier, last = clicks
     others = {click.voxel: click.label for click in earlier}
@@ -81,7 +81,7 @@ def effect_of(
 
 
 def effects_of(effects: Sequence[Effect]) -> dict[str, Any]:
-    """Return the effects of all clicks together; percentages are None if there is nothing to count."""
+    """Return statistics of the effects of all clicks; percentages are None if there is nothing to count."""
     number, earlier = len(effects), sum(effect.earlier for effect in effects)
 
     def percent(part: int, whole: int) -> float | None:

@@ -8,18 +8,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Okabe and Ito's, by label; the mean is black."""
+"""Colours of labels, by Okabe and Ito; the mean is black."""
 
 
 def clicks_figure(panels: Mapping[str, Mapping[tuple[str, str], Sequence[float]]], across: str = "clicks") -> Figure:
-    """Metrics over the number of clicks; solid with propagation, dashed without.
+    """Draw metrics over the number of clicks; solid lines with propagation, dashed lines without.
 
     Args:
-        panels: by title, curves by name of the label (or ``"mean"``) and ``"on"`` or ``"off"``.
-        across: what is counted along the horizontal axis.
+        panels: for each title, curves by name of the label (or ``"mean"``) and ``"on"`` or ``"off"``.
+        across: label of the horizontal axis.
     """
     figure = Figure(figsize=(4.4 * len(panels) + 1.6, 3.4), layout="constrained")
-    FigureCanvasAgg(figure)  # draws without a screen and leaves the user's matplotlib backend alone
+    FigureCanvasAgg(figure)  # needs no screen and leaves the user's matplotlib backend alone
     row = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, curves) in zip(row, panels.items(), strict=True):
         names = list(dict.fromkeys(name for name, _ in curves if name != "mean"))

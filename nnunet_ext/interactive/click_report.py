@@ -1,4 +1,4 @@
-"""Results of a simulated user in every case: what all protocols share, in print, in files and in the figure."""
+"""Results of a simulated user in all cases: the parts of text, files and figure that all protocols share."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from nnunet_ext.version import __version__
 
 
 class ClickedCase(Protocol):
-    """A case that went through a session in one way."""
+    """The results of one case, with propagation or without."""
 
     @property
     def case(self) -> str:
-        """Its name."""
+        """Name of the case."""
 
     @property
     def propagation(self) -> bool:
@@ -31,15 +31,15 @@ Case = TypeVar("Case", bound=ClickedCase)
 
 
 class ClickReport(ABC, Generic[Case]):
-    """All cases, with propagation and without.
+    """Results of all cases, with propagation and without.
 
     Attributes:
-        labels: that are scored.
-        device: on which it ran.
-        threads: of PyTorch.
-        cases: so far.
-        peak_mib: of the process, after the last of them; None where that cannot be measured.
-        peak_gpu_mib: allocated.
+        labels: the scored labels.
+        device: device of the session.
+        threads: number of PyTorch's threads.
+        cases: results so far.
+        peak_mib: peak memory of the process after the last case; None if it cannot be measured.
+        peak_gpu_mib: peak of the memory allocated on the GPU.
     """
 
     across = "clicks"
@@ -59,15 +59,15 @@ class ClickReport(ABC, Generic[Case]):
 
     @property
     def number_of_cases(self) -> int:
-        """Number of cases, whichever way they went."""
+        """Number of cases; a case evaluated in both ways counts once."""
         return len({case.case for case in self.cases})
 
     def of(self, way: bool) -> list[Case]:
-        """The cases that went this way."""
+        """The results of one way."""
         return [case for case in self.cases if case.propagation == way]
 
     def summary(self) -> dict[str, Any]:
-        """Everything but the clicks."""
+        """Content of ``clicks.json``: settings and means, without the single clicks."""
         return {
             "nnunet_ext": __version__,
             **self.protocol(),
@@ -81,11 +81,11 @@ class ClickReport(ABC, Generic[Case]):
 
     @abstractmethod
     def protocol(self) -> dict[str, Any]:
-        """How was clicked and scored."""
+        """Settings of the clicks and of the scores."""
 
     @abstractmethod
     def means(self, way: bool) -> dict[str, Any]:
-        """The results of one way."""
+        """The means of one way."""
 
     @abstractmethod
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -100,12 +100,12 @@ class ClickReport(ABC, Generic[Case]):
         """Curves of the figure, as :func:`clicks_figure` takes them."""
 
     def report(self) -> str:
-        """The means, as text."""
+        """The text to print: the means, and the peak memory."""
         memory = [] if self.peak_mib is None else [f"peak memory of the process: {self.peak_mib:.0f} MiB"]
         return "\n".join([*self.lines(), *memory])
 
     def write(self, folder: str | Path) -> None:
-        """``clicks.csv``, ``clicks.json`` and ``clicks.png``."""
+        """Write ``clicks.csv``, ``clicks.json`` and ``clicks.png``."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         rows = list(self.rows())
@@ -117,7 +117,7 @@ class ClickReport(ABC, Generic[Case]):
 
 
 def click_cells(click: Click | None) -> dict[str, Any]:
-    """Cells of a click in a row; empty if there was none."""
+    """Cells of a row about its click; empty if there was none."""
     return {
         "clicked_label": click.label if click else "",
         "clicked_z_y_x": " ".join(map(str, click.voxel)) if click else "",

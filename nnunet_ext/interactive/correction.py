@@ -1,6 +1,6 @@
-"""Corrects one image: from marks to a label map.
+"""Correction of one image: turns marks and strokes into a label map.
 
-States are never changed, so undo is an earlier state, and a cancelled prediction leaves no trace.
+States are immutable, so undo is an earlier state, and a cancelled prediction leaves no trace.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from nnunet_ext.s2vnet.network import S2VNet
 from nnunet_ext.s2vnet.prompts import Prompts
 
 Progress = Callable[[int, int], None]
-"""Receives how many slices were segmented, and how many there will be at most. An exception from it cancels the call,
-and the session does not change."""
+"""Callback that gets the number of segmented slices, and the largest possible number. If it raises an exception, the
+call is cancelled and the session does not change."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,15 +35,15 @@ class State:
     """Everything that a prompt can change.
 
     Attributes:
-        marks: that count.
-        seen: those that the result knows.
+        marks: the marks that count.
+        seen: the marks that the label map takes into account.
         round: number of predictions.
         waiting: strokes that are not in the label map yet.
-        tiles: None before the first prediction.
-        sheets: the label map, by slice of the image; None: background.
-        start: the sheets before any prompt; None as long as there is no label map.
-        locked: values of labels that only a prompt of theirs could change, which is refused.
-        accepted: indices of slices on which nothing changes.
+        tiles: states of the tiles; None before the first prediction.
+        sheets: the label map, by slice of the image; None means all background.
+        start: the sheets before any prompt; None if there is no label map yet.
+        locked: values of the locked labels, whose voxels do not change.
+        accepted: indices of the accepted slices, on which nothing changes.
     """
 
     marks: tuple[Mark, ...] = ()
@@ -57,11 +57,11 @@ class State:
     accepted: frozenset[int] = frozenset()
 
     def with_drawn(self, marks: Sequence[Mark], stroke: Stroke) -> State:
-        """State after a prompt that is not predicted yet: its marks for the network, and the voxels that it decides."""
+        """The state after a prompt, before its prediction: with its marks, and with its stroke waiting."""
         return replace(self, marks=with_newer(self.marks, marks), waiting=(*self.waiting, stroke))
 
     def protecting(self, before: State) -> State:
-        """The state with the locks of another one, whose protected voxels are as they were."""
+        """The state with the locks of the state ``before``, and with the protected voxels as they are there."""
         locked, accepted = before.locked, before.accepted
         if before.sheets is None or self.sheets is None or not (locked or accepted):
             return replace(self, locked=locked, accepted=accepted)
@@ -77,11 +77,11 @@ class Correction:
 
     Args:
         case: the image.
-        network: in evaluation, on its device.
+        network: network in evaluation mode, on its device.
         propagates: see :class:`nnunet_ext.interactive.propagation.Propagation`.
         early_stop: see there.
-        cache_bytes: for features.
-        threads: of PyTorch during predictions; None: as it is.
+        cache_bytes: size of the cache of features.
+        threads: number of PyTorch's threads during predictions; None leaves it as it is.
     """
 
     def __init__(
@@ -108,12 +108,12 @@ class Correction:
         return tuple(self.case.shape[axis] for axis in self.case.grid.transpose)
 
     def automatic(self, progress: Progress | None = None) -> State:
-        """The state without marks; computed once."""
+        """The state without marks; it is computed only once."""
         tiles, sheets = self._start(progress)
         return State(tiles=tiles, sheets=sheets, start=sheets)
 
     def predicted(self, state: State, progress: Progress | None = None) -> State:
-        """The state after a prediction with its marks and strokes; the same state if there was nothing to do."""
+        """The state after a prediction with its marks and strokes; the same state if there is nothing to predict."""
         if state.marks == state.seen and not state.waiting and state.tiles is not None:
             return state
         tiles, answers = self._heard(state, progress)
@@ -136,14 +136,14 @@ class Correction:
         )
 
     def painted(self, state: State, stroke: Stroke, progress: Progress | None = None) -> State:
-        """The state after a stroke that does not reach the network; it starts from the automatic result."""
+        """The state after a stroke that the network does not see; without a label map it starts from the automatic."""
         if state.sheets is None or state.start is None:
             tiles, automatic = self._start(progress)
             state = replace(state, tiles=tiles, sheets=automatic, start=automatic)
         sheets = list(state.sheets or ())
         for index in stroke.slices:
             sheets[index] = stroke.on(index, sheets[index])
-        # what waits is drawn later, although it was drawn earlier
+        # waiting strokes enter the label map later, so draw this one again after them
         waiting = (*state.waiting, stroke) if state.waiting else ()
         return replace(state, sheets=tuple(sheets), waiting=waiting)
 
@@ -151,10 +151,10 @@ class Correction:
         """A state that starts from a segmentation: each label of each slice is a mark.
 
         Args:
-            labels: like the image.
-            values: of the labels, by their index.
-            keep: show it unchanged, not after the network.
-            progress: see there.
+            labels: label map with the shape of the image.
+            values: value of each label, by its index.
+            keep: show the segmentation unchanged, not the network's answer to it.
+            progress: see :data:`Progress`.
         """
         labels = labels.astype(self.case.label_type)
         within = self.case.cropped_view(labels)
@@ -173,22 +173,22 @@ class Correction:
         return replace(state, sheets=sheets, start=sheets)
 
     def origins(self, state: State) -> NDArray[np.uint8]:
-        """Values of :class:`Origin`, like the image."""
+        """Values of :class:`Origin`, an array with the shape of the image."""
         if state.sheets is None:
             return np.zeros(self.case.shape, np.uint8)
         found = np.stack([sheet.origin.unpacked() for sheet in state.sheets])
         return np.ascontiguousarray(found.transpose(np.argsort(self.case.grid.transpose)))
 
     def write(self, before: State, after: State, buffer: NDArray) -> Box | None:
-        """Bring a buffer from the label map of one state to that of another.
+        """Update a buffer from the label map of one state to that of another.
 
         Args:
-            before: state that the buffer holds.
-            after: state that it shall hold.
-            buffer: like the image; nothing is written where the states agree.
+            before: state whose label map the buffer holds.
+            after: state whose label map it should hold.
+            buffer: array with the shape of the image; slices on which the states agree are not written.
 
         Returns:
-            Where they differ; None if nowhere.
+            Box of the differences; None if there are none.
         """
         view = buffer.transpose(self.case.grid.transpose)
         boxes = []
@@ -225,7 +225,7 @@ class Correction:
     def _heard(
         self, state: State, progress: Progress | None
     ) -> tuple[tuple[TileState, ...], dict[int, NDArray[np.unsignedinteger]]]:
-        """Return what the network knows after the marks of a state, and its answer on the slices that they reached."""
+        """The states of all tiles after the marks of a state, and the network's answers on the reached slices."""
         start, _ = self._start(progress)
         after: list[TileState] = []
         reached: set[int] = set()
@@ -243,16 +243,16 @@ class Correction:
 
     @staticmethod
     def _asked(state: State) -> set[int]:
-        """The labels that the new strokes of a state ask for; around a box is background."""
+        """The labels of the waiting strokes, and background if one of them is a box."""
         return {stroke.label for stroke in state.waiting} | {0 for stroke in state.waiting if len(stroke.around)}
 
     @property
     def _first(self) -> int:
-        """The slice of the image that is the first one within the crop."""
+        """Index in the image of the first slice of the crop."""
         return self.case.grid.start[0]
 
     def _in_tile(self, marks: Sequence[Mark], tile: int) -> dict[int, tuple[Mark, ...]]:
-        """The marks that a tile sees, by slice."""
+        """The marks that touch a tile, by slice."""
         found: dict[int, tuple[Mark, ...]] = {}
         for mark in marks:
             if touches(mark, *self.engine.tiles[tile]):
@@ -261,11 +261,11 @@ class Correction:
 
     def _prompts(self, tile: int, marks: Mapping[int, tuple[Mark, ...]]) -> Callable[[int], Prompts]:
         network, (rows, columns) = self.engine.network, self.engine.tiles[tile]
-        oldest, decay = network.options.rounds - 1, network.options.click_decay  # older ones were in no training
+        oldest, decay = network.options.rounds - 1, network.options.click_decay  # training had no older marks
         return lambda index: prompts_in(marks.get(index, ()), rows, columns, oldest, decay, self.engine.device)
 
     def _answer(self, tiles: Sequence[TileState], index: int) -> NDArray[np.unsignedinteger]:
-        """The network's labels of one slice of the crop, ``(H, W)`` of the image, from all tiles."""
+        """The network's labels on one slice of the crop, from all tiles, ``(H, W)`` of the image."""
         logits = ([self.engine.logits(tile, known, index).cpu()] for tile, known in enumerate(tiles))
         found = np.zeros(self.shape[1:], self.case.label_type)
         (_, row, column), (_, height, width) = self.case.grid.start, self.case.grid.cropped
@@ -274,7 +274,7 @@ class Correction:
 
     @contextmanager
     def _computing(self, progress: Progress | None) -> Iterator[Callable[[int], None]]:
-        """Context for predictions: the requested number of threads, no gradients, reproducible bits."""
+        """Context for predictions: with the requested number of threads, no gradients, and bit-for-bit repeatable."""
         at_most = 2 * sum(sum(there) for there in self.engine.there)
         done = 0
 

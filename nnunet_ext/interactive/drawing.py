@@ -1,4 +1,4 @@
-"""Points, masks, lassos and boxes as voxels of the image, checked before anything else happens."""
+"""Points, masks, lassos and boxes as voxels of the image, with checks."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Box = list[list[int]]
 
 
 def as_array(given: ArrayLike | Tensor) -> NDArray:
-    """An array that shares memory with the argument, if possible."""
+    """The argument as an array, which shares its memory if possible."""
     return given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
 
 
 def point_voxels(coordinates: Sequence[float], shape: Shape) -> NDArray[np.float64]:
-    """``(1, 3)``: a point in an image.
+    """A point in an image as voxels, ``(1, 3)``.
 
     Raises:
-        InputError: it is no point, or outside.
+        InputError: the coordinates are no point, or lie outside the image.
     """
     try:
         point = np.asarray(coordinates, float).reshape(3)
@@ -40,14 +40,14 @@ def point_voxels(coordinates: Sequence[float], shape: Shape) -> NDArray[np.float
 
 
 def checked_box(box: Sequence[Sequence[int]], shape: Shape) -> Box:
-    """A box in an image.
+    """The box, checked against an image.
 
     Raises:
-        InputError: it is no box, empty, or not inside.
+        InputError: it is no box, is empty, or is not inside the image.
     """
     try:
         array = np.asarray(box)
-        with np.errstate(invalid="ignore"):  # a number that no integer holds becomes another one
+        with np.errstate(invalid="ignore"):  # a number too large for an integer becomes another one
             whole = array.astype(int)
         if array.shape != (3, 2) or not (whole == array).all():
             raise ValueError
@@ -64,7 +64,7 @@ def checked_box(box: Sequence[Sequence[int]], shape: Shape) -> Box:
 
 
 def box_voxels(box: Sequence[Sequence[int]], shape: Shape) -> NDArray[np.int64]:
-    """``(P, 3)``: the voxels of a box.
+    """The voxels of a box, ``(P, 3)``.
 
     Raises:
         InputError: see :func:`checked_box`.
@@ -76,13 +76,13 @@ def box_voxels(box: Sequence[Sequence[int]], shape: Shape) -> NDArray[np.int64]:
 def mask_voxels(
     mask: ArrayLike | Tensor, shape: Shape, box: Sequence[Sequence[int]] | None = None, what: str = "scribble"
 ) -> NDArray[np.int64]:
-    """``(P, 3)``: the voxels of a mask, at least one.
+    """The voxels of a mask, ``(P, 3)``, at least one.
 
     Args:
-        mask: everything but 0 belongs to it.
-        shape: of the image.
-        box: where in the image the mask is; None: it is like the image.
-        what: the mask is, for messages.
+        mask: mask; all nonzero values belong to it.
+        shape: shape of the image.
+        box: place of the mask in the image; None: it covers the image.
+        what: name of the mask in messages.
 
     Raises:
         InputError: the mask is empty or has another shape.
@@ -103,7 +103,7 @@ def filled(voxels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Voxels ``(P, 3)`` of a lasso in one plane, with its inside.
 
     Raises:
-        InputError: the lasso is in no plane.
+        InputError: the lasso does not lie in one plane.
     """
     low = voxels.min(0)
     shape = voxels.max(0) - low + 1
@@ -120,17 +120,17 @@ def filled(voxels: NDArray[np.int64]) -> NDArray[np.int64]:
 def widened(
     voxels: NDArray[np.int64], width: float, across: int, spacing_mm: Sequence[float], shape: Shape
 ) -> NDArray[np.int64]:
-    """``(P, 3)``: the voxels of a line in one plane, drawn with a round pen.
+    """The voxels of a line in one plane, drawn with a round pen, ``(P, 3)``.
 
     Args:
-        voxels: ``(P, 3)``, of the line.
-        width: of the pen, in voxels of the finer axis of the plane; 1: the line alone.
-        across: axis across which the plane lies.
-        spacing_mm: of the three axes.
-        shape: of the image, beyond which nothing is drawn.
+        voxels: voxels of the line, ``(P, 3)``.
+        width: width of the pen, in voxels of the finer axis of the plane; 1 draws the line alone.
+        across: axis across the plane.
+        spacing_mm: spacing of the three axes.
+        shape: shape of the image; nothing is drawn beyond it.
 
     Raises:
-        InputError: the line is not in one plane across that axis.
+        InputError: the line does not lie in one plane across that axis.
     """
     if (voxels[:, across] != voxels[0, across]).any():
         raise InputError(f"The line crosses planes across {'zyx'[across]}; draw with a width in one of them.")

@@ -1,7 +1,7 @@
 """``nnunet-ext s2v evaluate-clicks --protocol cvpr2025``: the areas and final numbers of a challenge's protocol.
 
-What is drawn, and how areas are computed, is in ``box_and_clicks``. The session begins with its automatic result, to
-which all boxes are given at once; each of five rounds then gives all its clicks at once.
+``box_and_clicks`` makes the prompts and computes the areas. The session begins with its automatic result and gets all
+boxes at once; then in each of five rounds it gets all clicks at once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from nnunet_ext.interactive.click_report import ClickReport, click_cells
 from nnunet_ext.interactive.session import S2VSession
 
 NUMBERS = {"dsc_auc": "DSC-AUC", "nsd_auc": "NSD-AUC", "dsc_final": "final DSC", "nsd_final": "final NSD"}
-"""The numbers of a case, and what they are called in print."""
+"""Names of a case's numbers in print."""
 
 RULE = (
     f"NSD at {NSD_TOLERANCE_MM:g} mm, 0 where the mean DSC of a case is not above {LEAST_DSC:g}; means over the "
@@ -43,9 +43,9 @@ class Round:
     """One case after its boxes, or after one more click per structure.
 
     Attributes:
-        metrics: by structure, with NSD at the tolerance of the protocol.
-        clicks: by structure; none after the boxes, or where nothing was wrong.
-        seconds: that the prediction took; 0 where nothing was drawn.
+        metrics: metrics by structure, with NSD at the tolerance of the protocol.
+        clicks: clicks by structure; none after the boxes, and none for a perfect structure.
+        seconds: time of the prediction; 0 if nothing was drawn.
     """
 
     metrics: Mapping[str, CaseMetrics]
@@ -54,12 +54,12 @@ class Round:
 
     @property
     def dsc(self) -> float:
-        """Mean over the structures of the reference; NaN if it holds none."""
+        """Mean DSC over the structures of the reference; NaN if it holds none."""
         return mean(metrics.dice for metrics in self._there())
 
     @property
     def nsd(self) -> float:
-        """Mean over the structures of the reference, or 0 where the DSC is that low; NaN if it holds none."""
+        """Mean NSD over the structures of the reference; 0 if the DSC is too low, NaN if the reference holds none."""
         found = mean(metrics.nsd[NSD_TOLERANCE_MM] for metrics in self._there())
         return 0.0 if self.dsc <= LEAST_DSC else found
 
@@ -72,9 +72,9 @@ class BoxedCase:
     """All rounds of a case.
 
     Attributes:
-        case: its name.
+        case: name of the case.
         propagation: whether prompts propagated.
-        rounds: after the boxes, then after each click.
+        rounds: results after the boxes, then after each click.
     """
 
     case: str
@@ -95,7 +95,7 @@ class BoxedCase:
 
 @dataclass
 class BoxAndClicks(ClickReport[BoxedCase]):
-    """All cases, with propagation and without."""
+    """Results of all cases, with propagation and without."""
 
     across = "clicks per structure, after a box"
 
@@ -107,7 +107,7 @@ class BoxAndClicks(ClickReport[BoxedCase]):
     peak_gpu_mib: float | None = None
 
     def curves(self, way: bool) -> dict[str, dict[str, list[float]]]:
-        """``dsc`` and ``nsd``: means over cases after the boxes and each click, of the mean and of every structure."""
+        """Means over cases after the boxes and after each click, by ``dsc`` or ``nsd``, for ``mean`` and structures."""
         rounds = list(zip(*(case.rounds for case in self.of(way)), strict=True))
         found = {
             name: {"mean": [mean(getattr(one, name) for one in each) for each in rounds]} for name in ("dsc", "nsd")
@@ -119,7 +119,7 @@ class BoxAndClicks(ClickReport[BoxedCase]):
         return found
 
     def protocol(self) -> dict[str, Any]:
-        """How was clicked and scored."""
+        """Settings of the clicks and of the scores."""
         return {"protocol": "cvpr2025", "definitions": [DEFINITIONS["surface"], RULE]}
 
     def means(self, way: bool) -> dict[str, Any]:
@@ -190,12 +190,12 @@ def evaluate_box_and_clicks(
     """Draw boxes and click in all cases of a folder.
 
     Args:
-        images: folder, files as for nnU-Net.
+        images: folder of images, named as for nnU-Net.
         references: folder of their label maps.
         model: folder with ``plans.json`` and ``fold_…``.
-        propagation: True, False for prompts that change their slice only, or both.
-        done: is told a line after every case.
-        options: of :meth:`ClickCases.opened`, such as ``cases`` and ``fold``.
+        propagation: True, False for prompts that change only their slice, or both.
+        done: called with a line after every case.
+        options: options of :meth:`ClickCases.opened`, such as ``cases`` and ``fold``.
 
     Raises:
         InputError: the model, a file or a case is missing, or does not fit.

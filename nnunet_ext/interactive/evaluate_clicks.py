@@ -1,13 +1,13 @@
 """``nnunet-ext s2v evaluate-clicks``: quality of segmentations over the number of clicks of a simulated user.
 
-The user sees the reference and clicks once per round: on the slice and label with the largest connected region that is
-wrong (eight neighbours, in pixels of the image), with the label that it should have, background included, at the pixel
-farthest from the region's border and from earlier clicks. So nothing is random. Clicks go through the session, as those
-of a person do.
+The user sees the reference and clicks once per round, in the largest connected region of one slice (eight neighbours,
+in pixels of the image) that is wrong and belongs to one label. The click has this label, which may be background, and
+is at the pixel farthest from the region's border and from earlier clicks. So nothing is random. Clicks go through the
+session like those of a person.
 
 Protocol: one click at a time over all labels, not one per label. *NoC@85* and *NoC@90* are the numbers of clicks until
-the mean Dice over the labels of a case is that high. Cases that never get there count as the highest number of clicks
-that was tried, and their number is reported. Effects of the clicks themselves are in ``click_effects``.
+the mean Dice over the labels of a case reaches 0.85 and 0.90. Cases that never reach it count with the largest number
+of clicks, and their number is reported. ``click_effects`` counts the effects of the single clicks.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from nnunet_ext.interactive.click_report import ClickReport, click_cells
 from nnunet_ext.interactive.session import S2VSession
 
 SHOWN = (0, 1, 2, 3, 5, 10, 15, 20)
-"""Numbers of clicks in the report, up to the number that was tried."""
+"""Numbers of clicks in the report, up to the largest number."""
 
 TARGETS = (0.85, 0.9)
 
@@ -49,15 +49,15 @@ def next_click(
     ignore: int | None = None,
     earlier: Sequence[Click] = (),
 ) -> Click | None:
-    """Return a click into the largest region that is wrong; None if nothing is.
+    """Return a click into the largest wrong region; None if nothing is wrong.
 
     Args:
         prediction: label map, ``(z, y, x)``.
         reference: label map of the same shape.
-        spacing_mm: of their axes.
-        slice_axis: across which slices lie.
-        ignore: label of the reference that is nowhere wrong.
-        earlier: clicks that were made.
+        spacing_mm: spacing of their axes.
+        slice_axis: axis across the slices.
+        ignore: ignore label of the reference, whose voxels are never wrong.
+        earlier: earlier clicks.
     """
     wrong = prediction != reference
     if ignore is not None:
@@ -67,7 +67,7 @@ def next_click(
     for index in np.flatnonzero(slices.any((1, 2))).tolist():
         values, numbers = np.unique(truth[index][slices[index]], return_counts=True)
         for value, number in zip(values, numbers, strict=True):
-            if number <= best:  # its regions are not larger
+            if number <= best:  # no region of it can be larger
                 continue
             regions, _ = label(slices[index] & (truth[index] == value), np.ones((3, 3)))
             sizes = np.bincount(regions.ravel())[1:]
@@ -90,14 +90,14 @@ def next_click(
 
 @dataclass(frozen=True)
 class Moment:
-    """One case after so many clicks.
+    """One case after a number of clicks.
 
     Attributes:
-        clicks: how many.
-        metrics: by label or region, with NSD at one tolerance.
-        click: the last one.
-        seconds: that its prediction took, or the automatic one.
-        effect: of the last click.
+        clicks: number of clicks.
+        metrics: metrics by label or region, with NSD at one tolerance.
+        click: the last click.
+        seconds: time of its prediction, or of the automatic one.
+        effect: effect of the last click.
     """
 
     clicks: int
@@ -107,24 +107,24 @@ class Moment:
     effect: Effect | None = None
 
     def score(self, metric: Metric, name: str | None = None) -> float:
-        """Score of a label; by default the mean over the labels that count."""
+        """Score of a label; by default the mean over the labels with a value."""
         chosen = self.metrics.values() if name is None else [self.metrics[name]]
         return mean(m.dice if metric == "dice" else next(iter(m.nsd.values())) for m in chosen)
 
     @property
     def dice(self) -> float:
-        """Mean over the labels that count."""
+        """Mean Dice over the labels with a value."""
         return self.score("dice")
 
 
 @dataclass(frozen=True)
 class Clicked:
-    """All moments of a case; if nothing was wrong any more there are fewer than clicks asked for.
+    """All moments of a case; they end early if nothing is wrong any more.
 
     Attributes:
-        case: its name.
+        case: name of the case.
         propagation: whether clicks propagated.
-        moments: from the automatic result on.
+        moments: moments from the automatic result on.
     """
 
     case: str
@@ -132,21 +132,21 @@ class Clicked:
     moments: tuple[Moment, ...]
 
     def at(self, clicks: int) -> Moment:
-        """Moment after so many clicks; the last one if no more were needed."""
+        """Moment after this number of clicks; the last one if fewer were needed."""
         return self.moments[min(clicks, len(self.moments) - 1)]
 
     def clicks_to(self, dice: float) -> int | None:
-        """Number of clicks until the mean Dice is that high; None if it never is."""
+        """Number of clicks until the mean Dice reaches ``dice``; None if it never does."""
         return next((moment.clicks for moment in self.moments if moment.dice >= dice), None)
 
 
 @dataclass
 class ClickEvaluation(ClickReport[Clicked]):
-    """All cases, with propagation and without.
+    """Results of all cases, with propagation and without.
 
     Attributes:
-        tolerance_mm: of NSD.
-        most: clicks at most.
+        tolerance_mm: tolerance of the NSD.
+        most: largest number of clicks.
     """
 
     labels: ScoredLabels
@@ -164,17 +164,17 @@ class ClickEvaluation(ClickReport[Clicked]):
         return sorted({n for n in SHOWN if n <= self.most} | {self.most})
 
     def curve(self, propagation: bool, metric: Metric, name: str | None = None) -> list[float]:
-        """Mean over cases after 0, 1, … clicks, with propagation or without; ``name`` as for :meth:`Moment.score`."""
+        """Means over cases after 0, 1, … clicks, with propagation or without; ``name`` as in :meth:`Moment.score`."""
         own = self.of(propagation)
         return [mean(case.at(clicks).score(metric, name) for case in own) for clicks in range(self.most + 1)]
 
     def curves(self, propagation: bool, metric: Metric) -> dict[str, list[float]]:
-        """:meth:`curve` by label, after that of their mean."""
+        """The :meth:`curve` of the mean over labels, then of every label."""
         names = [None, *self.labels.values]
         return {name or "mean": self.curve(propagation, metric, name) for name in names}
 
     def protocol(self) -> dict[str, Any]:
-        """How was clicked and scored."""
+        """Settings of the clicks and of the scores."""
         return {
             "clicks": self.most,
             "nsd_tolerance_mm": self.tolerance_mm,
@@ -278,14 +278,14 @@ def evaluate_clicks(
     """Click in all cases of a folder.
 
     Args:
-        images: folder, files as for nnU-Net.
+        images: folder of images, named as for nnU-Net.
         references: folder of their label maps.
         model: folder with ``plans.json`` and ``fold_…``.
-        clicks: per case at most.
-        propagation: True, False for clicks that change their slice only, or both.
-        nsd_tolerance_mm: of NSD.
-        done: is told a line after every case.
-        options: of :meth:`ClickCases.opened`, such as ``cases`` and ``fold``.
+        clicks: largest number of clicks per case.
+        propagation: True, False for clicks that change only their slice, or both.
+        nsd_tolerance_mm: tolerance of the NSD.
+        done: called with a line after every case.
+        options: options of :meth:`ClickCases.opened`, such as ``cases`` and ``fold``.
 
     Raises:
         InputError: the model, a file or a case is missing, or does not fit.

@@ -18,9 +18,9 @@ from nnunet_ext.version import __version__
 
 
 def mask_reader(session: S2VSession, image: Path) -> Any:
-    """A function that reads label maps like an image: file → ``(z, y, x)``.
+    """A function that reads the label map ``(z, y, x)`` in a file, which must lie on the voxels of an image.
 
-    It raises InputError if the file cannot be read, or lies on other voxels.
+    The function raises InputError if the file cannot be read, or lies on other voxels.
     """
     model = session.model
     reader = Reader(model.plans_manager.plans["image_reader_writer"])
@@ -53,21 +53,21 @@ def interact(
 ) -> list[dict[str, Any]]:
     """Segment one image with prompts from a file; the same prompts give the same bytes.
 
-    Prompts that wait at the end are segmented; without any prompt it is the automatic result.
+    Prompts that still wait at the end are predicted. Without prompts the automatic result is written.
 
     Args:
         images: one file per channel.
         model: folder with ``plans.json`` and ``fold_…``.
-        prompts: see :mod:`nnunet_ext.interactive.prompt_list`.
+        prompts: file of prompts, see :mod:`nnunet_ext.interactive.prompt_list`.
         out: file to write, with the geometry of the image.
         fold: see :meth:`S2VSession.initialize_from_trained_model_folder`.
         checkpoint: file name in the folder of the fold.
         device: ``cuda``, ``cpu`` or ``mps``; by default a GPU if there is one.
-        log: JSON file to write, with what every prompt changed.
-        options: of the session.
+        log: JSON file to write, with the changes by every prompt.
+        options: options of the session.
 
     Returns:
-        Of each prompt what it changed: voxels, slices, box, and voxels by label.
+        The changes by each prompt: voxels, slices, box, and voxels by label.
 
     Raises:
         InputError: a file, the model or a prompt is wrong; nothing is written then.
@@ -102,7 +102,7 @@ def interact(
 
 
 def _changes(session: S2VSession, before: NDArray) -> dict[str, Any]:
-    """Return what is different in the label map."""
+    """The changes of the label map since ``before``."""
     after = session.target_buffer
     where = np.argwhere(before != after)
     if not len(where):

@@ -1,13 +1,14 @@
-"""Marks: what a user drew on a slice, and how much of it still counts after newer drawings.
+"""Marks: a user's drawings on slices, and how much they still count after newer drawings.
 
-A click, a scribble, a lasso and a box are the same: a set of pixels with a label and a total weight. Two rules hold for
-a later mark, both *inferred*:
+Clicks, scribbles, lassos and boxes all become sets of pixels with a label and a total weight. Two rules hold for a
+later mark, both *inferred*:
 
-* It *supersedes*: pixels of another label within 3 pixels of it, on the same slice, are forgotten, because a user who
-  clicks again at the same place has changed their mind. A box does not, because it contains more than the object.
+* It *supersedes* older ones: pixels of another label within 3 pixels of it, on the same slice, are forgotten, because a
+  user who clicks again at the same place has changed their mind. A box supersedes nothing, because it contains more
+  than the object.
 * It *weighs more*: older marks on the same slice age by one round, and all older marks of one label together weigh at
-  most half of the newest one; otherwise four old clicks would be as strong as the new one. The age is counted per
-  slice, so that a mark changes only its own slice and what propagates from there. It stops at the largest age of the
+  most half of the newest one; otherwise four old clicks would be as strong as the new one. Age is counted per slice, so
+  that a mark changes only its own slice and the slices that it propagates to. Age stops at the largest age of the
   training, so that no mark vanishes.
 """
 
@@ -24,13 +25,13 @@ from scipy.spatial import cKDTree
 from nnunet_ext.s2vnet.prompts import Prompts
 
 SUPERSEDED_WITHIN = 3.0
-"""Pixels of the network's grid."""
+"""Distance within which a mark supersedes older ones, in pixels of the network's grid."""
 
 OLDER_TOGETHER = 0.5
-"""Share of the newest mark's weight that all older marks of one label on its slice have together at most."""
+"""Largest total weight of all older marks of one label on a slice, as a share of the newest mark's weight."""
 
 MAX_PIXELS = 4096
-"""Most pixels of a mark; larger ones are thinned evenly, which hardly changes the mean of their features."""
+"""Largest number of pixels of a mark. Larger ones are thinned evenly, which hardly changes their mean features."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +39,12 @@ class Mark:
     """Pixels of one slice with a label.
 
     Attributes:
-        slice: index.
+        slice: index of the slice.
         label: index of the label.
         pixels: ``(P, 2)`` float, row and column, in pixels of the preprocessed slice.
-        weight: of all pixels together.
-        round: of interaction, in which it was drawn.
-        supersedes: whether older marks of other labels give way.
+        weight: total weight of all pixels.
+        round: round of interaction in which the mark was drawn.
+        supersedes: whether the mark supersedes older marks of other labels.
     """
 
     slice: int
@@ -57,14 +58,14 @@ class Mark:
 def marks_of(
     pixels: NDArray[np.float64], label: int, weight: float, number: int, supersedes: bool = True
 ) -> tuple[Mark, ...]:
-    """One mark per slice.
+    """Turn pixels into one mark per slice.
 
     Args:
         pixels: ``(P, 3)``, slice, row and column; slices are rounded.
         label: index of the label.
-        weight: of the pixels of each slice together.
-        number: of the round.
-        supersedes: whether older marks of other labels give way.
+        weight: total weight of the pixels of each slice.
+        number: number of the round.
+        supersedes: whether the marks supersede older marks of other labels.
     """
     slices = np.rint(pixels[:, 0]).astype(int)
     found = []
@@ -77,7 +78,7 @@ def marks_of(
 
 
 def with_newer(marks: Sequence[Mark], newer: Sequence[Mark]) -> tuple[Mark, ...]:
-    """The marks that count after ``newer`` ones were drawn: the newer ones, and the rest of the older ones."""
+    """The marks that count after ``newer`` marks were drawn: these, and what they leave of the older ones."""
     kept = []
     winners = [mark for mark in newer if mark.supersedes]
     for old in marks:
@@ -100,15 +101,15 @@ def prompts_in(
     decay: float,
     device: torch.device | str = "cpu",
 ) -> Prompts:
-    """Return the marks of one slice as prompts of the network for a tile of it.
+    """Return the marks of one slice as prompts of the network, for a tile of the slice.
 
     Args:
-        marks: of one slice.
-        rows: of the tile.
-        columns: of the tile.
-        oldest: age at which marks stop to age.
-        decay: of the weight with each round, by which the network multiplies.
-        device: of the result.
+        marks: marks of one slice.
+        rows: rows of the tile.
+        columns: columns of the tile.
+        oldest: age at which marks stop ageing.
+        decay: factor by which the network multiplies weights per round of age.
+        device: device of the result.
 
     Returns:
         Prompts for a batch of one, on slice 0; none if no pixel is in the tile.
@@ -142,7 +143,7 @@ def prompts_in(
 
 
 def touches(mark: Mark, rows: slice, columns: slice) -> bool:
-    """Return whether a mark has a pixel in this tile."""
+    """Whether a mark has a pixel in this tile."""
     return bool(_in_tile(mark, rows, columns).any())
 
 

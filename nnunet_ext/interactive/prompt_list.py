@@ -19,10 +19,11 @@
       ]
     }
 
-Positions are voxels, 0 is the centre of the first one. ``axes`` is ``zyx`` (slice, row, column, the order of the array;
-the default) or ``xyz`` (the index that ITK, NIfTI viewers and 3D Slicer show). A line of a scribble or a brush may have
-a ``width``, in voxels of the finer axis of its plane; ``across`` names the axis across which the plane lies, by default
-that of the slices. Further types, without anything else: ``automatic``, ``predict``, ``undo``, ``redo`` and ``reset``.
+Positions are in voxels; 0 is the centre of the first voxel. ``axes`` is ``zyx`` (slice, row, column, the order of the
+array; the default) or ``xyz`` (the index that ITK, NIfTI viewers and 3D Slicer show). A line of a scribble or a brush
+may have a ``width``, in voxels of the finer axis of its plane; ``across`` names the axis across the plane, by default
+the axis across the slices. Other types have no further keys: ``automatic``, ``predict``, ``undo``, ``redo`` and
+``reset``.
 """
 
 from __future__ import annotations
@@ -45,14 +46,13 @@ from nnunet_ext.interactive.session import S2VSession
 AXES = ("zyx", "xyz")
 
 Number = Annotated[float, Field(ge=-(2**31), le=2**31)]
-"""Number of voxels, of which no image has more along an axis; without NaN, which no range holds."""
+"""A position along an axis, limited to what any image may have. The limits also refuse NaN."""
 
 Position = Annotated[list[Number], Field(min_length=3, max_length=3)]
 Range = Annotated[list[Number], Field(min_length=2, max_length=2)]
 
-
 _ABSENT: Any = None
-"""Default of a key that may be left out. pydantic does not check defaults, so a null that is written is refused."""
+"""Default of an optional key. pydantic does not check defaults, so an explicit null is still refused."""
 
 
 class _Entry(BaseModel):
@@ -129,21 +129,21 @@ KEYS: dict[str, dict[str, str | None]] = {
     for entry in get_args(Entry)
     for kind in get_args(entry.model_fields["type"].annotation)
 }
-"""Keys that a prompt of each type may have, and the expected values."""
+"""Keys that a prompt may have, by its type, with the expected values."""
 
 ReadMask = Callable[[Path], NDArray]
-"""File → label map, ``(z, y, x)``, like the image."""
+"""Function that reads a file as a label map ``(z, y, x)`` with the shape of the image."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """One entry of the list, checked.
+    """One checked entry of the list.
 
     Attributes:
-        content: as it was written.
-        where: file and number, for messages.
-        reversed: positions are x, y, z.
-        mask: of ``file``.
+        content: the entry as it was written.
+        where: file and number of the entry in messages.
+        reversed: whether positions are x, y, z.
+        mask: content of ``file``, if the entry names one.
     """
 
     content: Mapping[str, Any]
@@ -153,17 +153,17 @@ class Prompt:
 
     @property
     def waits(self) -> bool:
-        """Whether it waits for the next prompt, instead of being segmented."""
+        """Whether the prompt waits for the next one before a prediction."""
         return bool(self.content.get("wait"))
 
     def apply(self, session: S2VSession) -> Box | None:
         """Give the prompt to a session.
 
         Returns:
-            Where the label map has changed; None if nowhere.
+            Box of the changes in the label map; None if there are none.
 
         Raises:
-            InputError: it does not fit the image or the model; the session is what it was.
+            InputError: the prompt does not fit the image or the model; the session does not change.
         """
         try:
             return self._apply(session)
@@ -183,7 +183,7 @@ class Prompt:
             return session.undo()
         if kind == "redo":
             return session.redo()
-        if kind in ("reset", "lock", "accept"):  # the label map stays, or is gone
+        if kind in ("reset", "lock", "accept"):  # none of them has a box of changes
             if kind == "reset":
                 session.reset_interactions()
             elif kind == "lock":
@@ -205,7 +205,7 @@ class Prompt:
         return add(mask, *how, interaction_bbox=box, label=label)
 
     def _mask(self, session: S2VSession, closed: bool) -> tuple[NDArray, Box | None]:
-        """Return what is drawn as a mask, and where it is; None: it is like the image."""
+        """The drawing as a mask, and its place in the image; None if the mask covers the image."""
         if self.mask is not None:
             return self.mask, None
         case, content = session.case, self.content
@@ -221,12 +221,12 @@ class Prompt:
         return mask, np.stack((low, low + mask.shape), 1).tolist()
 
     def _positions(self, given: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-        """``(P, 3)``, z, y, x."""
+        """Positions in the order z, y, x, ``(P, 3)``."""
         array = np.asarray(given, float)
         return array[:, ::-1] if self.reversed else array
 
     def _line(self, shape: Sequence[int], closed: bool) -> NDArray[np.int64]:
-        """``(P, 3)``: the voxels of a line through positions, or of the inside of a polygon and its border."""
+        """The voxels of a line through positions, or of a polygon and its inside, ``(P, 3)``."""
         corners = self._positions(self.content["line"])
         if not ((corners >= -0.5) & (corners <= np.asarray(shape) - 0.5)).all():
             raise InputError(f"A position of the line is outside of the image, whose shape is {tuple(shape)}.")
@@ -243,10 +243,10 @@ class Prompt:
 
 
 def read_prompts(file: str | Path, read_mask: ReadMask) -> list[Prompt]:
-    """The prompts of a file; files that they name are beside it.
+    """Read the prompts of a file. Files that they name lie beside it.
 
     Raises:
-        InputError: it cannot be read, or is not as the module's docstring says.
+        InputError: the file cannot be read, or has another format than in the module's docstring.
     """
     path = Path(file)
     try:
@@ -257,12 +257,12 @@ def read_prompts(file: str | Path, read_mask: ReadMask) -> list[Prompt]:
 
 
 def parse_prompts(content: Any, where: str, read_mask: Callable[[str], NDArray]) -> list[Prompt]:
-    """The prompts in the content of a JSON file.
+    """Check the content of a JSON file and return its prompts.
 
     Args:
-        content: of the file.
-        where: its name, for messages.
-        read_mask: file name → label map like the image.
+        content: content of the file.
+        where: name of the file in messages.
+        read_mask: function that reads a file of this name as a label map with the shape of the image.
 
     Raises:
         InputError: see :func:`read_prompts`.
@@ -299,7 +299,7 @@ def _parsed(entry: Any, where: str, is_xyz: bool, read_mask: Callable[[str], NDA
 
 
 def _fault(entry: Any, error: ValidationError) -> str:
-    """Return what pydantic found first, as the end of a sentence."""
+    """The first error of pydantic, as the end of a sentence."""
     place = error.errors(include_url=False)[0]["loc"]
     if not place:
         kind = entry.get("type") if isinstance(entry, Mapping) else None
@@ -313,6 +313,6 @@ def _fault(entry: Any, error: ValidationError) -> str:
 
 
 def shortened(value: Any) -> str:
-    """Return a value as a message shows it, with 80 characters at most."""
+    """A value as text for a message, with at most 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}…"

@@ -1,18 +1,20 @@
-"""Propagation that can be changed: the memory of every slice of a tile, and what a click makes it compute again.
+"""Propagation with corrections: the memory of every slice of a tile, and the slices that a click changes.
 
 A tile is propagated upwards and downwards, as in :mod:`nnunet_ext.s2vnet.predictor`. For every slice the final centres
-and the mask of both chains are kept, because they are small, and logits are not; with the features of a slice they give
-its logits at any time. Features are cached up to a number of bytes, and computed again otherwise, to the same bits.
+and the mask of both chains are kept, because they are small; logits are large and are not kept. Centres, mask and the
+features of a slice give its logits at any time. Features are cached up to a number of bytes and otherwise computed
+again, with the same bits.
 
-A slice with a new mark is segmented from the chain that knows more there, and both chains continue from it, the upward
-one above it and the downward one below it, so both know what earlier marks said. Each is followed until the volume
-ends, or until it gives the same labels on three slices in a row (for every structure less than 1 % of its old and new
-pixels differ, so that a small structure counts as much as a large one). The slices that it reached are blended again:
-between two marked slices the upward chain counts most at the lower one and the downward chain at the upper one,
-linearly; beyond the outermost marks the chain that comes from there counts alone; without marks both are blended as in
-the automatic mode. The chain that knows more is the one that counts more.
+A slice with a new mark is segmented from the chain with the larger share there. From this slice both chains continue,
+the upward one above it and the downward one below it, so both take earlier marks into account. Each chain is followed
+until the volume ends, or until its labels stay the same on three slices in a row: for every structure less than 1 % of
+its old and new pixels differ, so a small structure counts as much as a large one.
 
-Everything here is a function of its arguments: states are never changed, so a caller may keep earlier ones.
+The reached slices are blended again. Between two marked slices the share of the upward chain falls linearly, from 1 at
+the lower slice to 0 at the upper one; the downward chain has the rest. On a marked slice both count half. Beyond the
+outermost marks only the chain that comes from them counts. Without marks both are blended as in the automatic mode.
+
+States are immutable, so a caller may keep earlier ones.
 
 *Inferred*: all of it.
 """
@@ -36,23 +38,23 @@ from nnunet_ext.s2vnet.packed import Packed, packed, unpacked
 from nnunet_ext.s2vnet.prompts import Prompts
 
 QUIET_SHARE, QUIET_SLICES = 0.01, 3
-"""A chain ends when less than this share of every structure changes on so many slices in a row."""
+"""A chain ends if less than this share of every structure changes, on this number of slices in a row."""
 
 PromptsOf = Callable[[int], Prompts]
-"""Index of a slice → the prompts on it."""
+"""Function from the index of a slice to its prompts."""
 
 Report = Callable[[int], None]
-"""Receives how many slices were segmented since the last call."""
+"""Callback that gets the number of slices segmented since its last call."""
 
 
 class Step(NamedTuple):
     """One slice of a chain.
 
     Attributes:
-        centres: ``(1, N, D)``, final.
-        labels: ``(h, w)``, which they give.
-        mask: for the next slice; None without a memory of masks.
-        before: the mask that this slice was segmented with; None for a first one.
+        centres: final centres, ``(1, N, D)``.
+        labels: labels from these centres, ``(h, w)``.
+        mask: mask for the next slice; None without a memory of masks.
+        before: mask that this slice was segmented with; None on a first slice.
     """
 
     centres: Tensor
@@ -62,7 +64,7 @@ class Step(NamedTuple):
 
 
 Chain = tuple[Step | None, ...]
-"""Steps by slice; None where there is no image."""
+"""Steps by slice; None for a slice without image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +74,7 @@ class TileState:
     Attributes:
         up: the upward chain.
         down: the downward chain.
-        share: by slice, of the upward chain in the result; the downward one has the rest.
+        share: share of the upward chain in the result, by slice; the downward chain has the rest.
     """
 
     up: Chain
@@ -84,14 +86,14 @@ class Propagation:
     """Segments the tiles of one image.
 
     Args:
-        network: in evaluation, on its device.
+        network: network in evaluation mode, on its device.
         image: ``(C, D, h, w)``; may be on another device.
-        tiles: rows and columns.
-        cache: of features.
-        propagates: False: a mark changes its own slice only, the others keep their automatic result.
-        early_stop: False: chains are followed to the last slice.
-        gap: mm between two slices; None: as planned.
-        bfloat16: compute in it, on a CPU.
+        tiles: rows and columns of each tile.
+        cache: cache of features.
+        propagates: if False, a mark changes only its own slice, and the others keep their automatic result.
+        early_stop: if False, chains are followed to the last slice.
+        gap: distance between two slices in mm; None means as planned.
+        bfloat16: whether to compute in bfloat16 on a CPU.
     """
 
     def __init__(
@@ -135,23 +137,23 @@ class Propagation:
         automatic: TileState,
         report: Report = lambda done: None,
     ) -> tuple[TileState, set[int]]:
-        """The state of a tile when marks have changed.
+        """The state of a tile after marks have changed.
 
         Args:
-            tile: index.
-            state: before.
-            prompts: in this tile.
-            changed: slices whose prompts are no longer those of ``state``.
-            marked: slices that have prompts, ascending.
+            tile: index of the tile.
+            state: state before the change.
+            prompts: prompts in this tile.
+            changed: slices whose prompts have changed since ``state``.
+            marked: slices with prompts, ascending.
             automatic: the state without marks.
-            report: see there.
+            report: see :data:`Report`.
 
         Returns:
-            The new state, and the slices in which it differs.
+            The new state, and the slices that were computed again.
         """
         fresh = [index for index in sorted(changed) if self.there[tile][index]]
         others = [index for index in marked if index not in fresh] if self.propagates else []
-        # where nothing propagates, what is known of the neighbours is what the automatic mode knows of them
+        # without propagation the neighbours keep their automatic state
         known = state if self.propagates else automatic
 
         @cache
@@ -207,7 +209,11 @@ class Propagation:
         prompts: PromptsOf,
         report: Report,
     ) -> tuple[Chain, set[int]]:
-        """A chain from slices with changed prompts on, or all of it without ``start``; and its slices that are new."""
+        """Compute a chain from slices with changed prompts on; without ``start`` all of it.
+
+        Returns:
+            The chain, and the slices that were computed.
+        """
         chain = list(before)
         reached: set[int] = set()
         running, quiet = start is None, 0
@@ -215,7 +221,7 @@ class Propagation:
             if not self.there[tile][index] or not (running or index in changed):
                 continue
             old = chain[index]
-            if running or start is None:  # also on slices with new marks: what comes from before them must pass
+            if running or start is None:  # also on slices with new marks, so that earlier changes pass
                 new = self._segment(tile, chain, index, upwards, prompts(index))
                 report(1)
             else:
@@ -238,7 +244,7 @@ class Propagation:
         return Step(one.centres, Packed.of(labels), packed(one.mask), before)
 
     def _bank(self, centres: Sequence[Tensor], mask: Packed | None) -> Bank:
-        """Memory of these centres, newest last, and of the last mask."""
+        """The memory of these centres, newest last, and of the last mask."""
         filled = torch.ones(1, dtype=torch.bool, device=self.device)
         known = unpacked(mask, self.device)
         gap = None if self.gap is None else torch.full((1,), self.gap, device=self.device)
@@ -261,7 +267,7 @@ def share_of_upward(index: int, depth: int, marked: Sequence[int]) -> float:
     """Return the share of the upward chain on a slice, from 0 to 1; see the module's docstring.
 
     Args:
-        index: of the slice.
+        index: index of the slice.
         depth: number of slices.
         marked: slices with marks, ascending.
     """

@@ -1,13 +1,13 @@
-"""Provenance: one slice of the label map, with where the label of every voxel came from.
+"""Provenance: one slice of the label map, with the origin of every voxel's label.
 
-A prompt changes a voxel in two ways only. Where it was drawn, the voxel gets its label (:meth:`Sheet.painted`), and
-keeps it until a newer prompt is drawn over it. Elsewhere a voxel changes only if the network's answer for it differs
-from that before the prompt (:meth:`Sheet.answered`). An unchanged answer does not overwrite an initial segmentation. A
-changed answer counts only if it is the label of the prompt, and no pixel changes alone (:func:`supported`). Where the
-answer is again the one of the beginning, the label of the beginning comes back.
+A prompt changes voxels in only two ways. Drawn voxels get its label (:meth:`Sheet.painted`) and keep it until a newer
+prompt is drawn over them. Any other voxel changes only if the network's answer for it differs from the answer before
+the prompt (:meth:`Sheet.answered`). So an unchanged answer does not overwrite an initial segmentation. A changed answer
+counts only if it is the label of the prompt, and no pixel changes alone (:func:`supported`). If the answer returns to
+the one before any prompt, the voxel gets its label from before any prompt back.
 
-*Inferred*: all of it. In five cases the audit of an earlier version found that one click that agreed with a perfect
-initial segmentation took its Dice from 1.0 to 0.76 to 0.87; that version showed the unchanged answer of the network.
+*Inferred*: all of it. An earlier version showed the network's answer even where it had not changed. In five cases, one
+click that agreed with a perfect initial segmentation then lowered its Dice from 1.0 to between 0.76 and 0.87.
 """
 
 from __future__ import annotations
@@ -22,30 +22,31 @@ from numpy.typing import NDArray
 from nnunet_ext.interactive.propagation import Packed
 
 RULED_OUT_TYPE = np.uint32
-"""Holds labels of 16 bits plus 1."""
+"""Type that holds 16-bit labels plus 1."""
 
 
 class Origin(IntEnum):
-    """Where the label of a voxel came from."""
+    """Origin of the label of a voxel."""
 
     AUTOMATIC = 0
     """The network, without any prompt."""
     PROPAGATED = 1
     """The network, after a prompt."""
     DRAWN = 2
-    """A prompt that was drawn over it; propagation never changes it."""
+    """A prompt drawn over the voxel; propagation never changes it."""
     GIVEN = 3
     """An initial segmentation."""
 
 
 def supported(before: NDArray, after: NDArray) -> NDArray:
-    """``(H, W)``, labels after a change, without the pixels that change alone.
+    """The labels after a change, ``(H, W)``, without the changes of isolated pixels.
 
-    A pixel that changes has at least one of its four neighbours with it, so no region alternates pixel by pixel.
+    A pixel changes only if one of its four neighbours then has the same label, so regions never alternate pixel by
+    pixel.
 
     Args:
-        before: ``(H, W)``, labels.
-        after: ``(H, W)``, labels.
+        before: labels before the change, ``(H, W)``.
+        after: labels after the change, ``(H, W)``.
     """
     after = after.copy()
     while True:
@@ -64,10 +65,10 @@ class Sheet(NamedTuple):
     """One slice of the label map, ``(H, W)`` each.
 
     Attributes:
-        labels: values of the labels that are shown.
+        labels: values of the shown labels.
         answer: values of the labels in the network's answer.
-        origin: of the labels, see :class:`Origin`.
-        ruled_out: a label that a box excludes, plus 1; 0: none.
+        origin: origins of the shown labels, see :class:`Origin`.
+        ruled_out: the label that a box excludes, plus 1; 0 if there is none.
     """
 
     labels: Packed
@@ -77,7 +78,7 @@ class Sheet(NamedTuple):
 
     @classmethod
     def of(cls, labels: NDArray, answer: NDArray, origin: NDArray) -> Sheet:
-        """A slice on which nothing is ruled out; arrays ``(H, W)``."""
+        """A slice on which no label is ruled out; arrays are ``(H, W)``."""
         nothing = np.zeros(labels.shape, RULED_OUT_TYPE)
         return cls(*(Packed.of(part) for part in (labels, answer, origin.astype(np.uint8), nothing)))
 
@@ -89,14 +90,14 @@ class Sheet(NamedTuple):
         accepted: bool = False,
         asked: Collection[int] | None = None,
     ) -> Sheet:
-        """The slice after the network gave another answer.
+        """The slice after a new answer of the network.
 
         Args:
-            answer: ``(H, W)``, values of labels.
-            asked: labels of the prompts; changed answers count only if they are one of these. None: all count.
-            start: the slice before any prompt, whose labels come back where its answer comes back.
-            locked: labels of which no voxel comes or goes.
-            accepted: True: no label changes at all.
+            answer: values of labels, ``(H, W)``.
+            asked: labels of the prompts; a changed answer counts only if it is one of these. None: all count.
+            start: the slice before any prompt; a voxel gets its label back where its answer returns.
+            locked: labels whose voxels do not change.
+            accepted: whether the slice is accepted, so that no label changes at all.
         """
         before = self.answer.unpacked()
         if asked is not None:
@@ -117,14 +118,14 @@ class Sheet(NamedTuple):
         return heard._replace(labels=Packed.of(labels), origin=Packed.of(origin))
 
     def painted(self, pixels: NDArray[np.int64], label: int) -> Sheet:
-        """The slice after pixels ``(P, 2)``, rows and columns, were drawn with the value of a label."""
+        """The slice after pixels ``(P, 2)``, rows and columns, were drawn with the label of this value."""
         where = tuple(pixels.T)
         labels, origin, out = (part.unpacked().copy() for part in (self.labels, self.origin, self.ruled_out))
         labels[where], origin[where], out[where] = label, Origin.DRAWN, 0
         return self._replace(labels=Packed.of(labels), origin=Packed.of(origin), ruled_out=Packed.of(out))
 
     def ruled(self, pixels: NDArray[np.int64], label: int) -> Sheet:
-        """The slice after a box excluded a label from pixels ``(P, 2)``: they become background where they had it."""
+        """The slice after a box excluded a label from pixels ``(P, 2)``; pixels with this label become background."""
         where = tuple(pixels.T)
         labels, origin, out = (part.unpacked().copy() for part in (self.labels, self.origin, self.ruled_out))
         out[where] = label + 1
@@ -133,7 +134,7 @@ class Sheet(NamedTuple):
         return self._replace(labels=Packed.of(labels), origin=Packed.of(origin), ruled_out=Packed.of(out))
 
     def protecting(self, before: Sheet, locked: Collection[int], accepted: bool) -> Sheet:
-        """The slice when another label map replaces the one ``before``; locked voxels stay."""
+        """This slice in place of the slice ``before``, but with the protected voxels as they are there."""
         was, labels = before.labels.unpacked(), self.labels.unpacked()
         held = list(locked)
         kept = np.isin(was, held) | np.isin(labels, held) | accepted

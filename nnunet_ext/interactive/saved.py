@@ -1,7 +1,7 @@
 """Saved sessions: everything that a prompt can change, as one file, so that work can continue.
 
-The file is a zip archive of ``session.json`` and of the arrays that it names by number, each of them once. It belongs
-to one image and one network, whose checksums it holds; undo begins anew after it is read.
+The file is a zip archive of ``session.json`` and of arrays, which it refers to by number; each array is stored once. It
+belongs to one image and one network, and holds their checksums. It does not hold the history for undo.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FORMAT = 2
 
 
 def checksum(image: Tensor, network: nn.Module) -> dict[str, str]:
-    """Return the image and network of a saved session: SHA-256 of a preprocessed image, and of the weights."""
+    """Return the SHA-256 checksums of a preprocessed image and of a network's weights."""
     weights = hashlib.sha256()
     for name, value in network.state_dict().items():
         weights.update(name.encode())
@@ -43,19 +43,19 @@ def write_session(file: str | Path, state: State, active: int, belongs: Mapping[
     """Write a session as a whole or not at all.
 
     Args:
-        file: to write.
-        state: of the session.
+        file: file to write.
+        state: state of the session.
         active: value of the active label.
-        belongs: see :func:`checksum`.
-        notes: of the caller, in types of JSON; :func:`read_notes` returns them.
+        belongs: checksums of image and network, from :func:`checksum`.
+        notes: notes of the caller as JSON values; :func:`read_notes` returns them.
 
     Raises:
-        InputError: the folder is missing.
+        InputError: the folder of the file does not exist.
     """
     path = Path(file)
     require_folder_of(path)
     arrays = _Arrays()
-    marks = list(dict.fromkeys((*state.marks, *state.seen)))  # by identity, which is how marks are compared
+    marks = list(dict.fromkeys((*state.marks, *state.seen)))  # each once; marks are compared by identity
     content = {
         "format": FORMAT,
         **belongs,
@@ -85,13 +85,13 @@ def write_session(file: str | Path, state: State, active: int, belongs: Mapping[
 def read_session(
     file: str | Path, belongs: Mapping[str, str], shape: Sequence[int], device: torch.device
 ) -> tuple[State, int]:
-    """The state and the active label of a saved session.
+    """Read the state and the active label of a saved session.
 
     Args:
-        file: of :func:`write_session`.
-        belongs: to which it must belong.
-        shape: of the image, in the order of its slices.
-        device: of the network.
+        file: file written by :func:`write_session`.
+        belongs: checksums that it must have.
+        shape: shape of the image, in the order of its slices.
+        device: device of the network.
 
     Raises:
         InputError: the file cannot be read, is no saved session, or belongs to another image or network.
@@ -109,7 +109,7 @@ def read_session(
 
 
 def read_notes(file: str | Path) -> Any:
-    """The notes of a saved session; see :func:`write_session`.
+    """Read the notes of a saved session; see :func:`write_session`.
 
     Raises:
         InputError: the file cannot be read, or is no saved session.
@@ -120,7 +120,7 @@ def read_notes(file: str | Path) -> Any:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, Any]]]:
-    """The archive and its ``session.json``, in a context that turns any fault of them into an InputError."""
+    """Context with the archive and its ``session.json``; any fault in them becomes an InputError."""
     if not path.is_file():
         raise InputError(f"There is no file {path}.")
     try:
@@ -140,7 +140,7 @@ def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, Any]]]:
 
 
 class _Arrays:
-    """Arrays of a file, each of them once."""
+    """The arrays of a file, each stored once."""
 
     def __init__(self) -> None:
         self.kept: dict[Packed, int] = {}

@@ -1,20 +1,20 @@
 """An interactive session: an image, a model, a label map, and a user's drawings that correct it.
 
-Names and semantics are those of nnInteractive's ``nnInteractiveInferenceSession``, so that programs that use it can use
-this one. Two things differ. All classes are segmented at once into one label map, so prompts have a label
+Names and semantics are those of nnInteractive's ``nnInteractiveInferenceSession``, so that its programs can use this
+class. Two things differ. All classes are segmented at once into one label map, so prompts have a label
 (:meth:`S2VSession.set_active_label`, or ``label=`` of a prompt), and "not this" (``include_interaction=False``) is a
-prompt for the background. The automatic result of the same checkpoint is :meth:`S2VSession.predict_automatic`; a first
-prompt starts from it.
+prompt for the background. And there is an automatic result, :meth:`S2VSession.predict_automatic`, from which a first
+prompt starts.
 
-Positions are voxels of the image as it was given, continuous; 0 is the centre of the first one. The result is a
-function of the image and of the calls since: the same calls give the same bytes, on the same machine.
+Positions are continuous, in voxels of the given image; 0 is the centre of the first voxel. The result depends only on
+the image and the calls since: the same calls give the same bytes, on the same machine.
 
-What is drawn has its label until a newer prompt is drawn over it; elsewhere a prompt changes a voxel only where the
+A drawn voxel keeps its label until a newer prompt is drawn over it. Elsewhere a prompt changes a voxel only if the
 network's answer becomes the label of the prompt (``provenance``). Structures can be locked and slices accepted.
 
-A session may be used from any thread, from one at a time. The drawing is in ``drawing``, what it decides by itself in
-``strokes``, what it becomes on slices in ``marks``, what is computed again in ``propagation``, and how that becomes a
-label map in ``correction``.
+A session may be used from any thread, but only from one at a time. ``drawing`` checks a prompt's voxels, ``strokes``
+finds those that it decides by itself, ``marks`` turns it into input of the network, ``propagation`` computes slices
+again, and ``correction`` makes the label map.
 """
 
 from __future__ import annotations
@@ -49,25 +49,25 @@ from nnunet_ext.s2vnet.predictor import S2VPredictor
 NO_ZOOM = "do_autozoom is True, but a session segments whole slices and never zooms; leave it out, or set it to False."
 
 BOX_WEIGHT = 0.5
-"""Weight of a box, which contains more than the object."""
+"""Weight of a box; it is lower than 1, because a box contains more than the object."""
 
 
 class S2VSession:
     """Interactive session for one image at a time; see the module's docstring.
 
     Args:
-        device: where the network runs; by default a GPU if there is one.
-        use_torch_compile: nnInteractive's; True is refused, nothing is compiled here.
-        do_autozoom: nnInteractive's; True is refused, whole slices are segmented here and nothing zooms.
-        verbose: print what changed.
-        torch_n_threads: of PyTorch on the CPU, during predictions; by default as many as it has.
-        propagation: False: a prompt changes its own slice only; for comparison.
-        early_stop: False: a prompt is followed to the ends of the volume.
-        cache_bytes: for features of slices; without space they are computed again, with the same result.
-        undo_limit: how many calls can be undone.
-        click_radius: of the disc in a slice that certainly gets the label of a click, in voxels of the finer axis; by
-            default 0, the clicked voxel alone.
-        progress: is told how far a prediction is; may be replaced at any time.
+        device: device of the network; by default a GPU if there is one.
+        use_torch_compile: nnInteractive's option; True is refused, because nothing is compiled here.
+        do_autozoom: nnInteractive's option; True is refused, because whole slices are segmented here.
+        verbose: print the changes.
+        torch_n_threads: number of PyTorch's threads on the CPU during predictions; by default PyTorch's own number.
+        propagation: if False, a prompt changes only its own slice; for comparison.
+        early_stop: if False, a prompt is followed to the ends of the volume.
+        cache_bytes: size of the cache of features. Features beyond it are computed again, with the same result.
+        undo_limit: largest number of calls that can be undone.
+        click_radius: radius of the disc in a slice that certainly gets the label of a click, in voxels of the finer
+            axis; by default 0, the clicked voxel alone.
+        progress: callback for the progress of a prediction; it may be replaced at any time.
 
     Raises:
         InputError: there is no such device, or an option is not available here.
@@ -117,15 +117,15 @@ class S2VSession:
         use_folds: int | str | Sequence[int | str] | None = None,
         checkpoint_name: str = "checkpoint_final.pth",
     ) -> None:
-        """Load a model that was trained with ``nnUNetTrainerS2VNet``; forgets the image.
+        """Load a model that was trained with ``nnUNetTrainerS2VNet``, and forget the image.
 
         Args:
             model_training_output_dir: folder with ``plans.json`` and ``fold_…``.
-            use_folds: one fold; by default ``all`` if it was trained, else the first of those that were.
+            use_folds: one fold; by default ``all`` if it was trained, else the first trained one.
             checkpoint_name: file in the folder of the fold.
 
         Raises:
-            InputError: there is no such model, it is none of S2VNet, or several folds are asked for.
+            InputError: there is no such model, it is no model of S2VNet, or several folds are requested.
         """
         folder = Path(model_training_output_dir)
         fold = _fold(folder, use_folds, checkpoint_name)
@@ -138,7 +138,7 @@ class S2VSession:
         self.initialize_from_predictor(predictor)
 
     def initialize_from_predictor(self, predictor: S2VPredictor) -> None:
-        """Use the network that a predictor holds; forgets the image.
+        """Use the network of a predictor, and forget the image.
 
         Raises:
             InputError: it is not an S2VNet.
@@ -156,10 +156,10 @@ class S2VSession:
 
     @property
     def model(self) -> S2VPredictor:
-        """The predictor that holds the network, its plans and its labels.
+        """The predictor with the network, its plans and its labels.
 
         Raises:
-            InputError: none is loaded.
+            InputError: no model is loaded.
         """
         if self._model is None:
             raise InputError("No model is loaded; call initialize_from_trained_model_folder first.")
@@ -167,28 +167,28 @@ class S2VSession:
 
     @property
     def labels(self) -> dict[str, int]:
-        """Values of the labels that prompts can have, by name; without a name of its own one is called ``label 2``."""
+        """Values of the labels of prompts, by name; a label without a name of its own is called ``label 2``."""
         declared = declared_labels(self.model.dataset_json)
         names = {value: name for name, value in declared.items() if isinstance(value, int)}
         return {names.get(value, f"label {value}"): int(value) for value in self.model.label_manager.all_labels}
 
     def set_image(self, image: ArrayLike | Tensor, image_properties: Mapping[str, Any] | None = None) -> None:
-        """Preprocess an image and forget the one before, its prompts and its buffer.
+        """Preprocess an image, and forget the previous one with its prompts and its buffer.
 
         Args:
-            image: ``(C, z, y, x)``, as nnU-Net's readers deliver it.
-            image_properties: with ``"spacing"``, mm of z, y and x.
+            image: ``(C, z, y, x)``, as nnU-Net's readers return it.
+            image_properties: a mapping with ``"spacing"``, mm of z, y and x.
 
         Raises:
-            InputError: no model, or an image that does not fit it.
+            InputError: there is no model, or the image does not fit it.
         """
         self._use(SlicedCase.from_array(as_array(image), image_properties or {}, self.model))
 
     def set_image_from_files(self, files: Sequence[str | Path]) -> None:
-        """Read one file per channel and continue as :meth:`set_image`; :meth:`write` can then write results.
+        """Read one file per channel, then continue like :meth:`set_image`; afterwards :meth:`write` works.
 
         Raises:
-            InputError: no model, or files that cannot be read or do not fit it.
+            InputError: there is no model, or the files cannot be read or do not fit it.
         """
         self._use(SlicedCase.from_files(files, self.model))
 
@@ -211,18 +211,18 @@ class S2VSession:
         """The image.
 
         Raises:
-            InputError: none is set.
+            InputError: no image is set.
         """
         return self._require_image()[0].case
 
     def set_target_buffer(self, target_buffer: NDArray | Tensor) -> None:
-        """The label map that results are written into from now on; the present one is written at once.
+        """Set the label map that results are written into from now on; the present result is written at once.
 
         Args:
-            target_buffer: shape of the image without its channels, integers; an array, or a tensor on the CPU.
+            target_buffer: integers with the shape of the image without channels; an array, or a tensor on the CPU.
 
         Raises:
-            InputError: no image, or a buffer that cannot hold its labels.
+            InputError: there is no image, or the buffer cannot hold its labels.
         """
         correction, _ = self._require_image()
         if isinstance(target_buffer, Tensor) and target_buffer.device.type != "cpu":
@@ -243,10 +243,10 @@ class S2VSession:
 
     @property
     def target_buffer(self) -> NDArray:
-        """``(z, y, x)``, the label map: that of :meth:`set_target_buffer`, or one of our own.
+        """The label map ``(z, y, x)``: the buffer of :meth:`set_target_buffer`, or the session's own.
 
         Raises:
-            InputError: no image.
+            InputError: there is no image.
         """
         return self._require_image()[1]
 
@@ -254,32 +254,32 @@ class S2VSession:
         """Write the label map with the geometry of the image.
 
         Raises:
-            InputError: no image, or one that came from no file; the file cannot be written.
+            InputError: there is no image, it came from no file, or the file cannot be written.
         """
         self.case.write(self.target_buffer, file)
 
     def save(self, file: str | Path, notes: Any = None) -> None:
-        """Save the session as one file: prompts, waiting ones too, label map, provenance, locks; not the undo history.
+        """Save the session as one file: all prompts, label map, provenance and locks, but not the undo history.
 
         Args:
-            file: to write, as a whole or not at all.
-            notes: anything that JSON has; :func:`nnunet_ext.interactive.saved.read_notes` returns it.
+            file: file to write, as a whole or not at all.
+            notes: any JSON value; :func:`nnunet_ext.interactive.saved.read_notes` returns it.
 
         Raises:
-            InputError: no image; the folder of the file is missing.
+            InputError: there is no image, or the folder of the file does not exist.
         """
         correction, _ = self._require_image()
         write_session(file, self._state, self._active, self._belongs(correction), notes)
 
     def restore(self, file: str | Path) -> Box | None:
-        """Continue a saved session, with the image that it was saved with; the undo history starts empty.
+        """Continue a saved session with the same image; the undo history starts empty.
 
         Returns:
-            Where the label map has changed, half-open ranges of voxels; None if nowhere.
+            Box of the changes in the label map, half-open ranges of voxels; None if nothing changed.
 
         Raises:
-            InputError: no image; the file cannot be read, or belongs to another image or model. The session is what it
-                was.
+            InputError: there is no image, or the file cannot be read or belongs to another image or model. The session
+                does not change.
         """
         correction, buffer = self._require_image()
         state, active = read_session(file, self._belongs(correction), correction.shape, self.device)
@@ -291,10 +291,10 @@ class S2VSession:
     # -- prompts ---------------------------------------------------------------------------------------------------
 
     def set_active_label(self, label: int | str) -> None:
-        """The label of prompts that name none, by value or name; the first of the foreground until this is called.
+        """Set the label of prompts that name none, by value or name; initially the first foreground label.
 
         Raises:
-            InputError: no model, or it has no such label.
+            InputError: there is no model, or it has no such label.
         """
         self._active = self._value_of(label)
 
@@ -312,20 +312,22 @@ class S2VSession:
         label: int | str | None = None,
         override_capability_checks: bool = False,
     ) -> Box | None:
-        """A click.
+        """Add a click.
 
         Args:
             coordinates: ``z, y, x`` in voxels; fractions count within slices.
-            include_interaction: False: this is background.
-            run_prediction: False: wait for the next prompt, or for :meth:`predict`; for prompts of several labels.
-            label: instead of the active one.
-            override_capability_checks: of nnInteractive; without effect.
+            include_interaction: if False, the click means background.
+            run_prediction: if False, the click waits for the next prompt or for :meth:`predict`; use this for prompts
+                of several labels.
+            label: label of the click instead of the active one.
+            override_capability_checks: nnInteractive's option; without effect.
 
         Returns:
-            Where the label map has changed, half-open ranges of voxels; None if nowhere.
+            Box of the changes in the label map, half-open ranges of voxels; None if nothing changed.
 
         Raises:
-            InputError: no image, no such label, or the point is outside of the image. The session does not change.
+            InputError: there is no image or no such label, or the point is outside the image. The session does not
+                change.
         """
         value, case = self._label(label, include_interaction), self.case
         point = point_voxels(coordinates, case.shape)
@@ -345,11 +347,11 @@ class S2VSession:
         label: int | str | None = None,
         override_capability_checks: bool = False,
     ) -> Box | None:
-        """Voxels that a user painted, on one slice or several.
+        """Add a scribble: voxels that a user painted, on one slice or several.
 
         Args:
-            scribble_image: mask like the image, or like ``interaction_bbox``.
-            interaction_bbox: half-open ranges of voxels, where the mask is.
+            scribble_image: mask with the shape of the image, or of ``interaction_bbox``.
+            interaction_bbox: place of the mask, half-open ranges of voxels.
             include_interaction: as for a point.
             run_prediction: as for a point.
             label: as for a point.
@@ -359,7 +361,7 @@ class S2VSession:
             As for a point.
 
         Raises:
-            InputError: as for a point; the mask is empty or has another shape.
+            InputError: as for a point, or the mask is empty or has another shape.
         """
         value, shape = self._label(label, include_interaction), self.case.shape
         voxels = mask_voxels(scribble_image, shape, interaction_bbox, "scribble")
@@ -375,11 +377,11 @@ class S2VSession:
         label: int | str | None = None,
         override_capability_checks: bool = False,
     ) -> Box | None:
-        """The outline of an object in one plane, or its inside: outlines are filled.
+        """Add a lasso: the outline of an object in one plane, which is filled, or its inside.
 
         Args:
-            lasso_image: mask like the image, or like ``interaction_bbox``.
-            interaction_bbox: half-open ranges of voxels, where the mask is.
+            lasso_image: mask with the shape of the image, or of ``interaction_bbox``.
+            interaction_bbox: place of the mask, half-open ranges of voxels.
             include_interaction: as for a point.
             run_prediction: as for a point.
             label: as for a point.
@@ -389,7 +391,7 @@ class S2VSession:
             As for a point.
 
         Raises:
-            InputError: as for a scribble; the lasso is in no plane.
+            InputError: as for a scribble, or the lasso does not lie in one plane.
         """
         value, shape = self._label(label, include_interaction), self.case.shape
         voxels = filled(mask_voxels(lasso_image, shape, interaction_bbox, "lasso"))
@@ -404,11 +406,11 @@ class S2VSession:
         label: int | str | None = None,
         override_capability_checks: bool = False,
     ) -> Box | None:
-        """A box around an object, in one plane or in all three dimensions.
+        """Add a box around an object, in one plane or in all three dimensions.
 
         Args:
-            bbox_coords: ``[[z0, z1], [y0, y1], [x0, x1]]``, half-open. Where one of the ranges holds one voxel, the box
-                says nothing of other planes.
+            bbox_coords: ``[[z0, z1], [y0, y1], [x0, x1]]``, half-open. If a range is one voxel wide, the box is about
+                that plane only.
             include_interaction: as for a point.
             run_prediction: as for a point.
             label: as for a point.
@@ -418,7 +420,7 @@ class S2VSession:
             As for a point.
 
         Raises:
-            InputError: as for a point; the box is empty or not inside of the image.
+            InputError: as for a point, or the box is empty or not inside the image.
         """
         value, case = self._label(label, include_interaction), self.case
         voxels = box_voxels(bbox_coords, case.shape)
@@ -437,21 +439,21 @@ class S2VSession:
         interaction_bbox: Sequence[Sequence[int]] | None = None,
         label: int | str | None = None,
     ) -> Box | None:
-        """Give voxels a label and change nothing else: a brush, or an eraser.
+        """Add a brush or an eraser: give voxels a label and change nothing else.
 
-        The network never sees it, so a brush takes no time. Locked voxels stay under it.
+        The network does not see a brush, so it takes no time. Locked voxels under it stay.
 
         Args:
-            brush_image: mask like the image, or like ``interaction_bbox``.
-            include_interaction: False: an eraser, which leaves background.
-            interaction_bbox: half-open ranges of voxels, where the mask is.
-            label: instead of the active one.
+            brush_image: mask with the shape of the image, or of ``interaction_bbox``.
+            include_interaction: if False, the brush is an eraser, which leaves background.
+            interaction_bbox: place of the mask, half-open ranges of voxels.
+            label: label of the brush instead of the active one.
 
         Returns:
             As for a point.
 
         Raises:
-            InputError: as for a scribble; a slice is accepted, or everything under the brush is locked.
+            InputError: as for a scribble, or a slice is accepted, or everything under the brush is locked.
         """
         value, case = self._label(label, include_interaction), self.case
         voxels = mask_voxels(brush_image, case.shape, interaction_bbox, "brush")
@@ -462,22 +464,22 @@ class S2VSession:
     def add_initial_seg_interaction(
         self, initial_seg: ArrayLike | Tensor, run_prediction: bool = False, *, override_capability_checks: bool = False
     ) -> Box | None:
-        """A label map to start from, of all labels; earlier prompts are forgotten.
+        """Start from a label map of all labels; earlier prompts are forgotten.
 
-        Every label of every slice becomes a prompt, which later ones supersede. Without ``run_prediction`` the label
-        map does not change, and later prompts change only drawn voxels and those where they change the network's
-        answer. Locked voxels stay.
+        Every label of every slice becomes a prompt, which later prompts supersede. Without ``run_prediction`` the given
+        label map is shown unchanged; later prompts change only drawn voxels, and voxels for which they change the
+        network's answer. Locked voxels stay.
 
         Args:
-            initial_seg: like the image, labels.
-            run_prediction: show it after the network.
-            override_capability_checks: of nnInteractive; without effect.
+            initial_seg: label map with the shape of the image.
+            run_prediction: show the network's answer to the label map.
+            override_capability_checks: nnInteractive's option; without effect.
 
         Returns:
             As for a point.
 
         Raises:
-            InputError: no image; another shape, or values that are no labels of the model.
+            InputError: there is no image, or the label map has another shape or unknown labels.
         """
         correction, _ = self._require_image()
         given, shape, values = as_array(initial_seg), correction.case.shape, list(self.labels.values())
@@ -493,47 +495,47 @@ class S2VSession:
         return self._become(state.protecting(self._state))
 
     def predict(self) -> Box | None:
-        """Segment with the waiting prompts, which were added without ``run_prediction``.
+        """Segment with the waiting prompts, which were added with ``run_prediction=False``.
 
         Returns:
             As for a point.
 
         Raises:
-            InputError: no image.
+            InputError: there is no image.
         """
         state = self._require_image()[0].predicted(self._state, self.progress)
         return None if state is self._state else self._become(state)
 
     def predict_automatic(self) -> Box | None:
-        """The result without prompts; earlier prompts are forgotten, and locked voxels stay.
+        """Segment without prompts; earlier prompts are forgotten, and locked voxels stay.
 
         Returns:
             As for a point.
 
         Raises:
-            InputError: no image.
+            InputError: there is no image.
         """
         return self._become(self._require_image()[0].automatic(self.progress).protecting(self._state))
 
     def undo(self) -> Box | None:
-        """Take back the last prompt, initial segmentation or prediction: the label map is exactly as before.
+        """Undo the last prompt, initial segmentation or prediction; the label map is exactly as before.
 
         Returns:
             As for a point; None also if there is nothing to undo, see :attr:`undo_steps`.
 
         Raises:
-            InputError: no image.
+            InputError: there is no image.
         """
         return self._go_to_last(self._history, self._undone)
 
     def redo(self) -> Box | None:
-        """Repeat the last undone call, exactly; impossible once something else was done.
+        """Redo the last undone call exactly; any other call in between makes that impossible.
 
         Returns:
-            As for a point; None also if there is nothing to repeat, see :attr:`redo_steps`.
+            As for a point; None also if there is nothing to redo, see :attr:`redo_steps`.
 
         Raises:
-            InputError: no image.
+            InputError: there is no image.
         """
         return self._go_to_last(self._undone, self._history)
 
@@ -544,18 +546,18 @@ class S2VSession:
 
     @property
     def redo_steps(self) -> int:
-        """Number of calls that were undone and can be done again."""
+        """Number of undone calls that can be redone."""
         return len(self._undone)
 
     def lock_structure(self, label: int | str, locked: bool = True) -> None:
-        """Protect a structure: no voxel of it comes or goes, and drawing it, or over it, is refused.
+        """Protect a structure: none of its voxels changes, and drawing it or over it is refused.
 
         Args:
-            label: value or name, not the background.
-            locked: False: protect it no more.
+            label: value or name of the structure, not the background.
+            locked: if False, end the protection.
 
         Raises:
-            InputError: no image, no such label, no label map yet, or prompts that were not run.
+            InputError: there is no image, no such label or no label map yet, or prompts are waiting.
         """
         value = self._label(label, True)
         if not value:
@@ -567,11 +569,11 @@ class S2VSession:
         """Protect a slice: nothing on it changes, and drawing on it is refused.
 
         Args:
-            index: along the axis across which slices lie, see :attr:`SlicedCase.slice_axis`.
-            accepted: False: protect it no more.
+            index: index along the axis across the slices, see :attr:`SlicedCase.slice_axis`.
+            accepted: if False, end the protection.
 
         Raises:
-            InputError: no image, no such slice, no label map yet, or prompts that were not run.
+            InputError: there is no image, no such slice or no label map yet, or prompts are waiting.
         """
         depth = self._require_image()[0].shape[0]
         if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or not 0 <= index < depth:
@@ -581,21 +583,20 @@ class S2VSession:
 
     @property
     def locked_structures(self) -> list[int]:
-        """Values of the labels that are locked, ascending."""
+        """Values of the locked labels, ascending."""
         return sorted(self._state.locked)
 
     @property
     def accepted_slices(self) -> list[int]:
-        """Indices of the slices that are accepted, ascending."""
+        """Indices of the accepted slices, ascending."""
         return sorted(self._state.accepted)
 
     @property
     def provenance(self) -> NDArray[np.uint8]:
-        """``(z, y, x)``, where the label of every voxel came from: values of
-        :class:`nnunet_ext.interactive.provenance.Origin`.
+        """Origin of every voxel's label, ``(z, y, x)``: values of :class:`nnunet_ext.interactive.provenance.Origin`.
 
         Raises:
-            InputError: no image.
+            InputError: there is no image.
         """
         return self._require_image()[0].origins(self._state)
 
@@ -603,7 +604,7 @@ class S2VSession:
         """Forget all prompts, locks and the undo history; the label map becomes background.
 
         Raises:
-            InputError: no image.
+            InputError: there is no image.
         """
         self._require_image()
         self._forget()
@@ -612,7 +613,7 @@ class S2VSession:
 
     def _require_image(self) -> tuple[Correction, NDArray]:
         if self._image is None:
-            self.model  # noqa: B018 (the first thing that is missing)
+            self.model  # noqa: B018 (a missing model is reported first)
             raise InputError("No image is set; call set_image or set_image_from_files first.")
         return self._image
 
@@ -628,7 +629,7 @@ class S2VSession:
         return self._state
 
     def _protectable(self) -> State:
-        """Return the state, which must have no waiting prompt that would change protected voxels."""
+        """The state; it must have no waiting prompts, because they could change protected voxels."""
         state = self._require_shown()
         if state.waiting:
             raise InputError(
@@ -678,14 +679,14 @@ class S2VSession:
             raise InputError(f"The prompt is drawn over {name}, which is locked; unlock it first.")
 
     def _unlocked(self, stroke: Stroke) -> Stroke:
-        """Return the part of a stroke that may change voxels; raise InputError if there is none."""
+        """The part of a stroke on voxels that are not locked; raise InputError if there is none."""
         free = self._held_under(stroke) == 0
         if not free.any():
             raise InputError("Everything under the brush is locked; unlock it first.")
         return replace(stroke, voxels=stroke.voxels[free])
 
     def _held_under(self, stroke: Stroke) -> NDArray[np.int64]:
-        """``(P,)``, of every voxel of a stroke the locked label that it has, or 0.
+        """For every voxel of a stroke, the locked label under it, or 0, ``(P,)``.
 
         Raises:
             InputError: the label of the stroke is locked, or a slice of it is accepted.
@@ -718,7 +719,7 @@ class S2VSession:
         return changed
 
     def _go_to_last(self, states: MutableSequence[State], others: MutableSequence[State]) -> Box | None:
-        """Take the last of ``states``, and leave the present one in ``others``; returns what changes."""
+        """Return to the last of ``states``, keep the present one in ``others``, and return the changed box."""
         correction, buffer = self._require_image()
         if not states:
             return None
@@ -735,7 +736,7 @@ class S2VSession:
 
 
 def _fold(folder: Path, wanted: int | str | Sequence[int | str] | None, checkpoint: str) -> int | str:
-    """The one fold to use: that of all cases by default, or the first that was trained."""
+    """The one fold to use: the requested one, otherwise ``all`` if it was trained, else the first trained one."""
     folds = [wanted] if isinstance(wanted, (int, str)) else list(wanted or [])
     if len(folds) > 1:
         raise InputError(f"A session works with one network, but folds {folds} are asked for; choose one of them.")

@@ -1,8 +1,9 @@
 """Strokes: the voxels that a prompt decides by itself, whatever the network predicts.
 
-A scribble, a lasso and an eraser decide the voxels that were drawn; a click its voxel, or a disc in its slice; a box
-for background its inside. A box around a structure decides nothing inside, because it contains more than the structure.
-But it says where the structure ends: the voxels around its outline are not this structure (the rule of the outline).
+A scribble, a lasso and an eraser decide the drawn voxels. A click decides its voxel, or a disc in its slice. A box for
+background decides its inside. A box around a structure decides nothing inside, because it contains more than the
+structure. But the structure ends at the box: the voxels just outside its outline are not this structure (the rule of
+the outline).
 
 Voxels are indices ``(P, 3)`` of the image in the order of its slices: slice, row, column, before any crop.
 """
@@ -20,10 +21,10 @@ from nnunet_ext.interactive.drawing import Box
 from nnunet_ext.interactive.provenance import Sheet
 
 CLICK_RADIUS = 0.0
-"""Radius of the disc that a click decides, in voxels of the finer of the two axes of a slice; 0: its voxel alone.
+"""Radius of the disc that a click decides, in voxels of the finer axis of a slice; 0 is the clicked voxel alone.
 
-On 10 toy volumes of 12 × 16 × 16 voxels, 10 clicks each, 20 % of the clicks were harmful with 0 and 30 % with 1 (one
-training of 100 steps): a disc is larger than errors that are one voxel thin."""
+On 10 toy volumes of 12 × 16 × 16 voxels with 10 clicks each, 20 % of the clicks were harmful with radius 0 and 30 %
+with radius 1 (one training of 100 steps). A disc is larger than errors that are one voxel thin."""
 
 
 def _none() -> NDArray[np.int64]:
@@ -35,9 +36,9 @@ class Stroke:
     """Voxels that a prompt decides.
 
     Attributes:
-        label: its value.
-        voxels: ``(P, 3)``, which get the label.
-        around: ``(P, 3)``, which do not have the label.
+        label: value of the label.
+        voxels: voxels that get the label, ``(P, 3)``.
+        around: voxels that must not have the label, ``(P, 3)``.
     """
 
     label: int
@@ -46,11 +47,11 @@ class Stroke:
 
     @property
     def slices(self) -> list[int]:
-        """Indices of the slices on which it decides something, ascending."""
+        """Indices of the slices with decided voxels, ascending."""
         return np.unique(np.concatenate((self.voxels[:, 0], self.around[:, 0]))).tolist()
 
     def on(self, index: int, sheet: Sheet) -> Sheet:
-        """A slice after the stroke."""
+        """The slice of this index after the stroke."""
         around, inside = (part[part[:, 0] == index, 1:] for part in (self.around, self.voxels))
         if len(around):
             sheet = sheet.ruled(around, self.label)
@@ -58,9 +59,9 @@ class Stroke:
 
 
 def in_slices(voxels: NDArray, grid: PreprocessedGrid, shape: Sequence[int]) -> NDArray[np.int64]:
-    """``(P, 3)``, continuous voxels z, y, x of an image of this shape → whole ones in the order of its slices.
+    """Turn continuous voxels z, y, x of an image into whole voxels in the order of its slices, ``(P, 3)``.
 
-    They are rounded as the network's slices are, which are counted from the crop.
+    Rounding is relative to the crop, as for the network's slices.
     """
     order = list(grid.transpose)
     start = np.asarray(grid.start)
@@ -69,13 +70,13 @@ def in_slices(voxels: NDArray, grid: PreprocessedGrid, shape: Sequence[int]) -> 
 
 
 def disc(centre: NDArray[np.int64], radius: float, spacing_mm: Sequence[float], size: Sequence[int]) -> NDArray:
-    """``(P, 3)``: the voxels of a disc in a slice, the centre always among them.
+    """The voxels of a disc in a slice, always including the centre, ``(P, 3)``.
 
     Args:
-        centre: ``(3,)``, slice, row, column.
-        radius: in voxels of the finer axis.
-        spacing_mm: of row and column.
-        size: rows and columns of a slice.
+        centre: slice, row and column, ``(3,)``.
+        radius: radius in voxels of the finer axis.
+        spacing_mm: spacing along rows and columns.
+        size: numbers of rows and columns of a slice.
     """
     reach = radius * min(spacing_mm)
     axes = [np.arange(-int(reach / mm + 1e-9), int(reach / mm + 1e-9) + 1) for mm in spacing_mm]
@@ -87,12 +88,13 @@ def disc(centre: NDArray[np.int64], radius: float, spacing_mm: Sequence[float], 
 
 
 def around_box(box: Box, shape: Sequence[int], slice_axis: int) -> NDArray[np.int64]:
-    """``(P, 3)``, z, y, x: the voxels that touch a box from outside, as far as the image goes.
+    """The voxels of the image that touch a box from outside, ``(P, 3)``, z, y, x.
 
     Args:
-        box: of a box in one plane only voxels of that plane count; if it is in several, that of the slices.
-        shape: of the image.
-        slice_axis: across which slices lie.
+        box: the box. If it is one voxel thin, only voxels in its plane count; if it is thin along several axes, the
+            plane across the slice axis is preferred.
+        shape: shape of the image.
+        slice_axis: axis across the slices.
     """
     ranges = np.asarray(box)
     thin = np.flatnonzero(ranges[:, 1] - ranges[:, 0] == 1).tolist()

@@ -1,12 +1,12 @@
-"""``nnunet-ext landmarks check``: quality control of a data set with landmarks, before it costs a training.
+"""``nnunet-ext landmarks check``: quality control of a data set with landmarks, before a training is spent on it.
 
-The prior "this landmark lies on the surface of that organ" is measured in the cases that have both. Without such cases
-it is estimated across the set: the position of a landmark relative to the centre of its image, in the images of cases
-with the organ. It writes::
+The check measures the prior "this landmark lies on the surface of that organ" in the cases that have both. Without such
+cases it estimates the prior across cases: a landmark keeps its offset from the centre of its image and is placed in the
+images of cases with the organ. The command writes::
 
     findings.csv    severity, kind, text, case, landmark
     distances.csv   case, landmark, organ, mm (negative inside), across
-    check.json      both, the table, and what is annotated in every case
+    check.json      both, the table, and the annotation of every case
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.version import __version__
 
 ACROSS = 20
-"""Cases with an organ in which the landmarks of others are placed, to estimate the prior across the set."""
+"""Largest number of cases with an organ to place other cases' landmarks in, to estimate the prior across cases."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class Distance:
     """Distance of a landmark from the surface of an organ.
 
     Attributes:
-        case: in whose label map it was measured.
-        landmark: name.
-        organ: name.
-        mm: negative inside.
-        across: the median, without sign, of the landmarks of other cases, whose images were laid centre on centre.
+        case: case whose label map it was measured in.
+        landmark: name of the landmark.
+        organ: name of the organ.
+        mm: signed distance, negative inside.
+        across: ``mm`` is instead the median unsigned distance of other cases' landmarks, with image centres aligned.
     """
 
     case: str
@@ -70,7 +70,7 @@ class Distance:
 
 @dataclass(frozen=True, eq=False)
 class CheckedLandmarks:
-    """One case; ``placed`` is None without landmarks, ``organs`` are those with a surface in its label map."""
+    """One case; ``placed`` is None without landmarks, ``organs`` have a surface in its label map."""
 
     name: str
     placed: PlacedLandmarks | None
@@ -83,13 +83,13 @@ class CheckedLandmarks:
 
 @dataclass(frozen=True, eq=False)
 class LandmarkReport(CheckReport):
-    """Findings in landmarks, with what is annotated and the distances from organs.
+    """Findings in landmarks, with the annotation of every case and the distances from organs.
 
     Attributes:
-        dataset: that was checked.
-        placed: the landmarks in their image, by case with landmarks.
+        dataset: the data set that was checked.
+        placed: landmarks in their image, by case with landmarks.
         segmented: cases with labels.
-        distances: in the order of the cases.
+        distances: distances from organs, in the order of the cases.
     """
 
     columns: ClassVar[Mapping[str, str]] = {**CheckReport.columns, "landmark": "about"}
@@ -100,7 +100,7 @@ class LandmarkReport(CheckReport):
     distances: tuple[Distance, ...]
 
     def table(self) -> list[list[str]]:
-        """Cases in which each landmark is present, absent, unknown; its distances per organ. Texts with header."""
+        """Table with a header, one row per landmark and organ: number of cases by state, and distances."""
         header = [
             "landmark",
             "present",
@@ -132,7 +132,7 @@ class LandmarkReport(CheckReport):
         return [str(organ), str(len(own)), *numbers, share]
 
     def summary(self) -> str:
-        """One sentence: how much is annotated, and the verdict."""
+        """One line: numbers of annotated cases, and the verdict."""
         both = len(set(self.placed) & set(self.segmented))
         counts = f"{len(self.placed)} with landmarks, {len(self.segmented)} with labels, {both} with both"
         return f"{self.dataset.raw.name}: {len(self.dataset.raw.cases)} cases, {counts}; {self.verdict()}"
@@ -178,13 +178,13 @@ class LandmarkReport(CheckReport):
 def check_landmarks(
     dataset: str | int | Path, *, labels: str | Path | None = None, processes: int | None = None
 ) -> LandmarkReport:
-    """Look at every training case of a data set with landmarks.
+    """Check every training case of a data set with landmarks.
 
     Args:
         dataset: number or name of a data set in ``nnUNet_raw``, or a folder.
-        labels: folder of label maps to measure the distances in, instead of ``labelsTr``; cases without a file there
-            keep theirs.
-        processes: how many cases at a time; as many as there are cores by default.
+        labels: folder of label maps to measure the distances in, instead of ``labelsTr``; a case without a file there
+            uses its own label map.
+        processes: cases checked in parallel; by default one per core.
 
     Raises:
         InputError: there is no such data set, its declarations contradict each other, or an image cannot be read.
@@ -203,7 +203,7 @@ def check_landmarks(
     distances = [distance for case in cases for distance in case.distances]
     distances += _across(found, cases, files, reader, processes, {(d.landmark, d.organ) for d in distances})
     if unread := keys_like_ours(found.raw.description):
-        findings.append(Finding("warning", "key", f"of the keys of dataset.json {unread}"))
+        findings.append(Finding("warning", "key", f"dataset.json: {unread}"))
     findings += _of_all(found, cases, distances)
     findings += [finding for case in cases for finding in case.findings]
     all_placed = {case.name: case.placed for case in cases if case.placed is not None}
@@ -220,15 +220,15 @@ def check_case(
     organs: Organs,
     reader_name: str,
 ) -> CheckedLandmarks:
-    """Look at one case.
+    """Check one case.
 
     Args:
-        case: files.
-        label_file: where its organs are.
-        landmarks: of its file; None without a file.
-        declaration: of the landmarks.
+        case: its files.
+        label_file: label map with its organs.
+        landmarks: landmarks of its file; None without a file.
+        declaration: declaration of the landmarks.
         organs: the labels of the data set.
-        reader_name: of nnU-Net's reader.
+        reader_name: name of nnU-Net's reader.
 
     Raises:
         InputError: a file cannot be read.
@@ -285,14 +285,14 @@ def distances_elsewhere(
     reader_name: str,
     offsets_mm: Mapping[tuple[str, str], Floats],
 ) -> list[Distance]:
-    """Distances of landmarks of other cases from the organs of this case, images laid centre on centre.
+    """Distances of other cases' landmarks from the organs of this case, with image centres aligned.
 
     Args:
-        name: of the case.
+        name: name of the case.
         label_file: its label map.
         organs: the labels of the data set.
-        reader_name: of nnU-Net's reader.
-        offsets_mm: by landmark and organ, ``(N, 3)``, from the centres of the images of the other cases.
+        reader_name: name of nnU-Net's reader.
+        offsets_mm: by landmark and organ, ``(N, 3)`` offsets of the landmark from the image centres of other cases.
     """
     labels = Reader(reader_name).labels(label_file)
     geometry = Geometry.from_volume(labels)
@@ -310,7 +310,7 @@ def distances_elsewhere(
 
 
 def _read(found: RawLandmarkDataset) -> tuple[Cases, list[Finding]]:
-    """All files that can be read; a finding for each that cannot, or that belongs to no case."""
+    """Read the landmarks of all cases, with a finding for each file that is unreadable or belongs to no case."""
     cases: Cases = {}
     findings: list[Finding] = []
     if not found.files:
@@ -341,7 +341,7 @@ def _label_file(case: RawCase, folder: str | Path | None) -> Path:
 def _of_all(
     found: RawLandmarkDataset, cases: Sequence[CheckedLandmarks], distances: Sequence[Distance]
 ) -> Iterator[Finding]:
-    """Find what only the whole data set shows."""
+    """Find mistakes that only the whole data set shows."""
     all_placed = {case.name: case.placed for case in cases if case.placed is not None}
     names = found.declaration.names
     if found.files:
@@ -383,7 +383,7 @@ def _across(
     processes: int | None,
     measured: set[tuple[str, str]],
 ) -> list[Distance]:
-    """Distances for every landmark and organ that no case has both of."""
+    """Distances across cases, for every landmark and organ that are never annotated in the same case."""
     offsets: dict[tuple[str, str], Floats] = {}
     for k, name in enumerate(found.declaration.names):
         own = [case.placed.offsets_mm()[k] for case in cases if case.placed is not None]

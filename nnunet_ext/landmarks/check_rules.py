@@ -1,4 +1,7 @@
-"""Rules that find mistakes in the landmarks of one case, or of all: pure functions, every threshold with its reason."""
+"""Rules that find mistakes in the landmarks of one case or of all cases.
+
+Pure functions; every threshold has its reason beside it.
+"""
 
 from __future__ import annotations
 
@@ -18,21 +21,23 @@ from nnunet_ext.landmarks.dataset import Declaration, Organs, as_3d
 from nnunet_ext.landmarks.points import Landmarks, State, as_arrays
 
 OUTSIDE_SHARE = 0.2
-"""Share of the points of a case outside of its image above which RAS and LPS are tried for a mix-up; below, single
-points are misplaced or the image was cropped."""
+"""Share of a case's points outside the image above which a mix-up of RAS and LPS is considered. Below it, single points
+are misplaced or the image was cropped."""
 
 PRIOR_VOXELS, GAP_VOXELS = 8, 2
-"""Median distance to the surface, in voxels of the finest axis. A boundary loss looks 8 voxels far (its default range),
-so beyond the prior teaches nothing or the wrong thing; a person and a label map differ by less than two voxels."""
+"""Largest median distances to the surface, in voxels of the finest axis.
+
+A boundary loss reaches 8 voxels by default, so beyond that the prior teaches nothing or the wrong thing. A person and a
+label map differ by less than two voxels."""
 
 BETTER = 3
-"""Factor by which the other coordinate system must fit better: anatomy varies by less."""
+"""Factor by which the other coordinate system must fit better; anatomy varies by less."""
 
 SAME_PLACE_MM = 0.01
-"""Two landmarks closer than this are one point with two names: nobody clicks so precisely."""
+"""Two landmarks closer than this are one point with two names; nobody clicks so precisely."""
 
 ENOUGH = 5
-"""Cases from which a median says what is usual."""
+"""Smallest number of cases whose median counts as usual."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +47,9 @@ class PlacedLandmarks:
     Attributes:
         states: ``(K,)``.
         points_mm: ``(K, 3)``, LPS; nan unless present.
-        centre_mm: ``(3,)``, of the image.
-        geometry: of the image.
-        shape: of the image, ``(z, y, x)``.
+        centre_mm: ``(3,)``, centre of the image.
+        geometry: geometry of the image.
+        shape: shape of the image, ``(z, y, x)``.
     """
 
     states: NDArray[np.int8]
@@ -60,21 +65,21 @@ class PlacedLandmarks:
         """The landmarks called ``names`` in the image of their case.
 
         Args:
-            landmarks: of the case.
-            names: those that are declared.
-            geometry: of its image.
-            shape: of its image.
+            landmarks: landmarks of the case.
+            names: the declared landmarks.
+            geometry: geometry of its image.
+            shape: shape of its image.
         """
         points_mm, states = as_arrays(landmarks, names)
         centre = geometry.to_mm((np.asarray(shape) - 1) / 2)
         return cls(states, points_mm, centre, geometry, tuple(shape))
 
     def offsets_mm(self, *, flipped: bool = False) -> Floats:
-        """``(K, 3)``: from the centre of the image; with the positions taken for RAS if ``flipped``."""
+        """Offsets ``(K, 3)`` from the centre of the image; ``flipped`` reads the positions as RAS."""
         return (to_lps(self.points_mm, "RAS") if flipped else self.points_mm) - self.centre_mm
 
     def outside(self, *, flipped: bool = False) -> NDArray[np.bool_]:
-        """``(K,)``: present, but outside of the image."""
+        """Whether each landmark is present but outside the image, ``(K,)``; ``flipped`` reads positions as RAS."""
         points = to_lps(self.points_mm, "RAS") if flipped else self.points_mm
         return (self.states == State.PRESENT) & ~inside(self.geometry.to_index(points), self.shape)
 
@@ -83,7 +88,7 @@ class PlacedLandmarks:
 
 
 def names_of(case: str, landmarks: Landmarks, declared: Sequence[str]) -> Iterator[Finding]:
-    """Names in a file that ``dataset.json`` does not declare, and two names for one point."""
+    """Find names in a file that ``dataset.json`` does not declare, and two names for one point."""
     if unknown := sorted(set(landmarks) - set(declared)):
         text = f"the file names {unknown}, which dataset.json does not declare; they are not used"
         yield Finding("warning", "unknown name", text, case)
@@ -97,7 +102,7 @@ def names_of(case: str, landmarks: Landmarks, declared: Sequence[str]) -> Iterat
 
 
 def places(case: str, placed: PlacedLandmarks, names: Sequence[str]) -> Iterator[Finding]:
-    """Points outside of the image; and whether they fit into it when RAS and LPS are exchanged."""
+    """Find points outside the image, and whether exchanging RAS and LPS brings them inside."""
     outside = placed.outside()
     if not outside.any():
         return
@@ -117,8 +122,8 @@ def flipped_fits(case: str, distances_mm: Floats, flipped_mm: Floats, voxel_mm: 
     """Find landmarks that lie on their organs when RAS and LPS are exchanged, and only then.
 
     Args:
-        case: name.
-        distances_mm: ``(N,)``, to the surfaces of the organs of the case.
+        case: name of the case.
+        distances_mm: ``(N,)``, from the surfaces of the case's organs.
         flipped_mm: ``(N,)``, the same with RAS and LPS exchanged.
         voxel_mm: the finest spacing.
     """
@@ -132,7 +137,11 @@ def flipped_fits(case: str, distances_mm: Floats, flipped_mm: Floats, voxel_mm: 
 
 
 def same_grid(case: str, image: Volume, labels: Volume, label_file: Path) -> Iterator[Finding]:
-    """A label map that lies elsewhere than its image: nnU-Net only warns, but landmarks are placed in the image."""
+    """Find a label map that lies elsewhere than its image. nnU-Net only warns, but landmarks are placed in the image.
+
+    Raises:
+        InputError: the shapes differ.
+    """
     one, other = Geometry.from_volume(image), Geometry.from_volume(labels)
     if image.array.shape != labels.array.shape:
         found = f"{labels.array.shape}, of the image {image.array.shape}"
@@ -147,7 +156,7 @@ def same_grid(case: str, image: Volume, labels: Volume, label_file: Path) -> Ite
 def empty_mask(
     case: str, placed: PlacedLandmarks, labels: Volume, declaration: Declaration, organs: Organs
 ) -> Iterator[Finding]:
-    """A label map of zeros for a case with only landmarks teaches that there are no organs."""
+    """Find a label map of zeros in a case with only landmarks; it would teach that there are no organs."""
     if labels.array.any() or organs.annotated.get(case) == frozenset():
         return
     on_organs = [
@@ -171,7 +180,7 @@ _MIXED = "RAS was saved as LPS or the other way round; repair it with 'nnunet-ex
 
 
 def annotated(all_placed: Mapping[str, PlacedLandmarks], names: Sequence[str]) -> Iterator[Finding]:
-    """Landmarks that are present nowhere, or unknown in some of the cases that have landmarks."""
+    """Find landmarks that are present nowhere, or unknown in some of the cases with landmarks."""
     for k, name in enumerate(names):
         states = {case: placed.states[k] for case, placed in all_placed.items()}
         unknown = [case for case, state in states.items() if state == State.UNKNOWN]
@@ -186,7 +195,7 @@ def annotated(all_placed: Mapping[str, PlacedLandmarks], names: Sequence[str]) -
 
 
 def pairs(all_placed: Mapping[str, PlacedLandmarks], declaration: Declaration) -> Iterator[Finding]:
-    """Cases in which the two landmarks of a mirror pair lie the other way round than usual."""
+    """Find cases in which the two landmarks of a mirror pair lie the other way round than usual."""
     for pair in declaration.mirror_pairs:
         a, b = (declaration.names.index(name) for name in pair)
         steps = {case: p.points_mm[a] - p.points_mm[b] for case, p in all_placed.items()}
@@ -201,7 +210,7 @@ def pairs(all_placed: Mapping[str, PlacedLandmarks], declaration: Declaration) -
 
 
 def unusual_places(all_placed: Mapping[str, PlacedLandmarks]) -> Iterator[Finding]:
-    """Cases far from the usual places, relative to the centre of the image, that fit when RAS and LPS are exchanged."""
+    """Find cases whose landmarks are far from their usual offsets, unless RAS and LPS are exchanged."""
     if len(all_placed) < ENOUGH:
         return
     usual = _median_offsets([p.offsets_mm() for p in all_placed.values()])
@@ -226,11 +235,11 @@ def prior(landmark: str, organ: str, distances_mm: Floats, voxel_mm: float, *, m
     """Check that a landmark lies on the surface of an organ.
 
     Args:
-        landmark: name.
-        organ: name.
+        landmark: name of the landmark.
+        organ: name of the organ.
         distances_mm: ``(N,)``.
         voxel_mm: the finest spacing.
-        measured: in cases with both; otherwise across cases, which blurs by as much as anatomy varies.
+        measured: whether the distances come from cases with both; across cases, anatomical variation blurs them.
     """
     median = float(np.median(np.abs(distances_mm)))
     far = f"{landmark} is {median:.1f} mm from the surface of {organ} (median of {len(distances_mm)})"
@@ -243,12 +252,12 @@ def prior(landmark: str, organ: str, distances_mm: Floats, voxel_mm: float, *, m
 
 
 def far_from_organ(landmark: str, organ: str, distances_mm: Mapping[str, float], voxel_mm: float) -> Iterator[Finding]:
-    """Single cases in which a landmark is far from an organ on whose surface it usually lies.
+    """Find single cases in which a landmark is far from the organ on whose surface it usually lies.
 
     Args:
-        landmark: name.
-        organ: name.
-        distances_mm: by case.
+        landmark: name of the landmark.
+        organ: name of the organ.
+        distances_mm: distance by case.
         voxel_mm: the finest spacing.
     """
     if np.median(np.abs(list(distances_mm.values()))) > PRIOR_VOXELS * voxel_mm:
@@ -261,7 +270,7 @@ def far_from_organ(landmark: str, organ: str, distances_mm: Mapping[str, float],
 
 
 def _median_offsets(offsets: Sequence[Floats]) -> Floats:
-    """``(K, 3)``: over the cases in which each landmark is present; nan where there is none."""
+    """Median offset ``(K, 3)`` of each landmark over the cases where it is present; nan if there are none."""
     stack = np.stack(offsets)
     result = np.full(stack.shape[1:], np.nan)
     for k in range(stack.shape[1]):

@@ -4,8 +4,8 @@
 
     Dataset204_Knee/
       imagesTr/CASE_0000.nii.gz
-      labelsTr/CASE.nii.gz            only landmarks: every voxel has the ignore label
-      landmarksTr/CASE.mrk.json       or .fcsv, .json, .csv; no file: all landmarks are unknown
+      labelsTr/CASE.nii.gz            in a case with only landmarks every voxel has the ignore label
+      landmarksTr/CASE.mrk.json       or .fcsv, .json, .csv; without a file all landmarks are unknown
       dataset.json                    nnU-Net's keys, "landmarks", and perhaps "annotated_labels"
 
     "labels": {"background": 0, "femur": 1, "cartilage": 2, "ignore": 3},
@@ -16,8 +16,8 @@
         "spans": {"femur": [["FemurMedial", "FemurLateral"]]}
     }
 
-Only ``names`` is required, and a plain list of names is enough where nothing else is known. nnU-Net tolerates keys that
-it does not know, and copies ``dataset.json`` into the model folder.
+Only ``names`` is required; ``"landmarks"`` may also be a plain list of names. nnU-Net tolerates unknown keys, and
+copies ``dataset.json`` into the model folder.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ class Declaration:
     """The block ``landmarks`` of ``dataset.json``.
 
     Attributes:
-        names: of the landmarks, in the order of a network's channels.
-        surface_of: by landmark, the labels or regions on whose surface it lies. A landmark without an entry may lie
-            anywhere.
+        names: names of the landmarks, in the order of a network's channels.
+        surface_of: for each landmark, the labels or regions on whose surface it lies. A landmark without an entry may
+            lie anywhere.
         mirror_pairs: landmarks that change places when the patient is mirrored left to right.
-        spans: by label, pairs of landmarks at two ends of it, with the organ between them.
+        spans: for each label, pairs of landmarks at two ends of the organ.
     """
 
     names: tuple[str, ...]
@@ -75,8 +75,8 @@ class Declaration:
         """Read the block ``landmarks``.
 
         Args:
-            content: of ``dataset.json``.
-            where: its name, for messages.
+            content: content of ``dataset.json``.
+            where: name of the file in messages.
 
         Raises:
             InputError: the block is missing, or contradicts itself or the labels.
@@ -103,7 +103,7 @@ class Declaration:
         )
 
     def mirrored_order(self) -> list[int]:
-        """``(K,)``: index of the landmark that takes the place of each when the patient is mirrored left to right."""
+        """For each landmark, the index of the one that takes its place when the patient is mirrored, ``(K,)``."""
         partner = dict(self.mirror_pairs) | {b: a for a, b in self.mirror_pairs}
         return [self.names.index(partner.get(name, name)) for name in self.names]
 
@@ -115,7 +115,7 @@ class Organs:
     Attributes:
         values: label or region by name, without background and ignore.
         ignore: the ignore label, if there is one.
-        annotated: by case, the labels that were annotated in it; all in a case without an entry.
+        annotated: for each case, the labels that were annotated in it; a case without an entry has all.
     """
 
     values: Mapping[str, Label]
@@ -145,8 +145,8 @@ class RawLandmarkDataset:
     Attributes:
         raw: images and label maps.
         declaration: the block ``landmarks`` of ``dataset.json``.
-        organs: its labels.
-        files: in ``landmarksTr``.
+        organs: the labels of the data set.
+        files: files of landmarks in ``landmarksTr``.
     """
 
     raw: RawDataset
@@ -155,7 +155,7 @@ class RawLandmarkDataset:
     files: tuple[Path, ...]
 
     def landmarks(self) -> Cases:
-        """Return the landmarks by case; a case that is not there has unknown ones.
+        """Return the landmarks by case; all landmarks of a missing case are unknown.
 
         Raises:
             InputError: a file cannot be read, or a case is in two files.
@@ -184,7 +184,7 @@ def open_landmarks(dataset: str | int | Path) -> RawLandmarkDataset:
 
 
 def as_3d(array: NDArray) -> NDArray:
-    """``(y, x)`` → one slice ``(1, y, x)``, as nnU-Net does; ``(z, y, x)`` stays."""
+    """Return ``(y, x)`` as one slice ``(1, y, x)``, as nnU-Net does; ``(z, y, x)`` stays as it is."""
     return array if array.ndim == 3 else array[None]
 
 

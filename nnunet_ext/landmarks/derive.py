@@ -3,18 +3,18 @@
 ::
 
     Dataset227_ACDCLandmarks/
-        dataset.json        with the ignore label and the landmarks; names the images of the source
+        dataset.json        with the ignore label and the landmarks; refers to the images of the source
         labelsTr/           masks of the subjects that keep them; in all other cases every voxel has the ignore label
         landmarksTr/        landmarks of the other cases, for 3D Slicer
-        oracle/             labelsTr and landmarksTr of every case, to measure with; nnU-Net does not read this folder
-        landmarks.json      options, version, who keeps masks, how often each landmark is there
+        oracle/             labelsTr and landmarksTr of every case, for evaluation; nnU-Net does not read this folder
+        landmarks.json      options, version, subjects with masks, number of cases with each landmark
         splits_final.json   with --splits: the folds, to be copied to nnUNet_preprocessed
 
 With ``--splits`` and ``--fold`` the subjects that keep their masks are chosen from the training subjects of that fold,
-exactly as ``nnunet-ext splits --few-shot`` chooses them, so a few-shot fold of the source with the same number and seed
-is the training without landmarks. Cases that validate in that fold have both masks and landmarks: nobody learns from
-them, and nnU-Net's validation, its best checkpoint and the evaluation of landmarks need them. Without ``--splits`` they
-are chosen from all subjects, and what was withheld is scored against ``oracle``.
+exactly as ``nnunet-ext splits --few-shot`` chooses them. So a few-shot fold of the source with the same number and seed
+is the same training without landmarks. Validation cases of that fold have both masks and landmarks: no training learns
+from them, and nnU-Net's validation, its best checkpoint and the evaluation of landmarks need both. Without ``--splits``
+the subjects are chosen from all subjects, and the withheld annotations are scored against ``oracle``.
 """
 
 from __future__ import annotations
@@ -56,18 +56,18 @@ def derive_dataset(
     force: bool = False,
     processes: int | None = None,
 ) -> Derived:
-    """Write a data set with landmarks into ``nnUNet_raw``; all of it or, after an error, nothing.
+    """Write a data set with landmarks into ``nnUNet_raw``; after an error nothing is left behind.
 
     Args:
         dataset: number or name of a data set in ``nnUNet_raw`` with dense labels, or a folder.
         out: number of the new data set, or its whole name ``Dataset227_Name``.
-        options: which landmarks, and which cases keep masks.
+        options: which landmarks to derive, and which cases keep masks.
         force: replace a data set of the same name that this function wrote.
-        processes: how many cases at a time; as many as there are cores by default. The result does not depend on it.
+        processes: cases in parallel; by default one per core. The result does not depend on it.
 
     Raises:
-        InputError: the source cannot be read, labels or subjects are not those of the source, the number of the new
-            data set is taken, or there are no such landmarks.
+        InputError: the source cannot be read, labels or subjects do not fit the source, the number of the new data set
+            is taken, or no case has any of the landmarks.
     """
     source = open_dataset(dataset)
     where = str(source.folder / "dataset.json")
@@ -111,7 +111,7 @@ def derive_dataset(
         write_json(folder / "dataset.json", {**derived_description(source, target, text), **declared})
         write_json(folder / ABOUT, result.statistics())
         if folds:
-            validation = f"{options.splits}, of which fold {options.fold} is meant"
+            validation = f"fold {options.fold} of {options.splits}"
             write_folds(folder / NAME, folds, target.name, grouping, validation)
     return result
 
@@ -120,7 +120,7 @@ def derive_dataset(
 
 
 def _folds(source: RawDataset, options: Options) -> tuple[Fold, list[Fold]]:
-    """The fold that subjects are chosen from, and all folds of its file; all cases, and none, without a file."""
+    """The fold to choose subjects from, and all folds of its file; without a file all cases train and none validate."""
     cases = tuple(case.name for case in source.cases)
     if options.splits is None:
         return Fold(cases, ()), []
@@ -130,7 +130,7 @@ def _folds(source: RawDataset, options: Options) -> tuple[Fold, list[Fold]]:
     base = Fold(tuple(sorted(set(folds[options.fold].train))), tuple(sorted(set(folds[options.fold].val))))
     if unknown := sorted({*base.train, *base.val} - set(cases)):
         raise InputError(
-            f"Fold {options.fold} of {options.splits} has {len(unknown)} cases that {source.name} has not "
+            f"Fold {options.fold} of {options.splits} has {len(unknown)} cases that are not in {source.name} "
             f"({some(unknown)}); give folds of this data set."
         )
     return base, folds
@@ -140,14 +140,17 @@ def _chosen(grouping: Grouping, base: Fold, options: Options) -> Fold:
     subjects = len({grouping.subject_of[case] for case in base.train})
     if not 1 <= options.segmented < subjects:
         raise InputError(
-            f"--segmented is {options.segmented}, but there are {subjects} training subjects, of which at least one "
-            "keeps its masks and at least one has only landmarks."
+            f"--segmented is {options.segmented}, but there are {subjects} training subjects; at least one must keep "
+            "its masks, and at least one must have only landmarks."
         )
     return few_shot(grouping.subject_of, base, [options.segmented], [options.seed])[0]
 
 
 def _rule(options: Options, values: Mapping[str, Label], thick: Mapping[str, int | None]) -> Rule:
-    """The rule; most cases decide whether slices are thick, and all must have them across the same direction."""
+    """The rule of the data set.
+
+    Most cases decide whether slices are thick; every case with thick slices must have them across the same direction.
+    """
     names = list(values)
     across = Counter(thick.values()).most_common(1)[0][0]
     directions = [name for axis in DIRECTIONS for name in axis]
@@ -224,13 +227,13 @@ def _derive_case(
 def landmarks_by_rule(
     case: str, array: NDArray, geometry: Geometry, rule: Rule, organs: Organs
 ) -> tuple[dict[str, Landmark], dict[str, Floats]]:
-    """The landmarks of a label map, and their continuous indices, nan unless present.
+    """The landmarks of a label map, and their continuous indices; nan unless present.
 
     Args:
-        case: its name: not all labels may be annotated in it.
+        case: name of the case, which decides which labels are annotated.
         array: ``(z, y, x)``.
-        geometry: of the array.
-        rule: with labels of ``organs``.
+        geometry: geometry of the array.
+        rule: a rule for labels of ``organs``.
         organs: labels and the ignore label.
     """
     masks = {name: np.isin(array, value) for name, value in organs.values.items()}

@@ -1,4 +1,4 @@
-"""Options and result of ``nnunet-ext landmarks derive``: who keeps masks, the landmarks of every case, numbers."""
+"""Options and result of ``nnunet-ext landmarks derive``: subjects that keep masks, landmarks and counts."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ Axes = Literal["auto", "in-plane", "all"]
 Kept = Literal["segmentation", "landmarks", "both"]
 
 SPANNING = 0.9
-"""Share of the cases with masks in which an organ has to lie between two landmarks, for these to be its ``spans``."""
+"""Smallest share of cases with masks in which an organ lies between two landmarks that become its ``spans``."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Which landmarks there are, and which cases keep their masks.
+    """Options: which landmarks to derive, and which cases keep their masks.
 
     Attributes:
-        rule: of :mod:`nnunet_ext.landmarks.rules`.
-        labels: labels or regions; all by default. An interface is one of every two of them.
-        axes: along which axes of the image; ``auto`` leaves out the one across thick slices.
+        rule: a rule of :mod:`nnunet_ext.landmarks.rules`.
+        labels: labels or regions; all by default. An interface is derived for every two of them.
+        axes: axes of the image to derive landmarks along; ``auto`` leaves out the axis across thick slices.
         segmented: number of subjects that keep their masks.
         by: which cases are one subject, see :func:`nnunet_ext.splits.subjects.group`.
-        seed: of the choice of subjects.
+        seed: seed of the choice of subjects.
         splits: file of folds, such as ``splits_final.json``; None chooses from all subjects.
-        fold: of this file, from whose training subjects is chosen.
+        fold: fold of this file whose training subjects are chosen from.
         landmarks_everywhere: cases with masks have landmarks as well.
 
     Raises:
-        InputError: a value that does not exist, or a fold without folds.
+        InputError: an unknown value, or a fold without a file of folds.
     """
 
     segmented: int
@@ -75,11 +75,11 @@ class DerivedCase:
     """One case as it was written.
 
     Attributes:
-        kept: what nnU-Net sees of it.
-        landmarks: all of them, also where they are withheld.
-        place: ``(K, 3)``, position of each landmark as a share of the image along its axes; nan unless present.
-        size_mm: ``(3,)``, of the image.
-        spanned: by pair of opposite landmarks, whether the organ lies between them.
+        kept: annotation that nnU-Net sees.
+        landmarks: all landmarks, also withheld ones.
+        place: ``(K, 3)``, position of each landmark as a fraction of the image along its axes; nan unless present.
+        size_mm: ``(3,)``, size of the image.
+        spanned: for each pair of opposite landmarks, whether the organ lies between them.
     """
 
     name: str
@@ -92,13 +92,13 @@ class DerivedCase:
 
 @dataclass(frozen=True)
 class Derived:
-    """Result of :func:`derive_dataset`, which it wrote.
+    """The data set that :func:`~nnunet_ext.landmarks.derive.derive_dataset` wrote.
 
     Attributes:
-        folder: of the new data set.
-        source: name of the one it was made from.
-        subjects: that keep their masks.
-        validation: cases of the fold that validate; empty without a file of folds.
+        folder: folder of the new data set.
+        source: name of the data set it was derived from.
+        subjects: subjects that keep their masks.
+        validation: validation cases of the fold; empty without a file of folds.
     """
 
     folder: Path
@@ -121,7 +121,7 @@ class Derived:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The landmarks that are present in some case; the data set declares these.
+        """The landmarks that are present in at least one case; the data set declares these.
 
         Raises:
             InputError: there are none.
@@ -136,7 +136,7 @@ class Derived:
 
     @cached_property
     def spans(self) -> dict[str, list[tuple[str, str]]]:
-        """By label, the opposite landmarks between which it lies in the cases whose masks are known."""
+        """For each label, the pairs of opposite landmarks between which it lies in the training cases with masks."""
         training = [case for case in self.cases if case.kept != "landmarks" and case.name not in self.validation]
 
         def lies_between(pair: tuple[str, str]) -> bool:
@@ -168,7 +168,7 @@ class Derived:
         }
 
     def report(self) -> str:
-        """Return the text to print: who keeps what, the landmarks, and the commands to type next."""
+        """The text to print: subjects with masks, the landmarks, and the commands to type next."""
         kinds = Counter(case.kept for case in self.cases)
         guess = self._constant_guess_mm()
         rows: list[tuple[str, ...]] = [("landmark", "present", "absent", "unknown", "constant guess")]
@@ -201,7 +201,10 @@ class Derived:
         return sum(case.landmarks[name].state is state for case in self.cases)
 
     def _constant_guess_mm(self) -> Floats:
-        """``(K,)``: mean radial error of the mean place in the cases that train; in those that validate, if any do."""
+        """Mean radial error of guessing each landmark's mean place in the training cases, ``(K,)``.
+
+        It is measured in the validation cases if there are any, otherwise in all cases.
+        """
         place = np.stack([case.place for case in self.cases])
         size = np.stack([case.size_mm for case in self.cases])
         validates = np.array([case.name in self.validation for case in self.cases])

@@ -10,9 +10,9 @@ absent               absent or unknown        rejected
 unknown              anything                 not scored
 ===================  =======================  ===================================================
 
-MRE, the mean radial error, is over the landmarks that were found. SDR, the successful detection rate, is the share of
-the landmarks present in the reference whose error is at most (≤) the radius; one that was missed is a failure at every
-radius, so staying silent about hard cases improves the MRE, but not the SDR.
+The MRE (mean radial error) averages over the found landmarks. The SDR (successful detection rate) is the share of the
+landmarks present in the reference whose error is at most the radius. A missed landmark fails at every radius, so
+leaving out hard landmarks improves the MRE, but not the SDR.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from nnunet_ext.version import __version__
 Outcome = Literal["found", "missed", "false", "rejected", "not scored"]
 
 RADII_MM = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
-"""Radii of the SDR: 1.5 and 4 in BaBLoss, 2, 3 and 4 in nnLandmark, 2, 2.5, 3 and 4 in cephalometry."""
+"""Radii of the SDR. BaBLoss uses 1.5 and 4, nnLandmark 2, 3 and 4, cephalometry 2, 2.5, 3 and 4."""
 
 ROUNDING_MM = 1e-6
-"""Rounding of files: an error of exactly 2 mm counts as one of at most 2 mm."""
+"""Tolerance for rounding in files, so that an error of exactly 2 mm counts as at most 2 mm."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class ScoredLandmark:
     """One landmark of one case.
 
     Attributes:
-        case: name.
-        landmark: name.
-        outcome: see the module.
-        error_mm: nan unless found.
-        confidence: of the prediction; nan if it has none.
-        surface_mm: distance of the prediction from the surfaces of its organs, their mean; nan if not measured.
+        case: name of the case.
+        landmark: name of the landmark.
+        outcome: see the table of the module.
+        error_mm: radial error; nan unless found.
+        confidence: confidence of the prediction; nan if it has none.
+        surface_mm: mean distance of the prediction from the surfaces of its organs; nan if not measured.
         reference_surface_mm: the same for the reference.
     """
 
@@ -74,20 +74,20 @@ class ScoredLandmark:
 
 @dataclass(frozen=True)
 class Summary:
-    """Numbers of some landmarks; distances in mm, nan where nothing counts.
+    """Statistics of some landmarks; distances in mm, nan if there is nothing to average.
 
     Attributes:
         mre: mean of the radial errors.
-        sd: of the radial errors.
-        median: of the radial errors.
-        maximum: of the radial errors.
-        sdr: by radius, from 0 to 1.
+        sd: standard deviation of the radial errors.
+        median: median of the radial errors.
+        maximum: largest radial error.
+        sdr: successful detection rate by radius, from 0 to 1.
         surface: mean distance of the predictions from the surfaces of their organs.
         reference_surface: the same for the references.
-        found: how many.
-        missed: how many.
-        false: how many.
-        rejected: how many.
+        found: number of found landmarks.
+        missed: number of missed landmarks.
+        false: number of false landmarks.
+        rejected: number of rejected landmarks.
     """
 
     mre: float
@@ -104,7 +104,7 @@ class Summary:
 
 
 Measured = dict[tuple[str, str], float]
-"""Landmark and whose (``reference`` or ``prediction``) → mm."""
+"""Distance in mm by landmark and side (``reference`` or ``prediction``)."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ class Evaluation:
 
     Attributes:
         scored: every landmark of every case.
-        names: of the landmarks, in the order of the table.
-        left_out: cases that are in one of the two only.
+        names: names of the landmarks, in the order of the table.
+        left_out: cases with only a reference or only a prediction.
         labels: folder of the label maps, if distances from surfaces were measured.
         one_sided: sentences about landmarks that only one side names.
     """
@@ -126,16 +126,16 @@ class Evaluation:
     one_sided: tuple[str, ...] = ()
 
     def summaries(self) -> dict[str, Summary]:
-        """The numbers by landmark, and of ``all``."""
+        """Statistics by landmark, and of ``all`` landmarks together."""
         own = {name: summarise([s for s in self.scored if s.landmark == name]) for name in self.names}
         return {**own, "all": summarise(self.scored)}
 
     def mean_of_landmarks(self) -> float:
-        """Mean of the MREs of the landmarks: every landmark counts the same, however often it was found."""
+        """Mean of the landmarks' MREs; every landmark has the same weight, however often it was found."""
         return mean(summary.mre for name, summary in self.summaries().items() if name != "all")
 
     def table(self) -> list[list[str]]:
-        """Texts with header; distances in mm, SDR in percent."""
+        """Table with a header, one row per landmark; distances in mm, SDR in percent."""
         surface = self.labels is not None
         header = ["landmark", "MRE", "SD", "median", "max", *(f"≤{radius:g}" for radius in RADII_MM)]
         rows = [[*header, *(["surface", "reference"] if surface else []), "found", "missed", "false"]]
@@ -148,7 +148,7 @@ class Evaluation:
         return rows
 
     def report(self) -> str:
-        """The table, and what its numbers mean."""
+        """The text to print: the table, and the definitions of its numbers."""
         cases = len({one.case for one in self.scored})
         lines = [
             *aligned(self.table()),
@@ -163,7 +163,7 @@ class Evaluation:
 
     @property
     def definitions(self) -> list[str]:
-        """The sentences that every output quotes."""
+        """Definitions of the numbers; every output quotes them."""
         sentences = [
             "MRE: mean radial error in mm over the landmarks that were found",
             "≤ r: SDR, % of the landmarks present in the reference with an error of at most r mm; missed: a failure",
@@ -205,12 +205,12 @@ def evaluate(
     Args:
         references: folder of files of landmarks, or one table of all cases.
         predictions: folder or table like the references.
-        labels: folder of label maps, of the references or predicted; distances from the surfaces of organs are measured
-            in them.
-        dataset_json: that declares the landmarks; looked for up to two folders above references and predictions by
-            default. Needed only for distances from surfaces; otherwise the landmarks of the references are scored.
-        common: score the cases that are in both, instead of refusing when a prediction or reference is missing.
-        processes: how many cases at a time; as many as there are cores by default.
+        labels: folder of label maps, true or predicted, to measure distances from the surfaces of organs in.
+        dataset_json: file that declares the landmarks; by default it is searched up to two folders above references
+            and predictions. Only distances from surfaces need it. Without it all landmarks of the references are
+            scored.
+        common: score the cases that both have, instead of refusing a missing prediction or reference.
+        processes: cases in parallel; by default one per core.
 
     Raises:
         InputError: a file cannot be read, or the two do not fit together.
@@ -265,16 +265,16 @@ def surface_distances(
     organs: Organs,
     reader_name: str,
 ) -> Measured:
-    """Unsigned distances of the landmarks of one case from the surfaces of their organs, the mean over the organs.
+    """Unsigned distances of one case's landmarks from the surfaces of their organs, averaged over the organs.
 
     Args:
-        case: name.
+        case: name of the case.
         label_file: its label map.
-        reference: its landmarks.
-        prediction: its landmarks as predicted.
-        declaration: which organs they lie on.
+        reference: its reference landmarks.
+        prediction: its predicted landmarks.
+        declaration: declares the organs on which landmarks lie.
         organs: the labels of the data set.
-        reader_name: of nnU-Net's reader.
+        reader_name: name of nnU-Net's reader.
     """
     labels = Reader(reader_name).labels(label_file)
     geometry = Geometry.from_volume(labels)
@@ -303,7 +303,7 @@ def outcome_of(reference: Landmark, prediction: Landmark) -> tuple[Outcome, floa
 
 
 def summarise(scored: Sequence[ScoredLandmark], radii_mm: Sequence[float] = RADII_MM) -> Summary:
-    """The numbers of all of them together: every landmark of every case counts the same."""
+    """Statistics of all these landmarks together; every landmark of every case has the same weight."""
     outcomes = Counter(one.outcome for one in scored)
     errors = np.array([one.error_mm for one in scored if one.outcome == "found"])
     present = outcomes["found"] + outcomes["missed"]
@@ -335,7 +335,7 @@ def _score(case: str, name: str, reference: Landmark, prediction: Landmark) -> S
 
 
 def _one_sided(truth: Sequence[Landmarks], predicted: Sequence[Landmarks], names: Sequence[str]) -> tuple[str, ...]:
-    """Sentences about the landmarks that only one side names in any case, and those that are not scored."""
+    """Sentences about landmarks that only one side names, and about landmarks that are not scored."""
     ours, theirs = ({name for landmarks in side for name in landmarks} for side in (truth, predicted))
     found = (
         ("only the references name", sorted(ours - theirs)),
@@ -351,7 +351,7 @@ def _one_sided(truth: Sequence[Landmarks], predicted: Sequence[Landmarks], names
 def _matched(
     truth: Mapping[str, Any], predicted: Mapping[str, Any], references: str, predictions: str, common: bool
 ) -> tuple[list[str], tuple[str, ...]]:
-    """The cases to score, and those left out."""
+    """The cases to score, and the cases left out."""
     both = sorted(set(truth) & set(predicted))
     missing, extra = sorted(set(truth) - set(predicted)), sorted(set(predicted) - set(truth))
     if not both:

@@ -1,16 +1,16 @@
-"""Files of landmarks: reading one or a folder of them, writing, and ``nnunet-ext landmarks convert``.
+"""Files of landmarks: reading and writing, and ``nnunet-ext landmarks convert``.
 
-A file holds one case and is called like it (``case_007.mrk.json``), or it is a CSV table with a column ``case``. The
-files of 3D Slicer have a module of their own; the others are:
+A file holds one case and has its name (``case_007.mrk.json``), or it is a CSV table with a column ``case``. The module
+``slicer`` reads the files of 3D Slicer; the other formats are:
 
-**Tables**, one row per landmark, of one case or of many. Written are ``case, landmark, x, y, z, state, confidence``
-with x, y, z in mm, LPS. Read are also tables that 3D Slicer exports (``label, l, p, s`` or ``label, r, a, s``, whose
-names say the coordinate system), semicolons or tabs instead of commas, and tables with fewer columns: without ``case``
-the file is the case, without ``state`` a landmark with a position is present and one without is unknown, without ``z``
-it is 0.
+**Tables**, one row per landmark, of one case or of many. We write the columns ``case, landmark, x, y, z, state,
+confidence`` with x, y, z in mm, LPS. We also read tables that 3D Slicer exports (``label, l, p, s`` or ``label, r, a,
+s``; the names state the coordinate system), semicolons or tabs instead of commas, and tables with fewer columns.
+Without ``case``, the file name is the case. Without ``state``, a landmark with a position is present and one without is
+unknown. Without ``z``, z is 0.
 
-**Simple JSON**, name → position in mm, LPS unless the file says otherwise; null is unknown. Only read, because
-``.mrk.json`` says more::
+**Simple JSON** maps names to positions in mm, LPS unless the file says otherwise; null is unknown. We only read it,
+because ``.mrk.json`` says more::
 
     {"tip": [12.5, -3.0, 40.0], "notch": null, "fabella": "absent"}
     {"coordinateSystem": "RAS", "landmarks": {"tip": [-12.5, 3.0, 40.0]}}
@@ -38,7 +38,7 @@ from nnunet_ext.landmarks.stated import plain, require_known_columns, stated_sys
 
 MARKUPS = ".mrk.json"
 ENDINGS = (MARKUPS, ".json", ".fcsv", ".csv")
-"""Endings of the files that can be read; the first that fits counts."""
+"""Endings of the files that can be read; the first matching one counts."""
 
 NNUNETS_OWN = {"dataset.json", "plans.json", "predict_from_raw_data_args.json", "summary.json"}
 """JSON files that nnU-Net writes beside predictions."""
@@ -60,7 +60,7 @@ def case_of(file: Path) -> str:
     """The name of a file without its ending.
 
     Raises:
-        InputError: it has none of :data:`ENDINGS`.
+        InputError: its ending is not in :data:`ENDINGS`.
     """
     for ending in ENDINGS:
         if file.name.lower().endswith(ending):
@@ -81,14 +81,14 @@ def landmark_files(folder: Path) -> list[Path]:
 
 
 def read_file(file: Path, system: CoordinateSystem | None = None) -> Cases:
-    """The cases of one file, usually one.
+    """Read the landmarks of one file, usually of one case.
 
     Args:
-        file: in any of the formats.
-        system: that counts instead of what the file says.
+        file: a file in any of the formats.
+        system: coordinate system of the file, whatever it states.
 
     Raises:
-        InputError: it cannot be read, or names a landmark of a case twice.
+        InputError: the file cannot be read, or names a landmark of a case twice.
     """
     case, where = case_of(file), str(file)
     rows: Iterable[tuple[str, str, Landmark]]
@@ -105,12 +105,12 @@ def read_file(file: Path, system: CoordinateSystem | None = None) -> Cases:
         if name in cases.setdefault(name_of_case, {}):
             raise InputError(f"{where}: case {name_of_case} has the landmark {name!r} twice; remove or rename one.")
         cases[name_of_case][name] = landmark
-    # a file without points says that its case was looked at, and nothing is known
+    # a file without points means that its case was looked at and nothing is known
     return cases or {case: {}}
 
 
 def read_files(files: Iterable[Path], system: CoordinateSystem | None = None) -> Cases:
-    """The cases of several files.
+    """Read the landmarks of several files.
 
     Raises:
         InputError: a file cannot be read, or a case is in two files.
@@ -125,12 +125,12 @@ def read_files(files: Iterable[Path], system: CoordinateSystem | None = None) ->
 
 
 def read(source: str | Path) -> Cases:
-    """The cases of a folder of files, or of one file.
+    """Read the landmarks of a folder of files, or of one file.
 
-    In a folder with ``.mrk.json`` files only these count, because a table there says the same once more.
+    In a folder with ``.mrk.json`` files only these are read, because a table beside them repeats their content.
 
     Raises:
-        InputError: there is nothing to read, or it cannot be read.
+        InputError: there are no files of landmarks, or one cannot be read.
     """
     source = Path(source)
     files = [source] if source.is_file() else landmark_files(source)
@@ -140,12 +140,12 @@ def read(source: str | Path) -> Cases:
 
 
 def write_markups(file: Path, landmarks: Landmarks) -> None:
-    """One case for 3D Slicer, ``.mrk.json``."""
+    """Write one case as ``.mrk.json``, for 3D Slicer."""
     _write(file, json.dumps(to_markups(landmarks), indent=1, ensure_ascii=False))
 
 
 def write_table(file: Path, cases: Mapping[str, Landmarks]) -> None:
-    """Many cases as CSV."""
+    """Write all cases as one CSV table."""
     _write(file, to_table(cases))
 
 
@@ -164,16 +164,16 @@ def convert(
         sources: files, or folders of them.
         to: the format to write.
         out: folder to write to.
-        coordinates: of the sources, whatever they say; so a file that was saved under the wrong name is repaired.
-        force: replace files that are there, all of them at the end.
-        say: is told what a source says and the files that are written do not.
+        coordinates: coordinate system of the sources, whatever they state; this repairs a mislabelled file.
+        force: replace existing files, all together at the end.
+        say: called with a sentence about content of a source that the new files do not hold.
 
     Returns:
         The files that were written.
 
     Raises:
-        InputError: a file cannot be read, a case is in two of them, or a file to write is there already, or would
-            replace a source that says more.
+        InputError: a file cannot be read, a case is in two files, a file to write exists already, or it would replace
+            a source with more content.
     """
     files = [
         file for source in map(Path, sources) for file in (landmark_files(source) if source.is_dir() else [source])
@@ -215,9 +215,9 @@ def from_table(
 
     Args:
         text: content of the file.
-        where: its name, for messages.
-        case: of a table without such a column.
-        system: that counts instead of LPS, or of what the names of the columns say.
+        where: name of the file in messages.
+        case: name of the case, for a table without a column ``case``.
+        system: coordinate system of the table, whatever it states.
 
     Raises:
         InputError: a column is missing, or a cell cannot be read.
@@ -250,7 +250,7 @@ def from_table(
             )
         cells = {key: (value or "").strip() for key, value in row.items() if key is not None and isinstance(value, str)}
         name = cells.get(names, "")
-        if not any(cells.values()):  # a row of separators, which spreadsheets leave behind
+        if not any(cells.values()):  # spreadsheets leave rows of separators behind
             continue
         if not name:
             raise InputError(f"{where}: line {reader.line_num} names no landmark; fill in the column {names}.")
@@ -279,9 +279,9 @@ def from_simple_json(
     """The points of a file, in its order.
 
     Args:
-        content: of the file.
-        where: its name, for messages.
-        system: that counts instead of what the file says.
+        content: content of the file.
+        where: name of the file in messages.
+        system: coordinate system of the file, whatever it states.
 
     Raises:
         InputError: a position cannot be read.
@@ -321,7 +321,7 @@ def _write(file: Path, text: str) -> None:
 def _from_cells(cells: Mapping[str, str], axes: str, system: CoordinateSystem, where: str) -> Landmark:
     position = [cells.get(axis, "") for axis in axes]
     given = cells.get("state", "").lower() or ("present" if any(position) else "unknown")
-    # column of 3D Slicer
+    # "defined" is a column of 3D Slicer
     given = "unknown" if cells.get("defined") == "0" else given
     if given not in _STATES:
         raise InputError(f"{where}: the state is {given!r}, but one of {list(_STATES)} is expected.")

@@ -1,6 +1,7 @@
-"""``nnunet-ext landmarks from-masks``: landmarks read off label maps, by the rule of a data set that was derived.
+"""``nnunet-ext landmarks from-masks``: landmarks of label maps, by the rule of a derived data set.
 
-Of predicted segmentations they are the control of a trainer that predicts landmarks: what its segmentation alone says.
+Landmarks of predicted segmentations are the control of a trainer that predicts landmarks: they show how well the
+segmentation alone locates them.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ from nnunet_ext.processes.parallel import for_every_case
 def landmarks_from_masks(
     masks: str | Path, dataset: str | int | Path, out: str | Path, *, force: bool = False, processes: int | None = None
 ) -> Cases:
-    """Write ``CASE.mrk.json`` for every label map of a folder; returns the landmarks by case.
+    """Write ``CASE.mrk.json`` for every label map of a folder, and return the landmarks by case.
 
     Args:
         masks: folder of label maps, such as predictions.
         dataset: number or name of a data set in ``nnUNet_raw`` that ``nnunet-ext landmarks derive`` wrote, or a folder.
         out: folder to write to.
-        force: replace files that are there.
-        processes: how many cases at a time; as many as there are cores by default.
+        force: replace existing files.
+        processes: cases in parallel; by default one per core.
 
     Raises:
-        InputError: the data set has no rule, there are no label maps, or files are there already.
+        InputError: the data set has no rule, there are no label maps, or files exist already.
     """
     found = open_landmarks(dataset)
     rule = _rule_of(found)
@@ -49,7 +50,7 @@ def landmarks_from_masks(
     if (there := [target for target in targets if target.exists()]) and not force:
         raise InputError(f"{there[0]} is there already; choose another folder with -o, or replace it with --force.")
     reader = Reader.for_file(files[0], ending, found.raw.description).name
-    # partial annotation is about people, not about masks
+    # which labels people annotated does not matter here: the masks hold all labels
     organs = Organs(found.organs.values, found.organs.ignore, {})
     names = found.declaration.names
     calls = [(file, reader, rule, organs, names) for file in files]

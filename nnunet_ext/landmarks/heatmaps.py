@@ -1,14 +1,13 @@
-"""Landmarks as images: Gaussian targets, the loss on them, and the way back to coordinates.
+"""Landmarks as images: Gaussian targets, the loss on them, and decoding to coordinates.
 
-Positions are in voxels of the patch: 0 is the centre of the first voxel of an axis. Sigma is given per axis in voxels,
-because it is meant in mm and spacing differs between axes. Targets are rendered on the device from coordinates, so that
-nothing dense is loaded, and channel by channel in the loss, so that little of it is kept.
+Positions are in voxels of the patch: 0 is the centre of the first voxel of an axis. Sigma is chosen in mm but given in
+voxels per axis, because the spacing differs between axes. Targets are rendered on the device from coordinates, so no
+dense array is loaded. The loss renders them channel by channel, to save memory.
 
-The default loss is after nnLandmark (BCE, mean over the hardest 20 % of the voxels of a channel), on a Gaussian. Of a
-larger patch 20 % are more voxels, and the landmark has a smaller share of the gradient: 23 times less in 128³ than in
-40×56×40. So the number of voxels is a multiple of the mass of the Gaussian instead, and a landmark pulls as much in any
-patch.
-:class:`PaperHeatmapLoss` is that of the published code, whose targets reach 255.
+The default loss follows nnLandmark (BCE, mean over the hardest 20 % of a channel's voxels), with a Gaussian target. In
+a larger patch 20 % are more voxels, and the landmark has a smaller share of the gradient: 23 times less in 128³ than in
+40×56×40. So here the number of voxels is a multiple of the mass of the Gaussian, and a landmark has the same pull in
+any patch. :class:`PaperHeatmapLoss` is the loss of the published code, whose targets reach 255.
 """
 
 from __future__ import annotations
@@ -28,18 +27,18 @@ from nnunet_ext.landmarks.points import State
 
 FIT_RADIUS = 3.5  # voxels
 NEAR = math.exp(-4.5)  # height of a Gaussian at three sigmas
-LEAST = 8.0  # masses of a Gaussian that count at least
+LEAST = 8.0  # smallest number of voxels in the loss, as a multiple of a Gaussian's mass
 
 
 def heatmaps(points: Tensor, states: Tensor, shape: Sequence[int], sigma: Sequence[float]) -> Tensor:
-    """A Gaussian of height 1 around each landmark that lies in the patch, else zero.
+    """Render a Gaussian of height 1 for each landmark in the patch; zeros for all other landmarks.
 
-    A landmark that is present but outside of the patch is not seen: its target is zero, not the tail of a Gaussian.
+    A landmark that is present but outside the patch gets a target of zero, not the tail of a Gaussian.
 
     Args:
-        points: ``(B, K, dim)``, voxels; whatever is given for a landmark that is not present, also nan, is harmless.
+        points: ``(B, K, dim)``, voxels; values of landmarks that are not present do not matter, not even nan.
         states: ``(B, K)``, values of :class:`~nnunet_ext.landmarks.points.State`.
-        shape: of the patch, ``dim`` numbers.
+        shape: shape of the patch, ``dim`` numbers.
         sigma: voxels, one per axis.
 
     Returns:
@@ -70,13 +69,13 @@ def heatmaps(points: Tensor, states: Tensor, shape: Sequence[int], sigma: Sequen
 class HeatmapLoss(nn.Module):
     """Binary cross entropy with a Gaussian, over a fixed number of voxels: those near the landmark, and the hardest.
 
-    A landmark that is absent has a target of zero, one that is unknown no loss. The entropy of the Gaussian itself
-    remains: the loss of a perfect heatmap is not 0. The sum is divided by the fixed number even in a patch that has
-    fewer voxels, so that a landmark pulls as much in it.
+    An absent landmark has a target of zero; an unknown one has no loss. The loss of a perfect heatmap is not 0 but the
+    entropy of the Gaussian. The sum is divided by the fixed number of voxels even if the patch has fewer, so that a
+    landmark has the same pull in any patch.
 
     Args:
-        sigma: of the Gaussian, voxels, one per axis.
-        hardest: how many voxels count, as a multiple of the mass of the Gaussian. For a sigma of 4, 18 are
+        sigma: sigma of the Gaussian in voxels, one per axis.
+        hardest: number of voxels in the loss, as a multiple of the mass of the Gaussian. For a sigma of 4, 18 is
             nnLandmark's 20 % of a patch of 40×56×40. All voxels within three sigmas of the landmark (7.2 masses in 3D,
             4.5 in 2D) are among them.
     """
@@ -100,8 +99,8 @@ class HeatmapLoss(nn.Module):
             states: ``(B, K)``, values of ``State``.
 
         Returns:
-            Scalar, float32 or wider, the mean over all landmarks of the batch that are not unknown; 0 with a gradient
-            of 0 where all are.
+            Scalar, float32 or wider: the mean over all known landmarks of the batch. If all are unknown, 0 with a
+            gradient of 0.
         """
         return _mean_over_known(logits, points, states, self.sigma, self._channel)
 
@@ -110,17 +109,18 @@ class HeatmapLoss(nn.Module):
             each = binary_cross_entropy_with_logits(logits, target, reduction="none")
             each[target > NEAR] = math.inf
             chosen = each.topk(min(self.count, each.numel()), sorted=False).indices
-        # computed again at the chosen voxels, so that nothing is kept of the others
+        # compute again at the chosen voxels, so that autograd keeps nothing of the others
         return binary_cross_entropy_with_logits(logits[chosen], target[chosen], reduction="sum") / self.count
 
 
 class PaperHeatmapLoss(nn.Module):
     """The mean squared error of the published code: outputs without activation, a Gaussian scaled to 255.
 
-    The code stretches the batch to exactly 0..255; the Gaussian is 255 at the landmark and 0 far from it without that.
+    The published code also stretches each batch to exactly 0..255. We leave that out: the Gaussian already is 255 at
+    the landmark and 0 far from it.
 
     Args:
-        sigma: of the Gaussian, voxels, one per axis. The code: 5 of a volume resized to 128³.
+        sigma: sigma of the Gaussian in voxels, one per axis. The published code uses 5, in volumes resized to 128³.
     """
 
     SCALE = 255.0
@@ -141,12 +141,12 @@ class PaperHeatmapLoss(nn.Module):
 def _mean_over_known(
     outputs: Tensor, points: Tensor, states: Tensor, sigma: Sequence[float], loss: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """The mean of ``loss(output, target)`` ``(voxels,)`` over the channels whose landmark is not unknown."""
+    """The mean of ``loss(output, target)``, both ``(voxels,)``, over the channels whose landmark is known."""
     with torch.autocast(outputs.device.type, enabled=False):
         dtype = torch.promote_types(outputs.dtype, torch.float32)
         known = (states != State.UNKNOWN).nonzero().tolist()
-        total = outputs[:0].sum(dtype=dtype)  # of nothing: zero, whatever the outputs, and connected to them
-        channels = outputs.flatten(2).flatten(0, 1).unbind()  # in one go, so that the gradient is one tensor
+        total = outputs[:0].sum(dtype=dtype)  # an empty sum: 0, connected to the graph
+        channels = outputs.flatten(2).flatten(0, 1).unbind()  # at once, so that the gradient is one tensor
         for b, k in known:
             target = heatmaps(points[b, k], states[b, k], outputs.shape[2:], sigma).flatten().to(dtype)
             total = total + loss(channels[b * outputs.shape[1] + k].to(dtype), target)
@@ -154,17 +154,17 @@ def _mean_over_known(
 
 
 def decode(probabilities: Tensor | NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Heatmaps → positions between voxels.
+    """Find the peaks of heatmaps, with subvoxel precision.
 
-    The peak of a channel is its largest voxel, refined by a parabola through the logarithm of the voxels within 3.5
-    voxels of it, weighted by their squares (Guo 2011; exact for a Gaussian). Where no parabola with a peak nearby fits,
-    as in a flat or ragged heatmap, it is the centre of mass of these voxels. It never leaves the patch.
+    The largest voxel of a channel is refined by a parabola, fitted to the logarithm of the voxels within 3.5 voxels of
+    it and weighted by their squares (Guo 2011; exact for a Gaussian). If the parabola has no peak nearby, as in a flat
+    or ragged heatmap, the peak is the centre of mass of these voxels. It never leaves the patch.
 
     Args:
         probabilities: ``(K, *shape)``, not negative, on any device.
 
     Returns:
-        ``(K, dim)`` in voxels, and the value of the largest voxel ``(K,)``.
+        Peaks ``(K, dim)`` in voxels, and the values of the largest voxels ``(K,)``.
 
     Raises:
         InputError: a value is not finite.
@@ -195,7 +195,7 @@ def _refine(channel: Tensor, peak: Sequence[int], shape: Sequence[int]) -> NDArr
 
 
 def _peak_of_parabola(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Peak of ``log y ≈ a + b·x + x·C·x``, fitted with weights y²; None if there is none within the radius of the fit.
+    """Peak of ``log y ≈ a + b·x + x·C·x``, fitted with weights y²; None without a peak within the radius of the fit.
 
     Args:
         x: ``(N, dim)``.
@@ -217,5 +217,5 @@ def _peak_of_parabola(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray
         return None
     peak = np.zeros(x.shape[1])
     peak[axes] = -np.linalg.solve(quadratic, linear)
-    # a voxel of a pure Gaussian is never farther than half a voxel from it, one of a noisy Gaussian may be
+    # the largest voxel of a pure Gaussian is at most half a voxel from the peak along each axis; noise moves it farther
     return peak if np.linalg.norm(peak) <= FIT_RADIUS else None

@@ -1,4 +1,4 @@
-"""Contents of a file of landmarks that a converted one lacks: it holds names, positions, states and confidences."""
+"""Contents of a file of landmarks that conversion loses: all but names, positions, states and confidences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nnunet_ext.landmarks.stated import plain
 
 _POINT = {"id", "label", "position", "positionStatus", "confidence"}
 _LOOK = {"orientation", "selected", "locked", "visibility", "associatedNodeID", "display"}
-"""Keys of control points that say how a point looks in 3D Slicer."""
+"""Keys of control points that only set how a point looks in 3D Slicer."""
 _COLUMNS = {"case", "landmark", "label", "name", *"xyzlpras", "state", "confidence", "defined"}
 _LOOK_COLUMNS = {
     "id",
@@ -31,10 +31,10 @@ _LOOK_COLUMNS = {
 
 
 def leftover(file: Path) -> list[str]:
-    """Name what is lost when a readable file is converted, without how its points look.
+    """List the contents that converting a readable file loses, apart from how its points look.
 
     Args:
-        file: of landmarks.
+        file: file of landmarks.
     """
     if file.name.lower().endswith(".json"):
         return list(dict.fromkeys(_of_markups(read_json(file))))

@@ -1,8 +1,8 @@
-"""Flips of an image that keep its landmarks right, and the landmarks that change places in them.
+"""Allowed flips of images with landmarks, and the landmarks that change places.
 
-A network tells left from right by the side of the image, so after a flip along the left-right axis the landmark on the
-left has to be called left again: the landmarks of each of ``mirror_pairs`` change places. Which axis of the array that
-is follows from the direction matrices; nnU-Net does not turn images.
+A network tells left from right by the side of the image. So after a flip along the left-right axis, the landmark on the
+left must be called left again: the two landmarks of each of the ``mirror_pairs`` change places. The direction matrices
+tell which axis of the array is left-right; nnU-Net does not reorient images.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mirroring:
-    """The flips that are right for a data set with landmarks.
+    """The allowed flips of a data set with landmarks.
 
     Attributes:
-        axes: of a patch that may be flipped, without batch and channels.
-        left_right: which of them is left-right; None if none is.
-        order: ``(K,)``, the landmark that takes the place of each after a flip along ``left_right``; None if none do.
+        axes: axes of a patch that may be flipped, not counting batch and channels.
+        left_right: the left-right axis of a patch; None if there is none.
+        order: ``(K,)``, index of the landmark that takes each one's place after a flip along ``left_right``; None if
+            all stay.
         why_not: one sentence if flips are not allowed.
     """
 
@@ -38,7 +39,7 @@ class Mirroring:
     why_not: str | None = None
 
     def order_after(self, flipped: Collection[int]) -> list[int] | None:
-        """``(K,)``, the landmark that takes the place of each after flips along these axes; None if all stay."""
+        """``(K,)``: index of the landmark that takes each one's place after these flips; None if all stay."""
         return list(self.order) if self.order is not None and self.left_right in flipped else None
 
 
@@ -49,14 +50,14 @@ def allowed_mirror_axes(
     requested: Iterable[int],
     dim: int = 3,
 ) -> Mirroring:
-    """Return the flips that are right for a data set with landmarks.
+    """Return the allowed flips of a data set with landmarks.
 
     Args:
-        declaration: of its landmarks.
-        matrices: ``(3, 3)`` of every case, :attr:`nnunet_ext.data.geometry.Geometry.matrix`.
-        transpose_forward: of the plans.
+        declaration: declaration of its landmarks.
+        matrices: :attr:`nnunet_ext.data.geometry.Geometry.matrix` of every case, ``(3, 3)``.
+        transpose_forward: entry of the plans.
         requested: axes of a patch that nnU-Net would flip.
-        dim: of a patch; 2 leaves out the first axis of the array.
+        dim: number of axes of a patch; 2 leaves out the first axis of the array.
     """
     if not declaration.mirror_pairs:
         return Mirroring(
@@ -79,30 +80,30 @@ def allowed_mirror_axes(
 
 
 def left_right_axis(matrix: ArrayLike, transpose_forward: Sequence[int]) -> tuple[int, int] | None:
-    """The axis of a preprocessed array that is left-right, and 1 if it leads to the left of the patient, −1 if not.
+    """The left-right axis of a preprocessed array, and 1 if it points to the patient's left, −1 if to the right.
 
-    None if no axis is less than 45° from it.
+    None if no axis is less than 45° from left-right.
 
     Args:
         matrix: ``(3, 3)``, mm, LPS; column a is one step along axis a of the original array.
-        transpose_forward: of the plans.
+        transpose_forward: entry of the plans.
     """
     columns: Floats = np.asarray(matrix, float)[:, list(transpose_forward)]
     to_the_left = columns[0] / np.linalg.norm(columns, axis=0)
     axis = int(np.abs(to_the_left).argmax())
-    # equal to 45°, up to rounding errors of a header
+    # the tolerance covers rounding in headers
     if np.abs(to_the_left[axis]) <= np.cos(np.pi / 4) + 1e-6:
         return None
     return axis, int(np.sign(to_the_left[axis]))
 
 
 def unmirror(heatmaps: Tensor, flipped: Collection[int], mirroring: Mirroring) -> Tensor:
-    """Heatmaps of a flipped image as those of the image itself, for mirroring at test time.
+    """Turn heatmaps of a flipped image into heatmaps of the image itself, for mirroring at test time.
 
     Args:
         heatmaps: ``(B, K, *spatial)``, one channel per landmark.
-        flipped: axes along which the image was flipped; 0 is the first spatial one.
-        mirroring: of the training.
+        flipped: axes along which the image was flipped; 0 is the first spatial axis.
+        mirroring: the flips allowed in the training.
     """
     upright = heatmaps.flip([axis + 2 for axis in flipped])
     order = mirroring.order_after(flipped)

@@ -1,6 +1,6 @@
-"""Landmarks of one case: in mm in the patient, as arrays, and in voxels of what a network sees.
+"""Landmarks of one case: in mm in the patient, as arrays, and in voxels of the preprocessed array.
 
-Positions are LPS (x to the left, y to the back, z to the head), the system of DICOM and ITK, whatever a file holds.
+Positions are LPS (x to the left, y to the back, z to the head), as in DICOM and ITK, whatever a file holds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Position = tuple[float, float, float]
 
 
 class State(IntEnum):
-    """Knowledge about a landmark in a case; the numbers are those of arrays (int8)."""
+    """Knowledge about a landmark in a case; arrays (int8) hold these numbers."""
 
     UNKNOWN = -1
     """Not annotated, nobody looked: no loss, no score."""
@@ -38,11 +38,11 @@ class Landmark:
 
     Attributes:
         state: present, absent or unknown.
-        position_mm: LPS; None unless present.
-        confidence: of a prediction, from 0 to 1; None if it is an annotation.
+        position_mm: position in LPS; None unless present.
+        confidence: confidence of a prediction, from 0 to 1; None for an annotation.
 
     Raises:
-        InputError: present without a finite position, or the other way round.
+        InputError: a present landmark has no finite position, or another one has a position.
     """
 
     state: State
@@ -59,11 +59,11 @@ class Landmark:
 
 
 Landmarks = Mapping[str, Landmark]
-"""The landmarks of one case by name. A name that is missing is unknown."""
+"""The landmarks of one case by name. A landmark that is missing here is unknown."""
 
 
 def present(position_mm: ArrayLike, confidence: float | None = None) -> Landmark:
-    """A landmark at a position ``(3,)`` in mm, LPS."""
+    """A present landmark at a position ``(3,)`` in mm, LPS."""
     x, y, z = np.asarray(position_mm, float).tolist()
     return Landmark(State.PRESENT, (x, y, z), confidence)
 
@@ -85,10 +85,10 @@ def from_arrays(
     """The inverse of :func:`as_arrays`.
 
     Args:
-        positions_mm: ``(K, 3)``, LPS; only those of present landmarks count.
+        positions_mm: ``(K, 3)``, LPS; only positions of present landmarks count.
         states: ``(K,)``, values of :class:`State`.
-        names: K of them.
-        confidences: ``(K,)``, of predictions.
+        names: names of the K landmarks.
+        confidences: ``(K,)``, for predictions.
     """
     positions = np.asarray(positions_mm, float)
     given = [None] * len(names) if confidences is None else [float(c) for c in np.asarray(confidences)]
@@ -99,23 +99,23 @@ def from_arrays(
 
 
 class Keypoints(NamedTuple):
-    """The K landmarks of one case in voxels of the preprocessed array, in an order that was asked for."""
+    """The K landmarks of one case in voxels of the preprocessed array, in a given order."""
 
     voxels: NDArray[np.float32]
     """``(K, 3)``, continuous indices of the preprocessed array; nan unless present."""
     states: NDArray[np.int8]
     """``(K,)``, values of :class:`State`."""
     outside: tuple[str, ...]
-    """Names of landmarks that are present outside of the array; their state is unknown here."""
+    """Names of landmarks that are present outside the array; their state here is unknown."""
 
     @classmethod
     def of(cls, landmarks: Landmarks, names: Sequence[str], grid: PreprocessedGrid) -> Keypoints:
-        """The landmarks called ``names``, in this order; what lies outside of the array is unknown.
+        """The landmarks called ``names``, in this order; landmarks outside the array are unknown.
 
         Args:
-            landmarks: of the case.
-            names: K of them.
-            grid: of the case.
+            landmarks: landmarks of the case.
+            names: names of the K landmarks.
+            grid: grid of the preprocessed case.
         """
         points_mm, states = as_arrays(landmarks, names)
         voxels = grid.to_voxels(points_mm)

@@ -1,9 +1,9 @@
 """``nnunet-ext landmarks predict``: nnU-Net's sliding window over both heads of a network.
 
 Everything but the landmarks is nnU-Net's own prediction, with its files: preprocessing and export in other processes,
-several folds, mirroring. The heatmaps travel through the sliding window as further channels; they are decoded on the
-preprocessed grid, to points between its voxels, and only the points are brought back to the image. Nothing is resampled
-for them, so they are as exact as the network.
+several folds, mirroring. The heatmaps pass through the sliding window as additional channels. They are decoded on the
+preprocessed grid with subvoxel precision, and only the points are mapped back to the image. No heatmap is resampled, so
+resampling costs no precision.
 
 Heatmaps of several folds and of mirrored patches are averaged as logits, as nnU-Net averages its segmentations.
 """
@@ -38,11 +38,11 @@ from nnunet_ext.nnunet.plans import extension_settings
 FOLDER = "landmarks"
 
 DEFAULT_THRESHOLD = 0.1
-"""Confidence below which a landmark is absent where validation says nothing: a trained network is surer than that of
-landmarks that are there."""
+"""Threshold of the confidence if validation gives none. A trained network is more confident than this about landmarks
+that are present."""
 
 THRESHOLDS = "landmark_thresholds.json"
-"""Beside the checkpoints of a fold: the thresholds that its validation cases gave."""
+"""File beside the checkpoints of a fold, with the thresholds from its validation cases."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class LandmarkHead:
     """Description of a model's landmarks, stored in its plans beside the weights.
 
     Attributes:
-        names: of the K landmarks, in the order of the channels.
-        scale: outputs are this many times a probability; None: they are its logits.
-        mirroring: of the training.
+        names: names of the K landmarks, in the order of the channels.
+        scale: outputs are probabilities times this number; None: outputs are logits.
+        mirroring: the flips allowed in the training.
     """
 
     names: tuple[str, ...]
@@ -64,8 +64,8 @@ class LandmarkHead:
         """Read the description in a model's plans.
 
         Args:
-            configuration: resolved, of the plans.
-            model: its name, for messages.
+            configuration: resolved configuration of the plans.
+            model: name of the model in messages.
 
         Raises:
             InputError: the model has no landmarks.
@@ -81,7 +81,7 @@ class LandmarkHead:
         return cls(tuple(settings["names"]), settings.get("scale"), mirroring)
 
     def probabilities(self, outputs: Tensor) -> Tensor:
-        """Outputs of the network, any shape → heatmaps from 0 to 1."""
+        """Turn outputs of the network, of any shape, into heatmaps from 0 to 1."""
         return outputs.float().sigmoid() if self.scale is None else (outputs.float() / self.scale).clamp(0, 1)
 
 
@@ -89,9 +89,9 @@ class LandmarkPredictor(nnUNetPredictor):
     """nnU-Net's predictor for networks that also return heatmaps, ``network(x, landmarks=True)``.
 
     Attributes:
-        head: set by whoever initialises the predictor.
-        thresholds: by landmark, confidence below which it is absent.
-        found: landmarks by case, of :meth:`predict_from_files`.
+        head: description of the landmarks; the caller sets it unless the predictor loads a model itself.
+        thresholds: by landmark, the confidence below which it is absent.
+        found: landmarks by case, filled by :meth:`predict_from_files`.
     """
 
     head: LandmarkHead
@@ -110,7 +110,7 @@ class LandmarkPredictor(nnUNetPredictor):
         checkpoint_name: str = "checkpoint_final.pth",
         threshold: float | None = None,
     ) -> None:
-        """Load a model; ``threshold`` for all landmarks instead of those that the validation of the folds found.
+        """Load a model. ``threshold`` applies to all landmarks, instead of the thresholds from validation.
 
         Raises:
             InputError: the model predicts no landmarks.
@@ -140,9 +140,9 @@ class LandmarkPredictor(nnUNetPredictor):
         return total / len(flips)
 
     def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
-        """``(heads + K, *spatial)``: the segmentation first."""
+        """Logits of both heads, ``(heads + K, *spatial)``, the segmentation first."""
         manager = self.label_manager
-        # all that the sliding window asks of it is how many channels to keep
+        # the sliding window reads only the number of channels from it
         self.label_manager = SimpleNamespace(
             num_segmentation_heads=manager.num_segmentation_heads + len(self.head.names)
         )
@@ -152,7 +152,7 @@ class LandmarkPredictor(nnUNetPredictor):
             self.label_manager = manager
 
     def predict_logits_from_preprocessed_data(self, data: Tensor) -> Tensor:
-        """``(heads, *spatial)``, the segmentation; landmarks of the case at hand go to :attr:`found`."""
+        """Logits of the segmentation, ``(heads, *spatial)``; the current case's landmarks go to :attr:`found`."""
         both = super().predict_logits_from_preprocessed_data(data)
         heads = self.label_manager.num_segmentation_heads
         if self._case is not None:
@@ -163,17 +163,17 @@ class LandmarkPredictor(nnUNetPredictor):
         return both[:heads]
 
     def landmarks_of(self, outputs: Tensor, properties: Mapping[str, Any]) -> dict[str, Landmark]:
-        """The landmarks of one case, all of them present with more or less confidence.
+        """Decode the landmarks of one case; all are present, with their confidence.
 
         Args:
-            outputs: ``(K, *spatial)``, of the network on the preprocessed grid.
-            properties: that nnU-Net's preprocessor returned for it.
+            outputs: ``(K, *spatial)``, outputs of the network on the preprocessed grid.
+            properties: properties of the case from nnU-Net's preprocessor.
         """
         grid = PreprocessedGrid.from_properties(properties, self.plans_manager.plans, outputs.shape[1:])
         voxels, confidences = decode(self.head.probabilities(outputs))
         return from_arrays(grid.to_mm(voxels), [State.PRESENT] * len(voxels), self.head.names, confidences)
 
-    # -- which case is at hand -------------------------------------------------------------------------------------
+    # -- the current case ------------------------------------------------------------------------------------------
 
     def predict_from_data_iterator(self, data_iterator: Iterable[dict[str, Any]], *args: Any, **kwargs: Any) -> Any:
         def remembered() -> Iterator[dict[str, Any]]:
@@ -195,20 +195,20 @@ def predict(
     *,
     threshold: float | None = None,
 ) -> dict[str, dict[str, Landmark]]:
-    """Segmentations and landmarks of all cases of a folder.
+    """Predict segmentations and landmarks of all cases of a folder.
 
-    Writes nnU-Net's files, one ``landmarks/CASE.mrk.json`` per case (3D Slicer) and ``landmarks.csv``.
+    Writes nnU-Net's files, one ``landmarks/CASE.mrk.json`` per case (for 3D Slicer) and ``landmarks.csv``.
 
     Args:
         images: folder of images as for ``nnUNetv2_predict``.
         out: folder to write to.
         model: folder with ``plans.json`` and ``fold_…``.
-        how: what flags of ``nnUNetv2_predict`` say. A prediction that is continued leaves out the cases that have both
-            a segmentation and landmarks.
-        threshold: confidence below which a landmark is absent; by default that which the folds' validation found.
+        how: settings of ``nnUNetv2_predict``'s flags. A continued prediction skips the cases that have both a
+            segmentation and landmarks.
+        threshold: confidence below which a landmark is absent; by default the thresholds from the folds' validation.
 
     Returns:
-        By case, those of an earlier call that was continued included.
+        Landmarks by case, including those of an earlier call that this one continues.
 
     Raises:
         InputError: there is no such model, fold, device or image, or the model predicts no landmarks.
@@ -223,7 +223,10 @@ def predict(
 
 
 def _earlier(out: Path, ending: str) -> dict[str, dict[str, Landmark]]:
-    """Landmarks by case of a prediction that goes on; nnU-Net leaves out the cases that have a segmentation."""
+    """Landmarks by case that a continued prediction has already written.
+
+    nnU-Net skips every case with a segmentation, so each of these needs landmarks.
+    """
     segmented = [file.name.removesuffix(ending) for file in out.glob(f"*{ending}")]
     files = {case: out / FOLDER / f"{case}{MARKUPS}" for case in segmented}
     if alone := sorted(case for case, file in files.items() if not file.is_file()):
@@ -234,24 +237,24 @@ def _earlier(out: Path, ending: str) -> dict[str, dict[str, Landmark]]:
     return {case: dict(found) for file in files.values() for case, found in read_file(file).items()}
 
 
-# --- confidence from which a landmark is present ----------------------------------------------------------------------
+# --- thresholds of the confidence -------------------------------------------------------------------------------------
 
 
 def threshold(confidences: ArrayLike, states: ArrayLike) -> float | None:
-    """The confidence that separates present from absent best: the mean of both rates of correct answers is highest.
+    """The confidence that separates present from absent best: it maximises the mean of sensitivity and specificity.
 
-    Of several that are equally good the one in the middle; None unless there are both present and absent landmarks.
+    Among equally good thresholds the middle one is taken. None unless there are both present and absent landmarks.
 
     Args:
-        confidences: ``(N,)``, of one landmark in N cases.
-        states: ``(N,)``, what is known; values of ``State``.
+        confidences: ``(N,)``, confidences of one landmark in N cases.
+        states: ``(N,)``, its true states; values of ``State``.
     """
     confidences, states = np.asarray(confidences, float), np.asarray(states)
     there, absent = confidences[states == State.PRESENT], confidences[states == State.ABSENT]
     if not len(there) or not len(absent):
         return None
     seen = np.unique(np.concatenate([there, absent]))
-    # one below all of them, and one above each: halfway to the next, and truly above it, also above 1
+    # candidates: one below all confidences, and one above each, halfway to the next; above the last one even if it is 1
     above = np.maximum((seen + np.append(seen[1:], 1)) / 2, np.nextafter(seen, 2))
     candidates = np.append(seen[0] / 2, above)
     correct = np.array([(there >= c).mean() + (absent < c).mean() for c in candidates])
@@ -260,13 +263,13 @@ def threshold(confidences: ArrayLike, states: ArrayLike) -> float | None:
 
 
 def write_thresholds(folder: Path, names: Sequence[str], found: Sequence[float | None]) -> None:
-    """Write the thresholds of a fold; ``found``: by landmark, None where validation says nothing."""
+    """Write the thresholds of a fold; ``found`` holds one per landmark, None if validation gives none."""
     with replacing(folder / THRESHOLDS) as temporary:
         temporary.write_text(json.dumps(dict(zip(names, found, strict=True)), indent=1), encoding="utf-8")
 
 
 def read_thresholds(folders: Sequence[Path], names: Sequence[str]) -> list[float]:
-    """Return by landmark the mean over the folds that found one; :data:`DEFAULT_THRESHOLD` without any."""
+    """Return each landmark's mean threshold over the folds that have one; :data:`DEFAULT_THRESHOLD` if none has."""
     contents = [read_json(folder / THRESHOLDS) for folder in folders if (folder / THRESHOLDS).is_file()]
     means = []
     for name in names:
@@ -276,7 +279,7 @@ def read_thresholds(folders: Sequence[Path], names: Sequence[str]) -> list[float
 
 
 def sure_enough(landmarks: Landmarks, thresholds: Mapping[str, float]) -> dict[str, Landmark]:
-    """Predicted landmarks; those whose confidence is below the threshold are absent."""
+    """Predicted landmarks; landmarks with a confidence below their threshold become absent."""
     return {
         name: Landmark(State.ABSENT, None, found.confidence)
         if found.confidence is not None and found.confidence < thresholds[name]

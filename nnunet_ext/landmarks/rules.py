@@ -1,16 +1,16 @@
-"""Landmarks that follow from a label map by a rule: extreme points of organs, and extreme points of where two touch.
+"""Landmarks that follow from a label map by a rule: extreme points of organs, or of the interfaces between two organs.
 
-An image has one **direction** for each end of its axes, called after the patient's direction that is nearest to it
-(``left``, ``right``, ``anterior``, ``posterior``, ``inferior``, ``superior``), so that two images with axes in another
-order have the same landmarks. Of an organ, or of the faces between two organs, the point in a direction is
+An image has one **direction** for each end of its axes, named after the nearest direction of the patient (``left``,
+``right``, ``anterior``, ``posterior``, ``inferior``, ``superior``), so that images with differently ordered axes have
+the same landmarks. The extreme point of an organ, or of the faces between two organs, in a direction lies
 
-- in the **outermost layer** along that axis of the image: its voxels (or faces) with the largest or smallest index;
-- in the middle of that layer, which is its mean, or its element nearest to the mean where there is nothing at the mean;
+- in the **outermost layer** along that axis of the image: the voxels (or faces) with the largest or smallest index;
+- in the middle of that layer: at its mean, or at its element nearest to the mean if there is nothing at the mean;
 - **on the surface**: half a voxel farther out than the centres of these voxels. A face is on the surface already.
 
-Thick slices are whole: if there are any, the point lies in the middle of a slice, and so does the first or last one.
-An organ is its largest component, of voxels that touch by a face. Where it meets the border of the image or a voxel
-that nobody labelled it is not known to end, and the point is unknown.
+Thick slices are not divided: the point always lies at the centre of a slice, also when it is extreme across the slices.
+An organ is its largest component, of voxels that share a face. Where it meets the border of the image or an unlabelled
+voxel, its end is not known, and the point is unknown.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ Kind = Literal["extreme-points", "interface"]
 Mask = NDArray[np.bool_]
 
 DIRECTIONS = (("right", "left"), ("anterior", "posterior"), ("inferior", "superior"))
-"""Along x, y and z of LPS: towards smaller and towards larger numbers."""
+"""Directions along x, y and z of LPS: towards smaller and towards larger coordinates."""
 
 THICK = 3.0
-"""Slices are thick from this multiple of the spacing in them on; nnU-Net's own number (``ANISO_THRESHOLD``)."""
+"""Slices thicker than this multiple of the in-plane spacing are thick; nnU-Net's own number (``ANISO_THRESHOLD``)."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Rule:
     """The landmarks of a data set, and how they follow from a label map.
 
     Attributes:
-        kind: of extreme points.
-        labels: labels or regions, one group per organ: one name, or two whose interface is meant.
-        directions: of the patient; each is a landmark of every group.
+        kind: extreme points of organs, or of interfaces.
+        labels: one group of labels or regions per organ or interface: one name for an organ, two for an interface.
+        directions: directions of the patient; each gives a landmark of every group.
         across: index in :data:`DIRECTIONS` of the axis across thick slices; None if slices are not thick.
     """
 
@@ -56,10 +56,10 @@ class Rule:
 
     @classmethod
     def of(cls, kind: Kind, labels: Sequence[str], directions: Sequence[str], across: int | None) -> Rule:
-        """The rule for these labels: each by itself, or every two of them.
+        """The rule for these labels: for each of them, or for the interface of every two.
 
         Raises:
-            InputError: there is no such kind, or too few labels for it.
+            InputError: there is no such kind, or it needs more labels.
         """
         if kind not in get_args(Kind):
             raise InputError(f"--rule is {kind!r}, but must be one of {', '.join(get_args(Kind))}.")
@@ -77,7 +77,7 @@ class Rule:
 
     @property
     def spans(self) -> dict[str, list[tuple[str, str]]]:
-        """By label, its opposite extreme points; of interfaces, which are no organs, there are none."""
+        """For each label, pairs of opposite extreme points; empty for interfaces, which are no organs."""
         if self.kind == "interface":
             return {}
         pairs = [pair for pair in DIRECTIONS if set(pair) <= set(self.directions)]
@@ -88,12 +88,12 @@ class Rule:
     ) -> dict[str, Floats | None]:
         """The landmarks in one label map, by name, as continuous indices ``(3,)``.
 
-        nan: unknown, the organ is not known to end there. None: absent, no such organ or interface.
+        nan means unknown: the end of the organ is not known. None means absent: there is no such organ or interface.
 
         Args:
             organs: masks ``(z, y, x)`` of all labels of the rule.
-            geometry: of the array.
-            labelled: voxels that somebody labelled; all by default.
+            geometry: geometry of the array.
+            labelled: mask of the labelled voxels; all by default.
         """
         shape = next(iter(organs.values())).shape
         labelled = np.ones(shape, bool) if labelled is None else labelled
@@ -115,9 +115,9 @@ class Rule:
 
 
 def array_axes(geometry: Geometry) -> list[tuple[int, int]]:
-    """For x, y and z of LPS: the axis of the array that runs along it best, and 1 or −1 for its sense.
+    """For x, y and z of LPS: the axis of the array nearest to it, and 1 or −1 for its sense.
 
-    Every axis of the array is given once: the choice with the largest sum of cosines.
+    Every axis of the array is assigned once, so that the sum of the cosines is largest.
     """
     cosines = geometry.matrix / geometry.spacing_mm
     rows, columns = linear_sum_assignment(-np.abs(cosines))
@@ -128,8 +128,8 @@ def thick_axis(geometry: Geometry, *, flat: bool = False) -> int | None:
     """The axis of :data:`DIRECTIONS` across the slices of an image, if these are thick; otherwise None.
 
     Args:
-        geometry: of the image.
-        flat: it is a 2D image, one slice of any thickness.
+        geometry: geometry of the image.
+        flat: whether the image is 2D, one slice of any thickness.
     """
     spacing = geometry.spacing_mm
     across = 0 if flat else int(spacing.argmax())
@@ -147,14 +147,14 @@ def _largest_component(mask: Mask) -> Mask:
 
 
 def _voxels(organ: Mask) -> Floats:
-    """``(N, 3)``: the voxels of the largest component."""
+    """The voxels of the largest component, ``(N, 3)``."""
     return np.argwhere(_largest_component(organ)).astype(float)
 
 
 def _faces(one: Mask, other: Mask, slices: int | None) -> Floats:
-    """``(N, 3)``: the middles of the faces between two organs, of the largest component of both together.
+    """Centres of the faces between two organs, in the largest component of their union, ``(N, 3)``.
 
-    Between thick slices there are none, because they would lie in no slice.
+    Faces between thick slices are left out, because they lie in no slice.
     """
     together = _largest_component(one | other)
     points = []
@@ -168,7 +168,7 @@ def _faces(one: Mask, other: Mask, slices: int | None) -> Floats:
 def _outermost(
     cloud: Floats, axis: int, side: int, spacing_mm: ArrayLike, slices: int | None, labelled: Mask
 ) -> Floats:
-    """The middle of the outermost layer of points; nan where the next voxels are not known."""
+    """The middle of the outermost layer of points; nan if a voxel beyond the layer is unlabelled or missing."""
     layer = cloud[cloud[:, axis] == (side * cloud[:, axis]).max() * side]
     following = np.concatenate([np.floor(layer), np.ceil(layer)]).astype(int)
     following[:, axis] += side
@@ -182,5 +182,5 @@ def _outermost(
 
 
 def _nearest(points: Floats, spacing_mm: ArrayLike) -> Floats:
-    """The point that is nearest to the mean of all, in mm; the first of several."""
+    """The point nearest to the mean of all points, in mm; the first among equals."""
     return points[np.linalg.norm((points - points.mean(0)) * spacing_mm, axis=1).argmin()]

@@ -1,14 +1,14 @@
 """Files of 3D Slicer: ``.mrk.json`` (schema markups-v1.0.3), read and written, and the older ``.fcsv``, only read.
 
-``.mrk.json``: all lists, lines and curves of a file are read as one set of points, by the labels of their control
-points. The status of a point is its state: ``defined`` is present, ``missing`` is absent, ``undefined`` and ``preview``
-are unknown; a point without a status is defined if it has a position, as in the example of Slicer's manual. Written are
-one list of points, LPS explicitly, and every status, because some versions of Slicer 5 take a point without one for
-undefined.
+``.mrk.json``: all lists, lines and curves of a file are read as one set of points, named by the labels of their control
+points. The status of a point gives its state: ``defined`` is present, ``missing`` is absent, ``undefined`` and
+``preview`` are unknown. A point without a status is defined if it has a position, as in the example of Slicer's manual.
+We write one list of points, in LPS, with every status, because some versions of Slicer 5 read a point without a status
+as undefined.
 
-``.fcsv``: the header names the coordinate system as a word or a number (0 is RAS, 1 is LPS); before Slicer 4.3 it did
-not, and positions were RAS. It also names the columns; those of Slicer 3 are others. Slicer 5 writes two more columns
-than it names, of which the first is the status of the position.
+``.fcsv``: the header names the coordinate system as a word or a number (0 is RAS, 1 is LPS). Before Slicer 4.3 it did
+not, and positions were RAS. The header also names the columns, which were different in Slicer 3. Slicer 5 writes two
+more columns than it names; the first of them is the status of the position.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ SCHEMA = (
     "markups-schema-v1.0.3.json#"
 )
 STATUS = {"undefined": 0, "preview": 1, "defined": 2, "missing": 3}
-"""Words of positionStatus → numbers of older files."""
+"""Numbers of positionStatus in older files, by its word."""
 
 FCSV_COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
-"""Columns of Slicer 4 and 5, if the header names none."""
+"""Columns of Slicer 4 and 5, used if the header names none."""
 
 
 def from_markups(
@@ -39,12 +39,12 @@ def from_markups(
     """The points of a file, in its order.
 
     Args:
-        content: of the file.
-        where: its name, for messages.
-        system: that counts instead of what the file says.
+        content: content of the file.
+        where: name of the file in messages.
+        system: coordinate system of the file, whatever it states.
 
     Raises:
-        InputError: it is no such file, has another unit than mm, or a point without a name or position.
+        InputError: the file has another format or a unit other than mm, or a point has no name or position.
     """
     nodes = content.get("markups")
     if not isinstance(nodes, list) or not all(isinstance(node, Mapping) for node in nodes):
@@ -83,8 +83,8 @@ def from_fcsv(text: str, where: str, system: CoordinateSystem | None = None) -> 
 
     Args:
         text: content of the file.
-        where: its name, for messages.
-        system: that counts instead of what the file says.
+        where: name of the file in messages.
+        system: coordinate system of the file, whatever it states.
 
     Raises:
         InputError: the coordinate system, a name or a position cannot be read.
@@ -111,10 +111,10 @@ def from_fcsv(text: str, where: str, system: CoordinateSystem | None = None) -> 
 
 
 def state_of_status(status: Any, where: str) -> State:
-    """The state that a positionStatus of 3D Slicer, a word or a number, stands for.
+    """The state for a positionStatus of 3D Slicer, a word or a number.
 
     Raises:
-        InputError: it is none.
+        InputError: it is no positionStatus.
     """
     states = {0: State.UNKNOWN, 1: State.UNKNOWN, 2: State.PRESENT, 3: State.ABSENT}
     text = str(status).strip().lower()
@@ -153,7 +153,7 @@ def _to_control_point(number: int, name: str, landmark: Landmark) -> dict[str, A
     if landmark.position_mm is not None:
         point["position"] = [round(x, 6) + 0.0 for x in landmark.position_mm]
     if landmark.confidence is not None:
-        point["confidence"] = landmark.confidence  # the schema allows keys of one's own
+        point["confidence"] = landmark.confidence  # the schema allows additional keys
     return {**point, "positionStatus": status}
 
 

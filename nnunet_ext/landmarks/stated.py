@@ -1,6 +1,7 @@
-"""Statements of a file of landmarks about its numbers: the coordinate system and the unit, under keys that are known.
+"""Coordinate system and unit that a file of landmarks states.
 
-A key that nobody here knows may turn every position around. So it is refused, instead of being passed over.
+An unknown key may mean another coordinate system for every position. So a file with a suspicious key is refused instead
+of read without it.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ def stated_system(content: Mapping[str, Any], where: str, default: CoordinateSys
 
     Args:
         content: keys and values of the file.
-        where: its name, for messages.
-        default: what its format says if it states none.
+        where: name of the file in messages.
+        default: coordinate system of the format if the file states none.
 
     Raises:
         InputError: another key seems to state a system, or the unit is not mm.
@@ -46,7 +47,7 @@ def coordinate_system(code: object, where: str) -> CoordinateSystem:
     """The system that a file of 3D Slicer names: a word, or the number of older versions (0 is RAS, 1 is LPS).
 
     Raises:
-        InputError: another one, such as IJK.
+        InputError: it names another system, such as IJK.
     """
     systems: dict[str, CoordinateSystem] = {"LPS": "LPS", "1": "LPS", "RAS": "RAS", "0": "RAS"}
     found = systems.get(str(code).strip().upper())
@@ -59,7 +60,7 @@ def coordinate_system(code: object, where: str) -> CoordinateSystem:
 
 
 def require_known_columns(columns: Iterable[str], where: str) -> None:
-    """Raise InputError if a column of a table is there twice, or may state a coordinate system or unit."""
+    """Raise InputError if a table has a column twice, or a column that may state a coordinate system or unit."""
     names = list(columns)
     for name in names:
         word = plain(name)
@@ -73,7 +74,7 @@ def require_known_columns(columns: Iterable[str], where: str) -> None:
 
 
 def plain(key: object) -> str:
-    """``coordinate_System`` → ``coordinatesystem``."""
+    """A key in lower case, letters only: ``coordinate_System`` becomes ``coordinatesystem``."""
     return re.sub("[^a-z]", "", str(key).lower())
 
 

@@ -1,8 +1,8 @@
-"""Distance of a point from the surface of an organ, in mm, with a sign: negative inside.
+"""Signed distance of a point from the surface of an organ, in mm: negative inside.
 
-The surface is made of the faces between a voxel of the organ and one outside of it, and the distance is that to the
+The surface consists of the faces between voxels of the organ and voxels outside it; the distance is measured to the
 nearest point of the nearest face. It is exact for these faces, so for a smooth organ it is off by up to half a voxel.
-Where the organ meets a voxel that nobody labelled, or the border of the image, it is not known to end: no surface.
+There is no surface where the organ meets an unlabelled voxel or the border of the image, because its end is not known.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class OrganSurface:
     """The faces of one organ.
 
     Attributes:
-        mask: of the organ, ``(z, y, x)``.
+        mask: mask of the organ, ``(z, y, x)``.
         spacing_mm: ``(3,)``.
-        centres_mm: ``(F, 3)``, of the faces, as index times spacing.
-        extents_mm: ``(F, 3)``, from the centre of a face to its edges; 0 along its normal.
+        centres_mm: ``(F, 3)``, centres of the faces, as index times spacing.
+        extents_mm: ``(F, 3)``, distances from the centre of a face to its edges; 0 along its normal.
     """
 
     mask: NDArray[np.bool_]
@@ -41,9 +41,9 @@ class OrganSurface:
         """The surface of an organ, or None if it has none in this image.
 
         Args:
-            mask: of the organ, ``(z, y, x)``; a 2D image is one slice.
-            spacing_mm: ``(3,)``, of its axes.
-            labelled: voxels that somebody labelled; all by default.
+            mask: mask of the organ, ``(z, y, x)``; a 2D image is one slice.
+            spacing_mm: ``(3,)``, spacing of its axes.
+            labelled: mask of the labelled voxels; all by default.
         """
         spacing = np.asarray(spacing_mm, float)
         centres: list[Floats] = []
@@ -79,6 +79,6 @@ class OrganSurface:
 
 
 def _neighbours(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Slices of all but the last and of all but the first layer along ``axis``."""
+    """Slices that leave out the last layer along ``axis``, and slices that leave out the first."""
     before: Sequence[slice] = (slice(None),) * axis
     return (*before, slice(None, -1)), (*before, slice(1, None))

@@ -39,7 +39,7 @@ class AnnotatedHeads:
         """Return the annotated heads of all cases from ``dataset.json``.
 
         Args:
-            content: of ``dataset.json``.
+            content: content of ``dataset.json``.
             has_regions: the heads are regions, not classes.
             where: its name, for messages.
 

@@ -34,7 +34,7 @@ def annotated_labels(content: Mapping[str, Any], where: str = "dataset.json") ->
     A case without an entry is annotated as its label map says: all labels, except where it has the ignore label.
 
     Args:
-        content: of ``dataset.json``.
+        content: content of ``dataset.json``.
         where: its name, for messages.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Runs commands, nnU-Net's above all, as child processes: started, followed, continued, and ended as a whole.
+"""Runs commands, mostly nnU-Net's, as child processes: starts, follows, continues and ends them with all they started.
 
-``memory`` is about this process itself.
+``memory`` measures this process itself.
 """

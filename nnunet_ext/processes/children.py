@@ -1,7 +1,7 @@
-"""Runs a command in a process group of its own, with a log file and a progress bar, and leaves nothing of it behind.
+"""Runs a command in its own process group, with a log file and a progress bar, and leaves no process behind.
 
-nnU-Net starts data-loading and export workers. They outlive a parent that is only terminated, so a command and all it
-started are ended together: as one process group, however the command ends.
+nnU-Net starts data-loading and export workers. They outlive a parent that is only terminated. So a command and all
+processes that it started are ended together, as one process group, however the command ends.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ GRACE = 10.0
 """Seconds between asking a process group to end and killing it."""
 
 Progress = Callable[[str], "tuple[float | None, str | None]"]
-"""Function from a line of output to the fraction of the command that is done and a note beside the bar.
+"""Function from a line of output to the finished fraction of the command and a note beside the bar.
 
-``None``: as before. May keep state: it is given every line, in order.
+``None`` leaves either as it is. The function may keep state: it gets every line, in order.
 """
 
 
 class StepFailed(RuntimeError):
-    """A command ended with an error; the message says which, where its log is, and the log's last lines."""
+    """A command ended with an error; the message names it and its log, and quotes the log's last lines."""
 
 
 def run_step(
     title: str, command: Sequence[str], *, shown: str, log: Path, env: Mapping[str, str], progress: Progress
 ) -> None:
-    """Run ``command``; everything it prints is appended to ``log``, below ``shown``, and drives a progress bar.
+    """Run ``command``. Its output is appended to ``log``, below the line ``shown``, and drives a progress bar.
 
-    SIGINT, SIGTERM and SIGHUP end the whole process group before ``KeyboardInterrupt`` is raised; if this process is
-    killed, the group is killed, too.
+    SIGINT, SIGTERM and SIGHUP end the whole process group before ``KeyboardInterrupt`` is raised. If this process is
+    killed, so is the group.
 
     Raises:
         StepFailed: the exit code is not 0.
@@ -59,7 +59,7 @@ def run_step(
             with group_ends_with_us(process.pid):
                 _follow(process, title, follow_lines(log, start), progress, received)
         finally:
-            # after a normal end only stragglers can be left
+            # after a normal end only stragglers may be left
             end_group(process, grace=1.0 if process.poll() is not None else GRACE, hurry=lambda: len(received) > 1)
     if received:
         raise interrupt(received[0])
@@ -70,7 +70,7 @@ def run_step(
 
 
 def last_lines(log: Path, count: int = 8) -> str:
-    """The last ``count`` lines of a log that are not empty, indented; of a progress bar only its last state."""
+    """The last ``count`` non-empty lines of a log, indented; a progress bar counts as one line, its last state."""
     lines = [line.split("\r")[-1].rstrip() for line in log.read_bytes().decode(errors="replace").split("\n")]
     return "\n".join(f"  {line}" for line in [line for line in lines if line][-count:])
 
@@ -78,7 +78,7 @@ def last_lines(log: Path, count: int = 8) -> str:
 def _follow(
     process: subprocess.Popen, title: str, lines: Iterator[str | None], progress: Progress, received: list[int]
 ) -> None:
-    """Move the bar until the process has ended and its last line is read, or a signal was received."""
+    """Move the bar until the process has ended and its last line is read, or until a signal arrives."""
     terminal = sys.stderr.isatty()
     with tqdm(
         total=1.0,
@@ -96,7 +96,7 @@ def _follow(
                 fraction, note = progress(line)
                 if fraction is not None:
                     if not moved:
-                        moved, bar.initial = True, fraction  # what was done before took no time now
+                        moved, bar.initial = True, fraction  # earlier work took no time in this run
                     bar.update(min(fraction, 1.0) - bar.n)
                 if note is not None:
                     bar.set_postfix_str(note, refresh=False)
@@ -111,9 +111,9 @@ def _follow(
 
 
 def follow_lines(log: Path, start: int) -> Iterator[str | None]:
-    """Complete lines of a growing file from byte ``start``; ``None`` whenever there is nothing more for now.
+    """Yield complete lines of a growing file from byte ``start``, and ``None`` whenever there are no more for now.
 
-    A carriage return ends a line too, so every state of a progress bar is one.
+    A carriage return also ends a line, so every state of a progress bar is a line.
     """
     rest = ""
     with log.open("rb") as file:
@@ -130,16 +130,16 @@ def follow_lines(log: Path, start: int) -> Iterator[str | None]:
 
 
 def own_group() -> dict[str, Any]:
-    """Arguments of ``Popen``; the terminal's Ctrl-C then reaches us alone, and we end the group."""
+    """Arguments of ``Popen`` for a process group of its own: Ctrl-C then reaches only us, and we end the group."""
     if sys.platform == "win32":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     return {"start_new_session": True}
 
 
 def end_group(process: subprocess.Popen, *, grace: float = GRACE, hurry: Callable[[], bool] = lambda: False) -> None:
-    """End ``process`` and all it started: ask, wait up to ``grace`` seconds or until ``hurry()``, then kill.
+    """End ``process`` and all it started: terminate, wait up to ``grace`` seconds or until ``hurry()``, then kill.
 
-    ``process`` must have been started with a group of its own. Nothing happens if nothing of the group is left.
+    ``process`` must have its own process group (:func:`own_group`). Nothing happens if the group has no process left.
     """
     if sys.platform == "win32":
         if process.poll() is None:
@@ -151,7 +151,7 @@ def end_group(process: subprocess.Popen, *, grace: float = GRACE, hurry: Callabl
             os.killpg(process.pid, signal.SIGTERM)
             deadline = time.monotonic() + grace
             while time.monotonic() < deadline and not hurry():
-                process.poll()  # reaps the leader; the group exists as long as one member is not reaped
+                process.poll()  # reaps the leader; the group exists until all members are reaped
                 os.killpg(process.pid, 0)
                 time.sleep(0.05)
     finally:
@@ -162,7 +162,7 @@ def end_group(process: subprocess.Popen, *, grace: float = GRACE, hurry: Callabl
 
 @contextmanager
 def signals_noted() -> Iterator[list[int]]:
-    """Context in which signals that mean "stop" are only appended to the list, so that none comes between two lines."""
+    """Context in which signals that mean "stop" are only appended to a list, so that they interrupt nothing."""
     received: list[int] = []
     with handled(lambda number, _: received.append(number), "SIGINT", "SIGTERM", "SIGHUP"):
         yield received

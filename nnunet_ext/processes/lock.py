@@ -1,4 +1,4 @@
-"""A lock on a file that the operating system gives back when whoever holds it has ended, be it by kill -9."""
+"""A lock on a file that the operating system releases when its holder ends, even by kill -9."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def held(path: Path, *, inherited: bool = True) -> Iterator[bool]:
-    """Try to hold ``path``; yields whether it worked.
+    """Try to lock ``path``; yields whether this process holds the lock.
 
     Args:
-        path: of the file, which is made and stays there.
-        inherited: child processes started inside hold the lock, too (where the system has fork). So a training whose
-            parent was killed still holds the lock of its job, and nobody starts a second one beside it. False: this
-            process alone does, so that its workers, which may outlive it for a while, keep nobody waiting; it may hold
-            the lock several times. On Windows a lock is never inherited.
+        path: file to lock; it is created if necessary and stays.
+        inherited: child processes started inside the context hold the lock, too (where the system has fork). So a
+            training whose parent was killed still holds the lock of its job, and nobody starts a second one beside it.
+            If False, only this process holds it, so workers that outlive it for a while block nobody; the process may
+            take the lock several times. On Windows a lock is never inherited.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -31,7 +31,7 @@ def held(path: Path, *, inherited: bool = True) -> Iterator[bool]:
 
 
 def is_held(path: Path) -> bool:
-    """Say whether some process holds ``path``."""
+    """Whether a process holds the lock on ``path``."""
     if not path.exists():
         return False
     with held(path) as free:
@@ -47,9 +47,9 @@ def _lock(descriptor: int, inherited: bool) -> bool:
         else:
             import fcntl
 
-            # flock belongs to the open file, which a fork has, too; lockf to the process
+            # flock belongs to the open file, which a fork shares; lockf belongs to the process
             (fcntl.flock if inherited else fcntl.lockf)(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        # some network drives know no locks; there nobody can be kept out
+        # some network drives have no locks; there every process may go on
         return error.errno in {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
     return True

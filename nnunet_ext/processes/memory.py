@@ -1,4 +1,4 @@
-"""Memory that this process needed."""
+"""Peak memory of this process."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import psutil
 
 
 def peak_host_mib() -> float:
-    """The largest resident set of this process so far; its child processes are not part of it."""
+    """The largest resident set of this process so far in MiB, without child processes."""
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset / 2**20
     status = Path("/proc/self/status")
-    if status.is_file():  # getrusage would count what a parent had before it started this process
+    if status.is_file():  # getrusage would include the parent's memory from before this process started
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM"):
                 return int(line.split()[1]) / 2**10

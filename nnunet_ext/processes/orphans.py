@@ -1,4 +1,4 @@
-"""Processes end with the one that started them, even if that was killed with SIGKILL and could not say so."""
+"""Ends child processes together with their parent, even if the parent was killed with SIGKILL."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from contextlib import contextmanager, suppress
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
-# waits for the end of its input, which is that of whoever holds the other end, then kills a process group
+# waits until its input closes, which happens when its parent ends, then kills a process group
 _GUARD = "import os, sys; sys.stdin.buffer.read(); os.killpg(int(sys.argv[1]), 9)"
 
 
 def end_with_parent() -> None:
-    """Let this worker of ``multiprocessing`` end when its parent does; to be its initializer.
+    """Make this worker of ``multiprocessing`` end when its parent does; meant as the pool's initializer.
 
-    Linux is asked to do it. A thread that watches multiprocessing's pipe from the parent does it everywhere, unless
-    the worker never gives Python time. Ctrl-C, which a terminal sends to all processes, is left to the parent.
+    On Linux the kernel does it. Everywhere, a thread watches multiprocessing's pipe from the parent, which works unless
+    the worker never gives Python time. The worker leaves Ctrl-C, which a terminal sends to all processes, to the
+    parent.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
@@ -41,9 +42,9 @@ def end_with_parent() -> None:
 
 @contextmanager
 def group_ends_with_us(leader: int) -> Iterator[None]:
-    """Context in which the process group of ``leader`` is killed if this process is; on Windows it stays.
+    """Context in which the process group of ``leader`` is killed if this process is killed; on Windows it is not.
 
-    A small process of its own does it, which nothing that is sent to our terminal or group reaches.
+    A small process does it. It has its own session, so signals to our terminal or group do not reach it.
     """
     if sys.platform == "win32":
         yield

@@ -1,4 +1,4 @@
-"""The same function for every case, in several processes, with a progress bar; results in the order of the cases."""
+"""Calls one function for every case, in several processes, with a progress bar; results keep the order of the cases."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def for_every_case(
 ) -> Iterator[Result]:
     """Yield ``function(*arguments)`` for every entry of ``calls``.
 
-    The processes are killed when a call fails or this process is interrupted, and end when it is killed.
+    The processes are killed if a call fails or this process is interrupted or killed.
 
     Args:
-        function: at the top level of a module, so that a process can import it.
-        calls: its arguments.
-        processes: how many; as many as there are cores by default.
-        title: of the progress bar.
+        function: a function at the top level of a module, so that a process can import it.
+        calls: arguments of each call.
+        processes: number of processes; by default one per core.
+        title: title of the progress bar.
     """
     processes = min(processes or os.cpu_count() or 1, len(calls))
     with tqdm(desc=title, total=len(calls), unit="case", dynamic_ncols=True, mininterval=0.5) as bar:

@@ -1,4 +1,4 @@
-"""Progress of nnU-Net's commands, read from what they print."""
+"""Progress of nnU-Net's commands, read from their output."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import re
 from nnunet_ext.processes.children import Progress
 
 COUNT = re.compile(r"(\d+)/(\d+) \[")
-"""``3/12 [`` of a tqdm bar."""
+"""The part ``3/12 [`` of a tqdm bar."""
 
 
 def preprocessing() -> Progress:
-    """``nnUNetv2_plan_and_preprocess``: one bar for the fingerprint, one for the cases of each configuration."""
+    """Progress of ``nnUNetv2_plan_and_preprocess``: half for the fingerprint, half for the cases."""
 
     def read(line: str) -> tuple[float | None, str | None]:
         count = COUNT.search(line)
@@ -24,7 +24,7 @@ def preprocessing() -> Progress:
 
 
 def training(epochs: int) -> Progress:
-    """``nnUNetv2_train``: epochs; then validation and prediction, during which the bar is full."""
+    """Progress of ``nnUNetv2_train`` in epochs; the bar is full during validation and prediction."""
     dice = ""
 
     def read(line: str) -> tuple[float | None, str | None]:

@@ -1,4 +1,4 @@
-"""The signals that mean "stop": Ctrl-C, a lost terminal, and what a scheduler or ``kill`` sends."""
+"""The signals that mean "stop": Ctrl-C, a lost terminal, and the signal of a scheduler or ``kill``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Handler = Callable[[int, "FrameType | None"], None]
 
 
 class Stopped(KeyboardInterrupt):
-    """SIGTERM or SIGHUP arrived; whatever cleans up after Ctrl-C cleans up after it, too."""
+    """SIGTERM or SIGHUP arrived. As a KeyboardInterrupt it runs the same clean-up as Ctrl-C."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -32,22 +32,22 @@ def like_ctrl_c() -> Iterator[None]:
 
 
 def interrupt(number: int) -> KeyboardInterrupt:
-    """The exception to raise for a signal that was noted."""
+    """The exception to raise for a signal."""
     return KeyboardInterrupt() if number == signal.SIGINT else Stopped(number)
 
 
 def exit_code(error: KeyboardInterrupt) -> int:
-    """Exit code of a command that a signal ended, as shells say it: 130 (Ctrl-C), 143 (SIGTERM), 129 (SIGHUP)."""
+    """Exit code of a command ended by a signal, as in shells: 130 (Ctrl-C), 143 (SIGTERM), 129 (SIGHUP)."""
     return 128 + (error.number if isinstance(error, Stopped) else signal.SIGINT)
 
 
 @contextmanager
 def handled(handler: Handler, *names: str) -> Iterator[None]:
-    """Context in which ``handler`` is called for these signals; one that is ignored on purpose (nohup) stays ignored.
+    """Context in which ``handler`` is called for these signals; a signal that is ignored on purpose (nohup) stays so.
 
-    Nothing happens outside of the main thread, where Python allows no handlers. In a fork the signals mean what they
-    meant before: an exception there is lost if the signal arrives while Python starts the fork, as that of
-    ``multiprocessing.Pool``'s ``terminate`` may, which would then wait for ever.
+    Outside the main thread, where Python allows no handlers, the context does nothing. In a fork the signals keep their
+    earlier handlers. An exception from ours would be lost if the signal arrived while Python starts the fork; a signal
+    of ``multiprocessing.Pool.terminate`` may, and then ``terminate`` would wait for ever.
     """
     previous: dict[int, Any] = {}
     owner = os.getpid()

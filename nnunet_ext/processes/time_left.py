@@ -1,4 +1,4 @@
-"""Says how long something still takes."""
+"""Text for the remaining time of a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 
 def time_left(seconds: float | None) -> str:
-    """``about 2 h 05 min left``; empty where nothing is known."""
+    """The text ``about 2 h 05 min left, until Mon 14:10``; empty if the time is not known."""
     if seconds is None:
         return ""
     minutes = round(seconds / 60)

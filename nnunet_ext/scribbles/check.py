@@ -1,10 +1,10 @@
-"""``nnunet-ext scribbles check``: quality control of a data set with scribbles, before it costs a training.
+"""``nnunet-ext scribbles check``: quality control of a data set with scribbles, before a training is spent on it.
 
 ::
 
-    overview.html   pictures of the suspicious cases, all findings, all cases; one file, readable without a network
+    overview.html   pictures of the suspicious cases, all findings, all cases; one file that needs no network
     findings.csv    one row per finding
-    check.json      the same and the numbers of every case
+    check.json      the findings and the numbers of every case
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from nnunet_ext.scribbles.resampling import Grid, median_grid, planned, planned_
 from nnunet_ext.version import __version__
 
 PICTURES, SLICES = 12, 3
-"""Cases that are drawn, and findings of each."""
+"""Largest number of cases in the overview, and of pictures per case."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class ScribbleReport(CheckReport):
     """Findings in scribbles, with the numbers of every case.
 
     Attributes:
-        dataset: that was checked.
-        cases: empty if there is no ignore label.
-        dense: dense label maps by case, as far as they were given.
+        dataset: the data set that was checked.
+        cases: numbers and findings by case; empty if the data set has no ignore label.
+        dense: dense label maps by case, for the cases that have one.
         plans: content of the plans, if the data set is planned.
-        relabel_tests: of the CRF losses of the plans, if there are dense labels.
+        relabel_tests: tests of the CRF losses of the plans, if there are dense labels.
     """
 
     columns: ClassVar[Mapping[str, str]] = {**CheckReport.columns, "label": "about", "index": "index"}
@@ -61,7 +61,7 @@ class ScribbleReport(CheckReport):
     relabel_tests: tuple[RelabelTest, ...] = ()
 
     def table(self) -> list[list[str]]:
-        """Annotated voxels per class, their share of the annotated ones, cases with a scribble. Texts with header."""
+        """Table with a header, one row per class: annotated voxels, share of all annotated voxels, annotated cases."""
         total = sum(sum(case.voxels.values()) for case in self.cases)
         rows = [["class", "voxels", "share", "cases"]]
         for value, name in self.dataset.classes.items():
@@ -71,7 +71,7 @@ class ScribbleReport(CheckReport):
         return rows
 
     def relabel_table(self) -> list[list[str]]:
-        """Share of the correct voxels that each CRF loss of the plans would change, by class. Texts with header."""
+        """Table with a header, one row per class: share of correct voxels that each planned CRF loss would change."""
         rows = [
             ["correct voxels that the CRF loss changes", *(test.planned.configuration for test in self.relabel_tests)]
         ]
@@ -80,7 +80,7 @@ class ScribbleReport(CheckReport):
         return rows
 
     def summary(self) -> str:
-        """One sentence: how much is annotated, and the verdict."""
+        """One line: the annotated share of voxels and slices, and the verdict."""
         found = self.verdict()
         if not self.cases:
             return f"{self.dataset.name}: {found}"
@@ -130,7 +130,7 @@ class ScribbleReport(CheckReport):
         write_text(folder / "overview.html", self._page())
 
     def suspicious(self) -> list[CheckedScribbles]:
-        """The cases with warnings or fatal findings, those with most first."""
+        """The cases with warnings or fatal findings, most findings first."""
 
         def count(case: CheckedScribbles) -> int:
             return sum(found.severity != "note" for found in case.findings)
@@ -148,15 +148,15 @@ class ScribbleReport(CheckReport):
         )
 
     def _pictures(self) -> Iterator[dict[str, Any]]:
-        """For each case that is drawn: the case, and one picture with its findings for each place that they name."""
+        """Cases of the overview, each with its pictures: see :meth:`_drawn`."""
         files = {case.name: case for case in self.dataset.cases}
-        # without suspicious cases two others, so that a reader sees what was looked at
+        # without suspicious cases show two others, so that a reader sees what was checked
         others = sorted(self.cases, key=lambda case: len(case.findings), reverse=True)[:2]
         for case in self.suspicious()[:PICTURES] or others:
             yield {"case": case, "pictures": list(self._drawn(files[case.name], case))}
 
     def _crf_pictures(self) -> Iterator[dict[str, Any]]:
-        """For each tested CRF loss a sentence, and the slice of which it changes most."""
+        """For each tested CRF loss, its finding and a picture of the slice that it changes most."""
         files = {case.name: case for case in self.dataset.cases}
         for test in self.relabel_tests:
             case = files[test.worst[0]]
@@ -165,9 +165,10 @@ class ScribbleReport(CheckReport):
             yield {"found": found, "source": self._picture(panels, names)}
 
     def _drawn(self, files: RawCase, case: CheckedScribbles) -> Iterator[dict[str, Any]]:
-        """A picture of each place that a finding names, or of the slice with most scribbles, with the findings below.
+        """Pictures of a case, each with its findings: one per place that a finding names.
 
-        Notes are drawn only where there is nothing worse.
+        Findings without a place are listed below a picture of the most annotated slice. Notes are drawn only if the
+        case has no warning.
         """
         draw = partial(self._picture, classes=self.dataset.classes)
         reader = self.dataset.reader()
@@ -200,15 +201,15 @@ def check_scribbles(
     plans: str = "nnUNetPlans",
     processes: int | None = None,
 ) -> ScribbleReport:
-    """Look at every training case of a data set with an ignore label.
+    """Check every training case of a data set with an ignore label.
 
     Args:
         dataset: number or name of a data set in ``nnUNet_raw``, or a folder.
-        dense: folder of dense label maps with the same file names, of all cases or some: to find leaks and missed
-            components, and to test the CRF losses of the plans.
-        plans: name of the plans in ``nnUNet_preprocessed`` whose CRF losses are tested, and whose spacings are used to
-            see what resampling removes; without such plans it is the median spacing of the cases.
-        processes: how many cases at a time; as many as there are cores by default.
+        dense: folder of dense label maps with the same file names, for all cases or some. They reveal leaks and missed
+            components, and the CRF losses of the plans are tested on them.
+        plans: name of the plans in ``nnUNet_preprocessed``. Their CRF losses are tested, and scribbles are resampled
+            to their spacings to see which classes vanish; without plans, to the median spacing of the cases.
+        processes: cases checked in parallel; by default one per core.
 
     Raises:
         InputError: a file cannot be read, or files do not fit together.
@@ -252,15 +253,15 @@ def check_case(
     reader_name: str,
     grids: Sequence[Grid],
 ) -> CheckedScribbles:
-    """Look at one case.
+    """Check one case.
 
     Args:
-        case: files.
+        case: its files.
         dense_file: its dense label map, if there is one.
         classes: names by label value.
         ignore: the ignore label.
-        reader_name: of nnU-Net's reader.
-        grids: to which nnU-Net would resample.
+        reader_name: name of nnU-Net's reader.
+        grids: grids that nnU-Net would resample to.
 
     Raises:
         InputError: a file cannot be read, or does not fit the others.
@@ -284,9 +285,9 @@ def check_case(
         _require_same_grid(case, scribbles, dense, dense_file)
         findings += against_dense(case.name, scribbles.array, dense.array, scribbles.spacing_mm, classes, ignore)
     looked: Counter[tuple[str, str]] = Counter()
-    if np.isin(scribbles.array, list(classes)).mean() <= DENSE_FRACTION:  # what is dense touches everywhere
+    if np.isin(scribbles.array, list(classes)).mean() <= DENSE_FRACTION:  # dense labels touch everywhere
         here = (case.name, scribbles.array)
-        grey = np.nan_to_num(image.array, nan=0.0, posinf=0.0, neginf=0.0)  # that they are there is said already
+        grey = np.nan_to_num(image.array, nan=0.0, posinf=0.0, neginf=0.0)  # already reported above
         for places, found in (
             touching(*here, scribbles.spacing_mm, classes),
             misplaced(*here, grey, scribbles.spacing_mm, classes),
@@ -309,7 +310,7 @@ def check_case(
 def vanished(
     case: str, scribbles: NDArray, spacing_mm: Sequence[float], classes: Mapping[int, str], grids: Sequence[Grid]
 ) -> Iterator[Finding]:
-    """Classes without any voxel after nnU-Net's resampling."""
+    """Find classes whose scribbles vanish in nnU-Net's resampling."""
     before = set(np.unique(scribbles).tolist()) & set(classes)
     for grid in grids:
         try:
@@ -327,7 +328,7 @@ def vanished(
 
 
 def _declared(raw: RawDataset) -> Iterator[Finding]:
-    """Find what ``dataset.json`` says wrongly about the ignore label."""
+    """Find mistakes of ``dataset.json`` about the ignore label."""
     highest = max(raw.classes)
     if raw.ignore is None:
         text = "dataset.json declares no ignore label: nnU-Net would train on every voxel as if it were annotated"
@@ -358,7 +359,10 @@ def _spacing(label: Path, reader_name: str) -> tuple[float, ...]:
 
 
 def _require_same_grid(case: RawCase, scribbles: Volume, other: Volume, file: Path) -> None:
-    """Shape and spacing, not the whole geometry: nnU-Net only warns when origin or direction differ, and trains."""
+    """Raise InputError unless shape and spacing agree.
+
+    Origin and direction may differ: nnU-Net only warns about them, and trains.
+    """
     for what, ours, theirs in (
         ("shape", scribbles.array.shape, other.array.shape),
         ("spacing (mm)", scribbles.spacing_mm, other.spacing_mm),

@@ -1,4 +1,4 @@
-"""Rules that find mistakes in scribbles: pure functions of arrays, and every threshold with its reason."""
+"""Rules that find mistakes in scribbles. Pure functions of arrays; every threshold has its reason beside it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from nnunet_ext.findings import Finding, some
 from nnunet_ext.scribbles.label_map import box_of, slice_axis, slices_of
 
 DENSE_FRACTION = 0.5
-"""Annotated share above which labels are no scribbles: published scribbles cover 1 to 5 % of the voxels, dense
-labels with a masked region usually more than half."""
+"""Annotated share above which labels are not scribbles. Published scribbles cover 1 to 5 % of the voxels; dense labels
+with a masked region usually cover more than half."""
 
 SPARSE_FRACTION = 1e-4
-"""Annotated share below which few patches hold an annotated voxel; the scribbles of ACDC cover 100 times as much."""
+"""Annotated share below which few patches hold an annotated voxel. The scribbles of ACDC cover 100 times as much."""
 
 LEAK_SHARE = 0.02
-"""Share of the voxels of a scribble that may have another dense label: two people disagree about voxels at a border.
+"""Share of a scribble's voxels that may have another dense label, because two people disagree about voxels at a border.
 The scribbles of ACDC, drawn by a person, stay below 0.001."""
 
 MISSED_VOXELS = 10
-"""Components of the dense labels below this are often errors of the labelling, and no loss if they are missed."""
+"""Smallest dense component that must have a scribble, in voxels. Smaller ones are often labelling errors, and missing
+them costs little."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class CheckedScribbles:
     """Numbers and findings of one case.
 
     Attributes:
-        voxels: annotated ones by label value.
-        size: voxels of the case.
-        looked: how often each (kind, about) of the findings that must be rare could have been found.
+        voxels: number of annotated voxels by label value.
+        size: number of all voxels.
+        looked: number of places where each (kind, about) of findings that must be rare could occur.
     """
 
     name: str
@@ -52,12 +53,12 @@ class CheckedScribbles:
 
 
 def coverage(case: str, voxels: Mapping[int, int], size: int) -> Iterator[Finding]:
-    """Report a case of which too much or too little is annotated.
+    """Report a case with too many or too few annotated voxels.
 
     Args:
-        case: name.
-        voxels: annotated ones by label value.
-        size: voxels of the case.
+        case: name of the case.
+        voxels: number of annotated voxels by label value.
+        size: number of all voxels.
     """
     fraction = sum(voxels.values()) / size
     if not fraction:
@@ -79,15 +80,15 @@ def against_dense(
     classes: Mapping[int, str],
     ignore: int,
 ) -> Iterator[Finding]:
-    """Scribbles that lie on another class, and what they miss.
+    """Find scribbles that lie on another class, and components without a scribble.
 
     Args:
-        case: name.
+        case: name of the case.
         scribbles: label map.
         dense: label map of the same shape.
-        spacing_mm: of their axes.
+        spacing_mm: spacing of their axes.
         classes: names by label value.
-        ignore: value of voxels that do not count, in both.
+        ignore: the ignore label of both maps.
     """
     axis = slice_axis(spacing_mm)
     for value, name in classes.items():
@@ -103,7 +104,7 @@ def against_dense(
 
 
 def _missed(case: str, drawn: NDArray, dense: NDArray, axis: int, name: str) -> Iterator[Finding]:
-    """Connected components of one class (in the volume) without any scribble of the class."""
+    """Find connected components of one class, in the volume, that have no scribble of the class."""
     pieces, count = label(dense, np.ones((3,) * dense.ndim, bool))
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)
     large = np.flatnonzero(sizes >= MISSED_VOXELS)
@@ -121,12 +122,12 @@ def _missed(case: str, drawn: NDArray, dense: NDArray, axis: int, name: str) -> 
 
 
 def of_all(cases: Sequence[CheckedScribbles], classes: Mapping[int, str], with_dense: bool) -> Iterator[Finding]:
-    """Find what only the whole data set shows.
+    """Find mistakes that only the whole data set shows.
 
     Args:
-        cases: all of them.
+        cases: all cases of the data set.
         classes: names by label value.
-        with_dense: whether they were compared with dense labels, which say more about absent classes.
+        with_dense: whether all cases have dense labels, which say more about absent classes.
     """
     if all(case.fraction > DENSE_FRACTION for case in cases):
         share = f"more than {100 * DENSE_FRACTION:.0f} % of every case"

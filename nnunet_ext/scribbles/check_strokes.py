@@ -1,9 +1,10 @@
-"""Rules that compare strokes with the image and with one another, and every threshold with its reason.
+"""Rules that compare strokes with the image and with one another. Every threshold has its reason beside it.
 
-Grey values alone do not tell a stroke that leaves its structure from one that passes a vessel. Other strokes do:
-whoever draws inside of structures keeps away from the strokes of their neighbours, and draws a structure in the next
-slice at about the same place, with about the same grey values. So :func:`touching` and :func:`misplaced` are warnings,
-but only where they are rare in the data set (:func:`only_rare`), and :func:`across_edges` is a note.
+Grey values alone cannot tell a stroke that leaves its structure from one that passes a vessel. Other strokes help:
+somebody who draws inside structures stays away from the strokes of neighbouring structures, and draws the same
+structure in the next slice at about the same place and with about the same grey values. So :func:`touching` and
+:func:`misplaced` give warnings, but only if they are rare in the data set (:func:`only_rare`), and :func:`across_edges`
+gives notes.
 """
 
 from __future__ import annotations
@@ -27,40 +28,42 @@ TOUCHING = "touching"
 MISPLACED = "misplaced"
 
 RARE, FEW = 0.02, 3
-"""A pattern in more than this share of the places where it could be, and more often than this, is how the data set is
-drawn and no mistake: strokes along borders touch, and strokes at random lie elsewhere in every slice."""
+"""Share of the possible places, and number of places, that a pattern must both exceed to count as usual.
+
+A usual pattern shows how the data set was drawn and is no mistake: strokes along borders touch, and random strokes lie
+elsewhere in every slice."""
 
 TOUCHING_VOXELS = 3
-"""Voxels of one stroke beside another from which two touch; fewer are a corner. In 1516 slices of ACDC, drawn by a
-person, one pair does."""
+"""Smallest number of voxels along which two strokes touch; fewer are a corner. In 1516 slices of ACDC, drawn by a
+person, one pair of strokes touches."""
 
 SIGMA = 1.0
-"""Width of the Gaussian that smooths a slice before grey values are compared, in voxels; noise is no edge."""
+"""Width in voxels of the Gaussian that removes noise from a slice before grey values are compared."""
 
 PLACE_VOXELS, GREY_SHARE = 4, 0.1
-"""Distances that count the same: in the slice, and in grey values as a share of those from the 0.5th to the 99.5th
-percentile of the image. About what a structure moves from slice to slice, and what its grey values vary by."""
+"""Units of distance in the slice (voxels) and in grey values (share of the range from the 0.5th to the 99.5th
+percentile of the image): about the changes of a structure from one slice to the next."""
 
 CLOSER, FARTHEST = 2.0, 5.0
-"""How much closer a stroke must be, on average, to another class than to its own, in those distances; and the farthest
-that is told apart, so that a few voxels do not decide."""
+"""How much closer a misplaced stroke is to another class than to its own, as a mean over its voxels, in those units.
+The second number clips the difference of each voxel, so that a few voxels do not decide."""
 
 ON_OTHERS = 3
-"""Voxels of a misplaced stroke that must lie on strokes of the other class in a neighbouring slice."""
+"""Smallest number of voxels of a misplaced stroke that lie on strokes of the other class in a neighbouring slice."""
 
 SMALL = 10
-"""Strokes with fewer voxels say too little about their place; they are the ends of structures."""
+"""Strokes with fewer voxels are not compared: they are the ends of structures and say too little about their place."""
 
 EDGE_PERCENTILE = 95
-"""Gradients above this percentile of their slice are a strong edge: about what the borders of organs take up."""
+"""Gradients above this percentile of their slice are strong edges; about as many voxels are borders of organs."""
 
 EDGE_CONTRAST = 0.25
-"""Difference of the two sides of an edge, as a share of the grey values from the 0.5th to the 99.5th percentile of the
-image. Tissue varies less within most organs."""
+"""Smallest difference between the two sides of an edge, as a share of the range from the 0.5th to the 99.5th percentile
+of the image. Most organs vary less within themselves."""
 
 EDGE_SIDE, EDGE_SHARE = 5, 0.15
-"""Voxels, and share of the stroke, that must lie on either side: less is a vessel that it passes, or just touches the
-border."""
+"""Smallest number of voxels, and smallest share of the stroke, on either side of an edge. With less, the stroke passes
+a vessel or just touches the border."""
 
 
 def touching(
@@ -69,13 +72,13 @@ def touching(
     """Find slices in which the strokes of two classes touch, so that one of them probably crosses a border.
 
     Args:
-        case: name.
+        case: name of the case.
         scribbles: label map.
-        spacing_mm: of its axes.
+        spacing_mm: spacing of its axes.
         classes: names by label value.
 
     Returns:
-        In how many slices each two classes have strokes, and one finding for each of these in which they touch.
+        For each pair of classes the number of slices with strokes of both, and one finding per slice where they touch.
     """
     looked: Counter[tuple[str, str]] = Counter()
     findings = []
@@ -99,18 +102,19 @@ def misplaced(
 ) -> tuple[Counter[tuple[str, str]], list[Finding]]:
     """Find strokes that fit the strokes of another class better than those of their own.
 
-    A stroke is compared with all others of its slice and of the two beside it: by place in the slice and by grey value,
-    each voxel with the closest one of every class. No stroke is told to be the background, which looks like anything.
+    Each stroke is compared with all other strokes of its slice and of the two neighbouring slices. Every voxel is
+    matched, by place in the slice and grey value, with the closest voxel of each class. The background is never
+    suggested as the other class, because it looks like anything.
 
     Args:
-        case: name.
+        case: name of the case.
         scribbles: label map.
         image: one channel, of the same shape.
-        spacing_mm: of their axes.
+        spacing_mm: spacing of their axes.
         classes: names by label value.
 
     Returns:
-        How many strokes of each class were compared, and one finding for each that is misplaced.
+        The number of strokes compared by class, and one finding per misplaced stroke.
     """
     looked: Counter[tuple[str, str]] = Counter()
     findings: list[Finding] = []
@@ -122,7 +126,7 @@ def misplaced(
     looks: dict[int, NDArray] = {}  # smoothed slices, three at a time
 
     def look(index: int, mask: NDArray) -> NDArray:
-        """``(N, 3)``: place and grey value of the voxels of a mask, in units that can be compared."""
+        """Place and grey value of the voxels of a mask, ``(N, 3)``, in comparable units."""
         if index not in looks:
             grey = slices_of(image, axis)[index].astype(np.float32)
             looks[index] = gaussian_filter(grey, SIGMA) / ((high - low) * GREY_SHARE)
@@ -165,13 +169,13 @@ def misplaced(
 
 
 def only_rare(cases: Sequence[CheckedScribbles]) -> tuple[list[CheckedScribbles], list[Finding]]:
-    """Take findings away that are usual in the data set.
+    """Remove findings of kinds that are usual in the data set.
 
     Args:
-        cases: all of them.
+        cases: all cases of the data set.
 
     Returns:
-        The cases with what is rare, and a note for every kind that is usual.
+        The cases with the remaining findings, and a note for every kind that is usual.
     """
     looked: Counter[tuple[str, str]] = Counter()
     for case in cases:
@@ -193,17 +197,17 @@ def across_edges(
     spacing_mm: Sequence[float],
     classes: Mapping[int, str],
 ) -> Iterator[Finding]:
-    """Strokes that cross a strong edge of the image, at most one note per class: that of the largest contrast.
+    """Find strokes that cross a strong edge of the image; at most one note per class, for the largest contrast.
 
-    A stroke is cut where it lies on a strong edge. If parts with clearly different grey values remain, it crosses the
-    edge; one that runs along an edge does not. The background is left out: it consists of many tissues. Most of these
-    strokes are correct: they pass vessels, muscles and air inside of their structure.
+    A stroke is cut where it lies on a strong edge. If the remaining parts have clearly different grey values, the
+    stroke crosses the edge; a stroke along an edge does not. The background is left out, because it consists of many
+    tissues. Most of the strokes found are correct: they pass vessels, muscles and air inside their structure.
 
     Args:
-        case: name.
+        case: name of the case.
         scribbles: label map.
         image: one channel, of the same shape.
-        spacing_mm: of their axes.
+        spacing_mm: spacing of their axes.
         classes: names by label value.
     """
     axis = slice_axis(spacing_mm)

@@ -1,7 +1,7 @@
 """Relabel test of planned CRF losses: how many correct voxels would they change, and which window is small enough?
 
-Dense labels and images of some cases are preprocessed by nnU-Net as the plans say, in memory, and given to
-:mod:`nnunet_ext.attenscribble.relabel` with the options of the plans, and with smaller windows beside them.
+nnU-Net preprocesses dense labels and images of some cases in memory, as the plans say. Then
+:mod:`nnunet_ext.attenscribble.relabel` tests the options of the plans, and smaller windows as well.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from nnunet_ext.scribbles.label_map import box_of, slice_axis, slices_of
 from nnunet_ext.scribbles.overview import Panels
 
 LIMIT = 0.1
-"""Share of the correct voxels of a class that the loss may change. A border of partial volume alone costs 2 to 9 % on
-ACDC, CHAOS and the hippocampus, with the smallest window there is."""
+"""Largest share of a class's correct voxels that the loss may change. Partial volume at borders alone costs 2 to 9 % on
+ACDC, CHAOS and the hippocampus, even with the smallest window."""
 
 CASES = 20
-"""Cases that are tested, evenly spread over those with dense labels: as many as show a share to a percent or two."""
+"""Number of cases to test, evenly spread over those with dense labels. They show a share to a percent or two."""
 
 LARGEST_TRIED = 4
-"""Radius of the largest window that is suggested."""
+"""Largest radius of a window to suggest."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class PlannedCRF:
     """The CRF loss of one configuration.
 
     Attributes:
-        configuration: name.
-        spacing_mm: of the input.
-        tried: options to test: those of the plans, then smaller windows.
+        configuration: name of the configuration.
+        spacing_mm: spacing of the network's input.
+        tried: options to test: first those of the plans, then smaller windows.
     """
 
     configuration: str
@@ -55,7 +55,7 @@ class PlannedCRF:
     tried: tuple[AttenScribbleOptions, ...]
 
     def window(self, place: int) -> ResolvedWindow:
-        """Return what is tried at this place."""
+        """Return the window of the options at ``tried[place]``."""
         return ResolvedWindow.of(self.spacing_mm, self.tried[place])
 
 
@@ -64,11 +64,11 @@ class RelabelTest:
     """Result for one configuration.
 
     Attributes:
-        planned: what was tested.
+        planned: the loss that was tested.
         cases: number of cases.
-        shares: of each tried window, the share of the correct voxels that it changes by class; nan if there are none.
-        worst: case of which the window of the plans changes most, and the head that it is about: that of
-            :meth:`largest`.
+        shares: for each tried window, the share of correct voxels that it changes, by class; nan for a class without
+            voxels.
+        worst: the case that the planned window changes most, and the index of the class that :meth:`largest` names.
     """
 
     planned: PlannedCRF
@@ -77,22 +77,22 @@ class RelabelTest:
     worst: tuple[str, int]
 
     def largest(self, place: int) -> tuple[str, float]:
-        """The class of which most is changed, and its share."""
+        """The class with the largest changed share, and that share."""
         shares = {name: share for name, share in self.shares[place].items() if not np.isnan(share)}
         name = max(shares, key=lambda key: shares[key])
         return name, shares[name]
 
     @property
     def suggested(self) -> int | None:
-        """The first tried window that stays below :data:`LIMIT` for every class."""
+        """Place of the first tried window that stays below :data:`LIMIT` for every class; None if none does."""
         return next((place for place in range(len(self.shares)) if self.largest(place)[1] < LIMIT), None)
 
     def finding(self, dataset: str, plans: str) -> Finding:
-        """Return a note if the window of the plans is fine, otherwise a warning with the largest window that is.
+        """Return a note if the planned window is small enough, otherwise a warning that suggests one that is.
 
         Args:
-            dataset: its name.
-            plans: their name.
+            dataset: name of the data set.
+            plans: name of the plans.
         """
         name, share = self.largest(0)
         text = (
@@ -123,7 +123,7 @@ class RelabelTest:
 
 
 def planned_losses(plans: Mapping[str, Any]) -> list[PlannedCRF]:
-    """List the different CRF losses of a plans file, one for each spacing and options.
+    """List the CRF losses of a plans file, one per distinct spacing and options.
 
     Args:
         plans: content of the file.
@@ -148,11 +148,11 @@ def planned_losses(plans: Mapping[str, Any]) -> list[PlannedCRF]:
 
 
 def smaller_windows(options: AttenScribbleOptions, spacing_mm: Sequence[float]) -> list[AttenScribbleOptions]:
-    """Return options with smaller windows at full resolution, down to radius 1; the largest first.
+    """Return options with smaller windows at full resolution, largest first, down to radius 1.
 
     Args:
-        options: of the plans.
-        spacing_mm: of the input.
+        options: options of the plans.
+        spacing_mm: spacing of the network's input.
     """
     largest = ResolvedWindow.of(spacing_mm, options).radius - 1
     return [
@@ -164,16 +164,16 @@ def smaller_windows(options: AttenScribbleOptions, spacing_mm: Sequence[float]) 
 def measure_windows(
     plans: Mapping[str, Any], raw: RawDataset, dense: Mapping[str, Path], processes: int | None
 ) -> tuple[list[RelabelTest], list[Finding]]:
-    """Test every different CRF loss of a plans file.
+    """Test every distinct CRF loss of a plans file.
 
     Args:
         plans: content of the file.
-        raw: the data set; :data:`CASES` cases with dense labels are taken.
+        raw: the data set; up to :data:`CASES` cases with dense labels are tested.
         dense: files of dense labels by case.
-        processes: how many cases at a time.
+        processes: cases tested in parallel.
 
     Returns:
-        the tests, and notes on configurations that could not be tested.
+        The tests, and notes on configurations that could not be tested.
 
     Raises:
         InputError: the plans have wrong options.
@@ -203,7 +203,7 @@ def measure_windows(
 
 
 def head_names(description: Mapping[str, Any]) -> list[str]:
-    """Return the names of the classes, background first, or of the regions.
+    """Return the names of the network's output channels: the classes, background first, or the regions.
 
     Args:
         description: content of ``dataset.json``.
@@ -217,17 +217,17 @@ def head_names(description: Mapping[str, Any]) -> list[str]:
 def count_case(
     planned: PlannedCRF, plans: Mapping[str, Any], description: Mapping[str, Any], case: RawCase, dense: Path
 ) -> tuple[NDArray, NDArray]:
-    """Count in one case, for every window that is tried, the correct voxels that it would change.
+    """Count the correct voxels of one case that each tried window would change.
 
     Args:
-        planned: the configuration, and what is tried.
+        planned: the configuration, and the options to test.
         plans: content of the plans file.
         description: content of ``dataset.json``.
-        case: its images.
-        dense: its dense labels.
+        case: files of the case.
+        dense: file of its dense labels.
 
     Returns:
-        ``(windows, K)`` changed, and ``(K,)`` all voxels by class or region.
+        Changed voxels ``(windows, K)`` and all voxels ``(K,)``, by class or region.
     """
     image, truth, exclusive = preprocessed(planned, plans, description, case, dense)
     axes = (0, *range(2, truth.ndim))
@@ -241,25 +241,25 @@ def count_case(
 def worst_slice(
     test: RelabelTest, plans: Mapping[str, Any], description: Mapping[str, Any], case: RawCase, dense: Path
 ) -> tuple[Panels, dict[int, str]]:
-    """Return the slice in which the planned window changes most of the worst class, and names of the values drawn.
+    """Return pictures of the slice in which the planned window changes most of the worst class, and its class names.
 
     Args:
-        test: the result.
+        test: result of the test.
         plans: content of the plans file.
         description: content of ``dataset.json``.
-        case: the worst one.
-        dense: its dense labels.
+        case: files of the worst case.
+        dense: file of its dense labels.
     """
     planned = test.planned
     image, truth, exclusive = preprocessed(planned, plans, description, case, dense)
     wanted = preferred(crf_loss(planned.spacing_mm, planned.tried[0], exclusive=exclusive), truth, image)
     flat = len(planned.spacing_mm) == 2
-    # (K, z, y, x): in 2D the samples are the slices
+    # to (K, z, y, x): in 2D the samples are the slices
     truth, wanted = (x.transpose(0, 1) if flat else x[0] for x in (truth, wanted))
     grey = image[:, 0] if flat else image[0, 0]
     head = test.worst[1]
     lost = (truth[head] & ~wanted[head]).numpy()
-    # slices of 2D configurations are what is cut; any number above their spacing says so
+    # in 2D cut along the first axis: a spacing above the others makes it the slice axis
     spacing = (10 * max(planned.spacing_mm), *planned.spacing_mm) if flat else planned.spacing_mm
     axis = slice_axis(spacing)
     index = int(np.argmax(slices_of(lost, axis).sum((1, 2))))
@@ -279,7 +279,7 @@ def worst_slice(
 
 
 def _drawn(heads: Tensor, exclusive: bool) -> NDArray:
-    """A label map of ``(K, z, y, x)``: the class, or of overlapping regions the last one, counted from 1."""
+    """Label map of heads ``(K, z, y, x)``: the index of the class, or of the last region of a voxel, counted from 1."""
     if exclusive:
         return heads.int().argmax(0).numpy()
     places = torch.arange(1, len(heads) + 1).view(-1, *[1] * (heads.ndim - 1))
@@ -289,17 +289,17 @@ def _drawn(heads: Tensor, exclusive: bool) -> NDArray:
 def preprocessed(
     planned: PlannedCRF, plans: Mapping[str, Any], description: Mapping[str, Any], case: RawCase, dense: Path
 ) -> tuple[Tensor, Tensor, bool]:
-    """Return a case as a training has it; in 2D the samples are its slices.
+    """Return a case as a training sees it; in 2D the samples are its slices.
 
     Args:
         planned: the configuration.
         plans: content of the plans file.
         description: content of ``dataset.json``.
-        case: its images.
-        dense: its dense labels.
+        case: files of the case.
+        dense: file of its dense labels.
 
     Returns:
-        image ``(B, C, *spatial)``, truth ``(B, K, *spatial)`` bool, and whether the heads exclude each other.
+        Image ``(B, C, *spatial)``, truth ``(B, K, *spatial)`` bool, and whether the classes exclude each other.
     """
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -308,7 +308,7 @@ def preprocessed(
     preprocessor = configuration.preprocessor_class(verbose=False)
     images = [str(file) for file in case.images]
     data, seg, _ = preprocessor.run_case(images, str(dense), manager, configuration, dict(description))
-    # -1 is what nnU-Net has cropped away or masked; its augmentation makes it background
+    # nnU-Net marks cropped or masked voxels with -1; its augmentation makes them background
     image, labels = torch.from_numpy(data).float(), torch.from_numpy(seg.astype(np.int64)).clamp(min=0)
     labelling = manager.get_label_manager(dict(description))
     heads = labelling.foreground_regions if labelling.has_regions else labelling.all_labels
@@ -319,10 +319,10 @@ def preprocessed(
 
 
 def unplanned(name: str) -> Finding:
-    """Say that there are no plans to test.
+    """Return a note that there are no plans to test.
 
     Args:
-        name: of the data set.
+        name: name of the data set.
     """
     text = f"the window of the CRF loss is not tested: {name} is not planned yet (nnUNetv2_plan_experiment)"
     return Finding("note", "crf window", text)

@@ -3,10 +3,10 @@
 ::
 
     Dataset138_CHAOST2Scribble/
-        dataset.json       with the ignore label; names the images of the dense data set, which are not copied
+        dataset.json       with the ignore label; refers to the images of the dense data set, which are not copied
         labelsTr/          scribbles
-        labelsTr_dense/    the dense labels, to measure with; nnU-Net does not read this folder
-        scribbles.json     options, version, how much is annotated
+        labelsTr_dense/    the dense labels, for evaluation; nnU-Net does not read this folder
+        scribbles.json     options, version, annotated fractions
         scribbles.png      image, dense labels and scribbles of a few cases
 """
 
@@ -35,7 +35,7 @@ SHOWN_CASES = 3
 
 @dataclass(frozen=True)
 class CaseCounts:
-    """Voxels of one case by label value, annotated and all, and slices."""
+    """Counts of one case: annotated and all voxels by label value, annotated and all slices."""
 
     name: str
     annotated: Mapping[int, int]
@@ -46,7 +46,7 @@ class CaseCounts:
 
 @dataclass(frozen=True)
 class Generated:
-    """Result of :func:`generate_dataset`, which it wrote."""
+    """The data set that :func:`generate_dataset` wrote."""
 
     folder: Path
     options: Options
@@ -54,7 +54,7 @@ class Generated:
     cases: tuple[CaseCounts, ...]
 
     def statistics(self) -> dict[str, Any]:
-        """The content of ``scribbles.json``. Fractions are of the voxels of the class, ``all`` of all voxels."""
+        """The content of ``scribbles.json``. Each fraction is relative to the voxels of its class, ``all`` to all."""
         return {
             "nnunet_ext": __version__,
             "options": asdict(self.options),
@@ -71,7 +71,7 @@ class Generated:
         }
 
     def _fractions(self, cases: Sequence[CaseCounts]) -> dict[str, float | None]:
-        """None for a class that is in none of the cases."""
+        """Annotated fraction by class; None for a class that is in none of the cases."""
 
         def share(values: Sequence[int]) -> float | None:
             annotated = sum(case.annotated[value] for case in cases for value in values)
@@ -81,7 +81,7 @@ class Generated:
         return {"all": share(list(self.classes)), **{name: share([value]) for value, name in self.classes.items()}}
 
     def report(self) -> str:
-        """Return the text to print: how much is annotated, and the commands to type next."""
+        """The text to print: annotated fractions, and the commands to type next."""
         fractions = self.statistics()["annotated_fraction"]
         width = max(map(len, fractions))
         lines = ["annotated voxels"]
@@ -109,16 +109,16 @@ def generate_dataset(
     *,
     processes: int | None = None,
 ) -> Generated:
-    """Write a data set with scribbles into ``nnUNet_raw``; all of it or, after an error, nothing.
+    """Write a data set with scribbles into ``nnUNet_raw``; after an error nothing is left behind.
 
-    Images stay where they are: ``dataset.json`` names them, relative to the new folder if they lie in ``nnUNet_raw``
-    too. Regions are kept; scribbles are drawn for the label values that they are made of.
+    Images stay where they are: ``dataset.json`` refers to them, by relative paths if they lie in ``nnUNet_raw`` too.
+    Regions are kept; scribbles are drawn for the label values that form them.
 
     Args:
         dataset: number or name of a data set in ``nnUNet_raw`` with dense labels, or a folder.
         out: number of the new data set, or its whole name ``Dataset138_Name``.
         options: how to draw.
-        processes: how many cases at a time; as many as there are cores by default. The result does not depend on it.
+        processes: cases drawn in parallel; by default one per core. The result does not depend on it.
 
     Raises:
         InputError: the source cannot be read, or the number of the new data set is taken.
@@ -169,7 +169,7 @@ def _generate_case(
 
 
 def _a_few(cases: Sequence[RawCase]) -> list[RawCase]:
-    """Spread over the data set."""
+    """Up to :data:`SHOWN_CASES` cases, evenly spread over the data set."""
     places = np.linspace(0, len(cases) - 1, min(SHOWN_CASES, len(cases))).round().astype(int)
     return [cases[place] for place in places]
 

@@ -1,7 +1,7 @@
 """Scribbles of one label map: slice by slice, class by class.
 
-Chance depends on nothing but the seed, the case, the slice and the class. So a case looks the same alone or in a data
-set, in whichever order and by however many processes it is drawn.
+The random numbers depend only on the seed, the case, the slice and the class. So a case looks the same alone or in a
+data set, and regardless of the order and the number of processes.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from nnunet_ext.scribbles.strokes import MODES, Components, scribble_class
 
 @dataclass(frozen=True)
 class Options:
-    """Options by which scribbles are drawn.
+    """Options for drawing scribbles.
 
     Attributes:
         mode: a key of :data:`nnunet_ext.scribbles.strokes.MODES`.
-        slice_fraction: share of the slices that are annotated, of those with foreground and of the empty ones alike.
-        thickness: of the strokes, in voxels.
-        min_area: in voxels; what is smaller in a slice gets no scribble.
-        components: per class and slice, ``one`` (larger ones are more probable) or ``all``.
+        slice_fraction: share of the slices to annotate, among slices with foreground and among empty ones alike.
+        thickness: width of the strokes, in voxels.
+        min_area: smallest area of a class in a slice that gets a scribble, in voxels.
+        components: components to draw in, per class and slice: ``one`` (larger ones are more probable) or ``all``.
         background: whether the background gets scribbles. Without them a network has no reason to predict background.
         seed: any whole number.
 
     Raises:
-        InputError: a value that makes no sense.
+        InputError: a value is out of range.
     """
 
     mode: str = "interior+border"
@@ -66,14 +66,14 @@ def scribble_label_map(
 
     Args:
         labels: ``(z, y, x)`` or ``(y, x)``, whole numbers.
-        spacing_mm: of these axes. Slices are those along the coarsest one, in which a person would draw.
+        spacing_mm: spacing of these axes. Scribbles are drawn in slices across the coarsest axis, as a person would.
         classes: values that get scribbles; 0 is left out if the options say so.
         ignore: the value of voxels without a scribble.
-        case: name; part of the seed.
+        case: name of the case; part of the seed.
         options: how to draw.
 
     Returns:
-        Of the same shape: the label where there is a scribble, ``ignore`` elsewhere.
+        An array of the same shape: the label where there is a scribble, ``ignore`` elsewhere.
     """
     classes = sorted(value for value in classes if value or options.background)
     axis = slice_axis(spacing_mm)
@@ -94,17 +94,17 @@ def scribble_label_map(
 
 
 def slice_axis(spacing_mm: Sequence[float]) -> int:
-    """The axis along which the slices of a volume were acquired: the coarsest, the first of equal ones."""
+    """The axis along which the slices of a volume were acquired: the coarsest one, the first among equals."""
     return int(np.argmax(spacing_mm)) if len(spacing_mm) == 3 else 0
 
 
 def slices_of(array: NDArray, axis: int) -> NDArray:
-    """A view ``(slices, rows, columns)``; a 2D image is one slice."""
+    """A view of the array as ``(slices, rows, columns)``; a 2D image is one slice."""
     return array[None] if array.ndim == 2 else np.moveaxis(array, axis, 0)
 
 
 def slices_with(mask: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
-    """Find the slices along ``axis`` that have a voxel of the mask, one boolean per slice."""
+    """One boolean per slice along ``axis``: whether it has a voxel of the mask."""
     return np.asarray(slices_of(mask, axis).any((1, 2)))
 
 
@@ -117,11 +117,11 @@ def box_of(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
 def chosen_slices(with_foreground: NDArray[np.bool_], case: str, options: Options) -> list[int]:
     """Indices of the slices to annotate.
 
-    At least one slice with foreground and one without, if there are any. A larger fraction only adds slices.
+    At least one slice with foreground and one without are chosen, if there are any. A larger fraction only adds slices.
 
     Args:
-        with_foreground: by slice.
-        case: name; part of the seed.
+        with_foreground: for each slice, whether it has foreground.
+        case: name of the case; part of the seed.
         options: seed and fraction.
     """
     order = generator(options.seed, case, "slices").permutation(len(with_foreground))
@@ -133,6 +133,6 @@ def chosen_slices(with_foreground: NDArray[np.bool_], case: str, options: Option
 
 
 def generator(*words: int | str) -> np.random.Generator:
-    """A random generator that depends on these words only; not on Python's own hash, which differs by process."""
+    """A random generator that depends on these words only; Python's own hash would differ between processes."""
     digest = hashlib.sha256("\n".join(map(str, words)).encode()).digest()
     return np.random.default_rng(np.random.SeedSequence(int.from_bytes(digest, "little")))

@@ -1,4 +1,4 @@
-"""Pictures of single slices: the image, and label maps drawn over it; what is meant is circled and enlarged."""
+"""Pictures of single slices: the image, and label maps drawn over it. A marked place is circled and enlarged."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ from nnunet_ext.scribbles.label_map import slice_axis, slices_of
 
 BACKGROUND = "#ffffff"
 FOREGROUND_ALPHA, FILLED_ALPHA = 1.0, 0.45
-"""Opacity of classes: scribbles hide what is below them, dense labels let it through."""
+"""Opacity of classes: scribbles hide the image below them, dense labels let it show through."""
 
 FILLED = 0.25
-"""Share of labelled voxels from which a label map is drawn as areas: then without the background, which would hide
-the image."""
-
+"""Share of labelled voxels above which a label map is drawn as translucent areas, without the background, which would
+hide the image."""
 
 MARK = "#ff2d2d"
 MARGIN = 3
-"""Voxels between what is meant and the circle around it."""
+"""Voxels between a marked place and the circle around it."""
 
 ZOOM = 56
-"""Rows and columns of an enlarged picture at least; larger things get twice their own size."""
+"""Smallest size of an enlarged picture, in rows and columns; larger places get twice their own size."""
 
 Box = tuple[int, int, int, int]
 """First and last row, first and last column."""
@@ -36,10 +35,15 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Panels:
-    """One row of pictures: a slice of an image, and the same slice of label maps by title.
+    """One row of pictures: a slice of an image, and the same slice of label maps.
 
-    ``window``: the grey values that are black and white. ``aspect``: height of a pixel by its width. ``marked``: what
-    is circled in the label maps, which then show its surroundings only; a frame in the image says where that is.
+    Attributes:
+        title: text at the left.
+        image: ``(rows, columns)``.
+        window: grey values that are drawn black and white.
+        aspect: height of a pixel divided by its width.
+        maps: label maps ``(rows, columns)`` by title.
+        marked: place to circle in the label maps, which then show only its surroundings; the image frames these.
     """
 
     title: str
@@ -53,7 +57,7 @@ class Panels:
     def cut(
         cls, name: str, image: Volume, maps: Mapping[str, NDArray], index: int, marked: Box | None = None
     ) -> Panels:
-        """Slice ``index`` along the axis in which slices were acquired."""
+        """Cut slice ``index`` along the axis in which slices were acquired."""
         axis = slice_axis(image.spacing_mm)
         mm = [spacing for place, spacing in enumerate(image.spacing_mm) if image.array.ndim == 2 or place != axis]
         low, high = np.percentile(image.array, (0.5, 99.5))
@@ -69,7 +73,7 @@ class Panels:
 
     @property
     def enlarged(self) -> Box | None:
-        """Rows and columns around what is marked."""
+        """Rows and columns around the marked place."""
         if self.marked is None:
             return None
         sides: list[int] = []
@@ -83,7 +87,7 @@ class Panels:
 
 
 def most_annotated_slice(scribbles: NDArray, spacing_mm: Sequence[float], ignore: int | None) -> int:
-    """The slice with most classes, and among those with most annotated foreground voxels."""
+    """The slice with most classes; among equals, the one with most annotated foreground voxels."""
     slices = slices_of(scribbles, slice_axis(spacing_mm))
     marked = (slices > 0) & (slices != ignore)
     classes = [len(np.unique(one[here])) for one, here in zip(slices, marked, strict=True)]
@@ -94,8 +98,8 @@ def draw_panels(file: Path | BinaryIO, rows: Sequence[Panels], classes: Mapping[
     """Draw a PNG.
 
     Args:
-        file: to write.
-        rows: at least one, all with the same titles of label maps.
+        file: file to write.
+        rows: at least one row; all with the same titles of label maps.
         classes: names by label value; other values are transparent.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -107,7 +111,7 @@ def draw_panels(file: Path | BinaryIO, rows: Sequence[Panels], classes: Mapping[
     foreground = sorted(value for value in classes if value)
     colours = {0: BACKGROUND, **{value: COLOURS[place % len(COLOURS)] for place, value in enumerate(foreground)}}
     figure = Figure(figsize=(3.4 * (1 + len(titles)), 3.5 * len(rows) + 0.6), layout="constrained", facecolor="#f4f4f4")
-    FigureCanvasAgg(figure)  # draws without a screen and leaves the user's matplotlib backend alone
+    FigureCanvasAgg(figure)  # needs no screen and leaves the user's matplotlib backend alone
     panels = figure.subplots(len(rows), 1 + len(titles), squeeze=False)
     for axes_of_row, row in zip(panels, rows, strict=True):
         for axes in axes_of_row:
@@ -144,7 +148,7 @@ def draw_panels(file: Path | BinaryIO, rows: Sequence[Panels], classes: Mapping[
 
 
 def _mark(axes_of_row: Sequence[Any], marked: Box, enlarged: Box) -> None:
-    """Frame the surroundings in the first picture, and circle what is meant in the others, which show only these."""
+    """Frame the surroundings in the first picture; in the others, circle the marked place and show only these."""
     from matplotlib.patches import Ellipse, Rectangle
 
     top, bottom, left, right = enlarged

@@ -1,6 +1,6 @@
-"""Labels that are left after nnU-Net has resampled a label map, with nnU-Net's own function.
+"""Resamples label maps with nnU-Net's own function, to see which labels are left.
 
-nnU-Net also crops images to what is not zero before; that shifts the grid by less than a voxel and is left out here.
+nnU-Net first crops images to their nonzero region. That shifts the grid by less than a voxel and is left out here.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from nnunet_ext.files import read_json
 
 @dataclass(frozen=True)
 class Grid:
-    """Spacing to which label maps are resampled.
+    """Target spacing of label maps.
 
     Attributes:
-        name: for messages, such as ``3d_fullres``.
-        spacing_mm: of the transposed axes; two numbers: slices stay where they are.
+        name: name in messages, such as ``3d_fullres``.
+        spacing_mm: spacing of the transposed axes; two numbers keep the slices as they are.
         transpose: order of the axes, as in the plans.
         function: nnU-Net's resampling function; by default that of new plans.
-        options: its arguments; by default those of new plans.
+        options: arguments of the function; by default those of new plans.
     """
 
     name: str
@@ -86,25 +86,25 @@ def planned_grids(dataset: str, plans: str = "nnUNetPlans") -> list[Grid]:
 
 
 def median_grid(spacings_mm: Sequence[Sequence[float]]) -> Grid:
-    """The median spacing of the cases, which is what nnU-Net plans for most data sets."""
+    """The median spacing of the cases, which nnU-Net plans for most data sets."""
     if len({len(spacing) for spacing in spacings_mm}) > 1:
         raise InputError("Some cases are 2D and some are 3D, but all of a data set must have the same dimensions.")
     return Grid("median spacing", tuple(float(mm) for mm in np.median(np.asarray(spacings_mm), axis=0)))
 
 
 def resampled(labels: NDArray, spacing_mm: Sequence[float], grid: Grid) -> NDArray:
-    """A label map on another grid.
+    """Resample a label map.
 
     Args:
         labels: ``(z, y, x)`` or ``(y, x)``.
-        spacing_mm: of these axes.
-        grid: to resample to.
+        spacing_mm: spacing of these axes.
+        grid: target grid.
     """
     from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
     from nnunetv2.preprocessing.resampling.utils import recursive_find_resampling_fn_by_name
 
     if labels.ndim == 2:
-        # as nnU-Net does: one thick slice
+        # one thick slice, as nnU-Net does
         labels, spacing_mm = labels[None], [999 * max(spacing_mm), *spacing_mm]
     labels = labels.transpose(grid.transpose)
     old = [spacing_mm[axis] for axis in grid.transpose]

@@ -1,8 +1,7 @@
 """Strokes: how a person would mark one class in one slice.
 
-Own implementation of ideas that are used for scribbles in the literature: *interior* and *border* after ScribbleBench
-(Gotkowski et al., MICCAI 2025), *skeleton* after WSL4MIS (Luo et al., MICCAI 2022), *line* after ScribblePrompt
-(Wong et al., ECCV 2024).
+Our own implementation of published ideas: *interior* and *border* after ScribbleBench (Gotkowski et al., MICCAI 2025),
+*skeleton* after WSL4MIS (Luo et al., MICCAI 2022), *line* after ScribblePrompt (Wong et al., ECCV 2024).
 
 Every stroke is a function ``(mask, rng, thickness) -> mask``: ``mask`` is boolean, ``(rows, columns)``; ``thickness``
 is in voxels; the result is a part of ``mask``, and empty only if ``mask`` is.
@@ -30,23 +29,23 @@ EIGHT = np.ones((3, 3), bool)
 """A stroke may run diagonally, so voxels that touch at a corner are connected."""
 
 TRIES = 5
-"""Strokes that are tried before one that leaves the mask is cut."""
+"""Number of random strokes to try. If all leave the mask, the longest part inside is used."""
 
 CONTROL_POINTS = 4
 KNOTS = (0, 0, 0, 0.5, 1, 1, 1)
 """Knots of a spline of degree 2 that begins at the first of four control points and ends at the last."""
 
 BORDER_SHARE = (0.07, 0.15)
-"""Length of a border stroke as a share of the contour; ScribbleBench's."""
+"""Range of a border stroke's length, as a share of the contour; from ScribbleBench."""
 
 BORDER_DISTANCE = (1, 4)
-"""Voxels between the edge of a border stroke and the border of the class; ScribbleBench's."""
+"""Range of the voxels between the edge of a border stroke and the border of the class; from ScribbleBench."""
 
 LARGE = 900
-"""Voxels from which a skeleton is taken of the eroded mask, so that it varies; WSL4MIS's."""
+"""Area in voxels above which a mask is eroded before its skeleton is taken, so that skeletons vary; from WSL4MIS."""
 
 EROSION = (1, 4)
-"""Voxels that are taken off a large mask."""
+"""Range of the erosion of a large mask, in voxels."""
 
 
 def scribble_class(
@@ -58,19 +57,19 @@ def scribble_class(
     min_area: int = 1,
     components: Components = "one",
 ) -> Mask:
-    """Scribbles of one class in one slice.
+    """Draw the scribbles of one class in one slice.
 
     Args:
-        mask: ``(rows, columns)``, where the class is.
-        rng: the only source of chance.
-        strokes: drawn in each component that is chosen.
-        thickness: of the strokes, in voxels.
-        min_area: in voxels; a smaller class gets nothing, and smaller components are passed over if there is a larger
-            one.
+        mask: ``(rows, columns)``, voxels of the class.
+        rng: the only source of randomness.
+        strokes: strokes to draw in each chosen component.
+        thickness: width of the strokes, in voxels.
+        min_area: in voxels; a class with a smaller area gets no scribble, and smaller components are skipped if there
+            is a larger one.
         components: ``one``, chosen with a probability proportional to its area, or ``all``.
 
     Returns:
-        A part of ``mask``; empty only if ``mask`` has fewer than ``min_area`` voxels.
+        A part of ``mask``; empty only if ``mask`` is empty or has fewer than ``min_area`` voxels.
     """
     result = np.zeros_like(mask, dtype=bool)
     if not mask.any() or mask.sum() < min_area:
@@ -84,7 +83,7 @@ def scribble_class(
         chosen = rng.choice(chosen, 1, p=areas[chosen] / areas[chosen].sum())
     boxes = find_objects(pieces)
     for index in chosen:
-        # one voxel around the component, so that its border is seen, but nothing beyond the edge of the image
+        # one voxel around the component makes its border visible; the window ends at the edge of the image
         window = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in boxes[index])
         piece = pieces[window] == index + 1
         for stroke in strokes:
@@ -93,15 +92,15 @@ def scribble_class(
 
 
 def interior(mask: Mask, rng: np.random.Generator, thickness: int = 3) -> Mask:
-    """A smooth curve: a B-spline of degree 2 with random control points in the mask, cut where it leaves it."""
+    """A smooth curve: a B-spline of degree 2 with random control points in the mask, cut where it leaves the mask."""
     places = np.argwhere(_far_from_border(mask, thickness / 2))
     best = np.empty((0, 2), int)
     for _ in range(TRIES if len(places) else 0):
         points = places[rng.integers(len(places), size=CONTROL_POINTS)].astype(float)
-        # in the order along their longest direction, so that the stroke does not cross itself
+        # order the points along their longest direction, so that the stroke does not cross itself
         centred = points - points.mean(0)
         points = points[np.argsort(centred @ np.linalg.svd(centred, full_matrices=False)[2][0], kind="stable")]
-        # its speed is at most 4 times the longest step between control points: two samples per voxel and more
+        # the speed is at most 4 times the longest step between control points, so at least two samples per voxel
         samples = 8 * int(np.abs(np.diff(points, axis=0)).sum(1).max()) + 2
         curve = np.rint(BSpline(KNOTS, points, 2)(np.linspace(0, 1, samples))).astype(int)
         best = max(best, inside := _longest_part_inside(curve, mask), key=len)
@@ -121,7 +120,7 @@ def border(mask: Mask, rng: np.random.Generator, thickness: int = 3) -> Mask:
     lengths = np.array([len(contour) for contour in contours])
     contour = contours[rng.choice(len(contours), p=lengths / lengths.sum())]
     count = max(1, round(rng.uniform(*BORDER_SHARE) * len(contour)))
-    if np.array_equal(contour[0], contour[-1]):  # closed: a piece may run over its seam
+    if np.array_equal(contour[0], contour[-1]):  # a closed contour: a piece may run over its seam
         start = rng.integers(len(contour))
         contour = np.roll(contour, -start, axis=0)
     else:
@@ -132,7 +131,7 @@ def border(mask: Mask, rng: np.random.Generator, thickness: int = 3) -> Mask:
 
 
 def line(mask: Mask, rng: np.random.Generator, thickness: int = 3) -> Mask:
-    """A straight line between two random points of the mask, cut where it leaves it."""
+    """A straight line between two random points of the mask, cut where it leaves the mask."""
     places = np.argwhere(_far_from_border(mask, thickness / 2))
     best = np.empty((0, 2), int)
     for _ in range(TRIES if len(places) else 0):
@@ -160,7 +159,7 @@ MODES: dict[str, tuple[Stroke, ...]] = {
     "skeleton": (skeleton,),
     "line": (line,),
 }
-"""Modes that ``--mode`` chooses from; the first is the default."""
+"""Strokes by the value of ``--mode``; the first mode is the default."""
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -169,7 +168,8 @@ MODES: dict[str, tuple[Stroke, ...]] = {
 def _depth(mask: Mask) -> NDArray[np.float64]:
     """Distance to the nearest voxel outside the mask.
 
-    The edge of the image does not count, because the class may go on there; it does if nothing else is outside.
+    The edge of the image does not count as outside, because the class may continue there, unless the mask fills the
+    whole image.
     """
     if mask.all():
         return distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
@@ -194,9 +194,9 @@ def _longest_part_inside(pixels: NDArray, mask: Mask) -> NDArray:
 
 
 def _painted(pixels: NDArray, mask: Mask, thickness: int) -> Mask:
-    """``pixels``, which are in the mask, drawn with a round brush and clipped to the mask.
+    """Draw ``pixels`` of the mask with a round brush, clipped to the mask.
 
-    Without any, the deepest voxel of the mask.
+    Without pixels, draw the deepest voxel of the mask.
     """
     canvas = np.zeros_like(mask, dtype=bool)
     if not mask.any():
@@ -214,7 +214,7 @@ def _brush(thickness: int) -> Mask:
 
 
 def _path(thin: Mask, rng: np.random.Generator) -> NDArray:
-    """A shortest path ``(n, 2)`` between two ends of a skeleton; long paths are more probable, branches are left out.
+    """A shortest path ``(n, 2)`` between two ends of a skeleton, without branches; long paths are more probable.
 
     A skeleton without ends is a loop; it is opened at a random pixel.
     """
@@ -228,7 +228,7 @@ def _path(thin: Mask, rng: np.random.Generator) -> NDArray:
         thin = thin.copy()
         thin[tuple(opened)] = False
     search = MCP(np.where(thin, 1.0, np.inf))
-    # as many as pixels of the path: every pixel costs 1
+    # every pixel costs 1, so costs count the pixels of a path
     lengths, _ = search.find_costs([ends[rng.integers(len(ends))]])
     lengths[~np.isfinite(lengths)] = 0
     others = ends[lengths[tuple(ends.T)] > 1]

@@ -1,6 +1,6 @@
 """Splits by subject and few-shot subsets for nnU-Net (``nnunet-ext splits``), and a search for leaks (``--check``).
 
-Read in this order: ``cases`` (what is split), ``subjects`` and ``names`` (which cases are one subject), ``folds`` (who
-trains and who validates), ``files`` (``splits_final.json`` and what is stored beside it), ``write``; then ``images``
-(what grey values tell about subjects) and ``check``.
+Read in this order: ``cases`` (the cases of a data set), ``subjects`` (which cases belong to one subject), ``folds``
+(which cases train and which validate), ``files`` (``splits_final.json`` and the file that explains it), ``write``; then
+``images`` (signs of shared subjects in grey values) and ``check``.
 """

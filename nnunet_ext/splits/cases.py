@@ -18,8 +18,8 @@ class Cases:
 
     Attributes:
         dataset: full name, such as ``Dataset004_Hippocampus``.
-        names: of the training cases, in alphabetical order.
-        folder: of the preprocessed data set, where nnU-Net looks for ``splits_final.json``; None if there is none yet.
+        names: names of the training cases, in alphabetical order.
+        folder: the preprocessed data set, where nnU-Net looks for ``splits_final.json``; None if there is none yet.
     """
 
     dataset: str
@@ -28,13 +28,13 @@ class Cases:
 
 
 def find_cases(dataset: str | int) -> Cases:
-    """List the cases of ``gt_segmentations`` in ``nnUNet_preprocessed``, or else those of ``nnUNet_raw``.
+    """List the cases of ``gt_segmentations`` in ``nnUNet_preprocessed``; without that folder, those of ``nnUNet_raw``.
 
     Args:
         dataset: number or full name.
 
     Raises:
-        InputError: the data set is in neither, or has no cases.
+        InputError: the data set is in neither place, or has no cases.
     """
     text = str(dataset)
     if Path(text).name != text:

@@ -1,4 +1,4 @@
-"""``nnunet-ext splits --check``: what is wrong with the folds of a data set, and likely leaks."""
+"""``nnunet-ext splits --check``: errors in the folds of a data set, and subjects in both training and validation."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class SplitsReport(CheckReport):
     """Findings in folds. ``error``: wrong; ``warning``: probably wrong; ``note``: how they were checked.
 
     Attributes:
-        cases: of the data set.
-        source: of the folds, in words.
-        folds: as they were found.
+        cases: cases of the data set.
+        source: where the folds come from, in words.
+        folds: the folds that were checked.
     """
 
     severities: ClassVar[tuple[Severity, ...]] = ("error", "warning", "note")
@@ -54,18 +54,19 @@ def check_splits(
 ) -> SplitsReport:
     """Check folds.
 
-    Which cases are one subject is taken from ``by``, or else from what ``nnunet-ext splits`` stored beside the file. If
-    nobody said so, it is guessed from the names, and where they say nothing, from the images.
+    The subjects come from ``by``, or else from the file that ``nnunet-ext splits`` stored beside the folds. Without
+    either they are guessed from the names of the cases, and if the names do not tell, from the images.
 
     Args:
         dataset: number or full name.
-        file: of folds; ``splits_final.json`` of the preprocessed data set by default, or what nnU-Net would do without.
-        by: see :func:`nnunet_ext.splits.subjects.group`; ``case`` says that nobody knows.
-        images: whether to look at images, which takes about as long as reading 100 of them.
-        processes: images at a time; as many as there are cores by default.
+        file: file of folds; by default ``splits_final.json`` of the preprocessed data set, or nnU-Net's default folds
+            if there is none.
+        by: see :func:`nnunet_ext.splits.subjects.group`; ``case`` means that the subjects are unknown.
+        images: whether to compare images, which takes about as long as reading 100 of them.
+        processes: images read in parallel; by default one per core.
 
     Raises:
-        InputError: anything that cannot be read, or does not fit.
+        InputError: a file cannot be read, or does not fit the data set.
     """
     cases = find_cases(dataset)
     path = Path(file) if file else cases.folder / NAME if cases.folder else None
@@ -86,12 +87,12 @@ def check_splits(
 
 
 def consistency(folds: Sequence[Fold], cases: Cases, few_shot: Sequence[bool] = ()) -> Iterator[Finding]:
-    """Find what is wrong whoever the subjects are.
+    """Find errors that do not depend on the subjects.
 
     Args:
-        folds: to check.
-        cases: of the data set.
-        few_shot: by fold, whether it leaves cases out on purpose.
+        folds: folds to check.
+        cases: cases of the data set.
+        few_shot: for each fold, whether it leaves cases out on purpose.
     """
     for index, fold in enumerate(folds):
         for part, names in (("training", fold.train), ("validation", fold.val)):
@@ -115,12 +116,12 @@ def consistency(folds: Sequence[Fold], cases: Cases, few_shot: Sequence[bool] = 
 
 
 def leaks(folds: Sequence[Fold], grouping: Grouping, *, likely: bool = False) -> Iterator[Finding]:
-    """Find validation cases with another case of their subject in training, one finding per fold.
+    """Find validation cases whose subject also has a case in training, one finding per fold.
 
     Args:
-        folds: to check; cases without a subject are passed over.
+        folds: folds to check; cases without a subject are skipped.
         grouping: subject of every case.
-        likely: whether the subjects are guessed.
+        likely: whether the subjects are only guessed.
     """
     severity: Severity = "warning" if likely else "error"
     title, have = ("likely leak", "seem to have") if likely else ("leak", "have")
@@ -144,7 +145,7 @@ def leaks(folds: Sequence[Fold], grouping: Grouping, *, likely: bool = False) ->
 
 
 def _default(cases: Cases) -> list[Fold]:
-    """Folds by case, as nnU-Net's first training would write them."""
+    """The folds by case that nnU-Net's first training would write."""
     if len(cases.names) < 5:
         raise InputError(
             f"{cases.dataset} has {len(cases.names)} cases and no {NAME}, but nnU-Net needs at least 5 cases to make 5 "
@@ -156,7 +157,7 @@ def _default(cases: Cases) -> list[Fold]:
 def _known_subjects(
     cases: Cases, by: str | None, about: About | None, path: Path | None
 ) -> tuple[Grouping | None, list[Finding]]:
-    """The subjects that somebody said, if anybody did, and remarks on that."""
+    """The subjects that the user named, now or when writing the folds, and remarks on them; None if unknown."""
     if by:
         said = group(cases.names, by)
         return (None if by == "case" else Grouping(f"--by {shlex.quote(by)}", said.subject_of)), []
@@ -169,7 +170,7 @@ def _known_subjects(
 
 
 def _likely_leaks(folds: Sequence[Fold], cases: Cases, images: bool, processes: int | None) -> Iterator[Finding]:
-    """Leaks that names or images suggest. Nobody knows whether that is so; the user is asked to say."""
+    """Leaks that names or images suggest. They are guesses, so the findings ask the user to confirm the subjects."""
     named = subjects_from_names(cases.names)
     if named is not None:
         grouping = Grouping(named.rule, named.subject_of)
@@ -190,7 +191,7 @@ def _likely_leaks(folds: Sequence[Fold], cases: Cases, images: bool, processes: 
         return
     try:
         found = look_at_neighbours(open_dataset(cases.dataset), processes)
-    except InputError as error:  # everything else could be checked without images
+    except InputError as error:  # the other checks do not need images
         yield Finding("note", "images", f"images were not compared: {error}")
         return
     yield Finding("note", "images", _seen(found))

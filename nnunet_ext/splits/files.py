@@ -1,14 +1,14 @@
 """``splits_final.json``, the only file of folds that nnU-Net reads, and ``splits_final.about.json``, which explains it.
 
-The first is nnU-Net's: a list with ``{"train": [case, …], "val": [case, …]}`` for every fold. The second is for people,
-and for ``--check``, which takes the subjects from it::
+The first has nnU-Net's format: a list with ``{"train": [case, …], "val": [case, …]}`` for every fold. The second is for
+people, and for ``--check``, which reads the subjects from it::
 
     {
         "nnunet_ext": "0.1.0",
         "dataset": "Dataset004_Hippocampus",
         "by": "pairs",
         "validation": "fold 0 of 5 by subject, the same for every fold",
-        "splits_sha256": "…",                      # of the other file: whether it still is the one described here
+        "splits_sha256": "…",                      # of splits_final.json; tells whether it has changed since
         "folds": [{"fold": 0, "shots": 4, "seed": 0, "training_subjects": 4, "training_cases": 6, …}, …],
         "subjects": {"hippocampus_001": "hippocampus_1+2", …}
     }
@@ -35,12 +35,12 @@ NAME = "splits_final.json"
 
 @dataclass(frozen=True)
 class About:
-    """Knowledge about a file of folds.
+    """Content of ``splits_final.about.json``.
 
     Attributes:
         grouping: subjects by case.
-        few_shot: by fold, whether it leaves cases out on purpose; empty if the file has changed since.
-        training_subjects: by fold, how many; empty if the file has changed since.
+        few_shot: for each fold, whether it leaves cases out on purpose; empty if the folds have changed since.
+        training_subjects: number of training subjects of each fold; empty if the folds have changed since.
     """
 
     grouping: Grouping
@@ -49,10 +49,10 @@ class About:
 
 
 def read_folds(path: Path) -> list[Fold]:
-    """Read a file in the format of ``splits_final.json``, with its cases as they are, twice if they are there twice.
+    """Read a file in the format of ``splits_final.json``. Duplicate cases are kept.
 
     Raises:
-        InputError: there is no such file, or it holds something else.
+        InputError: there is no such file, or it has another format.
     """
     content = read_json_value(path)
     if not isinstance(content, list) or not content:
@@ -74,10 +74,10 @@ def about_file(path: Path) -> Path:
 
 
 def read_about(path: Path) -> About | None:
-    """Read what is stored beside a file of folds; None if there is nothing.
+    """Read the ``.about.json`` beside a file of folds; None if there is none.
 
     Raises:
-        InputError: there is something else.
+        InputError: it has another format.
     """
     beside = about_file(path)
     if not beside.is_file():
@@ -95,11 +95,11 @@ def read_about(path: Path) -> About | None:
 
 
 def write_folds(path: Path, folds: Sequence[Fold], dataset: str, grouping: Grouping, validation: str) -> None:
-    """Write both files; none is ever half there.
+    """Write both files. An interruption never leaves half a file.
 
     Args:
-        path: of the file for nnU-Net.
-        folds: what to write.
+        path: the file for nnU-Net; the other one is written beside it.
+        folds: folds to write.
         dataset: full name.
         grouping: subjects by case.
         validation: where the validation sets come from, in words.
@@ -120,7 +120,7 @@ def write_folds(path: Path, folds: Sequence[Fold], dataset: str, grouping: Group
 
 
 def table(folds: Sequence[Fold], grouping: Grouping) -> list[dict[str, Any]]:
-    """One row per fold."""
+    """Table of the folds, one row each: its shots and seed, and its numbers of subjects and cases."""
 
     def subjects(cases: Sequence[str]) -> int:
         return len({grouping.subject_of[case] for case in cases})

@@ -1,4 +1,4 @@
-"""Folds by subject or by kind, and few-shot subsets: who trains and who validates. Pure functions of names."""
+"""Folds by subject or by kind of case, and few-shot subsets. Pure functions of names."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ NNUNET_SEED = 12345
 
 @dataclass(frozen=True)
 class Fold:
-    """One entry of ``splits_final.json``, and what it is.
+    """One entry of ``splits_final.json``, and how it was made.
 
     Attributes:
-        train: cases, in alphabetical order.
-        val: the same.
-        shots: number of training subjects that was asked for; None in a cross-validation.
-        seed: that chose them; None where nothing was chosen.
+        train: training cases, in alphabetical order.
+        val: validation cases, in alphabetical order.
+        shots: requested number of training subjects; None in a cross-validation.
+        seed: seed that chose the training subjects; None if they were not drawn.
     """
 
     train: tuple[str, ...]
@@ -37,11 +37,11 @@ class Fold:
 def cross_validation(subject_of: Mapping[str, str], folds: int = 5) -> list[Fold]:
     """Folds by subject: nnU-Net's own function and seed, given subjects instead of cases.
 
-    If every case is its own subject, these are nnU-Net's default folds. What subjects are called does not matter.
+    If every case is its own subject, these are nnU-Net's default folds. The names of the subjects do not matter.
 
     Args:
         subject_of: subject of every case.
-        folds: how many.
+        folds: number of folds.
 
     Raises:
         InputError: fewer than two folds, or fewer subjects than folds.
@@ -59,14 +59,14 @@ def cross_validation(subject_of: Mapping[str, str], folds: int = 5) -> list[Fold
 
 
 def stratified(kinds: Iterable[Collection[str]], folds: int = 5) -> list[Fold]:
-    """Folds in which every kind of case validates as often as in any other fold, up to one case; with nnU-Net's seed.
+    """Folds whose validation sets hold the same number of cases of every kind, up to one case; with nnU-Net's seed.
 
-    That holds for kinds that are neighbours taken together, too. If all cases are of one kind, these are nnU-Net's
-    default folds.
+    The same is true for consecutive kinds counted together. If all cases are of one kind, these are nnU-Net's default
+    folds.
 
     Args:
         kinds: the cases of each kind.
-        folds: how many.
+        folds: number of folds.
 
     Raises:
         InputError: fewer than two folds, or fewer cases than folds.
@@ -78,7 +78,7 @@ def stratified(kinds: Iterable[Collection[str]], folds: int = 5) -> list[Fold]:
     if len(filled) == 1:
         return cross_validation({case: case for case in cases}, folds)
     random = np.random.RandomState(NNUNET_SEED)
-    # the kinds one after the other, then dealt like cards
+    # line up the kinds one after the other, then deal the cases to the folds like cards
     line = [str(case) for kind in filled for case in random.permutation(kind)]
     validating = [set(line[fold::folds]) for fold in range(folds)]
     return [
@@ -88,19 +88,19 @@ def stratified(kinds: Iterable[Collection[str]], folds: int = 5) -> list[Fold]:
 
 
 def few_shot(subject_of: Mapping[str, str], base: Fold, shots: Iterable[Shots], seeds: Iterable[int]) -> list[Fold]:
-    """Training subsets of ``base``, whose validation set is kept as it is.
+    """Folds that train on subsets of ``base`` and keep its validation set.
 
     For each seed the subsets are nested: the 4 subjects are among the 8, the 8 among the 16. Folds are ordered by the
     number of subjects, then by seed.
 
     Args:
         subject_of: subject of every case.
-        base: its training subjects are chosen from.
+        base: fold whose training subjects are drawn from.
         shots: numbers of training subjects; ``"all"`` is one fold with all of them.
-        seeds: one subset per number and seed.
+        seeds: one subset is drawn per number and seed.
 
     Raises:
-        InputError: a number or seed that is not possible, or a subject of ``base`` on both sides.
+        InputError: a number or seed is impossible, or a subject of ``base`` is on both sides.
     """
     if both := sorted({subject_of[case] for case in base.val} & {subject_of[case] for case in base.train}):
         raise InputError(
@@ -134,13 +134,13 @@ def few_shot(subject_of: Mapping[str, str], base: Fold, shots: Iterable[Shots], 
 def _first_cases(subject_of: Mapping[str, str]) -> dict[str, str]:
     """Map every case to the alphabetically first case of its subject.
 
-    Subjects are sorted by it, so that a pattern and a table that mean the same give the same folds.
+    Subjects are sorted by their first case, so that a pattern and a table with the same groups give the same folds.
     """
     first = {subject_of[case]: case for case in sorted(subject_of, reverse=True)}
     return {case: first[subject] for case, subject in subject_of.items()}
 
 
 def _cases_of(first_of: Mapping[str, str], subjects: Iterable[str], among: Iterable[str]) -> tuple[str, ...]:
-    """The cases of some subjects, named by their first case, in alphabetical order."""
+    """The cases of some subjects, in alphabetical order; a subject is given by its first case."""
     wanted = set(map(str, subjects))
     return tuple(sorted(case for case in among if first_of[case] in wanted))

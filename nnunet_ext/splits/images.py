@@ -1,8 +1,8 @@
-"""Tells by grey values whether cases 2k−1 and 2k (or 2k and 2k+1) are one subject, where names say nothing.
+"""Tests by grey values whether cases 2k−1 and 2k (or 2k and 2k+1) are one subject, for names that do not tell.
 
 The scale of MR grey values differs from scan to scan, so two cases cut from one scan, such as the left and the right
-hippocampus, have similar ones. Neighbours may be similar for other reasons, such as a site that contributed a block of
-cases. But then 2k and 2k+1 are as similar as 2k−1 and 2k: only pairs of one subject make a difference.
+hippocampus, have similar grey values. Neighbours may be similar for other reasons, such as a site that contributed a
+block of cases. But then 2k and 2k+1 are as similar as 2k−1 and 2k: only pairs of one subject make a difference.
 """
 
 from __future__ import annotations
@@ -23,30 +23,32 @@ from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.splits.subjects import numbered
 
 PERCENTILES = (25, 50, 75)
-"""Percentiles of the grey values of the first channel."""
+"""Percentiles of the first channel's grey values that are compared."""
 
 LOOKED_AT = 100
-"""Cases that are read. On MSD hippocampus the pairs were seen in all of 200 draws of 100 consecutive cases, in 74 %
-with 60 and in 34 % with 30."""
+"""Number of cases to read. On MSD hippocampus the pairs were found in all of 200 draws of 100 consecutive cases, in
+74 % of draws of 60 and in 34 % of draws of 30."""
 
 FEWEST = 7
-"""Neighbours of either kind; with 6 no outcome of the test could be below :data:`P_VALUE`."""
+"""Smallest number of pairs of either kind. With 6 no outcome of the test could be below :data:`P_VALUE`."""
 
 P_VALUE, RATIO = 1e-3, 0.5
-"""Limits: how improbable by chance, how much more similar. On 100 cases of MSD hippocampus p is 1e-6, the ratio 0.19;
-with one case per subject of the same data no pairs were seen in any of 3000 draws of 30 to 100 cases."""
+"""Upper limits of the p-value and of the ratio of the smaller to the larger median difference.
+
+On 100 cases of MSD hippocampus p is 1e-6 and the ratio 0.19. With one case per subject of the same data, no pairs were
+found in any of 3000 draws of 30 to 100 cases."""
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Difference of images of cases with neighbouring numbers: mean difference of ranks among all cases, 0 to 1.
+    """Difference between images of neighbouring numbers: the mean difference of their ranks among all cases, 0 to 1.
 
     Attributes:
         odd_even: median over the pairs 2k−1 and 2k.
-        even_odd: median over 2k and 2k+1.
-        p_value: of a two-sided Mann-Whitney test that both are alike.
-        cases: that were looked at.
-        not_finite: what is wrong with the grey values of a case, by case.
+        even_odd: median over the pairs 2k and 2k+1.
+        p_value: p-value of a two-sided Mann-Whitney test of both kinds of pairs against each other.
+        cases: number of cases compared.
+        not_finite: description of the NaN and infinite voxels, by case.
     """
 
     odd_even: float
@@ -57,7 +59,7 @@ class Neighbours:
 
     @property
     def first(self) -> int | None:
-        """The number that pairs of one subject are probably counted from: 1, 0, or None if there seem to be none."""
+        """The number of the first case of a pair, 1 or 0; None if there seem to be no pairs of one subject."""
         low, high = sorted((self.odd_even, self.even_odd))
         if self.p_value >= P_VALUE or low >= RATIO * high:
             return None
@@ -69,7 +71,7 @@ def look_at_neighbours(raw: RawDataset, processes: int | None = None) -> Neighbo
 
     Args:
         raw: data set.
-        processes: images at a time; as many as there are cores by default.
+        processes: images read in parallel; by default one per core.
 
     Returns:
         None if too few cases have neighbouring numbers.
@@ -93,7 +95,7 @@ def look_at_neighbours(raw: RawDataset, processes: int | None = None) -> Neighbo
 
 
 def grey_levels(image: Path, reader_name: str) -> NDArray[np.float64] | str:
-    """The :data:`PERCENTILES` of the first channel of one image, or what is wrong with it."""
+    """The :data:`PERCENTILES` of the first channel of one image, or a description of its NaN and infinite voxels."""
     array = Reader(reader_name).image(image).array
     return not_finite(array[None]) or read_as_zero([image], reader_name) or np.percentile(array, PERCENTILES)
 
@@ -102,7 +104,7 @@ def compare_neighbours(levels: Mapping[str, ArrayLike]) -> Neighbours | None:
     """Compare cases that are neighbours by the last number of their name.
 
     Args:
-        levels: grey values by case, ``(n,)`` each.
+        levels: percentiles by case, ``(n,)`` each.
 
     Returns:
         None if too few cases have neighbouring numbers.
@@ -110,7 +112,7 @@ def compare_neighbours(levels: Mapping[str, ArrayLike]) -> Neighbours | None:
     neighbours = _neighbours(list(levels))
     if _too_few(neighbours):
         return None
-    # ranks: whatever the scale is, which for CT is something else than for MR
+    # ranks do not depend on the scale of grey values, which differs between CT and MR
     ranks = rankdata(np.array(list(levels.values())), axis=0) / len(levels)
     rank_of = dict(zip(levels, ranks, strict=True))
     odd_even, even_odd = (
@@ -121,7 +123,7 @@ def compare_neighbours(levels: Mapping[str, ArrayLike]) -> Neighbours | None:
 
 
 def _neighbours(cases: Sequence[str]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """The pairs of cases 2k−1 and 2k, and those 2k and 2k+1."""
+    """The pairs of cases 2k−1 and 2k, and the pairs of cases 2k and 2k+1."""
     by_number = {}
     for case in sorted(cases):
         if parts := numbered(case):

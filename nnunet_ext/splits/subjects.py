@@ -1,4 +1,4 @@
-"""Subjects of cases: said by the user as a pattern, a table or a rule, or told by the names of the cases."""
+"""Subjects of cases: given by the user as a pattern, a table or a rule, or read from the names of the cases."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ RULES = (
     ("sub-…, as in BIDS", r"(?<![A-Za-z0-9])(sub-[A-Za-z0-9]+)", 0.0),
     ("the word patient or subject with its number", r"(?i)(?<![a-z])((?:patient|subject|subj|pat|pt)[-_]?\d+)", 0.0),
     (
-        "what is before the frame, time point, session or side",
+        "the part before the frame, time point, session or side",
         rf"(?i)^(.+?)(?:[-_. ](?:(?:{_TIME})[-_]?\d+|{_STATE}|{_SIDE}))+$",
         0.1,
     ),
-    ("what is before the second number", r"^(.*\d)[-_. ]\d+$", 0.1),
+    ("the part before the second number", r"^(.*\d)[-_. ]\d+$", 0.1),
 )
-"""Description, expression whose group is the subject, and the least number of subjects as a share of the cases: fewer
-are sites or studies rather than subjects (``site1_001``, ``BraTS2021_00012``). The first rule that fits is taken."""
+"""Rules for subjects in names: description, pattern whose group is the subject, smallest ratio of subjects to cases.
+
+Below that ratio the groups are sites or studies rather than subjects (``site1_001``, ``BraTS2021_00012``). The first
+rule that fits is used."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Grouping:
     """Assignment of cases to subjects.
 
     Attributes:
-        by: what the user said, such as ``pairs``; or where it was found.
+        by: the user's value of ``--by``, such as ``pairs``; or where the subjects were found.
         subject_of: exactly one subject for every case.
     """
 
@@ -55,14 +57,19 @@ class Grouping:
 
 @dataclass(frozen=True)
 class NamedSubjects:
-    """``rule``: in words; ``subject_of``: the subject of every case, which is the case where its name does not tell."""
+    """Subjects read from names by one rule.
+
+    Attributes:
+        rule: the rule in words.
+        subject_of: the subject of every case; the case itself if its name does not tell.
+    """
 
     rule: str
     subject_of: Mapping[str, str]
 
 
 def subjects_from_names(cases: Sequence[str]) -> NamedSubjects | None:
-    """The subjects, if the names have a usual form in which at least two cases are one subject; otherwise None."""
+    """The subjects, if the names have a usual form and at least two cases share a subject; otherwise None."""
     for rule, expression, share in RULES:
         subject_of = {case: match[1] if (match := re.search(expression, case)) else case for case in cases}
         subjects = len(set(subject_of.values()))
@@ -88,7 +95,7 @@ def group(cases: Sequence[str], by: str | None) -> Grouping:
               whole match if it has no groups.
 
     Raises:
-        InputError: nothing was said, the table or expression is wrong, or a case gets no subject.
+        InputError: ``by`` is missing, the table or expression is wrong, or a case gets no subject.
     """
     if not by:
         raise InputError(f"Say with --by which cases are one subject{_suggestion(cases)}; it takes {WAYS}.")
@@ -113,7 +120,7 @@ def group(cases: Sequence[str], by: str | None) -> Grouping:
 
 
 def some(names: Sequence[str]) -> str:
-    """``a, b, c, …``: the first three."""
+    """The first three names: ``a, b, c, …``."""
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
@@ -131,20 +138,20 @@ def _from_names(cases: Sequence[str]) -> dict[str, str]:
 
 
 def numbered(case: str) -> tuple[str, str, str] | None:
-    """Return what is before, in, and after the last number of a name: ``("case_", "001", "")``; None without any."""
+    """Split a name at its last number: ``("case_", "001", "")``; None if it has no number."""
     match = re.fullmatch(r"(.*?)(\d+)(\D*)", case)
     return (match[1], match[2], match[3]) if match else None
 
 
 def in_pairs(cases: Sequence[str], first: int = 1) -> dict[str, str]:
-    """Cases whose last numbers are ``first`` and the next, ``first`` + 2 and the next, … are one subject.
+    """Subjects by case, two consecutive numbers each: ``first`` and ``first`` + 1, then the next two, and so on.
 
     Args:
-        cases: names.
+        cases: names; the last number in a name counts.
         first: 1 or 0.
 
     Raises:
-        InputError: a name has no number, or a smaller one.
+        InputError: a name has no number, or one below ``first``.
     """
     parts = {case: numbered(case) for case in cases}
     if without := [case for case, found in parts.items() if found is None]:
@@ -160,7 +167,7 @@ def in_pairs(cases: Sequence[str], first: int = 1) -> dict[str, str]:
                 "(000 and 001), or a table."
             )
         lower = number - (number - first) % 2
-        # without leading zeros, because 9 and 10 may be a pair
+        # without leading zeros, because case_9 and case_10 may be a pair
         subject_of[case] = f"{before}{lower}+{lower + 1}{after}"
     return subject_of
 
@@ -183,7 +190,7 @@ def _json_table(file: Path) -> dict[str, str]:
 
 
 def _csv_table(file: Path) -> dict[str, str]:
-    """Subject of every case; the case of the header, the separator and empty columns are as spreadsheets leave them."""
+    """Subject of every case in a CSV file. Header in any case, common separators and empty columns are accepted."""
     table: dict[str, str] = {}
     try:
         # spreadsheets write a byte order mark

@@ -29,7 +29,7 @@ class WrittenSplits:
     state: str
 
     def report(self) -> str:
-        """Return the text to print: which fold is what, the files, and what to type next."""
+        """The text to print: a table of the folds, the files, and the commands to type next."""
         rows = table(self.folds, self.grouping)
         shown = ["fold", "seed", "training_subjects", "training_cases", "validation_subjects", "validation_cases"]
         texts = [[name.replace("_", " ") for name in shown]]
@@ -95,22 +95,22 @@ def write_splits(
 ) -> WrittenSplits:
     """Write ``splits_final.json``.
 
-    Without ``shots``, a cross-validation by subject. With ``shots``, few-shot subsets of the training subjects of one
-    fold, whose validation set is that of all of them.
+    Without ``shots`` the folds are a cross-validation by subject. With ``shots`` they train on subsets of the training
+    subjects of one fold, and all validate on that fold's validation set.
 
     Args:
         dataset: number or full name.
-        by: which cases are one subject; see :func:`nnunet_ext.splits.subjects.group`.
-        folds: of the cross-validation.
+        by: rule for which cases are one subject; see :func:`nnunet_ext.splits.subjects.group`.
+        folds: number of folds of the cross-validation.
         shots: numbers of training subjects, or ``"all"``.
-        seeds: of the subsets; 0 by default.
-        validation_from: existing folds to start from, instead of the cross-validation.
-        validation_fold: which of them.
-        out: instead of ``splits_final.json`` in the preprocessed data set.
-        force: replace a different file.
+        seeds: seeds of the subsets; 0 by default.
+        validation_from: file of existing folds to start from, instead of the cross-validation.
+        validation_fold: number of the fold to start from.
+        out: file to write instead of ``splits_final.json`` in the preprocessed data set.
+        force: replace a file that has other folds.
 
     Raises:
-        InputError: anything that does not exist or does not fit, in one sentence.
+        InputError: something does not exist or does not fit.
     """
     cases = find_cases(dataset)
     path = _target(cases, out)
@@ -156,7 +156,7 @@ def _target(cases: Cases, out: str | Path | None) -> Path:
 def _base(
     cases: Cases, grouping: Grouping, folds: int, validation_from: str | Path | None, index: int
 ) -> tuple[Fold, str]:
-    """The fold that few-shot subsets are taken from, and what it is, in words."""
+    """The fold that few-shot subsets are drawn from, and its description in words."""
     if validation_from is None:
         source, there = f"{folds} by subject", cross_validation(grouping.subject_of, folds)
     else:
@@ -166,7 +166,8 @@ def _base(
     base = Fold(tuple(sorted(set(there[index].train))), tuple(sorted(set(there[index].val))))
     unknown = sorted({*base.train, *base.val} - set(cases.names))
     if unknown or not base.train or not base.val:
-        found = f"has cases that {cases.dataset} has not ({some(unknown)})" if unknown else "trains or validates nobody"
+        strangers = f"has cases that are not in {cases.dataset} ({some(unknown)})"
+        found = strangers if unknown else "trains or validates on no case"
         raise InputError(f"Fold {index} of {source} {found}; start from folds of this data set.")
     return base, f"fold {index} of {source}, the same for every fold"
 
@@ -182,7 +183,7 @@ def _state(path: Path, folds: Sequence[Fold]) -> str:
 
 
 def _to_train(cases: Cases) -> str:
-    """A configuration that is planned, preprocessed if any is, and a fold; ``-p`` if nnU-Net needs it."""
+    """Arguments of the command to train: a configuration, preprocessed if possible, FOLD, and ``-p`` if needed."""
     found = cases.folder.glob("*Plans*.json") if cases.folder else ()
     for file in sorted(found, key=lambda file: (file.stem != "nnUNetPlans", file.stem)):
         planned: dict[str, Any] = read_json(file).get("configurations", {})

@@ -1,4 +1,4 @@
-"""Checks of images without labels, compared with the labelled ones, before a training."""
+"""Checks images without labels before a training, and compares them with the labelled images."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.unlabelled.found import UnlabelledImages
 
 FAR = 2.0
-"""Factor by which a spacing may lie outside of the range of the labelled ones."""
+"""Factor by which a spacing may lie outside the range of the labelled images' spacings."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """One image.
+    """Measurements of one image.
 
     Attributes:
-        spacing_mm: of the axes of the array.
-        grey: 0.5 and 99.5 percentile of every channel.
-        digest: of its voxels; equal for equal ones, whatever the format.
-        fault: kind and sentence; empty if it can be preprocessed.
+        spacing_mm: spacing of the axes of the array.
+        grey: 0.5th and 99.5th percentile of every channel.
+        digest: digest of the voxels; equal for equal voxels, whatever the format.
+        fault: kind and sentence; empty if the image can be preprocessed.
     """
 
     spacing_mm: tuple[float, ...] = ()
@@ -42,7 +42,7 @@ class Look:
 
 
 def look_at(files: Sequence[Path], reader: str) -> Look:
-    """Read one image.
+    """Read and measure one image.
 
     Args:
         files: its channels.
@@ -64,7 +64,7 @@ def look_at(files: Sequence[Path], reader: str) -> Look:
 
 @dataclass(frozen=True)
 class Checked:
-    """Findings, and for every unlabelled case the labelled cases with the same voxels."""
+    """Findings in images without labels; ``same_as``: for every such case, the labelled cases with the same voxels."""
 
     findings: tuple[Finding, ...]
     same_as: Mapping[str, tuple[str, ...]]
@@ -81,12 +81,12 @@ def check_images(
     """Check images without labels.
 
     Args:
-        images: to check.
+        images: images to check.
         raw: the data set with its labelled cases.
-        fingerprint: content of ``dataset_fingerprint.json``; what it does not say is not compared.
+        fingerprint: content of ``dataset_fingerprint.json``; entries that it lacks are not compared.
         schemes: normalisation of every channel, as in the plans.
-        validates: folds in which a labelled case validates, by case.
-        processes: images at a time; as many as there are cores by default.
+        validates: for each labelled case, the folds in which it validates.
+        processes: images read in parallel; by default one per core.
     """
     findings, whole = list(_misnumbered(images, raw)), dict(images.cases)
     for found in findings:
@@ -148,15 +148,15 @@ def _grey_values(
             first, last = own.get("percentile_00_5"), own.get("percentile_99_5")
             if first is None or (high >= first and low <= last):
                 continue
-            # an image that is normalised by itself may have any scale
+            # z-score normalisation uses the image's own grey values, so any scale is fine
             alone = schemes[channel] == "ZScoreNormalization"
             severity: Severity = "note" if alone else "warning"
             fix = "" if alone else "; they are normalised by the labelled images, so is the unit another one?"
             yield Finding(
                 severity,
                 "grey values",
-                f"channel {channel} has grey values of {low:.4g} to {high:.4g}, what is labelled has {first:.4g} to "
-                f"{last:.4g}{fix}",
+                f"channel {channel} has grey values of {low:.4g} to {high:.4g}, the labelled structures have "
+                f"{first:.4g} to {last:.4g}{fix}",
                 name,
             )
 

@@ -11,7 +11,7 @@ from nnunet_ext.data.raw import RawDataset
 from nnunet_ext.errors import InputError
 
 FOLDER = "imagesUn"
-"""Folder of a raw data set; nnU-Net passes over it."""
+"""Folder in a raw data set; nnU-Net ignores it."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class UnlabelledImages:
     """Images without labels.
 
     Attributes:
-        folder: that they lie in.
+        folder: folder of the images.
         cases: files by case, in the order of the channels.
     """
 
@@ -32,10 +32,10 @@ def find_images(raw: RawDataset, folder: str | Path | None = None) -> Unlabelled
 
     Args:
         raw: data set that they belong to.
-        folder: that holds them, if it is not ``imagesUn`` of the data set.
+        folder: folder of the images; ``imagesUn`` of the data set by default.
 
     Raises:
-        InputError: there are none.
+        InputError: there is no such folder, or it holds no images.
     """
     place = raw.folder / FOLDER if folder is None else Path(folder)
     named = f"named like CASE_0000{raw.ending}"

@@ -1,12 +1,12 @@
-"""nnU-Net's data loader with patches without labels beside the labelled ones in its batches.
+"""nnU-Net's data loader with additional patches of images without labels in its batches.
 
 =================  =============================  ===============================================================
-key of a batch     type                           what it is
+key of a batch     type                           meaning
 =================  =============================  ===============================================================
 ``unlabelled``     float32 (U, C, *spatial)       patches of images without labels, with nnU-Net's augmentation
 =================  =============================  ===============================================================
 
-All other entries are nnU-Net's. The patches lie anywhere, as nnU-Net's do where it does not look for foreground.
+All other entries are nnU-Net's. The additional patches lie anywhere, like nnU-Net's patches that ignore foreground.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from torch import Tensor
 
 KEY = "unlabelled"
 ZERO = 1e-3
-"""Voxels whose normalised grey values are closer to 0 than this were outside of the body: nnU-Net leaves exact zeros
-there, which its resampling blurs."""
+"""Voxels with normalised grey values closer to 0 than this lie outside the body: nnU-Net leaves zeros there, which its
+resampling blurs slightly."""
 
 
 class ImagesOnly:
-    """Preprocessed cases of nnU-Net of which only the image is read, neither labels nor their locations.
+    """A data set of nnU-Net that reads only images, neither labels nor their locations.
 
     Args:
-        files: by case, without their ending.
+        files: preprocessed file by case, without its ending.
     """
 
     def __init__(self, files: Mapping[str, Path]) -> None:
@@ -41,20 +41,21 @@ class ImagesOnly:
         self.identifiers = sorted(files)
 
     def load_case(self, identifier: str) -> tuple[Any, np.ndarray, None, dict[str, Any]]:
-        """Return what nnU-Net's loader asks for: image ``(C, z, y, x)``, labels that are all 0, no previous stage."""
-        mapped = {} if os.name == "nt" else {"mmap_mode": "r"}  # as nnUNetDatasetBlosc2
+        """Load a case for nnU-Net's loader: image ``(C, z, y, x)``, labels that are all 0, no previous stage."""
+        mapped = {} if os.name == "nt" else {"mmap_mode": "r"}  # as in nnUNetDatasetBlosc2
         image = blosc2.open(urlpath=f"{self.files[identifier]}.b2nd", mode="r", dparams={"nthreads": 1}, **mapped)
         return image, np.broadcast_to(np.int8(0), (1, *image.shape[1:])), None, {"class_locations": {}}
 
 
 class OutsideByImage:
-    """nnU-Net's transforms of an image without labels; zeros show what is outside of the body.
+    """nnU-Net's transforms for an image without labels, with the outside of the body found by its zeros.
 
-    nnU-Net writes −1 there into the labels, and sets the augmented image to 0 where it finds it.
+    nnU-Net marks the outside of the body with the label −1, and sets the augmented image to 0 there. This class writes
+    these labels before the transforms run.
 
     Args:
-        transforms: nnU-Net's.
-        channels: that were normalised inside of the body alone.
+        transforms: nnU-Net's transforms.
+        channels: channels that were normalised only inside the body.
     """
 
     def __init__(self, transforms: Callable[..., dict[str, Any]], channels: Sequence[int]) -> None:
@@ -62,13 +63,13 @@ class OutsideByImage:
         self.channels = list(channels)
 
     def __call__(self, image: Tensor, segmentation: Tensor) -> dict[str, Any]:
-        """``image``: ``(C, *spatial)``, ``segmentation``: ``(1, *spatial)``, of one patch."""
+        """Transform one patch; ``image``: ``(C, *spatial)``, ``segmentation``: ``(1, *spatial)``."""
         outside = (image[self.channels].abs() < ZERO).all(0, keepdim=True)
         return self.transforms(image=image, segmentation=segmentation.masked_fill(outside, -1))
 
 
 class WithUnlabelled(nnUNetDataLoader):
-    """nnU-Net's loader of labelled cases, and one of images that fills ``batch["unlabelled"]``."""
+    """nnU-Net's loader of labelled cases; a second loader fills ``batch["unlabelled"]``."""
 
     def __init__(self, *args: Any, images: nnUNetDataLoader, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -81,14 +82,14 @@ class WithUnlabelled(nnUNetDataLoader):
 def with_unlabelled(
     files: Mapping[str, Path], count: int, masked_channels: Sequence[int], *args: Any, **kwargs: Any
 ) -> WithUnlabelled:
-    """Build nnU-Net's loader with patches of images beside the labelled ones.
+    """Build nnU-Net's loader with additional patches of images without labels.
 
     Args:
         files: see :class:`ImagesOnly`.
-        count: patches without labels in a batch.
-        masked_channels: that were normalised inside of the body alone.
-        args: of nnU-Net's loader: data and batch size first.
-        kwargs: of nnU-Net's loader.
+        count: number of patches without labels in a batch.
+        masked_channels: channels that were normalised only inside the body.
+        args: positional arguments of nnU-Net's loader, data and batch size first.
+        kwargs: keyword arguments of nnU-Net's loader.
     """
     _, _, *others = args
     transforms = kwargs["transforms"]
@@ -96,7 +97,7 @@ def with_unlabelled(
         transforms = OutsideByImage(transforms, masked_channels)
     settings = {**kwargs, "oversample_foreground_percent": 0.0, "transforms": transforms}
     images = nnUNetDataLoader(ImagesOnly(files), count, *others, **settings)
-    images.has_ignore = False  # or it would look for labelled voxels
+    images.has_ignore = False  # otherwise it would look for labelled voxels
     return WithUnlabelled(*args, images=images, **kwargs)
 
 
@@ -104,8 +105,8 @@ def as_seen(batch: Mapping[str, Any], channels: int) -> Tensor | None:
     """Return the patches without labels as the network sees them, ``(U, C, *spatial)``; None if there are none.
 
     Args:
-        batch: of the training.
-        channels: of the network; channels that a trainer's transforms append are for its loss.
+        batch: batch of the training.
+        channels: number of the network's input channels; further channels, from a trainer's transforms, are cut off.
     """
     patches = batch.get(KEY)
     return None if patches is None else torch.as_tensor(patches)[:, :channels]

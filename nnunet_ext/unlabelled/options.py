@@ -11,13 +11,17 @@ from typing_extensions import Self
 from nnunet_ext.nnunet.options import STRICT, MethodOptions
 
 Source = Literal["folder", "others-of-the-split", "none"]
-"""Source of the images: those that ``nnunet-ext unlabelled`` has preprocessed; the cases of the data set that are in
-neither the training nor the validation set of a fold of ``splits_final.json``, whose labels are not read; or none."""
+"""Source of the images.
+
+- ``folder``: images that ``nnunet-ext unlabelled`` has preprocessed.
+- ``others-of-the-split``: cases of the data set outside the training set of a fold of ``splits_final.json``, without
+  those that show validation subjects; their labels are not read.
+- ``none``: no images."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class UnlabelledOptions(MethodOptions):
-    """Images, and how many patches of them are drawn."""
+    """Options: the images to use, and how many patches of them are drawn."""
 
     SECTION: ClassVar[str] = "unlabelled"
 
@@ -26,7 +30,7 @@ class UnlabelledOptions(MethodOptions):
     per_labelled: Annotated[float, Field(gt=0, le=8)] = 1.0
     """Unlabelled patches of a batch for each labelled one; at least one patch."""
     transductive: bool = False
-    """Use images of validation subjects, too. Their labels are never used, but a result with them says how well a
+    """Use images of validation subjects, too. Their labels are never used, but such a validation measures how well a
     network does on images that it was adapted to."""
 
     @classmethod

@@ -15,13 +15,13 @@ from nnunet_ext.unlabelled.prepared import Notes
 
 @dataclass(frozen=True)
 class Pool:
-    """Images of a training without labels.
+    """The images without labels of a training.
 
     Attributes:
-        files: preprocessed image by case, without its ending.
-        source: where they come from, in words.
-        held_out: cases that are left out, because they show subjects that validate.
-        transductive: cases that are used although they show such subjects.
+        files: preprocessed file by case, without its ending.
+        source: where the images come from, in words.
+        held_out: cases left out because they show validation subjects.
+        transductive: cases used although they show validation subjects.
     """
 
     files: Mapping[str, Path]
@@ -30,7 +30,7 @@ class Pool:
     transductive: tuple[str, ...] = ()
 
     def sentences(self) -> list[str]:
-        """Lines for the log."""
+        """Sentences for the log."""
         lines = [f"Images without labels: {len(self.files)}, {self.source}"]
         if self.held_out:
             lines.append(f"{_counted(self.held_out)} left out, which show validation subjects")
@@ -48,11 +48,11 @@ def of_folder(
     """Choose among the images that ``nnunet-ext unlabelled`` has preprocessed.
 
     Args:
-        folder: they lie in.
-        notes: of every case.
+        folder: folder of the preprocessed images.
+        notes: notes on every case.
         held: cases that validate and are not trained on.
-        about: stored subjects; None: guess them from the names.
-        transductive: use images of subjects that validate, too.
+        about: stored subjects; None guesses them from the names.
+        transductive: use images of validation subjects, too.
     """
     copied = {case for note in notes.values() for case in note.same_as}
     secret = showing(copied, held, about)
@@ -69,18 +69,18 @@ def others_of_the_split(
     *,
     transductive: bool,
 ) -> Pool:
-    """Choose among the labelled cases that a fold does not train on; nobody reads their labels.
+    """Choose among the labelled cases that a fold does not train on; their labels are not read.
 
     Args:
-        folder: of the preprocessed data.
-        cases: all that are preprocessed.
-        trained: on by the fold, with their labels.
+        folder: folder of the preprocessed data.
+        cases: all preprocessed cases.
+        trained: training cases of the fold.
         held: cases that validate and are not trained on.
         about: see :func:`of_folder`.
         transductive: see :func:`of_folder`.
 
     Raises:
-        InputError: the fold leaves none.
+        InputError: no case is left.
     """
     others = [case for case in cases if case not in trained]
     pool = _pool(
@@ -95,15 +95,15 @@ def others_of_the_split(
 
 
 def showing(names: Collection[str], held: Collection[str], about: About | None) -> set[str]:
-    """Return those cases that show a subject of the cases ``held``.
+    """Return the cases that show the same subject as one of the cases ``held``.
 
-    Subjects are those of ``splits_final.about.json``; for cases that it does not know, and without it, those that the
-    names suggest. A guess needs no confirmation here: it can only leave out more.
+    Subjects come from ``splits_final.about.json``. For cases that it does not know, or without it, they are guessed
+    from the names. A guess needs no confirmation here, because it can only leave out more.
 
     Args:
-        names: to look at.
-        held: cases of which no subject may be seen.
-        about: what is stored beside the folds.
+        names: cases to choose from.
+        held: cases whose subjects must not be seen.
+        about: content of the file beside the folds.
     """
     everyone = sorted({*names, *held})
     subject_of = {case: case for case in everyone}
@@ -112,7 +112,7 @@ def showing(names: Collection[str], held: Collection[str], about: About | None) 
         subject_of |= {} if named is None else named.subject_of
     else:
         known = dict(about.grouping.subject_of)
-        with suppress(InputError):  # a rule that says nothing about these names
+        with suppress(InputError):  # the rule may not fit these names
             known = {**group(everyone, about.grouping.by).subject_of, **known}
         subject_of |= {case: subject for case, subject in known.items() if case in subject_of}
     subjects = {subject_of[case] for case in held}

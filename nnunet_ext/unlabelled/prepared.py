@@ -3,10 +3,10 @@
 They lie beside the labelled data, in the format of nnU-Net's preprocessor::
 
     <nnUNet_preprocessed>/Dataset004_Hippocampus/
-        nnUNetPlans_3d_fullres/                 labelled, nnU-Net's own
-        unlabelled/nnUNetPlans_3d_fullres/      case.b2nd, case_seg.b2nd (what is outside of the body), case.pkl
+        nnUNetPlans_3d_fullres/                 labelled data, nnU-Net's own
+        unlabelled/nnUNetPlans_3d_fullres/      case.b2nd, case_seg.b2nd (the outside of the body), case.pkl
 
-A case exists if its ``.pkl`` does, which is written last. It holds our notes beside nnU-Net's properties.
+A case exists if its ``.pkl`` exists, which is written last. The ``.pkl`` holds our notes beside nnU-Net's properties.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Notes:
     """Notes on a preprocessed case.
 
     Attributes:
-        recipe: of :func:`recipe`.
-        sources: name, bytes and time of change (ns) of every file it was made of.
+        recipe: digest from :func:`recipe`.
+        sources: name, size in bytes and time of change (ns) of every source file.
         same_as: labelled cases with the same voxels.
     """
 
@@ -49,32 +49,32 @@ class Notes:
 
     @classmethod
     def for_files(cls, recipe: str, files: Sequence[Path], same_as: Sequence[str]) -> Notes:
-        """Return the notes of a case that is made of these files."""
+        """Return the notes of a case that is preprocessed from these files."""
         stats = [(file, file.stat()) for file in files]
         sources = tuple((str(file.absolute()), stat.st_size, stat.st_mtime_ns) for file, stat in stats)
         return cls(recipe, sources, tuple(same_as))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what is stored."""
+        """Return the notes as they are stored."""
         return asdict(self)
 
 
 def prepared_folder(preprocessed: Path, data_identifier: str) -> Path:
-    """Return where the images of a configuration lie.
+    """Return the folder of a configuration's preprocessed images without labels.
 
     Args:
         preprocessed: folder of the data set in ``nnUNet_preprocessed``.
-        data_identifier: of the configuration.
+        data_identifier: ``data_identifier`` of the configuration.
     """
     return preprocessed / FOLDER / data_identifier
 
 
 def recipe(plans: Mapping[str, Any], configuration: str) -> str:
-    """Return a digest of everything on which the preprocessed image of a file depends.
+    """Return a digest of all settings on which a preprocessed image depends.
 
     Args:
         plans: content of the plans file.
-        configuration: name.
+        configuration: name of the configuration.
     """
     settings = resolved(dict(plans), configuration)
     parts = {key: plans.get(key) for key in _OF_PLANS} | {key: settings.get(key) for key in _OF_CONFIGURATION}
@@ -85,14 +85,14 @@ def read_prepared(folder: Path) -> dict[str, Notes]:
     """Read the notes of all preprocessed cases of a folder, by case; half-written cases do not count.
 
     Raises:
-        InputError: a file is damaged, or somebody else's.
+        InputError: a file is damaged, or was not written by this package.
     """
     found = {}
     for file in sorted(folder.glob("*.pkl")):
         try:
             stored = pickle.loads(file.read_bytes())[NOTES]
             found[file.stem] = Notes(stored["recipe"], tuple(map(tuple, stored["sources"])), tuple(stored["same_as"]))
-        except Exception:  # a damaged pickle raises anything
+        except Exception:  # a damaged pickle may raise anything
             raise InputError(
                 f"{file} is damaged, or was not written by nnunet-ext unlabelled; delete it and run that command again."
             ) from None

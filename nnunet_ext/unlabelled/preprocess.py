@@ -1,4 +1,4 @@
-"""``nnunet-ext unlabelled``: check images without labels, and preprocess them for plans that are there."""
+"""``nnunet-ext unlabelled``: check images without labels, and preprocess them for existing plans."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from nnunet_ext.unlabelled.prepared import NOTES, Notes, prepared_folder, read_p
 
 @dataclass(frozen=True)
 class UnlabelledReport(CheckReport):
-    """Findings in images without labels, and what was preprocessed.
+    """Findings in images without labels, and the result of preprocessing.
 
     Attributes:
-        images: folder that they lie in.
-        cases: how many there are.
-        prepared: folder of preprocessed images → how many were made, were there, and were removed.
+        images: folder of the raw images.
+        cases: number of cases.
+        prepared: by folder of preprocessed images, the numbers of new, kept and removed cases.
     """
 
     images: Path
@@ -60,18 +60,18 @@ def prepare_unlabelled(
 ) -> UnlabelledReport:
     """Check images without labels, and preprocess them beside the labelled data, which does not change.
 
-    Cases that are preprocessed already and have not changed are kept, so a killed run continues.
+    Cases that are preprocessed already and have not changed are kept, so a killed run can be continued.
 
     Args:
         dataset: number or full name.
-        plans: whose preprocessing is used.
-        configurations: of the plans; by default all whose labelled data is preprocessed.
-        images: folder, if it is not ``imagesUn`` of the raw data set.
+        plans: name of the plans to preprocess for.
+        configurations: configurations of the plans; by default all with preprocessed labelled data.
+        images: folder of the images; ``imagesUn`` of the raw data set by default.
         check_only: preprocess nothing.
-        processes: images at a time; as many as there are cores by default.
+        processes: images in parallel; by default one per core.
 
     Raises:
-        InputError: anything that does not exist, in one sentence.
+        InputError: something does not exist.
     """
     folder = dataset_folder(dataset)
     raw = open_dataset(folder.name)
@@ -112,7 +112,7 @@ def _configurations(plans: Mapping[str, Any], folder: Path, name: str, asked: Se
 
 
 def _validates(splits: Path) -> dict[str, list[int]]:
-    """Folds in which a case validates, by case."""
+    """For each case, the folds in which it validates."""
     folds: dict[str, list[int]] = defaultdict(list)
     for number, fold in enumerate(read_folds(splits) if splits.is_file() else ()):
         for case in fold.val:
@@ -128,7 +128,7 @@ def _prepare(
     same_as: Mapping[str, Sequence[str]],
     processes: int | None,
 ) -> tuple[Path, tuple[int, int, int]]:
-    """Preprocess for one configuration; return where, and how many were made, were there and were removed."""
+    """Preprocess for one configuration; return the folder, and the numbers of new, kept and removed cases."""
     place = prepared_folder(folder, resolved(dict(plans), configuration)["data_identifier"])
     place.mkdir(parents=True, exist_ok=True)
     own = recipe(plans, configuration)
@@ -153,16 +153,16 @@ def prepare_case(
     configuration: str,
     preprocessed: Path,
 ) -> None:
-    """Preprocess one image with nnU-Net's own preprocessor of these plans, completely or not at all.
+    """Preprocess one image with nnU-Net's own preprocessor of these plans. An interruption leaves no half case.
 
     Args:
         place: folder to write to.
-        name: of the case.
+        name: name of the case.
         files: its channels.
-        notes: to store with it.
+        notes: notes to store with it.
         plans: content of the plans file.
-        configuration: name.
-        preprocessed: folder of the data set.
+        configuration: name of the configuration.
+        preprocessed: folder of the data set in ``nnUNet_preprocessed``.
     """
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -176,7 +176,7 @@ def prepare_case(
         content = pickle.loads(properties.read_bytes())
         properties.write_bytes(pickle.dumps({**content, NOTES: notes.to_dict()}))
         _remove(place, name)
-        # the properties last: without them the case is not there
+        # the properties last: without them the case does not exist
         for file in sorted(temporary.parent.iterdir(), key=lambda file: file == properties):
             file.replace(place / file.name)
 

@@ -1,11 +1,11 @@
-"""A trainer with patches of images without labels in its batches, if there are any.
+"""Mix-in for a trainer with patches of images without labels in its batches.
 
 ::
 
     class nnUNetTrainerMine(UnlabelledData):
         ...  # self.unlabelled(batch) is (U, C, *spatial) or None
 
-Validation, prediction and export ignore them.
+Validation, prediction and export do not use these images.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from nnunet_ext.unlabelled.prepared import prepared_folder, read_prepared, recip
 
 
 class UnlabelledData(CommonTrainer):
-    """Mix-in: batches hold patches without labels, as :class:`UnlabelledOptions` says."""
+    """Mix-in for batches with patches without labels, chosen by :class:`UnlabelledOptions`."""
 
     methods: ClassVar[tuple[type[MethodOptions], ...]] = (UnlabelledOptions,)
 
     needs_unlabelled: ClassVar[bool] = False
-    """Refuse to train without such images; otherwise labelled cases alone are trained on."""
+    """Whether to refuse a training without such images; if not, it uses labelled cases only."""
 
     validated: frozenset[str] = frozenset()
     """Cases that validate and are not trained on."""
@@ -47,14 +47,14 @@ class UnlabelledData(CommonTrainer):
 
     @property
     def unlabelled_patches(self) -> int:
-        """Patches without labels in a batch of this process."""
+        """Number of patches without labels in a batch of this process."""
         return max(1, round(self.options.unlabelled.per_labelled * self.batch_size))
 
     def unlabelled_pool(self) -> Pool:
-        """Choose the images of this fold; called once the training and validation cases are known.
+        """Choose the images of this fold; called after the training and validation cases are known.
 
         Raises:
-            InputError: there are none that may be used.
+            InputError: no image may be used.
         """
         options, base = self.options.unlabelled, Path(self.preprocessed_dataset_folder_base)
         splits = base / SPLITS
@@ -117,7 +117,11 @@ class UnlabelledData(CommonTrainer):
     # -- parts ---------------------------------------------------------------------------------------------------
 
     def _wanted(self) -> bool:
-        """Return whether there are images to draw from; refuse images that are not preprocessed."""
+        """Whether there are images to draw from.
+
+        Raises:
+            InputError: there are images, but they are not preprocessed.
+        """
         source = self.options.unlabelled.images
         if source != "folder":
             return source == "others-of-the-split"

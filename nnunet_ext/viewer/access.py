@@ -1,16 +1,16 @@
-"""Access to the server: for whoever has the link, from this machine's address, and with requests of sane size.
+"""Access to the server: only for users with the link, at this machine's address, and with requests of limited size.
 
-A page on any web site can send requests to ``127.0.0.1``, and a rebound DNS name can even read the answers. Therefore
-the address that a browser believes to talk to is checked (``Host``), a request of another site is refused (``Origin``,
-``Sec-Fetch-Site``), and everything needs a secret: the token of the link, which works once and is exchanged for a
-cookie that no script can read, or a bearer token for programs.
+A page on any web site can send requests to ``127.0.0.1``, and a rebound DNS name can even read the answers. So the
+server checks the address that the browser asked for (``Host``), refuses requests of other sites (``Origin``,
+``Sec-Fetch-Site``), and needs a secret for everything. For browsers this is the token of the link, which works once and
+is exchanged for a cookie that no script can read; for programs it is a bearer token.
 
-The cookie is ``SameSite=Lax``. A link that is clicked in webmail or a chat is a navigation that another site began, and
-a browser sends no ``Strict`` cookie with it, not even after the redirection to ``/``: the token would be used up, and
-the page refused. With ``Lax`` another site can only navigate a browser to us, and gets nothing there but the page.
+The cookie is ``SameSite=Lax``. If a user clicks the link in webmail or a chat, another site has begun the navigation,
+and the browser sends no ``Strict`` cookie with it, not even after the redirection to ``/``. The token would be used up
+and the page refused. With ``Lax`` another site can only navigate a browser to the page, and learns nothing.
 
-Whoever has no key costs nothing: refusals come from the headers alone, in a time that is linear in their length, the
-body is not read, and the connection is closed.
+Requests without a key cost almost nothing: they are refused from the headers alone, in a time linear in their length;
+the body is not read, and the connection is closed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LINK_BYTES = 1024
-"""Bytes of a query at most: a mail program may add its own to the token."""
+"""Largest query in bytes; a mail program may add its own parameters to the token."""
 
 HEADERS = {
     "content-security-policy": (
@@ -38,19 +38,20 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
-"""Headers of every answer. NiiVue carries its font as a ``data:`` URL; nothing comes from another site."""
+"""Headers of every answer. NiiVue's font is a ``data:`` URL; nothing is loaded from another site."""
 
 
 class AccessMiddleware:
-    """Middleware that refuses whoever may not talk to the server; see the module's docstring.
+    """Middleware that refuses forbidden requests; see the module's docstring.
 
     Args:
-        app: that is protected.
-        hosts: names, without a port, by which the server may be addressed.
-        token: of the link or of the ``Authorization`` header.
-        port: part of the cookie's name, since cookies do not tell ports apart.
-        limit: bytes of a request's body.
-        bearer: programs: the token comes with every request, as ``Authorization: Bearer``; there is no cookie.
+        app: application to protect.
+        hosts: names of the server, without a port, that requests may use.
+        token: token of the link, or of the ``Authorization`` header.
+        port: port of the server; it is part of the cookie's name, because cookies do not tell ports apart.
+        limit: largest body of a request, in bytes.
+        bearer: whether clients are programs, which send the token with every request, as ``Authorization: Bearer``,
+            instead of a cookie.
     """
 
     def __init__(
@@ -101,14 +102,14 @@ class AccessMiddleware:
         await self.app(scope, receive_limited, send_with_headers)
 
     def _refusal(self, scope: Scope, headers: Headers) -> ASGIApp | None:
-        """Return the answer to a request that is refused, or a link's redirection; None for every other one."""
+        """Return the answer to a refused request, or the redirection of the link; None for all other requests."""
         host = headers.get("host", "")
         if _without_port(host) not in self.hosts:
             return _refused(f"This server is not called {host[:80]}.", 421)
         origin = headers.get("origin")
         foreign = headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
         foreign = foreign or (origin is not None and origin.partition("://")[2] != host)
-        # a link that was clicked in a mail or a chat may come from another site, but only to the front door
+        # a link clicked in a mail or a chat may come from another site, but only to "/"
         if foreign and not (scope["path"] == "/" and scope["method"] == "GET"):
             return _refused("Requests of other sites are refused.", 403)
         if not self._known(headers):
@@ -123,7 +124,7 @@ class AccessMiddleware:
     def _unknown(self, scope: Scope, headers: Headers) -> ASGIApp:
         if self.bearer:
             return _refused("Send the token that was printed, as Authorization: Bearer TOKEN.", 401)
-        # a mail program that looks at its links, and a browser that fetches pages before a click, do not use it up
+        # a mail program that checks links, or a browser that prefetches pages, must not use the token up
         ahead = scope["method"] != "GET" or "prefetch" in headers.get("sec-purpose", headers.get("purpose", ""))
         given = self._given_token(scope)
         if self._unused and not ahead and given is not None and _same(given, self._token):
@@ -141,7 +142,7 @@ class AccessMiddleware:
         if self.bearer:
             kind, _, given = headers.get("authorization", "").partition(" ")
             return kind.lower() == "bearer" and _same(given, self._token)
-        # not with http.cookies, whose time is quadratic in the backslashes of a value (CVE-2024-7592)
+        # without http.cookies, whose time is quadratic in the backslashes of a value (CVE-2024-7592)
         pairs = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
         return any(name == self._cookie and _same(value, self._secret) for name, _, value in pairs)
 
@@ -157,17 +158,17 @@ class AccessMiddleware:
 
 
 def _refused(text: str, status: int) -> ASGIApp:
-    """Close the connection, so that the server does not read a body that nobody wants."""
+    """An answer that also closes the connection, so that the server does not read the body."""
     return PlainTextResponse(text, status, {"connection": "close"})
 
 
 def _without_port(host: str) -> str:
-    """``127.0.0.1:80`` → ``127.0.0.1``; ``[::1]:80`` → ``::1``."""
+    """The host without its port: ``127.0.0.1`` for ``127.0.0.1:80``, ``::1`` for ``[::1]:80``."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower()
 
 
 def _same(given: str, expected: str) -> bool:
-    """Compare in a time that tells nothing about where they differ."""
+    """Compare in a time that does not depend on where the texts differ."""
     return secrets.compare_digest(given.encode("utf-8", "surrogateescape"), expected.encode())

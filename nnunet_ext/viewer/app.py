@@ -28,19 +28,18 @@ from nnunet_ext.viewer.worker import Busy, Cancelled, Change
 PAGE = Path(__file__).parent / "page"
 TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css": "text/css", ".txt": "text/plain"}
 CHANGE = "X-Change"
-"""Header of an answer with a part of the label map: its version, where it is, and notices, as JSON."""
-
+"""Header of an answer with a part of the label map: version, box and notices, as JSON."""
 
 CASE = "X-Case"
-"""Header of a request of the page: the name of the case that it shows, quoted as in an address."""
+"""Header of the page's requests: the name of the case that it shows, quoted as in a URL."""
 
 
 class OtherCase(Exception):
-    """Another case was opened meanwhile, in another tab; nothing has changed."""
+    """Another tab has opened another case meanwhile; nothing has changed."""
 
 
 def create_app(desk: Desk) -> FastAPI:
-    """Return the page and its API; the worker of the desk is closed with the server."""
+    """Return the page and its API; the server closes the worker of the desk at its end."""
     worker = desk.worker
 
     @asynccontextmanager
@@ -57,7 +56,7 @@ def create_app(desk: Desk) -> FastAPI:
 
 
 def _add_refusals(app: FastAPI) -> None:
-    """Answer exceptions with a sentence."""
+    """Add handlers that answer exceptions with a sentence."""
 
     @app.exception_handler(InputError)
     async def bad_input(_: Request, error: Exception) -> Response:
@@ -75,7 +74,7 @@ def _add_refusals(app: FastAPI) -> None:
     async def other_case(_: Request, error: Exception) -> Response:
         return JSONResponse({"detail": str(error)}, 409)
 
-    @app.exception_handler(Exception)  # a full disk, say; the traceback is in the server's log
+    @app.exception_handler(Exception)  # such as a full disk; the server's log has the traceback
     async def failed(_: Request, error: Exception) -> Response:
         return JSONResponse({"detail": f"The server could not do this: {error or type(error).__name__}"}, 500)
 
@@ -114,11 +113,11 @@ def _image(desk: Desk) -> APIRouter:
 
 
 def _prompts(desk: Desk) -> APIRouter:
-    """Routes of the label map and of what changes it."""
+    """Routes of the label map and of prompts."""
     router, worker = APIRouter(), desk.worker
 
     async def answer(change: Change) -> Response:
-        return await run_in_threadpool(_answer, change, desk.display)  # it compresses
+        return await run_in_threadpool(_answer, change, desk.display)  # in a thread, because it compresses
 
     @router.get("/api/labels")
     async def labels() -> Response:
@@ -167,7 +166,7 @@ def _cases(desk: Desk) -> APIRouter:
 
 
 async def _object(request: Request) -> dict[str, Any]:
-    """Return the JSON object in a request."""
+    """Return the JSON object in the body of a request."""
     try:
         content = json.loads(await request.body())
     except (ValueError, RecursionError):
@@ -178,14 +177,14 @@ async def _object(request: Request) -> dict[str, Any]:
 
 
 def _require_case(desk: Desk, request: Request) -> None:
-    """Raise OtherCase if the page shows another case than the one that is open."""
+    """Raise OtherCase if the page does not show the open case."""
     shown = request.headers.get(CASE)
     if shown is not None and unquote(shown) != desk.case.name:
         raise OtherCase(f"{desk.case.name} is open now, from another tab; reload the page. Nothing has changed.")
 
 
 def _files(desk: Desk) -> APIRouter:
-    """Routes of the files that the user keeps."""
+    """Routes for saving and downloading files."""
     router, worker = APIRouter(), desk.worker
 
     @router.post("/api/save")
@@ -217,7 +216,7 @@ def _files(desk: Desk) -> APIRouter:
 
 
 def _page() -> APIRouter:
-    """Routes of the page's files, by name, so that nothing of a request becomes a path."""
+    """Routes of the page's files. Requests only look up names, so no part of a request becomes a path."""
     router = APIRouter()
     files = {f"/{path.name}": path for path in sorted(PAGE.glob("*.*"))}
     files["/"] = PAGE / "index.html"
@@ -226,20 +225,20 @@ def _page() -> APIRouter:
     async def page(request: Request) -> Response:
         file = files.get(request.url.path)
         if file is None:
-            return JSONResponse({"detail": "There is nothing of this name."}, 404)
+            return JSONResponse({"detail": "There is no file of this name."}, 404)
         return Response(file.read_bytes(), media_type=TYPES[file.suffix])
 
     return router
 
 
 def prompt_file(prompts: Sequence[dict[str, Any]]) -> str:
-    """Return prompts as a file for ``nnunet-ext s2v interact``."""
+    """Return prompts as the content of a file for ``nnunet-ext s2v interact``."""
     lines = ",\n".join(f"    {json.dumps(prompt, ensure_ascii=False)}" for prompt in prompts)
     return f'{{\n  "axes": "zyx",\n  "prompts": [\n{lines}\n  ]\n}}\n'
 
 
 def _answer(change: Change, display: Display) -> Response:
-    """Return a part of the label map: i fastest, one byte per voxel, compressed."""
+    """Return an answer with a part of the label map: one byte per voxel, i fastest, compressed."""
     box = None if change.box is None else display.turned_box(change.box)
     headers = {CHANGE: json.dumps({"version": change.version, "box": box, "notices": change.notices})}
     if change.labels is None:
@@ -253,7 +252,7 @@ def _bytes(labels: NDArray) -> bytes:
 
 
 def _written(session: S2VSession, name: str) -> bytes:
-    """Return the label map as a session writes it to a file of this name."""
+    """Return the bytes of the file that a session writes its label map to under this name."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / name
         session.write(file)

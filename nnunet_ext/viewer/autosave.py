@@ -1,7 +1,7 @@
-"""Autosave: the session of a case in a file, and beside it the prompts that are not computed yet.
+"""Autosave: the session of a case in a file, and beside it a file of the prompts that are not computed yet.
 
-Both are written as a whole or not at all, so a killed server loses nothing: what was answered is in the session, and
-what was asked is in the file beside it and is computed when the case is opened again.
+Both files are written as a whole or not at all, so a killed server loses nothing. The session holds the answered
+prompts; the file beside it holds the others, which are computed when the case is opened again.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from nnunet_ext.interactive.session import S2VSession
 
 
 class Autosave:
-    """Keeps one case.
+    """Keeps the session of one case.
 
     Args:
-        file: of the session; the prompts that wait are in a file of the same name with ``.waiting``.
+        file: file of the session; waiting prompts are in a file with ``.waiting`` appended to its name.
     """
 
     def __init__(self, file: Path) -> None:
@@ -34,7 +34,7 @@ class Autosave:
         self._lock = threading.Lock()
 
     def begin(self, prompt: Any) -> int:
-        """Note a prompt that somebody asked for; returns its number."""
+        """Note a requested prompt and return its number."""
         with self._lock:
             number = max([self._last, *self._waiting]) + 1
             self._waiting[number] = prompt
@@ -42,28 +42,28 @@ class Autosave:
         return number
 
     def end(self, number: int) -> None:
-        """Forget a prompt that was answered, or refused."""
+        """Forget a prompt that was answered or refused."""
         with self._lock:
             self._last = max(self._last, number)
             del self._waiting[number]
             self._write()
 
     def save(self, session: S2VSession, prompts: Sequence[Any], number: int) -> None:
-        """Save a session in which the prompt of this number was answered last.
+        """Save a session; ``number`` is that of the prompt answered last.
 
         Raises:
-            OSError: the disk refuses.
+            OSError: the file cannot be written.
         """
         try:
             session.save(self.file, {"prompts": list(prompts), "last": max(number, self._last)})
-        except InputError as error:  # the folder is gone
+        except InputError as error:  # the folder does not exist any more
             raise OSError(str(error)) from None
 
     def restore(self, session: S2VSession) -> tuple[list[Any], list[Any]]:
-        """Bring a session to where it ended, if it was saved.
+        """Restore a session, if it was saved.
 
         Returns:
-            The prompts that made it, and those that were asked for and never answered.
+            The prompts that it has answered, and the requested prompts that were never answered.
 
         Raises:
             InputError: the session belongs to another image or model, or the file is broken.
@@ -74,7 +74,7 @@ class Autosave:
             notes = read_notes(self.file)
             prompts, self._last = list(notes["prompts"]), int(notes["last"])
         unanswered = [prompt for number, prompt in self._read() if number > self._last]
-        self.waiting_file.unlink(missing_ok=True)  # a prompt that ends the server must not end it again and again
+        self.waiting_file.unlink(missing_ok=True)  # a prompt that crashed the server must not crash it every time
         return prompts, unanswered
 
     def _read(self) -> list[tuple[int, Any]]:
@@ -84,7 +84,7 @@ class Autosave:
             return []
 
     def _write(self) -> None:
-        """Write what waits; a disk that refuses is said when the session is saved."""
+        """Write the waiting prompts. Errors are ignored here; saving the session reports them."""
         with suppress(OSError):
             if self._waiting:
                 write_text(self.waiting_file, json.dumps(sorted(self._waiting.items())))

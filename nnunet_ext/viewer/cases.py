@@ -1,4 +1,4 @@
-"""Cases that a page can open: their images, where their label maps and sessions are kept, and how far they are."""
+"""Cases that a page can open: their images, the files of their label maps and sessions, and their status."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nnunet_ext.files import read_json, write_json
 Status = Literal["untouched", "in work", "accepted"]
 
 LEDGER = "cases.json"
-"""File in the folder of the label maps: which cases are accepted."""
+"""File in the folder of the label maps that lists the accepted cases."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class CaseFiles:
     """Files of one case.
 
     Attributes:
-        name: that the user knows.
+        name: name of the case, as shown to the user.
         images: one file per channel.
-        out: where the label map is saved; None: it can only be downloaded.
+        out: file to save the label map to; None allows only downloads.
     """
 
     name: str
@@ -33,12 +33,12 @@ class CaseFiles:
 
     @property
     def session(self) -> Path | None:
-        """File that the session is kept in, beside the label map; None without one."""
+        """File of the session, beside the label map; None if ``out`` is None."""
         return None if self.out is None else self.out.with_name(self.out.name.partition(".")[0] + ".session")
 
 
 def single_case(images: Sequence[Path], out: Path | None) -> CaseFiles:
-    """The case of one image, ``case`` for ``case_0000.nii.gz``; one file per channel."""
+    """The case of one image, given as one file per channel; ``case_0000.nii.gz`` gives the name ``case``."""
     return CaseFiles(images[0].name.partition(".")[0].removesuffix("_0000") or "case", tuple(images), out)
 
 
@@ -46,9 +46,9 @@ def cases_in(folder: Path, out: Path, ending: str) -> list[CaseFiles]:
     """The cases of a folder, by name.
 
     Args:
-        folder: images, named as for ``nnUNetv2_predict``.
-        out: folder of the label maps; it is made.
-        ending: of the files, such as ``.nii.gz``.
+        folder: folder of images, named as for ``nnUNetv2_predict``.
+        out: folder of the label maps; it is created.
+        ending: ending of the files, such as ``.nii.gz``.
 
     Raises:
         InputError: there is no image, or ``out`` is a file.
@@ -65,10 +65,10 @@ def cases_in(folder: Path, out: Path, ending: str) -> list[CaseFiles]:
 
 
 class Ledger:
-    """Which cases were accepted.
+    """List of the accepted cases, kept in a file.
 
     Args:
-        file: JSON; made at the first change.
+        file: JSON file; it is created at the first change.
     """
 
     def __init__(self, file: Path) -> None:
@@ -77,18 +77,18 @@ class Ledger:
         self._accepted = set(content.get("accepted", []))
 
     def accept(self, name: str, accepted: bool) -> None:
-        """Note that a case is accepted, or that it is not any more."""
+        """Note that a case is accepted, or no longer accepted."""
         if accepted != (name in self._accepted):
             (self._accepted.add if accepted else self._accepted.discard)(name)
             write_json(self.file, {"accepted": sorted(self._accepted)})
 
     def status(self, case: CaseFiles) -> Status:
-        """How far a case is."""
+        """The status of a case."""
         if case.name in self._accepted:
             return "accepted"
         return "in work" if case.session is not None and case.session.is_file() else "untouched"
 
 
 def first_open(cases: Sequence[CaseFiles], ledger: Ledger) -> CaseFiles:
-    """The first case that is not accepted, or the first of all."""
+    """The first case that is not accepted; the first of all if every case is."""
     return next((case for case in cases if ledger.status(case) != "accepted"), cases[0])

@@ -1,8 +1,8 @@
 """The demo: a synthetic image, and a small model that comes with the package.
 
-The image is a phantom: an organ with a lesion, and a vessel beside it. Whether the lesion is a cyst or a tumour cannot
-be seen in it, so the model says cyst, and a click decides. The model has seen nothing but such phantoms; it says
-nothing about real data. ``viewer/train_demo.py`` trains it again.
+The image is a phantom: an organ with a lesion, and a vessel beside it. The image does not show whether the lesion is a
+cyst or a tumour; the model predicts a cyst, and a click decides. The model has seen only such phantoms and is useless
+for real data. ``viewer/train_demo.py`` trains it again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MODEL = Path(__file__).with_name("demo_model")
 """Folder of the model, as nnU-Net writes it."""
 
 SIZE = 80
-"""Pixels of a side of a slice."""
+"""Width and height of a slice in pixels."""
 
 SPACING_MM = (8.0, 2.0, 2.0)
 """Spacing of z, y and x."""
@@ -26,17 +26,17 @@ SPACING_MM = (8.0, 2.0, 2.0)
 LABELS = {"background": 0, "organ": 1, "cyst": 2, "tumour": 3, "vessel": 4}
 
 SEED, SLICES = 77, 14
-"""Noise and number of slices of the image that the demo opens."""
+"""Seed and number of slices of the image that the demo opens."""
 
 
 def phantom(
     rng: np.random.Generator, slices: int, lesion_label: int = LABELS["cyst"]
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Image and labels, ``(slices, SIZE, SIZE)`` each; the image is the same whatever the lesion is.
+    """Image and labels, ``(slices, SIZE, SIZE)`` each; the image does not depend on the label of the lesion.
 
     Args:
-        rng: draws place, shape and noise.
-        slices: number of them.
+        rng: source of random place, shape and noise.
+        slices: number of slices.
         lesion_label: label of the lesion.
     """
     z = np.linspace(-1, 1, slices)
@@ -71,7 +71,7 @@ def phantom(
 
 
 def write_phantom(folder: Path, seed: int = SEED) -> Path:
-    """Write the image of the demo into a folder; returns its file."""
+    """Write the image of the demo into a folder and return its file."""
     array, _ = phantom(np.random.default_rng(seed), SLICES)
     image = sitk.GetImageFromArray((1000 * array).round().astype(np.int16))
     image.SetSpacing(SPACING_MM[::-1])

@@ -1,4 +1,4 @@
-"""Desk: the cases that a page can open, the one that is open, and the thread that works with its session."""
+"""Desk: the cases that a page can open, the open case, and the thread that uses its session."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ class Desk:
     """Opens one case at a time.
 
     Args:
-        fresh: makes a session with the model and no image.
-        cases: at least one.
-        first: the one to open.
-        ledger: which of them are accepted; None: there is one case, and nobody asks.
-        changed: is told the prompts after every change, in the thread that works.
+        fresh: function that makes a session with the model and without an image.
+        cases: at least one case.
+        first: case to open first.
+        ledger: list of the accepted cases; None for a single case, which is never accepted.
+        changed: called with the prompts after every change, in the worker's thread.
 
     Attributes:
-        cases: as given.
-        case: the one that is open.
-        display: how its image is turned for the screen.
-        worker: works with its session.
+        cases: the cases.
+        case: the open case.
+        display: turns its image for the screen.
+        worker: the thread that uses its session.
 
     Raises:
-        InputError: the first case cannot be read, or its saved session belongs to something else; a label has a value
-            that the page cannot show.
+        InputError: the first case cannot be read, its saved session belongs to another image or model, or the page
+            cannot show the value of a label.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class Desk:
         self._use(first, session)
 
     async def open(self, name: str) -> None:
-        """Open another case; the one that is open stays if that is not possible.
+        """Open another case; if that fails, the open case stays open.
 
         Raises:
-            InputError: there is no such case, or see the class.
+            InputError: there is no such case; otherwise as for the class.
         """
         found = next((case for case in self.cases if case.name == name), None)
         if found is None:
@@ -68,11 +68,11 @@ class Desk:
         """Save the label map of the open case and note that it is accepted; or note that it is not.
 
         Args:
-            accepted: whether it is.
-            check: is called in the thread before, and may raise what it wants.
+            accepted: whether the case is accepted.
+            check: called first, in the worker's thread; it may raise any exception.
 
         Raises:
-            InputError: there is no list of cases; the file cannot be written.
+            InputError: there is no list of cases, or the file cannot be written.
         """
 
         def work() -> None:
@@ -87,7 +87,7 @@ class Desk:
         await self.worker.do(work)
 
     def listed(self) -> list[dict[str, str]]:
-        """Name and status of every case; nothing without a folder."""
+        """Name and status of every case; empty for a single case."""
         ledger = self.ledger
         return [{"name": case.name, "status": ledger.status(case)} for case in self.cases] if ledger else []
 

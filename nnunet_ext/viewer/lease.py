@@ -1,4 +1,4 @@
-"""Lease of the session of nnInteractive's server: one client has it at a time, as long as it gives signs of life."""
+"""Lease of the session of nnInteractive's server: one client has it at a time, as long as it shows signs of life."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 from dataclasses import dataclass
 
 LIVENESS_SECONDS = 60.0
-"""Without a sign of life for so long, a client has gone, and the next one can come."""
+"""Time without a sign of life after which a client counts as gone, and the next one may connect."""
 
 
 class Gone(Exception):
-    """The lease is unknown, or has ended."""
+    """The lease is unknown or has ended."""
 
 
 class Full(Exception):
@@ -23,10 +23,10 @@ class Client:
     """A client that has, or had, the lease.
 
     Attributes:
-        token: of the lease.
-        label: that its prompts are for.
-        seen: when it last asked for something, monotonic seconds.
-        dtype: of its target buffer; None before it has one.
+        token: token of the lease.
+        label: label of its prompts.
+        seen: time of its last request, in monotonic seconds.
+        dtype: type of its target buffer; None before it has one.
     """
 
     token: str
@@ -42,25 +42,25 @@ class Lease:
         self._client: Client | None = None
 
     def claim(self, label: int) -> Client:
-        """Give the lease to a new client; raise Full while another one is alive."""
+        """Give the lease to a new client; raise Full while another client is alive."""
         if self._client and time.monotonic() - self._client.seen < LIVENESS_SECONDS:
             raise Full("Another client is connected; close it, or wait a minute after it was closed.")
         self._client = Client(secrets.token_hex(16), label, time.monotonic())
         return self._client
 
     def of(self, token: str) -> Client:
-        """Return the client with this token, which is a sign of life; raise Gone if the lease is not its own."""
+        """Return the client with this token, and note a sign of life; raise Gone if it does not hold the lease."""
         if self._client is None or not secrets.compare_digest(self._client.token.encode(), token.encode()):
             raise Gone("The lease is unknown or has ended; connect again.")
         self._client.seen = time.monotonic()
         return self._client
 
     def require(self, client: Client) -> None:
-        """Raise Gone if the lease has ended since this client was asked for."""
+        """Raise Gone if this client does not hold the lease any more."""
         if self._client is not client:
             raise Gone("The lease ended before the request was done; connect again.")
 
     def end(self, client: Client) -> None:
-        """Let the next client come."""
+        """End the lease, so that the next client may connect."""
         self.require(client)
         self._client = None

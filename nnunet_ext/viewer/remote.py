@@ -1,13 +1,14 @@
 """nnInteractive's remote protocol (client 2.6), so that its plug-ins for napari and 3D Slicer work with our models.
 
-A client of it segments one object at a time, a mask of 0 and 1, and does not say of which class. Here the address
-says it: ``http://127.0.0.1:1527/liver`` is the label liver of the model, by name or value, and without a label it is
-the first one. Its prompts are prompts for this label, and it gets the mask of this label; all labels are segmented.
+A client of this protocol segments one object at a time, as a mask of 0 and 1, and does not name its class. Here the
+address names it: ``http://127.0.0.1:1527/liver`` is the label liver of the model, by name or value; an address without
+a label means the first label. The client's prompts are prompts for this label, and it gets the mask of this label; the
+session segments all labels.
 
 Arrays and positions are in the order of the array, z, y, x as nnU-Net reads files (napari and 3D Slicer do the same).
-One client at a time: a lease, kept alive by the client's heartbeat. Requests take time to arrive and wait for each
-other, so the lease is looked at again in the thread that works with the session, where nothing else can change it
-between the look and the change; the image belongs to the client that sent it, and the next one begins without any.
+One client at a time holds a lease, which its heartbeat keeps alive. Requests take time to arrive and wait for each
+other. So the lease is checked again in the thread that uses the session, where nothing can change between the check
+and the work. An image belongs to the client that sent it; the next client begins without one.
 """
 
 from __future__ import annotations
@@ -45,15 +46,15 @@ Result = TypeVar("Result")
 PROTOCOL = "2.6.0"
 META, LEASE = "X-Meta", "X-Lease-Token"
 MASK_ITEM_BYTES = 8
-"""Bytes of a voxel of a mask at most."""
+"""Largest size of a voxel of a mask in bytes."""
 
 
 class RemoteSession:
-    """A session, the thread that works with it, and the client that has it.
+    """A session, the thread that uses it, and the client that holds it.
 
     Args:
-        session: nobody else may use it from now on.
-        image_bytes: that an image may have when it is unpacked.
+        session: a session that nobody else uses.
+        image_bytes: largest unpacked image, in bytes.
     """
 
     def __init__(self, session: S2VSession, image_bytes: int) -> None:
@@ -63,11 +64,11 @@ class RemoteSession:
         self._image_of: Client | None = None
 
     def client(self, request: Request) -> Client:
-        """Return the client whose lease the request names; raise Gone if there is none."""
+        """Return the client that holds the lease named in the request; raise Gone if there is none."""
         return self.lease.of(request.headers.get(LEASE, ""))
 
     def label(self, name: str | None) -> int:
-        """Return the value of a label by name or value; the first one of the foreground for None.
+        """Return the value of a label, given by name or value; None means the first foreground label.
 
         Raises:
             InputError: the model has no such label.
@@ -81,7 +82,7 @@ class RemoteSession:
         return found
 
     async def set_image(self, client: Client, content: bytes, properties: dict[str, Any]) -> list[int]:
-        """Unpack and preprocess an image, which then belongs to the client; returns its shape."""
+        """Unpack and preprocess an image, which then belongs to the client, and return its shape."""
 
         def work() -> list[int]:
             self.lease.require(client)
@@ -93,7 +94,7 @@ class RemoteSession:
         return await self.worker.do(work)
 
     async def on_image(self, client: Client, call: Callable[[], Result]) -> Result:
-        """Let the thread call something that needs the client's image.
+        """Call a function that needs the client's image, in the worker's thread.
 
         Raises:
             Gone: the lease has ended meanwhile.
@@ -102,14 +103,20 @@ class RemoteSession:
 
         def work() -> Result:
             self.lease.require(client)
-            if self._image_of is not client:  # that of the client before is none of its business
+            if self._image_of is not client:  # an image of the previous client is private
                 raise InputError("No image is set; call set_image first.")
             return call()
 
         return await self.worker.do(work)
 
     async def change(self, client: Client, call: Callable[[], Box | None], runs: bool = True) -> Response:
-        """Return what a call has changed, as the client reads it; ``runs``: it always predicts."""
+        """Call a function that changes the label map, and return the change in the client's format.
+
+        Args:
+            client: the client that asks.
+            call: function that returns the changed box.
+            runs: whether the call always predicts.
+        """
 
         def work() -> Response:
             before = self.session.undo_steps
@@ -123,7 +130,7 @@ class RemoteSession:
         return await self.on_image(client, work)
 
     def mask(self, content: bytes) -> NDArray:
-        """Return a mask that a client sent, which is never larger than the image; call it in the thread."""
+        """Unpack a mask of a client, at most as large as the image; call this in the worker's thread."""
         return unpack(content, MASK_ITEM_BYTES * math.prod(self.session.case.shape))
 
 
@@ -147,7 +154,7 @@ def create_remote(session: S2VSession, image_bytes: int = 2**31) -> FastAPI:
 
 
 def _connection(remote: RemoteSession) -> APIRouter:
-    """Routes of the lease, and what the server can do."""
+    """Routes of the lease and of the server's capabilities."""
     router = APIRouter()
 
     @router.get("/healthz")
@@ -187,7 +194,7 @@ def _connection(remote: RemoteSession) -> APIRouter:
 
 
 def _image(remote: RemoteSession) -> APIRouter:
-    """Routes of the image, and of the array that the client keeps its mask in."""
+    """Routes of the image and of the client's target buffer."""
     router = APIRouter()
 
     @router.post("/set_image")
@@ -226,7 +233,7 @@ def _image(remote: RemoteSession) -> APIRouter:
 
 
 def _prompts(remote: RemoteSession) -> APIRouter:
-    """Routes of what the client draws, and of undo."""
+    """Routes of prompts and of undo."""
     router, session = APIRouter(), remote.session
 
     @router.post("/undo")
@@ -295,7 +302,7 @@ def _prompts(remote: RemoteSession) -> APIRouter:
 def _capabilities(patch_size: list[int]) -> dict[str, Any]:
     return {
         "supported_interactions": {"points": True, "scribble": True, "lasso": True, "bbox2d": True, "bbox3d": True},
-        # prompts are no channels of an input here
+        # here prompts are no channels of the input
         "channel_mapping": {},
         "num_interaction_channels": 0,
         "supports_initial_label": True,
@@ -320,6 +327,6 @@ def _answer(ran: bool, box: Box | None, content: bytes) -> Response:
 
 
 def _whole(box: Sequence[Sequence[float]], shape: Sequence[int]) -> Box:
-    """Return whole voxels within the image, at least one along each axis."""
+    """Round a box to whole voxels within the image, at least one along each axis."""
     pairs = [(math.floor(low + 0.5), math.ceil(high - 0.5)) for low, high in box]
     return [[max(0, low), min(size, max(low + 1, high))] for (low, high), size in zip(pairs, shape, strict=True)]

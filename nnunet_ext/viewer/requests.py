@@ -12,11 +12,11 @@ from nnunet_ext.interactive.prompt_list import Position, Range, shortened
 Model = TypeVar("Model", bound=BaseModel)
 
 JSON_BYTES = 2**20
-"""Bytes of a request without an array at most."""
+"""Largest request without an array, in bytes."""
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(strict=True)  # further keys are those of other versions of the client
+    model_config = ConfigDict(strict=True)  # unknown keys are ignored: other versions of the client may send them
 
 
 class ImageProperties(_Request):
@@ -26,13 +26,13 @@ class ImageProperties(_Request):
 
 
 class ImageRequest(_Request):
-    """Message about an image, whose array is in the body."""
+    """Message about an image; the body holds its array."""
 
     image_properties: ImageProperties | None = Field(default=None, description='{"spacing": [z, y, x]} in mm')
 
 
 class BufferRequest(_Request):
-    """Shape and type of the array that the client keeps the mask in."""
+    """Shape and type of the client's target buffer, which holds its mask."""
 
     shape: list[Annotated[int, Field(ge=0, le=2**31)]] = Field(description="[z, y, x]")
     dtype: Literal["bool", "uint8", "uint16", "int16", "int32", "float32"] = Field(
@@ -60,13 +60,13 @@ class PointRequest(PromptRequest):
 
 
 class BoxRequest(PromptRequest):
-    """A box; viewers send corners with fractions, and beyond the border."""
+    """A box; viewers may send fractional corners, and corners beyond the border."""
 
     bbox_coords: list[Range] = Field(min_length=3, max_length=3, description="[[z0, z1], [y0, y1], [x0, x1]]")
 
 
 class MaskRequest(PromptRequest):
-    """A scribble or a lasso, whose mask is in the body."""
+    """A scribble or a lasso; the body holds its mask."""
 
     interaction_bbox: list[Range] | None = Field(
         default=None, min_length=3, max_length=3, description="[[z0, z1], [y0, y1], [x0, x1]]"
@@ -74,21 +74,21 @@ class MaskRequest(PromptRequest):
 
 
 class InitialRequest(_Request):
-    """A segmentation to start from, which is in the body."""
+    """A segmentation to start from; the body holds it."""
 
     run_prediction: bool = Field(default=False, description="true or false")
 
 
 def read(model: type[Model], content: str | bytes, what: str = "The request") -> Model:
-    """Return a message of the client.
+    """Parse a message of the client.
 
     Args:
         model: one of the classes above.
-        content: JSON.
-        what: it is, for messages.
+        content: JSON text.
+        what: name of the content in messages.
 
     Raises:
-        InputError: it is too long or no JSON object, or something in it is missing or wrong.
+        InputError: the content is too long, is no JSON object, or an entry is missing or wrong.
     """
     if len(content) > JSON_BYTES:
         raise InputError(f"{what} has {len(content)} bytes; without an array it may have {JSON_BYTES}.")

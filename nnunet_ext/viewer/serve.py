@@ -1,4 +1,4 @@
-"""``nnunet-ext s2v serve``: a session with a page, or with nnInteractive's protocol, until Ctrl-C."""
+"""``nnunet-ext s2v serve``: serves a session as a page, or by nnInteractive's protocol, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from nnunet_ext.files import replacing, require_folder_of
 from nnunet_ext.interactive.session import S2VSession
 
 PROMPT_BYTES = 2**20
-"""Bytes of a request of the page at most: a scribble of some ten thousand positions."""
-
+"""Largest request of the page in bytes; enough for a scribble of some ten thousand positions."""
 
 ENVELOPE_BYTES = 2**20
-"""Bytes of an upload beside its array at most: its header, and what compression adds to noise."""
+"""Largest overhead of an upload in bytes: its header, and the growth when noise is compressed."""
 
 
 def serve(
@@ -36,24 +35,24 @@ def serve(
     say: Callable[[str], None] = print,
     **options: Any,
 ) -> None:
-    """Open an image, or a folder of them, in a web page; returns when the server is stopped.
+    """Serve an image, or a folder of images, as a web page until the server is stopped.
 
-    Every change is kept in a file beside the segmentation, ``case.session`` for ``case.nii.gz``, and opening the image
-    again goes on from there.
+    Every change is saved in a file beside the segmentation, ``case.session`` for ``case.nii.gz``. Opening the image
+    again continues from there.
 
     Args:
         model: folder with ``plans.json`` and ``fold_…``.
         images: one file per channel, or one folder with the images of many cases.
-        out: file that the page's button saves to, with the geometry of the image; without it, the page can only
-            download, and nothing is kept. Of a folder of images, a folder.
+        out: file that the page's button saves to, with the geometry of the image; a folder for a folder of images.
+            Without it, the page can only download, and nothing is kept.
         prompts_out: JSON file, written after every prompt; ``nnunet-ext s2v interact`` repeats it.
         fold: as for :func:`nnunet_ext.interactive.interact.interact`.
         checkpoint: as there.
         device: as there.
         options: as there.
-        host: address or name of this machine that the page is opened with; others are refused.
-        port: 0: any that is free.
-        say: is told the link.
+        host: address or name of this machine in the page's link; other addresses are refused.
+        port: port to listen on; 0 takes a free one.
+        say: called with the link and other messages.
 
     Raises:
         InputError: a library, a file or the model is missing or wrong, or the address cannot be used.
@@ -108,14 +107,14 @@ def serve(
 
 
 def serve_demo(folder: str | Path, **how: Any) -> None:
-    """Open a synthetic image with the model that comes with the package; returns when the server is stopped.
+    """Serve a synthetic image with the package's own model until the server is stopped.
 
     Args:
-        folder: for the image and what is drawn on it; it is made, and opened again it goes on.
-        how: of :func:`serve`, but for the model, the image and the file to save to.
+        folder: folder for the image and the session; it is created, and another call continues in it.
+        how: arguments of :func:`serve` other than the model, the image and the file to save to.
 
     Raises:
-        InputError: see :func:`serve`; the folder cannot be made.
+        InputError: as for :func:`serve`, or the folder cannot be created.
     """
     from nnunet_ext.viewer.demo import MODEL, write_phantom
 
@@ -140,7 +139,7 @@ def serve_remote(
     say: Callable[[str], None] = print,
     **options: Any,
 ) -> None:
-    """Serve nnInteractive's remote protocol, for its plug-ins; returns when the server is stopped.
+    """Serve nnInteractive's remote protocol, for its plug-ins, until the server is stopped.
 
     Args:
         model: as for :func:`serve`.
@@ -148,10 +147,10 @@ def serve_remote(
         checkpoint: as there.
         device: as there.
         options: as there.
-        host: to listen on.
-        port: to listen on.
-        upload_mib: what an image may have, compressed and unpacked.
-        say: is told addresses and the key.
+        host: address to listen on.
+        port: port to listen on.
+        upload_mib: largest image in MiB, compressed and unpacked.
+        say: called with the addresses and the key.
 
     Raises:
         InputError: see :func:`serve`.
@@ -185,20 +184,20 @@ def require_viewer_extra() -> None:
 
 
 def names_of(host: str) -> frozenset[str]:
-    """Names by which a browser may address the server: this, and those of the machine itself, for tunnels."""
+    """Names that a browser may use for the server: this host, and the local names, for tunnels."""
     return frozenset({host.lower(), "127.0.0.1", "localhost", "::1"})
 
 
 def shown(host: str) -> str:
-    """Return the host as it stands in a link."""
+    """Return the host as it is written in a link."""
     return f"[{host}]" if ":" in host else host
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+    """Open a listening socket.
 
     Raises:
-        InputError: this machine has no such address, all of them are meant, or the port is in use.
+        InputError: this machine has no such address, ``host`` means all addresses, or the port is in use.
     """
     if host in ("", "0.0.0.0", "::"):
         raise InputError(
@@ -217,7 +216,7 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def run(app: Any, listener: socket.socket) -> None:
-    """uvicorn, until it is interrupted."""
+    """Run uvicorn until it is interrupted."""
     import uvicorn
 
     settings = uvicorn.Config(

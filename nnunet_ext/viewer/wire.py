@@ -1,4 +1,4 @@
-"""Arrays as nnInteractive's client (2.6) sends them: a small header, and chunks that blosc2 has compressed.
+"""Arrays in the format of nnInteractive's client (2.6): a small header, and chunks compressed by blosc2.
 
 ::
 
@@ -6,9 +6,9 @@
     dtype, ASCII
     shape, int64 each
     number of chunks, uint32
-    of each chunk: bytes, compressed bytes (uint64 each), the compressed bytes
+    for each chunk: its size, its compressed size (uint64 each), the compressed bytes
 
-All numbers are little-endian. A chunk holds at most 1 GiB, since blosc2 counts with 32 bits.
+All numbers are little-endian. A chunk holds at most 1 GiB, because blosc2 counts bytes with 32 bits.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TYPES = {np.dtype(code).name: np.dtype(code) for code in "?bBhHiIlLqQefd"}
 
 
 def pack(array: NDArray) -> bytes:
-    """An array as bytes; see the module's docstring."""
+    """Pack an array into bytes; see the module's docstring."""
     array = np.ascontiguousarray(array)
     name = array.dtype.name.encode()
     parts = [struct.pack("<4s4B", MAGIC, VERSION, ZSTD, array.ndim, len(name)), name]
@@ -37,21 +37,21 @@ def pack(array: NDArray) -> bytes:
     chunks = [raw[start : start + CHUNK] for start in range(0, len(raw), CHUNK)]
     parts.append(struct.pack("<I", len(chunks)))
     for chunk in chunks:
-        # with another typesize, blosc2 cannot read zeros back whose number it does not divide
+        # with another typesize, blosc2 cannot read back zeros whose number the typesize does not divide
         small = blosc2.compress2(chunk, typesize=array.itemsize, codec=blosc2.Codec.ZSTD, clevel=1)
         parts += [struct.pack("<2Q", len(chunk), len(small)), small]
     return b"".join(parts)
 
 
 def unpack(content: bytes, limit: int) -> NDArray:
-    """The array of :func:`pack`, or of nnInteractive's client.
+    """Unpack an array from :func:`pack` or from nnInteractive's client.
 
     Args:
-        content: of a request.
-        limit: bytes that the array may have; a few compressed bytes can claim to be anything.
+        content: body of a request.
+        limit: largest array in bytes; a few compressed bytes can claim any size.
 
     Raises:
-        InputError: it is none, or would need more.
+        InputError: the content is no array, or the array is larger than the limit.
     """
     try:
         return _unpacked(content, limit)

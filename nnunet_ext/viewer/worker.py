@@ -1,4 +1,4 @@
-"""The one thread that works with a session: what is asked for meanwhile waits."""
+"""The one thread that uses a session; calls wait for each other."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ UNCHANGED = {
     "brush": "these voxels had this label already",
     "automatic": "this is the automatic result",
 }
-"""Why a prompt of this type changed nothing."""
+"""Reasons why a prompt changed nothing, by its type."""
 
 QUEUE = 16
-"""So many calls may wait. Nobody draws faster than that on purpose."""
+"""Largest number of waiting calls. Nobody draws faster than that on purpose."""
 
 
 class Cancelled(Exception):
-    """The user did not want to wait; the session is what it was."""
+    """The user cancelled the call; the session has not changed."""
 
 
 class Busy(Exception):
-    """Too many calls wait."""
+    """Too many calls are waiting."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +48,10 @@ class Change:
     """Result of a call.
 
     Attributes:
-        version: of the label map, one more than before.
-        box: where it has changed; None if nowhere.
-        labels: what is there now, like the box.
-        notices: what the user should know.
+        version: version of the label map, one higher than before.
+        box: the changed part of the label map; None if nothing changed.
+        labels: the new labels in the box.
+        notices: sentences for the user.
     """
 
     version: int
@@ -64,15 +64,15 @@ class SessionWorker:
     """Runs every call of a session in one thread; see the module's docstring.
 
     Args:
-        changed: is told the prompts after every change, in the thread that works.
+        changed: called with the prompts after every change, in the worker's thread.
 
     Attributes:
-        session: see :meth:`use`, which comes before anything else.
-        resumed: so many prompts were there when the session was opened.
-        prompts: what was done so far, as :mod:`nnunet_ext.interactive.prompt_list` has it; the same prompts give
+        session: the session; :meth:`use` must be called first.
+        resumed: number of prompts in the session when it was opened.
+        prompts: all prompts so far, in the format of :mod:`nnunet_ext.interactive.prompt_list`; the same prompts give
             the same label map.
-        progress: slices that are done, and how many there are at most; None while nothing is computed.
-        failure: why the last call that nobody waited for did not work.
+        progress: numbers of finished slices and, at most, of all slices; None while nothing is computed.
+        failure: reason why the last call in the background failed.
     """
 
     session: S2VSession
@@ -89,15 +89,15 @@ class SessionWorker:
     def use(
         self, session: S2VSession, autosave: Autosave | None = None, touched: Callable[[], Any] = lambda: None
     ) -> None:
-        """Work with this session from now on; to be called in the thread, or before it works.
+        """Use this session from now on; call this in the worker's thread, or before the first call.
 
         Args:
-            session: nobody else may use it from now on.
-            autosave: brings the session to where it ended, and keeps it from now on.
-            touched: is told of every change of this session, in the thread.
+            session: a session that nobody else uses.
+            autosave: restores the session, and saves it from now on.
+            touched: called after every change of this session, in the worker's thread.
 
         Raises:
-            InputError: what was saved belongs to something else; the session before stays in use.
+            InputError: the saved session belongs to another image or model; the previous session stays in use.
         """
         prompts, unanswered = ([], []) if autosave is None else autosave.restore(session)
         self.session, self._autosave, self._touched = session, autosave, touched
@@ -110,12 +110,12 @@ class SessionWorker:
         session.progress = self._report
 
     async def do(self, call: Callable[[], Result]) -> Result:
-        """Let the thread call something, after what waits already.
+        """Run a function in the worker's thread, after the calls that wait already.
 
         Raises:
-            Busy: too much waits.
+            Busy: too many calls are waiting.
             Cancelled: see :meth:`cancel`.
-            Exception: what the call raises.
+            Exception: any exception of the function.
         """
         if self._waiting >= QUEUE:
             raise Busy("Too many prompts are waiting; wait for the first of them.")
@@ -126,16 +126,16 @@ class SessionWorker:
             self._waiting -= 1
 
     def open(self) -> None:
-        """Start with the automatic result, or with what a killed server left undone; returns at once.
+        """Start the automatic result, or the prompts that a killed server left unanswered, in the background.
 
-        :attr:`failure` says if it does not work.
+        If that fails, :attr:`failure` has the reason.
         """
 
         def work() -> None:
             try:
                 if not self.prompts:
                     self._called(lambda: self._apply({"type": "automatic"}, at_start=True))
-                    self._undoable = 0  # nobody wants to go back to before
+                    self._undoable = 0  # undo must not remove the automatic result
                 for prompt in self._unanswered:
                     self._called(partial(self._apply, prompt))
             except Cancelled:
@@ -146,14 +146,14 @@ class SessionWorker:
         self._thread.submit(work)
 
     async def apply(self, prompt: Any, check: Callable[[], None] = lambda: None) -> Change:
-        """Give a prompt, an entry of the list, to the session.
+        """Give a prompt to the session.
 
         Args:
-            prompt: see :mod:`nnunet_ext.interactive.prompt_list`.
-            check: is called in the thread before, and may raise what it wants.
+            prompt: an entry of the list in :mod:`nnunet_ext.interactive.prompt_list`.
+            check: called first, in the worker's thread; it may raise any exception.
 
         Raises:
-            InputError: it is wrong, or there is nothing to undo; nothing has changed.
+            InputError: the prompt is wrong, or there is nothing to undo; nothing has changed.
             Busy, Cancelled: see :meth:`do`.
         """
         autosave = self._autosave
@@ -170,7 +170,7 @@ class SessionWorker:
                 autosave.end(number)
 
     async def look(self) -> Change:
-        """Return all of the label map."""
+        """Return the whole label map."""
 
         def work() -> Change:
             labels = self.session.target_buffer.copy()
@@ -179,17 +179,17 @@ class SessionWorker:
         return await self.do(work)
 
     def cancel(self) -> None:
-        """End what is being computed."""
+        """Cancel the running call."""
         self._cancelled.set()
 
     def close(self) -> None:
-        """End what is being computed, and the thread."""
+        """Cancel the running call and end the thread."""
         self.cancel()
         self._thread.shutdown(cancel_futures=True)
 
     @property
     def state(self) -> dict[str, Any]:
-        """Everything that the page shows beside the image."""
+        """The state that the page shows beside the image."""
         return {
             "version": self._version,
             "busy": self._waiting > 0 or self.progress is not None,
@@ -229,19 +229,19 @@ class SessionWorker:
         notices = [str(warning.message) for warning in caught]
         if kind == "reset":
             box, self._undoable = [[0, size] for size in self.session.case.shape], 0
-        else:  # the session knows what was a step: a prediction with nothing new is none
+        else:  # the session counts the steps: a prediction without new prompts is none
             self._undoable = max(0, self._undoable + self.session.undo_steps - before)
             if box is None and not prompt.waits and kind in UNCHANGED:
                 notices.append(f"Nothing has changed: {UNCHANGED[kind]}.")
         self.prompts.append(dict(prompt.content))
         self._version += 1
         try:
-            if not at_start:  # a case that was only looked at is untouched
+            if not at_start:  # opening a case does not count as touching it
                 if self._autosave is not None:
                     self._autosave.save(self.session, self.prompts, number)
                 self._touched()
             self._changed(self.prompts)
-        except OSError as error:  # the label map has changed all the same
+        except OSError as error:  # the label map has changed nevertheless
             notices.append(f"The prompts could not be written: {error}.")
         labels = None if box is None else np.array(self.session.target_buffer[tuple(slice(*ends) for ends in box)])
         return Change(self._version, box, labels, tuple(notices))

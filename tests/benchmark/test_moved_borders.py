@@ -89,6 +89,7 @@ def test_a_data_set_is_written_with_the_images_of_the_source(nnunet_folders, mon
 def test_a_label_that_does_not_exist_is_one_sentence(nnunet_folders, monkeypatch):
     root = nnunet_folders()
     monkeypatch.setenv("nnUNet_raw", str(root / "raw"))
-    with pytest.raises(InputError, match="borders: Dataset901_Tiny has no label 'heart'; it has background, "):
+    sentence = "drawn, 304: borders between heart and background, but Dataset901_Tiny has no label 'heart'; it has back"
+    with pytest.raises(InputError, match=sentence):
         move_borders(901, 304, MovedBorders(between=("heart", "background")))
     assert not list((root / "raw").glob("Dataset304*"))

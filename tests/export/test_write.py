@@ -243,8 +243,8 @@ def test_what_cannot_be_exported_gets_one_sentence(trained, tmp_path):
     assert "does not fit the network of its plans and trainer nnUNetTrainerMedContext" in message(
         network_weights=weights
     )
-    assert "does not say of which configuration" in message(init_args={})
-    assert "has no configuration '4d', of which" in message(init_args={"configuration": "4d"})
+    assert "does not name its configuration" in message(init_args={})
+    assert "has no configuration '4d', which the checkpoint was" in message(init_args={"configuration": "4d"})
     with pytest.raises(InputError, match="is no trained model"):
         export_model(folder / "fold_0", tmp_path / "out")
     with pytest.raises(InputError, match="lie in each other"):

@@ -293,7 +293,7 @@ def refused(raw: Path, *words: str, out: str | int = 227, force: bool = False, *
         ({"labels": ("bex",)}, ("--labels", "bex", "['box', 'other']")),
         ({"labels": ("box",), "rule": "interface"}, ("name at least two",)),
         ({"segmented": 0}, ("--segmented is 0", "5 training subjects")),
-        ({"segmented": 5}, ("--segmented is 5", "at least one has only landmarks")),
+        ({"segmented": 5}, ("--segmented is 5", "at least one must have only landmarks")),
         ({"seed": -1}, ("--seed -1", "from 0")),
         ({"fold": 1}, ("--fold 1 belongs to --splits",)),
         ({"by": None}, ("Say with --by",)),
@@ -307,7 +307,7 @@ def test_options_that_do_not_fit(raw, options, words):
 def test_folds_of_another_data_set_and_a_fold_that_is_not_there(raw, tmp_path):
     refused(raw, "--fold is 2", "folds 0 to 1", splits=tmp_path / "folds.json", fold=2)
     (tmp_path / "folds.json").write_text(json.dumps([{"train": ["q1", *CASES], "val": []}]))
-    refused(raw, "Fold 0", "1 cases that Dataset027_Boxes has not (q1)", splits=tmp_path / "folds.json")
+    refused(raw, "Fold 0", "1 cases that are not in Dataset027_Boxes (q1)", splits=tmp_path / "folds.json")
 
 
 def test_force_replaces_nothing_but_its_own(raw):

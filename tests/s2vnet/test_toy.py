@@ -9,12 +9,13 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+from benchmarks.mechanisms.propagation import segmented
 from nnunet_ext.interactive.evaluate_clicks import next_click
 from nnunet_ext.interactive.session import S2VSession
 from nnunet_ext.nnunet import precision
 from nnunet_ext.s2vnet.predictor import S2VPredictor
 from tests.interactive import sessions
-from tests.s2vnet.toy import SIZE, clicks, dice, discs, segmented, trained
+from tests.s2vnet.toy import SIZE, clicks, dice, discs, trained
 
 pytestmark = pytest.mark.xdist_group("toy")
 

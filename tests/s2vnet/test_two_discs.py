@@ -6,10 +6,10 @@ Both together, and neither, are in the toy with the real trainer (``benchmarks/m
 import pytest
 import torch
 
-from benchmarks.mechanisms.propagation import after_slice_0, volumes
+from benchmarks.mechanisms.propagation import after_slice_0, segmented, volumes
 from nnunet_ext.s2vnet.labels import LabelHeads
 from tests.s2vnet.test_network import s2vnet
-from tests.s2vnet.toy import fit, segmented
+from tests.s2vnet.toy import fit
 
 pytestmark = pytest.mark.slow
 

@@ -93,13 +93,6 @@ def dice(predicted: Tensor, labels: Tensor) -> list[float]:
     return scores
 
 
-def segmented(network: S2VNet, images: Tensor, prompts: Prompts | None = None) -> Tensor:
-    """Labels ``(B, T, H, W)``, by the forward chain."""
-    there = torch.ones(images.shape[0], images.shape[2], dtype=torch.bool)
-    with torch.no_grad():
-        return torch.stack([one.logits.argmax(1) for one in network.propagate(images.unbind(2), there, prompts)], 1)
-
-
 def clicks(labels: Tensor, wrong: bool = False) -> Prompts:
     """One in the middle of each disc, in slice 0, of its class or of the other one."""
     one_each = []

@@ -235,7 +235,7 @@ def test_a_place_that_cannot_be_written(preprocessed, tmp_path):
     ("folds", "word"),
     [
         ([{"train": CASES[2:], "val": ["stranger"]}], "stranger"),
-        ([{"train": [], "val": CASES[:2]}], "nobody"),
+        ([{"train": [], "val": CASES[:2]}], "on no case"),
         ([{"train": CASES[1:], "val": CASES[:1]}], "patient001"),
         ([{"train": CASES}], "fold 0 is not"),
         ([], "no list of folds"),

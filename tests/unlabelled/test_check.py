@@ -70,8 +70,10 @@ def test_another_spacing_and_another_unit_are_warned_of(root):
         "of scan?"
     )
     assert grey.startswith("channel 0 has grey values of ")
-    assert grey.endswith("what is labelled has 0.5 to 2.5; they are normalised by the labelled images, so is the unit "
-                         "another one?")  # fmt: skip
+    assert grey.endswith(
+        "the labelled structures have 0.5 to 2.5; they are normalised by the labelled images, so is the unit another "
+        "one?"
+    )
     # an image that is normalised by itself may have any unit
     assert found(checked(root))[1] == ("note", "grey values", "unit")
 

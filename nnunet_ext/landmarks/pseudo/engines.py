@@ -1,20 +1,20 @@
-"""Engines by name: what turns an image and point prompts into the mask of one organ.
+"""Engines by name: functions that turn an image and point prompts into the mask of one organ.
 
 An engine is any function ``engine(image, spacing_mm, foreground, background) → mask``::
 
-    image        (z, y, x), the first channel as the file has it
-    spacing_mm   of these axes
-    foreground   (N, 3), N ≥ 1, continuous indices (z, y, x) of points inside of the organ
-    background   (M, 3), M ≥ 0, of points outside
+    image        (z, y, x), the first channel, grey values as in the file
+    spacing_mm   spacing of these axes
+    foreground   (N, 3), N ≥ 1, continuous indices (z, y, x) of points inside the organ
+    background   (M, 3), M ≥ 0, continuous indices of points outside it
     mask         (z, y, x) bool
 
-Besides the names below, ``module:function`` names a function of your own that can be imported.
+Besides the names below, ``module:function`` names an importable function of your own.
 
 ``nninteractive`` is Isensee et al., *nnInteractive: Redefining 3D Promptable Segmentation*, 2025, written after the
 README of version 1.1.2; its model of 400 MB has a non-commercial licence and needs a GPU. ``sam`` is Segment Anything
 (Kirillov et al., ICCV 2023), written after the interface of ``segment_anything`` 1.0; checkpoints of MedSAM have the
-same format, but were trained with boxes, not with points. Both adapters were **never run here** with a real model: the
-tests replace it by a stand-in with the same interface.
+same format, but were trained with boxes, not with points. Both adapters have **never been run** with a real model: the
+tests replace the model by a stand-in with the same interface.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class EngineEntry(NamedTuple):
     """An engine that has a name.
 
     Attributes:
-        location: ``module:function``, which returns the engine when it is called with the path of a model.
+        location: ``module:function`` of a function that takes the path of a model and returns the engine.
         description: one line for people.
-        parallel: several processes at once make sense, because the engine needs no GPU.
+        parallel: whether it may run in several processes, because it needs no GPU.
     """
 
     location: str
@@ -57,7 +57,7 @@ ENGINES: dict[str, EngineEntry] = {
 }
 
 JUMP = 2.0
-"""Factor by which the area changes at most from one slice to the next, for Segment Anything."""
+"""Largest factor by which the area may change from one slice to the next, for Segment Anything."""
 
 
 def load_engine(name: str, model: str | None = None) -> Engine:
@@ -68,7 +68,7 @@ def load_engine(name: str, model: str | None = None) -> Engine:
         model: folder or file of its weights.
 
     Raises:
-        InputError: there is no such engine, what it needs is not installed, or it needs a model.
+        InputError: there is no such engine, its package is not installed, or it needs a model.
     """
     location = ENGINES[name].location if name in ENGINES else name
     module, colon, function = location.partition(":")
@@ -82,7 +82,7 @@ def load_engine(name: str, model: str | None = None) -> Engine:
 
 
 def runs_in_parallel(name: str) -> bool:
-    """Say whether several processes at once make sense."""
+    """Whether the engine may run in several processes."""
     return ENGINES[name].parallel if name in ENGINES else False
 
 
@@ -93,10 +93,10 @@ def load_nninteractive(model: str | None) -> Engine:
     """Load nnInteractive.
 
     Args:
-        model: the folder ``nnInteractive_v1.0`` that its README says how to download.
+        model: the folder ``nnInteractive_v1.0``; nnInteractive's README says how to download it.
 
     Raises:
-        InputError: it is not installed, or there is no such folder.
+        InputError: nnInteractive is not installed, or there is no such folder.
     """
     try:
         from nnInteractive.inference.inference_session import nnInteractiveInferenceSession
@@ -132,7 +132,7 @@ def load_sam(model: str | None) -> Engine:
         model: checkpoint, with ``vit_b``, ``vit_l`` or ``vit_h`` in its name.
 
     Raises:
-        InputError: it is not installed, or there is no such file.
+        InputError: Segment Anything is not installed, or there is no such file.
     """
     try:
         from segment_anything import SamPredictor, sam_model_registry
@@ -159,15 +159,15 @@ def slice_by_slice(
 ) -> NDArray[np.bool_]:
     """Segment 2D slices with a predictor that has the interface of ``SamPredictor``, and propagate to the others.
 
-    It segments the slices that hold foreground points, then goes on from slice to slice with the innermost point of the
-    last mask as the prompt, until the mask vanishes or jumps in size.
+    First the slices with foreground points are segmented. From there propagation moves slice by slice, with the
+    innermost point of the last mask as the prompt, until the mask vanishes or jumps in size.
     """
     axis = int(np.argmax(spacing_mm))
     volume, mask = np.moveaxis(image, axis, 0), np.zeros(image.shape, bool)
     slices = np.moveaxis(mask, axis, 0)
     darkest, brightest = np.percentile(volume, [0.5, 99.5])
     grey = np.clip((volume - darkest) / max(brightest - darkest, 1e-9) * 255, 0, 255).astype(np.uint8)
-    # the slice of each point, and its place (row, column) in it
+    # the slice of each point, and its row and column in the slice
     inner, outer = (
         (np.rint(points[:, axis]).astype(int), np.delete(points, axis, 1)) for points in (foreground, background)
     )

@@ -3,20 +3,19 @@
 ::
 
     Dataset304_KneePseudo/
-        dataset.json        names the images of the source, which are not copied
-        labelsTr/           segmented cases as they are; in the others organs that passed the filters
+        dataset.json        refers to the images of the source, which are not copied
+        labelsTr/           segmented cases as they are; in the other cases the organs that passed the filters
         landmarksTr/        as in the source
-        pseudo_labels/      CASE.json: engine, prompts, what the filters measured, why a mask was refused
+        pseudo_labels/      CASE.json: engine, prompts, measurements of the filters, reasons for refusing a mask
 
-What a label map says of a case with an accepted mask: the organ; a shell of background around it; "ignore" everywhere
-else, and where two accepted masks overlap. The shell is there because a mask without any background would teach that
-the organ has no end. It is background in the sense "none of the organs with a mask": if other organs of the data set
-have none in the case, they may lie in the shell, and ``annotated_labels`` of ``dataset.json`` says so; trainers with
-partial labels (:mod:`nnunet_ext.partial_labels`) understand that, stock nnU-Net does not. A case in which every mask
-was refused stays as it was: all ignore.
+In a case with an accepted mask, the label map holds the organ, a shell of background around it, and "ignore" everywhere
+else and where two accepted masks overlap. Without the shell, a mask would teach that the organ has no end. Background
+in the shell means "none of the organs with a mask": other organs of the data set may lie there, and
+``annotated_labels`` of ``dataset.json`` says so. Trainers with partial labels (:mod:`nnunet_ext.partial_labels`)
+understand that, stock nnU-Net does not. A case whose masks were all refused stays as it was: all ignore.
 
-The pipeline is that of BaBLoss (Gong et al., IEEE TMI 2025), whose number of prompts, filters and tool for writing the
-masks are not published: those here are our own choice.
+The pipeline follows BaBLoss (Gong et al., IEEE TMI 2025). The paper does not publish the number of prompts, the filters
+and the tool that makes the masks; ours are our own choice.
 """
 
 from __future__ import annotations
@@ -59,10 +58,10 @@ class Options:
 
     Attributes:
         engine: a name of :mod:`nnunet_ext.landmarks.pseudo.engines`.
-        model: its weights.
-        limits: of the filters.
+        model: folder or file of the engine's weights.
+        limits: limits of the filters.
         shell_mm: thickness of the background around accepted masks.
-        seed: of the prompts that are moved.
+        seed: seed of the moved prompts.
     """
 
     engine: str = "random-walker"
@@ -74,7 +73,14 @@ class Options:
 
 @dataclass(frozen=True)
 class PseudoLabelled:
-    """The result of :func:`pseudo_label`; ``verdicts``: by case, by organ."""
+    """The data set that :func:`pseudo_label` wrote.
+
+    Attributes:
+        folder: folder of the data set.
+        verdicts: verdict of the filters by case and organ.
+        partial: whether some case has masks of some organs only.
+        compared: whether volumes were compared with those of labelled cases.
+    """
 
     folder: Path
     verdicts: Mapping[str, Mapping[str, Verdict]]
@@ -82,7 +88,7 @@ class PseudoLabelled:
     compared: bool
 
     def report(self) -> str:
-        """The text to print: how many masks were accepted, why others were not, and the commands to type next."""
+        """The text to print: numbers of accepted masks, reasons for refusing others, and the commands to type next."""
         organs = list(next(iter(self.verdicts.values())))
         rows = [("organ", "accepted", "refused because of (a mask may fail several)")]
         for organ in organs:
@@ -111,14 +117,14 @@ class PseudoLabelled:
 def pseudo_label(
     dataset: str | int | Path, out: str | int, options: Options | None = None, *, processes: int | None = None
 ) -> PseudoLabelled:
-    """Write a data set with masks for landmark-only cases into ``nnUNet_raw``; all of it or, after an error, nothing.
+    """Write a data set with masks for landmark-only cases into ``nnUNet_raw``; after an error nothing is left behind.
 
     Args:
         dataset: number or name of a data set with landmarks and ``spans``, or a folder.
         out: number of the new data set, or its whole name.
         options: engine, filters and shell.
-        processes: how many cases at a time; by default as many as there are cores, and one for an engine with a GPU.
-            The result does not depend on it.
+        processes: cases in parallel; by default one per core, or one at all for an engine with a GPU. The result does
+            not depend on it.
 
     Raises:
         InputError: the data set has no spans, no ignore label or no case with only landmarks, the engine cannot be
@@ -131,7 +137,7 @@ def pseudo_label(
     target = new_dataset_folder(found.raw, str(out), "Pseudo")
     landmarks = found.landmarks()
     processes = processes or (None if runs_in_parallel(options.engine) else 1)
-    load_engine(options.engine, options.model)  # before anything is read: is it there?
+    load_engine(options.engine, options.model)  # fail early, before anything is read
     reader = found.raw.reader().name
     spanned = tuple(found.declaration.spans)
     calls = [(case, spanned, found.organs, reader) for case in found.raw.cases]
@@ -185,20 +191,20 @@ def label_case(
     options: Options,
     folder: Path,
 ) -> dict[str, Verdict]:
-    """Write the label map and the provenance of one case; returns the verdict on every organ.
+    """Write the label map and the provenance of one case, and return the verdict on every organ.
 
     Args:
-        case: files.
-        landmarks: of the case.
-        declaration: with the spans.
+        case: its files.
+        landmarks: landmarks of the case.
+        declaration: declaration of the landmarks, with spans.
         organs: the labels of the data set.
-        medians_mm3: volume by organ in labelled cases, None if there are none.
-        reader_name: of nnU-Net's reader.
+        medians_mm3: median volume in labelled cases by organ; None if there are none.
+        reader_name: name of nnU-Net's reader.
         options: engine, filters and shell.
-        folder: of the new data set.
+        folder: folder of the new data set.
 
     Raises:
-        InputError: a file cannot be read, or the engine does not return a mask of the image.
+        InputError: a file cannot be read, or the engine's mask does not have the shape of the image.
     """
     engine = _engine(options.engine, options.model)
     image = Reader(reader_name).image(case.images[0])
@@ -243,19 +249,19 @@ def label_map(
     ignore: int,
     spacing_mm: Floats,
     shell_mm: float,
-) -> NDArray[np.uint8]:
-    """``(z, y, x)``: organs, a shell of background around them, ignore elsewhere and where masks overlap.
+) -> NDArray[np.int32]:
+    """Label map ``(z, y, x)``: organs, a shell of background around them, ignore elsewhere and where masks overlap.
 
     Args:
-        masks: by organ, ``(z, y, x)``; at least one.
-        values: their labels.
+        masks: masks ``(z, y, x)`` by organ; at least one.
+        values: labels by organ.
         ignore: the ignore label.
-        spacing_mm: of the voxels.
+        spacing_mm: spacing of the axes.
         shell_mm: thickness of the shell.
     """
     covered = np.sum(list(masks.values()), axis=0)
     shell = distance_transform_edt(covered == 0, sampling=spacing_mm) <= shell_mm
-    labels = np.where(shell, 0, ignore).astype(np.uint8)
+    labels = np.where(shell, 0, ignore).astype(np.int32)  # labels above 255 exist; writing picks the type
     for organ, mask in masks.items():
         labels[mask] = values[organ]
     labels[covered > 1] = ignore
@@ -267,7 +273,7 @@ def label_map(
 
 @lru_cache(maxsize=1)
 def _engine(name: str, model: str | None) -> Engine:
-    """Load an engine once per process: weights are large."""
+    """Load an engine once per process, because weights are large."""
     return load_engine(name, model)
 
 
@@ -289,7 +295,7 @@ def _provenance(verdict: Verdict, prompts: Prompts | None) -> dict[str, Any]:
 def _require_spans(found: RawLandmarkDataset, where: Path) -> None:
     if not found.declaration.spans:
         raise InputError(
-            f"{where}: the landmarks have no spans, which say between which of them an organ lies; add for example "
+            f"{where}: the landmarks have no spans, the pairs of landmarks with an organ between them; add for example "
             '"spans": {"femur": [["FemurMedial", "FemurLateral"]]}.'
         )
     if found.raw.ignore is None:
@@ -302,7 +308,7 @@ def _require_spans(found: RawLandmarkDataset, where: Path) -> None:
 
 
 def _annotated(found: RawLandmarkDataset, verdicts: Mapping[str, Mapping[str, Verdict]]) -> dict[str, list[str]]:
-    """The entry ``annotated_labels``: that of the source, and cases in which some organs have a mask, but not all."""
+    """The entry ``annotated_labels``: the source's, plus the cases in which only some organs have a mask."""
     entry = {case: sorted(names) for case, names in found.organs.annotated.items()}
     for case, organs in verdicts.items():
         accepted = [organ for organ, verdict in organs.items() if verdict.accepted]

@@ -1,10 +1,10 @@
-"""Point prompts for an organ from pairs of landmarks at two ends of it, and filters that refuse masks that look wrong.
+"""Point prompts for an organ from pairs of landmarks at its two ends, and filters that refuse wrong masks.
 
-On the line through a pair (a, b) lie ``a + t (b − a)``: foreground between the two, background beyond them, as in the
-figure of BaBLoss (Gong et al., IEEE TMI 2025). How many points and where is not published; here at a third and two
-thirds of the way, and at 15 and 30 % beyond each end.
+Prompts lie on the line through a pair (a, b), at ``a + t (b − a)``: foreground between the two, background beyond them,
+as in the figure of BaBLoss (Gong et al., IEEE TMI 2025). The paper does not say how many points, nor where. Here
+foreground points are at a third and two thirds of the way, background points at 15 and 30 % beyond each end.
 
-An engine always returns something, and most of what is wrong is visibly wrong.
+An engine always returns a mask, and simple measurements expose most wrong ones.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BEYOND = (-0.3, -0.15, 1.15, 1.3)
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """Points inside and outside of one organ.
+    """Points inside and outside one organ.
 
     Attributes:
         foreground_mm: ``(N, 3)``, LPS.
@@ -48,7 +48,7 @@ class Prompts:
         return cls(at(BETWEEN), at(BEYOND))
 
     def in_image(self, geometry: Geometry, shape: Sequence[int]) -> Prompts:
-        """Return the prompts without points outside of an image of shape ``(z, y, x)``."""
+        """Return the prompts without points outside an image of shape ``(z, y, x)``."""
 
         def kept(points: Floats) -> Floats:
             return points[inside(geometry.to_index(points), shape)]
@@ -56,7 +56,7 @@ class Prompts:
         return Prompts(kept(self.foreground_mm), kept(self.background_mm))
 
     def moved(self, mm: float, rng: np.random.Generator) -> Prompts:
-        """Every point moved by this distance in a random direction."""
+        """Return the prompts with every point moved by this distance in a random direction."""
 
         def step(points: Floats) -> Floats:
             directions = rng.normal(size=points.shape)
@@ -71,10 +71,10 @@ def prompts_of(
     """The prompts for one organ of one case, or None if no pair gives a foreground point in the image.
 
     Args:
-        landmarks: of the case.
-        pairs: that span the organ; a pair counts if both of its landmarks are present.
-        geometry: of the image.
-        shape: of the image, ``(z, y, x)``.
+        landmarks: landmarks of the case.
+        pairs: pairs that span the organ; a pair counts if both of its landmarks are present.
+        geometry: geometry of the image.
+        shape: shape of the image, ``(z, y, x)``.
     """
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
     points, states = as_arrays(landmarks, names)
@@ -89,14 +89,14 @@ def prompts_of(
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits that a mask must keep.
+    """Limits that an accepted mask keeps.
 
     Attributes:
-        landmark_mm: landmarks of the organ are at most so far from its surface.
-        component: share of the largest connected component.
-        volume: smallest and largest, as a factor of the median of the labelled cases.
-        agreement: Dice with the mask from prompts that were moved.
-        jitter_mm: how far they are moved.
+        landmark_mm: largest distance of the organ's landmarks from the surface of the mask.
+        component: smallest share of the largest connected component.
+        volume: smallest and largest volume, as a multiple of the median of the labelled cases.
+        agreement: smallest Dice with the mask from moved prompts.
+        jitter_mm: distance by which prompts are moved.
     """
 
     landmark_mm: float = 3.0
@@ -111,8 +111,8 @@ class Verdict:
     """Verdict of the filters on one mask.
 
     Attributes:
-        values: by filter what was measured; None where there is nothing to compare with.
-        reasons: why it is refused; empty if it is accepted.
+        values: measurements by name; None if there is nothing to compare with.
+        reasons: filters that refuse the mask; empty if it is accepted.
     """
 
     values: Mapping[str, float | None] = field(default_factory=dict)
@@ -135,13 +135,13 @@ def judge(
     """Apply all filters.
 
     Args:
-        mask: ``(z, y, x)``, of the organ.
-        other: the mask from prompts that were moved.
-        prompts: that led to the mask.
-        geometry: of the image.
-        landmarks_mm: by name, ``(3,)``, those that lie on the surface of the organ.
-        median_mm3: volume of the organ in the labelled cases, if there are any.
-        limits: what must be fulfilled.
+        mask: mask of the organ, ``(z, y, x)``.
+        other: the mask from moved prompts.
+        prompts: the prompts of the mask.
+        geometry: geometry of the image.
+        landmarks_mm: positions ``(3,)`` by name, of the landmarks on the surface of the organ.
+        median_mm3: median volume of the organ in the labelled cases, if there are any.
+        limits: limits of the filters.
     """
     size = int(mask.sum())
     if size == 0:
@@ -182,7 +182,7 @@ def judge(
 
 
 def _at(mask: NDArray[np.bool_], index: Floats) -> NDArray[np.bool_]:
-    """``(N,)``: the mask at the voxels nearest to points in the image."""
+    """The mask at the voxels nearest to points in the image, ``(N,)``."""
     voxels = np.clip(np.rint(index).astype(int), 0, np.array(mask.shape) - 1)
     return mask[tuple(voxels.T)]
 

@@ -1,9 +1,10 @@
 """The engine ``random-walker``, which runs everywhere: seeded by the prompts, stopped by edges of the image.
 
-A voxel belongs to what a random walker that starts there meets first, foreground or background seeds, if it dislikes
-crossing edges (Grady, *Random walks for image segmentation*, IEEE TPAMI 2006; solved by scikit-image). It works in a
-box around the prompts, whose faces are background, because the organ lies between its landmarks. Foreground prompts are
-balls, because a walker seldom meets single voxels. It knows nothing about organs: where they have no edge it guesses.
+A voxel is foreground if a random walker from there, which avoids crossing edges, probably meets foreground seeds before
+background seeds (Grady, *Random walks for image segmentation*, IEEE TPAMI 2006; solved by scikit-image). The engine
+works in a box around the prompts. The faces of the box are background, because the organ lies between its landmarks.
+Foreground prompts are balls, because a walker seldom meets single voxels. The engine knows nothing about organs: where
+they have no edge, it guesses.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from nnunet_ext.landmarks.pseudo.engines import Engine
 # BETA and RADIUS are the best of a few values on a dozen cases of the hippocampus; MARGIN matters little
 
 BETA = 2000.0
-"""Dislike of a walker for edges, for intensities scaled to [0, 1]."""
+"""Penalty for crossing edges, for intensities scaled to [0, 1]."""
 
 RADIUS = 0.2
 """Radius of the foreground balls, as a fraction of the smallest distance between foreground and background prompts."""
@@ -35,7 +36,7 @@ SMOOTHING = 0.5
 """Standard deviation of a Gaussian filter before edges are measured, in units of the finest spacing."""
 
 LARGEST_BOX = 300_000
-"""Voxels; larger boxes are solved on a coarser grid."""
+"""Largest box in voxels that is solved as it is; larger ones are solved on a coarser grid."""
 
 
 def load(model: str | None) -> Engine:
@@ -52,8 +53,9 @@ def load(model: str | None) -> Engine:
 def random_walker_mask(
     image: NDArray, spacing_mm: Sequence[float], foreground: Floats, background: Floats
 ) -> NDArray[np.bool_]:
-    """The engine; arguments as in :mod:`nnunet_ext.landmarks.pseudo.engines`. The same prompts give the same mask; an
-    image without edges gives an empty one.
+    """The engine; arguments as in :mod:`nnunet_ext.landmarks.pseudo.engines`.
+
+    The same prompts give the same mask. An image without edges gives an empty mask.
     """
     from skimage.segmentation import random_walker
 
@@ -69,7 +71,7 @@ def random_walker_mask(
     coarser = min(1.0, (LARGEST_BOX / part.size) ** (1 / 3))
     if coarser < 1:
         part = zoom(part, np.maximum(coarser, 1 / shape), order=1, grid_mode=True, mode="nearest")
-    step = spacing * shape / part.shape  # mm from voxel to voxel of the grid that is solved
+    step = spacing * shape / part.shape  # spacing in mm of the grid that is solved
     part = gaussian_filter(part, SMOOTHING * step.min() / step)
     darkest, brightest = np.percentile(part, [1, 99])
     mask = np.zeros(image.shape, bool)
@@ -82,7 +84,7 @@ def random_walker_mask(
         probability = (seeds == 1).astype(float)
     else:
         with warnings.catch_warnings():
-            # of probabilities a little outside of [0, 1] where hardly any walker comes from
+            # scikit-image warns of probabilities slightly outside [0, 1], which are harmless here
             warnings.simplefilter("ignore", UserWarning)
             settings = {"beta": BETA, "mode": "cg_j", "tol": 1e-3, "spacing": step / step.min()}
             probability = random_walker(part, seeds, return_full_prob=True, **settings)[0]
@@ -93,7 +95,7 @@ def random_walker_mask(
 
 
 def _seeds(shape: Sequence[int], step_mm: Floats, foreground_mm: Floats, background_mm: Floats) -> NDArray[np.int32]:
-    """1: foreground, 2: background, 0: to be found. Points are in mm from the corner of the box."""
+    """Seeds of the walker, 1 foreground, 2 background, 0 unknown. Points are in mm from the corner of the box."""
     seeds = np.zeros(shape, np.int32)
     for axis in range(len(shape)):
         if shape[axis] > 2:
@@ -103,7 +105,7 @@ def _seeds(shape: Sequence[int], step_mm: Floats, foreground_mm: Floats, backgro
     if len(background_mm):
         seeds.ravel()[tree.query(background_mm)[1]] = 2
         radius = RADIUS * cKDTree(background_mm).query(foreground_mm)[0].min()
-    # foreground last: it must survive where both fall into one voxel of a coarse grid
+    # foreground last, so that it wins where both fall into one voxel of a coarse grid
     for near in tree.query_ball_point(foreground_mm, radius):
         seeds.ravel()[near] = 1
     seeds.ravel()[tree.query(foreground_mm)[1]] = 1

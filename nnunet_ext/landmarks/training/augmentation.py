@@ -1,9 +1,10 @@
-"""nnU-Net's augmentation for landmarks: what moves voxels moves points.
+"""nnU-Net's augmentation for landmarks: points move with the voxels.
 
 The transforms of batchgeneratorsv2 know a key ``keypoints``, but those that move voxels do not implement it. Each of
-them is wrapped here in a transform that draws the same random numbers, leaves the image and the segmentation to it, and
-moves the points itself. Transforms of the image or of the segmentation alone pass by. Beside ``keypoints``, ``(K,
-dim)``, may go ``keypoint_states``, ``(K, …)``, which only follows when landmarks change places.
+them is wrapped here. The wrapper draws the same random numbers, leaves the image and the segmentation to the wrapped
+transform, and moves the points itself. Transforms that change only the image or only the segmentation stay as they are.
+Besides ``keypoints``, ``(K, dim)``, data may hold ``keypoint_states``, ``(K, …)``; they are reordered when landmarks
+change places.
 """
 
 from __future__ import annotations
@@ -35,26 +36,27 @@ KEYPOINTS, STATES = "keypoints", "keypoint_states"
 _SLICES = "keypoint_slices"
 
 TOLERANCE = 1e-3
-"""Voxels of the new image. A grid of float32 is exact to about a tenth of it."""
+"""Accepted error in voxels of the new image. A grid of float32 is exact to about a tenth of it."""
 
 STEPS = 100
-"""An affine map needs one. A deformation that needs more is folded there, and the answer is not unique."""
+"""Largest number of steps. An affine map needs one. Where a deformation needs more than these, it is folded, and the
+answer is not unique."""
 
-# they overwrite BasicTransform.apply and move nothing
+# these override BasicTransform.apply and move nothing
 _STILL = (ImageOnlyTransform, SegOnlyTransform, MaskImageTransform, MoveSegAsOneHotToDataTransform)
 
 Data = dict[str, Any]
 
 
 def with_keypoints(transform: BasicTransform, mirroring: Mirroring | None = None) -> BasicTransform:
-    """The same transform, for ``keypoints`` too. Image and segmentation stay bit for bit what they were.
+    """The same transform, for ``keypoints`` too. Its image and segmentation are bit for bit the same.
 
     Args:
-        transform: what ``nnUNetTrainer.get_training_transforms`` or ``get_validation_transforms`` returns.
+        transform: result of ``nnUNetTrainer.get_training_transforms`` or ``get_validation_transforms``.
         mirroring: which flips exchange which landmarks; none by default.
 
     Raises:
-        InputError: it holds a transform of which it is not known how it moves points.
+        InputError: it contains a transform that may move points in an unknown way.
     """
     rule = mirroring or Mirroring()
     if type(transform) is ComposeTransforms:
@@ -87,7 +89,7 @@ def _like(original: BasicTransform, **changed: Any) -> BasicTransform:
 
 
 class _WithKeypoints(BasicTransform):
-    """A transform, and what it does to points."""
+    """A transform that also moves points."""
 
     def __init__(self, transform: BasicTransform) -> None:
         super().__init__()
@@ -109,10 +111,10 @@ class _WithKeypoints(BasicTransform):
         """The points after the transform.
 
         Args:
-            keypoints: ``(K, dim)``, voxels of the image before it.
-            shape: of that image, ``(dim,)``.
-            data: after it, without the points; what belongs to them may be changed.
-            params: that it drew.
+            keypoints: ``(K, dim)``, voxels of the image before the transform.
+            shape: shape of that image, ``(dim,)``.
+            data: data after the transform, without the points; entries that belong to the points may be changed.
+            params: parameters that the transform drew.
         """
         raise NotImplementedError
 
@@ -121,7 +123,7 @@ class _Warping(_WithKeypoints):
     def moved(self, keypoints: Tensor, shape: Sequence[int], data: Data, params: Data) -> Tensor:
         centre, grid = params["center_location_in_pixels"], params["grid"]
         if grid is None:
-            # SpatialTransform cuts out whole voxels then (batchgeneratorsv2.transforms.utils.cropping)
+            # then SpatialTransform crops whole voxels (batchgeneratorsv2.transforms.utils.cropping)
             start = [math.floor(c) - size // 2 for c, size in zip(centre, self.transform.patch_size, strict=True)]
             return keypoints - torch.tensor(start, dtype=keypoints.dtype)
         affine = np.eye(len(shape)) if params["affine"] is None else params["affine"]
@@ -161,22 +163,22 @@ class _ToVolume(_WithKeypoints):
 
 
 def follow(points: ArrayLike, grid: NDArray, shape: Sequence[int], affine: ArrayLike, align_corners: bool) -> Floats:
-    """Return where points of an image are after the image was resampled on a grid.
+    """Return where points of an image lie after the image was resampled on a grid.
 
-    Augmentation asks for every voxel of the new image where it lies in the old one. A landmark needs the inverse: which
-    place of the new image was taken from here. The map is the affine one that rotates and scales, and what elastic
-    deformation adds to it, so stepping with the inverse of the affine part alone converges to the answer.
+    The grid maps every voxel of the new image to its place in the old image. A landmark needs the inverse: the place in
+    the new image that was sampled at the landmark. The map is affine (rotation and scaling) plus an elastic
+    deformation, so steps with the inverse of the affine part alone converge to the answer.
 
     Args:
         points: ``(K, dim)``, continuous indices of the old image; nan stays nan.
-        grid: ``(*new shape, dim)``, where ``torch.nn.functional.grid_sample`` samples: the old image from −1 to 1, its
+        grid: ``(*new shape, dim)``, grid of ``torch.nn.functional.grid_sample``: places in the old image from −1 to 1,
             last axis first.
-        shape: of the old image, ``(dim,)``.
-        affine: ``(dim, dim)``, voxels of the old image per voxel of the new one. It may be rough.
-        align_corners: of ``grid_sample``: −1 and 1 are the centres of the outer voxels, not their faces.
+        shape: shape of the old image, ``(dim,)``.
+        affine: ``(dim, dim)``, voxels of the old image per voxel of the new one; an approximation is enough.
+        align_corners: argument of ``grid_sample``: −1 and 1 are the centres of the outer voxels, not their faces.
 
     Returns:
-        ``(K, dim)``, continuous indices of the new image, also beyond its border; nan where they cannot be found.
+        ``(K, dim)``, continuous indices of the new image, also beyond its border; nan where the search fails.
     """
     points, size, matrix = np.asarray(points, float), np.asarray(shape), np.asarray(affine, float)
     inverse, last = np.linalg.inv(matrix), np.asarray(grid.shape[:-1]) - 1
@@ -184,7 +186,7 @@ def follow(points: ArrayLike, grid: NDArray, shape: Sequence[int], affine: Array
     scale = (size - 1) / 2 if align_corners else size / 2
 
     def sampled(index: Floats) -> Floats:
-        """Place in the old image of ``index`` in the new one; beyond its border the map goes on as the affine one."""
+        """Place in the old image of an ``index`` of the new one; beyond the border the map continues affinely."""
         within = np.clip(index, 0, last)
         unit = [map_coordinates(part, within.T, float, order=1) for part in parts]
         return np.stack(unit, 1) * scale + (size - 1) / 2 + (index - within) @ matrix.T

@@ -1,8 +1,8 @@
-"""The cases of a training with landmarks: what is annotated in each, batches, folds, and the preprocessed data set.
+"""The cases of a training with landmarks: the annotation of each, batches, folds, and the preprocessed data set.
 
-Landmarks are read once at the start of a training and handed on with every case. The files are those of ``landmarksTr``
-in ``nnUNet_raw`` if it is there, because that is where people correct them. Each training leaves a copy in
-``nnUNet_preprocessed``, for machines that have nothing else; only without the original does the copy count.
+Landmarks are read once at the start of a training and passed on with every case. They come from ``landmarksTr`` in
+``nnUNet_raw`` if it exists, because people correct them there. Each training leaves a copy in ``nnUNet_preprocessed``
+for machines without raw data; the copy is read only if the original is missing.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ LANDMARKS = "landmarks"
 """Key of ``class_locations``, beside nnU-Net's labels and regions."""
 
 LOCATIONS = 32
-"""Voxels per landmark that a patch may be centred on."""
+"""Number of voxels per landmark that a patch may be centred on."""
 
-# --- what is annotated ------------------------------------------------------------------------------------------------
+# --- annotation -------------------------------------------------------------------------------------------------------
 
 
 class Annotation(Enum):
-    """The parts of a case that are annotated. The order matters: with either, ``BOTH`` makes a connected range."""
+    """The parts of a case that are annotated. The order matters: ``BOTH`` stands between the two parts that it has."""
 
     SEGMENTATION = "segmentation"
     BOTH = "segmentation and landmarks"
@@ -62,7 +62,7 @@ class Annotation(Enum):
 
 
 def has_landmarks(states: ArrayLike) -> bool:
-    """Say whether anything is known about the landmarks of a case; ``states``: ``(K,)``."""
+    """Whether the state of any landmark of a case is known; ``states``: ``(K,)``."""
     return bool((np.asarray(states) != State.UNKNOWN).any())
 
 
@@ -71,9 +71,9 @@ class LandmarkCase:
     """One case of a training.
 
     Attributes:
-        keypoints: in voxels of the preprocessed array.
-        annotation: what of it is annotated.
-        matrix: ``(3, 3)``, of its image, :attr:`nnunet_ext.data.geometry.Geometry.matrix`.
+        keypoints: landmarks in voxels of the preprocessed array.
+        annotation: the annotated parts of the case.
+        matrix: :attr:`nnunet_ext.data.geometry.Geometry.matrix` of its image, ``(3, 3)``.
     """
 
     keypoints: Keypoints
@@ -82,11 +82,11 @@ class LandmarkCase:
 
 
 ByAnnotation = Mapping[Annotation, Sequence[str]]
-"""Names of cases by what is annotated in them."""
+"""Names of cases by annotation."""
 
 
 def by_annotation(cases: Mapping[str, LandmarkCase], names: Iterable[str] | None = None) -> dict[Annotation, list[str]]:
-    """Names of cases by what is annotated in them, in the order of :class:`Annotation`; all by default."""
+    """Group names of cases, all by default, by annotation, in the order of :class:`Annotation`."""
     chosen = cases if names is None else list(names)
     return {kind: [name for name in chosen if cases[name].annotation is kind] for kind in Annotation}
 
@@ -102,7 +102,7 @@ def find_landmarks(dataset: str, preprocessed: Path) -> Path:
         preprocessed: folder of the data set in ``nnUNet_preprocessed``.
 
     Raises:
-        InputError: it is neither in ``nnUNet_raw`` nor there.
+        InputError: the folder is neither in ``nnUNet_raw`` nor in ``preprocessed``.
     """
     raw = os.environ.get("nnUNet_raw")
     original, copy = Path(raw) / dataset / FOLDER if raw else None, preprocessed / FOLDER
@@ -118,10 +118,10 @@ def find_landmarks(dataset: str, preprocessed: Path) -> Path:
 
 
 def keep_copy(source: Path, preprocessed: Path) -> str | None:
-    """Make ``landmarksTr`` in the preprocessed data set the same as ``source``; files that are not there are removed.
+    """Make ``landmarksTr`` in the preprocessed data set the same as ``source``; other files are removed.
 
     Returns:
-        One sentence if that was not possible.
+        One sentence if that was not possible, otherwise None.
     """
     target = preprocessed / FOLDER
     if source == target:
@@ -144,16 +144,16 @@ def keep_copy(source: Path, preprocessed: Path) -> str | None:
 def read_cases(
     dataset: nnUNetBaseDataset, landmarks: Path, names: Sequence[str], plans: Mapping[str, Any]
 ) -> dict[str, LandmarkCase]:
-    """All cases of a preprocessed data set, with the landmarks called ``names``; a case without a file knows none.
+    """Read all cases of a preprocessed data set, with the landmarks called ``names``; unknown in a case without a file.
 
     Args:
-        dataset: of the configuration.
-        landmarks: folder of their files.
-        names: K of them, in this order.
+        dataset: data set of the configuration.
+        landmarks: folder of the files of landmarks.
+        names: names of the K landmarks, in this order.
         plans: content of the plans file.
 
     Raises:
-        InputError: a file cannot be read, or no case knows anything about these landmarks.
+        InputError: a file cannot be read, or these landmarks are unknown in all cases.
     """
     known = read_files(landmark_files(landmarks))
     cases = {}
@@ -172,7 +172,7 @@ def read_cases(
 
 
 def outside_of_crop(cases: Mapping[str, LandmarkCase]) -> str | None:
-    """One sentence if landmarks are where nnU-Net's preprocessing leaves nothing of the image."""
+    """One sentence if landmarks lie outside the region that nnU-Net's preprocessing keeps, otherwise None."""
     lost = [f"{', '.join(case.keypoints.outside)} of {name}" for name, case in cases.items() if case.keypoints.outside]
     if not lost:
         return None
@@ -183,7 +183,7 @@ def outside_of_crop(cases: Mapping[str, LandmarkCase]) -> str | None:
 
 
 class Locations(dict):
-    """``class_locations`` of one case, with what else is known of it; all of a case that nnU-Net's loader hands on."""
+    """``class_locations`` of one case, with the case itself; nnU-Net's loader passes nothing else of a case on."""
 
     def __init__(self, locations: Mapping[Any, Sequence], case: LandmarkCase) -> None:
         super().__init__(locations)
@@ -191,12 +191,12 @@ class Locations(dict):
 
 
 class DatasetWithLandmarks:
-    """nnU-Net's data set, whose cases can be sampled at their landmarks.
+    """nnU-Net's data set, with cases that can be sampled at their landmarks.
 
     Args:
-        dataset: of a fold.
-        cases: at least those of the fold.
-        patch_size: that the network sees.
+        dataset: data set of a fold.
+        cases: cases by name; at least those of the fold.
+        patch_size: patch size of the network.
     """
 
     def __init__(
@@ -208,11 +208,11 @@ class DatasetWithLandmarks:
         self.reach = np.array([0] * (3 - len(patch_size)) + [size // 4 for size in patch_size])
 
     def load_case(self, identifier: str) -> tuple[Any, Any, Any, dict[str, Any]]:
-        """Load a case like nnU-Net, with voxels near the landmarks as one more class.
+        """Load a case like nnU-Net, with voxels near the landmarks as one additional class.
 
-        All landmarks are one class: nnU-Net picks the class before the voxel, and many landmarks would crowd out the
-        organs. The voxels are up to a quarter of a patch away: if a landmark were always in the middle of its patch, a
-        network could find it by its place.
+        All landmarks are one class: nnU-Net picks the class before the voxel, and many classes of landmarks would crowd
+        out the organs. The voxels are up to a quarter of a patch away from the landmark: if it were always in the
+        middle of its patch, a network could find it by its place.
         """
         data, seg, previous, properties = self.dataset.load_case(identifier)
         case = self.cases[identifier]
@@ -226,7 +226,7 @@ class DatasetWithLandmarks:
         return self.load_case(identifier)
 
     def _near(self, keypoints: Keypoints, shape: NDArray) -> NDArray[np.int64]:
-        """``(N, 4)``: channel 0 and a voxel, nnU-Net's format."""
+        """Voxels near the present landmarks, ``(N, 4)``: channel 0 and the voxel, nnU-Net's format."""
         present = np.rint(keypoints.voxels[keypoints.states == State.PRESENT]).astype(int)
         offsets = np.random.randint(-self.reach, self.reach + 1, (LOCATIONS, len(present), 3))
         voxels = np.clip(present + offsets, 0, shape - 1).reshape(-1, 3)
@@ -239,19 +239,20 @@ class DatasetWithLandmarks:
 def systematic_sample(
     annotations: Sequence[Annotation], number: int, probabilities: ArrayLike | None = None
 ) -> NDArray[np.int64]:
-    """``(number,)``: indices of cases for one batch, in random order.
+    """Draw the indices of the cases of one batch, ``(number,)``, in random order.
 
-    Systematic sampling: the cases of a kind stand side by side on a line, shuffled, and equally spaced points with a
-    random start pick from it. So every case is expected equally often, as in nnU-Net, and of every kind come as many as
-    its share of the batch, rounded up or down, where independent draws would leave out a kind much more often.
+    This is systematic sampling: all cases are put on a line, grouped by annotation and shuffled within each group, and
+    equally spaced points with a random start pick from the line. So every case is expected equally often, as in
+    nnU-Net. Each annotation gets its share of the batch, rounded up or down; independent draws would miss one much more
+    often.
 
     Args:
-        annotations: of the N cases.
-        number: of cases in the batch.
+        annotations: annotations of the N cases.
+        number: number of cases in the batch.
         probabilities: ``(N,)``; the same for all cases by default.
     """
     kinds = np.array([list(Annotation).index(annotation) for annotation in annotations])
-    # numpy's global state, as in nnU-Net, which seeds it in every worker
+    # numpy's global random state, as in nnU-Net, which seeds it in every worker
     line = np.lexsort((np.random.random(len(kinds)), kinds))
     shares = np.ones(len(kinds)) if probabilities is None else np.asarray(probabilities, float)
     ends = np.cumsum(shares[line])
@@ -264,14 +265,14 @@ def systematic_sample(
 def with_segmented_share(
     annotations: Sequence[Annotation], share: float, probabilities: ArrayLike | None = None
 ) -> NDArray[np.float64] | None:
-    """Probabilities with which at least this share of the samples comes from segmented cases.
+    """Probabilities that give at least this share of the samples to segmented cases.
 
-    Where few cases have masks, most samples would otherwise teach nothing about the segmentation.
+    If few cases have masks, most samples would otherwise teach nothing about the segmentation.
 
     Args:
-        annotations: of the N cases.
-        share: 0 to 1. A share that they have anyway, or that there is nothing for, changes nothing.
-        probabilities: ``(N,)``, that are to be changed; the same for all cases by default.
+        annotations: annotations of the N cases.
+        share: 0 to 1. It changes nothing if segmented cases have this share already, or if there are none.
+        probabilities: probabilities to change, ``(N,)``; the same for all cases by default.
 
     Returns:
         ``(N,)``, which add up to 1; None if nothing changes and ``probabilities`` is None.
@@ -286,13 +287,13 @@ def with_segmented_share(
 
 
 def write_stratified_folds(path: Path, cases: ByAnnotation) -> None:
-    """Write nnU-Net's ``splits_final.json`` with 5 folds, each of which validates every kind of case.
+    """Write nnU-Net's ``splits_final.json`` with 5 folds that all validate on every kind of case.
 
-    Nothing is written beside it: as in nnU-Net's own folds, nobody said which cases are one subject.
+    No ``.about.json`` is written beside it: as in nnU-Net's own folds, the subjects are not known.
 
     Args:
-        path: of the file.
-        cases: all of the data set.
+        path: file to write.
+        cases: all cases of the data set.
 
     Raises:
         InputError: fewer cases than folds.
@@ -304,11 +305,11 @@ def write_stratified_folds(path: Path, cases: ByAnnotation) -> None:
 
 
 def not_validated(validation: ByAnnotation, training: ByAnnotation) -> str | None:
-    """One sentence if a fold trains something that none of its validation cases can judge.
+    """One sentence if a fold trains on an annotation that none of its validation cases has, otherwise None.
 
     Args:
-        validation: cases of the fold.
-        training: the same.
+        validation: validation cases of the fold.
+        training: training cases of the fold.
     """
 
     def any_with(cases: ByAnnotation, what: str) -> bool:

@@ -1,11 +1,11 @@
-"""Data for a trainer that learns from landmarks: its batches hold them, and nothing else changes.
+"""Mix-in for a trainer that learns from landmarks: its batches hold them, and nothing else changes.
 
 ::
 
     class nnUNetTrainerMine(LandmarkData):
         ...  # batch["landmarks"], batch["landmark_states"], batch["segmented"] and more are there
 
-``loader`` says what is in a batch, ``cases`` where the landmarks come from.
+``loader`` describes the contents of a batch, ``cases`` the source of the landmarks.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class LandmarkData(CommonTrainer):
     """A trainer whose batches hold landmarks.
 
     Attributes:
-        landmark_declaration: what ``dataset.json`` says.
+        landmark_declaration: the block ``landmarks`` of ``dataset.json``.
         landmark_mirroring: which flips are allowed and which landmarks they exchange; set with the data loaders.
-        landmark_permutation: ``(K,)``, the landmark that takes the place of each after a flip along
-            ``landmark_mirroring.left_right``; None if none do.
+        landmark_permutation: ``(K,)``, index of the landmark that takes each one's place after a flip along
+            ``landmark_mirroring.left_right``; None if all stay.
     """
 
     landmark_scale: ClassVar[float | None] = None
-    """Outputs of the network for landmarks are this many times a probability; None: they are its logits."""
+    """The network's outputs for landmarks are probabilities times this number; None: they are logits."""
 
     def to_remember(
         self, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
@@ -63,7 +63,7 @@ class LandmarkData(CommonTrainer):
         return {**super().to_remember(plans, configuration, dataset_json), SECTION: self._settings()}
 
     def _settings(self) -> dict[str, Any]:
-        """Settings of the landmarks that a network and its predictor must know, and cannot see in the weights."""
+        """Settings of the landmarks that a predictor needs and that the weights do not show."""
         rule = self.landmark_mirroring
         return {
             "names": list(self.landmark_declaration.names),
@@ -74,7 +74,7 @@ class LandmarkData(CommonTrainer):
 
     @property
     def segmented_share(self) -> float:
-        """At least this share of the training samples comes from segmented cases; by default as many as there are."""
+        """Smallest share of training samples from segmented cases; by default their share of all cases."""
         return 0.0
 
     @property
@@ -84,7 +84,7 @@ class LandmarkData(CommonTrainer):
 
     @cached_property
     def landmark_cases(self) -> dict[str, LandmarkCase]:
-        """All preprocessed cases by name; read when first needed, which is when training or validation begin."""
+        """All preprocessed cases by name; read when first needed, at the start of training or validation."""
         preprocessed = Path(self.preprocessed_dataset_folder_base)
         source = find_landmarks(self.plans_manager.dataset_name, preprocessed)
         dataset_class = self.dataset_class or infer_dataset_class(self.preprocessed_dataset_folder)
@@ -112,7 +112,7 @@ class LandmarkData(CommonTrainer):
         remember(self.plans_manager.plans, self.configuration_name, SECTION, self._settings())
         if self.landmark_mirroring.why_not:
             self.print_to_log_file(self.landmark_mirroring.why_not)
-        # None, not (): nnU-Net's predictor asks for the largest of the axes
+        # None, not (), because nnU-Net's predictor takes the maximum of the axes
         axes = self.landmark_mirroring.axes or None
         self.inference_allowed_mirroring_axes = axes
         return rotation, dummy_2d, patch_size, axes
@@ -124,11 +124,11 @@ class LandmarkData(CommonTrainer):
         return with_keypoints(super().get_validation_transforms(*args, **kwargs))
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """nnU-Net's, but the folds that it writes if there are none hold every kind of case."""
+        """Split like nnU-Net; without a file of folds, the new folds all validate on every kind of case."""
         path = Path(self.preprocessed_dataset_folder_base) / SPLITS
         if self.fold != "all" and not path.is_file():
             write_stratified_folds(path, by_annotation(self.landmark_cases))
-            self.print_to_log_file(f"Folds by what is annotated: {path}")
+            self.print_to_log_file(f"Folds by annotation: {path}")
         training, validation = super().do_split()
         if unknown := sorted({*training, *validation} - set(self.landmark_cases)):
             raise InputError(

@@ -1,17 +1,17 @@
-"""nnU-Net's data loader, whose batches hold landmarks, and both kinds of cases.
+"""nnU-Net's data loader with landmarks: batches hold them, and mix segmented cases and cases with landmarks.
 
 =========================  ===================  =======================================================================
-key of a batch             type                 what it is
+key of a batch             type                 meaning
 =========================  ===================  =======================================================================
 ``landmarks``              float32 (B, K, dim)  voxels of the patch that the network sees; nan unless present in it
-``landmark_states``        int8 (B, K)          :class:`State` in this patch: one that is elsewhere is absent here, in
-                                                2D one of another slice too
+``landmark_states``        int8 (B, K)          :class:`State` in this patch: a landmark elsewhere is absent here; in 2D
+                                                also one in another slice
 ``landmark_case_states``   int8 (B, K)          :class:`State` in the case: absent means absent from the whole image
-``segmented``              bool (B,)            whether anything is drawn in the case. The target does not tell: beyond
-                                                the image nnU-Net writes background, also where nothing is drawn
+``segmented``              bool (B,)            whether the case has a segmentation. The target does not tell: outside
+                                                the image nnU-Net writes background, also in unsegmented cases
 =========================  ===================  =======================================================================
 
-Where a flip exchanges left and right, both states are exchanged with the points.
+When a flip exchanges left and right, both states are exchanged with the points.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ from nnunet_ext.nnunet.loaders import loaders_built_by
 class LandmarkDataLoader(nnUNetDataLoader):
     """nnU-Net's loader of a :class:`DatasetWithLandmarks`; its ``transforms`` carry keypoints or are None.
 
-    Every batch holds segmented cases and cases with landmarks in their proportion, or at least ``segmented_share`` of
-    the former. Without an ignore label, and in segmented cases, patches are where nnU-Net's are, and at landmarks where
-    it wants foreground; cases with landmarks only have them anywhere otherwise, as nothing in them is ignored.
+    Every batch holds segmented cases and cases with landmarks in proportion to their numbers, but at least
+    ``segmented_share`` of segmented cases. nnU-Net places the patches, and may also centre them near landmarks where it
+    centres them on foreground. A case with only landmarks has no labelled voxels, so its other patches lie anywhere in
+    the image, even if the data set has an ignore label.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class LandmarkDataLoader(nnUNetDataLoader):
 
 
 class _Patches:
-    """Stands where nnU-Net's loader has its transforms, and adds the landmarks of the patch that was just cut out."""
+    """Takes the place of the transforms in nnU-Net's loader, and adds the landmarks of the patch just cut out."""
 
     def __init__(self, transforms: Callable[..., dict[str, Any]] | None) -> None:
         self.transforms = transforms
@@ -91,12 +92,12 @@ class _Patches:
         self.done: list[tuple[Tensor, ...]] = []
 
     def begin(self, case: LandmarkCase, start: Sequence[int], flat: bool) -> None:
-        """A patch of a case was chosen.
+        """Note the case and the place of the next patch.
 
         Args:
-            case: what is known of it.
+            case: the case of the patch.
             start: first voxel of the patch, ``(3,)``.
-            flat: the patch is one slice, whose axis nnU-Net removes.
+            flat: whether the patch is one slice; nnU-Net removes its first axis.
         """
         voxels = torch.from_numpy(case.keypoints.voxels - np.asarray(start, np.float32))
         case_states = torch.from_numpy(case.keypoints.states)
@@ -116,19 +117,19 @@ class _Patches:
         return result
 
     def collated(self) -> dict[str, Tensor]:
-        """The landmarks of a batch."""
+        """The landmarks of a batch, by key."""
         keys = ("landmarks", "landmark_states", "landmark_case_states", "segmented")
         return {key: torch.stack(parts) for key, parts in zip(keys, zip(*self.done, strict=True), strict=True)}
 
 
 def _seen(voxels: Tensor, states: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """Points ``(K, dim)``, states in the patch and in the case ``(K,)``, after all transforms."""
+    """Points ``(K, dim)`` and states in the patch and in the case ``(K,)``, after all transforms."""
     state, case_state = states.unbind(1)
     state = state.clone()
     there = state == State.PRESENT
     visible = torch.from_numpy(inside(voxels.numpy(), shape))
     state[there & ~visible] = State.ABSENT
-    # a deformation that folds space leaves no answer
+    # where a deformation folds space, the new position is not known
     state[there & voxels.isnan().any(1)] = State.UNKNOWN
     points = voxels.masked_fill((state != State.PRESENT)[:, None], torch.nan)
     return points, state, case_state.clone()
@@ -138,7 +139,7 @@ def landmark_loaders(segmented_share: float = 0.0) -> AbstractContextManager[Non
     """Context in which ``nnUNetTrainer.get_dataloaders`` builds :class:`LandmarkDataLoader`.
 
     Args:
-        segmented_share: of the samples in training; validation keeps the proportion of its cases.
+        segmented_share: smallest share of segmented cases in training; validation keeps the proportion of its cases.
     """
     shares = chain((segmented_share,), repeat(0.0))
 

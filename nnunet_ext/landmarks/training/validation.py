@@ -46,7 +46,13 @@ class LandmarkValidation(LandmarkData):
         return super().validation_step(batch)
 
     def _note_errors(self, outputs: Tensor, points: Tensor, present: Tensor) -> None:
-        """``outputs``: ``(B, K, *patch)``; ``points``: ``(B, K, dim)``, voxels; ``present``: ``(B, K)``."""
+        """Add the radial errors of a batch.
+
+        Args:
+            outputs: ``(B, K, *patch)``.
+            points: ``(B, K, dim)``, voxels.
+            present: ``(B, K)``.
+        """
         spacing = np.asarray(self.configuration_manager.spacing)
         for heatmap, expected, seen in zip(self.landmark_head.probabilities(outputs), points, present, strict=True):
             errors = np.linalg.norm((decode(heatmap)[0] - expected.numpy()) * spacing, axis=1)
@@ -66,7 +72,7 @@ class LandmarkValidation(LandmarkData):
             self.validate_landmarks()
 
     def validate_landmarks(self) -> None:
-        """Predict the validation cases with known landmarks, set the thresholds of this fold, and write both."""
+        """Predict the validation cases with known landmarks, find the thresholds of this fold, and write both."""
         _, validation = self.do_split()
         states = {name: self.landmark_cases[name].keypoints.states for name in validation}
         known = [name for name in validation if (states[name] != State.UNKNOWN).any()]

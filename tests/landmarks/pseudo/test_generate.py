@@ -143,6 +143,7 @@ def test_overlapping_masks_are_ignored_where_they_overlap():
     masks["a"][:, :, 2:6], masks["b"][:, :, 5:8] = True, True
     labels = label_map(masks, {"a": 1, "b": 2}, 3, np.array([1.0, 1.0, 1.0]), 2.0)
     assert labels[0, 0].tolist() == [0, 0, 1, 1, 1, 3, 2, 2, 0, 0, 3, 3]
+    assert set(np.unique(label_map(masks, {"a": 1, "b": 300}, 301, np.ones(3), 2.0))) == {0, 1, 300, 301}
     without = label_map(masks, {"a": 1, "b": 2}, 3, np.array([1.0, 1.0, 1.0]), 0.0)
     assert without[0, 0].tolist() == [3, 3, 1, 1, 1, 3, 2, 2, 3, 3, 3, 3]
 
