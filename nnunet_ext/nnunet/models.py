@@ -175,8 +175,14 @@ class Prediction:
         """Predict all cases of a folder, with nnU-Net's processes; writes nnU-Net's files.
 
         Raises:
-            InputError: there is no such folder, a channel of a case is missing, or a file is cut off.
+            InputError: there is no such folder, a channel of a case is missing, a file is cut off, or there is no
+                process.
         """
+        if min(self.processes) < 1:
+            raise InputError(
+                f"-npp {self.processes[0]} -nps {self.processes[1]}: preprocessing and export need at least 1 process "
+                "each."
+            )
         cases = require_images(images, predictor.dataset_json)
         stage = predictor.configuration_manager.previous_stage_name
         if stage is not None and self.previous_stage is None:

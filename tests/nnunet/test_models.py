@@ -178,6 +178,11 @@ def test_images_that_do_not_fit(tmp_path, names, sentence):
         require_images(images(tmp_path / "images", *names), DESCRIPTION)
 
 
+def test_no_process_at_all(tmp_path):
+    with pytest.raises(InputError, match="-npp 0 -nps 3: preprocessing and export need at least 1 process each"):
+        Prediction(processes=(0, 3)).run(None, tmp_path, tmp_path / "out")
+
+
 def test_a_folder_that_does_not_exist(tmp_path):
     with pytest.raises(InputError, match=r"-i .*images is no folder; give one that holds images named"):
         require_images(tmp_path / "images", DESCRIPTION)
