@@ -60,6 +60,7 @@ PARTIAL = {"annotated_labels": {"case_0": ["left"]}}
 
 TRAINERS = (
     Distributed("nnUNetTrainerReference"),
+    Distributed("nnUNetTrainerSegmentedOnly"),
     *(
         Distributed(f"nnUNetTrainer{name}", configuration)
         for name in (
