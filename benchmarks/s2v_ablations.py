@@ -34,11 +34,12 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the toy is that of the tests
 
+from benchmarks.mechanisms.propagation import segmented
 from nnunet_ext.s2vnet.click_simulation import ClickRules, SimulatedUser
 from nnunet_ext.s2vnet.network import S2VNet
 from nnunet_ext.s2vnet.predictor import Direction, S2VPredictor
 from tests.s2vnet.test_network import s2vnet
-from tests.s2vnet.toy import SIZE, Batch, clicks, dice, discs, fit, segmented
+from tests.s2vnet.toy import SIZE, Batch, clicks, dice, discs, fit
 
 SLICES, CLIP, VOLUMES = 8, 4, 32
 RULES = ClickRules(1.0, 0.0, 1)
