@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from itertools import chain, repeat
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,8 @@ class ClipLoader(nnUNetDataLoader):
         single_slices: float = 0.0,
         **kwargs: Any,
     ) -> None:
+        if single_slices:
+            kwargs = {**kwargs, "probabilistic_oversampling": True}
         super().__init__(data, batch_size, patch_size, final_patch_size, *args, **kwargs)
         self.slice_axis = slice_axis
         self.need_to_pad[0] = 2 * (self.patch_size[0] - 1)
@@ -66,10 +68,8 @@ class ClipLoader(nnUNetDataLoader):
         self.clips, self.single_slices = batch_size, single_slices
         self._of_slices: ClipLoader | None = None
         if single_slices:
-            self.get_do_oversample = self._probabilistic_oversampling
             sizes = [[1, *size[1:]] for size in (patch_size, final_patch_size)]
             self._of_slices = ClipLoader(data, 1, *sizes, *args, slice_axis=slice_axis, **kwargs)
-            self._of_slices.get_do_oversample = self._of_slices._probabilistic_oversampling
 
     def get_bbox(
         self, data_shape: Any, force_fg: bool, class_locations: Any, *args: Any, **kwargs: Any
@@ -141,12 +141,8 @@ def clip_loaders(slice_axis: int, single_slices: float = 0.0) -> AbstractContext
         slice_axis: see :class:`ClipLoader`.
         single_slices: of training; validation has none.
     """
-    shares = chain((single_slices,), repeat(0.0))
-
-    def build(*args: Any, **kwargs: Any) -> ClipLoader:
-        return ClipLoader(*args, slice_axis=slice_axis, single_slices=next(shares), **kwargs)
-
-    return loaders_built_by(build, "clips")
+    build = partial(ClipLoader, slice_axis=slice_axis)
+    return loaders_built_by(build, "clips", training=partial(build, single_slices=single_slices))
 
 
 class BlankPadding(BasicTransform):

@@ -10,20 +10,24 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
 from nnunet_ext.errors import InputError
 
+Build = Callable[..., nnUNetDataLoader]
+"""Takes what nnU-Net's loader takes."""
+
 SEAM = "nnUNetDataLoader"
 """Global of nnU-Net's trainer module: the class that ``nnUNetTrainer.get_dataloaders`` builds, twice."""
 
 
 @contextmanager
-def loaders_built_by(build: Callable[..., nnUNetDataLoader], what: str) -> Iterator[None]:
-    """Context in which ``nnUNetTrainer.get_dataloaders`` builds by ``build``: the loader of training, then the other.
+def loaders_built_by(build: Build, what: str, training: Build | None = None) -> Iterator[None]:
+    """Context in which ``nnUNetTrainer.get_dataloaders`` builds other loaders: that of training, then the other.
 
     nnUNetTrainer.get_dataloaders (2.8.1, line 668) names the class of its loaders as a global of its module, so the
     only way to another class is a copy of its 68 lines, or to exchange this global for the time of the call.
 
     Args:
-        build: takes what nnU-Net's loader takes.
+        build: builds both loaders.
         what: content that they load beside images and labels, for messages.
+        training: builds that of training instead.
 
     Raises:
         InputError: another part of the same trainer replaces the loaders already.
@@ -35,7 +39,8 @@ def loaders_built_by(build: Callable[..., nnUNetDataLoader], what: str) -> Itera
     built: list[nnUNetDataLoader] = []
 
     def counted(*args: Any, **kwargs: Any) -> nnUNetDataLoader:
-        built.append(build(*args, **kwargs))
+        made_by = build if built or training is None else training
+        built.append(made_by(*args, **kwargs))
         return built[-1]
 
     stock = getattr(trainer_module, SEAM, None)

@@ -105,13 +105,7 @@ class UnlabelledData(CommonTrainer):
                 f"{type(self).__name__} gives its network more than the image, such as clicks at labels, which images "
                 "without labels do not have; set the option unlabelled.images to none."
             )
-        built: list[nnUNetDataLoader] = []
-
-        def build(*args: Any, **kwargs: Any) -> nnUNetDataLoader:
-            built.append(nnUNetDataLoader(*args, **kwargs) if built else self._with_unlabelled(*args, **kwargs))
-            return built[-1]
-
-        with loaders_built_by(build, "images without labels"):
+        with loaders_built_by(nnUNetDataLoader, "images without labels", training=self._with_unlabelled):
             return super().get_dataloaders()
 
     # -- parts ---------------------------------------------------------------------------------------------------

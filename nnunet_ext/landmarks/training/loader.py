@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from itertools import chain, repeat
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -141,9 +141,5 @@ def landmark_loaders(segmented_share: float = 0.0) -> AbstractContextManager[Non
     Args:
         segmented_share: smallest share of segmented cases in training; validation keeps the proportion of its cases.
     """
-    shares = chain((segmented_share,), repeat(0.0))
-
-    def build(*args: Any, **kwargs: Any) -> LandmarkDataLoader:
-        return LandmarkDataLoader(*args, segmented_share=next(shares), **kwargs)
-
-    return loaders_built_by(build, "landmarks")
+    training = partial(LandmarkDataLoader, segmented_share=segmented_share)
+    return loaders_built_by(LandmarkDataLoader, "landmarks", training)
