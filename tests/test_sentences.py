@@ -44,14 +44,14 @@ SENTENCES = {
     "splits 7": NO_RAW.format(7),
     "splits 901 --by nowhere.csv": "--by nowhere.csv cannot be read as a CSV table ([Errno 2] No such file or "
     "directory: 'nowhere.csv').",
-    "splits 901 --check nowhere.json": "nowhere.json cannot be read as JSON ([Errno 2] No such file or directory: "
-    "'nowhere.json').",
+    "splits 901 --check nowhere.json": "There is no file of folds nowhere.json; nnunet-ext splits DATASET --by "
+    "SUBJECTS --out nowhere.json writes one.",
     "unlabelled 7": "Data set '7' is not in nnUNet_preprocessed=ROOT/preprocessed; run: nnUNetv2_plan_and_preprocess "
     "-d 7.",
     "unlabelled 901": "There is no folder ROOT/raw/Dataset901_Tiny/imagesUn; put the images there, named like "
     "CASE_0000.nii.gz, or name theirs with --images.",
-    "unlabelled 901 -p Nope --images raw/Dataset901_Tiny/imagesTr": "ROOT/preprocessed/Dataset901_Tiny/Nope.json "
-    "cannot be read as JSON ([Errno 2] No such file or directory: 'ROOT/preprocessed/Dataset901_Tiny/Nope.json').",
+    "unlabelled 901 -p Nope --images raw/Dataset901_Tiny/imagesTr": "There is no file "
+    "ROOT/preprocessed/Dataset901_Tiny/Nope.json.",
     "unlabelled 901 -c 3d --images raw/Dataset901_Tiny/imagesTr": "ROOT/preprocessed/Dataset901_Tiny/nnUNetPlans.json "
     "has no configuration '3d'; it has: 3d_fullres, 2d.",
     "export empty --out out": "empty is no trained model: a folder of nnU-Net's results such as "

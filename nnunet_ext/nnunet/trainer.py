@@ -40,6 +40,7 @@ from torch import distributed as dist
 
 from nnunet_ext.data.channels import channel_names
 from nnunet_ext.devices import require_device
+from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing
 from nnunet_ext.nnunet import plans as plans_file
 from nnunet_ext.nnunet.annotated import never_annotated
@@ -304,6 +305,12 @@ class CommonTrainer(nnUNetTrainer):
             # nnUNetTrainer._build_loss leaves the coarsest output out, which in a network of two stages is the only
             # one: its weights are 0 / 0, and every loss is nan
             self.enable_deep_supervision = False
+        if not Path(self.preprocessed_dataset_folder).is_dir():
+            plans, number = self.plans_manager.plans_name, int(self.plans_manager.dataset_name[7:10])
+            raise InputError(
+                f"There is no preprocessed data in {self.preprocessed_dataset_folder}; run: nnUNetv2_preprocess "
+                f"-d {number} -plans_name {plans} -c {self.configuration_name}."
+            )
         super().initialize()
         self.precision.guard(self.loss)
         install_pretrained_weights(channel_names(self.dataset_json))

@@ -54,6 +54,10 @@ def read_folds(path: Path) -> list[Fold]:
     Raises:
         InputError: there is no such file, or it has another format.
     """
+    if not path.exists():
+        raise InputError(
+            f"There is no file of folds {path}; nnunet-ext splits DATASET --by SUBJECTS --out {path} writes one."
+        )
     content = read_json_value(path)
     if not isinstance(content, list) or not content:
         raise InputError(

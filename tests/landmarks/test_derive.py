@@ -297,7 +297,7 @@ def refused(raw: Path, *words: str, out: str | int = 227, force: bool = False, *
         ({"seed": -1}, ("--seed -1", "from 0")),
         ({"fold": 1}, ("--fold 1 belongs to --splits",)),
         ({"by": None}, ("Say with --by",)),
-        ({"splits": "nowhere.json"}, ("nowhere.json",)),
+        ({"splits": "nowhere.json"}, ("no file of folds nowhere.json", "splits DATASET", "--out nowhere.json")),
     ],
 )
 def test_options_that_do_not_fit(raw, options, words):

@@ -283,6 +283,17 @@ def test_an_unknown_schedule_entry_gets_one_clear_sentence(make_trainer):
         make_trainer("nnUNetTrainerReference", plans=plans)
 
 
+def test_a_data_set_that_is_not_preprocessed_gets_the_command_that_does_it(make_trainer):
+    plans = tiny.plans()
+    plans["configurations"]["2d"]["data_identifier"] = "low_2d"
+    with pytest.raises(InputError) as refusal:
+        make_trainer("nnUNetTrainerReference", plans=plans, configuration="2d")
+    folder = Path(os.environ["nnUNet_preprocessed"]) / plans["dataset_name"] / "low_2d"
+    number, name = int(plans["dataset_name"][7:10]), plans["plans_name"]
+    command = f"nnUNetv2_preprocess -d {number} -plans_name {name} -c 2d"
+    assert str(refusal.value) == f"There is no preprocessed data in {folder}; run: {command}."
+
+
 def test_whether_labels_are_regions_travels_with_the_plans(make_trainer):
     for kind, expected in (("classes", False), ("regions", True)):
         trainer = make_trainer("nnUNetTrainerReference", kind=kind)
