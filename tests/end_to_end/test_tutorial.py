@@ -13,6 +13,7 @@ ENDS_WITH = {
     "touching_structures": ("pnpnet.zip", "Reference"),
     "scribbles": ("MaskedCRF/metrics.csv", "MaskedCRF"),
     "few_labels": ("MedContext/metrics.csv", "MedContext"),
+    "landmarks": ("rule_errors/landmarks_metrics.csv", "constant guess"),
     "slices_and_clicks": ("predicted/evaluation/metrics.csv", "bright"),
 }
 """The file that the last command of each tutorial writes, and a word of the table with its measurements."""
