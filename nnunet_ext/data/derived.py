@@ -12,14 +12,14 @@ from nnunet_ext.data.raw import RawDataset
 from nnunet_ext.errors import InputError
 
 
-def new_dataset_folder(source: RawDataset, out: str, suffix: str, *, replace: bool = False) -> Path:
+def new_dataset_folder(source: RawDataset, out: str, suffix: str, *, replace: bool | None = None) -> Path:
     """The folder of the new data set. Its number must be free, because nnU-Net finds data sets by number.
 
     Args:
         source: data set to derive from.
         out: number of the new data set, or its whole name ``Dataset138_Name``.
         suffix: appended to the name of the source if ``out`` is a number.
-        replace: allow a data set with the same number and name.
+        replace: allow a data set with the same number and name; None: the command has no ``--force``.
 
     Raises:
         InputError: the number is taken, or ``out`` is neither a number nor a name.
@@ -37,7 +37,8 @@ def new_dataset_folder(source: RawDataset, out: str, suffix: str, *, replace: bo
         found = sorted(Path(os.environ.get(variable) or root).glob(f"{name[:10]}_*"))
         taken = [path for path in found if not (replace and path.name == name)]
         if taken:
-            raise InputError(f"Number {name[7:10]} is taken: {taken[0]} exists; choose another one.")
+            force = ", or replace it with --force" if replace is False and taken[0].name == name else ""
+            raise InputError(f"Number {name[7:10]} is taken: {taken[0]} exists; choose another one{force}.")
     return Path(os.path.abspath(root / name))
 
 

@@ -311,10 +311,10 @@ def test_folds_of_another_data_set_and_a_fold_that_is_not_there(raw, tmp_path):
 
 
 def test_force_replaces_nothing_but_its_own(raw):
-    refused(raw, "Number 027 is taken", out=27, force=True)
+    refused(raw, "Number 027 is taken", "choose another one.", out=27, force=True)
     refused(raw, "was not written by nnunet-ext landmarks derive", out="Dataset027_Boxes", force=True)
     made()
-    refused(raw, "Number 227 is taken")
+    refused(raw, "Number 227 is taken", "choose another one, or replace it with --force.")
     made(force=True, labels=("box",))
     assert len(open_landmarks(227).declaration.names) == 6
 
