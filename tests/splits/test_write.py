@@ -246,4 +246,4 @@ def test_existing_folds_that_cannot_be_started_from(preprocessed, tmp_path, fold
     preprocessed()
     (tmp_path / "mine.json").write_text(json.dumps(folds))
     refused(word, shots=[2], validation_from=tmp_path / "mine.json")
-    refused("cannot be read", shots=[2], validation_from=tmp_path / "none.json")
+    refused("There is no file of folds", shots=[2], validation_from=tmp_path / "none.json")
