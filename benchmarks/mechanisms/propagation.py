@@ -139,7 +139,7 @@ def batch_of(prompts: Sequence[Prompts]) -> Prompts:
 def segmented(network: S2VNet, images: Tensor, prompts: Prompts | None = None) -> Tensor:
     """Labels ``(B, T, H, W)`` that the forward chain predicts."""
     with torch.no_grad():
-        chain = network.propagate(images.unbind(2), slices_with_image(images), prompts)
+        chain = network.propagate(images.unbind(2), slices_with_image(images), prompts and prompts.on_slice)
         return torch.stack([one.logits.argmax(1) for one in chain], 1)
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_ext.findings import Finding
+
 
 def not_finite(image: NDArray) -> str | None:
     """Describe the NaN and infinite voxels of an image, and the fix; None if there are none.
@@ -48,6 +50,21 @@ def read_as_zero(files: Iterable[Path], reader: str) -> str | None:
                     "them for 0, whatever 0 means in this image; replace them, for example by its lowest value"
                 )
     return None
+
+
+def not_finite_findings(case: str, image: NDArray, files: Iterable[Path], reader: str) -> list[Finding]:
+    """Return at most one finding: what :func:`not_finite` or, if it finds nothing, :func:`read_as_zero` describes.
+
+    Args:
+        case: name of the case.
+        image: as for :func:`not_finite`.
+        files: its files.
+        reader: name of nnU-Net's reader.
+    """
+    if text := not_finite(image):
+        return [Finding("fatal", "not finite", text, case)]
+    text = read_as_zero(files, reader)
+    return [Finding("warning", "not finite", text, case)] if text else []
 
 
 def _counts(voxels: NDArray) -> str:

@@ -7,7 +7,7 @@ tif) have their first voxel at 0 mm and their axes along the patient's axes, as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,6 +25,11 @@ def to_lps(points_mm: ArrayLike, system: CoordinateSystem) -> Floats:
     """Points ``(…, 3)`` in ``system`` → in LPS. The same call converts back, because only x and y change their sign."""
     points = np.asarray(points_mm, float)
     return points if system == "LPS" else points * (-1.0, -1.0, 1.0)
+
+
+def slice_axis(spacing_mm: Sequence[float]) -> int:
+    """The axis along which the slices of a volume were acquired: the coarsest one, the first among equals."""
+    return int(np.argmax(spacing_mm)) if len(spacing_mm) == 3 else 0
 
 
 @dataclass(frozen=True, eq=False)

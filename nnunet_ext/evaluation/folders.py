@@ -11,6 +11,7 @@ import numpy as np
 
 from nnunet_ext.data.folders import visible_files
 from nnunet_ext.data.label_definitions import ScoredLabels
+from nnunet_ext.data.pairs import beside, matched
 from nnunet_ext.data.reading import Reader, require_same_geometry
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.interfaces import interface_metrics
@@ -20,7 +21,6 @@ from nnunet_ext.evaluation.slice_consistency import Consistency, slice_consisten
 from nnunet_ext.evaluation.surfaces import Definition
 from nnunet_ext.evaluation.topology import label_topology
 from nnunet_ext.files import read_json
-from nnunet_ext.findings import some
 from nnunet_ext.processes.parallel import for_every_case
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl", ".png", ".bmp", ".tif", ".tiff")
@@ -72,7 +72,7 @@ def evaluate_folders(
     for name, folder in (("reference", reference), ("prediction", prediction)):
         if not folder.is_dir():
             raise InputError(f"The {name} folder {folder} does not exist.")
-    found = _beside(dataset_json, "dataset.json", prediction, reference)
+    found = beside(dataset_json, "dataset.json", prediction, reference)
     description = read_json(found) if found else {}
     if labels is None:
         if found is None:
@@ -82,8 +82,8 @@ def evaluate_folders(
             )
         labels = ScoredLabels.from_dataset_json(description, str(found))
     ending = description.get("file_ending") or _ending(reference)
-    names, left_out = _matched(reference, prediction, ending, cases, common)
-    plans_file = _beside(plans, "plans.json", prediction)
+    names, left_out = _cases(reference, prediction, ending, cases, common)
+    plans_file = beside(plans, "plans.json", prediction)
     planned = read_json(plans_file) if plans_file else {}
     axis = _slice_axis(planned, plans_file, prediction) if consistency else None
     reader = planned.get("image_reader_writer")
@@ -162,16 +162,6 @@ def evaluate_case(name: str, reference: Path, prediction: Path, settings: Settin
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def _beside(given: str | Path | None, name: str, *folders: Path) -> Path | None:
-    """The given file; otherwise the first file called ``name`` in one of ``folders`` or up to two folders above."""
-    if given is not None:
-        if not Path(given).is_file():
-            raise InputError(f"There is no file {given}.")
-        return Path(given)
-    places = [place for folder in folders for place in (folder, *folder.resolve().parents[:2])]
-    return next((place / name for place in places if (place / name).is_file()), None)
-
-
 def _slice_axis(plans: Mapping[str, Any], file: Path | None, prediction: Path) -> int:
     """The axis, in arrays of nnU-Net's reader, along which the configuration ``2d`` slices: the plans put it first."""
     if file is None:
@@ -192,7 +182,7 @@ def _ending(folder: Path) -> str:
     return endings.most_common(1)[0][0]
 
 
-def _matched(
+def _cases(
     reference: Path, prediction: Path, ending: str, cases: Sequence[str] | None, common: bool
 ) -> tuple[list[str], tuple[str, ...]]:
     """The cases to score, and the cases left out."""
@@ -209,18 +199,4 @@ def _matched(
         references, predictions = references & set(cases), predictions & set(cases)
         for case in sorted(set(cases) - references):
             raise InputError(f"{reference} holds no reference for case {case}.")
-    missing, extra = sorted(references - predictions), sorted(predictions - references)
-    both = sorted(references & predictions)
-    if not common and missing:
-        raise InputError(
-            f"{prediction} has no prediction for {some(missing)}; predict {'it' if len(missing) == 1 else 'them'}, or "
-            "score only what is in both folders with --common."
-        )
-    if not common and extra:
-        raise InputError(
-            f"{reference} has no reference for {some(extra)} in {prediction}; remove "
-            f"{'it' if len(extra) == 1 else 'them'}, or score only what is in both folders with --common."
-        )
-    if not both:
-        raise InputError(f"{reference} and {prediction} have no case in common.")
-    return both, tuple(missing + extra)
+    return matched(references, predictions, reference, prediction, common)

@@ -30,7 +30,7 @@ from scipy.ndimage import maximum_filter
 
 from nnunet_ext.data.label_definitions import numbers_of
 from nnunet_ext.evaluation.metrics import EmptyRule, Options, Status, label_map, nsd, weighted_percentile_95
-from nnunet_ext.evaluation.surfaces import Floats, Mask, Points, Surface, directed_distances, nearest
+from nnunet_ext.evaluation.surfaces import Floats, Mask, Points, Surface, directed_distances, halves, nearest
 
 BAND_MM = 2.0
 """Half the width of the band: its distance on either side of the reference's interface, in mm."""
@@ -138,7 +138,7 @@ def _faces(labels: NDArray[np.integer], counted: Mask, spacing_mm: tuple[float, 
 
 def _faces_by_axis(labels: NDArray[np.integer], counted: Mask, spacing_mm: tuple[float, ...]) -> Iterator[_Faces]:
     for axis, mm in enumerate(spacing_mm):
-        before, after = ((slice(None),) * axis + (part,) for part in (slice(None, -1), slice(1, None)))
+        before, after = halves(axis)
         differ = (labels[before] != labels[after]) & counted[before] & counted[after]
         where = np.nonzero(differ)
         points = 2 * np.stack(where, axis=1)

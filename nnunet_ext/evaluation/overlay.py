@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_ext.data.geometry import slice_axis
 from nnunet_ext.data.label_definitions import ScoredLabels
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.files import replacing
@@ -109,7 +110,7 @@ def chosen_slice(
     """The axis across the slices of a volume (the coarsest), and the index of the slice to show."""
     if reference.ndim == 2:
         return 0, 0
-    axis = int(np.argmax(spacing))
+    axis = slice_axis(spacing)
     order = [axis, *(other for other in range(3) if other != axis)]
     known = np.where(reference == ignore, 0, reference)
     if choice == "disagreement" and len(segmentations) > 1:

@@ -158,7 +158,7 @@ def border(mask: Mask) -> Mask:
     """Voxels of ``mask`` with a face neighbour outside; ``mask`` has a margin of zeros one voxel wide."""
     inner = mask.copy()
     for axis in range(mask.ndim):
-        low, high = _halves(axis)
+        low, high = halves(axis)
         inner[low] &= mask[high]
         inner[high] &= mask[low]
     return mask & ~inner
@@ -174,12 +174,12 @@ def neighbour_codes(mask: Mask) -> NDArray[np.uint8]:
     """
     codes = mask.view(np.uint8)
     for bits, axis in zip((1, 2, 4), reversed(range(mask.ndim)), strict=False):
-        low, high = _halves(axis)
+        low, high = halves(axis)
         codes = codes[low] | codes[high] << np.uint8(bits)
     return codes
 
 
-def _halves(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+def halves(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """Slices that leave out the last layer along ``axis``, and slices that leave out the first."""
     before = (slice(None),) * axis
     return (*before, slice(None, -1)), (*before, slice(1, None))

@@ -95,9 +95,9 @@ class Correction:
         threads: int | None = None,
     ) -> None:
         self.case = case
-        bfloat16 = planned_precision(network.centres.device, case.model.configuration_manager).infers_in_bfloat16
+        self.precision = planned_precision(network.centres.device, case.model.configuration_manager)
         self.engine = Propagation(
-            network, case.image, case.tiles, FeatureCache(cache_bytes), propagates, early_stop, case.gap, bfloat16
+            network, case.image, case.tiles, FeatureCache(cache_bytes), propagates, early_stop, case.gap
         )
         self.threads = threads
         self._automatic: tuple[tuple[TileState, ...], tuple[Sheet, ...]] | None = None
@@ -266,7 +266,7 @@ class Correction:
 
     def _answer(self, tiles: Sequence[TileState], index: int) -> NDArray[np.unsignedinteger]:
         """The network's labels on one slice of the crop, from all tiles, ``(H, W)`` of the image."""
-        logits = ([self.engine.logits(tile, known, index).cpu()] for tile, known in enumerate(tiles))
+        logits = ((x.cpu() for x in self.engine.logits(tile, known, index)) for tile, known in enumerate(tiles))
         found = np.zeros(self.shape[1:], self.case.label_type)
         (_, row, column), (_, height, width) = self.case.grid.start, self.case.grid.cropped
         found[row : row + height, column : column + width] = self.case.labels_of(self.case.tiling.blended(logits))
@@ -274,8 +274,8 @@ class Correction:
 
     @contextmanager
     def _computing(self, progress: Progress | None) -> Iterator[Callable[[int], None]]:
-        """Context for predictions: with the requested number of threads, no gradients, and bit-for-bit repeatable."""
-        at_most = 2 * sum(sum(there) for there in self.engine.there)
+        """Context for predictions: with the requested number of threads, and bit-for-bit repeatable."""
+        at_most = 2 * sum(map(len, self.engine.seen))
         done = 0
 
         def report(slices: int) -> None:
@@ -284,11 +284,8 @@ class Correction:
             if progress is not None:
                 progress(done, at_most)
 
-        before = torch.get_num_threads()
-        if self.threads:
-            torch.set_num_threads(self.threads)
-        try:
-            with torch.inference_mode(), torch.backends.cudnn.flags(benchmark=False, deterministic=True):
-                yield report
-        finally:
-            torch.set_num_threads(before)
+        with (
+            self.precision.inference(self.threads),
+            torch.backends.cudnn.flags(benchmark=False, deterministic=True),
+        ):
+            yield report

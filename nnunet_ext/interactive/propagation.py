@@ -1,18 +1,15 @@
 """Propagation with corrections: the memory of every slice of a tile, and the slices that a click changes.
 
-A tile is propagated upwards and downwards, as in :mod:`nnunet_ext.s2vnet.predictor`. For every slice the final centres
-and the mask of both chains are kept, because they are small; logits are large and are not kept. Centres, mask and the
-features of a slice give its logits at any time. Features are cached up to a number of bytes and otherwise computed
-again, with the same bits.
+A tile is propagated upwards and downwards, by the walk of the automatic mode (:mod:`nnunet_ext.s2vnet.chain`). Both
+chains are kept, as what is known of each slice and its labels. Here is what a session adds: which slices are walked
+again, and how much each chain counts.
 
 A slice with a new mark is segmented from the chain with the larger share there. From this slice both chains continue,
 the upward one above it and the downward one below it, so both take earlier marks into account. Each chain is followed
 until the volume ends, or until its labels stay the same on three slices in a row: for every structure less than 1 % of
 its old and new pixels differ, so a small structure counts as much as a large one.
 
-The reached slices are blended again. Between two marked slices the share of the upward chain falls linearly, from 1 at
-the lower slice to 0 at the upper one; the downward chain has the rest. On a marked slice both count half. Beyond the
-outermost marks only the chain that comes from them counts. Without marks both are blended as in the automatic mode.
+The reached slices are blended again, as they now lie between the marks (:func:`.share_of_upward`).
 
 States are immutable, so a caller may keep earlier ones.
 
@@ -21,20 +18,18 @@ States are immutable, so a caller may keep earlier ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nnunet_ext.s2vnet.centroid_aggregation import Bank
-from nnunet_ext.s2vnet.column import share_of_chain
+from nnunet_ext.s2vnet.chain import Column, Known, share_of_upward
 from nnunet_ext.s2vnet.feature_cache import FeatureCache
-from nnunet_ext.s2vnet.network import S2VNet, slices_with_image
-from nnunet_ext.s2vnet.packed import Packed, packed, unpacked
+from nnunet_ext.s2vnet.network import S2VNet
+from nnunet_ext.s2vnet.packed import Packed
 from nnunet_ext.s2vnet.prompts import Prompts
 
 QUIET_SHARE, QUIET_SLICES = 0.01, 3
@@ -47,24 +42,19 @@ Report = Callable[[int], None]
 """Callback that gets the number of slices segmented since its last call."""
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Step(Known):
     """One slice of a chain.
 
     Attributes:
-        centres: final centres, ``(1, N, D)``.
-        labels: labels from these centres, ``(h, w)``.
-        mask: mask for the next slice; None without a memory of masks.
-        before: mask that this slice was segmented with; None on a first slice.
+        labels: labels of the slice, ``(h, w)``.
     """
 
-    centres: Tensor
     labels: Packed
-    mask: Packed | None = None
-    before: Packed | None = None
 
 
-Chain = tuple[Step | None, ...]
-"""Steps by slice; None for a slice without image."""
+Chain = Mapping[int, Step]
+"""Steps of the slices with image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +83,6 @@ class Propagation:
         propagates: if False, a mark changes only its own slice, and the others keep their automatic result.
         early_stop: if False, chains are followed to the last slice.
         gap: distance between two slices in mm; None means as planned.
-        bfloat16: whether to compute in bfloat16 on a CPU.
     """
 
     def __init__(
@@ -105,27 +94,28 @@ class Propagation:
         propagates: bool = True,
         early_stop: bool = True,
         gap: float | None = None,
-        bfloat16: bool = False,
     ) -> None:
         self.network = network
-        self.image = image
         self.tiles = tiles
         self.cache = cache
         self.propagates = propagates
         self.early_stop = early_stop
-        self.gap = gap
-        self.bfloat16 = bfloat16
-        self.device = next(network.parameters()).device
+        self.device = network.centres.device
         self.depth = image.shape[1]
-        self.there = [slices_with_image(image[None, :, :, rows, columns])[0].tolist() for rows, columns in tiles]
+
+        def column(tile: int) -> Column:
+            rows, columns = tiles[tile]
+            return Column(network, lambda index: image[:, index, rows, columns], self.depth, [()], gap, cache, tile)
+
+        self.columns = [column(tile) for tile in range(len(tiles))]
+        self.seen = [one.there.nonzero().flatten().tolist() for one in self.columns]
 
     def automatic(self, tile: int, report: Report = lambda done: None) -> TileState:
         """The state of a tile without marks."""
-        nothing: Chain = (None,) * self.depth
-        empty = Prompts.none(1, self.device)
-        up, _ = self._follow(tile, nothing, True, (), None, lambda index: empty, report)
-        down, _ = self._follow(tile, nothing, False, (), None, lambda index: empty, report)
-        return TileState(up, down, tuple(share_of_upward(t, self.depth, ()) for t in range(self.depth)))
+        up, down = (
+            dict(zip(order, self._walk(tile, {}, order, 0, None, report), strict=True)) for order in self._orders(tile)
+        )
+        return TileState(up, down, tuple(share_of_upward(index, self.depth) for index in range(self.depth)))
 
     def after_marks(
         self,
@@ -151,51 +141,36 @@ class Propagation:
         Returns:
             The new state, and the slices that were computed again.
         """
-        fresh = [index for index in sorted(changed) if self.there[tile][index]]
+        fresh = [index for index in self.seen[tile] if index in changed]
         others = [index for index in marked if index not in fresh] if self.propagates else []
         # without propagation the neighbours keep their automatic state
         known = state if self.propagates else automatic
+        upwards, downwards = self._orders(tile)
 
         @cache
         def start(index: int) -> Step:
-            upwards = share_of_upward(index, self.depth, others) >= 0.5
-            report(1)
-            return self._segment(tile, known.up if upwards else known.down, index, upwards, prompts(index))
+            up = share_of_upward(index, self.depth, others) >= 0.5
+            chain, order = (known.up, upwards) if up else (known.down, downwards)
+            return next(self._walk(tile, chain, order, order.index(index), prompts, report))
 
         if self.propagates:
-            up, above = self._follow(tile, state.up, True, fresh, start, prompts, report)
-            down, below = self._follow(tile, state.down, False, fresh, start, prompts, report)
+            up, above = self._follow(tile, state.up, upwards, fresh, start, prompts, report)
+            down, below = self._follow(tile, state.down, downwards, fresh, start, prompts, report)
             reached = above | below
         else:
-            up, down = (
-                tuple(start(t) if t in fresh else step for t, step in enumerate(chain))
-                for chain in (state.up, state.down)
-            )
+            up, down = ({**chain, **{index: start(index) for index in fresh}} for chain in (state.up, state.down))
             reached = set(fresh)
         share = [
             share_of_upward(t, self.depth, marked) if t in reached else before for t, before in enumerate(state.share)
         ]
         return TileState(up, down, tuple(share)), reached
 
-    def logits(self, tile: int, state: TileState, index: int) -> Tensor:
-        """Return the logits of one slice of a tile, ``(heads, h, w)``, float32."""
-        heads, share = self.network.label_heads, state.share[index]
-        up, down = state.up[index], state.down[index]
-        with self._precision():
-            if up is None or down is None:
-                rows, columns = self.tiles[tile]
-                size = (1, heads.num_labels, rows.stop - rows.start, columns.stop - columns.start)
-                nothing = torch.zeros(size, device=self.device)
-                no = torch.zeros(1, dtype=torch.bool, device=self.device)
-                return heads.head_logits(self.network.where_image(nothing, no))[0]
-            features = self._features(tile, index)
-            total: Tensor | float = 0.0
-            for step, weight in ((up, share), (down, 1 - share)):
-                if weight:
-                    labels = self.network.slice_logits(step.centres, features, self._bank((), step.before))
-                    total = total + weight * heads.head_logits(labels)
-            assert isinstance(total, Tensor)
-            return total[0].float()
+    def logits(self, tile: int, state: TileState, index: int) -> list[Tensor]:
+        """Return terms that add up to the logits of one slice of a tile, ``(heads, h, w)``, float32."""
+        column, share = self.columns[tile], state.share[index]
+        chains = ((share, state.up.get(index)), (1 - share, state.down.get(index)))
+        features = column.features(index) if index in state.up else ()
+        return [weight * column.logits(index, step, features) for weight, step in chains if weight]
 
     # -- parts -----------------------------------------------------------------------------------------------------
 
@@ -203,83 +178,51 @@ class Propagation:
         self,
         tile: int,
         before: Chain,
-        upwards: bool,
+        order: Sequence[int],
         changed: Collection[int],
-        start: Callable[[int], Step] | None,
+        start: Callable[[int], Step],
         prompts: PromptsOf,
         report: Report,
     ) -> tuple[Chain, set[int]]:
-        """Compute a chain from slices with changed prompts on; without ``start`` all of it.
+        """Compute a chain again, from slices with changed prompts on.
 
         Returns:
             The chain, and the slices that were computed.
         """
-        chain = list(before)
-        reached: set[int] = set()
-        running, quiet = start is None, 0
-        for index in range(self.depth) if upwards else reversed(range(self.depth)):
-            if not self.there[tile][index] or not (running or index in changed):
-                continue
-            old = chain[index]
-            if running or start is None:  # also on slices with new marks, so that earlier changes pass
-                new = self._segment(tile, chain, index, upwards, prompts(index))
-                report(1)
+        chain, reached = dict(before), set[int]()
+        steps: Iterator[Step] | None = None
+        quiet = 0
+        for number, index in enumerate(order, 1):
+            if steps is not None:  # also on slices with new marks, so that earlier changes pass
+                chain[index] = next(steps)
+            elif index in changed:
+                chain[index] = start(index)
+                steps = self._walk(tile, chain, order, number, prompts, report)
             else:
-                new = start(index)
-            chain[index] = new
+                continue
             reached.add(index)
-            quiet = quiet + 1 if old is not None and index not in changed and _is_quiet(old, new) else 0
-            running = not (self.early_stop and quiet == QUIET_SLICES)
-        return tuple(chain), reached
+            quiet = quiet + 1 if index not in changed and _is_quiet(before[index], chain[index]) else 0
+            if self.early_stop and quiet == QUIET_SLICES:
+                steps = None
+        return chain, reached
 
-    def _segment(self, tile: int, chain: Sequence[Step | None], index: int, upwards: bool, prompts: Prompts) -> Step:
-        size = self.network.options.bank
-        past = chain[max(0, index - size) : index] if upwards else chain[index + 1 : index + 1 + size][::-1]
-        steps = [step for step in past if step is not None]
-        before = steps[-1].mask if steps else None
-        bank = self._bank([step.centres for step in steps], before)
-        with self._precision():
-            one = self.network.cluster(self._features(tile, index), bank, prompts)
-        labels = one.logits[0].argmax(0).to(torch.int16).cpu().numpy()
-        return Step(one.centres, Packed.of(labels), packed(one.mask), before)
+    def _walk(
+        self, tile: int, chain: Chain, order: Sequence[int], first: int, prompts: PromptsOf | None, report: Report
+    ) -> Iterator[Step]:
+        """Steps of the slices ``order[first:]``, one after the other; they continue the chain."""
+        past = [chain[index] for index in order[:first]]
+        last: Known | None = past[-1] if past else None
+        for passed in self.columns[tile].walk(order[first:], past, prompts):
+            report(1)
+            assert passed.clustered is not None
+            last = Known.of(passed.clustered, last)
+            labels = passed.clustered.logits[0].argmax(0).to(torch.int16).cpu().numpy()
+            del passed  # with its features
+            yield Step(last.centres, last.mask, last.before, Packed.of(labels))
 
-    def _bank(self, centres: Sequence[Tensor], mask: Packed | None) -> Bank:
-        """The memory of these centres, newest last, and of the last mask."""
-        filled = torch.ones(1, dtype=torch.bool, device=self.device)
-        known = unpacked(mask, self.device)
-        gap = None if self.gap is None else torch.full((1,), self.gap, device=self.device)
-        return Bank(tuple(centres), (filled,) * len(centres), known, None if known is None else filled, gap)
-
-    def _features(self, tile: int, index: int) -> list[Tensor]:
-        rows, columns = self.tiles[tile]
-
-        def compute() -> list[Tensor]:
-            return self.network.features(self.image[None, :, index, rows, columns].to(self.device))
-
-        return self.cache.get((tile, index), compute)
-
-    def _precision(self) -> torch.autocast:
-        kind = torch.bfloat16 if self.bfloat16 else None
-        return torch.autocast(self.device.type, kind, enabled=self.bfloat16 or self.device.type == "cuda")
-
-
-def share_of_upward(index: int, depth: int, marked: Sequence[int]) -> float:
-    """Return the share of the upward chain on a slice, from 0 to 1; see the module's docstring.
-
-    Args:
-        index: index of the slice.
-        depth: number of slices.
-        marked: slices with marks, ascending.
-    """
-    if not marked:
-        return share_of_chain(index, depth)
-    if index in marked:
-        return 0.5
-    below = [other for other in marked if other < index]
-    above = [other for other in marked if other > index]
-    if not below or not above:
-        return 1.0 if below else 0.0
-    return (above[0] - index) / (above[0] - below[-1])
+    def _orders(self, tile: int) -> tuple[list[int], list[int]]:
+        """The slices of the upward and of the downward chain, in order."""
+        return self.seen[tile], self.seen[tile][::-1]
 
 
 def _is_quiet(old: Step, new: Step) -> bool:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_ext.interactive.propagation import Packed
+from nnunet_ext.s2vnet.packed import Packed
 
 RULED_OUT_TYPE = np.uint32
 """Type that holds 16-bit labels plus 1."""

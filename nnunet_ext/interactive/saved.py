@@ -22,9 +22,10 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing, require_folder_of
 from nnunet_ext.interactive.correction import State
 from nnunet_ext.interactive.marks import Mark
-from nnunet_ext.interactive.propagation import Chain, Packed, Step, TileState
+from nnunet_ext.interactive.propagation import Chain, Step, TileState
 from nnunet_ext.interactive.provenance import Sheet
 from nnunet_ext.interactive.strokes import Stroke
+from nnunet_ext.s2vnet.packed import Packed
 
 FORMAT = 2
 
@@ -68,8 +69,7 @@ def write_session(file: str | Path, state: State, active: int, belongs: Mapping[
         "seen": [marks.index(mark) for mark in state.seen],
         "round": state.round,
         "waiting": [[s.label, arrays.add(s.voxels), arrays.add(s.around)] for s in state.waiting],
-        "tiles": state.tiles
-        and [[arrays.chain(tile.up), arrays.chain(tile.down), list(tile.share)] for tile in state.tiles],
+        "tiles": state.tiles and [arrays.tile(tile) for tile in state.tiles],
         "sheets": state.sheets and [arrays.sheet(sheet) for sheet in state.sheets],
         "start": state.start and [arrays.sheet(sheet) for sheet in state.start],
         "locked": sorted(state.locked),
@@ -154,10 +154,13 @@ class _Arrays:
     def sheet(self, sheet: Sheet) -> list[int]:
         return [self.packed(part) for part in sheet]
 
-    def chain(self, chain: Chain) -> list[list[int | None] | None]:
-        return [step and self._step(step) for step in chain]
+    def tile(self, tile: TileState) -> list[Any]:
+        slices = range(len(tile.share))
+        return [*([self._step(chain.get(index)) for index in slices] for chain in (tile.up, tile.down)), tile.share]
 
-    def _step(self, step: Step) -> list[int | None]:
+    def _step(self, step: Step | None) -> list[int | None] | None:
+        if step is None:
+            return None
         masks = [part and self.packed(part) for part in (step.mask, step.before)]
         return [self.add(step.centres.cpu().numpy()), self.packed(step.labels), *masks]
 
@@ -177,17 +180,13 @@ def _state(content: Mapping[str, Any], arrays: Sequence[Packed], shape: Sequence
             raise ValueError("its label map has another shape")
         return found
 
-    def step(given: Any) -> Step | None:
-        if given is None:
-            return None
-        centres, *parts = given
-        packed = [None if number is None else arrays[number] for number in parts]
-        labels, mask, before = packed
+    def step(centres: int, *parts: int | None) -> Step:
+        labels, mask, before = (None if number is None else arrays[number] for number in parts)
         assert labels is not None
-        return Step(torch.from_numpy(array(centres)).to(device), labels, mask, before)
+        return Step(torch.from_numpy(array(centres)).to(device), mask, before, labels)
 
     def chain(given: Any) -> Chain:
-        return tuple(step(one) for one in given)
+        return {index: step(*one) for index, one in enumerate(given) if one is not None}
 
     marks = [Mark(index, label, array(pixels), *rest) for index, label, pixels, *rest in content["marks"]]
     tiles = content["tiles"]

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nnunet_ext.data.finite import not_finite, read_as_zero
+from nnunet_ext.data.finite import not_finite_findings
 from nnunet_ext.data.geometry import Floats, Geometry, to_lps
 from nnunet_ext.data.raw import RawCase, require_labels
 from nnunet_ext.data.reading import Reader
@@ -239,10 +239,7 @@ def check_case(
     require_labels(labels.array, organs.known, label_file)
     geometry, shape = Geometry.from_volume(image), as_3d(image.array).shape
     findings = list(same_grid(case.name, image, labels, label_file))
-    if text := not_finite(channels.array):
-        findings.append(Finding("fatal", "not finite", text, case.name))
-    elif text := read_as_zero(case.images, reader_name):
-        findings.append(Finding("warning", "not finite", text, case.name))
+    findings += not_finite_findings(case.name, channels.array, case.images, reader_name)
     segmented = bool(np.any(labels.array != organs.ignore)) and organs.annotated.get(case.name) != frozenset()
     surfaces = {organ: organs.surface(case.name, organ, labels) for organ in organs.values}
     visible = {organ: surface for organ, surface in surfaces.items() if surface is not None}

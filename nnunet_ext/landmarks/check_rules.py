@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -196,7 +197,7 @@ def annotated(all_placed: Mapping[str, PlacedLandmarks], names: Sequence[str]) -
 
 def pairs(all_placed: Mapping[str, PlacedLandmarks], declaration: Declaration) -> Iterator[Finding]:
     """Find cases in which the two landmarks of a mirror pair lie the other way round than usual."""
-    for pair in declaration.mirror_pairs:
+    for pair in chain.from_iterable(declaration.mirror_pairs.values()):
         a, b = (declaration.names.index(name) for name in pair)
         steps = {case: p.points_mm[a] - p.points_mm[b] for case, p in all_placed.items()}
         steps = {case: step for case, step in steps.items() if np.isfinite(step).all()}

@@ -36,6 +36,7 @@ from nnunet_ext.data.raw import RawDataset, open_dataset
 from nnunet_ext.data.reading import Volume
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.formats import Cases, landmark_files, read_files
+from nnunet_ext.landmarks.rules import DIRECTIONS
 from nnunet_ext.landmarks.surface import OrganSurface
 from nnunet_ext.partial_labels.declaration import (
     IN_LANDMARKS,
@@ -52,6 +53,9 @@ _EXAMPLE = '"landmarks": {"names": ["tip"], "surface_of": {"tip": ["liver"]}}'
 
 Pair = tuple[str, str]
 
+MIRRORED = tuple("-".join(ends) for ends in DIRECTIONS)
+"""Directions along which a patient can be mirrored: right-left, anterior-posterior, inferior-superior."""
+
 
 @dataclass(frozen=True)
 class Declaration:
@@ -61,13 +65,14 @@ class Declaration:
         names: names of the landmarks, in the order of a network's channels.
         surface_of: for each landmark, the labels or regions on whose surface it lies. A landmark without an entry may
             lie anywhere.
-        mirror_pairs: landmarks that change places when the patient is mirrored left to right.
+        mirror_pairs: by direction of :data:`MIRRORED`, landmarks that change places when the patient is mirrored
+            along it.
         spans: for each label, pairs of landmarks at two ends of the organ.
     """
 
     names: tuple[str, ...]
     surface_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    mirror_pairs: tuple[Pair, ...] = ()
+    mirror_pairs: Mapping[str, tuple[Pair, ...]] = field(default_factory=dict)
     spans: Mapping[str, tuple[Pair, ...]] = field(default_factory=dict)
 
     @classmethod
@@ -102,9 +107,10 @@ class Declaration:
             _spans(block.get("spans", {}), names, labels, where),
         )
 
-    def mirrored_order(self) -> list[int]:
+    def mirrored_order(self, direction: str) -> list[int]:
         """For each landmark, the index of the one that takes its place when the patient is mirrored, ``(K,)``."""
-        partner = dict(self.mirror_pairs) | {b: a for a, b in self.mirror_pairs}
+        pairs = self.mirror_pairs.get(direction, ())
+        partner = dict(pairs) | {b: a for a, b in pairs}
         return [self.names.index(partner.get(name, name)) for name in self.names]
 
 
@@ -225,12 +231,21 @@ def _pairs(found: Any, names: tuple[str, ...], where: str) -> tuple[Pair, ...]:
     return tuple(_pair(pair, names, where) for pair in found)
 
 
-def _mirror_pairs(block: Any, names: tuple[str, ...], where: str) -> tuple[Pair, ...]:
-    pairs = _pairs(block, names, f"{where}: mirror_pairs")
-    used = [name for pair in pairs for name in pair]
-    if twice := sorted({name for name in used if used.count(name) > 1}):
-        raise InputError(f"{where}: mirror_pairs has {twice} in several pairs, but a landmark has one mirror image.")
-    return pairs
+def _mirror_pairs(block: Any, names: tuple[str, ...], where: str) -> dict[str, tuple[Pair, ...]]:
+    """Pairs by direction; a list alone means right and left."""
+    where = f"{where}: mirror_pairs"
+    by_direction = block if isinstance(block, Mapping) else {MIRRORED[0]: block}
+    if unknown := sorted(set(by_direction) - set(MIRRORED)):
+        raise InputError(f"{where} has the directions {unknown}; known are {', '.join(MIRRORED)}.")
+    found = {}
+    for direction, listed in by_direction.items():
+        pairs = _pairs(listed, names, where if by_direction is not block else f"{where} {direction}")
+        used = [name for pair in pairs for name in pair]
+        if twice := sorted({name for name in used if used.count(name) > 1}):
+            raise InputError(f"{where} has {twice} in several pairs, but a landmark has one mirror image.")
+        if pairs:
+            found[direction] = pairs
+    return found
 
 
 def _spans(block: Any, names: tuple[str, ...], labels: list[str], where: str) -> dict[str, tuple[Pair, ...]]:

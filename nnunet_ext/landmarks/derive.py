@@ -106,7 +106,12 @@ def derive_dataset(
                 write_markups(folder / place / f"{case.name}{MARKUPS}", landmarks)
         text = f"Landmarks by the rule {rule.kind} from dense labels of {source.name}, by nnunet-ext {__version__}"
         surface_of = {name: rule.surface_of[name] for name in result.names}
-        block = {"names": list(result.names), "surface_of": surface_of, "spans": result.spans}
+        block = {
+            "names": list(result.names),
+            "surface_of": surface_of,
+            "mirror_pairs": result.mirror_pairs,
+            "spans": result.spans,
+        }
         declared = {"labels": {**source.description["labels"], "ignore": ignore}, KEY: block}
         write_json(folder / "dataset.json", {**derived_description(source, target, text), **declared})
         write_json(folder / ABOUT, result.statistics())

@@ -146,6 +146,15 @@ class Derived:
         kept = {label: [pair for pair in pairs if lies_between(pair)] for label, pairs in self.rule.spans.items()}
         return {label: pairs for label, pairs in kept.items() if pairs}
 
+    @property
+    def mirror_pairs(self) -> dict[str, list[tuple[str, str]]]:
+        """For each direction, the declared landmarks that change places when the patient is mirrored along it."""
+        found = {
+            direction: [pair for pair in pairs if set(pair) <= set(self.names)]
+            for direction, pairs in self.rule.mirror_pairs.items()
+        }
+        return {direction: pairs for direction, pairs in found.items() if pairs}
+
     def statistics(self) -> dict[str, Any]:
         """The content of ``landmarks.json``."""
         options = asdict(self.options)

@@ -28,6 +28,7 @@ import numpy as np
 
 from nnunet_ext.data.geometry import Geometry
 from nnunet_ext.data.label_definitions import ScoredLabels
+from nnunet_ext.data.pairs import beside, matched
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.metrics import mean, shown
@@ -216,8 +217,8 @@ def evaluate(
         InputError: a file cannot be read, or the two do not fit together.
     """
     truth, predicted = read(references), read(predictions)
-    cases, left_out = _matched(truth, predicted, str(references), str(predictions), common)
-    source = _dataset_json(dataset_json, Path(references), Path(predictions))
+    cases, left_out = matched(truth, predicted, references, predictions, common)
+    source = beside(dataset_json, "dataset.json", Path(references), Path(predictions))
     content = read_json(source) if source else {}
     declaration = Declaration.from_dataset_json(content, str(source)) if "landmarks" in content else None
     names = declaration.names if declaration else tuple(dict.fromkeys(n for case in cases for n in truth[case]))
@@ -346,29 +347,6 @@ def _one_sided(truth: Sequence[Landmarks], predicted: Sequence[Landmarks], names
         ),
     )
     return tuple(f"{what} {', '.join(some_names)}" for what, some_names in found if some_names)
-
-
-def _matched(
-    truth: Mapping[str, Any], predicted: Mapping[str, Any], references: str, predictions: str, common: bool
-) -> tuple[list[str], tuple[str, ...]]:
-    """The cases to score, and the cases left out."""
-    both = sorted(set(truth) & set(predicted))
-    missing, extra = sorted(set(truth) - set(predicted)), sorted(set(predicted) - set(truth))
-    if not both:
-        raise InputError(f"{references} and {predictions} have no case in common, such as {missing[0]} and {extra[0]}.")
-    for names, what, where in ((missing, "prediction", predictions), (extra, "reference", references)):
-        if names and not common:
-            raise InputError(
-                f"{where} has no {what} for {some(names)}; add it, or score what is in both with --common."
-            )
-    return both, tuple(missing + extra)
-
-
-def _dataset_json(given: str | Path | None, *sources: Path) -> Path | None:
-    if given is not None:
-        return Path(given)
-    places = [place for source in sources for place in (source, *source.resolve().parents[:2])]
-    return next((place / "dataset.json" for place in places if (place / "dataset.json").is_file()), None)
 
 
 def _label_files(folder: Path, cases: Sequence[str], content: Mapping[str, Any], source: Path) -> dict[str, Path]:

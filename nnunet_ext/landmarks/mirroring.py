@@ -1,21 +1,23 @@
 """Allowed flips of images with landmarks, and the landmarks that change places.
 
 A network tells left from right by the side of the image. So after a flip along the left-right axis, the landmark on the
-left must be called left again: the two landmarks of each of the ``mirror_pairs`` change places. The direction matrices
-tell which axis of the array is left-right; nnU-Net does not reorient images.
+left must be called left again: the two landmarks of each of the ``mirror_pairs`` change places. The same holds for
+landmarks in front and behind, or below and above. The direction matrices tell which axis of the array is which;
+nnU-Net does not reorient images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from nnunet_ext.data.geometry import Floats
-from nnunet_ext.landmarks.dataset import Declaration
+from nnunet_ext.landmarks.dataset import MIRRORED, Declaration
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,20 +29,21 @@ class Mirroring:
 
     Attributes:
         axes: axes of a patch that may be flipped, not counting batch and channels.
-        left_right: the left-right axis of a patch; None if there is none.
-        order: ``(K,)``, index of the landmark that takes each one's place after a flip along ``left_right``; None if
-            all stay.
+        orders: for each axis of a patch along which landmarks change places: ``(K,)``, index of the landmark that
+            takes each one's place after a flip along it.
         why_not: one sentence if flips are not allowed.
     """
 
     axes: tuple[int, ...] = ()
-    left_right: int | None = None
-    order: tuple[int, ...] | None = None
+    orders: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     why_not: str | None = None
 
     def order_after(self, flipped: Collection[int]) -> list[int] | None:
         """``(K,)``: index of the landmark that takes each one's place after these flips; None if all stay."""
-        return list(self.order) if self.order is not None and self.left_right in flipped else None
+        order: Sequence[int] | None = None
+        for one in (self.orders[axis] for axis in sorted(flipped) if axis in self.orders):
+            order = one if order is None else [order[index] for index in one]
+        return None if order is None else list(order)
 
 
 def allowed_mirror_axes(
@@ -62,39 +65,45 @@ def allowed_mirror_axes(
     if not declaration.mirror_pairs:
         return Mirroring(
             why_not="Mirroring is off: dataset.json declares no mirror_pairs, the landmarks that change places when "
-            "the patient is mirrored left to right."
+            "the patient is mirrored."
         )
     organs = {name: set(declaration.surface_of.get(name, ())) for name in declaration.names}
-    if sided := [pair for pair in declaration.mirror_pairs if organs[pair[0]] != organs[pair[1]]]:
+    every_pair = chain.from_iterable(declaration.mirror_pairs.values())
+    if sided := [pair for pair in every_pair if organs[pair[0]] != organs[pair[1]]]:
         return Mirroring(
             why_not=f"Mirroring is off: the landmarks {' and '.join(sided[0])} change places, but lie on different "
             "labels, which nnU-Net does not exchange."
         )
-    found = {left_right_axis(matrix, transpose_forward) for matrix in matrices}
-    if len(found) != 1 or None in found:
-        state = "lies between two axes of the image" if None in found else "is not the same in all cases"
-        return Mirroring(why_not=f"Mirroring is off: the direction from right to left {state}.")
-    ((axis, _),) = (entry for entry in found if entry is not None)
-    in_patch = axis - (3 - dim)
-    return Mirroring(tuple(requested), in_patch if in_patch >= 0 else None, tuple(declaration.mirrored_order()))
+    matrices, orders = list(matrices), {}
+    for direction in declaration.mirror_pairs:
+        found = {nearest_axis(matrix, transpose_forward, direction) for matrix in matrices}
+        if len(found) != 1 or None in found:
+            state = "lies between two axes of the image" if None in found else "is not the same in all cases"
+            return Mirroring(why_not=f"Mirroring is off: the direction {direction} {state}.")
+        ((axis, _),) = (entry for entry in found if entry is not None)
+        if (in_patch := axis - (3 - dim)) >= 0:
+            orders[in_patch] = tuple(declaration.mirrored_order(direction))
+    return Mirroring(tuple(requested), orders)
 
 
-def left_right_axis(matrix: ArrayLike, transpose_forward: Sequence[int]) -> tuple[int, int] | None:
-    """The left-right axis of a preprocessed array, and 1 if it points to the patient's left, −1 if to the right.
+def nearest_axis(matrix: ArrayLike, transpose_forward: Sequence[int], direction: str) -> tuple[int, int] | None:
+    """The axis of a preprocessed array along a direction of the patient, and its sense.
 
-    None if no axis is less than 45° from left-right.
+    The sense is 1 if the axis points to the second end of the direction, such as the patient's left, and −1 otherwise.
+    None if no axis is less than 45° from the direction.
 
     Args:
         matrix: ``(3, 3)``, mm, LPS; column a is one step along axis a of the original array.
         transpose_forward: entry of the plans.
+        direction: one of :data:`nnunet_ext.landmarks.dataset.MIRRORED`.
     """
     columns: Floats = np.asarray(matrix, float)[:, list(transpose_forward)]
-    to_the_left = columns[0] / np.linalg.norm(columns, axis=0)
-    axis = int(np.abs(to_the_left).argmax())
+    along = columns[MIRRORED.index(direction)] / np.linalg.norm(columns, axis=0)
+    axis = int(np.abs(along).argmax())
     # the tolerance covers rounding in headers
-    if np.abs(to_the_left[axis]) <= np.cos(np.pi / 4) + 1e-6:
+    if np.abs(along[axis]) <= np.cos(np.pi / 4) + 1e-6:
         return None
-    return axis, int(np.sign(to_the_left[axis]))
+    return axis, int(np.sign(along[axis]))
 
 
 def unmirror(heatmaps: Tensor, flipped: Collection[int], mirroring: Mirroring) -> Tensor:

@@ -76,8 +76,11 @@ class LandmarkHead:
                 f"{model} predicts no landmarks; train with nnUNetTrainerBaBLoss or nnUNetTrainerLandmark, or use "
                 "nnUNetv2_predict."
             )
-        left_right, order = settings.get("left_right"), settings.get("order")
-        mirroring = Mirroring(left_right=left_right, order=None if order is None else tuple(order))
+        orders = settings.get("orders")
+        if orders is None:  # of a model from before pairs had directions
+            left_right, order = settings.get("left_right"), settings.get("order")
+            orders = {} if left_right is None or order is None else {left_right: order}
+        mirroring = Mirroring(orders={int(axis): tuple(order) for axis, order in orders.items()})
         return cls(tuple(settings["names"]), settings.get("scale"), mirroring)
 
     def probabilities(self, outputs: Tensor) -> Tensor:

@@ -83,6 +83,13 @@ class Rule:
         pairs = [pair for pair in DIRECTIONS if set(pair) <= set(self.directions)]
         return {label: [(f"{label}_{one}", f"{label}_{other}") for one, other in pairs] for (label,) in self.labels}
 
+    @property
+    def mirror_pairs(self) -> dict[str, list[tuple[str, str]]]:
+        """For each direction such as ``right-left``, the landmarks at its two ends, which change places in a mirror."""
+        groups = ["-".join(group) for group in self.labels]
+        ends = [pair for pair in DIRECTIONS if set(pair) <= set(self.directions)]
+        return {f"{a}-{b}": [(f"{group}_{a}", f"{group}_{b}") for group in groups] for a, b in ends}
+
     def points(
         self, organs: Mapping[str, Mask], geometry: Geometry, labelled: Mask | None = None
     ) -> dict[str, Floats | None]:

@@ -7,7 +7,6 @@ There is no surface where the organ meets an unlabelled voxel or the border of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from nnunet_ext.data.geometry import Floats
+from nnunet_ext.evaluation.surfaces import halves
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class OrganSurface:
         centres: list[Floats] = []
         extents: list[Floats] = []
         for axis in range(3):
-            low, high = _neighbours(axis)
+            low, high = halves(axis)
             faces = mask[low] != mask[high]
             if labelled is not None:
                 faces &= labelled[low] & labelled[high]
@@ -76,9 +76,3 @@ class OrganSurface:
         voxel = np.rint(index).astype(int)
         within = ((voxel >= 0) & (voxel < self.mask.shape)).all() and self.mask[tuple(voxel)]
         return -distance if within else distance
-
-
-def _neighbours(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Slices that leave out the last layer along ``axis``, and slices that leave out the first."""
-    before: Sequence[slice] = (slice(None),) * axis
-    return (*before, slice(None, -1)), (*before, slice(1, None))

@@ -11,8 +11,8 @@ float32, where bfloat16 would only be slower. Logits come out as float32, and di
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -54,14 +54,23 @@ class Precision:
         """Autocast for one forward pass of a training with its losses. On a GPU it is nnU-Net's own."""
         return self._autocast(self.bfloat16)
 
-    def inference(self) -> AbstractContextManager[Any]:
-        """Autocast for inference; bfloat16 only where the CPU has units for it. On a GPU it is nnU-Net's own."""
-        return self._autocast(self.infers_in_bfloat16)
+    @contextmanager
+    def inference(self, threads: int | None = None) -> Iterator[None]:
+        """Context of inference: no gradients, and bfloat16 only where the CPU has units for it.
 
-    @property
-    def infers_in_bfloat16(self) -> bool:
-        """Whether inference is in bfloat16."""
-        return self.bfloat16 and has_bfloat16_units()
+        On a GPU the autocast is nnU-Net's own.
+
+        Args:
+            threads: of PyTorch on the CPU; None leaves their number as it is.
+        """
+        before = torch.get_num_threads()
+        if threads:
+            torch.set_num_threads(threads)
+        try:
+            with torch.inference_mode(), self._autocast(self.bfloat16 and has_bfloat16_units()):
+                yield
+        finally:
+            torch.set_num_threads(before)
 
     def _autocast(self, bfloat16: bool) -> AbstractContextManager[Any]:
         if bfloat16:

@@ -10,8 +10,8 @@ place of pixels and the mask of the slice before, which travel with them here, a
 Read in this order: ``clustering`` (one slice: assign pixels to centres, move the centres), ``centroid_aggregation``
 (from the centres of earlier slices to those a slice starts from), ``position`` and ``mask_memory`` (what is added to
 centres), ``prompts`` (clicks move centres), ``labels`` (from centres to labels and regions), ``network`` (all of it on
-the planned 2D U-Net), ``loss``, ``click_simulation`` (a simulated user in training), ``trainer``, ``predictor``,
-``memory_test`` (what the memory is worth).
+the planned 2D U-Net), ``loss``, ``click_simulation`` (a simulated user in training), ``trainer``, ``chain`` (how a
+chain walks through a volume), ``predictor``, ``memory_test`` (what the memory is worth).
 
 :mod:`nnunet_ext.interactive` is for people who click in a trained model.
 """

@@ -96,9 +96,8 @@ def _segmented(network: S2VNet, volume: Volume, banks: Sequence[Bank] | None) ->
         own[step] = bank
         return bank if banks is None else replace(banks[step], gap=gap)
 
-    logits = [
-        one.logits for one in network.propagate(image.unbind(2), slices_with_image(image), gap=gap, recall=recall)
-    ]
+    chain = network.propagate(image.unbind(2), slices_with_image(image), bank=Bank(gap=gap), recall=recall)
+    logits = [one.logits for one in chain]
     return torch.stack(logits, 2)[0].argmax(0).cpu(), own
 
 

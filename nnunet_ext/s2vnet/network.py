@@ -78,15 +78,13 @@ class Passed(NamedTuple):
         step: number of the slice in the chain, from 0.
         logits: ``(B, heads, H, W)``.
         features: finest first; None in padding of all samples, which is skipped.
-        centres: ``(B, N, D)``, final; None as above.
-        bank: the memory with which the slice was segmented.
+        clustered: None as above.
     """
 
     step: int
     logits: Tensor
     features: list[Tensor] | None
-    centres: Tensor | None
-    bank: Bank
+    clustered: Clustered | None
 
 
 class Scale(NamedTuple):
@@ -110,6 +108,9 @@ class Scale(NamedTuple):
 
 AS_GIVEN = Scale()
 """Scale without plans."""
+
+NO_SLICES = Bank()
+"""Memory at the first slice."""
 
 CLUSTERING = ("prompting.project.", "layers.", "pixels.key.")
 """Names of the weights that are multiplied with features, and thus with places."""
@@ -300,9 +301,9 @@ class S2VNet(nn.Module):
         self,
         slices: Iterable[Tensor],
         there: Tensor,
-        prompts: Prompts | None = None,
+        prompts: Callable[[int], Prompts] | None = None,
         features_of: Callable[[int, Tensor], list[Tensor]] | None = None,
-        gap: Tensor | None = None,
+        bank: Bank = NO_SLICES,
         recall: Callable[[int, Bank], Bank] | None = None,
     ) -> Iterator[Passed]:
         """Segment slices one after the other, with the features of one slice in memory; used in inference.
@@ -312,28 +313,27 @@ class S2VNet(nn.Module):
         Args:
             slices: each ``(B, C, H, W)``, T of them, in the order in which centres propagate.
             there: ``(B, T)`` bool, False for padding.
-            prompts: on any of the slices; none by default.
+            prompts: returns those on the slice at a step; none by default.
             features_of: returns the features of the slice at a step, for a caller who may know them already.
-            gap: ``(B,)``, mm between two slices; None: as planned.
+            bank: of the slices before these, and mm between two slices.
             recall: replaces the memory at a step, for :mod:`nnunet_ext.s2vnet.memory_test`.
 
         Yields:
             One slice after the other.
         """
-        bank = Bank(gap=gap)
-        prompts = prompts or Prompts.none(len(there), there.device)
+        nobody = Prompts.none(len(there), there.device)
         for t, (x, present) in enumerate(zip(slices, there.unbind(1), strict=True)):
-            known, features, one = bank, None, None
+            features, one = None, None
             if present.any():
-                known = bank if recall is None else recall(t, bank)
                 features = features_of(t, x) if features_of else self.features(x)
-                one = self.cluster(features, known, prompts.on_slice(t))
+                known = bank if recall is None else recall(t, bank)
+                one = self.cluster(features, known, prompts(t) if prompts else nobody)
                 bank = bank.remember(one.centres, present, self.options.bank, one.mask)
                 logits = one.logits
             else:
                 logits = x.new_zeros(len(x), self.label_heads.num_labels, *x.shape[2:], dtype=torch.float32)
             logits = self.label_heads.head_logits(self.where_image(logits, present))
-            found = [Passed(t, logits, features, None if one is None else one.centres, known)]
+            found = [Passed(t, logits, features, one)]
             del logits, features, one  # a chain that waits, as others pass, holds no features
             yield found.pop()
 
@@ -387,7 +387,7 @@ class S2VNet(nn.Module):
     def _predict_clip(self, x: Tensor, gap: Tensor | None) -> Tensor | list[Tensor]:
         found: list[Tensor] = []
         length = x.shape[2]
-        for passed in self.propagate(x.unbind(2), slices_with_image(x), gap=gap):
+        for passed in self.propagate(x.unbind(2), slices_with_image(x), bank=Bank(gap=gap)):
             t, parts = passed.step, [passed.logits]
             if self.decoder.deep_supervision:
                 features = self.features(x[:, :, t]) if passed.features is None else passed.features

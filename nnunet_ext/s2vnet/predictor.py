@@ -2,7 +2,7 @@
 
 ``nnUNetv2_predict`` works too, but its patch ends after some slices, it flips patches to go backwards, and where
 patches overlap slices are segmented twice. Here the volume is cut into columns as wide as the patch and as long as the
-volume; every column is propagated through from end to end (:mod:`nnunet_ext.s2vnet.column`), in all in-plane flips.
+volume; every column is propagated through from end to end (:mod:`nnunet_ext.s2vnet.chain`), in all in-plane flips.
 
 All columns, and all folds, go from slice to slice together. So a slice of logits is complete at once, becomes labels
 (:mod:`nnunet_ext.nnunet.slice_export`) and is forgotten: the logits of a volume are never in memory. If they are asked
@@ -19,7 +19,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, get_args
@@ -38,7 +38,7 @@ from nnunet_ext.nnunet.precision import planned_precision
 from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.slice_export import SliceExport, slices_stand_alone
 from nnunet_ext.nnunet.slice_tiles import SliceTiles
-from nnunet_ext.s2vnet.column import Column, Direction, Parts, next_logits
+from nnunet_ext.s2vnet.chain import Column, Direction, Parts, next_logits
 from nnunet_ext.s2vnet.feature_cache import FeatureCache
 from nnunet_ext.s2vnet.network import S2VNet
 
@@ -144,17 +144,10 @@ class S2VPredictor(nnUNetPredictor):
             return pool.submit(lambda: export.labels)
         return pool.submit(export.write, Path(target + self.dataset_json["file_ending"]))
 
-    @contextmanager
-    def _computing(self) -> Iterator[None]:
+    def _computing(self) -> AbstractContextManager[None]:
         """Context in which slices are segmented, with as many threads as nnU-Net would take."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(min(default_num_processes, before))
-        try:
-            precision = planned_precision(self.device, self.configuration_manager)
-            with torch.inference_mode(), precision.inference():
-                yield
-        finally:
-            torch.set_num_threads(before)
+        threads = min(default_num_processes, torch.get_num_threads())
+        return planned_precision(self.device, self.configuration_manager).inference(threads)
 
     @property
     def _plain_network(self) -> S2VNet:

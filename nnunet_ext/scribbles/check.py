@@ -21,7 +21,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_ext.data.finite import not_finite, read_as_zero
+from nnunet_ext.data.finite import not_finite_findings
+from nnunet_ext.data.geometry import slice_axis
 from nnunet_ext.data.raw import RawCase, RawDataset, open_dataset, require_labels
 from nnunet_ext.data.reading import Reader, Volume
 from nnunet_ext.errors import InputError
@@ -31,7 +32,7 @@ from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.scribbles.check_rules import DENSE_FRACTION, CheckedScribbles, against_dense, coverage, of_all
 from nnunet_ext.scribbles.check_strokes import across_edges, misplaced, only_rare, touching
 from nnunet_ext.scribbles.crf import RelabelTest, measure_windows, unplanned, worst_slice
-from nnunet_ext.scribbles.label_map import slice_axis, slices_with
+from nnunet_ext.scribbles.label_map import slices_with
 from nnunet_ext.scribbles.overview import Panels, draw_panels, most_annotated_slice
 from nnunet_ext.scribbles.resampling import Grid, median_grid, planned, planned_grids, resampled
 from nnunet_ext.version import __version__
@@ -275,10 +276,7 @@ def check_case(
     annotated = slices_with(scribbles.array != ignore, slice_axis(scribbles.spacing_mm))
     voxels = {value: int((scribbles.array == value).sum()) for value in classes}
     findings = list(coverage(case.name, voxels, scribbles.array.size))
-    if text := not_finite(channels.array):
-        findings.append(Finding("fatal", "not finite", text, case.name))
-    elif text := read_as_zero(case.images, reader_name):
-        findings.append(Finding("warning", "not finite", text, case.name))
+    findings += not_finite_findings(case.name, channels.array, case.images, reader_name)
     if dense_file is not None:
         dense = reader.labels(dense_file)
         require_labels(dense.array, {*classes, ignore}, dense_file)

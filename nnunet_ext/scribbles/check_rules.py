@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import label
 
+from nnunet_ext.data.geometry import slice_axis
 from nnunet_ext.findings import Finding, some
-from nnunet_ext.scribbles.label_map import box_of, slice_axis, slices_of
+from nnunet_ext.scribbles.label_map import box_of, slices_of
 
 DENSE_FRACTION = 0.5
 """Annotated share above which labels are not scribbles. Published scribbles cover 1 to 5 % of the voxels; dense labels

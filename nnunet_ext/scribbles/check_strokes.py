@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, gaussian_filter, gaussian_gradient_magnitude, label
 from scipy.spatial import KDTree
 
+from nnunet_ext.data.geometry import slice_axis
 from nnunet_ext.findings import Finding
 from nnunet_ext.scribbles.check_rules import CheckedScribbles
-from nnunet_ext.scribbles.label_map import box_of, slice_axis, slices_of
+from nnunet_ext.scribbles.label_map import box_of, slices_of
 from nnunet_ext.scribbles.strokes import EIGHT
 
 TOUCHING = "touching"

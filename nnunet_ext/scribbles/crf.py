@@ -19,6 +19,7 @@ from torch import Tensor
 from nnunet_ext.attenscribble.crf_window import ResolvedWindow, crf_loss
 from nnunet_ext.attenscribble.options import AttenScribbleOptions
 from nnunet_ext.attenscribble.relabel import preferred
+from nnunet_ext.data.geometry import slice_axis
 from nnunet_ext.data.label_definitions import numbers_of
 from nnunet_ext.data.raw import RawCase, RawDataset
 from nnunet_ext.data.reading import Volume
@@ -26,7 +27,7 @@ from nnunet_ext.findings import Finding
 from nnunet_ext.nnunet.options import with_overrides
 from nnunet_ext.nnunet.plans import extension_settings
 from nnunet_ext.processes.parallel import for_every_case
-from nnunet_ext.scribbles.label_map import box_of, slice_axis, slices_of
+from nnunet_ext.scribbles.label_map import box_of, slices_of
 from nnunet_ext.scribbles.overview import Panels
 
 LIMIT = 0.1

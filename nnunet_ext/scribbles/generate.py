@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 
 from nnunet_ext.data.derived import derived_description, new_dataset_folder
+from nnunet_ext.data.geometry import slice_axis
 from nnunet_ext.data.raw import RawCase, open_dataset, require_labels, write_label_map
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.files import write_json, written_as_a_whole
 from nnunet_ext.processes.parallel import for_every_case
-from nnunet_ext.scribbles.label_map import Options, scribble_label_map, slice_axis, slices_with
+from nnunet_ext.scribbles.label_map import Options, scribble_label_map, slices_with
 from nnunet_ext.scribbles.overview import Panels, draw_panels, most_annotated_slice
 from nnunet_ext.version import __version__
 

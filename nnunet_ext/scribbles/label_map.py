@@ -14,6 +14,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_ext.data.geometry import slice_axis
 from nnunet_ext.errors import InputError
 from nnunet_ext.scribbles.strokes import MODES, Components, scribble_class
 
@@ -91,11 +92,6 @@ def scribble_label_map(
             )
             result[index][drawn] = value
     return result[0] if labels.ndim == 2 else np.ascontiguousarray(np.moveaxis(result, 0, axis))
-
-
-def slice_axis(spacing_mm: Sequence[float]) -> int:
-    """The axis along which the slices of a volume were acquired: the coarsest one, the first among equals."""
-    return int(np.argmax(spacing_mm)) if len(spacing_mm) == 3 else 0
 
 
 def slices_of(array: NDArray, axis: int) -> NDArray:

@@ -10,9 +10,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_ext.data.geometry import slice_axis
 from nnunet_ext.data.reading import Volume
 from nnunet_ext.evaluation.overlay import COLOURS
-from nnunet_ext.scribbles.label_map import slice_axis, slices_of
+from nnunet_ext.scribbles.label_map import slices_of
 
 BACKGROUND = "#ffffff"
 FOREGROUND_ALPHA, FILLED_ALPHA = 1.0, 0.45

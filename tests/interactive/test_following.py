@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunet_ext.interactive.propagation import Packed, Propagation, Step
+from nnunet_ext.interactive.propagation import Propagation, Step
 from nnunet_ext.interactive.provenance import supported
+from nnunet_ext.s2vnet.packed import Packed
 from tests.interactive.sessions import session, trained_session
 
 # --- no checkerboards -------------------------------------------------------------------------------------------------
@@ -86,7 +87,7 @@ def test_a_prompt_gives_its_own_label_and_no_other():
 
 def test_small_structures_propagate_as_far_as_they_exist():
     """16 × 16 pixels of 512 × 512, a thousandth of the slice, in 14 of 24 slices."""
-    first, last, clicked, depth = 4, 17, 10, 24
+    first_slice, last_slice, clicked, depth = 4, 17, 10, 24
     there = np.zeros((512, 512), np.int16)
     there[100:116, 200:216] = 1
 
@@ -94,22 +95,23 @@ def test_small_structures_propagate_as_far_as_they_exist():
         """Finds the structure on every slice after a slice on which it was found."""
 
         def __init__(self):
-            self.depth, self.there, self.early_stop = depth, [[True] * depth], True
+            self.early_stop = True
 
-        def _segment(self, tile, chain, index, upwards, prompts):
-            beside = chain[index - 1 if upwards else index + 1]
-            known = index == clicked or bool(beside.labels.unpacked().any())
-            return step(there if known and first <= index <= last else 0 * there)
+        def _walk(self, tile, chain, order, first, prompts, report):
+            known = chain[order[first - 1]].labels.unpacked().any()
+            for index in order[first:]:
+                known = known and first_slice <= index <= last_slice
+                yield step(there if known else 0 * there)
 
     def step(labels):
-        return Step(torch.zeros(1, 1, 1), Packed.of(labels))
+        return Step(torch.zeros(1, 1, 1), None, None, Packed.of(labels))
 
     engine = Follows()
-    nothing = (step(0 * there),) * depth
-    start = engine._segment(0, nothing, clicked, True, None)
-    for upwards, expected in ((True, range(clicked, last + 1)), (False, range(first, clicked + 1))):
+    nothing = dict.fromkeys(range(depth), step(0 * there))
+    up = list(range(depth))
+    for order, expected in ((up, range(clicked, last_slice + 1)), (up[::-1], range(first_slice, clicked + 1))):
         chain, reached = engine._follow(
-            0, nothing, upwards, [clicked], lambda index: start, lambda index: None, lambda slices: None
+            0, nothing, order, [clicked], lambda index: step(there), lambda index: None, lambda slices: None
         )
         assert [index for index in range(depth) if chain[index].labels.unpacked().any()] == list(expected)
         assert len(reached) == len(expected) + 3  # and three slices that stay as they were

@@ -22,14 +22,21 @@ def test_a_full_block():
     found = declared(FULL)
     assert found.names == ("medial", "lateral", "centre")
     assert found.surface_of == {"medial": ("femur",), "lateral": ("whole",)}
-    assert found.mirror_pairs == (("medial", "lateral"),)
+    assert found.mirror_pairs == {"right-left": (("medial", "lateral"),)}
     assert found.spans == {"femur": (("medial", "lateral"),)}
-    assert found.mirrored_order() == [1, 0, 2]
+    assert found.mirrored_order("right-left") == [1, 0, 2]
+
+
+def test_pairs_may_name_their_direction():
+    found = declared({**FULL, "mirror_pairs": {"anterior-posterior": [["medial", "centre"]], "right-left": []}})
+    assert found.mirror_pairs == {"anterior-posterior": (("medial", "centre"),)}
+    assert found.mirrored_order("anterior-posterior") == [2, 1, 0]
+    assert found.mirrored_order("right-left") == [0, 1, 2]
 
 
 def test_names_are_enough():
     assert declared({"names": ["a", "b"]}) == declared(["a", "b"]) == Declaration(("a", "b"))
-    assert declared(["a", "b"]).mirrored_order() == [0, 1]
+    assert declared(["a", "b"]).mirrored_order("right-left") == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +53,12 @@ def test_names_are_enough():
         ({"mirror_pairs": [["medial"]]}, ("pair", "two")),
         ({"mirror_pairs": [["medial", "medial"]]}, ("pair", "two")),
         ({"mirror_pairs": [["medial", "lateral"], ["medial", "centre"]]}, ("medial", "several pairs")),
-        ({"mirror_pairs": {"medial": "lateral"}}, ("mirror_pairs", "list of pairs")),
+        ({"mirror_pairs": "medial"}, ("mirror_pairs", "list of pairs")),
+        (
+            {"mirror_pairs": {"medial": "lateral"}},
+            ("mirror_pairs", "['medial']", "known are right-left"),
+        ),
+        ({"mirror_pairs": {"right-left": "medial"}}, ("mirror_pairs right-left", "list of pairs")),
         ({"spans": {"tibia": [["medial", "lateral"]]}}, ("spans", "tibia")),
         ({"mirror_pair": []}, ("unknown keys 'mirror_pair' (did you mean 'mirror_pairs'?)",)),
         ({"surfaceof": {}, "centre": 1}, ("'surfaceof' (did you mean 'surface_of'?)", "'centre'", "known are names")),

@@ -150,7 +150,8 @@ def test_the_landmarks_are_declared_lie_on_their_organs_and_pass_the_check(raw):
     assert len(declared.names) == 12
     assert declared.surface_of["box_superior"] == ("box",)
     assert declared.spans["other"][0] == ("other_right", "other_left")
-    assert declared.mirror_pairs == ()
+    assert list(declared.mirror_pairs) == ["right-left", "anterior-posterior", "inferior-superior"]
+    assert declared.mirror_pairs["inferior-superior"][1] == ("other_inferior", "other_superior")
     report = check_landmarks(227, labels=result.references, processes=1)
     assert report.exit_code == 0
     assert max(abs(distance.mm) for distance in report.distances) < 1e-6

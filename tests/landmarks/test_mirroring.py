@@ -9,10 +9,11 @@ from scipy.spatial.transform import Rotation
 
 from nnunet_ext.data.geometry import Geometry
 from nnunet_ext.landmarks.dataset import Declaration
-from nnunet_ext.landmarks.mirroring import Mirroring, allowed_mirror_axes, left_right_axis, unmirror
+from nnunet_ext.landmarks.mirroring import Mirroring, allowed_mirror_axes, nearest_axis, unmirror
 
 NAMES = ("left", "middle", "right")
-PAIRED = Declaration(NAMES, mirror_pairs=(("left", "right"),))
+RIGHT_LEFT, ANTERIOR_POSTERIOR = "right-left", "anterior-posterior"
+PAIRED = Declaration(NAMES, mirror_pairs={RIGHT_LEFT: (("left", "right"),)})
 ALL = (0, 1, 2)
 
 
@@ -34,30 +35,34 @@ SAGITTAL = matrix([[0, 0, 1], [1, 0, 0], [0, 1, 0]])  # its slices go from right
 
 
 def test_the_axis_and_its_side_come_from_the_header_and_the_plans():
-    assert left_right_axis(AXIAL, (0, 1, 2)) == (2, 1)
-    assert left_right_axis(matrix(np.diag([-1, -1, 1])), (0, 1, 2)) == (2, -1)
-    assert left_right_axis(AXIAL, (2, 0, 1)) == (0, 1)
-    assert left_right_axis(SAGITTAL, (0, 1, 2)) == (0, 1)
-    assert left_right_axis(turned(44), (0, 1, 2)) == (2, 1)
-    assert left_right_axis(turned(46), (0, 1, 2)) == (1, -1)
-    assert left_right_axis(turned(45), (0, 1, 2)) is None
+    assert nearest_axis(AXIAL, (0, 1, 2), RIGHT_LEFT) == (2, 1)
+    assert nearest_axis(matrix(np.diag([-1, -1, 1])), (0, 1, 2), RIGHT_LEFT) == (2, -1)
+    assert nearest_axis(AXIAL, (2, 0, 1), RIGHT_LEFT) == (0, 1)
+    assert nearest_axis(SAGITTAL, (0, 1, 2), RIGHT_LEFT) == (0, 1)
+    assert nearest_axis(turned(44), (0, 1, 2), RIGHT_LEFT) == (2, 1)
+    assert nearest_axis(turned(46), (0, 1, 2), RIGHT_LEFT) == (1, -1)
+    assert nearest_axis(turned(45), (0, 1, 2), RIGHT_LEFT) is None
+    assert nearest_axis(AXIAL, (0, 1, 2), ANTERIOR_POSTERIOR) == (1, 1)
+    assert nearest_axis(matrix(np.diag([-1, -1, 1])), (0, 1, 2), ANTERIOR_POSTERIOR) == (1, -1)
+    assert nearest_axis(SAGITTAL, (0, 1, 2), ANTERIOR_POSTERIOR) == (2, 1)
+    assert nearest_axis(AXIAL, (0, 1, 2), "inferior-superior") == (0, 1)
 
 
 def test_without_pairs_nothing_is_flipped():
     found = allowed_mirror_axes(Declaration(NAMES), [AXIAL], (0, 1, 2), ALL)
-    assert (found.axes, found.order, found.left_right) == ((), None, None)
+    assert (found.axes, found.orders) == ((), {})
     assert "mirror_pairs" in found.why_not
 
 
 def test_with_pairs_all_axes_stay_and_the_pairs_change_places_on_one_of_them():
     found = allowed_mirror_axes(PAIRED, [AXIAL, turned(10)], (0, 1, 2), ALL)
-    assert found == Mirroring(ALL, 2, (2, 1, 0))
-    assert allowed_mirror_axes(PAIRED, [AXIAL], (2, 0, 1), ALL).left_right == 0
+    assert found == Mirroring(ALL, {2: (2, 1, 0)})
+    assert list(allowed_mirror_axes(PAIRED, [AXIAL], (2, 0, 1), ALL).orders) == [0]
     assert [found.order_after(axes) for axes in [(), (0, 1), (2,), (0, 2)]] == [None, None, [2, 1, 0], [2, 1, 0]]
 
 
 def test_in_2d_the_axes_are_those_of_a_slice():
-    assert allowed_mirror_axes(PAIRED, [AXIAL], (0, 1, 2), (0, 1), dim=2) == Mirroring((0, 1), 1, (2, 1, 0))
+    assert allowed_mirror_axes(PAIRED, [AXIAL], (0, 1, 2), (0, 1), dim=2) == Mirroring((0, 1), {1: (2, 1, 0)})
     # no flip of a sagittal slice changes sides
     found = allowed_mirror_axes(PAIRED, [SAGITTAL], (0, 1, 2), (0, 1), dim=2)
     assert found.axes == (0, 1)
@@ -89,7 +94,7 @@ def test_pairs_on_organs_that_have_sides_are_not_flipped():
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_unmirrored_heatmaps_of_a_flipped_image_are_those_of_the_image(dim):
-    mirroring = Mirroring(tuple(range(dim)), dim - 1, (2, 1, 0))
+    mirroring = Mirroring(tuple(range(dim)), {dim - 1: (2, 1, 0)})
     heatmaps = torch.randn(2, 3, *range(4, 4 + dim))
     for flipped in chain.from_iterable(combinations(range(dim), n) for n in range(dim + 1)):
         # a network that calls left what is on the left
@@ -97,3 +102,27 @@ def test_unmirrored_heatmaps_of_a_flipped_image_are_those_of_the_image(dim):
         if dim - 1 in flipped:
             seen = seen[:, [2, 1, 0]]
         assert torch.equal(unmirror(seen, flipped, mirroring), heatmaps)
+
+
+def test_extreme_points_change_places_along_their_own_axis():
+    names = ("right", "left", "anterior", "posterior", "top")
+    pairs = {RIGHT_LEFT: (("right", "left"),), ANTERIOR_POSTERIOR: (("anterior", "posterior"),)}
+    found = allowed_mirror_axes(Declaration(names, mirror_pairs=pairs), [AXIAL], (0, 1, 2), (0, 1), dim=2)
+    assert found == Mirroring((0, 1), {1: (1, 0, 2, 3, 4), 0: (0, 1, 3, 2, 4)})
+    assert found.order_after((0, 1)) == [1, 0, 3, 2, 4]
+    both = {RIGHT_LEFT: (("right", "left"),), "inferior-superior": (("anterior", "top"),)}
+    assert 0 not in allowed_mirror_axes(Declaration(names, mirror_pairs=both), [AXIAL], (0, 1, 2), (0, 1), 2).orders
+
+
+def test_a_corner_has_a_partner_along_each_axis():
+    corners = Mirroring((0, 1), {0: (2, 3, 0, 1), 1: (1, 0, 3, 2)})  # of a square, row by row
+    assert corners.order_after((0, 1)) == [3, 2, 1, 0]
+    heatmaps = torch.randn(1, 4, 5, 6)
+    assert torch.equal(unmirror(heatmaps.flip([2, 3])[:, [3, 2, 1, 0]], (0, 1), corners), heatmaps)
+
+
+def test_one_direction_that_differs_turns_all_flips_off():
+    pairs = {RIGHT_LEFT: (("left", "right"),), ANTERIOR_POSTERIOR: (("middle", "left"),)}
+    found = allowed_mirror_axes(Declaration(NAMES, mirror_pairs=pairs), [AXIAL, matrix(np.diag([1, -1, 1]))], ALL, ALL)
+    assert found.axes == ()
+    assert "anterior-posterior is not the same" in found.why_not

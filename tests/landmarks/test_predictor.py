@@ -48,7 +48,7 @@ def test_mirroring_exchanges_the_landmarks_of_a_pair():
     x = torch.rand(1, 1, 6, 8)
     segmentation, landmarks = Sided()(x, landmarks=True)
     plain = torch.cat((segmentation, landmarks), 1)
-    right = predictor(Mirroring((0, 1), left_right=1, order=(1, 0, 2)))
+    right = predictor(Mirroring((0, 1), {1: (1, 0, 2)}))
     assert torch.allclose(right._internal_maybe_mirror_and_predict(x), plain, atol=1e-6)
     wrong = predictor(Mirroring((0, 1)))
     assert not torch.allclose(wrong._internal_maybe_mirror_and_predict(x), plain, atol=1e-2)
@@ -96,8 +96,9 @@ def test_models_without_landmarks_and_folders_without_models_get_one_sentence(tm
     assert not (tmp_path / "out").exists()
 
 
-def test_what_the_plans_hold_comes_back():
-    settings = {"names": list(NAMES), "scale": 255.0, "left_right": 2, "order": [1, 0, 2]}
+@pytest.mark.parametrize("orders", [{"orders": {"2": [1, 0, 2]}}, {"left_right": 2, "order": [1, 0, 2]}])
+def test_what_the_plans_hold_comes_back(orders):
+    settings = {"names": list(NAMES), "scale": 255.0, **orders}
     head = LandmarkHead.from_configuration({"nnunet_ext": {"landmarks": settings}}, "model")
     assert head.names == NAMES
     assert head.scale == 255.0

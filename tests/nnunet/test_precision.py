@@ -1,5 +1,6 @@
 """bfloat16 on a CPU: what a step computes stays that of float32 up to rounding, and losses stay in float32."""
 
+from contextlib import suppress
 from copy import deepcopy
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_ext.catalogue import resolve
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet import precision
-from nnunet_ext.nnunet.precision import TOLERANCE, infer_in, infer_in_float32
+from nnunet_ext.nnunet.precision import TOLERANCE, Precision, infer_in, infer_in_float32
 from tests import tiny
 
 BFLOAT16 = {"precision": {"cpu": "bfloat16"}}
@@ -120,6 +121,19 @@ def test_a_cpu_without_units_infers_in_float32(monkeypatch):
     (exact, image), (half, _) = (built("nnUNetTrainerReference", section) for section in ({}, BFLOAT16))
     with torch.inference_mode():
         assert torch.equal(half(image), exact(image))
+
+
+@pytest.mark.parametrize("threads", [None, 2])
+def test_inference_has_no_gradients_and_gives_threads_back_whatever_happens(threads, with_units):
+    before = torch.get_num_threads()
+    planned = Precision(torch.device("cpu"), BFLOAT16["precision"])
+    with suppress(KeyboardInterrupt), planned.inference(threads):
+        assert torch.is_inference_mode_enabled()
+        assert torch.is_autocast_enabled("cpu")
+        assert torch.get_num_threads() == (threads or before)
+        raise KeyboardInterrupt
+    assert torch.get_num_threads() == before
+    assert not torch.is_inference_mode_enabled()
 
 
 def test_which_cpus_have_units(monkeypatch):

@@ -126,7 +126,7 @@ def test_a_click_reaches_its_slice_and_those_after_it():
     there = slices_with_image(x)
     with torch.no_grad():
         plain = [one.logits for one in network.propagate(x.unbind(2), there)]
-        clicked = [one.logits for one in network.propagate(x.unbind(2), there, Prompts.click([2, 5, 5], 1))]
+        clicked = [one.logits for one in network.propagate(x.unbind(2), there, Prompts.click([2, 5, 5], 1).on_slice)]
     assert [not torch.equal(a, b) for a, b in zip(plain, clicked, strict=True)] == [False, False, True, True]
 
 

@@ -304,7 +304,7 @@ def test_prompts_pass_through_the_saved_network(trained):
     there = torch.ones(1, 3, dtype=torch.bool)
     with torch.no_grad():
         plain = [one.logits for one in network.propagate(x.unbind(2), there)]
-        clicked = [one.logits for one in network.propagate(x.unbind(2), there, Prompts.click([1, 4, 4], 1))]
+        clicked = [one.logits for one in network.propagate(x.unbind(2), there, Prompts.click([1, 4, 4], 1).on_slice)]
     assert torch.equal(plain[0], clicked[0])
     assert not torch.equal(plain[2], clicked[2])
 

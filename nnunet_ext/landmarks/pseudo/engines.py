@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from nnunet_ext.data.geometry import Floats
+from nnunet_ext.data.geometry import Floats, slice_axis
 from nnunet_ext.errors import InputError
 
 Engine = Callable[[NDArray, Sequence[float], Floats, Floats], NDArray[np.bool_]]
@@ -162,7 +162,7 @@ def slice_by_slice(
     First the slices with foreground points are segmented. From there propagation moves slice by slice, with the
     innermost point of the last mask as the prompt, until the mask vanishes or jumps in size.
     """
-    axis = int(np.argmax(spacing_mm))
+    axis = slice_axis(spacing_mm)
     volume, mask = np.moveaxis(image, axis, 0), np.zeros(image.shape, bool)
     slices = np.moveaxis(mask, axis, 0)
     darkest, brightest = np.percentile(volume, [0.5, 99.5])

@@ -47,8 +47,6 @@ class LandmarkData(CommonTrainer):
     Attributes:
         landmark_declaration: the block ``landmarks`` of ``dataset.json``.
         landmark_mirroring: which flips are allowed and which landmarks they exchange; set with the data loaders.
-        landmark_permutation: ``(K,)``, index of the landmark that takes each one's place after a flip along
-            ``landmark_mirroring.left_right``; None if all stay.
     """
 
     landmark_scale: ClassVar[float | None] = None
@@ -64,23 +62,16 @@ class LandmarkData(CommonTrainer):
 
     def _settings(self) -> dict[str, Any]:
         """Settings of the landmarks that a predictor needs and that the weights do not show."""
-        rule = self.landmark_mirroring
         return {
             "names": list(self.landmark_declaration.names),
             "scale": self.landmark_scale,
-            "left_right": rule.left_right,
-            "order": self.landmark_permutation,
+            "orders": {str(axis): list(order) for axis, order in self.landmark_mirroring.orders.items()},
         }
 
     @property
     def segmented_share(self) -> float:
         """Smallest share of training samples from segmented cases; by default their share of all cases."""
         return 0.0
-
-    @property
-    def landmark_permutation(self) -> list[int] | None:
-        order = self.landmark_mirroring.order
-        return None if order is None else list(order)
 
     @cached_property
     def landmark_cases(self) -> dict[str, LandmarkCase]:

@@ -137,7 +137,7 @@ def test_image_and_segmentation_are_bit_for_bit_those_of_stock_nnunet(size, dumm
         foreground_labels=[1, 2],
         ignore_label=3,
     )
-    ours = with_keypoints(stock, Mirroring(tuple(range(dim)), 0, (1, 0)))
+    ours = with_keypoints(stock, Mirroring(tuple(range(dim)), {0: (1, 0)}))
     bigger = (size[0], *(n + 6 for n in size[1:])) if dummy else tuple(n + 6 for n in size)
     moved = 0
     for seed in range(10):
@@ -163,7 +163,7 @@ def test_image_and_segmentation_are_bit_for_bit_those_of_stock_nnunet(size, dumm
 
 
 def test_after_a_flip_left_is_left_again():
-    pair = Mirroring((0, 1), left_right=1, order=(1, 0, 2))
+    pair = Mirroring((0, 1), {1: (1, 0, 2)})
     flip = with_keypoints(MirrorTransform((0, 1)), pair)
     image = torch.arange(20.0).reshape(1, 4, 5)
     points = torch.tensor([[1.0, 0.0], [2.0, 4.0], [0.0, 2.0]])

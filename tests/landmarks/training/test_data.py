@@ -174,8 +174,7 @@ def test_a_trainer_that_lists_the_mix_in_gets_landmarks_in_augmented_batches(roo
     assert min(found) > 5
     dim = len(made.configuration_manager.patch_size)
     # the header's x axis points to the right, and the array's last axis is x
-    assert made.landmark_mirroring.left_right == dim - 1
-    assert made.landmark_permutation == [1, 0, 2, 3]
+    assert made.landmark_mirroring.orders == {dim - 1: (1, 0, 2, 3)}
     assert made.inference_allowed_mirroring_axes == tuple(range(dim))
     log = capsys.readouterr().out
     assert "'segmentation': 2" in log
@@ -230,7 +229,7 @@ def test_without_pairs_mirroring_is_off_and_the_log_says_why(root, capsys):
     *_, axes = made.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     assert axes is None
     assert made.inference_allowed_mirroring_axes is None
-    assert made.landmark_permutation is None
+    assert made.landmark_mirroring.orders == {}
     assert "Mirroring is off" in capsys.readouterr().out
 
 
