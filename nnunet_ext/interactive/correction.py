@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import label as connected
 
 from nnunet_ext.interactive.drawing import Box
-from nnunet_ext.interactive.marks import Mark, marks_of, prompts_in, touches, with_newer
+from nnunet_ext.interactive.marks import Mark, left_by, marks_of, prompts_in, touches
+from nnunet_ext.interactive.nearby import Neighbourhood
 from nnunet_ext.interactive.propagation import Propagation, TileState
 from nnunet_ext.interactive.provenance import Origin, Sheet
 from nnunet_ext.interactive.strokes import Stroke
@@ -37,6 +39,8 @@ class State:
     Attributes:
         marks: the marks that count.
         seen: the marks that the label map takes into account.
+        spreading: drawn pixels with another label before, whose neighbourhood follows; see
+            :mod:`nnunet_ext.interactive.nearby`.
         round: number of predictions.
         waiting: strokes that are not in the label map yet.
         tiles: states of the tiles; None before the first prediction.
@@ -48,6 +52,7 @@ class State:
 
     marks: tuple[Mark, ...] = ()
     seen: tuple[Mark, ...] = ()
+    spreading: tuple[Mark, ...] = ()
     round: int = 0
     waiting: tuple[Stroke, ...] = ()
     tiles: tuple[TileState, ...] | None = None
@@ -56,9 +61,20 @@ class State:
     locked: frozenset[int] = frozenset()
     accepted: frozenset[int] = frozenset()
 
-    def with_drawn(self, marks: Sequence[Mark], stroke: Stroke) -> State:
-        """The state after a prompt, before its prediction: with its marks, and with its stroke waiting."""
-        return replace(self, marks=with_newer(self.marks, marks), waiting=(*self.waiting, stroke))
+    def with_drawn(self, marks: Sequence[Mark], stroke: Stroke, spreading: Sequence[Mark] = ()) -> State:
+        """The state after a prompt, before its prediction.
+
+        Args:
+            marks: marks of the prompt.
+            stroke: stroke of the prompt, which waits for the prediction.
+            spreading: the part of the marks whose neighbourhood follows.
+        """
+        return replace(
+            self,
+            marks=(*left_by(marks, self.marks), *marks),
+            spreading=(*left_by(marks, self.spreading), *spreading),
+            waiting=(*self.waiting, stroke),
+        )
 
     def protecting(self, before: State) -> State:
         """The state with the locks of the state ``before``, and with the protected voxels as they are there."""
@@ -70,6 +86,47 @@ class State:
             for index, (old, new) in enumerate(zip(before.sheets, self.sheets, strict=True))
         ]
         return replace(self, sheets=tuple(sheets), locked=locked, accepted=accepted)
+
+
+def shown(sheets: Sequence[Sheet], voxels: NDArray[np.int64]) -> NDArray[np.unsignedinteger]:
+    """Return the shown labels of voxels ``(P, 3)``: slice, row and column."""
+    found = np.zeros(len(voxels), sheets[0].labels.unpacked().dtype)
+    for index in np.unique(voxels[:, 0]):
+        here = voxels[:, 0] == index
+        found[here] = sheets[index].labels.unpacked()[tuple(voxels[here, 1:].T)]
+    return found
+
+
+def grown(
+    answers: Mapping[int, NDArray[np.unsignedinteger]],
+    before: Mapping[int, NDArray[np.unsignedinteger]],
+    strokes: Sequence[Stroke],
+) -> dict[int, NDArray[np.unsignedinteger]]:
+    """Answers of the network whose changes are connected to what was drawn; elsewhere they are as before.
+
+    Changes of each label are connected by the 26 neighbours of a voxel, also from slice to slice.
+
+    Args:
+        answers: by slice, ``(H, W)``.
+        before: the same slices before the prompts.
+        strokes: the prompts, none of which is a box.
+    """
+    if not answers:
+        return {}
+    first, last = min(answers), max(answers)
+    found = {index: old.copy() for index, old in before.items()}
+    for label in {stroke.label for stroke in strokes}:
+        changed = np.zeros((last - first + 1, *next(iter(answers.values())).shape), bool)
+        for index, answer in answers.items():
+            changed[index - first] = (answer == label) & (before[index] != label)
+        drawn = np.concatenate([stroke.voxels for stroke in strokes if stroke.label == label])
+        drawn = drawn[(drawn[:, 0] >= first) & (drawn[:, 0] <= last)] - [first, 0, 0]
+        changed[tuple(drawn.T)] = True
+        regions, _ = connected(changed, np.ones((3, 3, 3)))
+        kept = changed & np.isin(regions, np.unique(regions[tuple(drawn.T)]))
+        for index, answer in answers.items():
+            found[index] = np.where(kept[index - first] & (answer == label), answer, found[index])
+    return found
 
 
 class Correction:
@@ -96,8 +153,10 @@ class Correction:
     ) -> None:
         self.case = case
         self.precision = planned_precision(network.centres.device, case.model.configuration_manager)
+        settings = case.model.configuration_manager
+        around = Neighbourhood.of(settings.spacing[-2:], settings.patch_size[-2:], case.gap)
         self.engine = Propagation(
-            network, case.image, case.tiles, FeatureCache(cache_bytes), propagates, early_stop, case.gap
+            network, case.image, case.tiles, FeatureCache(cache_bytes), around, propagates, early_stop
         )
         self.threads = threads
         self._automatic: tuple[tuple[TileState, ...], tuple[Sheet, ...]] | None = None
@@ -116,10 +175,12 @@ class Correction:
         """The state after a prediction with its marks and strokes; the same state if there is nothing to predict."""
         if state.marks == state.seen and not state.waiting and state.tiles is not None:
             return state
-        tiles, answers = self._heard(state, progress)
+        tiles, answers, spreading = self._heard(state, progress)
         automatic = self._start(progress)[1]
         start, sheets = state.start or automatic, list(state.sheets or automatic)
         asked = self._asked(state) if state.waiting else None
+        if state.waiting and not any(len(stroke.around) for stroke in state.waiting):
+            answers = grown(answers, {index: sheets[index].answer.unpacked() for index in answers}, state.waiting)
         for index, answer in answers.items():
             sheets[index] = sheets[index].answered(answer, start[index], state.locked, index in state.accepted, asked)
         for stroke in state.waiting:
@@ -128,6 +189,7 @@ class Correction:
         return replace(
             state,
             seen=state.marks,
+            spreading=spreading,
             round=state.round + 1,
             waiting=(),
             tiles=tiles,
@@ -224,8 +286,11 @@ class Correction:
 
     def _heard(
         self, state: State, progress: Progress | None
-    ) -> tuple[tuple[TileState, ...], dict[int, NDArray[np.unsignedinteger]]]:
-        """The states of all tiles after the marks of a state, and the network's answers on the reached slices."""
+    ) -> tuple[tuple[TileState, ...], dict[int, NDArray[np.unsignedinteger]], tuple[Mark, ...]]:
+        """The states of all tiles after the marks of a state, the network's answers, and the marks that spread.
+
+        There are answers on the reached slices.
+        """
         start, _ = self._start(progress)
         after: list[TileState] = []
         reached: set[int] = set()
@@ -239,7 +304,13 @@ class Correction:
                     )
                     reached |= there
                 after.append(known)
-            return tuple(after), {self._first + index: self._answer(after, index) for index in sorted(reached)}
+            older = tuple(mark for mark in state.spreading if mark.round < state.round)
+            fresh = [mark for mark in state.spreading if mark.round == state.round]
+            fresh = [replace(mark, weight=self.engine.amplitude(mark, after, older)) for mark in fresh]
+            reached |= self.engine.near(fresh)
+            spreading = (*older, *fresh)
+            answers = {self._first + index: self._answer(after, index, spreading) for index in sorted(reached)}
+            return tuple(after), answers, spreading
 
     @staticmethod
     def _asked(state: State) -> set[int]:
@@ -264,9 +335,12 @@ class Correction:
         oldest, decay = network.options.rounds - 1, network.options.click_decay  # training had no older marks
         return lambda index: prompts_in(marks.get(index, ()), rows, columns, oldest, decay, self.engine.device)
 
-    def _answer(self, tiles: Sequence[TileState], index: int) -> NDArray[np.unsignedinteger]:
+    def _answer(
+        self, tiles: Sequence[TileState], index: int, spreading: Sequence[Mark] = ()
+    ) -> NDArray[np.unsignedinteger]:
         """The network's labels on one slice of the crop, from all tiles, ``(H, W)`` of the image."""
-        logits = ((x.cpu() for x in self.engine.logits(tile, known, index)) for tile, known in enumerate(tiles))
+        of_tiles = (self.engine.logits(tile, known, index, spreading) for tile, known in enumerate(tiles))
+        logits = ((x.cpu() for x in terms) for terms in of_tiles)
         found = np.zeros(self.shape[1:], self.case.label_type)
         (_, row, column), (_, height, width) = self.case.grid.start, self.case.grid.cropped
         found[row : row + height, column : column + width] = self.case.labels_of(self.case.tiling.blended(logits))

@@ -42,7 +42,8 @@ class Mark:
         slice: index of the slice.
         label: index of the label.
         pixels: ``(P, 2)`` float, row and column, in pixels of the preprocessed slice.
-        weight: total weight of all pixels.
+        weight: total weight of all pixels; of a mark whose neighbourhood follows, A of
+            :mod:`nnunet_ext.interactive.nearby`.
         round: round of interaction in which the mark was drawn.
         supersedes: whether the mark supersedes older marks of other labels.
     """
@@ -77,8 +78,8 @@ def marks_of(
     return tuple(found)
 
 
-def with_newer(marks: Sequence[Mark], newer: Sequence[Mark]) -> tuple[Mark, ...]:
-    """The marks that count after ``newer`` marks were drawn: these, and what they leave of the older ones."""
+def left_by(newer: Sequence[Mark], marks: Sequence[Mark]) -> tuple[Mark, ...]:
+    """The parts of marks that ``newer`` ones do not supersede."""
     kept = []
     winners = [mark for mark in newer if mark.supersedes]
     for old in marks:
@@ -90,7 +91,7 @@ def with_newer(marks: Sequence[Mark], newer: Sequence[Mark]) -> tuple[Mark, ...]
                     break
         else:
             kept.append(old)
-    return (*kept, *newer)
+    return tuple(kept)
 
 
 def prompts_in(

@@ -26,6 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nnunet_ext.interactive.marks import Mark
+from nnunet_ext.interactive.nearby import AMPLITUDE, LACKING, OF_REGIONS, Neighbourhood
 from nnunet_ext.s2vnet.chain import Column, Known, share_of_upward
 from nnunet_ext.s2vnet.feature_cache import FeatureCache
 from nnunet_ext.s2vnet.network import S2VNet
@@ -80,9 +82,9 @@ class Propagation:
         image: ``(C, D, h, w)``; may be on another device.
         tiles: rows and columns of each tile.
         cache: cache of features.
+        around: lengths of the image, for :mod:`nnunet_ext.interactive.nearby`.
         propagates: if False, a mark changes only its own slice, and the others keep their automatic result.
         early_stop: if False, chains are followed to the last slice.
-        gap: distance between two slices in mm; None means as planned.
     """
 
     def __init__(
@@ -91,13 +93,14 @@ class Propagation:
         image: Tensor,
         tiles: Sequence[tuple[slice, slice]],
         cache: FeatureCache,
+        around: Neighbourhood,
         propagates: bool = True,
         early_stop: bool = True,
-        gap: float | None = None,
     ) -> None:
         self.network = network
         self.tiles = tiles
         self.cache = cache
+        self.around = around
         self.propagates = propagates
         self.early_stop = early_stop
         self.device = network.centres.device
@@ -105,7 +108,9 @@ class Propagation:
 
         def column(tile: int) -> Column:
             rows, columns = tiles[tile]
-            return Column(network, lambda index: image[:, index, rows, columns], self.depth, [()], gap, cache, tile)
+            return Column(
+                network, lambda index: image[:, index, rows, columns], self.depth, [()], around.gap, cache, tile
+            )
 
         self.columns = [column(tile) for tile in range(len(tiles))]
         self.seen = [one.there.nonzero().flatten().tolist() for one in self.columns]
@@ -165,14 +170,61 @@ class Propagation:
         ]
         return TileState(up, down, tuple(share)), reached
 
-    def logits(self, tile: int, state: TileState, index: int) -> list[Tensor]:
-        """Return terms that add up to the logits of one slice of a tile, ``(heads, h, w)``, float32."""
+    def amplitude(self, mark: Mark, states: Sequence[TileState], older: Sequence[Mark]) -> float:
+        """Return A of :mod:`nnunet_ext.interactive.nearby` for a mark.
+
+        Args:
+            mark: the mark.
+            states: states of all tiles.
+            older: the marks before it.
+        """
+        if self.network.label_heads.regions is not None:
+            return OF_REGIONS
+        lacking = [0.0]
+        for tile, (rows, columns) in enumerate(self.tiles):
+            pixels = np.rint(mark.pixels).astype(np.int64) - [rows.start, columns.start]
+            inside = ((pixels >= 0) & (pixels < [rows.stop - rows.start, columns.stop - columns.start])).all(1)
+            if inside.any() and mark.slice in states[tile].up:
+                terms = self.logits(tile, states[tile], mark.slice, older)
+                there = torch.stack(terms).sum(0)[:, pixels[inside, 0], pixels[inside, 1]]
+                own = there[mark.label].clone()
+                there[mark.label] = -torch.inf
+                lacking.append(float((there.amax(0) - own).mean()))
+        return min(AMPLITUDE, LACKING * max(lacking))
+
+    def near(self, marks: Sequence[Mark]) -> set[int]:
+        """Return the slices on which marks change pixels that look like them."""
+        return self.around.slices(marks, self.depth) if self.propagates else {mark.slice for mark in marks}
+
+    def logits(self, tile: int, state: TileState, index: int, spreading: Sequence[Mark] = ()) -> list[Tensor]:
+        """Return terms that add up to the logits of one slice of a tile, ``(heads, h, w)``, float32.
+
+        Args:
+            tile: index of the tile.
+            state: state of the tile.
+            index: index of the slice.
+            spreading: marks that change pixels that look like them.
+        """
         column, share = self.columns[tile], state.share[index]
         chains = ((share, state.up.get(index)), (1 - share, state.down.get(index)))
         features = column.features(index) if index in state.up else ()
-        return [weight * column.logits(index, step, features) for weight, step in chains if weight]
+        added = self._added(tile, index, spreading) if features else None
+        return [weight * column.logits(index, step, features, added) for weight, step in chains if weight]
 
     # -- parts -----------------------------------------------------------------------------------------------------
+
+    def _added(self, tile: int, index: int, marks: Sequence[Mark]) -> Tensor | None:
+        """Additions of marks to the logits of labels on a slice, ``(L, h, w)``."""
+        rows, columns = self.tiles[tile]
+
+        @cache
+        def keys(index: int) -> Tensor:
+            return self.network.embedding(self.columns[tile].features(index))[0]
+
+        if not self.propagates:
+            marks = [mark for mark in marks if mark.slice == index]
+        labels = self.network.label_heads.num_labels
+        return self.around.added(marks, index, keys, (rows.start, columns.start), labels)
 
     def _follow(
         self,

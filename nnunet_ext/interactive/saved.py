@@ -56,7 +56,9 @@ def write_session(file: str | Path, state: State, active: int, belongs: Mapping[
     path = Path(file)
     require_folder_of(path)
     arrays = _Arrays()
-    marks = list(dict.fromkeys((*state.marks, *state.seen)))  # each once; marks are compared by identity
+    marks = list(
+        dict.fromkeys((*state.marks, *state.seen, *state.spreading))
+    )  # each once; marks are compared by identity
     content = {
         "format": FORMAT,
         **belongs,
@@ -67,6 +69,7 @@ def write_session(file: str | Path, state: State, active: int, belongs: Mapping[
         ],
         "count": [marks.index(mark) for mark in state.marks],
         "seen": [marks.index(mark) for mark in state.seen],
+        "spreading": [marks.index(mark) for mark in state.spreading],
         "round": state.round,
         "waiting": [[s.label, arrays.add(s.voxels), arrays.add(s.around)] for s in state.waiting],
         "tiles": state.tiles and [arrays.tile(tile) for tile in state.tiles],
@@ -193,6 +196,7 @@ def _state(content: Mapping[str, Any], arrays: Sequence[Packed], shape: Sequence
     return State(
         marks=tuple(marks[number] for number in content["count"]),
         seen=tuple(marks[number] for number in content["seen"]),
+        spreading=tuple(marks[number] for number in content.get("spreading", ())),
         round=content["round"],
         waiting=tuple(Stroke(label, array(a), array(b)) for label, a, b in content["waiting"]),
         tiles=None if tiles is None else tuple(TileState(chain(a), chain(b), tuple(share)) for a, b, share in tiles),

@@ -35,9 +35,9 @@ from nnunet_ext.data.label_definitions import declared_labels
 from nnunet_ext.devices import require_device
 from nnunet_ext.discovery import register
 from nnunet_ext.errors import InputError
-from nnunet_ext.interactive.correction import Correction, Progress, State
+from nnunet_ext.interactive.correction import Correction, Progress, State, shown
 from nnunet_ext.interactive.drawing import Box, as_array, box_voxels, checked_box, filled, mask_voxels, point_voxels
-from nnunet_ext.interactive.marks import marks_of
+from nnunet_ext.interactive.marks import Mark, marks_of
 from nnunet_ext.interactive.saved import checksum, read_session, write_session
 from nnunet_ext.interactive.strokes import CLICK_RADIUS, Stroke, around_box, disc, in_slices
 from nnunet_ext.nnunet.models import folds_with, require_openable, trained_folds
@@ -666,9 +666,20 @@ class S2VSession:
                 "A prompt lies where the image is empty, which nnU-Net crops away; only what was drawn changes there.",
                 stacklevel=3,
             )
+        state, case = self._state, correction.case
         index = list(self.labels.values()).index(stroke.label)
-        pixels = correction.case.to_pixels(seen)
-        state = self._state.with_drawn(marks_of(pixels, index, weight, self._state.round, supersedes), stroke)
+
+        def marks(voxels: NDArray) -> tuple[Mark, ...]:
+            return marks_of(case.to_pixels(voxels), index, weight, state.round, supersedes)
+
+        # a box has much around its structure, which must not spread; nor does a prompt that changes nothing
+        wrong = seen[:0]
+        if supersedes:
+            sheets = state.sheets or (correction.automatic(self.progress).sheets if run else None)
+            wrong = (
+                seen if sheets is None else seen[shown(sheets, in_slices(seen, case.grid, case.shape)) != stroke.label]
+            )
+        state = state.with_drawn(marks(seen), stroke, marks(wrong))
         return self._become(correction.predicted(state, self.progress) if run else state)
 
     def _require_unlocked(self, stroke: Stroke) -> None:
@@ -700,8 +711,7 @@ class S2VSession:
                 raise InputError(f"Slice {index} is accepted; take that back to draw on it.")
             if state.locked and state.sheets is not None:
                 here = stroke.voxels[:, 0] == index
-                _, rows, columns = stroke.voxels[here].T
-                there = state.sheets[index].labels.unpacked()[rows, columns]
+                there = shown(state.sheets, stroke.voxels[here])
                 held[here] = np.where(np.isin(there, list(state.locked)), there, 0)
         return held
 

@@ -153,13 +153,16 @@ class Column:
             self._bank([one.centres for one in past], past[-1].mask if past else None),
         )
 
-    def logits(self, index: int, known: Known | None, features: Sequence[Tensor]) -> Tensor:
+    def logits(
+        self, index: int, known: Known | None, features: Sequence[Tensor], added: Tensor | None = None
+    ) -> Tensor:
         """Logits ``(heads, h, w)`` of a slice that a chain has passed, summed over the flips.
 
         Args:
             index: of the slice.
             known: of the slice; None if it has no image.
             features: of the slice; not needed if it has no image.
+            added: ``(L, h, w)``, added to the logits of labels.
         """
         network = self.network
         if known is None:
@@ -167,6 +170,7 @@ class Column:
             labels = torch.zeros(size, device=self.device)
         else:
             labels = network.slice_logits(known.centres, features, self._bank((), known.before))
+            labels = labels if added is None else labels + added
         return self._summed(network.label_heads.head_logits(network.where_image(labels, self.there[index])))
 
     def features(self, index: int) -> list[Tensor]:

@@ -50,12 +50,17 @@ class CosineLogits(nn.Module):
 
     def forward(self, centres: Tensor, feature: Tensor) -> Tensor:
         """``(B, N, D)`` and ``(B, C, h, w)`` → ``(B, N, h, w)``, float32."""
-        key = self.key(feature)
+        key = self.keys(feature)
         with full_precision(feature):
-            key = normalize(at_least_float32(key), dim=1)
             query = normalize(self.query(self.norm(centres)), dim=-1)
             logits = self.scale.clamp(max=MAX_SCALE) * torch.einsum("bnk,bkhw->bnhw", query, key)
             return logits if self.bias is None else logits + self.bias(centres)[..., None]
+
+    def keys(self, feature: Tensor) -> Tensor:
+        """``W_k f(p)`` of length 1, ``(B, keys, h, w)``, float32."""
+        key = self.key(feature)
+        with full_precision(feature):
+            return normalize(at_least_float32(key), dim=1)
 
 
 def means_of_clusters(logits: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:

@@ -228,6 +228,14 @@ class S2VNet(nn.Module):
         finest = self._placed(features[self.stages[-1]], features[0].shape[2:])
         return self._final(centres, features[0], self._evidence(-1, finest, bank))
 
+    def embedding(self, features: Sequence[Tensor]) -> Tensor:
+        """Keys of all pixels, ``(B, K, H, W)``, each of length 1: those of alike pixels point the same way.
+
+        Args:
+            features: of :meth:`features`.
+        """
+        return self.pixels.keys(self._placed(features[0], features[0].shape[2:]))
+
     def _placed(self, feature: Tensor, size: Sequence[int]) -> Tensor:
         return with_positions(feature, size, self.scale.pixel) if self.options.position else feature
 
