@@ -3,8 +3,9 @@
 A prompt changes voxels in only two ways. Drawn voxels get its label (:meth:`Sheet.painted`) and keep it until a newer
 prompt is drawn over them. Any other voxel changes only if the network's answer for it differs from the answer before
 the prompt (:meth:`Sheet.answered`). So an unchanged answer does not overwrite an initial segmentation. A changed answer
-counts only if it is the label of the prompt, and no pixel changes alone (:func:`supported`). If the answer returns to
-the one before any prompt, the voxel gets its label from before any prompt back.
+counts only if it is the label of the prompt, in one piece with what was drawn
+(:func:`nnunet_ext.interactive.correction.grown`), and no pixel changes alone (:func:`supported`). If the answer returns
+to the one before any prompt, the voxel gets its label from before any prompt back.
 
 *Inferred*: all of it. An earlier version showed the network's answer even where it had not changed. In five cases, one
 click that agreed with a perfect initial segmentation then lowered its Dice from 1.0 to between 0.76 and 0.87.

@@ -10,9 +10,10 @@ from torch.nn.functional import normalize
 
 from nnunet_ext.interactive.correction import grown
 from nnunet_ext.interactive.marks import Mark
-from nnunet_ext.interactive.nearby import Neighbourhood
+from nnunet_ext.interactive.nearby import AMPLITUDE as AMPLITUDE_AT_MOST
+from nnunet_ext.interactive.nearby import LACKING, OF_REGIONS, Neighbourhood
 from nnunet_ext.interactive.strokes import Stroke
-from tests.interactive.sessions import trained_session
+from tests.interactive.sessions import session, trained_session
 
 SIZE, AMPLITUDE = (14, 11), 12.0
 AROUND = Neighbourhood((4.0, 6.0), gap=9.0, reach=11.0)
@@ -138,7 +139,7 @@ def test_a_prompt_that_changes_its_pixels_spreads_and_one_that_agrees_does_not()
     made.add_point_interaction(voxel, label=0)
     (spreading,) = made._state.spreading
     assert spreading.label == 0
-    assert 0 < spreading.weight <= 24.0
+    assert 0 < spreading.weight <= AMPLITUDE_AT_MOST
 
 
 def test_what_changes_is_connected_to_what_was_drawn_and_has_its_label():
@@ -173,3 +174,25 @@ def test_a_saved_session_keeps_what_spreads(tmp_path):
     for one in (made, other):
         one.add_point_interaction(voxel + np.array([0, 1, 0]), label=0)
     np.testing.assert_array_equal(made.target_buffer, other.target_buffer)
+
+
+def test_a_prompt_pushes_three_times_what_its_pixels_lack():
+    made, voxel = wrong_click()
+    made.add_point_interaction(voxel, label=0)
+    engine, state = made._image[0].engine, made._state
+    (mark,) = state.spreading
+    row, column = np.rint(mark.pixels[0]).astype(int)
+    with torch.inference_mode():
+        (logits,) = [sum(engine.logits(0, state.tiles[0], mark.slice))[:, row, column]]
+    lacking = max(0.0, float(logits[1:].max() - logits[0]))
+    assert mark.weight == pytest.approx(min(AMPLITUDE_AT_MOST, LACKING * lacking), rel=1e-4)
+
+
+def test_regions_are_pushed_by_a_fixed_amount():
+    made = session(kind="regions")
+    made.predict_automatic()
+    voxel = (3, 8, 8)
+    label = next(value for value in made.labels.values() if value != made.target_buffer[voxel])
+    made.add_point_interaction(voxel, label=label)
+    assert [mark.weight for mark in made._state.spreading] == [OF_REGIONS]
+    assert made.target_buffer[voxel] == label
