@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -41,32 +42,55 @@ def exit_code(error: KeyboardInterrupt) -> int:
     return 128 + (error.number if isinstance(error, Stopped) else signal.SIGINT)
 
 
+_earlier: list[dict[int, Any]] = []
+"""Handlers before each context that is open, outermost first."""
+
+_mask = threading.local()
+
+
 @contextmanager
 def handled(handler: Handler, *names: str) -> Iterator[None]:
     """Context in which ``handler`` is called for these signals; a signal that is ignored on purpose (nohup) stays so.
 
-    Outside the main thread, where Python allows no handlers, the context does nothing. In a fork the signals keep their
-    earlier handlers. An exception from ours would be lost if the signal arrived while Python starts the fork; a signal
-    of ``multiprocessing.Pool.terminate`` may, and then ``terminate`` would wait for ever.
+    Outside the main thread, where Python allows no handlers, the context does nothing. In a fork the signals have their
+    earlier handlers, and one that arrives while the fork starts waits until then. Otherwise Python would forget it, and
+    ``multiprocessing.Pool.terminate``, which may send one so early, would wait for ever.
     """
     previous: dict[int, Any] = {}
-    owner = os.getpid()
-
-    def received(number: int, frame: FrameType | None) -> None:
-        if os.getpid() == owner:
-            handler(number, frame)
-        else:
-            before = previous[number]
-            signal.signal(number, signal.SIG_DFL if before is None else before)  # None: not set by Python
-            os.kill(os.getpid(), number)
-
     for name in names:
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             with suppress(ValueError):
-                previous[number] = signal.signal(number, received)
+                previous[number] = signal.signal(number, handler)
+    _earlier.append(previous)
     try:
         yield
     finally:
-        for number, before in previous.items():
-            signal.signal(number, before)
+        _restore(previous)
+        _earlier[:] = [one for one in _earlier if one is not previous]
+
+
+def _restore(previous: dict[int, Any]) -> None:
+    for number, before in previous.items():
+        signal.signal(number, signal.SIG_DFL if before is None else before)  # None: not set by Python
+
+
+def _hold() -> None:
+    """Before a fork: let the handled signals wait."""
+    _mask.before = signal.pthread_sigmask(signal.SIG_BLOCK, {number for one in _earlier for number in one})
+
+
+def _release() -> None:
+    """After a fork, in the parent."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, _mask.before)
+
+
+def _release_child() -> None:
+    """After a fork, in the child."""
+    while _earlier:
+        _restore(_earlier.pop())
+    _release()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_release_child)

@@ -73,3 +73,44 @@ child.kill()
 def test_a_fork_that_is_ended_while_it_starts_ends():
     shown = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, check=True)
     assert shown.stdout == f"{-signal.SIGTERM}\n", shown.stderr
+
+
+FORKS = """
+import os, signal, time
+from nnunet_ext.processes.signals import like_ctrl_c
+
+ends = set()
+with like_ctrl_c():
+    for _ in range(300):
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+        os.kill(child, signal.SIGTERM)  # often before the child has run its first line
+        until = time.monotonic() + 20
+        while not (found := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < until:
+            time.sleep(0.001)
+        ends.add(os.WTERMSIG(found[1]) if found[0] else "lives on")
+        if not found[0]:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            break
+print(ends)
+"""
+
+
+def test_no_fork_outlives_a_signal_that_comes_at_once():
+    shown = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, check=True)
+    assert shown.stdout == f"{{{int(signal.SIGTERM)}}}\n", shown.stderr
+
+
+def test_after_a_fork_the_parent_still_handles_its_signals():
+    seen = []
+    with handled(lambda number, _: seen.append(number), "SIGTERM"):
+        child = os.fork()
+        if not child:
+            os._exit(signal.getsignal(signal.SIGTERM) != signal.SIG_DFL)
+        assert os.waitpid(child, 0)[1] == 0
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert seen == [signal.SIGTERM]
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
