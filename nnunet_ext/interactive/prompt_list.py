@@ -28,7 +28,6 @@ the axis across the slices. Other types have no further keys: ``automatic``, ``p
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +39,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from skimage.draw import line_nd, polygon
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.files import read_json_value
 from nnunet_ext.interactive.drawing import Box, widened
 from nnunet_ext.interactive.session import S2VSession
 
@@ -249,11 +249,7 @@ def read_prompts(file: str | Path, read_mask: ReadMask) -> list[Prompt]:
         InputError: the file cannot be read, or has another format than in the module's docstring.
     """
     path = Path(file)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({error}).") from None
-    return parse_prompts(content, str(path), lambda name: read_mask(path.parent / name))
+    return parse_prompts(read_json_value(path), str(path), lambda name: read_mask(path.parent / name))
 
 
 def parse_prompts(content: Any, where: str, read_mask: Callable[[str], NDArray]) -> list[Prompt]:
