@@ -11,8 +11,8 @@ A is three times what the drawn pixels lack to win without it. So pixels of whic
 change within about 1.5 R, and a prompt at a border, where little is lacking, changes few. ``k`` are the keys of the
 pixels at full resolution (:meth:`nnunet_ext.s2vnet.network.S2VNet.embedding`), ``k̄`` is the mean key of the drawn
 pixels, and ``d`` is the distance to the nearest of them in mm, also across slices: neighbouring slices follow as far as
-they look alike. Prompts of one label add up. What older prompts of other labels add is
-multiplied by ``1 − w``, so the newest prompt wins around it, however many older ones there are.
+they look alike. Prompts of one label add up. What older prompts of other labels add is multiplied by ``1 − w``, so the
+newest prompt wins around it, however many older ones there are.
 
 *Inferred*: all of it. A and R were chosen on four patients of CHAOS (docs/results/s2vnet.md).
 """
@@ -42,6 +42,12 @@ REACH = 1 / 16
 
 FARTHEST = 2.0
 """Distance in R beyond which a prompt adds nothing; there it would be 0.14 A at most."""
+
+
+def pixels_in(mark: Mark, corner: tuple[int, int], size: Sequence[int]) -> NDArray[np.int64]:
+    """Return the whole pixels of a mark in a tile, ``(P, 2)``, counted from the tile's first row and column."""
+    pixels = np.rint(mark.pixels).astype(np.int64) - np.asarray(corner)
+    return pixels[((pixels >= 0) & (pixels < size)).all(1)]
 
 
 @dataclass(frozen=True)
@@ -100,8 +106,7 @@ class Neighbourhood:
         added = own.new_zeros(labels, *size)
         found = False
         for mark in near:
-            pixels = np.rint(mark.pixels).astype(np.int64) - np.asarray(corner)
-            pixels = pixels[((pixels >= 0) & (pixels < size)).all(1)]
+            pixels = pixels_in(mark, corner, size)
             if not len(pixels):
                 continue
             found = True

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ext.interactive.marks import Mark
-from nnunet_ext.interactive.nearby import AMPLITUDE, LACKING, OF_REGIONS, Neighbourhood
+from nnunet_ext.interactive.nearby import AMPLITUDE, LACKING, OF_REGIONS, Neighbourhood, pixels_in
 from nnunet_ext.s2vnet.chain import Column, Known, share_of_upward
 from nnunet_ext.s2vnet.feature_cache import FeatureCache
 from nnunet_ext.s2vnet.network import S2VNet
@@ -182,11 +182,11 @@ class Propagation:
             return OF_REGIONS
         lacking = [0.0]
         for tile, (rows, columns) in enumerate(self.tiles):
-            pixels = np.rint(mark.pixels).astype(np.int64) - [rows.start, columns.start]
-            inside = ((pixels >= 0) & (pixels < [rows.stop - rows.start, columns.stop - columns.start])).all(1)
-            if inside.any() and mark.slice in states[tile].up:
+            size = rows.stop - rows.start, columns.stop - columns.start
+            pixels = pixels_in(mark, (rows.start, columns.start), size)
+            if len(pixels) and mark.slice in states[tile].up:
                 terms = self.logits(tile, states[tile], mark.slice, older)
-                there = torch.stack(terms).sum(0)[:, pixels[inside, 0], pixels[inside, 1]]
+                there = torch.stack(terms).sum(0)[:, pixels[:, 0], pixels[:, 1]]
                 own = there[mark.label].clone()
                 there[mark.label] = -torch.inf
                 lacking.append(float((there.amax(0) - own).mean()))
