@@ -20,6 +20,7 @@ from nnunet_ext.interactive.marks import Mark, left_by, marks_of, prompts_in, to
 from nnunet_ext.interactive.nearby import Neighbourhood
 from nnunet_ext.interactive.propagation import Propagation, TileState
 from nnunet_ext.interactive.provenance import Origin, Sheet
+from nnunet_ext.interactive.renaming import renames
 from nnunet_ext.interactive.strokes import Stroke
 from nnunet_ext.nnunet.precision import planned_precision
 from nnunet_ext.nnunet.sliced_case import SlicedCase
@@ -175,9 +176,9 @@ class Correction:
         """The state after a prediction with its marks and strokes; the same state if there is nothing to predict."""
         if state.marks == state.seen and not state.waiting and state.tiles is not None:
             return state
-        tiles, answers, spreading = self._heard(state, progress)
         automatic = self._start(progress)[1]
         start, sheets = state.start or automatic, list(state.sheets or automatic)
+        state, tiles, answers, spreading = self._heard(state, sheets, progress)
         asked = self._asked(state) if state.waiting else None
         if state.waiting and not any(len(stroke.around) for stroke in state.waiting):
             answers = grown(answers, {index: sheets[index].answer.unpacked() for index in answers}, state.waiting)
@@ -285,9 +286,9 @@ class Correction:
         return self._automatic
 
     def _heard(
-        self, state: State, progress: Progress | None
-    ) -> tuple[tuple[TileState, ...], dict[int, NDArray[np.unsignedinteger]], tuple[Mark, ...]]:
-        """The states of all tiles after the marks of a state, the network's answers, and the marks that spread.
+        self, state: State, sheets: Sequence[Sheet], progress: Progress | None
+    ) -> tuple[State, tuple[TileState, ...], dict[int, NDArray[np.unsignedinteger]], tuple[Mark, ...]]:
+        """The state with those marks alone that move centres, the states of all tiles, answers, and marks that spread.
 
         There are answers on the reached slices.
         """
@@ -295,6 +296,7 @@ class Correction:
         after: list[TileState] = []
         reached: set[int] = set()
         with self._computing(progress) as report:
+            state = replace(state, marks=self._moving(state, sheets, start, report))
             for tile, known in enumerate(state.tiles or start):
                 old, new = self._in_tile(state.seen, tile), self._in_tile(state.marks, tile)
                 changed = [index for index in {*old, *new} if old.get(index) != new.get(index)]
@@ -310,7 +312,48 @@ class Correction:
             reached |= self.engine.near(fresh)
             spreading = (*older, *fresh)
             answers = {self._first + index: self._answer(after, index, spreading) for index in sorted(reached)}
-            return tuple(after), answers, spreading
+            return state, tuple(after), answers, spreading
+
+    def _moving(
+        self, state: State, sheets: Sequence[Sheet], start: Sequence[TileState], report: Callable[[int], None]
+    ) -> tuple[Mark, ...]:
+        """The marks of a state that move centres: all but new ones that only change a part of a structure."""
+        values = self.case.model.label_manager.all_labels
+        drawn: dict[tuple[int, int], list[NDArray[np.int64]]] = {}
+        for stroke in state.waiting:
+            for index in np.unique(stroke.voxels[:, 0]).tolist():
+                own = stroke.voxels[stroke.voxels[:, 0] == index, 1:]
+                drawn.setdefault((index - self._first, stroke.label), []).append(own)
+        kept = []
+        for mark in state.marks:
+            place = mark.slice, int(values[mark.label])
+            if mark.supersedes and mark.round == state.round and place in drawn:
+                older = (*(other for other in state.marks if other.round < state.round), mark)
+                tried = self._on_slice(state, older, mark.slice, start, report)
+                before = sheets[self._first + mark.slice].labels.unpacked()
+                if not renames(before, tried, np.concatenate(drawn[place]), place[1]):
+                    continue
+            kept.append(mark)
+        return tuple(kept)
+
+    def _on_slice(
+        self,
+        state: State,
+        marks: Sequence[Mark],
+        index: int,
+        start: Sequence[TileState],
+        report: Callable[[int], None],
+    ) -> NDArray[np.unsignedinteger]:
+        """The network's labels on one slice if it alone hears these marks."""
+        tiles = []
+        for tile, known in enumerate(state.tiles or start):
+            own = self._in_tile(marks, tile)
+            tiles.append(
+                self.engine.on_slice(tile, known, self._prompts(tile, own), index, sorted(own), start[tile], report)
+                if index in own
+                else known
+            )
+        return self._answer(tiles, index, [mark for mark in state.spreading if mark.round < state.round])
 
     @staticmethod
     def _asked(state: State) -> set[int]:
@@ -356,7 +399,7 @@ class Correction:
             nonlocal done
             done += slices
             if progress is not None:
-                progress(done, at_most)
+                progress(min(done, at_most), at_most)  # slices that try a prompt are not in it
 
         with (
             self.precision.inference(self.threads),

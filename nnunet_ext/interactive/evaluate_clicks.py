@@ -295,7 +295,8 @@ def evaluate_clicks(
     opened = ClickCases.opened(images, references, model, **options)
     found = ClickEvaluation(opened.labels, float(nsd_tolerance_mm), clicks, str(opened.session.device), opened.threads)
     for name, way, truth in opened.each(propagation):
-        case = Clicked(name, way, tuple(_click_through(opened.session, truth, found)))
+        moments = click_through(opened.session, truth, opened.labels, clicks, float(nsd_tolerance_mm))
+        case = Clicked(name, way, tuple(moments))
         found.cases.append(case)
         first, last = case.moments[0], case.moments[-1]
         done(
@@ -306,21 +307,32 @@ def evaluate_clicks(
     return found
 
 
-def _click_through(session: S2VSession, truth: Volume, about: ClickEvaluation) -> Iterator[Moment]:
+def click_through(
+    session: S2VSession, truth: Volume, labels: ScoredLabels, most: int, nsd_tolerance_mm: float
+) -> Iterator[Moment]:
+    """Segment the image of a session automatically, then click until nothing is wrong, and yield every moment.
+
+    Args:
+        session: session with the image.
+        truth: reference of the image.
+        labels: labels to score.
+        most: largest number of clicks.
+        nsd_tolerance_mm: tolerance of the NSD.
+    """
     reference = truth.array.reshape(session.case.shape)
     spacing = truth.spacing_mm if truth.array.ndim == 3 else (1.0, *truth.spacing_mm)
+    axis = session.case.slice_axis
     start = time.perf_counter()
     session.predict_automatic()
     click, effect, spent = None, None, time.perf_counter() - start
     clicks: list[Click] = []
-    for number in range(about.most + 1):
-        yield Moment(number, scored(session, truth, about.labels, about.tolerance_mm), click, spent, effect)
-        axis, ignore = session.case.slice_axis, about.labels.ignore
-        click = next_click(session.target_buffer, reference, spacing, axis, ignore, clicks)
-        if click is None or number == about.most:
+    for number in range(most + 1):
+        yield Moment(number, scored(session, truth, labels, nsd_tolerance_mm), click, spent, effect)
+        click = next_click(session.target_buffer, reference, spacing, axis, labels.ignore, clicks)
+        if click is None or number == most:
             return
         clicks.append(click)
         before, start = session.target_buffer.copy(), time.perf_counter()
         session.add_point_interaction(click.voxel, label=click.label)
         spent = time.perf_counter() - start
-        effect = effect_of(before, session.target_buffer, reference, clicks, axis, ignore)
+        effect = effect_of(before, session.target_buffer, reference, clicks, axis, labels.ignore)

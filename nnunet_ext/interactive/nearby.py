@@ -1,20 +1,20 @@
 """Pixels near a prompt that look like it get its label, too.
 
-A prompt moves the centres of a label, which changes pixels of a whole slice by their features. Near the drawn pixels
-the network's own embedding says more: what looks like them, and is not far away, belongs to the same structure. So
-drawn pixels of label l whose shown label was another one add to the logits of l around them::
+Centres, when they move, change pixels of whole slices by their features. Near the drawn pixels the network's own
+embedding says more: what looks like them, and is not far away, belongs to the same structure. So drawn pixels of label
+l whose shown label was another one add to the logits of l around them::
 
     w(p)   = exp(−d(p)² / 2R²) · max(0, cos(k(p), k̄))²
     z_l(p) ← z_l(p) + A · w(p)
 
-A is three times what the drawn pixels lack to win without it. So pixels of which the network is as sure as of these
-change within about 1.5 R, and a prompt at a border, where little is lacking, changes few. ``k`` are the keys of the
+A is twice what the drawn pixels lack to win without it. So pixels of which the network is as sure as of these
+change within about 1.2 R, and a prompt at a border, where little is lacking, changes few. ``k`` are the keys of the
 pixels at full resolution (:meth:`nnunet_ext.s2vnet.network.S2VNet.embedding`), ``k̄`` is the mean key of the drawn
 pixels, and ``d`` is the distance to the nearest of them in mm, also across slices: neighbouring slices follow as far as
 they look alike. Prompts of one label add up. What older prompts of other labels add is multiplied by ``1 − w``, so the
 newest prompt wins around it, however many older ones there are.
 
-*Inferred*: all of it. A and R were chosen on four patients of CHAOS (docs/results/s2vnet.md).
+*Inferred*: all of it. A and R were chosen on four patients of CHAOS (docs/s2vnet.md).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from torch.nn.functional import normalize
 
 from nnunet_ext.interactive.marks import Mark
 
-LACKING, AMPLITUDE = 3.0, 24.0
+LACKING, AMPLITUDE = 2.0, 24.0
 """A, as a multiple of what the drawn pixels lack to have their label, and its largest value."""
 
 OF_REGIONS = 12.0

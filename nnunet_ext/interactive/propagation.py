@@ -147,17 +147,12 @@ class Propagation:
             The new state, and the slices that were computed again.
         """
         fresh = [index for index in self.seen[tile] if index in changed]
-        others = [index for index in marked if index not in fresh] if self.propagates else []
-        # without propagation the neighbours keep their automatic state
-        known = state if self.propagates else automatic
-        upwards, downwards = self._orders(tile)
 
         @cache
         def start(index: int) -> Step:
-            up = share_of_upward(index, self.depth, others) >= 0.5
-            chain, order = (known.up, upwards) if up else (known.down, downwards)
-            return next(self._walk(tile, chain, order, order.index(index), prompts, report))
+            return self._start(tile, state, automatic, prompts, index, set(marked).difference(fresh), report)
 
+        upwards, downwards = self._orders(tile)
         if self.propagates:
             up, above = self._follow(tile, state.up, upwards, fresh, start, prompts, report)
             down, below = self._follow(tile, state.down, downwards, fresh, start, prompts, report)
@@ -169,6 +164,33 @@ class Propagation:
             share_of_upward(t, self.depth, marked) if t in reached else before for t, before in enumerate(state.share)
         ]
         return TileState(up, down, tuple(share)), reached
+
+    def on_slice(
+        self,
+        tile: int,
+        state: TileState,
+        prompts: PromptsOf,
+        index: int,
+        marked: Sequence[int],
+        automatic: TileState,
+        report: Report = lambda done: None,
+    ) -> TileState:
+        """The state of a tile in which one slice has heard its prompts, and no other slice has heard of it.
+
+        Args:
+            tile: index of the tile.
+            state: state before.
+            prompts: prompts in this tile.
+            index: index of the slice.
+            marked: slices with prompts, ascending.
+            automatic: the state without marks.
+            report: see :data:`Report`.
+        """
+        if index not in state.up:
+            return state
+        others = set(marked).difference([index])
+        step = self._start(tile, state, automatic, prompts, index, others, report)
+        return TileState({**state.up, index: step}, {**state.down, index: step}, state.share)
 
     def amplitude(self, mark: Mark, states: Sequence[TileState], older: Sequence[Mark]) -> float:
         """Return A of :mod:`nnunet_ext.interactive.nearby` for a mark.
@@ -212,6 +234,24 @@ class Propagation:
         return [weight * column.logits(index, step, features, added) for weight, step in chains if weight]
 
     # -- parts -----------------------------------------------------------------------------------------------------
+
+    def _start(
+        self,
+        tile: int,
+        state: TileState,
+        automatic: TileState,
+        prompts: PromptsOf,
+        index: int,
+        others: Collection[int],
+        report: Report,
+    ) -> Step:
+        """A slice with new prompts, from the chain that counts more there; ``others`` are slices with older prompts."""
+        # without propagation the neighbours keep their automatic state
+        known, others = (state, sorted(others)) if self.propagates else (automatic, [])
+        upwards, downwards = self._orders(tile)
+        up = share_of_upward(index, self.depth, others) >= 0.5
+        chain, order = (known.up, upwards) if up else (known.down, downwards)
+        return next(self._walk(tile, chain, order, order.index(index), prompts, report))
 
     def _added(self, tile: int, index: int, marks: Sequence[Mark]) -> Tensor | None:
         """Additions of marks to the logits of labels on a slice, ``(L, h, w)``."""
