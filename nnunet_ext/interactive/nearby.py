@@ -7,14 +7,16 @@ l whose shown label was another one add to the logits of l around them::
     w(p)   = exp(−d(p)² / 2R²) · max(0, cos(k(p), k̄))²
     z_l(p) ← z_l(p) + A · w(p)
 
-A is twice what the drawn pixels lack to win without it. So pixels of which the network is as sure as of these
-change within about 1.2 R, and a prompt at a border, where little is lacking, changes few. ``k`` are the keys of the
-pixels at full resolution (:meth:`nnunet_ext.s2vnet.network.S2VNet.embedding`), ``k̄`` is the mean key of the drawn
-pixels, and ``d`` is the distance to the nearest of them in mm, also across slices: neighbouring slices follow as far as
-they look alike. Prompts of one label add up. What older prompts of other labels add is multiplied by ``1 − w``, so the
-newest prompt wins around it, however many older ones there are.
+A is twice what the drawn pixels lack to win without it. So pixels of which the network is as sure as of these change
+within about 1.2 R, and a prompt at a border, where little is lacking, changes few. ``k`` are the keys of the pixels at
+full resolution (:meth:`nnunet_ext.s2vnet.network.S2VNet.embedding`), ``k̄`` is the mean key of the drawn pixels, and
+``d`` is the distance to the nearest of them in mm. Across slices it counts 2.5 times: an error often ends where a
+structure ends, so the next slice may be right where this one is wrong.
 
-*Inferred*: all of it. A and R were chosen on four patients of CHAOS (docs/s2vnet.md).
+Prompts of one label add up. What older prompts of other labels add is multiplied by ``1 − w``, so the newest prompt
+wins around it, however many older ones there are.
+
+*Inferred*: all of it, chosen on eight patients of CHAOS (docs/s2vnet.md).
 """
 
 from __future__ import annotations
@@ -40,6 +42,9 @@ OF_REGIONS = 12.0
 REACH = 1 / 16
 """R, as a share of the longer side of the planned patch: 20 mm for patches of 320 mm."""
 
+ACROSS = 2.5
+"""Factor of distances across slices."""
+
 FARTHEST = 2.0
 """Distance in R beyond which a prompt adds nothing; there it would be 0.14 A at most."""
 
@@ -56,7 +61,7 @@ class Neighbourhood:
 
     Attributes:
         spacing: distance between rows and between columns.
-        gap: distance between two slices.
+        gap: what a step to the next slice counts as.
         reach: R.
     """
 
@@ -68,7 +73,9 @@ class Neighbourhood:
     def of(cls, spacing: Sequence[float], patch: Sequence[int], gap: float) -> Neighbourhood:
         """Return the neighbourhood for planned spacing and patch, rows and columns, and a distance between slices."""
         rows, columns = spacing
-        return cls((rows, columns), gap, REACH * max(mm * pixels for mm, pixels in zip(spacing, patch, strict=True)))
+        return cls(
+            (rows, columns), ACROSS * gap, REACH * max(mm * pixels for mm, pixels in zip(spacing, patch, strict=True))
+        )
 
     @property
     def farthest(self) -> float:

@@ -100,7 +100,7 @@ def test_slices_near_a_mark_are_those_on_which_it_adds_something(index, gap):
 
 
 def test_the_reach_follows_the_planned_patch_in_mm():
-    assert Neighbourhood.of((4.0, 2.0), (80, 96), 9.0) == Neighbourhood((4.0, 2.0), 9.0, 20.0)
+    assert Neighbourhood.of((4.0, 2.0), (80, 96), 9.0) == Neighbourhood((4.0, 2.0), 22.5, 20.0)
 
 
 def test_the_newest_prompt_wins_around_it_however_many_older_ones_there_are():

@@ -22,7 +22,7 @@ from nnunet_ext.viewer.worker import QUEUE
 from tests.interactive.sessions import SPACING
 from tests.viewer.cases import HOST, SHAPE, TOKEN, served, session_on, write_image
 
-POINT = {"type": "point", "at": [3, 8, 9], "label": 2}
+POINT = {"type": "point", "at": [3, 8, 9], "label": 1}
 
 
 @pytest.fixture
@@ -300,7 +300,7 @@ def test_prompts_answer_with_what_they_changed(room, tmp_path):
     assert client.get("/api/state").json()["undo"] == 0
     before = whole(client)
     answer = client.post("/api/prompt", json=POINT)
-    box = same.add_point_interaction([3, 8, 9], label=2)
+    box = same.add_point_interaction([3, 8, 9], label=1)
     assert np.array_equal(whole(client), same.target_buffer)
     assert not np.array_equal(before, same.target_buffer)
     change = change_of(answer)

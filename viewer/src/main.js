@@ -56,17 +56,16 @@ async function attempt(action) {
 
 // -- the session ---------------------------------------------------------------------------------------------------
 
-/** Ask how far the server is, for as long as it works. */
+/** Ask how far the server is, for as long as it works; the next question waits for the answer to the last one. */
 function watch() {
-  polling ??= setInterval(async () => {
-    const state = await server.state().catch(() => null)
-    if (state) showState(state)
-    else showWorking(false) // it was stopped, which whoever asked for something is told
-    if (!state || (!state.busy && !marks.pending.length)) {
-      clearInterval(polling)
-      polling = null
-    }
-  }, 150)
+  polling ??= setTimeout(ask, 150)
+}
+
+async function ask() {
+  const state = await server.state().catch(() => null)
+  if (state) showState(state)
+  else showWorking(false) // it was stopped, which whoever asked for something is told
+  polling = state && (state.busy || marks.pending.length) ? setTimeout(ask, 150) : null
 }
 
 function showWorking(busy) {
