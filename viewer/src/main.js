@@ -74,6 +74,7 @@ function showWorking(busy) {
 }
 
 function showState(state) {
+  if (state.busy) watch() // also if another tab made it work
   const [done, of] = state.progress ?? [0, 0]
   showWorking(state.busy)
   $('bar').value = of ? Math.min(1, done / of) : 0
