@@ -5,7 +5,8 @@
     python benchmarks/baselines.py docs/results/low-* --figure docs/results/baselines.png
 
 Each folder is the report of a benchmark (``nnunet-ext benchmark report``), from which nothing else is needed. Means are
-over subjects, their 95 % intervals over trainings and subjects (:mod:`nnunet_ext.evaluation.intervals`).
+over subjects, their 95 % intervals over trainings and subjects (:mod:`nnunet_ext.evaluation.intervals`). Late gains
+have their standard error over trainings.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from nnunet_ext.benchmark.results import Results
 from nnunet_ext.evaluation.intervals import interval
 
 COLUMNS = {"dice": ("Dice", 3), "hd95_mm": ("HD95 (mm)", 1), "nsd_1mm": ("NSD at 1 mm", 3)}
+ACROSS = 5
+"""Panels of the figure in a row."""
+
 HEADER = ["benchmark", *(title for title, _ in COLUMNS.values()), "trainings", "late gain", "minutes"]
 
 
@@ -52,13 +56,21 @@ def row(results: Results, group: str, arm: str) -> list[str]:
     minutes = np.median([sum(training.about["epoch_seconds"]) for training in own]) / 60
     name = results.name if arm == results.baseline else f"{results.name}: {arm}"
     late = "–" if gain is None else f"{100 * gain:+.2f}"
+    gains = [training.about["late_gain"] for training in own]
+    if gain is not None and len(gains) > 1:
+        late += f" ± {100 * np.std(gains, ddof=1) / len(gains) ** 0.5:.2f}"
     return [f"`{name}`", *cells, str(len(own)), late, f"{minutes:.0f}"]
 
 
 def curves(packages: Sequence[Results]) -> Figure:
     """Pseudo Dice of every training of the baselines over the iterations."""
-    figure = Figure(figsize=(4.2 * len(packages), 3.2), layout="constrained")
-    for axes, results in zip(figure.subplots(1, len(packages), sharey=True, squeeze=False)[0], packages, strict=True):
+    columns = min(len(packages), ACROSS)
+    rows = -(-len(packages) // columns)
+    figure = Figure(figsize=(3.4 * columns, 2.8 * rows), layout="constrained")
+    places = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for axes in places[len(packages) :]:
+        axes.set_axis_off()
+    for axes, results in zip(places, packages, strict=False):
         for training in results.trainings:
             if training.arm == results.baseline:
                 dice = training.about["curves"]["mean_fg_dice"]
@@ -67,10 +79,10 @@ def curves(packages: Sequence[Results]) -> Figure:
                 axes.plot(iterations, dice, label=f"fold {training.fold}, seed {training.seed}", linewidth=1.2)
         axes.axvspan(0.75 * iterations[-1], iterations[-1], color="0.92", zorder=0)
         axes.set_title(results.name, fontsize=10)
-        axes.set_xlabel("iterations; grey: the last quarter")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7, frameon=False, loc="lower right")
-    figure.axes[0].set_ylabel("pseudo Dice of nnU-Net's log")
+    figure.supxlabel("iterations; grey: the last quarter", fontsize=10)
+    figure.supylabel("pseudo Dice of nnU-Net's log", fontsize=10)
     return figure
 
 
