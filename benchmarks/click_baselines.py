@@ -1,4 +1,4 @@
-"""What is a session worth against methods that need no training, from the same automatic result and the same user?
+"""Compare a session with methods that need no training, from the same automatic result and the same clicks.
 
 ::
 
@@ -90,9 +90,9 @@ class InBall(S2VSession):
         spacing = np.asarray(self.case.properties["spacing"], float)
         steps = np.ceil(self.reach_mm / spacing).astype(int) + 1
         box = tuple(slice(max(0, at - n), at + n + 1) for at, n in zip(voxel, steps, strict=True))
-        indices = np.moveaxis(np.indices(self.volume.shape, sparse=False)[(slice(None), *box)], 0, -1)
-        free = (((indices - voxel) * spacing) ** 2).sum(-1) <= self.reach_mm**2
         labels = self.target_buffer[box]
+        indices = np.moveaxis(np.indices(labels.shape), 0, -1) + [part.start for part in box]
+        free = (((indices - voxel) * spacing) ** 2).sum(-1) <= self.reach_mm**2
         seeds = np.where(free, -1, labels.astype(int))
         for place, value in self.clicked:
             within = tuple(at - part.start for at, part in zip(place, box, strict=True))
