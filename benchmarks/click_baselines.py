@@ -21,7 +21,6 @@ The ball, the walker's β and the cut's weight are options; choose them on other
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -35,12 +34,12 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 from torch.nn.functional import interpolate
 
-from nnunet_ext.data.folders import visible_files
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import write_json
 from nnunet_ext.interactive.click_cases import ClickCases
 from nnunet_ext.interactive.evaluate_clicks import Clicked, ClickEvaluation, click_through
 from nnunet_ext.interactive.session import S2VSession
+from nnunet_ext.nnunet.models import validation_cases
 
 CAPACITY = 1000
 """SciPy's capacities are integers: this number for a cost of 1."""
@@ -258,20 +257,6 @@ OPTIONS = ("fold", "clicks", "reach_mm", "beta", "weight", "doubt", "threads")
 def of_session(arguments: argparse.Namespace) -> dict[str, Any]:
     """Options of all sessions."""
     return {"device": "cpu", "torch_n_threads": arguments.threads}
-
-
-def validation_cases(model: Path, fold: int) -> list[str]:
-    """Names of the cases that a fold has predicted.
-
-    Raises:
-        InputError: there are none.
-    """
-    ending = json.loads((model / "dataset.json").read_text())["file_ending"]
-    files = visible_files(model / f"fold_{fold}" / "validation", ending)
-    names = [file.name.removesuffix(ending) for file in files]
-    if not names:
-        raise InputError(f"{model} has no predictions in fold_{fold}/validation, so nobody knows its cases; run --val.")
-    return names
 
 
 def measured(cases: ClickCases, most: int, threads: int) -> ClickEvaluation:

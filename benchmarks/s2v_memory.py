@@ -26,6 +26,7 @@ from torch.nn.functional import pad
 from nnunet_ext.data.folders import visible_files
 from nnunet_ext.discovery import register
 from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.models import validation_cases
 from nnunet_ext.s2vnet.memory_test import Volume, memory_test
 from nnunet_ext.s2vnet.predictor import S2VPredictor
 
@@ -66,10 +67,7 @@ def measured(model: Path, fold: int, images: Path, labels: Path) -> list[tuple[s
     register()
     predictor = S2VPredictor(device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(model), [fold])
-    ending = predictor.dataset_json["file_ending"]
-    names = [file.name.removesuffix(ending) for file in visible_files(model / f"fold_{fold}" / "validation", ending)]
-    if not names:
-        raise InputError(f"{model} has no predictions in fold_{fold}/validation, so nobody knows its cases; run --val.")
+    names = validation_cases(model, fold)
     result = memory_test(predictor.network, [preprocessed(predictor, name, images, labels) for name in names])
     return list(zip(names, *result, strict=True))
 

@@ -324,12 +324,12 @@ class Correction:
             for index in np.unique(stroke.voxels[:, 0]).tolist():
                 own = stroke.voxels[stroke.voxels[:, 0] == index, 1:]
                 drawn.setdefault((index - self._first, stroke.label), []).append(own)
+        older = tuple(mark for mark in state.marks if mark.round < state.round)
         kept = []
         for mark in state.marks:
             place = mark.slice, int(values[mark.label])
             if mark.supersedes and mark.round == state.round and place in drawn:
-                older = (*(other for other in state.marks if other.round < state.round), mark)
-                tried = self._on_slice(state, older, mark.slice, start, report)
+                tried = self._on_slice(state, (*older, mark), mark.slice, start, report)
                 before = sheets[self._first + mark.slice].labels.unpacked()
                 if not renames(before, tried, np.concatenate(drawn[place]), place[1]):
                     continue
