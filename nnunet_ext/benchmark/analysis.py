@@ -193,7 +193,10 @@ def per_training(results: Results, group: str, column: str) -> pd.DataFrame:
 
 
 def costs(results: Results, group: str) -> list[dict[str, Any]]:
-    """Weights, time and memory of every arm (medians over its trainings), and their ratios to the baseline."""
+    """Weights, time and memory of every arm (medians over its trainings), and their ratios to the baseline.
+
+    Times and memory of different machines have no ratio.
+    """
     rows: list[dict[str, Any]] = []
     for arm in present(results, group):
         own = [training for training in results.trainings if (training.arm, training.group) == (arm, group)]
@@ -208,10 +211,24 @@ def costs(results: Results, group: str) -> list[dict[str, Any]]:
             }
         )
     [base] = [row for row in rows if row["arm"] == results.baseline] or [{}]
+    machine = machines(results, group)
     for row in rows:
+        same = machine[row["arm"]] == machine.get(results.baseline)
         for key in [key for key in row if key != "arm"]:
-            row[f"{key}_ratio"] = row[key] / base[key] if base.get(key) and row[key] else float("nan")
+            known = base.get(key) and row[key] and (same or key == "weights")
+            row[f"{key}_ratio"] = row[key] / base[key] if known else float("nan")
     return rows
+
+
+def machines(results: Results, group: str) -> dict[str, set[str]]:
+    """The machines that trained each arm: processor, number of cores and GPU in words."""
+    found: dict[str, set[str]] = {}
+    for training in results.trainings:
+        if training.group == group:
+            cores = f"{training.hardware['cores']} cores" if training.hardware.get("cores") else None
+            parts = (training.hardware.get("processor"), cores, training.hardware.get("gpu"))
+            found.setdefault(training.arm, set()).add(", ".join(str(part) for part in parts if part))
+    return found
 
 
 def deviations(results: Results, group: str) -> dict[str, list[str]]:

@@ -215,6 +215,10 @@ def how_measured(results: Results) -> list[str]:
         if not deviating:
             lines.append(f"{group.name}: all trainers had the same plans, schedule, patch and batch size")
         lines.append(f"{group.name}: {whether_flat(results, group.name)}")
+        machines = analysis.machines(results, group.name)
+        if len({frozenset(own) for own in machines.values()}) > 1:
+            each = "; ".join(f"{arm} on {' and '.join(sorted(own))}" for arm, own in machines.items())
+            lines.append(f"{group.name}: times and memory of different machines are not compared: {each}")
     if interfaces.DEFINITION in results.definitions and not len(results.interfaces):
         lines.append("no two labels touch each other in any case")
     return [*lines, *(f"not known: {each}" for each in results.unknown), WHAT_A_SEED_FIXES]

@@ -26,7 +26,9 @@ from nnunet_ext.files import read_json, replacing
 from nnunet_ext.version import __version__
 
 
-def prepare(spec: Spec, benchmark: BenchmarkFolder, *, anew: bool = False) -> list[Job]:
+def prepare(
+    spec: Spec, benchmark: BenchmarkFolder, *, anew: bool = False, iterations: Mapping[str, int] | None = None
+) -> list[Job]:
     """Write plans and ``benchmark.json``, and return all jobs, one seed after the other and arms innermost.
 
     A folder may be prepared again with more arms, seeds or folds; finished jobs stay.
@@ -35,6 +37,8 @@ def prepare(spec: Spec, benchmark: BenchmarkFolder, *, anew: bool = False) -> li
         spec: specification of the benchmark.
         benchmark: folder of the benchmark.
         anew: remove results of other data, plans, splits or another version of this package, instead of refusing them.
+        iterations: iterations of arms that have the time of another arm, by the keys of
+            :func:`~nnunet_ext.benchmark.equal_time.with_equal_time`, if another machine has measured them.
 
     Raises:
         InputError: a data set, configuration, fold or trainer is missing, or the folder holds results of other data,
@@ -46,7 +50,8 @@ def prepare(spec: Spec, benchmark: BenchmarkFolder, *, anew: bool = False) -> li
         check_trainer(arm)
     found = provide(spec, benchmark) if spec.brings_its_data else spec
     _, earlier, about = benchmark.load() if benchmark.prepared.is_file() else (None, [], {})
-    found, iterations = with_equal_time(found, benchmark, about.get("iterations", {}))
+    known = {**(iterations or {}), **about.get("iterations", {})}
+    found, iterations = with_equal_time(found, benchmark, known)
     jobs = jobs_of(found)
     other_version = about.get("nnunet_ext") != __version__
     _settle_other_results(benchmark, jobs, {job.name: job for job in earlier}, anew, other_version)

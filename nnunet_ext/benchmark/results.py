@@ -129,8 +129,7 @@ def from_benchmark(benchmark: BenchmarkFolder, baseline: str | None = None) -> R
     chosen = _checked_baseline(baseline or spec.baseline, [arm.name for arm in spec.arms])
 
     def group_of(job: Job) -> str:
-        subsets = stored.get("subsets", {}).get(job.compared)
-        return ", ".join([job.compared, job.configuration, *([subsets[job.fold]] if subsets else [])])
+        return group_name(job, stored.get("subsets", {}))
 
     groups: dict[str, Group] = {}
     for job, _ in done:
@@ -186,6 +185,12 @@ def from_benchmark(benchmark: BenchmarkFolder, baseline: str | None = None) -> R
         folders=Folders({"$BENCHMARK": benchmark.folder}),
         **extra,
     )
+
+
+def group_name(job: Job, subsets: Mapping[str, Sequence[str]]) -> str:
+    """Name of the group of a job: data set, configuration, and the training data of its fold if folds are repeats."""
+    named = subsets.get(job.compared)
+    return ", ".join([job.compared, job.configuration, *([named[job.fold]] if named else [])])
 
 
 def unfinished(benchmark: BenchmarkFolder, job: Job) -> Unfinished:

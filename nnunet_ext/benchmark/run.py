@@ -10,6 +10,7 @@ from typing import Any
 from nnunet_ext.benchmark import queue
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.benchmark.prepare import prepare
+from nnunet_ext.benchmark.reuse import published, take_over
 from nnunet_ext.benchmark.spec import Spec, load
 from nnunet_ext.devices import require_device
 from nnunet_ext.errors import InputError
@@ -26,6 +27,7 @@ def run_benchmark(
     at_once: int = 1,
     parameters: Sequence[str] = (),
     only: Sequence[str] = (),
+    reuse: str | Path | None = None,
 ) -> int:
     """Train and evaluate every arm, keep finished jobs, and return the exit code.
 
@@ -36,6 +38,7 @@ def run_benchmark(
         at_once: number of parallel jobs on this machine.
         parameters: ``NAME=VALUE`` for submitit, such as ``slurm_partition=gpu``.
         only: arms to train now; all by default.
+        reuse: a report of this benchmark whose trainings are taken over, see :mod:`nnunet_ext.benchmark.reuse`.
 
     Raises:
         InputError: the benchmark cannot be run.
@@ -44,18 +47,22 @@ def run_benchmark(
         raise InputError(f"--jobs is {at_once}, but must be at least 1.")
     spec = load(name_or_path)
     benchmark = BenchmarkFolder(folder or f"nnunet_ext_benchmark_{spec.name}")
+    report = published(reuse) if reuse else None
     if only:
-        spec = with_arms(spec, only, benchmark)
+        spec = with_arms(spec, only, benchmark, [t.arm for t in report.results.trainings] if report else [])
     with held(benchmark.lock) as alone:
         if not alone:
             raise InputError(f"{benchmark.folder}: another nnunet-ext benchmark run is working here.")
         if executor == "local":
             require_device(spec.device, "device:")
         try:
-            jobs = [job for job in prepare(spec, benchmark) if not only or job.arm in only]
+            prepared = prepare(spec, benchmark, iterations=report.iterations if report else None)
         except StepFailed as error:
             print(f"nnunet-ext benchmark: {error}", file=sys.stderr)
             return 1
+        if report:
+            take_over(report, spec, benchmark, prepared)
+        jobs = [job for job in prepared if not only or job.arm in only]
         todo = [job for job in jobs if benchmark.record(job) is None]
         print(f"{spec.name}: {len(jobs)} jobs, {len(jobs) - len(todo)} of them done, in {benchmark.folder}", flush=True)
         if executor != "local":
@@ -73,8 +80,8 @@ def run_benchmark(
     return 1 if failed else 0
 
 
-def with_arms(spec: Spec, only: Sequence[str], benchmark: BenchmarkFolder) -> Spec:
-    """``spec`` with only these arms, the arms that they start from or are timed by, and the arms already in the folder.
+def with_arms(spec: Spec, only: Sequence[str], benchmark: BenchmarkFolder, reused: Sequence[str] = ()) -> Spec:
+    """``spec`` with these arms, those that they start from or are timed by, those in the folder, and reused ones.
 
     Raises:
         InputError: there is no such arm.
@@ -84,7 +91,7 @@ def with_arms(spec: Spec, only: Sequence[str], benchmark: BenchmarkFolder) -> Sp
         raise InputError(
             f"--only: {strangers[0]!r} is no arm{meant(strangers[0], list(by_name))}; there are {', '.join(by_name)}."
         )
-    chosen = set(only)
+    chosen = set(only) | ({*reused} & {*by_name})
     if benchmark.prepared.is_file():
         chosen |= {arm.name for arm in benchmark.load()[0].arms} & set(by_name)
     for _ in spec.arms:  # repeated, because an arm may start from one that starts from another

@@ -25,6 +25,7 @@ def _run(arguments: argparse.Namespace) -> int:
         at_once=arguments.jobs,
         parameters=arguments.parameter,
         only=arguments.only,
+        reuse=arguments.reuse,
     )
 
 
@@ -85,6 +86,7 @@ def add(commands: Commands) -> None:
     run.add_argument("-o", "--folder", help="folder for all output (nnunet_ext_benchmark_NAME)")
     run.add_argument("--jobs", type=int, default=1, metavar="N", help="parallel trainings on this machine (1)")
     run.add_argument("--only", **SEVERAL, default=[], metavar="ARM", help="train only these arms now (default: all)")
+    run.add_argument("--reuse", metavar="REPORT", help="take over the trainings of this report that are the same here")
     run.add_argument(
         "--executor", choices=["local", "slurm"], default="local", help="where trainings run (%(default)s)"
     )

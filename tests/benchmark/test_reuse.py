@@ -1,0 +1,242 @@
+"""Trainings of a report are taken over where this benchmark would start the same ones, and nowhere else."""
+
+import dataclasses
+import json
+import shlex
+
+import pytest
+
+from nnunet_ext.benchmark import equal_time
+from nnunet_ext.benchmark.cells import SCORE_DIGITS, as_csv
+from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
+from nnunet_ext.benchmark.manifest import write_manifest
+from nnunet_ext.benchmark.package import CASES, RECORDS, SPECIFICATION
+from nnunet_ext.benchmark.page import PAGE
+from nnunet_ext.benchmark.prepare import prepare
+from nnunet_ext.benchmark.report import report_benchmark
+from nnunet_ext.benchmark.reuse import published, take_over
+from nnunet_ext.benchmark.run import run_benchmark, with_arms
+from nnunet_ext.benchmark.spec import parse
+from nnunet_ext.errors import InputError
+from tests import tiny
+from tests.benchmark.test_report import scores
+
+REFERENCE, PNPNET = "nnUNetTrainerReference", "nnUNetTrainerPnPNet"
+SPEC = {
+    "baseline": REFERENCE,
+    "trainers": [REFERENCE, PNPNET],
+    "datasets": [901],
+    "plans": {"epochs": 2, "iterations": 1},
+    "folds": [0],
+    "seeds": [0, 1],
+    "device": "cpu",
+    "metrics": {"interfaces": True},
+}
+
+
+@pytest.fixture
+def root(nnunet_folders):
+    return nnunet_folders()
+
+
+def prepared(root, name: str = "here", report=None, **changes) -> tuple[BenchmarkFolder, list[Job]]:
+    benchmark = BenchmarkFolder(root / name)
+    spec = parse({**SPEC, **changes}, "mine.yaml", "mine")
+    return benchmark, prepare(spec, benchmark, iterations=report.iterations if report else None)
+
+
+def finish(benchmark: BenchmarkFolder, job: Job, number: int) -> None:
+    """Write what a job leaves, with made-up scores."""
+    folder = benchmark.of(job)
+    folder.mkdir(parents=True)
+    table = scores(job.arm, job.seed, ["tiny_04", "tiny_05"], dice=0.5 + number / 100)
+    own = table.drop(columns=["arm", "group", "fold", "seed"])
+    (folder / "metrics.csv").write_text(as_csv(own, SCORE_DIGITS))
+    pairs = own[own["label"] == "left"][["case", "status"]].assign(
+        labels="left | right", interface_hd95_mm=1.5 + number, interface_nsd_1mm=0.5, interface_confusion=0.25
+    )
+    (folder / "interfaces.csv").write_text(as_csv(pairs, SCORE_DIGITS))
+    (folder / "log.txt").write_text("$ nnUNetv2_train\nEpoch 0\n")
+    start = ["-pretrained_weights", "/elsewhere/checkpoint_final.pth"] if job.start else []
+    record = {
+        "job": job.name,
+        "key": job.key,
+        "command": shlex.join([*job.training(), *start]),
+        "training": {
+            "trainer": job.trainer,
+            "epoch_seconds": [1.0 + number] * job.epochs,
+            "curves": {"mean_fg_dice": [0.1, 0.2]},
+            "late_gain": 0.001,
+            "weights": 1000,
+            "settings": {},
+        },
+        "memory": {"host_mib": 100.0},
+        "evaluation": {"definitions": ["a definition"]},
+        "versions": {"torch": "0.1"},
+        "hardware": {"processor": "a fast one", "cores": 8},
+    }
+    (folder / "record.json").write_text(json.dumps(record))
+
+
+@pytest.fixture
+def report(root):
+    """The report of a benchmark that ended."""
+    benchmark, jobs = prepared(root, "theirs")
+    for number, job in enumerate(jobs):
+        finish(benchmark, job, number)
+    report_benchmark(benchmark.folder, root / "published", html=False, drawn=False)
+    return published(root / "published")
+
+
+def reused(report, benchmark: BenchmarkFolder, jobs: list[Job], only=None) -> list[Job]:
+    return take_over(report, benchmark.load()[0], benchmark, jobs if only is None else only)
+
+
+def refused(report, root, *words: str, **changes) -> None:
+    benchmark, jobs = prepared(root, report=report, **changes)
+    with pytest.raises(InputError) as error:
+        reused(report, benchmark, jobs)
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value), error.value
+    assert not (benchmark.folder / "jobs").exists()
+
+
+def test_every_training_is_taken_over_and_gives_the_same_report(report, root, capsys):
+    benchmark, jobs = prepared(root)
+    assert reused(report, benchmark, jobs) == jobs
+    assert "4 trainings are reused" in (said := capsys.readouterr().out)
+    assert "torch 0.1, here" in said
+    report_benchmark(benchmark.folder, root / "again", html=False, drawn=False)
+    for name in (CASES, "interfaces.csv", RECORDS, PAGE, "costs.csv"):
+        assert (root / "again" / name).read_bytes() == (root / "published" / name).read_bytes(), name
+
+
+def test_a_new_arm_and_a_new_seed_are_left_to_train(report, root):
+    trainers = [REFERENCE, "nnUNetTrainerSDM"]
+    benchmark, jobs = prepared(root, trainers=trainers, seeds=[0, 1, 2])
+    assert [(job.arm, job.seed) for job in reused(report, benchmark, jobs)] == [(REFERENCE, 0), (REFERENCE, 1)]
+    assert [job.arm for job in jobs if benchmark.record(job) is None] == [trainers[1]] * 2 + trainers
+
+
+def test_what_was_begun_here_stays(report, root):
+    benchmark, jobs = prepared(root)
+    benchmark.fold(jobs[0]).mkdir(parents=True)
+    finish(benchmark, jobs[1], 9)
+    assert reused(report, benchmark, jobs) == jobs[2:]
+    assert benchmark.record(jobs[1])["training"]["epoch_seconds"] == [10.0, 10.0]
+
+
+def test_one_arm_with_other_plans_is_named_and_trained(report, root, capsys):
+    trainers = [REFERENCE, {"name": PNPNET, "trainer": PNPNET, "plans": {"epochs": 3}}]
+    benchmark, jobs = prepared(root, trainers=trainers)
+    assert {job.arm for job in reused(report, benchmark, jobs)} == {REFERENCE}
+    assert f"trained again, not reused: {PNPNET}" in capsys.readouterr().out
+
+
+def test_an_arm_that_lends_its_weights_is_trained(report, root, capsys):
+    on_top = {"name": "on top", "trainer": PNPNET, "from": REFERENCE}
+    benchmark, jobs = prepared(root, trainers=[REFERENCE, PNPNET, on_top], seeds=[0])
+    assert [job.arm for job in reused(report, benchmark, jobs)] == [PNPNET]
+    assert "others start from its weights" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"plans": {"epochs": 2, "iterations": 2}}, ("no training of", "its command is")),
+        ({"device": "cuda"}, ("-device cuda",)),
+        ({"metrics": {"interfaces": True, "nsd_tolerances_mm": [2]}}, ("other metrics",)),
+        ({"metrics": {}}, ("other metrics",)),
+    ],
+)
+def test_another_benchmark_is_refused(report, root, changes, words):
+    refused(report, root, *words, **changes)
+
+
+def test_other_data_is_refused(report, root):
+    """Plans hold the statistics of the intensities, so those of other images differ."""
+    for file in (root / "preprocessed" / tiny.DATASET).glob("nnUNetPlans*.json"):
+        plans = json.loads(file.read_text())
+        plans["foreground_intensity_properties_per_channel"]["0"]["mean"] += 1e-3
+        file.write_text(json.dumps(plans))
+    refused(report, root, "its plans differ in foreground_intensity_properties_per_channel.0.mean")
+
+
+def test_other_folds_are_refused(report, root):
+    file = root / "preprocessed" / tiny.DATASET / "splits_final.json"
+    folds = json.loads(file.read_text())
+    folds[0]["train"].pop()
+    file.write_text(json.dumps(folds))
+    refused(report, root, "fold 0 has other cases there")
+
+
+def test_a_report_that_was_changed_is_refused(report, root):
+    cases = root / "published" / CASES
+    cases.write_text(cases.read_text().replace("0.5", "0.9", 1))
+    with pytest.raises(InputError, match="is not as it was written"):
+        published(root / "published")
+
+
+def test_a_report_of_models_is_refused(report, root):
+    (root / "published" / SPECIFICATION).unlink()
+    write_manifest(root / "published")
+    with pytest.raises(InputError, match=f"has no {SPECIFICATION}"):
+        published(root / "published")
+
+
+def test_several_reports_are_refused(report, root):
+    (root / "all").mkdir()
+    (root / "published").rename(root / "all" / "one")
+    report_benchmark(root / "theirs", root / "all" / "two", html=False, drawn=False)
+    with pytest.raises(InputError, match="holds 2 reports; name one"):
+        published(root / "all")
+
+
+def test_iterations_for_equal_time_are_those_of_the_report(root, monkeypatch):
+    longer = {"name": "longer", "trainer": REFERENCE, "time_of": PNPNET}
+    monkeypatch.setattr(equal_time, "_step_seconds", lambda _s, _b, arm: 0.17 if arm.trainer == PNPNET else 0.1)
+    benchmark, jobs = prepared(root, "theirs", trainers=[REFERENCE, PNPNET, longer], plans={"iterations": 10})
+    short = [dataclasses.replace(job, epochs=1) for job in jobs]
+    for number, job in enumerate(short):
+        finish(benchmark, job, number)
+    report_benchmark(benchmark.folder, root / "published", html=False, drawn=False)
+    report = published(root / "published")
+    monkeypatch.setattr(equal_time, "_step_seconds", lambda *_: pytest.fail("it was measured again"))
+    _, again = prepared(root, report=report, trainers=[REFERENCE, PNPNET, longer], plans={"iterations": 10})
+    assert [job.plans for job in again] == [job.plans for job in jobs]
+
+
+def test_the_command_takes_over_what_is_asked_for_and_what_the_report_has(report, root, monkeypatch, capsys):
+    file = root / "mine.yaml"
+    file.write_text(json.dumps({**SPEC, "trainers": [*SPEC["trainers"], "nnUNetTrainerSDM", "nnUNetTrainerCCM"]}))
+    started = []
+    monkeypatch.setattr("nnunet_ext.benchmark.queue.run_here", lambda _b, jobs, _n: started.extend(jobs) or [])
+    options = {"only": ["nnUNetTrainerSDM"], "reuse": root / "published"}
+    assert run_benchmark(file, root / "here", **options) == 0
+    assert {job.arm for job in started} == {"nnUNetTrainerSDM"}
+    benchmark = BenchmarkFolder(root / "here")
+    there = {job.arm: benchmark.record(job) is not None for job in benchmark.load()[1]}
+    assert there == {REFERENCE: True, PNPNET: True, "nnUNetTrainerSDM": False}
+
+
+def test_times_of_other_machines_have_no_ratio(report, root):
+    benchmark, jobs = prepared(root)
+    reused(report, benchmark, jobs[:1])
+    for number, job in enumerate(jobs[1:]):
+        finish(benchmark, job, number)
+        record = benchmark.record(job)
+        record["hardware"] = {"processor": "a slow one", "cores": 2}
+        (benchmark.of(job) / "record.json").write_text(json.dumps(record))
+    report_benchmark(benchmark.folder, root / "again", html=False, drawn=False)
+    page = (root / "again" / PAGE).read_text()
+    assert "times and memory of different machines are not compared" in page
+    costs = (root / "again" / "costs.csv").read_text()
+    assert ",," in costs
+    assert "not compared" not in (root / "published" / PAGE).read_text()
+
+
+def test_arms_of_the_report_belong_to_those_chosen():
+    spec = parse({**SPEC, "trainers": [*SPEC["trainers"], "nnUNetTrainerSDM"]}, "mine.yaml", "mine")
+    chosen = with_arms(spec, ["nnUNetTrainerSDM"], BenchmarkFolder("nowhere"), [REFERENCE, "one of another file"])
+    assert [arm.name for arm in chosen.arms] == [REFERENCE, "nnUNetTrainerSDM"]
