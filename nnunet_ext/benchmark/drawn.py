@@ -1,4 +1,4 @@
-"""Data sets that a benchmark derives from dense labels: with scribbles, landmarks in place of masks, or moved borders.
+"""Data sets that a benchmark derives from dense labels: with scribbles, landmarks, moved borders, or missing labels.
 
 They are stored in the benchmark's folder, beside links to the user's data sets.
 """
@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from nnunet_ext.benchmark.missing_labels import remove_labels
 from nnunet_ext.benchmark.moved_borders import move_borders
 from nnunet_ext.benchmark.own_folds import write_landmark_folds
 from nnunet_ext.benchmark.spec import Drawn, SplitRecipe
@@ -51,9 +52,9 @@ def draw(number: str, drawn: Drawn, splits: SplitRecipe | None, raw: Path) -> No
     Raises:
         InputError: the data set cannot be made.
     """
-    how = {**drawn.model_dump(mode="json"), "splits": None if splits is None else splits.model_dump(mode="json")}
+    how = _settings({**drawn.model_dump(mode="json"), "splits": splits and splits.model_dump(mode="json")})
     for folder in raw.glob(f"Dataset{int(number):03d}_*"):
-        if (folder / DRAWN).is_file() and read_json(folder / DRAWN) == how:
+        if (folder / DRAWN).is_file() and _settings(read_json(folder / DRAWN)) == how:
             return
         for old in (folder, Path(os.environ["nnUNet_preprocessed"]) / folder.name):
             shutil.rmtree(old, ignore_errors=True)
@@ -61,6 +62,8 @@ def draw(number: str, drawn: Drawn, splits: SplitRecipe | None, raw: Path) -> No
         made = _scribbles(number, drawn.source, drawn.scribbles)
     elif drawn.borders is not None:
         made = move_borders(drawn.source, number, drawn.borders)
+    elif drawn.missing_labels is not None:
+        made = remove_labels(drawn.source, number, drawn.missing_labels, splits.by if splits else "case")
     else:
         assert splits is not None  # the specification requires it
         made = _landmarks(number, drawn, splits, raw)
@@ -69,6 +72,11 @@ def draw(number: str, drawn: Drawn, splits: SplitRecipe | None, raw: Path) -> No
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are there, so that a kind of data set that is new changes nothing for the others."""
+    return {key: value for key, value in content.items() if value is not None}
 
 
 def _scribbles(number: str, source: str, given: Mapping[str, Any]) -> Path:

@@ -199,19 +199,31 @@ class MovedBorders(_Strict):
         return self
 
 
+class MissingLabels(_Strict):
+    """Labels that become background in all cases of a subject, as in data sets from several sources.
+
+    ``removed`` lists how many labels a subject may lack; which, and how many, is drawn for every subject.
+    """
+
+    removed: Numbers = (1, 2)
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
 class Drawn(_Strict):
-    """A data set derived from one with dense labels: with scribbles, landmarks in place of masks, or moved borders."""
+    """A data set derived from one with all labels: with scribbles, landmarks, moved borders, or missing labels."""
 
     source: Annotated[Name, Field(alias="from")]
     scribbles: dict[str, Any] | None = None
     """Fields of :class:`nnunet_ext.scribbles.label_map.Options`."""
     landmarks: DrawnLandmarks | None = None
     borders: MovedBorders | None = None
+    missing_labels: MissingLabels | None = None
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Drawn:
-        if sum(kind is not None for kind in (self.scribbles, self.landmarks, self.borders)) != 1:
-            raise ValueError("a data set is drawn with scribbles, landmarks or borders; write one of the three")
+        kinds = ("scribbles", "landmarks", "borders", "missing_labels")
+        if sum(getattr(self, kind) is not None for kind in kinds) != 1:
+            raise ValueError(f"a data set is drawn with {', '.join(kinds[:-1])} or {kinds[-1]}; write one of them")
         return self
 
 

@@ -125,7 +125,7 @@ def test_a_missing_key(key):
         ({"trainers": [*MINIMAL["trainers"], {"name": "again", "trainer": "nnUNetTrainerPnPNet"}]}, ["seeds"]),
         ({"splits": {"by": "case"}}, ["splits: only where the benchmark preprocesses its data", "raw: $nnUNet_raw"]),
         ({"drawn": {902: {"from": 4, "scribbles": {}}}}, ["drawn: only where the benchmark preprocesses its data"]),
-        ({"drawn": {902: {"from": 4}}}, ["with scribbles, landmarks or borders; write one of the three"]),
+        ({"drawn": {902: {"from": 4}}}, ["with scribbles, landmarks, borders or missing_labels; write one of them"]),
         (
             {"drawn": {902: {"from": 4, "borders": {"between": ["a", "a"]}}}},
             ["drawn, 902, borders", "two different labels"],

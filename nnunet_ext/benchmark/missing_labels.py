@@ -1,0 +1,95 @@
+"""A data set from several sources, none of which annotated every label: labels of every subject become background.
+
+::
+
+    Dataset327_ACDCMissingLabels/
+        dataset.json       refers to the images of the source; its entry annotated_labels says what was annotated
+        labelsTr/          the labels, without those that "nobody annotated"
+        nnunet_ext_missing_labels.json   options
+
+The source holds all labels. So a benchmark shows what a trainer loses that takes missing labels for background, and
+what one gets back that knows better, see :mod:`nnunet_ext.partial_labels`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_ext.benchmark.spec import MissingLabels
+from nnunet_ext.data.derived import derived_description, new_dataset_folder
+from nnunet_ext.data.raw import RawCase, open_dataset, require_labels, write_label_map
+from nnunet_ext.data.reading import Reader
+from nnunet_ext.errors import InputError
+from nnunet_ext.files import write_json, written_as_a_whole
+from nnunet_ext.partial_labels.declaration import KEY
+from nnunet_ext.processes.parallel import for_every_case
+from nnunet_ext.splits.subjects import group
+from nnunet_ext.version import __version__
+
+ABOUT = "nnunet_ext_missing_labels.json"
+
+
+def removed_from(subject: str, labels: Collection[int], options: MissingLabels) -> frozenset[int]:
+    """The labels that are removed from all cases of a subject; they depend on nothing but its name and the options."""
+    rng = np.random.default_rng([options.seed, zlib.crc32(subject.encode())])
+    count = options.removed[rng.integers(len(options.removed))]
+    return frozenset(int(label) for label in rng.choice(sorted(labels), count, replace=False))
+
+
+def remove_labels(
+    dataset: str | int, out: str | int, options: MissingLabels, by: str, *, processes: int | None = None
+) -> Path:
+    """Write a data set with missing labels into ``nnUNet_raw`` and return its folder; after an error nothing is left.
+
+    Args:
+        dataset: number or name of a data set in ``nnUNet_raw``.
+        out: number of the new data set, or its whole name.
+        options: how many labels to remove.
+        by: rule for which cases are one subject, see :func:`nnunet_ext.splits.subjects.group`.
+        processes: cases in parallel; by default one per core. The result does not depend on it.
+
+    Raises:
+        InputError: the source cannot be read, has regions or too few labels, some label would be left in no case, or
+            the number is taken.
+    """
+    source = open_dataset(dataset)
+    if any(isinstance(values, list) for values in source.description["labels"].values()):
+        raise InputError(f"drawn, {out}: {source.name} has regions, but missing_labels needs labels that are classes.")
+    organs = {value: name for value, name in source.classes.items() if value != 0}
+    if max(options.removed) >= len(organs):
+        raise InputError(
+            f"drawn, {out}: missing_labels removes {max(options.removed)} labels, but {source.name} has {len(organs)}; "
+            "at least one must stay."
+        )
+    subject_of = group([case.name for case in source.cases], by).subject_of
+    removed = {case.name: removed_from(subject_of[case.name], organs, options) for case in source.cases}
+    for value, name in organs.items():
+        if all(value in own for own in removed.values()):
+            raise InputError(f"drawn, {out}: {name} would be left in no case; choose another seed, or remove fewer.")
+    target = new_dataset_folder(source, str(out), "MissingLabels")
+    known = {*source.classes} | ({source.ignore} if source.ignore is not None else set())
+    annotated = {case: [name for value, name in organs.items() if value not in own] for case, own in removed.items()}
+    with written_as_a_whole(target) as folder:
+        (folder / "labelsTr").mkdir()
+        calls = [(case, source.reader().name, known, removed[case.name], folder) for case in source.cases]
+        for _ in for_every_case(_remove, calls, processes, "missing labels"):
+            pass
+        text = f"{source.name} with labels missing in every case, by nnunet-ext {__version__}"
+        write_json(folder / "dataset.json", {**derived_description(source, target, text), KEY: annotated})
+        write_json(folder / ABOUT, {"nnunet_ext": __version__, "options": options.model_dump(), "by": by})
+    return target
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _remove(case: RawCase, reader_name: str, known: set[int], removed: frozenset[int], folder: Path) -> None:
+    reader = Reader(reader_name)
+    dense = reader.labels(case.label)
+    require_labels(dense.array, known, case.label)
+    left = np.where(np.isin(dense.array, sorted(removed)), 0, dense.array)
+    write_label_map(reader, left, case.label, folder / "labelsTr" / case.label.name)
