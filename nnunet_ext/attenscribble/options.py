@@ -10,13 +10,13 @@ from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.options import STRICT, MethodOptions
+from nnunet_ext.nnunet.options import STRICT, PseudoLabelOptions
 
 Place = Literal["trunk", "side", "none"]
 
 
 @dataclass(frozen=True, config=STRICT)
-class AttenScribbleOptions(MethodOptions):
+class AttenScribbleOptions(PseudoLabelOptions):
     """Sound defaults; a plans file may override any of them."""
 
     SECTION: ClassVar[str] = "attenscribble"
@@ -67,14 +67,8 @@ class AttenScribbleOptions(MethodOptions):
     padding_annotated: bool = False
     """Count voxels outside of the image as annotated background, as stock nnU-Net does, instead of as unlabelled
     (:mod:`nnunet_ext.nnunet.padding`). The code fills such gaps with its label for "unlabelled", too."""
-    pseudo_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the loss on pseudo-labels (:mod:`nnunet_ext.nnunet.pseudo_labels`); 0: there are none."""
-    pseudo_confidence: Annotated[float, Field(ge=0, le=1)] = 0.8
-    """Probability from which on the teacher's label counts."""
     pseudo_start: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Share of the epochs after which pseudo-labels begin to count; over ``ramp`` their weight grows from 0."""
-    pseudo_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    """Momentum of the teacher's moving average: a mean over about ``1 / (1 − m)`` steps."""
     crf_image: Literal["network_input", "clean"] = "network_input"
     """Image that the CRF loss compares: the one that the network sees, or the same without intensity augmentation. The
     code has no intensity augmentation, so there it is both."""

@@ -25,10 +25,10 @@ from nnunet_ext.attenscribble.options import AttenScribbleOptions
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.clean_image import CLEAN_IMAGE
 from nnunet_ext.nnunet.labels import finest, finest_logits
-from nnunet_ext.nnunet.options import MethodOptions
+from nnunet_ext.nnunet.options import MethodOptions, PseudoLabelOptions
 from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
 from nnunet_ext.nnunet.pretrained import unwrap
-from nnunet_ext.nnunet.pseudo_labels import PSEUDO, Pseudo, PseudoLabels
+from nnunet_ext.nnunet.pseudo_labels import PSEUDO, PseudoLabels
 from nnunet_ext.nnunet.trainer import INSIDE, Batch
 from nnunet_ext.nnunet.unet import PlannedUNet
 
@@ -64,9 +64,8 @@ class MaskedCRF(PseudoLabels):
         return self.options.attenscribble.padding_annotated
 
     @property
-    def pseudo_labelling(self) -> Pseudo | None:
-        options = self.options.attenscribble
-        return Pseudo(options.pseudo_confidence, options.pseudo_momentum) if options.pseudo_weight > 0 else None
+    def pseudo_options(self) -> PseudoLabelOptions:
+        return self.options.attenscribble
 
     @property
     def has_clean_image(self) -> bool:

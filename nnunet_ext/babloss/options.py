@@ -9,14 +9,14 @@ from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
 from nnunet_ext.babloss.loss import Similarity
-from nnunet_ext.nnunet.options import STRICT, MethodOptions
+from nnunet_ext.nnunet.options import STRICT, PseudoLabelOptions
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, config=STRICT)
-class BaBLossOptions(MethodOptions):
-    """Sound defaults; a plans file may override any of them.
+class BaBLossOptions(PseudoLabelOptions):
+    """Sound defaults; a plans file may override any of them. Pseudo-labels begin and grow with the bridge.
 
     Lengths are in voxels of the finest spacing of the configuration, so that thick slices are far apart.
     """
@@ -50,17 +50,9 @@ class BaBLossOptions(MethodOptions):
     """Share of the epochs before bridge and pseudo-labels begin: predictions must exist first. Published: 0."""
     ramp_end: Share = 0.3
     """Share of the epochs at which both have their whole weight. Published: 0."""
-
     segmented_share: Share = 0.5
     """At least this share of the training samples comes from cases with masks, however few they are. Published: 0, all
     cases alike."""
-    pseudo_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the loss on pseudo-labels, in cases in which nothing is drawn (:mod:`nnunet_ext.nnunet.pseudo_labels`);
-    0: there are none. They begin and grow with the bridge. Published: 0."""
-    pseudo_confidence: Share = 0.8
-    """Probability from which on the teacher's label counts."""
-    pseudo_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    """Momentum of the teacher's moving average: a mean over about ``1 / (1 − m)`` steps."""
 
     @model_validator(mode="after")
     def _ramp_ends_after_its_start(self) -> Self:

@@ -15,7 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from nnunet_ext.nnunet.labels import finest_logits
-from nnunet_ext.nnunet.pseudo_labels import PSEUDO, Pseudo, PseudoLabels
+from nnunet_ext.nnunet.options import PseudoLabelOptions
+from nnunet_ext.nnunet.pseudo_labels import PSEUDO, PseudoLabels
 from nnunet_ext.nnunet.trainer import Batch
 
 
@@ -28,9 +29,8 @@ class SelfTraining(PseudoLabels):
         return True
 
     @property
-    def pseudo_labelling(self) -> Pseudo | None:
-        options = self.options.babloss
-        return Pseudo(options.pseudo_confidence, options.pseudo_momentum) if options.pseudo_weight > 0 else None
+    def pseudo_options(self) -> PseudoLabelOptions:
+        return self.options.babloss
 
     def option_weights(self) -> Mapping[str, float]:
         options = self.options.babloss

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
 from nnunet_ext.errors import InputError
@@ -54,6 +55,18 @@ class MethodOptions:
         Args:
             configuration: resolved configuration of the plans.
         """
+
+
+@dataclass(frozen=True, config=STRICT)
+class PseudoLabelOptions(MethodOptions):
+    """Options that a method with pseudo-labels has among its own."""
+
+    pseudo_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the loss on pseudo-labels (:mod:`.pseudo_labels`); 0, as published: there are none."""
+    pseudo_confidence: Annotated[float, Field(ge=0, le=1)] = 0.8
+    """Probability from which on the teacher's label counts."""
+    pseudo_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Momentum of the teacher's moving average: a mean over about ``1 / (1 − m)`` steps."""
 
 
 Chosen = TypeVar("Chosen", bound=MethodOptions)

@@ -18,15 +18,15 @@ Labels Supervision*, MICCAI 2022 (DMPLS). Deviations, each with its reason:
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
+from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.averaged_network import AveragedNetwork
 from nnunet_ext.nnunet.clean_image import CLEAN_IMAGE, CleanImage
 from nnunet_ext.nnunet.labels import finest_logits
+from nnunet_ext.nnunet.options import PseudoLabelOptions
 from nnunet_ext.nnunet.padding import UnannotatedPadding
 from nnunet_ext.nnunet.trainer import Batch
 
@@ -39,38 +39,35 @@ SMOOTH = 1e-5
 """s, as in nnU-Net's Dice loss."""
 
 
-class Pseudo(NamedTuple):
-    """How pseudo-labels are made.
-
-    Attributes:
-        confidence: probability from which on the teacher's label counts.
-        momentum: of the moving average that is the teacher.
-    """
-
-    confidence: float
-    momentum: float
-
-
 class PseudoLabels(CleanImage, UnannotatedPadding, AveragedNetwork):
     """A trainer that may have a term on pseudo-labels, which are made only in steps in which it has a weight."""
 
     @property
-    def pseudo_labelling(self) -> Pseudo | None:
-        """How they are made; None: never."""
-        return None
+    def pseudo_options(self) -> PseudoLabelOptions:
+        """Those of the method; by default there are no pseudo-labels."""
+        return PseudoLabelOptions()
+
+    def initialize(self) -> None:
+        if self.pseudo_options.pseudo_weight > 0 and self.labels.ignore_label is None:
+            raise InputError(
+                f"{type(self).__name__} has pseudo_weight = {self.pseudo_options.pseudo_weight:g}, but dataset.json of "
+                f"{self.plans_manager.dataset_name} declares no ignore label, so every voxel has a label and no "
+                "pseudo-label would count; set pseudo_weight to 0."
+            )
+        super().initialize()
 
     @property
     def average_momentum(self) -> float | None:
-        return None if self.pseudo_labelling is None else self.pseudo_labelling.momentum
+        return self.pseudo_options.pseudo_momentum if self.pseudo_options.pseudo_weight > 0 else None
 
     @property
     def has_clean_image(self) -> bool:
-        return super().has_clean_image or self.pseudo_labelling is not None
+        return super().has_clean_image or self.pseudo_options.pseudo_weight > 0
 
     def prepare_batch(self, batch: Batch) -> Batch:
         batch = super().prepare_batch(batch)
-        if self.pseudo_labelling is not None and self.term_weight(PSEUDO) > 0:
-            batch[PSEUDO] = self._taught(batch, self.pseudo_labelling.confidence)
+        if self.pseudo_options.pseudo_weight > 0 and self.term_weight(PSEUDO) > 0:
+            batch[PSEUDO] = self._taught(batch, self.pseudo_options.pseudo_confidence)
         return batch
 
     def _taught(self, batch: Batch, confidence: float) -> tuple[Tensor, Tensor]:
@@ -91,7 +88,7 @@ class PseudoLabels(CleanImage, UnannotatedPadding, AveragedNetwork):
             logits: ``(B, K, *spatial)``.
             batch: see :data:`~nnunet_ext.nnunet.trainer.Batch`.
         """
-        if self.pseudo_labelling is None:
+        if self.pseudo_options.pseudo_weight == 0:
             return {}
         nothing = torch.zeros_like(logits), torch.zeros_like(logits, dtype=torch.bool)
         labels, use = batch.get(PSEUDO, nothing)

@@ -225,6 +225,14 @@ def test_without_self_training_there_is_no_average(make):
     assert not trainer.teacher_names()
 
 
+def test_self_training_where_every_voxel_has_a_label_is_refused(make, template):
+    file = next((template / "preprocessed").rglob("dataset.json"))
+    content = json.loads(file.read_text())
+    del content["labels"]["ignore"]
+    with pytest.raises(InputError, match=r"pseudo_weight = 1, but dataset.json of .* declares no ignore label"):
+        make("nnUNetTrainerBaBLoss", "2d", {"pseudo_weight": 1.0}, content)
+
+
 @pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
 def test_self_training_has_the_unaugmented_image_on_the_grid_of_the_landmarks(make, configuration):
     trainer = make("nnUNetTrainerBaBLoss", configuration, {"pseudo_weight": 1.0})
