@@ -18,7 +18,7 @@ from nnunet_ext.benchmark.folder import BenchmarkFolder
 from nnunet_ext.benchmark.own_folds import write_own_folds
 from nnunet_ext.benchmark.plans import write
 from nnunet_ext.benchmark.preprocessed import STAMP, digest
-from nnunet_ext.benchmark.spec import SYNTHETIC, PlansRecipe, Spec
+from nnunet_ext.benchmark.spec import PlansRecipe, Spec
 from nnunet_ext.data.folders import dataset_folder
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, write_json
@@ -53,11 +53,12 @@ def provide(spec: Spec, benchmark: BenchmarkFolder) -> Spec:
     """
     from nnunet_ext.benchmark.synthetic import DATASET, write_dataset
 
-    if spec.datasets == (SYNTHETIC,):
-        write_dataset(os.environ["nnUNet_raw"])
-        spec = spec.model_copy(update={"datasets": (DATASET,)})
-    if spec.drawn and spec.raw:
-        link_datasets(Path(spec.raw), benchmark.raw, spec.drawn)
+    if spec.is_synthetic:
+        write_dataset(os.environ["nnUNet_raw"], cases=spec.synthetic_cases)
+        spec = spec.with_synthetic(DATASET)
+    if spec.drawn:
+        if spec.raw:
+            link_datasets(Path(spec.raw), benchmark.raw, spec.drawn)
         for number, drawn in spec.drawn.items():
             draw(number, drawn, spec.splits, benchmark.raw)
     for dataset in _datasets(spec):

@@ -10,7 +10,7 @@
       - {name: Reference with 34 epochs, trainer: nnUNetTrainerReference, plans: {epochs: 34}}
       - {name: PnPNet on top, trainer: nnUNetTrainerPnPNet, from: nnUNetTrainerReference}   # from its final weights
       - {name: equal time, trainer: nnUNetTrainerReference, time_of: nnUNetTrainerPnPNet}   # sets the iterations
-    datasets: [4]                       # numbers or names of preprocessed data sets, or synthetic
+    datasets: [4]                       # numbers or names of preprocessed data sets, or synthetic, with synthetic_cases
     configurations: [3d_fullres]
     plans: {base: nnUNetPlans, presets: [cpu], epochs: 20, iterations: 50}   # as for `nnunet-ext plans`
     folds: [0]
@@ -21,7 +21,7 @@
     scored: validation                  # or held-out: the cases of imagesTs that have a reference in labelsTs
     raw: $nnUNet_raw                    # plan and preprocess the data inside the benchmark's folder, too
     splits: {by: 'patient\\d+', folds: 5}   # with raw: folds by subject, as for `nnunet-ext splits`
-    drawn: {127: {from: 27, scribbles: {mode: line}}}   # with raw: data sets made from one with dense labels
+    drawn: {127: {from: 27, scribbles: {mode: line}}}   # with raw, or from synthetic: data sets made from another one
 
 Only ``baseline``, ``trainers`` and ``datasets`` are required.
 """
@@ -249,7 +249,9 @@ class _Common(_Strict):
     splits: SplitRecipe | None = None
     """Folds of all data sets that the benchmark preprocesses; nnU-Net's by default."""
     drawn: dict[Name, Drawn] = {}
-    """Data sets that the benchmark derives inside its folder, by number."""
+    """Data sets that the benchmark derives inside its folder, by number, from those of ``raw`` or ``synthetic``."""
+    synthetic_cases: Annotated[int, Field(ge=5)] = 12
+    """Number of training cases of the synthetic data set."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> _Common:
@@ -263,14 +265,17 @@ class _Common(_Strict):
                 raise ValueError(
                     f"drawn: {number} has landmarks in place of masks, by subject; add splits with by, without few_shot"
                 )
+        made = [drawn.source == SYNTHETIC for drawn in self.drawn.values()]
         for field in ("splits", "drawn"):
-            if getattr(self, field) and not self.raw:
+            if getattr(self, field) and not self.raw and not (field == "drawn" and all(made)):
                 raise ValueError(
                     f"{field}: only where the benchmark preprocesses its data; name the folder of your data sets, "
                     "raw: $nnUNet_raw"
                 )
         if SYNTHETIC in self.datasets and (len(self.datasets) > 1 or self.raw):
             raise ValueError(f"datasets: {SYNTHETIC} cannot be mixed with others; make it a benchmark of its own")
+        if any(made) and (self.raw or not all(made)):
+            raise ValueError(f"drawn: data from {SYNTHETIC} cannot be mixed with others; leave out raw and the others")
         return self
 
 
@@ -282,7 +287,30 @@ class Spec(_Common):
     @property
     def brings_its_data(self) -> bool:
         """Whether the data is planned and preprocessed inside the folder of the benchmark."""
-        return self.raw is not None or self.datasets == (SYNTHETIC,)
+        return self.raw is not None or self.is_synthetic
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the benchmark makes all of its data itself."""
+        return self.datasets == (SYNTHETIC,) or any(drawn.source == SYNTHETIC for drawn in self.drawn.values())
+
+    def with_synthetic(self, name: str) -> Spec:
+        """The same with the full name of the synthetic data set wherever it is meant."""
+
+        def named(value: str | None) -> str | None:
+            return name if value == SYNTHETIC else value
+
+        return self.model_copy(
+            update={
+                "datasets": tuple(map(named, self.datasets)),
+                "references": {key: named(value) for key, value in self.references.items()},
+                "drawn": {
+                    number: drawn.model_copy(update={"source": named(drawn.source)})
+                    for number, drawn in self.drawn.items()
+                },
+                "arms": tuple(arm.model_copy(update={"dataset": named(arm.dataset)}) for arm in self.arms),
+            }
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the specification as JSON values; :meth:`from_dict` is the inverse."""

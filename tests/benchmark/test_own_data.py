@@ -87,6 +87,50 @@ def test_scribbles_are_drawn_beside_links_to_the_data_sets_of_the_user(root, com
     assert (drawn["options"]["mode"], drawn["options"]["thickness"]) == ("skeleton", 1)
 
 
+def test_missing_labels_are_drawn_by_subject(root, commands):
+    removed = {902: {"from": 901, "missing_labels": {"removed": [1], "seed": 1}}}
+    _, benchmark = prepared(root, drawn=removed)
+    content = json.loads((benchmark.raw / "Dataset902_TinyMissingLabels" / "dataset.json").read_text())
+    annotated = content["annotated_labels"]
+    assert annotated["tiny_0"] == annotated["tiny_1"]
+
+
+def test_what_was_drawn_by_an_earlier_version_is_not_drawn_again(root, commands):
+    _, benchmark = prepared(root)
+    file = benchmark.raw / SCRIBBLES / "nnunet_ext_drawn.json"
+    known = json.loads(file.read_text())
+    assert "missing_labels" not in known
+    file.write_text(json.dumps({**known, "landmarks": None, "borders": None}))
+    before = (benchmark.raw / SCRIBBLES / "scribbles.json").stat().st_mtime_ns
+    prepared(root)
+    assert (benchmark.raw / SCRIBBLES / "scribbles.json").stat().st_mtime_ns == before
+
+
+def test_data_drawn_from_the_synthetic_data_set_needs_no_raw_folder(root, commands, monkeypatch):
+    monkeypatch.delenv("nnUNet_raw")
+    spec, benchmark = prepared(
+        root,
+        datasets=[905],
+        trainers=[
+            "nnUNetTrainerReference",
+            {"name": "truth", "trainer": "nnUNetTrainerReference", "dataset": "synthetic"},
+        ],
+        references={905: "synthetic"},
+        drawn={905: {"from": "synthetic", "borders": {"between": ["dark", "bright"]}}},
+        synthetic_cases=6,
+        raw=None,
+        splits=None,
+    )
+    assert sorted(path.name for path in benchmark.raw.iterdir()) == [
+        "Dataset900_TouchingStructures",
+        "Dataset905_TouchingStructuresMovedBorder",
+    ]
+    assert len(list((benchmark.raw / "Dataset900_TouchingStructures" / "labelsTr").iterdir())) == 6
+    assert spec.references == {"905": "Dataset900_TouchingStructures"}
+    assert spec.arms[1].dataset == "Dataset900_TouchingStructures"
+    assert {words[words.index("-d") + 1] for words in commands} == {"900", "905"}
+
+
 def test_another_resolution_is_preprocessed_alone_and_once(root, commands):
     spec, benchmark = prepared(root)
     plans = written_plans(spec.arms[0].plans, SCRIBBLES, spec.configurations)

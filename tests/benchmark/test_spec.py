@@ -144,6 +144,10 @@ def test_a_missing_key(key):
         ({"seeds": ["a"]}, ["seeds, entry 1: 'a' is not a whole number"]),
         ({"datasets": [2.5]}, ["datasets, entry 1: 2.5 is not text"]),
         ({"datasets": ["synthetic", 4]}, ["synthetic cannot be mixed"]),
+        (
+            {"raw": "/raw", "drawn": {902: {"from": "synthetic", "borders": {"between": ["a", "b"]}}}},
+            ["data from synthetic cannot be mixed with others; leave out raw"],
+        ),
         ({"plans": {"epochs": 0}}, ["plans, epochs: 0 is not at least 1"]),
         ({"plans": {"epochs": 2.5}}, ["plans, epochs: 2.5 is not a whole number"]),
         ({"plans": {"momentum": 1}}, ["plans, momentum: 1 is not less than 1"]),
