@@ -68,7 +68,7 @@ TRAINERS: dict[str, Entry] = {
         description="only scribbles are annotated: masked CRF loss",
         needs="ignore label",
         network="stock",
-        measured="better on 43 of 44 subjects, in 2D and 3D; three seeds, no verdict yet",
+        measured="better on 59 of 60 subjects, in 2D and 3D; three seeds, no verdict yet",
         page="docs/results/attenscribble.md",
     ),
     "nnUNetTrainerAttenScribble": Entry(
