@@ -69,7 +69,7 @@ def take_over(report: Published, spec: Spec, benchmark: BenchmarkFolder, jobs: S
     Jobs that are in the report but were trained differently are printed with the difference.
 
     Raises:
-        InputError: the scores of the report mean something else, or none of its trainings is the same here.
+        InputError: the scores of the report mean something else, or none of its trainings is one of this benchmark.
     """
     for name in SAME:
         if getattr(report.spec, name) != getattr(spec, name):
@@ -80,6 +80,11 @@ def take_over(report: Published, spec: Spec, benchmark: BenchmarkFolder, jobs: S
     def there(job: Job) -> Training | None:
         return known.get((job.arm, group_name(job, stored["subsets"]), job.fold, job.seed))
 
+    if not any(map(there, jobs)):
+        raise InputError(
+            f"--reuse: {report.folder} has no training of these arms, data, folds and seeds; is it the report of "
+            f"{report.results.name}, not of {spec.name}?"
+        )
     lenders = {start.name for job in jobs if there(job) is None and (start := benchmark.start_of(job))}
     taken, reasons = [], []
     for job in jobs:

@@ -154,6 +154,17 @@ def test_another_benchmark_is_refused(report, root, changes, words):
     refused(report, root, *words, **changes)
 
 
+def test_a_report_of_other_arms_is_refused(report, root):
+    refused(report, root, "has no training of these arms", "the report of mine", baseline="nnUNetTrainerSDM",
+            trainers=["nnUNetTrainerSDM", "nnUNetTrainerCCM"])  # fmt: skip
+
+
+def test_what_is_reused_already_is_no_mistake(report, root):
+    benchmark, jobs = prepared(root)
+    reused(report, benchmark, jobs)
+    assert reused(report, benchmark, jobs) == []
+
+
 def test_other_data_is_refused(report, root):
     """Plans hold the statistics of the intensities, so those of other images differ."""
     for file in (root / "preprocessed" / tiny.DATASET).glob("nnUNetPlans*.json"):
