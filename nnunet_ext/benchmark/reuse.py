@@ -60,7 +60,7 @@ def published(folder: str | Path) -> Published:
     for name in (SPECIFICATION, PREPARED):
         if not (package / name).is_file():
             raise InputError(f"--reuse: {package} has no {name}; only reports of a benchmark can be reused.")
-    return Published(package, load(package / SPECIFICATION), read(package), read_json(package / PREPARED))
+    return Published(package, load(package / SPECIFICATION, alone=True), read(package), read_json(package / PREPARED))
 
 
 def take_over(report: Published, spec: Spec, benchmark: BenchmarkFolder, jobs: Sequence[Job]) -> list[Job]:

@@ -33,7 +33,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.surfaces import Definition
@@ -333,7 +342,7 @@ class _File(_Common):
     trainers: Several[Annotated[Arm, BeforeValidator(_entry)]]
 
     @model_validator(mode="after")
-    def _compares_something(self) -> _File:
+    def _compares_something(self, info: ValidationInfo) -> _File:
         names = [arm.name for arm in self.trainers]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"trainers: {twice[0]} is there twice; give one of them another name")
@@ -350,7 +359,7 @@ class _File(_Common):
                 f"baseline: {self.baseline!r} is none of the trainers{meant(self.baseline, names)}; "
                 f"there are {', '.join(names)}"
             )
-        if len(names) < 2:
+        if len(names) < 2 and not info.context:
             raise ValueError(f"trainers: only {names[0]} is there; a comparison needs another one")
         return self
 
@@ -378,8 +387,12 @@ def ready_specs() -> dict[str, Path]:
     return {path.stem: path for path in sorted(READY.glob("*.yaml"))}
 
 
-def load(name_or_path: str | Path) -> Spec:
+def load(name_or_path: str | Path, *, alone: bool = False) -> Spec:
     """Read a YAML file, or the ready benchmark of that name.
+
+    Args:
+        name_or_path: the file, or the name.
+        alone: allow one trainer alone, as in the report of a baseline.
 
     Raises:
         InputError: there is no such file, it is no YAML, or it has an unknown key or a wrong value.
@@ -395,23 +408,25 @@ def load(name_or_path: str | Path) -> Spec:
         raise InputError(f"{path} is no YAML file: {' '.join(str(error).split())}.") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds {shown(content)}, but a benchmark is a mapping with trainers and datasets.")
-    return parse(content, str(path), path.stem)
+    return parse(content, str(path), path.stem, alone=alone)
 
 
-def parse(content: Mapping[str, Any], where: str, name: str) -> Spec:
+def parse(content: Mapping[str, Any], where: str, name: str, *, alone: bool = False) -> Spec:
     """Check the content of a YAML file.
 
     Args:
         content: the mapping in the file.
         where: name of the file in messages.
         name: name of the benchmark, unless the file gives one.
+        alone: allow one trainer alone.
 
     Raises:
         InputError: a key is unknown or missing, or a value is wrong.
     """
     try:
         # keys become text, because a message would take numbers for places in a list
-        return _File.model_validate(_named_by_text({"name": name, **content})).spec()
+        context = {"alone": True} if alone else None
+        return _File.model_validate(_named_by_text({"name": name, **content}), context=context).spec()
     except ValidationError as error:
         raise InputError(sentence(error, _File, where)) from None
 

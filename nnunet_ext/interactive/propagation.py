@@ -173,7 +173,7 @@ class Propagation:
         index: int,
         marked: Sequence[int],
         automatic: TileState,
-        report: Report = lambda done: None,
+        report: Report,
     ) -> TileState:
         """The state of a tile in which one slice has heard its prompts, and no other slice has heard of it.
 

@@ -119,6 +119,15 @@ def test_a_new_arm_and_a_new_seed_are_left_to_train(report, root):
     assert [job.arm for job in jobs if benchmark.record(job) is None] == [trainers[1]] * 2 + trainers
 
 
+def test_the_report_of_a_baseline_alone_is_reused(report, root):
+    benchmark = BenchmarkFolder(root / "alone")
+    spec = with_arms(parse(SPEC, "mine.yaml", "mine"), [REFERENCE], benchmark)
+    for number, job in enumerate(prepare(spec, benchmark)):
+        finish(benchmark, job, number)
+    report_benchmark(benchmark.folder, root / "baseline", html=False, drawn=False)
+    assert [job.arm for job in reused(published(root / "baseline"), *prepared(root))] == [REFERENCE] * 2
+
+
 def test_what_was_begun_here_stays(report, root):
     benchmark, jobs = prepared(root)
     benchmark.fold(jobs[0]).mkdir(parents=True)
