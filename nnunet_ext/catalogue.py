@@ -86,7 +86,7 @@ TRAINERS: dict[str, Entry] = {
         description="few labelled cases: masked views and an averaged teacher",
         needs="2.3 times the compute",
         network="stock",
-        measured="no difference shown at equal time, with images without labels (ACDC, three seeds)",
+        measured="no difference shown at equal time, with images without labels (two data sets, three seeds)",
         page="docs/results/medcontext.md",
     ),
     "nnUNetTrainerPartialLabels": Entry(
@@ -230,7 +230,7 @@ TRAINERS: dict[str, Entry] = {
         description="MedContext with the arithmetic of its released code",
         needs="2.3 times the compute",
         network="stock",
-        measured="no difference shown at equal time, with images without labels (ACDC, three seeds)",
+        measured="no difference shown at equal time, with images without labels (two data sets, three seeds)",
         page="docs/results/medcontext.md",
     ),
     "nnUNetTrainerBaBLossPaper": Entry(
