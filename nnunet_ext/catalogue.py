@@ -230,7 +230,7 @@ TRAINERS: dict[str, Entry] = {
         description="MedContext with the arithmetic of its released code",
         needs="2.3 times the compute",
         network="stock",
-        measured="no difference shown at equal time, with images without labels (two data sets, three seeds)",
+        measured="worse at equal compute (short trainings)",
         page="docs/results/medcontext.md",
     ),
     "nnUNetTrainerBaBLossPaper": Entry(
