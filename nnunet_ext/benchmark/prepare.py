@@ -17,7 +17,7 @@ from nnunet_ext.benchmark.equal_time import with_equal_time
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.benchmark.own_data import provide, with_raw_folder
 from nnunet_ext.benchmark.plans import expected_epochs, written_plans
-from nnunet_ext.benchmark.preprocessed import job_key, splits, subsets
+from nnunet_ext.benchmark.preprocessed import declared, job_key, splits, subsets
 from nnunet_ext.benchmark.score import truth_of
 from nnunet_ext.benchmark.spec import Arm, Spec
 from nnunet_ext.data.folders import dataset_folder, visible_files
@@ -61,6 +61,7 @@ def prepare(
         jobs,
         splits={group: splits(group) for group in groups},
         subsets={group: subsets(group) for group in groups},
+        declared={dataset: declared(dataset) for dataset in dict.fromkeys(job.dataset for job in jobs)},
         iterations=iterations,
         nnunet_ext=__version__,
     )

@@ -61,6 +61,12 @@ def stamp(dataset: str) -> dict[str, Any]:
     return read_json(file) if file.is_file() else {}
 
 
+def declared(dataset: str) -> str:
+    """A key of what ``dataset.json`` declares: labels, channels, landmarks, annotated labels; without any folder."""
+    content = read_json(dataset_folder(dataset) / "dataset.json")
+    return digest({key: value for key, value in content.items() if key not in ("dataset", "description", "name")})
+
+
 def job_key(job: Job) -> str:
     """Key that changes with the plans, the split, the trainer, the seed, the device, the start, and the truth."""
     split = splits(job.dataset)[job.fold]

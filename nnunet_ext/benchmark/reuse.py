@@ -114,6 +114,9 @@ def _differences(report: Published, training: Training, job: Job, stored: Mappin
     there, here = report.prepared["splits"].get(job.compared, []), stored["splits"][job.compared]
     if there[job.fold : job.fold + 1] != [here[job.fold]]:
         yield f"fold {job.fold} has other cases there"
+    declared = report.prepared.get("declared", {})  # reports from before have none
+    if declared.get(job.dataset, stored["declared"][job.dataset]) != stored["declared"][job.dataset]:
+        yield f"dataset.json of {job.dataset} declares other labels, channels, landmarks or annotated labels there"
     words = shlex.split(training.command)
     if words[: len(job.training())] != job.training() or ("-pretrained_weights" in words) != bool(job.start):
         yield f"its command is {training.command} there, and {shlex.join(job.training())} here"

@@ -183,6 +183,16 @@ def test_other_data_is_refused(report, root):
     refused(report, root, "its plans differ in foreground_intensity_properties_per_channel.0.mean")
 
 
+def test_a_data_set_that_declares_something_else_is_refused(report, root):
+    file = root / "preprocessed" / tiny.DATASET / "dataset.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, "description": "moved", "dataset": {}}))
+    benchmark, jobs = prepared(root, "moved")
+    assert reused(report, benchmark, jobs) == jobs
+    file.write_text(json.dumps({**content, "annotated_labels": {"tiny_0": ["left"]}}))
+    refused(report, root, "dataset.json of Dataset901_Tiny declares other labels")
+
+
 def test_other_folds_are_refused(report, root):
     file = root / "preprocessed" / tiny.DATASET / "splits_final.json"
     folds = json.loads(file.read_text())
