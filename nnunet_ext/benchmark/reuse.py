@@ -42,7 +42,7 @@ class Published:
     @property
     def iterations(self) -> Mapping[str, int]:
         """Iterations of arms that have the time of another one, as measured for the report."""
-        return self.prepared["iterations"]
+        return self.prepared.get("iterations", {})
 
 
 def published(folder: str | Path) -> Published:
@@ -146,7 +146,7 @@ def _write(report: Published, training: Training, benchmark: BenchmarkFolder, jo
     folder = benchmark.of(job)
     folder.mkdir(parents=True, exist_ok=True)
     tables = {"metrics.csv": report.results.cases}
-    if len(report.results.interfaces):
+    if report.spec.metrics.interfaces:
         tables["interfaces.csv"] = report.results.interfaces.rename(columns={"label": "labels"})
     for name, table in tables.items():
         own = (table["arm"] == job.arm) & (table["group"] == training.group)

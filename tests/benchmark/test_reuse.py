@@ -112,6 +112,19 @@ def test_every_training_is_taken_over_and_gives_the_same_report(report, root, ca
         assert (root / "again" / name).read_bytes() == (root / "published" / name).read_bytes(), name
 
 
+def test_a_report_in_which_no_labels_touch_is_reused(root):
+    benchmark, jobs = prepared(root, "theirs")
+    for number, job in enumerate(jobs):
+        finish(benchmark, job, number)
+        (benchmark.of(job) / "interfaces.csv").write_text("case,labels,interface_hd95_mm,status\n")
+    report_benchmark(benchmark.folder, root / "published", html=False, drawn=False)
+    assert not (root / "published" / "interfaces.csv").exists()
+    benchmark, jobs = prepared(root)
+    assert reused(published(root / "published"), benchmark, jobs) == jobs
+    report_benchmark(benchmark.folder, root / "again", html=False, drawn=False)
+    assert (root / "again" / PAGE).read_bytes() == (root / "published" / PAGE).read_bytes()
+
+
 def test_a_new_arm_and_a_new_seed_are_left_to_train(report, root):
     trainers = [REFERENCE, "nnUNetTrainerSDM"]
     benchmark, jobs = prepared(root, trainers=trainers, seeds=[0, 1, 2])
