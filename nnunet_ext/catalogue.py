@@ -95,8 +95,8 @@ TRAINERS: dict[str, Entry] = {
         description="not every label was annotated in every case",
         needs="annotated_labels",
         network="stock",
-        measured="not yet",
-        page="docs/partial_labels.md",
+        measured="better, by 0.15 Dice over stock on the same data (ACDC, three seeds)",
+        page="docs/results/partial_labels.md",
     ),
     "nnUNetTrainerLandmark": Entry(
         location="nnunet_ext.babloss.trainer:nnUNetTrainerLandmark",
