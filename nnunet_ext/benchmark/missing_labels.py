@@ -21,6 +21,7 @@ import numpy as np
 
 from nnunet_ext.benchmark.spec import MissingLabels
 from nnunet_ext.data.derived import derived_description, new_dataset_folder
+from nnunet_ext.data.label_definitions import declared_labels
 from nnunet_ext.data.raw import RawCase, open_dataset, require_labels, write_label_map
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
@@ -57,7 +58,7 @@ def remove_labels(
             the number is taken.
     """
     source = open_dataset(dataset)
-    if any(isinstance(values, list) for values in source.description["labels"].values()):
+    if any(isinstance(values, tuple) for values in declared_labels(source.description).values()):
         raise InputError(f"drawn, {out}: {source.name} has regions, but missing_labels needs labels that are classes.")
     organs = {value: name for value, name in source.classes.items() if value != 0}
     if max(options.removed) >= len(organs):
@@ -71,11 +72,10 @@ def remove_labels(
         if all(value in own for own in removed.values()):
             raise InputError(f"drawn, {out}: {name} would be left in no case; choose another seed, or remove fewer.")
     target = new_dataset_folder(source, str(out), "MissingLabels")
-    known = {*source.classes} | ({source.ignore} if source.ignore is not None else set())
     annotated = {case: [name for value, name in organs.items() if value not in own] for case, own in removed.items()}
     with written_as_a_whole(target) as folder:
         (folder / "labelsTr").mkdir()
-        calls = [(case, source.reader().name, known, removed[case.name], folder) for case in source.cases]
+        calls = [(case, source.reader().name, source.known, removed[case.name], folder) for case in source.cases]
         for _ in for_every_case(_remove, calls, processes, "missing labels"):
             pass
         text = f"{source.name} with labels missing in every case, by nnunet-ext {__version__}"

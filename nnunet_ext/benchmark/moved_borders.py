@@ -91,10 +91,9 @@ def move_borders(dataset: str | int, out: str | int, options: MovedBorders, *, p
         )
     between = (values[options.between[0]], values[options.between[1]])
     target = new_dataset_folder(source, str(out), "MovedBorder")
-    known = {*source.classes} | ({source.ignore} if source.ignore is not None else set())
     with written_as_a_whole(target) as folder:
         (folder / "labelsTr").mkdir()
-        calls = [(case, source.reader().name, known, between, options, folder) for case in source.cases]
+        calls = [(case, source.reader().name, source.known, between, options, folder) for case in source.cases]
         changed = list(for_every_case(_move_case, calls, processes, "borders"))
         text = f"{source.name} with a border moved at random in every case, by nnunet-ext {__version__}"
         write_json(folder / "dataset.json", derived_description(source, target, text))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,8 @@ def take_over(report: Published, spec: Spec, benchmark: BenchmarkFolder, jobs: S
             f"{report.results.name}, not of {spec.name}?"
         )
     lenders = {start.name for job in jobs if there(job) is None and (start := benchmark.start_of(job))}
-    taken, reasons = [], []
+    taken: dict[Job, Training] = {}
+    reasons = []
     for job in jobs:
         training = there(job)
         if training is None or benchmark.record(job) is not None or benchmark.fold(job).is_dir():
@@ -96,14 +97,14 @@ def take_over(report: Published, spec: Spec, benchmark: BenchmarkFolder, jobs: S
             reasons.append(f"{job.title}: {reason}")
         else:
             _write(report, training, benchmark, job)
-            taken.append(job)
+            taken[job] = training
     if reasons and not taken:
         raise InputError(f"--reuse: no training of {report.folder} is the same here; {reasons[0]}.")
     for reason in reasons:
         print(f"trained again, not reused: {reason}", flush=True)
     if taken:
-        print(f"{len(taken)} trainings are reused from {report.folder}{_other_versions(taken, benchmark)}", flush=True)
-    return taken
+        print(f"{len(taken)} trainings are reused from {report.folder}{_other_versions(taken.values())}", flush=True)
+    return list(taken)
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -169,12 +170,12 @@ def _write(report: Published, training: Training, benchmark: BenchmarkFolder, jo
     write_json(folder / "record.json", record)
 
 
-def _other_versions(taken: Sequence[Job], benchmark: BenchmarkFolder) -> str:
+def _other_versions(taken: Iterable[Training]) -> str:
     """Packages whose versions differ from those installed here, in words."""
     here = versions()
     found = {}
-    for job in taken:
-        for package, version in (benchmark.record(job) or {})["versions"].items():
+    for training in taken:
+        for package, version in training.versions.items():
             if version != here.get(package):
                 found[package] = f"{package} {version}, here {here.get(package, 'none')}"
     return f" (made with {'; '.join(found.values())})" if found else ""

@@ -54,6 +54,11 @@ class RawDataset:
     def ending(self) -> str:
         return self.description["file_ending"]
 
+    @property
+    def known(self) -> set[int]:
+        """Every value that a label map may hold."""
+        return {*self.classes} | ({self.ignore} if self.ignore is not None else set())
+
     def reader(self) -> Reader:
         """The reader that nnU-Net would choose."""
         return Reader.for_file(self.cases[0].images[0], self.ending, self.description)
