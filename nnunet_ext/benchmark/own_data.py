@@ -10,6 +10,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Sequence
+from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from nnunet_ext.benchmark.drawn import draw, folds_of_landmarks, link_datasets
 from nnunet_ext.benchmark.folder import BenchmarkFolder
 from nnunet_ext.benchmark.own_folds import write_own_folds
 from nnunet_ext.benchmark.plans import write
-from nnunet_ext.benchmark.preprocessed import STAMP, digest
+from nnunet_ext.benchmark.preprocessed import STAMP, digest, stamp
 from nnunet_ext.benchmark.spec import PlansRecipe, Spec
 from nnunet_ext.data.folders import dataset_folder
 from nnunet_ext.errors import InputError
@@ -89,8 +90,11 @@ def preprocess(
     preprocessed = Path(os.environ["nnUNet_preprocessed"])
     folder = preprocessed / raw.name
     description = read_json(raw / "dataset.json")
-    key = digest(description, _state_of_files(raw), metadata.version("nnunetv2"))
-    before = read_json(folder / STAMP) if (folder / STAMP).is_file() else {}
+    before = stamp(raw.name) if folder.is_dir() else {}
+    seen = digest(description, _state_of_files(raw), metadata.version("nnunetv2"))
+    # files that were copied have other times; then their contents decide
+    same = before.get("seen") == seen
+    key = before["key"] if same else digest(description, _contents(raw), metadata.version("nnunetv2"))
     planned = before.get("key") == key
     done = before.get("configurations", []) if planned else []
     wanted = configurations if any(recipe.spacing is None for recipe in recipes) else ()
@@ -117,8 +121,8 @@ def preprocess(
         run([*command, *(["--verify_dataset_integrity"] if verify else [])])
     elif missing:
         run(["nnUNetv2_preprocess", "-d", number, "-np", workers, "-c", *missing])
-    if missing or not planned:
-        write_json(folder / STAMP, {"key": key, "configurations": [*done, *missing]})
+    if missing or not planned or not same:
+        write_json(folder / STAMP, {"key": key, "seen": seen, "configurations": [*done, *missing]})
     for recipe in recipes:
         plans = write(recipe, raw.name, configurations) if recipe.spacing is not None else None
         if plans is not None and plans.missing:
@@ -142,5 +146,14 @@ def _recipes(spec: Spec, dataset: str) -> list[PlansRecipe]:
 
 def _state_of_files(raw: Path) -> list[tuple[str, int, int]]:
     """Name, size and time of every training image and label map; changes with any change of the files."""
-    files = [path for name in ("imagesTr", "labelsTr") for path in sorted((raw / name).glob("*"))]
-    return [(str(path.relative_to(raw)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return [(str(path.relative_to(raw)), path.stat().st_size, path.stat().st_mtime_ns) for path in _files(raw)]
+
+
+def _contents(raw: Path) -> list[tuple[str, str]]:
+    """Name and digest of every training image and label map; unlike their state, equal for a copy of the files."""
+    return [(str(path.relative_to(raw)), sha256(path.read_bytes()).hexdigest()) for path in _files(raw)]
+
+
+def _files(raw: Path) -> list[Path]:
+    found = (path for name in ("imagesTr", "labelsTr") for path in sorted((raw / name).glob("*")))
+    return [path for path in found if path.is_file()]

@@ -202,8 +202,8 @@ def _settle_other_results(
             continue
         if not anew:
             raise InputError(
-                f"{benchmark.folder} holds a training of {job.title} with other plans, split or device; choose another "
-                "--folder, or remove this one."
+                f"{benchmark.folder} holds a training of {job.title} with other data, plans, split or device; choose "
+                "another --folder, or remove this one."
             )
         for folder in (benchmark.of(job), benchmark.fold(known), benchmark.fold(job)):
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,7 @@
 """Data that a benchmark brings itself: linked, drawn, split and preprocessed at another resolution, in its folder."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,24 @@ def test_what_was_drawn_by_an_earlier_version_is_not_drawn_again(root, commands)
     before = (benchmark.raw / SCRIBBLES / "scribbles.json").stat().st_mtime_ns
     prepared(root)
     assert (benchmark.raw / SCRIBBLES / "scribbles.json").stat().st_mtime_ns == before
+
+
+def test_copied_files_are_not_preprocessed_again_and_changed_ones_are(root, commands):
+    trainers = ["nnUNetTrainerReference", "nnUNetTrainerPnPNet"]
+    changes = {"drawn": None, "references": None, "datasets": [901], "trainers": trainers}
+    prepared(root, **changes)
+    labels = root / "raw" / tiny.DATASET / "labelsTr"
+    file = min(labels.glob("*.nii.gz"))
+    for times in (1, 2):  # at the second preparation the new times are known
+        os.utime(file, ns=(times, times))
+        done = len(commands)
+        prepared(root, **changes)
+        prepared(root, **changes)
+        assert len(commands) == done
+    other = max(labels.glob("*.nii.gz"))
+    file.write_bytes(other.read_bytes())
+    prepared(root, **changes)
+    assert commands[done][0] == "nnUNetv2_plan_and_preprocess"
 
 
 def test_data_drawn_from_the_synthetic_data_set_needs_no_raw_folder(root, commands, monkeypatch):

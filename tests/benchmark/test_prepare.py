@@ -272,7 +272,7 @@ def test_a_training_with_other_plans_is_neither_mixed_in_nor_lost(root):
     folder(root).fold(job).mkdir(parents=True)
     file = root / "preprocessed" / tiny.DATASET / "splits_final.json"
     file.write_text(json.dumps([{"train": ["tiny_0"], "val": ["tiny_1"]}]))
-    with pytest.raises(InputError, match=r"other plans, split or device; choose another --folder"):
+    with pytest.raises(InputError, match=r"other data, plans, split or device; choose another --folder"):
         jobs_of(root)
     assert folder(root).fold(job).is_dir()
 
