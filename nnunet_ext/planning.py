@@ -24,7 +24,7 @@ from nnunet_ext.nnunet.options import with_overrides
 from nnunet_ext.nnunet.plans import KEY, require_unet, resolved
 from nnunet_ext.nnunet.precision import SECTION as PRECISION
 from nnunet_ext.nnunet.precision import Precision
-from nnunet_ext.nnunet.resolution import at_spacing
+from nnunet_ext.nnunet.resolution import at_spacing, median_spacing, turn
 from nnunet_ext.nnunet.schedule import Schedule
 
 _PRESET_KEYS = {"description", "trainer", "device", "schedule", "batch_size", "width", "options"}
@@ -70,6 +70,7 @@ def write_plans(
     base: str = "nnUNetPlans",
     configurations: Sequence[str] | None = None,
     spacing: Sequence[float] | None = None,
+    slice_axis: int | None = None,
     batch_size: int | None = None,
     patch_size: Sequence[int] | None = None,
     features: Sequence[int] | None = None,
@@ -80,8 +81,8 @@ def write_plans(
 ) -> WrittenPlans:
     """Write a plans file beside ``<nnUNet_preprocessed>/<dataset>/<base>.json``.
 
-    Configurations keep their names. Without ``spacing`` they also keep their ``data_identifier``: the preprocessed data
-    is used unchanged, and the user only adds ``-p NAME``. Explicit arguments win over presets.
+    Configurations keep their names. Without ``spacing`` and ``slice_axis`` they also keep their ``data_identifier``:
+    the preprocessed data is used unchanged, and the user only adds ``-p NAME``. Explicit arguments win over presets.
 
     Args:
         dataset: number or full name (``Dataset004_Hippocampus``) of a preprocessed data set.
@@ -91,6 +92,9 @@ def write_plans(
         spacing: target spacing in mm, in the order of ``spacing`` in the plans. Stages, kernel sizes, patch and batch
             size follow from it by the rules of :mod:`nnunet_ext.nnunet.resolution`. Data of this spacing is stored
             beside the data of other spacings.
+        slice_axis: axis of the images across which the slices of ``2d`` lie, 0, 1 or 2 for z, y or x, instead of the
+            one with the coarsest resolution. Without ``spacing`` pixels are as large as in the median image. Such data
+            is stored on its own, too.
         batch_size: in samples.
         patch_size: in voxels.
         features: channels of every stage, finest first; with ``spacing`` its length is the number of stages.
@@ -121,9 +125,15 @@ def write_plans(
     _require_name(name, base)
 
     changed = {configuration: resolved(plans, configuration) for configuration in chosen}
-    fingerprint = _fingerprint(folder) if spacing is not None else {}
+    fingerprint = _fingerprint(folder) if spacing is not None or slice_axis is not None else {}
+    if slice_axis is not None:
+        _require_slices(changed)
+        turn(plans, slice_axis)
+        spacing = spacing or median_spacing(plans, fingerprint)[1:]
     for configuration, settings in changed.items():
         require_unet(settings, f"{source}, configuration {configuration}")
+        if slice_axis is not None:
+            settings["data_identifier"] += f"_across{slice_axis}"
         if spacing is not None:
             stages = None if features is None else len(features)
             at_spacing(settings, spacing, plans, fingerprint, configuration, patch_size=patch_size, stages=stages)
@@ -206,6 +216,16 @@ def _require_name(name: str, base: str) -> None:
         )
     if "__" in name or Path(name).name != name:
         raise InputError(f"--name {name!r} is no plans name: nnU-Net allows neither '/' nor '__' in it.")
+
+
+def _require_slices(configurations: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise InputError unless the patches of all configurations are slices."""
+    volumes = [name for name, settings in configurations.items() if len(settings["patch_size"]) != 2]
+    if volumes:
+        raise InputError(
+            f"--slice-axis is for configurations of slices, but {', '.join(volumes)} has patches of volumes; add "
+            "--configuration 2d."
+        )
 
 
 def _apply_preset(settings: dict[str, Any], name: str, preset: Mapping[str, Any]) -> None:

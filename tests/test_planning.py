@@ -5,7 +5,10 @@ import re
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
+import torch
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ext.cli import main
@@ -301,6 +304,49 @@ def test_data_of_another_spacing_lies_beside_the_old_one_and_is_shared_by_plans_
     assert identifier("c") == "nnUNetPlans_2d_2.5x3mm"
 
 
+# --- slices across another axis ---------------------------------------------------------------------------------------
+
+
+def test_slices_across_another_axis(folder, images):
+    plans = read(folder, "nnUNetPlans")
+    plans |= {"original_median_shape_after_transp": [30, 90, 80], "original_median_spacing_after_transp": [3, 1, 1]}
+    (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+    written = write_plans(901, configurations=["2d"], slice_axis=1, out="across")
+    turned = read(folder, "across")
+    assert (turned["transpose_forward"], turned["transpose_backward"]) == ([1, 0, 2], [1, 0, 2])
+    assert turned["original_median_shape_after_transp"] == [80, 90, 30]
+    assert turned["original_median_spacing_after_transp"] == [1, 1, 3]
+    settings = turned["configurations"]["2d"]
+    assert settings["data_identifier"] == "nnUNetPlans_2d_across1_1x3mm"
+    assert settings["spacing"] == [1, 3]
+    assert settings["median_image_size_in_voxels"] == [np.median([shape[0] for shape in images]), 30]
+    assert settings["architecture"]["arch_kwargs"]["strides"][1] == [2, 1]  # 3 mm are coarse enough
+    assert written.missing == ("2d",)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_nnunet_preprocesses_slices_across_the_axis_and_exports_them_back(nnunet_folders, monkeypatch, axis):
+    root = nnunet_folders()
+    folder = root / "preprocessed" / tiny.DATASET
+    monkeypatch.setenv("nnUNet_preprocessed", str(folder.parent))
+    fingerprint = {"spacings": [[1.0, 1.0, 1.0]], "shapes_after_crop": [[18, 20, 22]]}
+    (folder / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
+    write_plans(901, configurations=["2d"], slice_axis=axis, out="across")
+    plans = PlansManager(read(folder, "across"))
+    settings, dataset_json = plans.get_configuration("2d"), read(folder, "dataset")
+    label_file = min((root / "raw" / tiny.DATASET / "labelsTr").iterdir())
+    image_file = root / "raw" / tiny.DATASET / "imagesTr" / label_file.name.replace(".nii.gz", "_0000.nii.gz")
+    preprocessor = settings.preprocessor_class(verbose=False)
+    _, found, properties = preprocessor.run_case([str(image_file)], str(label_file), plans, settings, dataset_json)
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(str(label_file)))
+    assert np.array_equal(np.moveaxis(found[0], 0, axis), labels)
+    manager = plans.get_label_manager(dataset_json)
+    logits = 10.0 * np.stack([found[0] == label for label in range(manager.num_segmentation_heads)])
+    export = convert_predicted_logits_to_segmentation_with_correct_shape
+    exported = export(torch.from_numpy(logits).float(), plans, settings, manager, properties)
+    assert np.array_equal(exported, labels)
+
+
 def test_what_is_to_be_preprocessed_is_printed_until_it_is(folder, images, capsys):
     command = ["plans", "901", "--configuration", "2d", "--spacing", "3", "3", "--name", "low"]
     assert main(command) == 0
@@ -337,6 +383,11 @@ IMPOSSIBLE = {
         {"configurations": ["3d_lowres"], "spacing": [3, 3, 3]},
         r"cannot change 3d_lowres, which belongs to a cascade with 3d_cascade_fullres",
     ),
+    "slices of volumes": (
+        {"configurations": ["2d", "3d_fullres"], "slice_axis": 1},
+        r"--slice-axis is for configurations of slices, but 3d_fullres has patches of volumes; add --configuration 2d",
+    ),
+    "slice axis": ({"slice_axis": 3}, r"--slice-axis is 3, but must be 0, 1 or 2, for slices across z, y or x"),
     "no resampling": ({"configurations": ["unresampled"]}, r"do not resample \(no_resampling_hack\)"),
     "Primus": ({"configurations": ["primus"]}, r"the network PrimusM has no U-Net stages"),
 }

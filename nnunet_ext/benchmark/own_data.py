@@ -82,7 +82,8 @@ def preprocess(
 
     Args:
         raw: folder of the data set.
-        recipes: recipes of all plans that are trained on it; those with a spacing have their own preprocessed data.
+        recipes: recipes of all plans that are trained on it; those with a spacing or slice axis have their own
+            preprocessed data.
         configurations: configurations to preprocess.
         benchmark: folder of the benchmark.
         verify: let nnU-Net check the files first.
@@ -97,7 +98,7 @@ def preprocess(
     key = before["key"] if same else digest(description, _contents(raw), metadata.version("nnunetv2"))
     planned = before.get("key") == key
     done = before.get("configurations", []) if planned else []
-    wanted = configurations if any(recipe.spacing is None for recipe in recipes) else ()
+    wanted = configurations if any(not recipe.has_own_data for recipe in recipes) else ()
     missing = [configuration for configuration in wanted if configuration not in done]
     number = str(int(raw.name[7:10]))
     own = for_planner(environment(raw=raw.parent, preprocessed=preprocessed, results=benchmark.folder / "results"))
@@ -124,7 +125,7 @@ def preprocess(
     if missing or not planned or not same:
         write_json(folder / STAMP, {"key": key, "seen": seen, "configurations": [*done, *missing]})
     for recipe in recipes:
-        plans = write(recipe, raw.name, configurations) if recipe.spacing is not None else None
+        plans = write(recipe, raw.name, configurations) if recipe.has_own_data else None
         if plans is not None and plans.missing:
             run(["nnUNetv2_preprocess", "-d", number, "-plans_name", plans.name, "-np", workers, "-c", *plans.missing])
 

@@ -17,7 +17,9 @@ NUMBER_OF_EPOCHS = re.compile(r"_(\d+)epochs?$")
 def write(recipe: PlansRecipe, dataset: str, configurations: tuple[str, ...]) -> WrittenPlans:
     """Write the plans of this recipe, unless they exist already."""
     arguments = {key: value for key, value in recipe.model_dump().items() if key not in ("base", "presets")}
-    name = "_".join([recipe.base, *recipe.presets, f"bench{digest(recipe.model_dump(), configurations)[:6]}"])
+    # names from before there was a slice axis stay: they are in the commands of published reports
+    named = {key: value for key, value in recipe.model_dump().items() if key != "slice_axis" or value is not None}
+    name = "_".join([recipe.base, *recipe.presets, f"bench{digest(named, configurations)[:6]}"])
     return write_plans(
         dataset, recipe.presets, base=recipe.base, configurations=configurations, out=name, force=True, **arguments
     )
@@ -34,7 +36,7 @@ def written_plans(recipe: PlansRecipe, dataset: str, configurations: tuple[str, 
     written = write(recipe, dataset, configurations)
     if written.missing:
         raise InputError(
-            f"{dataset} is not preprocessed at {' x '.join(f'{mm:g}' for mm in recipe.spacing or ())} mm; run: "
+            f"{dataset} is not preprocessed for {written.name}; run: "
             f"nnUNetv2_preprocess -d {int(dataset[7:10])} -plans_name {written.name} -c {' '.join(written.missing)}."
         )
     return written.name

@@ -154,7 +154,7 @@ def check_dataset(dataset: str, spec: Spec) -> None:
                 there = ", ".join(configurations) or "no such plans"
                 raise InputError(f"{file}: there is no configuration {configuration!r} (there is: {there}).")
             identifier = configurations[configuration].get("data_identifier", f"{plans.base}_{configuration}")
-            if plans.spacing is None and not (folder / identifier).is_dir():
+            if not plans.has_own_data and not (folder / identifier).is_dir():
                 raise InputError(
                     f"{dataset} is not preprocessed for {configuration}; run: nnUNetv2_preprocess -d {dataset} "
                     f"-plans_name {plans.base} -c {configuration}."

@@ -114,6 +114,8 @@ class PlansRecipe(_Strict):
     batch_size: Positive | None = None
     spacing: Several[Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = None
     """Another resolution than the planned one in mm, with its own preprocessed data."""
+    slice_axis: Annotated[int, Field(ge=0, le=2)] | None = None
+    """Slices of ``2d`` across another axis of the images than the planned one, with their own preprocessed data."""
     patch_size: Several[Positive] | None = None
     features: Several[Positive] | None = None
     options: dict[str, dict[str, Any]] = {}
@@ -122,6 +124,11 @@ class PlansRecipe(_Strict):
     @property
     def unchanged(self) -> bool:
         return self == PlansRecipe(base=self.base)
+
+    @property
+    def has_own_data(self) -> bool:
+        """Whether the planned preprocessed data cannot be used."""
+        return self.spacing is not None or self.slice_axis is not None
 
     @property
     def has_schedule(self) -> bool:

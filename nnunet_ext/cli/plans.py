@@ -28,6 +28,7 @@ def _plans(arguments: argparse.Namespace) -> None:
         base=arguments.plans,
         configurations=arguments.configuration,
         spacing=arguments.spacing,
+        slice_axis=arguments.slice_axis,
         batch_size=arguments.batch_size,
         patch_size=arguments.patch_size,
         features=arguments.features,
@@ -64,8 +65,8 @@ def add(commands: Commands) -> None:
         commands,
         "plans",
         _plans,
-        "write a new plans file with a preset, another schedule or another resolution; only another resolution needs "
-        "preprocessing again",
+        "write a new plans file with a preset, another schedule, another resolution or slices across another axis; "
+        "only the last two need preprocessing again",
         "nnunet-ext plans 4 --preset pnpnet --configuration 3d_fullres --epochs 100",
         "nnunet-ext plans 4 --configuration 3d_fullres --spacing 2 2 2 --features 16 32 64 --name low",
     )
@@ -83,6 +84,12 @@ def add(commands: Commands) -> None:
         **SEVERAL,
         metavar="MM",
         help="another resolution, axes in the order of the plans; patch size, batch size and stages follow from it",
+    )
+    plans.add_argument(
+        "--slice-axis",
+        type=int,
+        metavar="A",
+        help="slices of 2d across this axis of the images: 0, 1 or 2 for z, y or x (nnU-Net: the coarsest one)",
     )
     plans.add_argument("--batch-size", type=int, metavar="B", help="samples per batch")
     plans.add_argument("--patch-size", type=int, **SEVERAL, metavar="X", help="voxels per axis")

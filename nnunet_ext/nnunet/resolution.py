@@ -86,6 +86,35 @@ def at_spacing(
     )
 
 
+def turn(plans: dict[str, Any], axis: int) -> None:
+    """Let the slices of ``2d`` lie across another axis of the images.
+
+    nnU-Net's preprocessing transposes images so that the slice axis comes first, and its export transposes back. The
+    planner takes the axis with the coarsest resolution; of isotropic images that is the first.
+
+    Args:
+        plans: changed.
+        axis: of the images as nnU-Net reads them; for most readers 0 is z, 1 is y and 2 is x.
+
+    Raises:
+        InputError: there is no such axis.
+    """
+    before = plans["transpose_forward"]
+    if axis not in before:
+        raise InputError(f"--slice-axis is {axis}, but must be 0, 1 or 2, for slices across z, y or x.")
+    forward = [axis, *(other for other in range(len(before)) if other != axis)]
+    for key in ("original_median_shape_after_transp", "original_median_spacing_after_transp"):
+        of_axis = dict(zip(before, plans[key], strict=True))
+        plans[key] = [of_axis[one] for one in forward]
+    plans["transpose_forward"] = forward
+    plans["transpose_backward"] = [forward.index(one) for one in range(len(forward))]
+
+
+def median_spacing(plans: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> list[float]:
+    """Median mm of a voxel of all images, in the order of the plans."""
+    return [float(mm) for mm in np.median(fingerprint["spacings"], axis=0)[plans["transpose_forward"]]]
+
+
 def _check(
     settings: Mapping[str, Any], spacing: Sequence[float], patch_size: Sequence[int] | None, configuration: str
 ) -> None:

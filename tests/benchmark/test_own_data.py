@@ -11,7 +11,7 @@ from nnunet_ext.benchmark.folder import BenchmarkFolder
 from nnunet_ext.benchmark.own_data import provide, with_raw_folder
 from nnunet_ext.benchmark.own_folds import write_landmark_folds
 from nnunet_ext.benchmark.plans import written_plans
-from nnunet_ext.benchmark.preprocessed import splits, subsets
+from nnunet_ext.benchmark.preprocessed import plans_of, splits, subsets
 from nnunet_ext.benchmark.spec import DrawnLandmarks, Spec, parse
 from nnunet_ext.errors import InputError
 from nnunet_ext.splits.files import read_folds
@@ -167,6 +167,17 @@ def test_another_resolution_is_preprocessed_alone_and_once(root, commands):
     assert len(commands) == 4
 
 
+def test_slices_across_another_axis_have_their_own_data(root, commands):
+    names = []
+    for axis in (None, 1):
+        plans = {"slice_axis": axis, "epochs": 1, "iterations": 1}
+        spec, benchmark = prepared(root, configurations=["2d"], plans=plans)
+        written = written_plans(spec.arms[0].plans, SCRIBBLES, spec.configurations)
+        names.append(plans_of(SCRIBBLES, written)["configurations"]["2d"]["data_identifier"])
+    assert names == ["nnUNetPlans_2d", "nnUNetPlans_2d_across1_1x1mm"]
+    assert (benchmark.folder / "nnUNet_preprocessed" / SCRIBBLES / names[1]).is_dir()
+
+
 def test_other_scribbles_are_drawn_and_preprocessed_again(root, commands):
     prepared(root)
     _, benchmark = prepared(root, drawn={902: {"from": 901, "scribbles": {"mode": "line"}}})
@@ -211,7 +222,7 @@ def test_plans_whose_data_is_not_preprocessed(root, commands, monkeypatch):
     spec, benchmark = prepared(root)
     for file in (benchmark.folder / "nnUNet_preprocessed" / SCRIBBLES).rglob("*.pkl"):
         file.unlink()
-    words = r"Dataset902_TinyScribble is not preprocessed at 2 x 2 x 2 mm; run: nnUNetv2_preprocess -d 902 -plans_name"
+    words = r"Dataset902_TinyScribble is not preprocessed for \w+; run: nnUNetv2_preprocess -d 902 -plans_name"
     with pytest.raises(InputError, match=words):
         written_plans(spec.arms[0].plans, SCRIBBLES, spec.configurations)
 
