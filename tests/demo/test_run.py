@@ -184,8 +184,10 @@ def test_other_images_are_preprocessed_and_trained_on(demo, own_raw, tmp_path):
     raw = tmp_path / "raw"
     shutil.copytree(own_raw, raw)
     assert demo(raw).steps == ALL_STEPS
-    image = next((raw / DATASET / "imagesTr").iterdir())
+    image, other = sorted((raw / DATASET / "imagesTr").iterdir())[:2]
     os.utime(image, (1, 1))
+    assert demo(raw).steps == []  # the same images
+    image.write_bytes(other.read_bytes())
     assert demo(raw).steps == ALL_STEPS
     assert demo(raw).steps == []
 
