@@ -222,9 +222,10 @@ def test_plans_whose_data_is_not_preprocessed(root, commands, monkeypatch):
     spec, benchmark = prepared(root)
     for file in (benchmark.folder / "nnUNet_preprocessed" / SCRIBBLES).rglob("*.pkl"):
         file.unlink()
-    words = r"Dataset902_TinyScribble is not preprocessed for \w+; run: nnUNetv2_preprocess -d 902 -plans_name"
+    recipe, name = spec.arms[0].plans, r"nnUNetPlans_bench[0-9a-f]{6}"
+    words = rf"Dataset902_TinyScribble is not preprocessed for {name}; run: nnUNetv2_preprocess -d 902 -plans_name {name}"
     with pytest.raises(InputError, match=words):
-        written_plans(spec.arms[0].plans, SCRIBBLES, spec.configurations)
+        written_plans(recipe, SCRIBBLES, spec.configurations)
 
 
 LANDMARKS = {"from": 901, "landmarks": {"rule": "interface", "segmented": 1, "subsets": 1}}
