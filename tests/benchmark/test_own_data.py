@@ -223,7 +223,7 @@ def test_plans_whose_data_is_not_preprocessed(root, commands, monkeypatch):
     for file in (benchmark.folder / "nnUNet_preprocessed" / SCRIBBLES).rglob("*.pkl"):
         file.unlink()
     recipe, name = spec.arms[0].plans, r"nnUNetPlans_bench[0-9a-f]{6}"
-    words = rf"Dataset902_TinyScribble is not preprocessed for {name}; run: nnUNetv2_preprocess -d 902 -plans_name {name}"
+    words = rf"{SCRIBBLES} is not preprocessed for {name}; run: nnUNetv2_preprocess -d 902 -plans_name {name}"
     with pytest.raises(InputError, match=words):
         written_plans(recipe, SCRIBBLES, spec.configurations)
 
