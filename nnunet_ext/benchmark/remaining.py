@@ -75,8 +75,8 @@ class Remaining:
 
 
 def seconds_of(record: dict[str, Any]) -> float:
-    """Seconds of a finished job, including validation and evaluation unless it was interrupted."""
-    return max(sum(record["training"]["epoch_seconds"]), record["seconds_of_last_attempt"])
+    """Seconds of a finished job, including validation and evaluation unless it was interrupted or reused."""
+    return max(sum(record["training"]["epoch_seconds"]), record.get("seconds_of_last_attempt", 0.0))
 
 
 def _kind(job: Job) -> tuple[str, str, str]:

@@ -57,6 +57,10 @@ def test_a_resumed_job_took_all_its_epochs():
     assert seconds_of({**record, "seconds_of_last_attempt": 35.0}) == 60
 
 
+def test_a_training_taken_from_a_report_took_its_epochs():
+    assert seconds_of({"training": {"epoch_seconds": [30.0, 30.0]}, "reused_from": "report"}) == 60
+
+
 @pytest.mark.parametrize(("seconds", "words"), [(5, "about 1 min"), (3540, "about 59 min"), (7500, "about 2 h 05 min")])
 def test_the_time_is_said_in_hours_and_minutes(seconds, words):
     assert time_left(seconds).startswith(f"{words} left, until ")
