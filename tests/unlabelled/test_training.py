@@ -171,10 +171,11 @@ def test_a_mask_of_the_normalisation_reaches_the_patches(few_shot, make_trainer)
         array[:, :, :, :11] = 0
         file.unlink()
         blosc2.asarray(array, urlpath=str(file))
-    batch = batch_of(make_trainer("nnUNetTrainerMedContext", configuration="2d", plans=plans))
-    zeros = [(next_batch == 0).float().mean().item() for next_batch in batch[KEY]]
-    assert max(zeros) > 0.2
-    assert (batch["data"] == 0).float().mean() < 0.2
+    trainer = make_trainer("nnUNetTrainerMedContext", configuration="2d", plans=plans)
+    batches = [batch_of(trainer), *(next(trainer.dataloader_train) for _ in range(9))]
+    zeros = torch.cat([(torch.as_tensor(batch[KEY]) == 0).float().flatten(1).mean(1) for batch in batches])
+    assert zeros.min() > 0.15  # half of the patches have no zeros at all where the mask gets lost
+    assert torch.stack([(batch["data"] == 0).float().mean() for batch in batches]).mean() < zeros.mean() / 2
 
 
 def test_without_images_labelled_cases_alone_are_trained_on_and_it_is_said(nnunet_folders, make_trainer):
