@@ -47,7 +47,7 @@ def with_equal_time(spec: Spec, benchmark: BenchmarkFolder, known: Mapping[str, 
     for arm in spec.arms:
         if arm.time_of is not None:
             other = by_name[arm.time_of]
-            key = digest([[one.trainer, one.plans.model_dump(), one.dataset] for one in (arm, other)], spec.device)
+            key = key_of(arm, other, spec.device)
             found[key] = known[key] if key in known else _iterations(spec, benchmark, arm, other)
             plans = arm.plans.model_copy(update={"iterations": found[key]})
             arm = arm.model_copy(update={"plans": plans})
@@ -55,6 +55,11 @@ def with_equal_time(spec: Spec, benchmark: BenchmarkFolder, known: Mapping[str, 
             print(f"{arm.name}: {found[key]} iterations per epoch take the time of {other.name}", flush=True)
         arms.append(arm)
     return spec.model_copy(update={"arms": tuple(arms)}), found
+
+
+def key_of(arm: Arm, other: Arm, device: str) -> str:
+    """The key under which the iterations of ``arm`` that take the time of ``other`` are kept."""
+    return digest([[one.trainer, one.plans.identity, one.dataset] for one in (arm, other)], device)
 
 
 def _iterations(spec: Spec, benchmark: BenchmarkFolder, arm: Arm, other: Arm) -> int:

@@ -17,9 +17,7 @@ NUMBER_OF_EPOCHS = re.compile(r"_(\d+)epochs?$")
 def write(recipe: PlansRecipe, dataset: str, configurations: tuple[str, ...]) -> WrittenPlans:
     """Write the plans of this recipe, unless they exist already."""
     arguments = {key: value for key, value in recipe.model_dump().items() if key not in ("base", "presets")}
-    # names from before there was a slice axis stay: they are in the commands of published reports
-    named = {key: value for key, value in recipe.model_dump().items() if key != "slice_axis" or value is not None}
-    name = "_".join([recipe.base, *recipe.presets, f"bench{digest(named, configurations)[:6]}"])
+    name = "_".join([recipe.base, *recipe.presets, f"bench{digest(recipe.identity, configurations)[:6]}"])
     return write_plans(
         dataset, recipe.presets, base=recipe.base, configurations=configurations, out=name, force=True, **arguments
     )

@@ -126,6 +126,11 @@ class PlansRecipe(_Strict):
         return self == PlansRecipe(base=self.base)
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What digests are made of; a field that older recipes lack is left out, so that published reports fit."""
+        return {key: value for key, value in self.model_dump().items() if key != "slice_axis" or value is not None}
+
+    @property
     def has_own_data(self) -> bool:
         """Whether the planned preprocessed data cannot be used."""
         return self.spacing is not None or self.slice_axis is not None

@@ -1,16 +1,20 @@
 """An arm gets as many iterations as fit into the time of another one."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from nnunet_ext.benchmark import equal_time, step_seconds
+from nnunet_ext.benchmark.equal_time import key_of
 from nnunet_ext.benchmark.folder import BenchmarkFolder
+from nnunet_ext.benchmark.package import PREPARED
 from nnunet_ext.benchmark.prepare import prepare
-from nnunet_ext.benchmark.spec import parse
+from nnunet_ext.benchmark.spec import load, parse
 from nnunet_ext.errors import InputError
 from tests import tiny
 
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
 LONGER = {"name": "equal time", "trainer": "nnUNetTrainerReference", "time_of": "nnUNetTrainerPnPNet"}
 SPEC = {
     "baseline": "nnUNetTrainerReference",
@@ -100,3 +104,12 @@ def test_a_step_of_a_real_training_is_timed(root, tmp_path, monkeypatch):
     found = json.loads(file.read_text())
     assert 0 < found["seconds"] < 60
     assert [len(part) for part in found["of"]] == [step_seconds.WARM_UP + 2] * step_seconds.PARTS
+
+
+@pytest.mark.parametrize("name", ["low-acdc-fewshot", "low-hippocampus-fewshot"])
+def test_iterations_of_a_report_are_found_by_the_benchmark_of_today(name):
+    spec = load(name)
+    arms = {arm.name: arm for arm in spec.arms}
+    report = json.loads((RESULTS / name / PREPARED).read_text())
+    keys = [key_of(arm, arms[arm.time_of], spec.device) for arm in spec.arms if arm.time_of]
+    assert keys == list(report["iterations"])
