@@ -17,11 +17,11 @@ from scipy.ndimage import label as connected
 
 from nnunet_ext.interactive.drawing import Box
 from nnunet_ext.interactive.marks import Mark, left_by, marks_of, prompts_in, touches
-from nnunet_ext.interactive.nearby import Neighbourhood
+from nnunet_ext.interactive.nearby import Neighbourhood, reach_at
 from nnunet_ext.interactive.propagation import Propagation, TileState
 from nnunet_ext.interactive.provenance import Origin, Sheet
 from nnunet_ext.interactive.renaming import renames
-from nnunet_ext.interactive.strokes import Stroke
+from nnunet_ext.interactive.strokes import Stroke, in_slices
 from nnunet_ext.nnunet.precision import planned_precision
 from nnunet_ext.nnunet.sliced_case import SlicedCase
 from nnunet_ext.s2vnet.feature_cache import FeatureCache
@@ -308,11 +308,22 @@ class Correction:
                 after.append(known)
             older = tuple(mark for mark in state.spreading if mark.round < state.round)
             fresh = [mark for mark in state.spreading if mark.round == state.round]
-            fresh = [replace(mark, weight=self.engine.amplitude(mark, after, older)) for mark in fresh]
+            fresh = [
+                replace(mark, weight=self.engine.amplitude(mark, after, older), reach=self._reach(mark, sheets))
+                for mark in fresh
+            ]
             reached |= self.engine.near(fresh)
             spreading = (*older, *fresh)
             answers = {self._first + index: self._answer(after, index, spreading) for index in sorted(reached)}
             return state, tuple(after), answers, spreading
+
+    def _reach(self, mark: Mark, sheets: Sequence[Sheet]) -> float | None:
+        """R of a mark, in mm."""
+        case = self.case
+        own = sheets[self._first + mark.slice].labels.unpacked() == case.model.label_manager.all_labels[mark.label]
+        places = case.to_voxels(np.insert(mark.pixels, 0, mark.slice, axis=1))
+        spacing = [float(case.properties["spacing"][axis]) for axis in case.grid.transpose[1:]]
+        return reach_at(in_slices(places, case.grid, case.shape)[:, 1:], own, spacing)
 
     def _moving(
         self, state: State, sheets: Sequence[Sheet], start: Sequence[TileState], report: Callable[[int], None]

@@ -46,6 +46,8 @@ class Mark:
             :mod:`nnunet_ext.interactive.nearby`.
         round: round of interaction in which the mark was drawn.
         supersedes: whether the mark supersedes older marks of other labels.
+        reach: of a mark whose neighbourhood follows, R of :mod:`nnunet_ext.interactive.nearby`; None stands for the
+            largest.
     """
 
     slice: int
@@ -54,6 +56,7 @@ class Mark:
     weight: float
     round: int
     supersedes: bool = True
+    reach: float | None = None
 
 
 def marks_of(

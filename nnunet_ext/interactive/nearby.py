@@ -7,11 +7,15 @@ l whose shown label was another one add to the logits of l around them::
     w(p)   = exp(−d(p)² / 2R²) · max(0, cos(k(p), k̄))²
     z_l(p) ← z_l(p) + A · w(p)
 
-A is twice what the drawn pixels lack to win without it. So pixels of which the network is as sure as of these change
-within about 1.2 R, and a prompt at a border, where little is lacking, changes few. ``k`` are the keys of the pixels at
+A is LACKING times what the drawn pixels lack to win without it. So pixels of which the network is as sure as of these
+change near them, and a prompt at a border, where little is lacking, changes few. ``k`` are the keys of the pixels at
 full resolution (:meth:`nnunet_ext.s2vnet.network.S2VNet.embedding`), ``k̄`` is the mean key of the drawn pixels, and
 ``d`` is the distance to the nearest of them in mm. Across slices it counts 2.5 times: an error often ends where a
 structure ends, so the next slice may be right where this one is wrong.
+
+R is CLOSE times the distance from the drawn pixels to the nearest one that has their label already, at most REACH.
+Where a border is a little off, the drawn pixels are close to their structure, and the error is about as thin as that.
+Where a structure is missing, they are far from it, and the error is large.
 
 Prompts of one label add up. What older prompts of other labels add is multiplied by ``1 − w``, so the newest prompt
 wins around it, however many older ones there are.
@@ -42,6 +46,12 @@ OF_REGIONS = 12.0
 REACH = 1 / 16
 """R, as a share of the longer side of the planned patch: 20 mm for patches of 320 mm."""
 
+CLOSE = 1.0
+"""R at most, as a multiple of the distance of the drawn pixels to pixels that have their label already."""
+
+ALIKE = 2
+"""Power of the cosine."""
+
 ACROSS = 2.5
 """Factor of distances across slices."""
 
@@ -55,6 +65,20 @@ def pixels_in(mark: Mark, corner: tuple[int, int], size: Sequence[int]) -> NDArr
     return pixels[((pixels >= 0) & (pixels < size)).all(1)]
 
 
+def reach_at(pixels: NDArray[np.int64], own: NDArray[np.bool_], spacing: Sequence[float]) -> float | None:
+    """Return R of drawn pixels in mm by their distance from their structure; None if there is no such structure.
+
+    Args:
+        pixels: rows and columns of the drawn pixels, ``(P, 2)``; the one that is farthest from the structure decides.
+        own: where the slice has their label already, ``(H, W)``.
+        spacing: mm between rows and between columns.
+    """
+    if not own.any():
+        return None
+    distance = float(distance_transform_edt(~own, spacing)[tuple(pixels.T)].max())
+    return CLOSE * max(distance, *spacing)
+
+
 @dataclass(frozen=True)
 class Neighbourhood:
     """Lengths of an image in mm.
@@ -62,7 +86,7 @@ class Neighbourhood:
     Attributes:
         spacing: distance between rows and between columns.
         gap: what a step to the next slice counts as.
-        reach: R.
+        reach: the largest R.
     """
 
     spacing: tuple[float, float]
@@ -77,15 +101,14 @@ class Neighbourhood:
             (rows, columns), ACROSS * gap, REACH * max(mm * pixels for mm, pixels in zip(spacing, patch, strict=True))
         )
 
-    @property
-    def farthest(self) -> float:
-        """Distance beyond which a prompt adds nothing."""
-        return FARTHEST * self.reach
+    def reach_of(self, mark: Mark) -> float:
+        """R of a mark, in mm."""
+        return self.reach if mark.reach is None else min(self.reach, mark.reach)
 
     def slices(self, marks: Iterable[Mark], depth: int) -> set[int]:
         """Return the slices, of ``depth``, on which marks add something."""
-        steps = int(self.farthest / self.gap)
-        near = ((max(0, mark.slice - steps), min(depth, mark.slice + steps + 1)) for mark in marks)
+        steps = {mark: int(FARTHEST * self.reach_of(mark) / self.gap) for mark in marks}
+        near = ((max(0, mark.slice - far), min(depth, mark.slice + far + 1)) for mark, far in steps.items())
         return {index for low, high in near for index in range(low, high)}
 
     def added(
@@ -105,7 +128,7 @@ class Neighbourhood:
             corner: first row and column of the tile, in the grid of the marks.
             labels: number of labels.
         """
-        near = [mark for mark in marks if abs(index - mark.slice) * self.gap <= self.farthest]
+        near = [mark for mark in marks if abs(index - mark.slice) * self.gap <= FARTHEST * self.reach_of(mark)]
         if not near:
             return None
         own = keys(index)
@@ -117,7 +140,8 @@ class Neighbourhood:
             if not len(pixels):
                 continue
             found = True
-            rows, columns = self._window(pixels, size)
+            reach = self.reach_of(mark)
+            rows, columns = self._window(pixels, size, FARTHEST * reach)
             drawn_rows, drawn_columns = pixels.T
             drawn = np.zeros(size, bool)
             drawn[drawn_rows, drawn_columns] = True
@@ -125,16 +149,16 @@ class Neighbourhood:
             square = within**2 + ((index - mark.slice) * self.gap) ** 2
             mean = normalize(keys(mark.slice)[:, drawn_rows, drawn_columns].mean(1), dim=0)
             alike = torch.einsum("k,khw->hw", mean, own[:, rows, columns]).clamp(min=0)
-            weight = torch.exp(-square / (2 * self.reach**2)) * alike**2
-            weight = torch.where(square <= self.farthest**2, weight, 0.0)
+            weight = torch.exp(-square / (2 * reach**2)) * alike**ALIKE
+            weight = torch.where(square <= (FARTHEST * reach) ** 2, weight, 0.0)
             there = added[:, rows, columns]
             same = there[mark.label] + mark.weight * weight
             there *= 1 - weight
             there[mark.label] = same
         return added if found else None
 
-    def _window(self, pixels: NDArray[np.int64], size: Sequence[int]) -> tuple[slice, slice]:
-        """Rows and columns within reach of pixels ``(P, 2)``."""
-        reach = [int(self.farthest / mm) for mm in self.spacing]
+    def _window(self, pixels: NDArray[np.int64], size: Sequence[int], farthest: float) -> tuple[slice, slice]:
+        """Rows and columns within ``farthest`` mm of pixels ``(P, 2)``."""
+        reach = [int(farthest / mm) for mm in self.spacing]
         low, high = np.maximum(pixels.min(0) - reach, 0), np.minimum(pixels.max(0) + reach + 1, size)
         return slice(low[0], high[0]), slice(low[1], high[1])

@@ -11,16 +11,17 @@ from torch.nn.functional import normalize
 from nnunet_ext.interactive.correction import grown
 from nnunet_ext.interactive.marks import Mark
 from nnunet_ext.interactive.nearby import AMPLITUDE as AMPLITUDE_AT_MOST
-from nnunet_ext.interactive.nearby import LACKING, OF_REGIONS, Neighbourhood
+from nnunet_ext.interactive.nearby import CLOSE, FARTHEST, LACKING, OF_REGIONS, Neighbourhood, reach_at
 from nnunet_ext.interactive.strokes import Stroke
 from tests.interactive.sessions import session, trained_session
 
 SIZE, AMPLITUDE = (14, 11), 12.0
 AROUND = Neighbourhood((4.0, 6.0), gap=9.0, reach=11.0)
+FAR = FARTHEST * AROUND.reach
 
 
-def mark(pixels, index=3, label=1, amplitude=AMPLITUDE) -> Mark:
-    return Mark(index, label, np.array(pixels, float), amplitude, 0)
+def mark(pixels, index=3, label=1, amplitude=AMPLITUDE, reach=None) -> Mark:
+    return Mark(index, label, np.array(pixels, float), amplitude, 0, reach=reach)
 
 
 def keys_of(seed: int = 0, size=SIZE, slices: int = 8) -> torch.Tensor:
@@ -41,15 +42,16 @@ def reference(marks, index, keys, corner=(0, 0)) -> np.ndarray:
         mean = np.mean([k[one.slice, :, r, c] for r, c in drawn], axis=0)
         mean /= np.linalg.norm(mean)
         across = (index - one.slice) * AROUND.gap
+        reach = AROUND.reach if one.reach is None else min(AROUND.reach, one.reach)
         for row in range(SIZE[0]):
             for column in range(SIZE[1]):
                 within = min(
                     np.hypot((row - r) * AROUND.spacing[0], (column - c) * AROUND.spacing[1]) for r, c in drawn
                 )
                 distance = np.hypot(within, across)
-                if distance <= AROUND.farthest:
+                if distance <= FARTHEST * reach:
                     alike = max(0.0, k[index, :, row, column] @ mean)
-                    weight = np.exp(-(distance**2) / (2 * AROUND.reach**2)) * alike**2
+                    weight = np.exp(-(distance**2) / (2 * reach**2)) * alike**2
                     for label in range(3):
                         value = result[label, row, column]
                         new = value + one.weight * weight if label == one.label else value * (1 - weight)
@@ -61,7 +63,11 @@ def reference(marks, index, keys, corner=(0, 0)) -> np.ndarray:
 @pytest.mark.parametrize("corner", [(0, 0), (2, 1)])
 def test_against_a_reference_that_goes_pixel_by_pixel(index, corner):
     keys = keys_of()
-    marks = (mark([(4, 5)]), mark([(9, 4), (9, 5), (10.4, 5)], label=2, amplitude=3.0), mark([(5, 6)], index=4))
+    marks = (
+        mark([(4, 5)]),
+        mark([(9, 4), (9, 5), (10.4, 5)], label=2, amplitude=3.0, reach=50.0),
+        mark([(5, 6)], index=4, reach=6.0),
+    )
     torch.testing.assert_close(found(marks, index, keys, corner).numpy(), reference(marks, index, keys, corner))
 
 
@@ -85,18 +91,31 @@ def test_pixels_that_look_different_get_nothing():
 
 def test_far_marks_and_marks_of_another_tile_add_nothing():
     keys = keys_of(slices=20)
-    far = int(AROUND.farthest / AROUND.gap) + 1
+    far = int(FAR / AROUND.gap) + 1
     assert found((mark([(4, 5)], index=1),), 1 + far, keys) is None
     assert found((mark([(4, 5)], index=1),), far, keys) is not None
     assert found((mark([(40, 5)]),), 3, keys) is None
     assert found((), 3, keys) is None
 
 
-@given(st.integers(0, 9), st.floats(0.5, 100))
-def test_slices_near_a_mark_are_those_on_which_it_adds_something(index, gap):
+@given(st.integers(0, 9), st.floats(0.5, 100), st.floats(0.5, 11))
+def test_slices_near_a_mark_are_those_on_which_it_adds_something(index, gap, reach):
     around = Neighbourhood((1.0, 1.0), gap, reach=11.0)
-    near = around.slices([mark([(0, 0)], index=index)], 10)
-    assert near == {number for number in range(10) if abs(number - index) * gap <= around.farthest}
+    near = around.slices([mark([(0, 0)], index=index, reach=reach)], 10)
+    assert near == {number for number in range(10) if abs(number - index) * gap <= FARTHEST * reach}
+
+
+@given(st.integers(0, 1000))
+def test_the_reach_of_a_mark_follows_its_distance_from_its_structure(seed):
+    random = np.random.default_rng(seed)
+    own = random.random((6, 7)) < 0.1
+    pixels = np.argwhere(~own)[random.permutation((~own).sum())[:3]]
+    distances = [[np.hypot(2.0 * (r - y), 3.0 * (c - x)) for y, x in np.argwhere(own)] for r, c in pixels]
+    found = reach_at(pixels, own, (2.0, 3.0))
+    if not own.any():
+        assert found is None
+    else:  # at least as far as a pixel is wide
+        assert found == pytest.approx(CLOSE * max(3.0, *(min(one) for one in distances)))
 
 
 def test_the_reach_follows_the_planned_patch_in_mm():
@@ -142,6 +161,25 @@ def test_a_prompt_that_changes_its_pixels_spreads_and_one_that_agrees_does_not()
     assert 0 < spreading.weight <= AMPLITUDE_AT_MOST
 
 
+def test_a_click_beside_its_structure_reaches_less_far_than_one_on_a_slice_without_it():
+    made, voxel = wrong_click()
+    labels = made.target_buffer
+    value = labels[tuple(voxel)]
+    beside = np.argwhere((labels == 0) & ndimage.binary_dilation(labels == value, np.ones((1, 3, 1))))[0]
+    made.add_point_interaction(beside, label=value)
+    engine, (near,) = made._image[0].engine, made._state.spreading
+    spacing = made.case.properties["spacing"]
+    assert near.reach == pytest.approx(CLOSE * max(spacing[1:]), rel=0.5)
+    made.undo()
+    missing = [
+        (z, value) for value in made.labels.values() for z in range(len(labels)) if not (labels[z] == value).any()
+    ]
+    made.add_point_interaction((missing[0][0], *voxel[1:]), label=missing[0][1])
+    (far,) = made._state.spreading
+    assert far.reach is None
+    assert engine.around.reach_of(far) == engine.around.reach
+
+
 def test_what_changes_is_connected_to_what_was_drawn_and_has_its_label():
     made, voxel = wrong_click()
     before = made.target_buffer.copy()
@@ -176,7 +214,7 @@ def test_a_saved_session_keeps_what_spreads(tmp_path):
     np.testing.assert_array_equal(made.target_buffer, other.target_buffer)
 
 
-def test_a_prompt_pushes_three_times_what_its_pixels_lack():
+def test_a_prompt_pushes_a_multiple_of_what_its_pixels_lack():
     made, voxel = wrong_click()
     made.add_point_interaction(voxel, label=0)
     engine, state = made._image[0].engine, made._state
