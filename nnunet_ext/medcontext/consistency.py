@@ -2,8 +2,10 @@
 
 On full-resolution logits s of the student and t of the teacher, with probabilities p, over N voxels::
 
-    kl         1/N Σ c · KL(p_t ‖ p_s)                c = 1 where the teacher is sure, otherwise 0 mse        1/N Σ c ·
-    mean over heads (p_s − p_t)² relative   Σ (s − t)² / Σ t²                      everywhere, whatever c and the mask
+    kl         1/N Σ c · KL(p_t ‖ p_s)                c = 1 where the teacher is sure, otherwise 0
+    mse        1/N Σ c · mean over heads (p_s − p_t)²
+    labels     cross entropy and Dice loss of s with the teacher's labels, where c = 1
+    relative   Σ (s − t)² / Σ t²                      everywhere, whatever c and the mask
     official   mean (s − t)² / ‖t‖₂                   the published code, the same
 
 The teacher is sure of a voxel where its most probable class has more than a given probability; with regions, which are

@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
-from nnunet_ext.medcontext.consistency import Kind, Region
+from nnunet_ext.medcontext.consistency import Region
 from nnunet_ext.medcontext.masking import Fill
 from nnunet_ext.medcontext.published import restarting
 from nnunet_ext.medcontext.teacher import ema_momentum
@@ -17,6 +17,9 @@ from nnunet_ext.nnunet.options import STRICT, MethodOptions
 Target = Literal["teacher", "self"]
 """Source of the logits on the whole patch with which the masked one is compared: the moving average, or the network
 itself, in the same step."""
+
+Consistency = Literal["kl", "mse", "labels", "relative", "official"]
+"""Forms of the consistency, see :mod:`nnunet_ext.medcontext.consistency`."""
 
 LabelledView = Literal["whole", "part", "both"]
 """View of labelled patches: whole; a part of the batch masked, in the same pass; or both, in two passes."""
@@ -46,12 +49,12 @@ class MedContextOptions(MethodOptions):
     ``"both"``."""
     part: Share = 0.5
     """Share of the labelled patches of a batch that are masked with ``"part"``; at least one patch."""
-    consistency: Kind = "kl"
+    consistency: Consistency = "kl"
     """Published: ``"official"``."""
     region: Region = "patch"
-    """Voxels that ``"kl"`` and ``"mse"`` compare: all of the patch, or the hidden ones."""
+    """Voxels that ``"kl"``, ``"mse"`` and ``"labels"`` compare: all of the patch, or the hidden ones."""
     confidence: Annotated[float, Field(ge=0, lt=1)] = 0.8
-    """Probability above which ``"kl"`` and ``"mse"`` believe the teacher. Published: 0, it is believed everywhere."""
+    """Probability above which ``"kl"``, ``"mse"`` and ``"labels"`` believe the teacher. Published: 0, everywhere."""
     beta: Annotated[float, Field(ge=0)] = 0.5
     """Weight of the consistency; 0: there is no teacher. Published: 0.4; UNETR and ACDC: 0.5."""
     start: Annotated[float, Field(ge=0, lt=1)] = 0.2

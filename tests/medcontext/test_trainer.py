@@ -380,7 +380,7 @@ def test_cutout_of_nothing_is_the_reference_bit_for_bit(make_trainer):
     [
         ({"ratio": 0.4}, r"unknown medcontext options \['ratio'\]"),
         ({"fill": "token"}, "medcontext.fill = 'token': input should be 'zero', 'noise' or 'mean'"),
-        ({"consistency": "cosine"}, "consistency = 'cosine': input should be 'kl', 'mse', 'relative' or 'official'"),
+        ({"consistency": "cosine"}, "consistency = 'cosine': input should be 'kl', 'mse', 'labels', 'relative' or 'of"),
         ({"target": "student"}, "target = 'student': input should be 'teacher' or 'self'"),
         ({"mask_ratio": 1.0}, r"medcontext\.mask_ratio = 1\.0: input should be less than 1"),
         (

@@ -11,6 +11,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_ext.medcontext.consistency import consistency, sure
 from nnunet_ext.medcontext.masking import apply_mask
+from nnunet_ext.nnunet.pseudo_labels import pseudo_label_loss, pseudo_labels
 from nnunet_ext.nnunet.trainer import CHECKPOINT_KEY
 from tests import tiny
 from tests.distributed import distributed
@@ -47,10 +48,12 @@ def steps(trainer, number, **settings):
     ("configuration", "kind"),
     [("2d", "classes"), ("3d_fullres", "classes"), ("2d", "regions"), ("2d", "regions+ignore")],
 )
-@pytest.mark.parametrize("region", ["patch", "hidden"])
-def test_gradients_are_those_of_the_formula(make_trainer, configuration, kind, region):
+@pytest.mark.parametrize(
+    ("region", "form"), [("patch", "kl"), ("hidden", "kl"), ("patch", "labels"), ("hidden", "labels")]
+)
+def test_gradients_are_those_of_the_formula(make_trainer, configuration, kind, region, form):
     """Written out: three forward passes, one sum, one backward pass."""
-    plans = plans_with(beta=0.7, confidence=0.45, region=region)
+    plans = plans_with(beta=0.7, confidence=0.45, region=region, consistency=form)
     trainer = make_trainer("nnUNetTrainerMedContext", configuration=configuration, kind=kind, plans=plans)
     steps(trainer, 2)  # so that teacher and student differ
     batch, network, seen = batch_with(trainer, 5), trainer.network, []
@@ -60,11 +63,14 @@ def test_gradients_are_those_of_the_formula(make_trainer, configuration, kind, r
     hidden = trainer.tubes.draw(2)
     soft = trainer.aux["teacher"](images)
     student = network(apply_mask(images, hidden))[0]
-    among = hidden if region == "hidden" else None
-    parts = [
-        trainer.loss(network(batch["data"]), batch["target"]),
-        consistency(student, soft, "kl", exclusive=exclusive, confidence=0.45, among=among),
-    ]
+    among = hidden if region == "hidden" else torch.ones_like(hidden)
+    if form == "kl":
+        compared = consistency(student, soft, "kl", exclusive=exclusive, confidence=0.45, among=among)
+    else:
+        probabilities = soft.softmax(1) if exclusive else soft.sigmoid()
+        labels, use = pseudo_labels(probabilities, among, 0.45, exclusive=exclusive)
+        compared = pseudo_label_loss(student, labels, use, exclusive=exclusive)
+    parts = [trainer.loss(network(batch["data"]), batch["target"]), compared]
     (parts[0] + 0.7 * parts[1]).backward()
     expected = [parameter.grad for parameter in network.parameters()]
 
