@@ -308,10 +308,8 @@ class Correction:
                 after.append(known)
             older = tuple(mark for mark in state.spreading if mark.round < state.round)
             fresh = [mark for mark in state.spreading if mark.round == state.round]
-            fresh = [
-                replace(mark, weight=self.engine.amplitude(mark, after, older), reach=self._reach(mark, sheets))
-                for mark in fresh
-            ]
+            fresh = [replace(mark, reach=self._reach(mark, sheets)) for mark in fresh]
+            fresh = [replace(mark, weight=self.engine.amplitude(mark, after, older)) for mark in fresh]
             reached |= self.engine.near(fresh)
             spreading = (*older, *fresh)
             answers = {self._first + index: self._answer(after, index, spreading) for index in sorted(reached)}

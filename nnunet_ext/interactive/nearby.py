@@ -7,20 +7,21 @@ l whose shown label was another one add to the logits of l around them::
     w(p)   = exp(−d(p)² / 2R²) · max(0, cos(k(p), k̄))²
     z_l(p) ← z_l(p) + A · w(p)
 
-A is LACKING times what the drawn pixels lack to win without it. So pixels of which the network is as sure as of these
+A is a multiple of what the drawn pixels lack to win without it. So pixels of which the network is as sure as of these
 change near them, and a prompt at a border, where little is lacking, changes few. ``k`` are the keys of the pixels at
 full resolution (:meth:`nnunet_ext.s2vnet.network.S2VNet.embedding`), ``k̄`` is the mean key of the drawn pixels, and
 ``d`` is the distance to the nearest of them in mm. Across slices it counts 2.5 times: an error often ends where a
 structure ends, so the next slice may be right where this one is wrong.
 
-R is CLOSE times the distance from the drawn pixels to the nearest one that has their label already, at most REACH.
-Where a border is a little off, the drawn pixels are close to their structure, and the error is about as thin as that.
-Where a structure is missing, they are far from it, and the error is large.
+R is 1.5 times the distance from the drawn pixels to the nearest one that has their label already, at most a sixteenth
+of the planned patch. Where a border is a little off, the drawn pixels are close to their structure, and the error is
+about as thin as that. Where a structure is missing, they are far from it, and the error is large. The multiple in A
+rises with R, from 1.25 to 2.
 
 Prompts of one label add up. What older prompts of other labels add is multiplied by ``1 − w``, so the newest prompt
 wins around it, however many older ones there are.
 
-*Inferred*: all of it, chosen on eight patients of CHAOS (docs/s2vnet.md).
+*Inferred*: all of it, chosen on eight patients of CHAOS and eight of ACDC (docs/s2vnet.md).
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ from torch.nn.functional import normalize
 
 from nnunet_ext.interactive.marks import Mark
 
-LACKING, AMPLITUDE = 2.0, 24.0
-"""A, as a multiple of what the drawn pixels lack to have their label, and its largest value."""
+LACKING_CLOSE, LACKING, AMPLITUDE = 1.25, 2.0, 24.0
+"""A, as a multiple of what the drawn pixels lack to have their label, for the smallest and the largest R, and the
+largest value of A."""
 
 OF_REGIONS = 12.0
 """A if the heads are regions, whose logits do not say what a label lacks."""
@@ -46,11 +48,8 @@ OF_REGIONS = 12.0
 REACH = 1 / 16
 """R, as a share of the longer side of the planned patch: 20 mm for patches of 320 mm."""
 
-CLOSE = 1.0
+CLOSE = 1.5
 """R at most, as a multiple of the distance of the drawn pixels to pixels that have their label already."""
-
-ALIKE = 2
-"""Power of the cosine."""
 
 ACROSS = 2.5
 """Factor of distances across slices."""
@@ -105,6 +104,10 @@ class Neighbourhood:
         """R of a mark, in mm."""
         return self.reach if mark.reach is None else min(self.reach, mark.reach)
 
+    def lacking(self, mark: Mark) -> float:
+        """A of a mark, as a multiple of what its pixels lack."""
+        return LACKING_CLOSE + (LACKING - LACKING_CLOSE) * self.reach_of(mark) / self.reach
+
     def slices(self, marks: Iterable[Mark], depth: int) -> set[int]:
         """Return the slices, of ``depth``, on which marks add something."""
         steps = {mark: int(FARTHEST * self.reach_of(mark) / self.gap) for mark in marks}
@@ -149,7 +152,7 @@ class Neighbourhood:
             square = within**2 + ((index - mark.slice) * self.gap) ** 2
             mean = normalize(keys(mark.slice)[:, drawn_rows, drawn_columns].mean(1), dim=0)
             alike = torch.einsum("k,khw->hw", mean, own[:, rows, columns]).clamp(min=0)
-            weight = torch.exp(-square / (2 * reach**2)) * alike**ALIKE
+            weight = torch.exp(-square / (2 * reach**2)) * alike**2
             weight = torch.where(square <= (FARTHEST * reach) ** 2, weight, 0.0)
             there = added[:, rows, columns]
             same = there[mark.label] + mark.weight * weight

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ext.interactive.marks import Mark
-from nnunet_ext.interactive.nearby import AMPLITUDE, LACKING, OF_REGIONS, Neighbourhood, pixels_in
+from nnunet_ext.interactive.nearby import AMPLITUDE, OF_REGIONS, Neighbourhood, pixels_in
 from nnunet_ext.s2vnet.chain import Column, Known, share_of_upward
 from nnunet_ext.s2vnet.feature_cache import FeatureCache
 from nnunet_ext.s2vnet.network import S2VNet
@@ -212,7 +212,7 @@ class Propagation:
                 own = there[mark.label].clone()
                 there[mark.label] = -torch.inf
                 lacking.append(float((there.amax(0) - own).mean()))
-        return min(AMPLITUDE, LACKING * max(lacking))
+        return min(AMPLITUDE, self.around.lacking(mark) * max(lacking))
 
     def near(self, marks: Sequence[Mark]) -> set[int]:
         """Return the slices on which marks change pixels that look like them."""

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from nnunet_ext.interactive.correction import grown
 from nnunet_ext.interactive.marks import Mark
 from nnunet_ext.interactive.nearby import AMPLITUDE as AMPLITUDE_AT_MOST
-from nnunet_ext.interactive.nearby import CLOSE, FARTHEST, LACKING, OF_REGIONS, Neighbourhood, reach_at
+from nnunet_ext.interactive.nearby import CLOSE, FARTHEST, LACKING, LACKING_CLOSE, OF_REGIONS, Neighbourhood, reach_at
 from nnunet_ext.interactive.strokes import Stroke
 from tests.interactive.sessions import session, trained_session
 
@@ -122,6 +122,12 @@ def test_the_reach_follows_the_planned_patch_in_mm():
     assert Neighbourhood.of((4.0, 2.0), (80, 96), 9.0) == Neighbourhood((4.0, 2.0), 22.5, 20.0)
 
 
+def test_the_multiple_of_what_is_lacking_rises_with_the_reach():
+    found = [AROUND.lacking(mark([(0, 0)], reach=share * AROUND.reach)) for share in (0.2, 1, 7)]
+    assert found == pytest.approx([LACKING_CLOSE + 0.2 * (LACKING - LACKING_CLOSE), LACKING, LACKING])
+    assert AROUND.lacking(mark([(0, 0)])) == LACKING
+
+
 def test_the_newest_prompt_wins_around_it_however_many_older_ones_there_are():
     keys = keys_of()
     older = tuple(mark([(4, 5)]) for _ in range(20))
@@ -169,7 +175,7 @@ def test_a_click_beside_its_structure_reaches_less_far_than_one_on_a_slice_witho
     made.add_point_interaction(beside, label=value)
     engine, (near,) = made._image[0].engine, made._state.spreading
     spacing = made.case.properties["spacing"]
-    assert near.reach == pytest.approx(CLOSE * max(spacing[1:]), rel=0.5)
+    assert near.reach == pytest.approx(CLOSE * max(spacing[1:]))
     made.undo()
     missing = [
         (z, value) for value in made.labels.values() for z in range(len(labels)) if not (labels[z] == value).any()
@@ -223,7 +229,7 @@ def test_a_prompt_pushes_a_multiple_of_what_its_pixels_lack():
     with torch.inference_mode():
         (logits,) = [sum(engine.logits(0, state.tiles[0], mark.slice))[:, row, column]]
     lacking = max(0.0, float(logits[1:].max() - logits[0]))
-    assert mark.weight == pytest.approx(min(AMPLITUDE_AT_MOST, LACKING * lacking), rel=1e-4)
+    assert mark.weight == pytest.approx(min(AMPLITUDE_AT_MOST, engine.around.lacking(mark) * lacking), rel=1e-4)
 
 
 def test_regions_are_pushed_by_a_fixed_amount():
