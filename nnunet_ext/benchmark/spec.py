@@ -127,7 +127,7 @@ class PlansRecipe(_Strict):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What digests are made of; a field that older recipes lack is left out, so that published reports fit."""
+        """Content of digests; a field that older recipes lack is left out, so that published reports fit."""
         return {key: value for key, value in self.model_dump().items() if key != "slice_axis" or value is not None}
 
     @property
