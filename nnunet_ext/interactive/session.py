@@ -45,9 +45,11 @@ from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.sliced_case import SlicedCase
 from nnunet_ext.s2vnet.network import S2VNet
 from nnunet_ext.s2vnet.predictor import S2VPredictor
-from nnunet_ext.s2vnet.prompts import BOX_WEIGHT
 
 NO_ZOOM = "do_autozoom is True, but a session segments whole slices and never zooms; leave it out, or set it to False."
+
+BOX_WEIGHT = 0.5
+"""Weight of a box; it is lower than 1, because a box contains more than the object."""
 
 
 class S2VSession:

@@ -1,15 +1,8 @@
-"""A simulated user who draws during training: it sees the labels and corrects the network.
+"""A simulated user who clicks during training: it sees the labels and corrects the network.
 
-In the first round some of the labels of a clip get a click each. In every later round the clip gets one prompt, for the
-label and the slice of which most is missed: a click, or one of the other tools of a session.
-
-- *scribble*: a straight line between two pixels of the missed region, as far as it stays inside of it;
-- *lasso*: the missed region;
-- *box*: everything between the first and the last row and column of the label, at half the weight.
-
-What is larger than a click is drawn with :data:`PIXELS` random pixels of it. After each round another one follows with
-probability ½, up to ``rounds``: a session may have many, but each costs a pass of the clustering. Rounds before the
-last run without gradients, on features that are computed once, because prompts only move centres.
+In the first round some of the labels of a clip get a click each; in later rounds each label gets one where it is missed
+most. Rounds before the last run without gradients, on features that are computed once, because clicks only move
+centres.
 
 Source: that one training serves both modes is published. *Inferred*: everything here. A click is in the interior of its
 object, where people click: the mask is eroded until nothing is left, and one of the last pixels is drawn. So in a mask
@@ -26,15 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from nnunet_ext.s2vnet.prompts import BOX_WEIGHT, Prompts
+from nnunet_ext.s2vnet.prompts import Prompts
 
 Segment = Callable[[Prompts], Tensor]
 """Prompts → the labels that the network predicts with them, ``(B, T, H, W)``."""
 
 EROSIONS = 20
-
-PIXELS = 16
-"""Pixels that stand for a scribble, a lasso or a box."""
 
 
 def eroded(masks: Tensor) -> Tensor:
@@ -79,19 +69,17 @@ def interior_pixels(masks: Tensor, border: float = 0.0, jitter: int = 0) -> Tens
 
 @dataclass(frozen=True)
 class ClickRules:
-    """Rules by which a simulated user draws.
+    """Rules by which a simulated user clicks.
 
     Args:
         first: probability that a label gets a click in the first round.
         border: share of clicks at the border of an object.
-        jitter: pixels by which clicks are off.
-        strokes: share of the later prompts that are a scribble, a lasso or a box, each as often.
+        jitter: pixels.
     """
 
     first: float = 0.7
     border: float = 0.05
     jitter: int = 2
-    strokes: float = 0.3
 
 
 def _clicks(wanted: Tensor, slices: Tensor, rules: ClickRules) -> Prompts:
@@ -133,58 +121,17 @@ def first_clicks(labels: Tensor, num_labels: int, rules: ClickRules) -> Prompts:
     return _clicks(masks, slices, rules).where(chosen)
 
 
-def correction(labels: Tensor, predicted: Tensor, num_labels: int, rules: ClickRules) -> Prompts:
-    """One prompt per clip, for the label and the slice of which most is missed; none where nothing is missed.
+def correcting_clicks(labels: Tensor, predicted: Tensor, num_labels: int, rules: ClickRules) -> Prompts:
+    """One click per label where it is missed, in the slice where most of it is missed; on the background too.
 
     Args:
         labels: ``(B, T, H, W)`` int64, negative where nothing is annotated.
         predicted: ``(B, T, H, W)`` int64.
         num_labels: L.
         rules: see there.
-
-    Returns:
-        :data:`PIXELS` pixels per clip; of a click all but one weigh nothing.
     """
-    batch, slices, _, _ = labels.shape
-    masks = one_hot_labels(labels, num_labels)
-    missed = masks & (predicted != labels)[:, None]
-    place = missed.flatten(3).sum(3).flatten(1).argmax(1)
-    label, index, rows = place // slices, place % slices, torch.arange(batch, device=labels.device)
-    region, whole = missed[rows, label, index], masks[rows, label, index]
-    tool = torch.randint(1, 4, (batch,), device=labels.device)
-    tool *= torch.rand(batch, device=labels.device) < rules.strokes
-    tool *= ~((tool == 3) & (label == 0))  # a box is drawn around a structure
-    click = interior_pixels(region, rules.border, rules.jitter)[:, None].expand(-1, PIXELS, -1)
-    drawn = torch.stack((click, _line(region), _random(region), _random(_box(whole))))[tool, rows]
-    first = torch.arange(PIXELS, device=labels.device) == 0
-    inside = region[rows[:, None], drawn[..., 0], drawn[..., 1]] | (tool == 3)[:, None]
-    weight = torch.where(tool[:, None] == 0, first, inside).float()
-    weight = weight / weight.sum(1, keepdim=True).clamp(min=1)
-    weight *= torch.where(tool == 3, BOX_WEIGHT, 1.0)[:, None] * region.flatten(1).any(1)[:, None]
-    position = torch.cat((index.view(-1, 1, 1).expand(-1, PIXELS, 1), drawn), -1).float()
-    return Prompts(position, label[:, None].expand(-1, PIXELS), weight, torch.zeros_like(weight))
-
-
-def _random(masks: Tensor) -> Tensor:
-    """``(B, H, W)`` bool → ``(B, PIXELS, 2)``, pixels of each mask, which may repeat."""
-    return uniform_pixel(masks.repeat_interleave(PIXELS, 0)).unflatten(0, (-1, PIXELS))
-
-
-def _line(masks: Tensor) -> Tensor:
-    """``(B, H, W)`` bool → ``(B, PIXELS, 2)``, pixels of a line between two pixels of each mask; may leave the mask."""
-    start, end = (uniform_pixel(masks)[:, None].float() for _ in range(2))
-    step = torch.linspace(0, 1, PIXELS, device=masks.device)[:, None]
-    return torch.lerp(start, end, step).round().long()
-
-
-def _box(masks: Tensor) -> Tensor:
-    """``(B, H, W)`` bool, each filled to its box."""
-    rows, columns = masks.any(2), masks.any(1)
-
-    def filled(line: Tensor) -> Tensor:
-        return (line.cumsum(1) > 0) & (line.flip(1).cumsum(1).flip(1) > 0)
-
-    return filled(rows)[:, :, None] & filled(columns)[:, None]
+    missed = one_hot_labels(labels, num_labels) & (predicted != labels)[:, None]
+    return _clicks(missed, missed.flatten(3).sum(3).argmax(2), rules)
 
 
 @dataclass(frozen=True)
@@ -195,7 +142,7 @@ class SimulatedUser:
         labels: ``(B, T, H, W)`` int64, negative where nothing is annotated.
         num_labels: L.
         share: probability that a clip is interactive.
-        rounds: at most; after each one another follows with probability ½.
+        rounds: of clicks at most; their number is drawn from 1 to this.
         rules: see there.
     """
 
@@ -211,9 +158,7 @@ class SimulatedUser:
         interactive = torch.rand(len(self.labels), 1, device=device) < self.share
         prompts = first_clicks(self.labels, self.num_labels, self.rules).where(interactive)
         if interactive.any():
-            for _ in range(self.rounds - 1):
-                if torch.rand(()) < 0.5:
-                    break
-                newest = correction(self.labels, segment(prompts), self.num_labels, self.rules)
-                prompts = prompts.joined(newest.where(interactive))
+            for _ in range(int(torch.randint(self.rounds, ()))):
+                clicks = correcting_clicks(self.labels, segment(prompts), self.num_labels, self.rules)
+                prompts = prompts.joined(clicks.where(interactive))
         return prompts

@@ -62,16 +62,14 @@ class S2VNetOptions(MethodOptions):
     """γ: factor on the weight of a click for each later round of clicks."""
     interactive: Share = 0.5
     """Share of the training clips in which somebody clicks. 0: automatic only."""
-    rounds: Count = 10
-    """Rounds of prompts at most; after each one another follows with probability ½."""
+    rounds: Count = 3
+    """Rounds of clicks at most."""
     first_click: Share = 0.7
     """Probability that a label of a clip is clicked in the first round."""
     border_click: Share = 0.05
     """Share of clicks at the border of their object."""
     jitter: Annotated[int, Field(ge=0)] = 2
     """Pixels by which clicks are off."""
-    strokes: Share = 0.3
-    """Share of the prompts after the first round that are a scribble, a lasso or a box, each as often."""
     cluster_weight: Weight = 1.0
     """Weight of the loss of the k-means layers."""
     auxiliary_weight: Weight = 0.5

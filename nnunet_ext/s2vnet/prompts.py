@@ -27,9 +27,6 @@ from torch.nn.functional import cosine_similarity, one_hot
 from nnunet_ext.errors import InputError
 from nnunet_ext.s2vnet.attention import at_least_float32, full_precision
 
-BOX_WEIGHT = 0.5
-"""Weight of a box; it is lower than 1, because a box contains more than the object."""
-
 
 @dataclass(frozen=True)
 class Prompts:

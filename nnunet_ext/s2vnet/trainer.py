@@ -111,7 +111,7 @@ class nnUNetTrainerS2VNet(SliceClips):
         if not options.interactive:
             return None
         labels = self.heads.label_map(target, self.labels.annotated(target))
-        rules = ClickRules(options.first_click, options.border_click, options.jitter, options.strokes)
+        rules = ClickRules(options.first_click, options.border_click, options.jitter)
         return SimulatedUser(labels, self.heads.num_labels, options.interactive, options.rounds, rules)
 
     def compute_terms(self, output: Any, batch: Batch) -> dict[str, Tensor]:
