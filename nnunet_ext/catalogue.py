@@ -194,7 +194,7 @@ TRAINERS: dict[str, Entry] = {
         description="the network's own labels of unlabelled images: the control for MedContext's teacher and masks",
         needs="unlabelled images, 2.3 times the compute",
         network="stock",
-        measured="no difference shown at equal time, but ahead of MedContext (ACDC, three seeds)",
+        measured="no difference shown at equal time (two data sets, three seeds)",
         page="docs/results/medcontext.md",
     ),
     "nnUNetTrainerS2VNetNoPropagation": Entry(

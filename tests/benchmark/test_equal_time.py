@@ -97,11 +97,17 @@ def test_what_cannot_be_given_the_time_of_another_is_refused(changes, words):
         parse({**SPEC, **changes}, "mine.yaml", "mine")
 
 
-def test_a_step_of_a_real_training_is_timed(root, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("asked", "threads"), [("1", 1), ("3", 3), ("0", 7), ("some", 7), ("", 7)])
+def test_a_step_of_a_real_training_is_timed_with_its_threads(root, tmp_path, monkeypatch, asked, threads):
     monkeypatch.setattr(step_seconds, "TIMED", 2)
+    monkeypatch.setenv("NNUNET_EXT_THREADS", asked)
+    monkeypatch.setattr("multiprocessing.cpu_count", lambda: 7)
+    used = []
+    monkeypatch.setattr("torch.set_num_threads", used.append)
     file = tmp_path / "seconds.json"
     step_seconds.main([tiny.DATASET, "2d", "0", "nnUNetTrainerReference", "nnUNetPlans", "cpu", str(file)])
     found = json.loads(file.read_text())
+    assert used[0] == threads
     assert 0 < found["seconds"] < 60
     assert [len(part) for part in found["of"]] == [step_seconds.WARM_UP + 2] * step_seconds.PARTS
 
