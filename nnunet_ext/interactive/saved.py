@@ -64,7 +64,7 @@ def write_session(file: str | Path, state: State, active: int, belongs: Mapping[
         **belongs,
         "active": active,
         "marks": [
-            [mark.slice, mark.label, arrays.add(mark.pixels), mark.weight, mark.round, mark.supersedes]
+            [mark.slice, mark.label, arrays.add(mark.pixels), mark.weight, mark.round, mark.supersedes, mark.reach]
             for mark in marks
         ],
         "count": [marks.index(mark) for mark in state.marks],

@@ -215,6 +215,9 @@ def test_a_saved_session_keeps_what_spreads(tmp_path):
     made.save(tmp_path / "saved")
     other, _ = trained_session()
     other.restore(tmp_path / "saved")
+    kept = [[(mark.weight, mark.reach) for mark in one._state.spreading] for one in (made, other)]
+    assert kept[0] == kept[1]
+    assert kept[0][0][1] is not None
     for one in (made, other):
         one.add_point_interaction(voxel + np.array([0, 1, 0]), label=0)
     np.testing.assert_array_equal(made.target_buffer, other.target_buffer)
