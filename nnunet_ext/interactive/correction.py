@@ -320,8 +320,7 @@ class Correction:
         case = self.case
         own = sheets[self._first + mark.slice].labels.unpacked() == case.model.label_manager.all_labels[mark.label]
         places = case.to_voxels(np.insert(mark.pixels, 0, mark.slice, axis=1))
-        spacing = [float(case.properties["spacing"][axis]) for axis in case.grid.transpose[1:]]
-        return reach_at(in_slices(places, case.grid, case.shape)[:, 1:], own, spacing)
+        return reach_at(in_slices(places, case.grid, case.shape)[:, 1:], own, case.in_plane)
 
     def _moving(
         self, state: State, sheets: Sequence[Sheet], start: Sequence[TileState], report: Callable[[int], None]

@@ -108,11 +108,17 @@ class Neighbourhood:
         """A of a mark, as a multiple of what its pixels lack."""
         return LACKING_CLOSE + (LACKING - LACKING_CLOSE) * self.reach_of(mark) / self.reach
 
+    def farthest(self, mark: Mark) -> float:
+        """Distance beyond which a mark adds nothing."""
+        return FARTHEST * self.reach_of(mark)
+
     def slices(self, marks: Iterable[Mark], depth: int) -> set[int]:
         """Return the slices, of ``depth``, on which marks add something."""
-        steps = {mark: int(FARTHEST * self.reach_of(mark) / self.gap) for mark in marks}
-        near = ((max(0, mark.slice - far), min(depth, mark.slice + far + 1)) for mark, far in steps.items())
-        return {index for low, high in near for index in range(low, high)}
+        found: set[int] = set()
+        for mark in marks:
+            steps = int(self.farthest(mark) / self.gap)
+            found.update(range(max(0, mark.slice - steps), min(depth, mark.slice + steps + 1)))
+        return found
 
     def added(
         self,
@@ -131,7 +137,7 @@ class Neighbourhood:
             corner: first row and column of the tile, in the grid of the marks.
             labels: number of labels.
         """
-        near = [mark for mark in marks if abs(index - mark.slice) * self.gap <= FARTHEST * self.reach_of(mark)]
+        near = [mark for mark in marks if abs(index - mark.slice) * self.gap <= self.farthest(mark)]
         if not near:
             return None
         own = keys(index)
@@ -143,8 +149,8 @@ class Neighbourhood:
             if not len(pixels):
                 continue
             found = True
-            reach = self.reach_of(mark)
-            rows, columns = self._window(pixels, size, FARTHEST * reach)
+            reach, farthest = self.reach_of(mark), self.farthest(mark)
+            rows, columns = self._window(pixels, size, farthest)
             drawn_rows, drawn_columns = pixels.T
             drawn = np.zeros(size, bool)
             drawn[drawn_rows, drawn_columns] = True
@@ -153,7 +159,7 @@ class Neighbourhood:
             mean = normalize(keys(mark.slice)[:, drawn_rows, drawn_columns].mean(1), dim=0)
             alike = torch.einsum("k,khw->hw", mean, own[:, rows, columns]).clamp(min=0)
             weight = torch.exp(-square / (2 * reach**2)) * alike**2
-            weight = torch.where(square <= (FARTHEST * reach) ** 2, weight, 0.0)
+            weight = torch.where(square <= farthest**2, weight, 0.0)
             there = added[:, rows, columns]
             same = there[mark.label] + mark.weight * weight
             there *= 1 - weight

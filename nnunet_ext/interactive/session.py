@@ -333,8 +333,7 @@ class S2VSession:
         point = point_voxels(coordinates, case.shape)
         (centre,) = in_slices(point, case.grid, case.shape)
         _, *in_plane = case.grid.transpose
-        spacing = [float(case.properties["spacing"][axis]) for axis in in_plane]
-        voxels = disc(centre, self.click_radius, spacing, [case.shape[axis] for axis in in_plane])
+        voxels = disc(centre, self.click_radius, case.in_plane, [case.shape[axis] for axis in in_plane])
         return self._add(point, Stroke(value, voxels), run_prediction)
 
     def add_scribble_interaction(

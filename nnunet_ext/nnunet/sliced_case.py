@@ -138,6 +138,12 @@ class SlicedCase:
         return float(self.properties["spacing"][self.slice_axis])
 
     @property
+    def in_plane(self) -> tuple[float, float]:
+        """Distance of two rows and of two columns of the original array, in mm."""
+        rows, columns = (float(self.properties["spacing"][axis]) for axis in self.grid.transpose[1:])
+        return rows, columns
+
+    @property
     def inside(self) -> tuple[slice, slice]:
         """Rows and columns of :attr:`image` that are no padding."""
         return self.tiling.inside
