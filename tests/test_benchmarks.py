@@ -6,8 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+
+from benchmarks import over_time
 
 pytestmark = pytest.mark.slow  # nobody needs them to use the package, and most start a process for every measurement
 
@@ -163,3 +167,27 @@ def test_the_table_of_the_baselines_comes_from_their_packages(tmp_path):
     assert len(packages) >= 2
     assert result.stdout in (root / "docs/results/baselines.md").read_text(encoding="utf-8")
     assert (tmp_path / "b.png").stat().st_size > 10_000
+
+
+def training(seconds, dice):
+    return SimpleNamespace(about={"epoch_seconds": seconds, "curves": {"mean_fg_dice": dice}})
+
+
+def test_curves_over_time_mean_trainings_at_the_same_minute():
+    slow, fast = training([60.0] * 40, [0.5] * 40), training([30.0] * 40, [0.7] * 40)
+    times, line = over_time.mean_curve([slow, fast])
+    assert (times[0], times[-1]) == (1.0, 20.0)
+    np.testing.assert_allclose(line, 0.6)
+
+
+def test_curves_over_time_do_not_lag():
+    rising = training([60.0] * 100, list(np.arange(1, 101) / 100))
+    times, line = over_time.mean_curve([rising])
+    inside = slice(over_time.POINTS // 4, -over_time.POINTS // 4)
+    np.testing.assert_allclose(line[inside], times[inside] / 100, atol=0.002)
+
+
+def test_curves_over_time_come_from_reports(tmp_path):
+    reports = [BENCHMARKS.parent / "docs/results" / name for name in ("low-acdc-fewshot", "low-hippocampus-fewshot")]
+    over_time.main([*map(str, reports), "--without", "SelfTraining", "--figure", str(tmp_path / "t.png")])
+    assert (tmp_path / "t.png").stat().st_size > 10_000
