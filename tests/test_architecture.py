@@ -113,8 +113,16 @@ def test_what_is_trained_does_not_know_the_sessions_with_it():
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_beside_its_trainer_a_method_needs_only_the_walk_over_the_planned_network_and_what_a_landmark_is(method):
-    shared = ("nnunet.unet", "nnunet.options", "nnunet.teacher", "landmarks.points", "errors", method)
+def test_beside_its_trainer_a_method_needs_only_what_knows_no_trainer(method):
+    shared = (
+        "nnunet.unet",
+        "nnunet.options",
+        "nnunet.teacher",
+        "nnunet.pseudo_labels",
+        "landmarks.points",
+        "errors",
+        method,
+    )
     allowed = tuple(f"nnunet_ext.{name}" for name in shared)
     for file in (PACKAGE / method).rglob("*.py"):
         if not knows_nnunet(file):
@@ -142,8 +150,9 @@ def test_nnunet_imports_no_method():
         assert not {name for name in imports(file) for m in METHODS if name.startswith(f"nnunet_ext.{m}")}, file
 
 
-def test_the_walk_over_the_planned_network_is_free_of_nnunetv2():
-    assert not {name for name in imports(PACKAGE / "nnunet" / "unet.py") if name.startswith("nnunetv2")}
+@pytest.mark.parametrize("file", ["unet.py", "pseudo_labels.py"])
+def test_what_methods_need_beside_their_trainer_is_free_of_nnunetv2(file):
+    assert not {name for name in imports(PACKAGE / "nnunet" / file) if name.startswith("nnunetv2")}
 
 
 def test_the_door_holds_nothing_but_the_catalogue():

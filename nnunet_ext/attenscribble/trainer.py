@@ -28,7 +28,7 @@ from nnunet_ext.nnunet.labels import finest, finest_logits
 from nnunet_ext.nnunet.options import MethodOptions, PseudoLabelOptions
 from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
 from nnunet_ext.nnunet.pretrained import unwrap
-from nnunet_ext.nnunet.pseudo_labels import PSEUDO, PseudoLabels
+from nnunet_ext.nnunet.pseudo_label_training import PSEUDO, PseudoLabels
 from nnunet_ext.nnunet.trainer import INSIDE, Batch
 from nnunet_ext.nnunet.unet import PlannedUNet
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nnunet_ext.nnunet.labels import finest_logits
 from nnunet_ext.nnunet.options import PseudoLabelOptions
-from nnunet_ext.nnunet.pseudo_labels import PSEUDO, PseudoLabels
+from nnunet_ext.nnunet.pseudo_label_training import PSEUDO, PseudoLabels
 from nnunet_ext.nnunet.trainer import Batch
 
 

@@ -4,7 +4,7 @@ On full-resolution logits s of the student and t of the teacher, with probabilit
 
     kl         1/N Σ c · KL(p_t ‖ p_s)                c = 1 where the teacher is sure, otherwise 0
     mse        1/N Σ c · mean over heads (p_s − p_t)²
-    labels     cross entropy and Dice loss of s with the teacher's labels, where c = 1
+    labels     cross entropy and Dice loss of s with the teacher's labels, where c = 1 (nnunet/pseudo_labels.py)
     relative   Σ (s − t)² / Σ t²                      everywhere, whatever c and the mask
     official   mean (s − t)² / ‖t‖₂                   the published code, the same
 
@@ -33,8 +33,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from nnunet_ext.medcontext.published import official_consistency
+from nnunet_ext.nnunet.pseudo_labels import pseudo_label_loss, pseudo_labels
 
-Kind = Literal["kl", "mse", "relative", "official"]
+Kind = Literal["kl", "mse", "labels", "relative", "official"]
 Region = Literal["patch", "hidden"]
 
 
@@ -67,10 +68,14 @@ def consistency(
         if kind == "relative":
             least = torch.finfo(dtype).tiny  # logits that are all 0 cannot be divided by
             return (student - teacher).square().sum() / teacher.square().sum().clamp(min=least)
-        distance = (_divergence if kind == "kl" else _squared)(student, teacher, exclusive)
-        counted = sure(teacher, exclusive, confidence)
         if among is None:
             among = torch.ones_like(student[:, :1], dtype=torch.bool)
+        if kind == "labels":
+            probabilities = teacher.softmax(1) if exclusive else teacher.sigmoid()
+            labels, use = pseudo_labels(probabilities, among, confidence, exclusive=exclusive)
+            return pseudo_label_loss(student, labels, use, exclusive=exclusive)
+        distance = (_divergence if kind == "kl" else _squared)(student, teacher, exclusive)
+        counted = sure(teacher, exclusive, confidence)
         return torch.where(counted & among, distance, 0).sum() / among.sum().clamp(min=1)
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
-from nnunet_ext.medcontext.consistency import Region
+from nnunet_ext.medcontext.consistency import Kind, Region
 from nnunet_ext.medcontext.masking import Fill
 from nnunet_ext.medcontext.published import restarting
 from nnunet_ext.medcontext.teacher import ema_momentum
@@ -17,9 +17,6 @@ from nnunet_ext.nnunet.options import STRICT, MethodOptions
 Target = Literal["teacher", "self"]
 """Source of the logits on the whole patch with which the masked one is compared: the moving average, or the network
 itself, in the same step."""
-
-Consistency = Literal["kl", "mse", "labels", "relative", "official"]
-"""Forms of the consistency, see :mod:`nnunet_ext.medcontext.consistency`."""
 
 LabelledView = Literal["whole", "part", "both"]
 """View of labelled patches: whole; a part of the batch masked, in the same pass; or both, in two passes."""
@@ -49,8 +46,8 @@ class MedContextOptions(MethodOptions):
     ``"both"``."""
     part: Share = 0.5
     """Share of the labelled patches of a batch that are masked with ``"part"``; at least one patch."""
-    consistency: Consistency = "kl"
-    """Published: ``"official"``."""
+    consistency: Kind = "kl"
+    """Form of the consistency, see :mod:`nnunet_ext.medcontext.consistency`. Published: ``"official"``."""
     region: Region = "patch"
     """Voxels that ``"kl"``, ``"mse"`` and ``"labels"`` compare: all of the patch, or the hidden ones."""
     confidence: Annotated[float, Field(ge=0, lt=1)] = 0.8

@@ -39,7 +39,6 @@ from nnunet_ext.medcontext.base_trainer import TEACHER, AveragedTeacher, TubeMas
 from nnunet_ext.medcontext.consistency import consistency, sure
 from nnunet_ext.medcontext.options import LabelledView
 from nnunet_ext.nnunet.labels import finest_logits
-from nnunet_ext.nnunet.pseudo_labels import pseudo_label_loss, pseudo_labels
 from nnunet_ext.nnunet.trainer import Batch, CommonTrainer
 from nnunet_ext.unlabelled.training import UnlabelledData
 
@@ -126,10 +125,6 @@ class MedContext(UnlabelledData, AveragedTeacher):
         among = hidden if options.region == "hidden" else torch.ones_like(hidden)
         if options.consistency in ("kl", "mse", "labels"):
             self.record("sure", sure(teacher, exclusive, options.confidence).float().mean())
-        if options.consistency == "labels":
-            known = self.labels.probabilities(teacher)
-            labels, use = pseudo_labels(known, among, options.confidence, exclusive=exclusive)
-            return pseudo_label_loss(student, labels, use, exclusive=exclusive)
         settings: dict[str, Any] = {"exclusive": exclusive, "confidence": options.confidence, "among": among}
         return consistency(student, teacher, options.consistency, **settings)
 

@@ -7,8 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.functional import one_hot
 
 from nnunet_ext.medcontext.consistency import consistency, sure
+from nnunet_ext.nnunet.pseudo_labels import pseudo_label_loss
 
 KINDS = ["relative", "official", "kl", "mse"]
 SHAPES = [(2, 3, 3, 4), (2, 3, 2, 3, 2), (1, 1, 4, 4)]
@@ -75,6 +77,23 @@ def test_where_the_teacher_is_unsure_and_where_nothing_is_hidden_the_student_is_
     assert not student.grad[~believed.expand_as(student)].any()
     if shape[1] > 1 or not exclusive:  # a softmax over one class is 1 whatever it is given
         assert student.grad[believed.expand_as(student)].any()
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+@pytest.mark.parametrize("shape", SHAPES[:2])
+def test_labels_of_the_teacher_are_learned_where_it_is_sure(shape, exclusive):
+    """The loss has its loop over voxels in tests/nnunet/test_pseudo_labels.py."""
+    student, teacher = logits(shape)
+    among = torch.rand((shape[0], 1, *shape[2:]), generator=torch.Generator().manual_seed(3)) < 0.7
+    labels = one_hot(teacher.argmax(1), shape[1]).movedim(-1, 1) if exclusive else teacher > 0
+    believed = (sure(teacher, exclusive, 0.6) & among).expand_as(student)
+    settings = {"exclusive": exclusive, "confidence": 0.6, "among": among}
+    expected = pseudo_label_loss(student, labels, believed, exclusive=exclusive)
+    torch.testing.assert_close(consistency(student, teacher, "labels", **settings), expected)
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: consistency(s, teacher, "labels", **settings), student)
+    consistency(student, teacher, "labels", **settings).backward()
+    assert torch.equal(student.grad != 0, believed)
 
 
 def test_a_teacher_that_is_sure_of_nothing_teaches_nothing_and_one_that_is_sure_counts_in_full():
