@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool2d
 
 from nnunet_ext.s2vnet.prompts import Prompts
 
@@ -32,7 +31,12 @@ def eroded(masks: Tensor) -> Tensor:
 
     Pixels outside of the image count as inside of the mask.
     """
-    return max_pool2d((~masks).to(torch.uint8).float()[:, None], 3, 1, 1)[:, 0] == 0
+    for axis in (1, 2):
+        inner, last = masks.clone(), masks.shape[axis] - 1
+        inner.narrow(axis, 1, last).logical_and_(masks.narrow(axis, 0, last))
+        inner.narrow(axis, 0, last).logical_and_(masks.narrow(axis, 1, last))
+        masks = inner
+    return masks
 
 
 def uniform_pixel(masks: Tensor) -> Tensor:

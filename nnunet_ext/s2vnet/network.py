@@ -280,12 +280,14 @@ class S2VNet(nn.Module):
             Of labels: final logits ``(B, L, T, H, W)``, and those of each k-means layer ``(B, L, T, h, w)``.
         """
         bank, found = Bank(gap=gap), []
-        for t in range(there.shape[1]):
+        # not indexed slice by slice: the gradient of each index would be as large as the whole clip
+        slices = list(zip(*(feature.unbind(1) for feature in pyramid), strict=True))
+        for t, features in enumerate(slices):
             if single is not None:
                 bank = bank.without(single)
             if self.training:
                 bank = self._less_sure(bank, there)
-            one = self.cluster([f[:, t] for f in pyramid], bank, prompts.on_slice(t))
+            one = self.cluster(features, bank, prompts.on_slice(t))
             bank = bank.remember(one.centres, there[:, t], self.options.bank, one.mask)
             found.append([self.where_image(x, there[:, t]) for x in (one.logits, *one.layers)])
         final, *layers = [torch.stack(part, 2) for part in zip(*found, strict=True)]

@@ -151,6 +151,6 @@ class nnUNetTrainerS2VNet(SliceClips):
 
 
 class nnUNetTrainerS2VNetNoPropagation(nnUNetTrainerS2VNet):
-    """Every slice stands alone: the control for propagation. The number of slices per step is the same."""
+    """Every slice stands alone: the control for propagation. A step has as many slices, if two clips hold no more."""
 
     fixed_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"s2vnet": {"clip": 1}}

@@ -66,6 +66,17 @@ def test_logits_are_scaled_cosines(biased):
         torch.testing.assert_close(module(centres, feature), reference_logits(module, centres, feature))
 
 
+def test_a_pixel_without_a_key_has_no_direction_and_finite_gradients():
+    module = CosineLogits(3, 8, 4).double()
+    torch.nn.init.zeros_(module.key.bias)
+    centres = torch.randn(1, 2, 8, dtype=torch.float64)
+    feature = torch.zeros(1, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    logits = module(centres, feature)
+    logits.sum().backward()
+    assert not logits.any()
+    assert feature.grad.isfinite().all()
+
+
 def test_means_of_clusters_are_those_of_a_loop():
     torch.manual_seed(1)
     logits, feature = torch.randn(2, 4, 3, 5).double(), torch.randn(2, 3, 3, 5).double()
