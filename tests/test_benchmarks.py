@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks import over_time
+from benchmarks import click_summary, over_time
 
 pytestmark = pytest.mark.slow  # nobody needs them to use the package, and most start a process for every measurement
 
@@ -191,3 +191,37 @@ def test_curves_over_time_come_from_reports(tmp_path):
     reports = [BENCHMARKS.parent / "docs/results" / name for name in ("low-acdc-fewshot", "low-hippocampus-fewshot")]
     over_time.main([*map(str, reports), "--without", "SelfTraining", "--figure", str(tmp_path / "t.png")])
     assert (tmp_path / "t.png").stat().st_size > 10_000
+
+
+def clicked(file, gains, effects):
+    """Two clicks on two images of each of two subjects; the second click counts only where there is one."""
+    names = ("case", "clicks", "label", "dice", "obeyed", "fixed", "broken", "slices", "seconds")
+    rows = []
+    for case, gain in zip(("a_1", "a_2", "b_1", "b_2"), gains, strict=True):
+        rows.append((case, 0, "x", 0.5, None, None, None, None, 0.1))
+        rows.append((case, 1, "x", 0.5 + gain, True, *effects, 1, 0.2))
+    rows += [("b_2", 10, "x", 0.5 + gains[-1], True, 10, 0, 3, 0.4), ("b_2", 3, "x", 0.5, False, 10, 0, 3, 0.4)]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join(",".join("" if x is None else str(x) for x in row) for row in (names, *rows)))
+
+
+def test_clicks_of_several_models_are_summed_up(tmp_path, capsys):
+    for model, gain in (("first", 0.1), ("second", 0.3)):
+        clicked(tmp_path / "organ" / model / "session.csv", (gain, gain + 0.1, gain, gain), (10, 5))
+        clicked(tmp_path / "organ" / model / "clicked_slice.csv", (0.1, 0.1, 0.0, 0.0), (5, 10))
+    clicked(tmp_path / "organ" / "second" / "walker.csv", (0, 0, 0, 0), (1, 1))  # of one model only
+    ways = click_summary.read(tmp_path / "organ", "^[ab]")
+    assert list(ways) == ["session", "clicked_slice"]
+    np.testing.assert_allclose(ways["session"].gains, [[0.15, 0.1], [0.35, 0.3]])
+    np.testing.assert_allclose(ways["clicked_slice"].gains, [[0.1, 0.0]] * 2)
+    assert click_summary.read(tmp_path / "organ")["session"].gains.shape == (2, 4)
+    click_summary.main([str(tmp_path / "organ"), "--subject", "^[ab]", "--figure", str(tmp_path / "f.png")])
+    title, _, _, _, first, second = capsys.readouterr().out.strip().splitlines()
+    assert title == "organ: 2 models, 2 subjects, 12 clicks"
+    cells = [cell.strip() for cell in first.split("|")[1:-1]]
+    assert cells[:5] == ["session", "0.500", "0.725", "0.675", "0.725"]
+    assert cells[5].startswith("+0.225 [")
+    assert cells[6:] == ["", "83 %", "0.0 %", "33 %", "1.7", "0.20"]
+    assert second.split("|")[7].strip().startswith("-0.175 [")
+    assert second.split("|")[9].strip() == "66.7 %"
+    assert (tmp_path / "f.png").stat().st_size > 5_000
