@@ -16,7 +16,7 @@ from tqdm import tqdm
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.benchmark.job import prediction_left, run_job, training_left
 from nnunet_ext.benchmark.remaining import Clock, Remaining, seconds_of
-from nnunet_ext.benchmark.seeded import THREADS
+from nnunet_ext.benchmark.seeded import THREADS, threads_asked
 from nnunet_ext.errors import InputError
 from nnunet_ext.processes.children import Progress, end_group, follow_lines, last_lines, own_group, signals_noted
 from nnunet_ext.processes.lock import is_held
@@ -65,9 +65,7 @@ def run_here(benchmark: BenchmarkFolder, jobs: Sequence[Job], at_once: int = 1) 
     Raises:
         InputError: ``NNUNET_EXT_THREADS`` is no number of threads.
     """
-    asked = os.environ.get(THREADS, "1")
-    if not asked.isdecimal() or int(asked) < 1:
-        raise InputError(f"{THREADS} is {asked!r}, but it must be a number of threads, at least 1; set it or unset it.")
+    threads_asked()
     waiting = [job for job in jobs if benchmark.record(job) is None]
     remaining = Remaining.from_records(benchmark, jobs)
     threads = max(1, (os.cpu_count() or 1) // max(1, min(at_once, len(waiting))))

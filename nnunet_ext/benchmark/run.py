@@ -11,6 +11,7 @@ from nnunet_ext.benchmark import queue
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.benchmark.prepare import prepare
 from nnunet_ext.benchmark.reuse import published, take_over
+from nnunet_ext.benchmark.seeded import threads_asked
 from nnunet_ext.benchmark.spec import Spec, load
 from nnunet_ext.devices import require_device
 from nnunet_ext.errors import InputError
@@ -45,6 +46,7 @@ def run_benchmark(
     """
     if at_once < 1:
         raise InputError(f"--jobs is {at_once}, but must be at least 1.")
+    threads_asked()  # refused before anything is prepared or timed
     spec = load(name_or_path)
     benchmark = BenchmarkFolder(folder or f"nnunet_ext_benchmark_{spec.name}")
     report = published(reuse) if reuse else None

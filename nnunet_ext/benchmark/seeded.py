@@ -19,6 +19,7 @@ import time
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from nnunet_ext.errors import InputError
 from nnunet_ext.processes.memory import peak_host_mib
 
 THREADS = "NNUNET_EXT_THREADS"
@@ -36,15 +37,27 @@ def main(argv: list[str]) -> None:
     torch.manual_seed(int(seed))
     sys.argv = command
     [entry] = entry_points(group="console_scripts", name=command[0])
-    if THREADS in os.environ:
+    if threads := threads_asked():
         # on the CPU nnU-Net uses this number of threads, and has no setting for it
-        multiprocessing.cpu_count = lambda: int(os.environ[THREADS])
+        multiprocessing.cpu_count = lambda: threads
     begin = time.time()
     try:
         entry.load()()
     finally:
         line = {"seconds": round(time.time() - begin, 1), "host_mib": peak_host_mib(), **_gpu()}
         append_line(Path(memory_file), json.dumps(line))
+
+
+def threads_asked() -> int | None:
+    """Number of CPU threads that the environment asks for; None if it does not.
+
+    Raises:
+        InputError: it is no number of threads.
+    """
+    asked = os.environ.get(THREADS)
+    if asked is not None and (not asked.isdecimal() or int(asked) < 1):
+        raise InputError(f"{THREADS} is {asked!r}, but it must be a number of threads, at least 1; set it or unset it.")
+    return None if asked is None else int(asked)
 
 
 def append_line(file: Path, line: str) -> None:

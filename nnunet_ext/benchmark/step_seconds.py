@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from nnunet_ext.benchmark.seeded import THREADS
+from nnunet_ext.benchmark.seeded import threads_asked
 from nnunet_ext.files import write_json
 
 WARM_UP, TIMED, PARTS = 3, 5, 5
@@ -29,8 +29,7 @@ def main(argv: list[str]) -> None:
     dataset, configuration, fold, name, plans, device, file = argv
     trainer = get_trainer_from_args(dataset, configuration, int(fold), name, plans, device=torch.device(device))
     if device == "cpu":
-        asked = os.environ.get(THREADS, "")  # as the trainings of the benchmark do
-        torch.set_num_threads(int(asked) if asked.isdecimal() and int(asked) else multiprocessing.cpu_count())
+        torch.set_num_threads(threads_asked() or multiprocessing.cpu_count())  # as the trainings of the benchmark do
     trainer.initialize()
     trainer.on_train_start()
     parts = []

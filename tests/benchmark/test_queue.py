@@ -12,6 +12,7 @@ import pytest
 
 from nnunet_ext.benchmark import job, queue, seeded
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
+from nnunet_ext.benchmark.run import run_benchmark
 from nnunet_ext.benchmark.spec import Spec
 from nnunet_ext.errors import InputError
 
@@ -98,6 +99,8 @@ def test_threads_that_are_no_number_are_refused_before_anything_starts(monkeypat
     monkeypatch.setenv(seeded.THREADS, asked)
     with pytest.raises(InputError, match=f"NNUNET_EXT_THREADS is '{asked}', but it must be a number of threads"):
         queue.run_here(BenchmarkFolder(tmp_path), jobs(1))
+    with pytest.raises(InputError, match=f"NNUNET_EXT_THREADS is '{asked}'"):
+        run_benchmark("low-hippocampus", tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
