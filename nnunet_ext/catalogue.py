@@ -122,7 +122,7 @@ TRAINERS: dict[str, Entry] = {
         description="volumes too large for 3D, and corrections by clicks",
         needs="configuration 2d",
         network="own",
-        measured="no difference shown, clicks help (short trainings)",
+        measured="no difference shown (ACDC, three seeds); clicks help",
         page="docs/results/s2vnet.md",
     ),
     "nnUNetTrainerSDM": Entry(
