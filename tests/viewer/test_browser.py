@@ -18,6 +18,7 @@ import torch
 
 pytest.importorskip("fastapi", reason="the extra viewer is not installed")
 
+from benchmarks import viewer_times
 from nnunet_ext import cli
 from nnunet_ext.data.geometry import Geometry
 from nnunet_ext.viewer.display import Display
@@ -165,3 +166,14 @@ def test_a_user_sees_clicks_undoes_and_saves(link, model, image, tmp_path):
     assert cli.main([*command, "-o", str(again), "-device", "cpu", "--threads", "1"]) == 0
     assert again.read_bytes() == (tmp_path / "saved.nii.gz").read_bytes()
     assert (seen["download"], (out / "downloaded.nii.gz").read_bytes()) == ("saved.nii.gz", again.read_bytes())
+
+
+def test_the_waiting_times_of_a_user_are_measured(capfd):
+    require_browser()
+    viewer_times.main(["--clicks", "2"])
+    title, _, _, *rows = [line for line in capfd.readouterr().out.splitlines() if "voxels" in line or "|" in line]
+    assert title == "14×80×80 voxels, 2 clicks, 1 threads"
+    seconds = [float(row.split("|")[2]) for row in rows]
+    assert all(0 < one < 600 for one in seconds)
+    assert seconds[1] <= seconds[2]  # the image comes first
+    assert [bool(row.split("|")[3].strip()) for row in rows] == [False, False, True, True]
