@@ -151,6 +151,9 @@ class nnUNetTrainerS2VNet(SliceClips):
 
 
 class nnUNetTrainerS2VNetNoPropagation(nnUNetTrainerS2VNet):
-    """Every slice stands alone: the control for propagation. A step has as many slices, if two clips hold no more."""
+    """Every slice stands alone: the control for propagation.
+
+    A step has as many slices as one of S2VNet, if the plans have at least two clips of them.
+    """
 
     fixed_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"s2vnet": {"clip": 1}}
