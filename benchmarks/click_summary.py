@@ -7,8 +7,7 @@
 Each folder holds one folder per trained model, and each of these the cases of the ways to correct, ``WAY.csv``: the
 ``clicks.csv`` of ``benchmarks/click_baselines.py`` (or of ``nnunet-ext s2v evaluate-clicks``, with one way of
 propagation). Compared are the ways that every model has, on the cases that all files have. A case that was right before
-its last click stays as it is.
-Intervals are over subjects and models (:mod:`nnunet_ext.evaluation.intervals`).
+its last click stays as it is. Intervals are over subjects and models (:mod:`nnunet_ext.evaluation.intervals`).
 """
 
 from __future__ import annotations

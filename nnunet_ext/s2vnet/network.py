@@ -281,8 +281,7 @@ class S2VNet(nn.Module):
         """
         bank, found = Bank(gap=gap), []
         # not indexed slice by slice: the gradient of each index would be as large as the whole clip
-        slices = list(zip(*(feature.unbind(1) for feature in pyramid), strict=True))
-        for t, features in enumerate(slices):
+        for t, features in enumerate(zip(*(feature.unbind(1) for feature in pyramid), strict=True)):
             if single is not None:
                 bank = bank.without(single)
             if self.training:
