@@ -12,14 +12,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from nnunet_ext.benchmark.missing_labels import remove_labels
+from nnunet_ext.benchmark.missing_labels import one_label, remove_labels
 from nnunet_ext.benchmark.moved_borders import move_borders
 from nnunet_ext.benchmark.own_folds import write_landmark_folds
-from nnunet_ext.benchmark.spec import Drawn, SplitRecipe
+from nnunet_ext.benchmark.spec import Drawn, MissingLabels, SplitRecipe
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, write_json
 from nnunet_ext.refusals import meant
-from nnunet_ext.splits.files import NAME
+from nnunet_ext.splits.files import NAME, read_folds
+from nnunet_ext.splits.write import write_splits
 
 DRAWN = "nnunet_ext_drawn.json"
 """File in a drawn data set with the settings that it was drawn with."""
@@ -34,9 +35,16 @@ def link_datasets(source: Path, target: Path, drawn: Iterable[str]) -> None:
             link.symlink_to(folder, target_is_directory=True)
 
 
-def folds_of_landmarks(drawn: Iterable[str], raw: Path) -> Path | None:
-    """The file of folds of a drawn data set with landmarks in place of masks; None if there is none."""
-    folders = [folder for number in drawn for folder in raw.glob(f"Dataset{int(number):03d}_*")]
+def own_folds(raw: Path, drawn: Mapping[str, Drawn]) -> Path | None:
+    """The file of folds of a data set that is drawn with them; those of landmarks hold for all data sets beside them.
+
+    Args:
+        raw: folder of the data set.
+        drawn: all drawn data sets, by number.
+    """
+    with_landmarks = [number for number, how in drawn.items() if how.landmarks is not None]
+    numbers = [number for number in drawn if raw.name.startswith(f"Dataset{int(number):03d}_")] + with_landmarks
+    folders = [folder for number in numbers for folder in raw.parent.glob(f"Dataset{int(number):03d}_*")]
     return next((folder / NAME for folder in folders if (folder / NAME).is_file()), None)
 
 
@@ -63,7 +71,7 @@ def draw(number: str, drawn: Drawn, splits: SplitRecipe | None, raw: Path) -> No
     elif drawn.borders is not None:
         made = move_borders(drawn.source, number, drawn.borders)
     elif drawn.missing_labels is not None:
-        made = remove_labels(drawn.source, number, drawn.missing_labels, splits.by if splits else "case")
+        made = _missing_labels(number, drawn.source, drawn.missing_labels, splits, raw)
     else:
         assert splits is not None  # the specification requires it
         made = _landmarks(number, drawn, splits, raw)
@@ -75,8 +83,12 @@ def draw(number: str, drawn: Drawn, splits: SplitRecipe | None, raw: Path) -> No
 
 
 def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that are there, so that a kind of data set that is new changes nothing for the others."""
-    return {key: value for key, value in content.items() if value is not None}
+    """The settings that are there, so that a setting that is new changes nothing for older data sets."""
+    return {
+        key: _settings(value) if isinstance(value, Mapping) else value
+        for key, value in content.items()
+        if value is not None
+    }
 
 
 def _scribbles(number: str, source: str, given: Mapping[str, Any]) -> Path:
@@ -86,17 +98,29 @@ def _scribbles(number: str, source: str, given: Mapping[str, Any]) -> Path:
     return generate_dataset(source, number, _options(Options, given, number, "scribbles generate")).folder
 
 
+def _missing_labels(number: str, source: str, how: MissingLabels, splits: SplitRecipe | None, raw: Path) -> Path:
+    by = splits.by if splits else "case"
+    if how.alone is None:
+        return remove_labels(source, number, how, by)
+    return one_label(source, number, how, by, read_folds(_folds_of(source, splits or SplitRecipe(by=by), raw)))
+
+
+def _folds_of(source: str, splits: SplitRecipe, raw: Path) -> Path:
+    """Write the folds of the source of a data set, as the recipe makes them, and return the file."""
+    file = raw / f"folds_of_{source}.json"
+    seeds = splits.seeds or None
+    write_splits(source, splits.by, folds=splits.folds, shots=splits.few_shot, seeds=seeds, out=file, force=True)
+    return file
+
+
 def _landmarks(number: str, drawn: Drawn, splits: SplitRecipe, raw: Path) -> Path:
     """Make a data set with landmarks and its folds; each fold has masks of other subjects, and the same landmarks."""
     from nnunet_ext.landmarks.derive import derive_dataset
     from nnunet_ext.landmarks.derived import Options
-    from nnunet_ext.splits.files import read_folds
-    from nnunet_ext.splits.write import write_splits
 
     how = drawn.landmarks
     assert how is not None
-    base = raw / f"folds_of_{drawn.source}.json"
-    write_splits(drawn.source, splits.by, folds=splits.folds, out=base, force=True)
+    base = _folds_of(drawn.source, splits, raw)
     segmented = how.segmented * how.subsets
     given = {"segmented": segmented, "by": splits.by, "splits": base, "rule": how.rule, "labels": how.labels}
     made = derive_dataset(drawn.source, number, _options(Options, given, number, "landmarks derive"))

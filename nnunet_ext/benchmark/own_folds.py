@@ -16,23 +16,21 @@ from nnunet_ext.splits.subjects import group
 from nnunet_ext.splits.write import write_splits
 
 
-def write_own_folds(dataset: str, recipe: SplitRecipe, landmarks: Path | None) -> None:
-    """Write the folds of one preprocessed data set, the same for all data sets of a benchmark.
+def write_own_folds(dataset: str, recipe: SplitRecipe, drawn: Path | None) -> None:
+    """Write the folds of one preprocessed data set.
 
     Args:
         dataset: full name.
         recipe: recipe of the benchmark.
-        landmarks: file of folds of a drawn data set with landmarks in place of masks, if there is one.
+        drawn: file of the folds that came with a drawn data set, if there is one; they are taken over.
     """
-    if landmarks is None:
+    if drawn is None:
         seeds = recipe.seeds or None
         write_splits(dataset, recipe.by, folds=recipe.folds, shots=recipe.few_shot, seeds=seeds, force=True)
         return
-    about = read_about(landmarks)
+    about = read_about(drawn)
     assert about is not None
-    write_folds(
-        dataset_folder(dataset) / NAME, read_folds(landmarks), dataset, about.grouping, "the same for every fold"
-    )
+    write_folds(dataset_folder(dataset) / NAME, read_folds(drawn), dataset, about.grouping, "that of the drawn data")
 
 
 def write_landmark_folds(folder: Path, base: Fold, how: DrawnLandmarks, by: str) -> None:

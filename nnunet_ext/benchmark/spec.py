@@ -228,6 +228,9 @@ class MissingLabels(_Strict):
 
     removed: Numbers = (1, 2)
     seed: Annotated[int, Field(ge=0)] = 0
+    alone: str | None = None
+    """A label that stays as the only class, with folds that train on the subjects that have it: the data of a network
+    of its own."""
 
 
 class Drawn(_Strict):

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_ext.benchmark.missing_labels import ABOUT, remove_labels, removed_from
+from nnunet_ext.benchmark.missing_labels import ABOUT, one_label, remove_labels, removed_from
 from nnunet_ext.benchmark.spec import MissingLabels
 from nnunet_ext.errors import InputError
 from nnunet_ext.partial_labels.declaration import annotated_labels
+from nnunet_ext.splits.files import NAME, read_folds
+from nnunet_ext.splits.folds import Fold
 from tests import tiny
 
 ONE = MissingLabels(removed=[1])
@@ -78,3 +80,52 @@ def test_regions_are_refused(nnunet_folders):
     root = nnunet_folders("regions")
     with pytest.raises(InputError, match=re.escape("has regions, but missing_labels needs labels that are classes")):
         remove_labels(next(p.name for p in (root / "raw").iterdir()), 327, ONE, "case")
+
+
+def test_one_label_alone_is_known_everywhere_and_trains_on_the_subjects_that_were_annotated_for_it(root):
+    source = root / "raw" / tiny.DATASET
+    annotated = annotated_labels(
+        json.loads((remove_labels(901, 327, ONE, "case", processes=1) / "dataset.json").read_text())
+    )
+    cases = sorted(annotated)
+    folds = [Fold(tuple(cases[:4]), tuple(cases[4:]))]
+    options = MissingLabels(removed=[1], alone="right")
+    folder = one_label(901, 337, options, "case", folds, processes=1)
+    assert json.loads((folder / "dataset.json").read_text())["labels"] == {"background": 0, "right": 1}
+    for case in cases:
+        assert (label_map(folder, case) == (label_map(source, case) == 2)).all()
+    (fold,) = read_folds(folder / NAME)
+    assert list(fold.train) == [case for case in cases[:4] if "right" in annotated[case]]
+    assert 0 < len(fold.train) < 4
+    assert list(fold.val) == cases[4:]
+
+
+def test_a_label_alone_that_does_not_exist_is_refused(root):
+    with pytest.raises(InputError, match="alone: Dataset901_Tiny has no label 'aorta'; it has "):
+        one_label(901, 337, MissingLabels(removed=[1], alone="aorta"), "case", [Fold(("tiny_0",), ("tiny_1",))])
+    assert not list((root / "raw").glob("Dataset337*"))
+
+
+def test_a_fold_without_any_subject_that_has_the_label_is_refused(root):
+    lacking = [f"tiny_{n}" for n in range(6) if 1 in removed_from(f"tiny_{n}", (1, 2), ONE)]
+    assert lacking
+    with pytest.raises(InputError, match="a fold would have no training case with left"):
+        one_label(901, 337, MissingLabels(removed=[1], alone="left"), "case", [Fold(tuple(lacking), ("tiny_1",))])
+    assert not list((root / "raw").glob("Dataset337*"))
+
+
+def test_ignored_voxels_stay_ignored(nnunet_folders):
+    root = nnunet_folders("ignore")
+    source = next((root / "raw").iterdir())
+    several = remove_labels(source.name, 327, ONE, "case", processes=1)
+    options = MissingLabels(removed=[1], alone="right")
+    cases = tuple(f"tiny_{n}" for n in range(6))
+    alone = one_label(source.name, 337, options, "case", [Fold(cases, cases[:1])], processes=1)
+    assert json.loads((alone / "dataset.json").read_text())["labels"]["ignore"] == 2
+    ignored = 0
+    for case in cases:
+        expected = label_map(source, case) == 3
+        ignored += expected.sum()
+        assert ((label_map(several, case) == 3) == expected).all()
+        assert ((label_map(alone, case) == 2) == expected).all()
+    assert ignored > 0

@@ -8,14 +8,16 @@ import pytest
 
 from nnunet_ext.benchmark import own_data
 from nnunet_ext.benchmark.folder import BenchmarkFolder
+from nnunet_ext.benchmark.missing_labels import removed_from
 from nnunet_ext.benchmark.own_data import provide, with_raw_folder
 from nnunet_ext.benchmark.own_folds import write_landmark_folds
 from nnunet_ext.benchmark.plans import written_plans
 from nnunet_ext.benchmark.preprocessed import plans_of, splits, subsets
-from nnunet_ext.benchmark.spec import DrawnLandmarks, Spec, parse
+from nnunet_ext.benchmark.spec import DrawnLandmarks, MissingLabels, Spec, parse
 from nnunet_ext.errors import InputError
 from nnunet_ext.splits.files import read_folds
 from nnunet_ext.splits.folds import Fold
+from nnunet_ext.splits.subjects import group
 from tests import tiny
 
 SCRIBBLES = "Dataset902_TinyScribble"
@@ -94,6 +96,24 @@ def test_missing_labels_are_drawn_by_subject(root, commands):
     content = json.loads((benchmark.raw / "Dataset902_TinyMissingLabels" / "dataset.json").read_text())
     annotated = content["annotated_labels"]
     assert annotated["tiny_0"] == annotated["tiny_1"]
+
+
+def test_a_label_alone_brings_folds_of_its_own_and_validates_on_the_same_cases(root, commands):
+    options = MissingLabels(removed=[1], seed=1, alone="left")
+    drawn = {903: {"from": 901, "missing_labels": options.model_dump()}}
+    trainers = ["nnUNetTrainerReference", "nnUNetTrainerPnPNet"]
+    prepared(root, drawn=drawn, datasets=[901, 903], references=None, trainers=trainers)
+    preprocessed = root / "benchmark" / "nnUNet_preprocessed"
+    (own,) = preprocessed.glob("Dataset903_*/splits_final.json")
+    of_source = json.loads((preprocessed / tiny.DATASET / "splits_final.json").read_text())
+    subject_of = group(of_source[0]["train"] + of_source[0]["val"], "pairs-from-0").subject_of
+    seen: set[str] = set()
+    for fold, all_labels in zip(json.loads(own.read_text()), of_source, strict=True):
+        assert fold["val"] == all_labels["val"]
+        lacking = {case for case in all_labels["train"] if 1 in removed_from(subject_of[case], (1, 2), options)}
+        assert fold["train"] == [case for case in all_labels["train"] if case not in lacking]
+        seen |= lacking
+    assert seen
 
 
 def test_what_was_drawn_by_an_earlier_version_is_not_drawn_again(root, commands):
