@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks import click_summary, over_time
+from benchmarks import click_summary, extreme_points, over_time
+from tests import tiny
 
 pytestmark = pytest.mark.slow  # nobody needs them to use the package, and most start a process for every measurement
 
@@ -225,3 +226,29 @@ def test_clicks_of_several_models_are_summed_up(tmp_path, capsys):
     assert second.split("|")[7].strip().startswith("-0.175 [")
     assert second.split("|")[9].strip() == "66.7 %"
     assert (tmp_path / "f.png").stat().st_size > 5_000
+
+
+def test_a_mask_is_cut_and_fitted_to_the_extreme_points_of_the_truth():
+    truth = np.zeros((3, 24, 24), bool)
+    truth[1, 6:18, 8:16] = True
+    limits = extreme_points.extent(truth)
+    assert limits.tolist() == [6, 17, 8, 15]
+    small = np.zeros_like(truth)
+    small[1, 8:16, 10:14] = True
+    small[2, 0, 0] = True
+    assert not extreme_points.cut(small, limits)[2].any()
+    assert (extreme_points.cut(small, limits)[1] == small[1]).all()
+    grown = extreme_points.fitted(small, limits, (10.0, 1.0, 1.0))
+    assert extreme_points.extent(grown).tolist() == limits.tolist()
+    large = np.zeros_like(truth)
+    large[1, 2:22, 4:20] = True
+    assert (extreme_points.fitted(large, limits, (10.0, 1.0, 1.0)) == truth).all()
+    assert (extreme_points.fitted(truth, limits, (10.0, 1.0, 1.0)) == truth).all()
+
+
+def test_the_worth_of_extreme_points_is_printed(nnunet_folders, capsys):
+    source = nnunet_folders() / "raw" / tiny.DATASET
+    extreme_points.main([str(source / "labelsTr"), "--dataset", tiny.DATASET, "--labels", "left", "right"])
+    _, _, left, right = capsys.readouterr().out.strip().splitlines()
+    assert left == "| left | 6 | 1.000 | 1.000 | 1.000 |"
+    assert right.startswith("| right | 6 | 1.000 | 1.000 |")
