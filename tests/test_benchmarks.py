@@ -9,9 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from benchmarks import click_summary, extreme_points, over_time
+from benchmarks import click_summary, extreme_points, over_time, sweep
 from tests import tiny
 
 pytestmark = pytest.mark.slow  # nobody needs them to use the package, and most start a process for every measurement
@@ -252,3 +253,36 @@ def test_the_worth_of_extreme_points_is_printed(nnunet_folders, capsys):
     _, _, left, right = capsys.readouterr().out.strip().splitlines()
     assert left == "| left | 6 | 1.000 | 1.000 | 1.000 |"
     assert right.startswith("| right | 6 | 1.000 | 1.000 |")
+
+
+def test_a_sweep_means_subjects_on_the_folds_that_all_arms_have():
+    rows = [
+        (arm, fold, 0, f"{subject}{case}", subject, label, dice, 10 * dice)
+        for arm, fold, dice in (
+            ("few", 0, 0.2),
+            ("few", 1, 0.9),
+            ("many", 0, 0.6),
+            ("stock", 0, 0.4),
+            ("stock", 1, 0.0),
+        )
+        for subject, case in (("a", 1), ("a", 2), ("b", 1))
+        for label in ("x", "y")
+    ]
+    cases = pd.DataFrame(rows, columns=["arm", "fold", "seed", "case", "subject", "label", "dice", "hd95_mm"])
+    figure = sweep.drawn(cases, {"share": {"many": 0.8, "few": 0.1}}, "stock")
+    above, below = figure.axes
+    for axes, factor in ((above, 1), (below, 10)):
+        *subjects, mean, line = axes.lines
+        assert len(subjects) == 2
+        np.testing.assert_allclose(mean.get_xdata(), [0.1, 0.8])
+        np.testing.assert_allclose(mean.get_ydata(), [0.2 * factor, 0.6 * factor])
+        np.testing.assert_allclose(line.get_ydata(), 0.4 * factor)
+    with pytest.raises(SystemExit, match="'none' is not in these reports on all folds"):
+        sweep.drawn(cases, {"share": {"many": 0.8, "few": 0.1}}, "none")
+
+
+def test_a_sweep_is_drawn_from_reports(tmp_path):
+    report = BENCHMARKS.parent / "docs/results/low-acdc-fewshot"
+    panel = ["--panel", "images", "MedContext labelled only=0", "MedContext=1"]
+    sweep.main([str(report), *panel, "--line", "SelfTraining", "--figure", str(tmp_path / "s.png")])
+    assert (tmp_path / "s.png").stat().st_size > 10_000
