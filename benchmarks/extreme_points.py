@@ -1,4 +1,4 @@
-"""What the extreme points of an organ would say about a segmentation: how much better is it if it respects them?
+"""Extreme points of organs: how much better a segmentation would be if it respected the true ones.
 
 ::
 

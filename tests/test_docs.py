@@ -16,7 +16,7 @@ from tests import tiny
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "plans").glob("*.md"), *sorted(DOCS.glob("*.md"))]
-PAGES += sorted((DOCS / "results").glob("*.md"))
+PAGES += [*sorted((DOCS / "results").glob("*.md")), *sorted((DOCS / "results/history").glob("*.md"))]
 
 
 @pytest.fixture

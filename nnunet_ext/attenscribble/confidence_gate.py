@@ -2,8 +2,8 @@
 
 A CRF loss and an attentive similarity are smallest where everything is one class. At the start of a training the
 network predicts background everywhere, so both losses can hold it there, and the partial loss never makes a first
-prediction (one training of the hippocampus ended this way, docs/results/attenscribble.md). A ramp over epochs only
-moves the problem: when a network leaves this state depends on the data and the schedule.
+prediction (one training of the hippocampus ended this way, docs/results/history/attenscribble.md). A ramp over epochs
+only moves the problem: when a network leaves this state depends on the data and the schedule.
 
 Here the regularisers count as far as the network has learned. With a_c the running mean probability of class c at
 voxels annotated as c, a class is open by ``g_c = min(1, a_c / wait)``, and whatever a regulariser moves from class k to

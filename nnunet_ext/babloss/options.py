@@ -27,7 +27,7 @@ class BaBLossOptions(PseudoLabelOptions):
     """Width of the Gaussian that is the target of a landmark. Published: 5 voxels of a volume resized to 128³."""
     heatmap_weight: Annotated[float, Field(ge=0)] = 10.0
     """Weight of the loss of the heatmaps, whose targets reach 1. Published: 1, with targets that reach 255. With 1,
-    heatmaps stay flat for a long time; see docs/results/babloss.md."""
+    heatmaps stay flat for a long time; see docs/results/history/babloss.md."""
     heatmap_stage: Annotated[int, Field(ge=0)] = 1
     """Stage of the network at which the landmark decoder ends, 0 is full resolution. At 1 it costs a fraction of the
     time; heatmaps are interpolated from half of the resolution. Published: 0."""
