@@ -55,8 +55,8 @@ class AttenScribbleOptions(PseudoLabelOptions):
     in the code: none."""
     asl_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the attentive similarity loss. The code has 0.1 for a window of mass 92.0, which is 9.2 here; with 9.2
-    the stable form draws all predictions to one class before anything is learned (docs/results/history/attenscribble.md).
-    0: it is not computed."""
+    the stable form draws all predictions to one class before anything is learned
+    (docs/results/history/attenscribble.md). 0: it is not computed."""
     gamma: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the similarity's own term in the stable loss."""
     ramp: Annotated[float, Field(ge=0, le=1)] = 0.05

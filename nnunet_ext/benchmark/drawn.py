@@ -99,10 +99,10 @@ def _scribbles(number: str, source: str, given: Mapping[str, Any]) -> Path:
 
 
 def _missing_labels(number: str, source: str, how: MissingLabels, splits: SplitRecipe | None, raw: Path) -> Path:
-    by = splits.by if splits else "case"
     if how.alone is None:
-        return remove_labels(source, number, how, by)
-    return one_label(source, number, how, by, read_folds(_folds_of(source, splits or SplitRecipe(by=by), raw)))
+        return remove_labels(source, number, how, splits.by if splits else "case")
+    assert splits is not None  # the specification requires it
+    return one_label(source, number, how, splits.by, read_folds(_folds_of(source, splits, raw)))
 
 
 def _folds_of(source: str, splits: SplitRecipe, raw: Path) -> Path:

@@ -289,6 +289,8 @@ class _Common(_Strict):
                 raise ValueError(
                     f"drawn: {number} has landmarks in place of masks, by subject; add splits with by, without few_shot"
                 )
+            if drawn.missing_labels and drawn.missing_labels.alone and not self.splits:
+                raise ValueError(f"drawn: {number} has one label alone and folds of its own; add splits with by")
         made = [drawn.source == SYNTHETIC for drawn in self.drawn.values()]
         for field in ("splits", "drawn"):
             if getattr(self, field) and not self.raw and not (field == "drawn" and all(made)):

@@ -136,6 +136,10 @@ def test_a_missing_key(key):
         ),
         ({"drawn": {"Dataset902_A": {"from": 4, "scribbles": {}}}}, ["'Dataset902_A' is no number of a data set"]),
         ({"drawn": {902: {"from": 4, "landmarks": {"segmented": 8}}}}, ["902 has landmarks", "add splits with by"]),
+        (
+            {"drawn": {902: {"from": 4, "missing_labels": {"alone": "a"}}}},
+            ["902 has one label alone", "add splits"],
+        ),
         ({"plans": {"spacing": [0, 2]}}, ["plans, spacing"]),
         ({"device": "gpu"}, ["device: 'gpu' is not 'cpu', 'cuda' or 'mps'"]),
         ({"folds": [0, 0]}, ["folds: 0 is there twice"]),
