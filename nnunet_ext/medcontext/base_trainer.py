@@ -60,7 +60,7 @@ class AveragedTeacher(TubeMasking, KeepsTeachers):
         super().initialize()
 
     def teacher_names(self) -> tuple[str, ...]:
-        has_one = self.context.target == "teacher" and self.context.beta > 0
+        has_one = self.context.target == "teacher" and self.context.compares
         return (*super().teacher_names(), *([TEACHER] if has_one else []))
 
     def teacher_momentum(self, name: str) -> float:

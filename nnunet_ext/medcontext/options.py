@@ -42,18 +42,23 @@ class MedContextOptions(MethodOptions):
     mask_per_sample: bool = True
     """Published: False, one mask for the whole batch."""
     labelled: LabelledView | None = None
-    """View of labelled patches. None: ``"whole"`` beside images without labels, otherwise ``"both"``. Published:
-    ``"both"``."""
+    """View of labelled patches. None: ``"whole"`` beside images without labels, otherwise ``"part"``, or ``"both"``
+    where a batch has one patch. Published: ``"both"``."""
+    turn: bool = True
+    """The student sees images without labels turned and flipped, and is compared with the teacher's answer turned
+    likewise. Published: False."""
     part: Share = 0.5
     """Share of the labelled patches of a batch that are masked with ``"part"``; at least one patch."""
-    consistency: Kind = "kl"
-    """Form of the consistency, see :mod:`nnunet_ext.medcontext.consistency`. Published: ``"official"``."""
+    consistency: Kind | None = None
+    """Form of the consistency, see :mod:`nnunet_ext.medcontext.consistency`. None: ``"labels"`` on images without
+    labels, ``"kl"`` on labelled patches. Published: ``"official"``."""
     region: Region = "patch"
     """Voxels that ``"kl"``, ``"mse"`` and ``"labels"`` compare: all of the patch, or the hidden ones."""
     confidence: Annotated[float, Field(ge=0, lt=1)] = 0.8
     """Probability above which ``"kl"``, ``"mse"`` and ``"labels"`` believe the teacher. Published: 0, everywhere."""
-    beta: Annotated[float, Field(ge=0)] = 0.5
-    """Weight of the consistency; 0: there is no teacher. Published: 0.4; UNETR and ACDC: 0.5."""
+    beta: Annotated[float, Field(ge=0)] | None = None
+    """Weight of the consistency; 0: there is no teacher. None: 1 for ``"labels"``, otherwise 0.5. Published: 0.4; UNETR
+    and ACDC: 0.5."""
     start: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of the training before which there is no masked view: until then it is an ordinary training, because the
     teacher knows nothing yet. Published: 0."""
@@ -85,6 +90,21 @@ class MedContextOptions(MethodOptions):
     """Write ``checkpoint_teacher.pth`` beside ``checkpoint_final.pth``, with the weights of the teacher."""
     cutout: Share = 0.5
     """Share of the samples that ``nnUNetTrainerTubeCutout`` masks; half of the views of MedContext are masked too."""
+
+    @property
+    def compares(self) -> bool:
+        """Whether there is a consistency at all."""
+        return self.beta is None or self.beta > 0
+
+    def form(self, *, labelled: bool) -> Kind:
+        """Return the form of the consistency on patches with or without labels."""
+        return self.consistency or ("kl" if labelled else "labels")
+
+    def weight(self, *, labelled: bool) -> float:
+        """Return the weight of the consistency after its ramp, on patches with or without labels."""
+        if self.beta is not None:
+            return self.beta
+        return 1.0 if self.form(labelled=labelled) == "labels" else 0.5
 
     def rise(self, epoch: int, epochs: int) -> float:
         """Return the factor on ``beta`` in an epoch: 0 before ``start``, 1 after the ramp.
@@ -123,6 +143,7 @@ class MedContextOptions(MethodOptions):
             block=4,
             mask_per_sample=False,
             labelled="both",
+            turn=False,
             consistency="official",
             confidence=0.0,
             beta=0.4,

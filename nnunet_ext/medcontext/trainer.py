@@ -2,13 +2,13 @@
 
 A step makes up to three passes, one after the other, each with its own backward pass::
 
-    unlabelled u, masked Mu   → student → β · consistency(student(Mu), teacher(u))
+    unlabelled u, M turn(u)   → student → β · consistency(student(M turn(u)), turn(teacher(u)))
     labelled x, whole         → student → nnU-Net's loss
     labelled x, masked Mx     → student → nnU-Net's loss  +  β · consistency(student(Mx), teacher(x))
 
-The first pass needs images without labels (:mod:`nnunet_ext.unlabelled`). With them there is no third pass: on labelled
-voxels the teacher only repeats the label. Without them, the second and the third pass are what was published. Until
-``start`` of the training there is only the second pass, which is nnU-Net.
+With images without labels (:mod:`nnunet_ext.unlabelled`) there are the first two: on labelled voxels the teacher only
+repeats the label. Without them there is one pass, in which half of the labelled patches are masked, with the terms of
+the third line. Published are the second and the third. Until ``start`` there is only the second, which is nnU-Net.
 
 Gradients are those of the sum, activations those of one pass. The teacher is the moving average of the student. It
 lives beside the network, so the trained network and its inference are the same as without MedContext.
@@ -21,7 +21,8 @@ Deviations from the published code beside those of ``masking``, ``teacher`` and 
 * *A backward pass per view* instead of one of the summed loss: the same gradients in half the memory.
 * *No supervised term of the teacher.* Part of the code has one, which changes no gradient of the student.
 * *A start and a ramp.* In the code all terms count from the first step, when a teacher knows nothing.
-* *Images without labels*, which the paper does not use.
+* *Images without labels*, which the paper does not use. Their view is turned, too, and the teacher's confident labels
+  are its target, which was better than probabilities of a view that is only masked (docs/results/medcontext.md).
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from nnunet_ext.medcontext.options import LabelledView
 from nnunet_ext.nnunet.labels import finest_logits
 from nnunet_ext.nnunet.trainer import Batch, CommonTrainer
 from nnunet_ext.unlabelled.training import UnlabelledData
+from nnunet_ext.unlabelled.turns import draw_turn, turned
 
 CONSISTENCY = "consistency"
 UNLABELLED = "unlabelled_consistency"
@@ -62,9 +64,10 @@ class MedContext(UnlabelledData, AveragedTeacher):
 
     def labelled_view(self, unlabelled: Tensor | None) -> LabelledView:
         """Return which views of labelled patches there are in this epoch."""
-        if not self.rise():
+        if not self.rise() or (unlabelled is not None and self.context.labelled is None):
             return "whole"
-        return self.context.labelled or ("both" if unlabelled is None else "whole")
+        # a part of one patch would be all of it
+        return self.context.labelled or ("part" if self.batch_size > 1 else "both")
 
     def rise(self) -> float:
         """The factor on the consistency in this epoch; 0: there are no masked views yet."""
@@ -73,7 +76,7 @@ class MedContext(UnlabelledData, AveragedTeacher):
     def loss_passes(self, batch: Batch) -> Iterator[dict[str, Tensor]]:
         unlabelled = self.unlabelled(batch)
         view, due = self.labelled_view(unlabelled), self.rise() > 0 and self.step % self.context.every == 0
-        if unlabelled is not None and due and self.context.beta > 0:
+        if unlabelled is not None and due and self.context.compares:
             with alone(self.network):
                 yield {UNLABELLED: self.unlabelled_term(unlabelled, batch)}
         image = self.network_input(batch)
@@ -89,16 +92,19 @@ class MedContext(UnlabelledData, AveragedTeacher):
             hidden = self.hide(image)
             output = self.run_network(self.masked(image, hidden), batch)
             terms = {MASKED + name: term for name, term in self.compute_terms(output, batch).items()}
-            if self.context.beta > 0:
-                terms[CONSISTENCY] = self.compare(finest_logits(output), soft_target, hidden)
+            if self.context.compares:
+                terms[CONSISTENCY] = self.compare(finest_logits(output), soft_target, hidden, labelled=True)
             yield terms
 
     def unlabelled_term(self, images: Tensor, batch: Batch) -> Tensor:
-        """Return the consistency of the masked view of patches without labels, ``(U, C, *spatial)``."""
+        """Return the consistency of the turned and masked view of patches without labels, ``(U, C, *spatial)``."""
         soft_target = self.soft_target(images, batch)
+        if self.context.turn:
+            turns = [draw_turn(images.shape[2:], self.inference_allowed_mirroring_axes or ()) for _ in images]
+            images, soft_target = turned(images, turns), turned(soft_target, turns)
         hidden = self.hide(images)
         output = self.run_network(self.masked(images, hidden), {**batch, "data": images})
-        return self.compare(finest_logits(output), soft_target, hidden)
+        return self.compare(finest_logits(output), soft_target, hidden, labelled=False)
 
     def part_terms(self, image: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of one pass in which some labelled patches, ``(B, C, *spatial)``, are masked."""
@@ -107,9 +113,9 @@ class MedContext(UnlabelledData, AveragedTeacher):
         hidden[chosen] = self.hide(image[chosen])
         output = self.run_network(self.masked(image, hidden), batch)
         terms = self.compute_terms(output, batch)
-        if self.context.beta > 0:
+        if self.context.compares:
             soft_target = self.soft_target(image, batch, chosen)
-            terms[CONSISTENCY] = self.compare(finest_logits(output)[chosen], soft_target, hidden[chosen])
+            terms[CONSISTENCY] = self.compare(finest_logits(output)[chosen], soft_target, hidden[chosen], labelled=True)
         return terms
 
     def soft_target(self, image: Tensor, batch: Batch, chosen: Tensor | slice = slice(None)) -> Tensor:
@@ -119,18 +125,17 @@ class MedContext(UnlabelledData, AveragedTeacher):
         with torch.no_grad():  # of the whole batch: a network may need all of it
             return finest_logits(self.run_network(image, {**batch, "data": image}))[chosen]
 
-    def compare(self, student: Tensor, teacher: Tensor, hidden: Tensor) -> Tensor:
-        """Return the consistency of logits, ``(B, K, *spatial)``."""
-        options, exclusive = self.context, not self.labels.has_regions
+    def compare(self, student: Tensor, teacher: Tensor, hidden: Tensor, *, labelled: bool) -> Tensor:
+        """Return the consistency of logits, ``(B, K, *spatial)``, of patches with or without labels."""
+        options, form, exclusive = self.context, self.context.form(labelled=labelled), not self.labels.has_regions
         among = hidden if options.region == "hidden" else torch.ones_like(hidden)
-        if options.consistency in ("kl", "mse", "labels"):
+        if form in ("kl", "mse", "labels"):
             self.record("sure", sure(teacher, exclusive, options.confidence).float().mean())
-        settings: dict[str, Any] = {"exclusive": exclusive, "confidence": options.confidence, "among": among}
-        return consistency(student, teacher, options.consistency, **settings)
+        return consistency(student, teacher, form, exclusive=exclusive, confidence=options.confidence, among=among)
 
     def term_weight(self, name: str) -> float:
         if name in (CONSISTENCY, UNLABELLED):
-            return self.context.beta * self.rise()
+            return self.context.weight(labelled=name == CONSISTENCY) * self.rise()
         view = self.context.masked_weight if name.startswith(MASKED) else self.context.full_weight
         return view * super().term_weight(name.removeprefix(MASKED))
 

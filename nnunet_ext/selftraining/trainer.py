@@ -18,8 +18,8 @@ from nnunet_ext.nnunet.labels import finest_logits
 from nnunet_ext.nnunet.options import MethodOptions
 from nnunet_ext.nnunet.trainer import Batch
 from nnunet_ext.selftraining.options import SelfTrainingOptions
-from nnunet_ext.selftraining.turns import draw_turn, turned
 from nnunet_ext.unlabelled.training import UnlabelledData
+from nnunet_ext.unlabelled.turns import draw_turn, turned
 
 PSEUDO = "pseudo_segmentation"
 

@@ -64,7 +64,7 @@ def test_until_its_start_it_is_nnunets_trainer_bit_for_bit_and_then_the_teacher_
     before = parameters_of(ours.aux)
     for epoch in (2, 3):
         for step in epoch_of(ours, epoch):
-            assert {"loss_masked_segmentation", "loss_consistency", "stat_sure"} <= step.keys()
+            assert {"loss_segmentation", "loss_consistency", "stat_sure"} <= step.keys()
             assert np.isfinite(list(step.values())).all()
     after = parameters_of(ours.aux)
     assert not same(before, after)
@@ -101,7 +101,7 @@ def test_the_warm_up_is_the_same_share_of_every_training_and_the_plans_set_its_l
 def test_a_hidden_token_is_the_bias_of_the_embedding_whatever_the_image_shows_and_the_others_are_untouched(
     make_trainer,
 ):
-    trainer = make_trainer(NAME, plans=plans_with(start=0.0, ramp=0.0))
+    trainer = make_trainer(NAME, plans=plans_with(start=0.0, ramp=0.0, labelled="both"))
     seen, embedding = seen_by(trainer.network), trainer.network.down_projection
     tokens, bias = [], embedding.proj.bias
     assert not bias.any()  # as the token of the published code before it is learned
@@ -145,7 +145,7 @@ def test_what_primus_cannot_train_gets_one_sentence(make_trainer, configuration,
 
 
 def test_images_without_labels_are_compared_masked_with_the_teacher(make_trainer):
-    trainer = make_trainer(NAME, plans=plans_with())
+    trainer = make_trainer(NAME, plans=plans_with(turn=False))
     assert "loss_unlabelled_consistency" not in epoch_of(trainer, 0, batch_with)[0]
     student, teacher = seen_by(trainer.network), seen_by(trainer.aux["teacher"])
     for step in epoch_of(trainer, 2, batch_with):

@@ -39,7 +39,7 @@ def plans_with(**options):
     plans = tiny.plans()
     for settings in plans["configurations"].values():
         settings["nnunet_ext"] = {
-            "medcontext": {"start": 0.0, "ramp": 0.0, **options},
+            "medcontext": {"start": 0.0, "ramp": 0.0, "labelled": "both", **options},
             "schedule": {"epochs": 3, "iterations": 4, "validation_iterations": 1},
         }
     return plans
@@ -76,7 +76,7 @@ def test_every_trainer_trains_and_validates_on_every_kind_of_labels(make_trainer
     steps = train_steps(trainer, 3)
     assert all(np.isfinite(list(step.values())).all() for step in steps)
     cutout, teacherless = name.endswith("TubeCutout"), name.endswith("MaskedOnly")
-    assert ("loss_masked_segmentation" in steps[0]) == (not cutout)
+    assert ("loss_masked_segmentation" in steps[0]) == name.endswith(("Paper", "MaskedOnly"))
     assert ("loss_consistency" in steps[0]) == ("teacher" in trainer.aux) == (not cutout and not teacherless)
     trainer.network.eval()
     with torch.no_grad():
@@ -140,7 +140,7 @@ def test_both_views_need_the_activations_of_one(make_trainer, saved_bytes, confi
 
 
 def test_the_teacher_sees_the_whole_patch_and_the_student_both(make_trainer):
-    trainer = make_trainer(nnUNetTrainerMedContext)
+    trainer = make_trainer(nnUNetTrainerMedContext, plans=plans_with())
     student, teacher = seen_by(trainer.network), seen_by(trainer.aux["teacher"])
     batch = tiny.batch(trainer)
     trainer.train_step(batch)
@@ -398,7 +398,7 @@ def test_options_that_cannot_work_get_one_sentence(make_trainer, options, senten
 
 
 def test_around_pnpnet_both_views_have_its_terms_and_the_teacher_its_branches(make_trainer, tmp_path):
-    trainer = make_trainer(nnUNetTrainerMedContextPnPNet)
+    trainer = make_trainer(nnUNetTrainerMedContextPnPNet, plans=plans_with())
     step = train_steps(trainer, 1)[0]
     assert step.pop("stat_sure") >= 0
     names = {"segmentation", "pull", "masked_segmentation", "masked_pull", "consistency"}
@@ -416,7 +416,7 @@ def test_around_pnpnet_both_views_have_its_terms_and_the_teacher_its_branches(ma
 
 def test_around_attenscribble_the_network_sees_a_masked_image_and_the_crf_loss_the_clean_one(make_trainer):
     plans = tiny.plans()
-    options = {"attenscribble": {"crf_image": "clean"}, "medcontext": {"fill": "mean"}}
+    options = {"attenscribble": {"crf_image": "clean"}, "medcontext": {"fill": "mean", "labelled": "both"}}
     plans["configurations"]["2d"]["nnunet_ext"] = options
     wrapped = type("Wrapped", (MedContext, nnUNetTrainerAttenScribble), {})
     trainer = make_trainer(wrapped, kind="ignore", configuration="2d", plans=plans)
@@ -467,7 +467,7 @@ def test_the_finished_model_renamed_to_nnunets_trainer_predicts_the_same(nnunet_
     file = model / "fold_0" / "checkpoint_final.pth"
     checkpoint = torch.load(file, weights_only=False)
     assert checkpoint[CHECKPOINT_KEY]["aux"] == {}
-    for name in ("loss_masked_segmentation", "loss_consistency"):
+    for name in ("loss_segmentation", "loss_consistency"):
         assert np.isfinite(checkpoint["logging"][name]).all()
 
     image = root / "raw" / tiny.DATASET / "imagesTr" / "tiny_5_0000.nii.gz"

@@ -1,5 +1,6 @@
 """MedContext on patches without labels: what is compared with what, when it starts, and what a step costs."""
 
+import itertools
 from copy import deepcopy
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_ext.medcontext.consistency import consistency, sure
 from nnunet_ext.medcontext.masking import apply_mask
+from nnunet_ext.medcontext.options import MedContextOptions
 from nnunet_ext.nnunet.pseudo_labels import pseudo_label_loss, pseudo_labels
 from nnunet_ext.nnunet.trainer import CHECKPOINT_KEY
+from nnunet_ext.unlabelled.turns import Turn, draw_turn, turned
 from tests import tiny
 from tests.distributed import distributed
 from tests.medcontext.test_trainer import parameters_of, same, seen_by
@@ -53,15 +56,20 @@ def steps(trainer, number, **settings):
 )
 def test_gradients_are_those_of_the_formula(make_trainer, configuration, kind, region, form):
     """Written out: three forward passes, one sum, one backward pass."""
-    plans = plans_with(beta=0.7, confidence=0.45, region=region, consistency=form)
+    turn = region == "patch"
+    plans = plans_with(beta=0.7, confidence=0.45, region=region, consistency=form, turn=turn)
     trainer = make_trainer("nnUNetTrainerMedContext", configuration=configuration, kind=kind, plans=plans)
+    axes = trainer.inference_allowed_mirroring_axes = (1,)
     steps(trainer, 2)  # so that teacher and student differ
     batch, network, seen = batch_with(trainer, 5), trainer.network, []
     network.zero_grad(set_to_none=True)
     torch.manual_seed(3)
     images, exclusive = batch["unlabelled"], "regions" not in kind
-    hidden = trainer.tubes.draw(2)
     soft = trainer.aux["teacher"](images)
+    if turn:
+        turns = [draw_turn(images.shape[2:], axes) for _ in images]
+        images, soft = turned(images, turns), turned(soft, turns)
+    hidden = trainer.tubes.draw(2)
     student = network(apply_mask(images, hidden))[0]
     among = hidden if region == "hidden" else torch.ones_like(hidden)
     if form == "kl":
@@ -91,7 +99,7 @@ def test_gradients_are_those_of_the_formula(make_trainer, configuration, kind, r
 
 
 def test_the_student_sees_labelled_patches_whole_and_the_others_masked_the_teacher_the_others_whole(make_trainer):
-    trainer = make_trainer("nnUNetTrainerMedContext", plans=plans_with())
+    trainer = make_trainer("nnUNetTrainerMedContext", plans=plans_with(turn=False))
     student, teacher = seen_by(trainer.network), seen_by(trainer.aux["teacher"])
     batch = batch_with(trainer, patches=3)
     trainer.train_step(batch)
@@ -101,6 +109,43 @@ def test_the_student_sees_labelled_patches_whole_and_the_others_masked_the_teach
     assert torch.equal(masked, batch["unlabelled"].masked_fill(hidden, 0))
     assert hidden.flatten(1).float().mean(1).tolist() == [6 / 16] * 3
     assert [torch.equal(seen, batch["unlabelled"]) for seen in teacher] == [True]
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_the_student_sees_the_others_turned_each_in_its_own_way(make_trainer, configuration):
+    trainer = make_trainer("nnUNetTrainerMedContext", configuration=configuration, plans=plans_with(mask_ratio=0.0))
+    axes = trainer.inference_allowed_mirroring_axes = tuple(range(int(configuration[0])))
+    student, teacher = seen_by(trainer.network), seen_by(trainer.aux["teacher"])
+    torch.manual_seed(0)
+    batch = batch_with(trainer, patches=8)
+    trainer.train_step(batch)
+    images = batch["unlabelled"]
+    assert torch.equal(teacher[0], images)
+    flips = [chosen for number in range(len(axes) + 1) for chosen in itertools.combinations(axes, number)]
+    ways = [Turn(quarters, flipped) for quarters in range(4) for flipped in flips]
+    found = []
+    for before, after in zip(images, student[0], strict=True):
+        own = [way for way in ways if torch.equal(way(before), after)]
+        assert own
+        found.append(own[0])
+    assert len(set(found)) > 4
+
+
+@pytest.mark.parametrize(
+    ("options", "unlabelled", "labelled"),
+    [
+        ({}, ("labels", 1.0), ("kl", 0.5)),
+        ({"consistency": "kl"}, ("kl", 0.5), ("kl", 0.5)),
+        ({"consistency": "labels"}, ("labels", 1.0), ("labels", 1.0)),
+        ({"beta": 0.2}, ("labels", 0.2), ("kl", 0.2)),
+        ({"beta": 0.0}, ("labels", 0.0), ("kl", 0.0)),
+    ],
+)
+def test_form_and_weight_depend_on_whether_patches_have_labels(options, unlabelled, labelled):
+    made = MedContextOptions(**options)
+    assert (made.form(labelled=False), made.weight(labelled=False)) == unlabelled
+    assert (made.form(labelled=True), made.weight(labelled=True)) == labelled
+    assert made.compares == (made.beta != 0)
 
 
 def test_channels_beyond_those_of_the_network_are_for_the_loss_alone(make_trainer):
@@ -126,16 +171,25 @@ def test_until_its_start_it_is_the_reference_bit_for_bit(make_trainer):
         terms.append("loss_unlabelled_consistency" in found[0])
         weights.append(ours.term_weight("unlabelled_consistency"))
     assert terms == [False, False, True, True, True]
-    assert weights == pytest.approx([0, 0, 0.25, 0.5, 0.5])
+    assert weights == pytest.approx([0, 0, 0.5, 1, 1])
     assert not same(parameters_of(ours.network), parameters_of(reference.network))
     assert not same(ours.aux.parameters(), ours.network.parameters())
+
+
+def test_a_batch_of_one_labelled_patch_is_seen_whole_too(make_trainer):
+    trainer = make_trainer("nnUNetTrainerMedContext", configuration="2d", plans=plans_with())
+    assert trainer.labelled_view(None) == "part"
+    trainer.batch_size = 1
+    assert trainer.labelled_view(None) == "both"
+    assert trainer.labelled_view(torch.zeros(1)) == "whole"
 
 
 @pytest.mark.parametrize(
     ("labelled", "unlabelled", "seen", "by_teacher"),
     [
         (None, True, [2, 2], [2]),
-        (None, False, [2, 2], [2]),
+        (None, False, [2], [1]),
+        ("both", False, [2, 2], [2]),
         ("whole", False, [2], []),
         ("both", True, [2, 2, 2], [2, 2]),
         ("part", False, [2], [1]),

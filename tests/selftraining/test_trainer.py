@@ -6,7 +6,7 @@ import torch
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.selftraining import trainer as module
-from nnunet_ext.selftraining.turns import Turn
+from nnunet_ext.unlabelled.turns import Turn
 from tests import tiny
 from tests.distributed import distributed
 from tests.medcontext.test_trainer import parameters_of, same, seen_by

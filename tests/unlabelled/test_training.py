@@ -184,7 +184,7 @@ def test_without_images_labelled_cases_alone_are_trained_on_and_it_is_said(nnune
     batch = batch_of(trainer)
     assert KEY not in batch
     assert "Images without labels: none, so labelled cases alone are trained on" in log_of(trainer)
-    assert "loss_masked_segmentation" in trainer.train_step(batch)
+    assert "loss_consistency" in trainer.train_step(batch)
 
 
 REFUSED = {

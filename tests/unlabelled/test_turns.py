@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_ext.selftraining.turns import Turn, draw_turn, turned
+from nnunet_ext.unlabelled.turns import Turn, draw_turn, turned
 
 
 def by_hand(patch, quarters, flipped):
