@@ -138,7 +138,7 @@ def test_around_another_trainer(make_trainer, annotate):
     annotate(PARTIAL)
     step = make_trainer(Wrapped, configuration="2d")
     result = step.train_step(batch(step))
-    assert {"loss_segmentation", "loss_masked_segmentation", "loss_consistency"} <= set(result)
+    assert {"loss_segmentation", "loss_consistency"} <= set(result)
     assert np.isfinite([float(value) for value in result.values()]).all()
     with pytest.raises(InputError, match="this trainer has PartialCrossEntropy"):
         make_trainer(Refused, kind="ignore", configuration="2d")
