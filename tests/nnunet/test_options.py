@@ -167,7 +167,8 @@ class AroundClips(MedContext, resolve("nnUNetTrainerS2VNet")):
 
 
 def test_medcontext_around_s2vnet_clicks_in_both_views(make_trainer, monkeypatch):
-    plans = plans_with(s2vnet={"interactive": 1.0, "width": 8, "heads": 2}, medcontext={"block": 4, "start": 0.0, "labelled": "both"})
+    clicked = {"interactive": 1.0, "width": 8, "heads": 2}
+    plans = plans_with(s2vnet=clicked, medcontext={"block": 4, "start": 0.0, "labelled": "both"})
     trainer = make_trainer(AroundClips, configuration="2d", plans=plans)
     trainer.network.train()
     users = []
