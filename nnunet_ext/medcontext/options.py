@@ -44,11 +44,11 @@ class MedContextOptions(MethodOptions):
     labelled: LabelledView | None = None
     """View of labelled patches. None: ``"whole"`` beside images without labels, otherwise ``"part"``, or ``"both"``
     where a batch has one patch. Published: ``"both"``."""
+    part: Share = 0.5
+    """Share of the labelled patches of a batch that are masked with ``"part"``; at least one patch."""
     turn: bool = True
     """The student sees images without labels turned and flipped, and is compared with the teacher's answer turned
     likewise. Published: False."""
-    part: Share = 0.5
-    """Share of the labelled patches of a batch that are masked with ``"part"``; at least one patch."""
     consistency: Kind | None = None
     """Form of the consistency, see :mod:`nnunet_ext.medcontext.consistency`. None: ``"labels"`` on images without
     labels, ``"kl"`` on labelled patches. Published: ``"official"``."""
