@@ -17,6 +17,7 @@ REPRESENTATIVES = (
     "nnUNetTrainerAttenScribble",
     "nnUNetTrainerAttenScribblePaper",
     "nnUNetTrainerMedContext",
+    "nnUNetTrainerMedContextPaper",  # with two passes over labelled patches
     "nnUNetTrainerPartialLabels",
     "nnUNetTrainerBaBLoss",
     "nnUNetTrainerBaBLossPaper",
@@ -32,9 +33,8 @@ MADE_OF = {
     "nnUNetTrainerSegmentedOnly": ("nnUNetTrainerReference",),
     "nnUNetTrainerMaskedCRF": ("nnUNetTrainerAttenScribble",),
     "nnUNetTrainerSSA": ("nnUNetTrainerAttenScribblePaper",),
-    "nnUNetTrainerMedContextMaskedOnly": ("nnUNetTrainerMedContext",),
+    "nnUNetTrainerMedContextMaskedOnly": ("nnUNetTrainerMedContextPaper",),
     "nnUNetTrainerTubeCutout": ("nnUNetTrainerMedContext",),
-    "nnUNetTrainerMedContextPaper": ("nnUNetTrainerMedContext",),
     "nnUNetTrainerSelfTraining": ("nnUNetTrainerMedContext",),
     "nnUNetTrainerLandmark": ("nnUNetTrainerBaBLoss",),
     "nnUNetTrainerS2VNetNoPropagation": ("nnUNetTrainerS2VNet",),
