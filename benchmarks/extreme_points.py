@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 true, own = truth.array == values[name], predicted == values[name]
                 if true.any():
                     limits = extent(true)
-                    ways = own, cut(own, limits), fitted(own, limits, truth.spacing_mm) if own.any() else own
+                    ways = own, cut(own, limits), fitted(own, limits, truth.spacing_mm)
                     rows[name].append([dice(way, true) for way in ways])
     print("| label | cases | as predicted | cut | fitted |\n|---|---:|---:|---:|---:|")
     for name, found in rows.items():

@@ -52,13 +52,14 @@ def drawn(cases: pd.DataFrame, panels: Mapping[str, Mapping[str, float]], line: 
         ordered = sorted(arms, key=lambda arm: arms[arm])
         values: NDArray[np.float64] = np.array([arms[arm] for arm in ordered])
         tables = [by_subject(cases, arm, folds) for arm in ordered]
+        compared = None if line is None else by_subject(cases, line, folds).mean()
         for row, (metric, title) in enumerate(METRICS.items()):
             place = axes[row, column]
             scores = pd.concat([table[metric] for table in tables], axis=1).to_numpy()
             place.plot(values, scores.T, color="0.8", linewidth=0.7)
             place.plot(values, np.nanmean(scores, 0), "o-", color="C0", linewidth=1.8)
-            if line is not None:
-                place.axhline(by_subject(cases, line, folds)[metric].mean(), color="C1", linestyle="--", label=line)
+            if compared is not None:
+                place.axhline(compared[metric], color="C1", linestyle="--", label=line)
             place.grid(alpha=0.3)
             if column == 0:
                 place.set_ylabel(title)

@@ -42,7 +42,7 @@ from nnunet_ext.medcontext.options import LabelledView
 from nnunet_ext.nnunet.labels import finest_logits
 from nnunet_ext.nnunet.trainer import Batch, CommonTrainer
 from nnunet_ext.unlabelled.training import UnlabelledData
-from nnunet_ext.unlabelled.turns import draw_turn, turned
+from nnunet_ext.unlabelled.turns import turned
 
 CONSISTENCY = "consistency"
 UNLABELLED = "unlabelled_consistency"
@@ -100,7 +100,7 @@ class MedContext(UnlabelledData, AveragedTeacher):
         """Return the consistency of the turned and masked view of patches without labels, ``(U, C, *spatial)``."""
         soft_target = self.soft_target(images, batch)
         if self.context.turn:
-            turns = [draw_turn(images.shape[2:], self.inference_allowed_mirroring_axes or ()) for _ in images]
+            turns = self.draw_turns(images)
             images, soft_target = turned(images, turns), turned(soft_target, turns)
         hidden = self.hide(images)
         output = self.run_network(self.masked(images, hidden), {**batch, "data": images})

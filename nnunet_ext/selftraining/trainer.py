@@ -19,7 +19,7 @@ from nnunet_ext.nnunet.options import MethodOptions
 from nnunet_ext.nnunet.trainer import Batch
 from nnunet_ext.selftraining.options import SelfTrainingOptions
 from nnunet_ext.unlabelled.training import UnlabelledData
-from nnunet_ext.unlabelled.turns import draw_turn, turned
+from nnunet_ext.unlabelled.turns import turned
 
 PSEUDO = "pseudo_segmentation"
 
@@ -38,8 +38,7 @@ class nnUNetTrainerSelfTraining(UnlabelledData):
     def loss_passes(self, batch: Batch) -> Iterator[dict[str, Tensor]]:
         unlabelled = self.unlabelled(batch)
         if unlabelled is not None and self.started:
-            axes = self.inference_allowed_mirroring_axes or ()
-            turns = [draw_turn(unlabelled.shape[2:], axes) for _ in unlabelled]
+            turns = self.draw_turns(unlabelled)
             target = turned(self.own_labels(unlabelled), turns)
             output = self.run_network(turned(unlabelled, turns), batch)
             yield {PSEUDO: self.loss(output, self.as_target(target, output))}

@@ -28,6 +28,7 @@ from nnunet_ext.unlabelled.loader import as_seen, with_unlabelled
 from nnunet_ext.unlabelled.options import UnlabelledOptions
 from nnunet_ext.unlabelled.pool import Pool, of_folder, others_of_the_split
 from nnunet_ext.unlabelled.prepared import prepared_folder, read_prepared, recipe
+from nnunet_ext.unlabelled.turns import Turn, draw_turn
 
 
 class UnlabelledData(CommonTrainer):
@@ -44,6 +45,11 @@ class UnlabelledData(CommonTrainer):
     def unlabelled(self, batch: Batch) -> Tensor | None:
         """Return the patches without labels as the network sees them, ``(U, C, *spatial)``; None without any."""
         return as_seen(batch, self.num_input_channels)
+
+    def draw_turns(self, patches: Tensor) -> list[Turn]:
+        """Draw one turn for each of ``(U, C, *spatial)``, with flips along the axes along which nnU-Net mirrors."""
+        axes = self.inference_allowed_mirroring_axes or ()
+        return [draw_turn(patches.shape[2:], axes) for _ in patches]
 
     @property
     def unlabelled_patches(self) -> int:

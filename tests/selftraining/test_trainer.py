@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.selftraining import trainer as module
+from nnunet_ext.unlabelled import training as module
 from nnunet_ext.unlabelled.turns import Turn
 from tests import tiny
 from tests.distributed import distributed
