@@ -120,9 +120,7 @@ def one_label(
     if source.ignore is not None:
         labels, relabelled = {**labels, "ignore": 2}, {**relabelled, source.ignore: 2}
     description = {**derived_description(source, target, text), "labels": labels}
-    folder = _write(source, target, dict.fromkeys(removed, relabelled), description, options, by, processes)
-    write_folds(folder / NAME, own, folder.name, group(sorted(removed), by), "that of the source")
-    return folder
+    return _write(source, target, dict.fromkeys(removed, relabelled), description, options, by, processes, own)
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -157,6 +155,7 @@ def _write(
     options: MissingLabels,
     by: str,
     processes: int | None,
+    folds: Sequence[Fold] = (),
 ) -> Path:
     """Write the data set; ``relabelled`` gives new values of labels by case, and every other label is background."""
     with written_as_a_whole(target) as folder:
@@ -167,6 +166,8 @@ def _write(
         write_json(folder / "dataset.json", description)
         about = {"nnunet_ext": __version__, "options": options.model_dump(exclude_none=True), "by": by}
         write_json(folder / ABOUT, about)
+        if folds:
+            write_folds(folder / NAME, folds, target.name, group(sorted(relabelled), by), "that of the source")
     return target
 
 

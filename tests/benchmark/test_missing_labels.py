@@ -100,6 +100,17 @@ def test_one_label_alone_is_known_everywhere_and_trains_on_the_subjects_that_wer
     assert list(fold.val) == cases[4:]
 
 
+def test_an_error_while_folds_are_written_leaves_no_data_set(root, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("nnunet_ext.benchmark.missing_labels.write_folds", fail)
+    folds = [Fold(tuple(f"tiny_{n}" for n in range(4)), ("tiny_4", "tiny_5"))]
+    with pytest.raises(OSError, match="disk full"):
+        one_label(901, 337, MissingLabels(removed=[1], alone="right"), "case", folds, processes=1)
+    assert not list((root / "raw").glob("Dataset337*"))
+
+
 def test_a_label_alone_that_does_not_exist_is_refused(root):
     with pytest.raises(InputError, match="alone: Dataset901_Tiny has no label 'aorta'; it has "):
         one_label(901, 337, MissingLabels(removed=[1], alone="aorta"), "case", [Fold(("tiny_0",), ("tiny_1",))])
