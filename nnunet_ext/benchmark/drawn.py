@@ -35,7 +35,7 @@ def link_datasets(source: Path, target: Path, drawn: Iterable[str]) -> None:
             link.symlink_to(folder, target_is_directory=True)
 
 
-def own_folds(raw: Path, drawn: Mapping[str, Drawn]) -> Path | None:
+def drawn_folds(raw: Path, drawn: Mapping[str, Drawn]) -> Path | None:
     """The file of folds of a data set that is drawn with them; those of landmarks hold for all data sets beside them.
 
     Args:

@@ -14,7 +14,7 @@ from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 
-from nnunet_ext.benchmark.drawn import draw, link_datasets, own_folds
+from nnunet_ext.benchmark.drawn import draw, drawn_folds, link_datasets
 from nnunet_ext.benchmark.folder import BenchmarkFolder
 from nnunet_ext.benchmark.own_folds import write_own_folds
 from nnunet_ext.benchmark.plans import write
@@ -66,7 +66,7 @@ def provide(spec: Spec, benchmark: BenchmarkFolder) -> Spec:
         raw = dataset_folder(dataset, "nnUNet_raw")
         preprocess(raw, _recipes(spec, dataset), spec.configurations, benchmark, verify=spec.raw is not None)
         if spec.splits is not None:
-            write_own_folds(raw.name, spec.splits, own_folds(benchmark.raw / raw.name, spec.drawn))
+            write_own_folds(raw.name, spec.splits, drawn_folds(benchmark.raw / raw.name, spec.drawn))
     return spec
 
 
