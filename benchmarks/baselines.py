@@ -59,7 +59,8 @@ def row(results: Results, group: str, arm: str) -> list[str]:
     gains = [training.about["late_gain"] for training in own]
     if gain is not None and len(gains) > 1:
         late += f" ± {100 * np.std(gains, ddof=1) / len(gains) ** 0.5:.2f}"
-    return [f"`{name}`", *cells, str(len(own)), late, f"{minutes:.0f}"]
+    data = f", {group}" if len(results.groups) > 1 else ""
+    return [f"`{name}`{data}", *cells, str(len(own)), late, f"{minutes:.0f}"]
 
 
 def curves(packages: Sequence[Results]) -> Figure:
@@ -76,7 +77,9 @@ def curves(packages: Sequence[Results]) -> Figure:
                 dice = training.about["curves"]["mean_fg_dice"]
                 schedule = training.about["settings"]["nnunet_ext"]["schedule"]
                 iterations = np.arange(1, len(dice) + 1) * schedule.get("iterations", 250)
-                axes.plot(iterations, dice, label=f"fold {training.fold}, seed {training.seed}", linewidth=1.2)
+                data = f"{training.group}, " if len(results.groups) > 1 else ""
+                label = f"{data}fold {training.fold}, seed {training.seed}"
+                axes.plot(iterations, dice, label=label, linewidth=1.2)
         axes.axvspan(0.75 * iterations[-1], iterations[-1], color="0.92", zorder=0)
         axes.set_title(results.name, fontsize=10)
         axes.grid(alpha=0.3)
