@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -37,3 +37,13 @@ def is_segmented(class_locations: Mapping[Any, Sequence]) -> bool:
     """
     annotated = [key for key in class_locations if isinstance(key, tuple) and -1 in key]
     return not annotated or any(len(class_locations[key]) > 0 for key in annotated)
+
+
+def segmented_cases(dataset: Any, names: Iterable[str]) -> list[str]:
+    """Return those of the cases ``names`` in which anything is labelled, see :func:`is_segmented`.
+
+    Args:
+        dataset: nnU-Net's data set of preprocessed cases.
+        names: cases to choose from.
+    """
+    return [name for name in names if is_segmented(dataset.load_case(name)[3]["class_locations"])]

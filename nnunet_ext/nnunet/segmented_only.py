@@ -8,7 +8,7 @@ that handicap.
 from __future__ import annotations
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.annotated import is_segmented
+from nnunet_ext.nnunet.annotated import segmented_cases
 from nnunet_ext.nnunet.trainer import CommonTrainer
 
 
@@ -18,8 +18,7 @@ class nnUNetTrainerSegmentedOnly(CommonTrainer):
     def do_split(self) -> tuple[list[str], list[str]]:
         training, validation = super().do_split()
         assert self.dataset_class is not None  # nnU-Net's own do_split sets it
-        cases = self.dataset_class(self.preprocessed_dataset_folder, training)
-        kept = [case for case in training if is_segmented(cases.load_case(case)[3]["class_locations"])]
+        kept = segmented_cases(self.dataset_class(self.preprocessed_dataset_folder, training), training)
         if not kept:
             raise InputError(
                 f"{type(self).__name__} trains with masks, but in all {len(training)} training cases of fold "

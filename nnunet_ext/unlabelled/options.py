@@ -10,12 +10,13 @@ from typing_extensions import Self
 
 from nnunet_ext.nnunet.options import STRICT, MethodOptions
 
-Source = Literal["folder", "others-of-the-split", "none"]
+Source = Literal["folder", "others-of-the-split", "cases-without-masks", "none"]
 """Source of the images.
 
 - ``folder``: images that ``nnunet-ext unlabelled`` has preprocessed.
 - ``others-of-the-split``: cases of the data set outside the training set of a fold of ``splits_final.json``, without
   those that show validation subjects; their labels are not read.
+- ``cases-without-masks``: training cases in which every voxel has the ignore label. The others are the labelled ones.
 - ``none``: no images."""
 
 

@@ -83,15 +83,29 @@ def others_of_the_split(
         InputError: no case is left.
     """
     others = [case for case in cases if case not in trained]
-    pool = _pool(
-        {case: folder / case for case in others}, showing(others, held, about), "the others of the split", transductive
-    )
+    pool = of_cases(folder, others, "the others of the split", held, about, transductive=transductive)
     if not pool.files:
         raise InputError(
             "The fold leaves no case that neither trains nor validates, so there are no images without labels; set the "
             "option unlabelled.images to folder or none, or write few-shot folds (nnunet-ext splits --few-shot)."
         )
     return pool
+
+
+def of_cases(
+    folder: Path, cases: Sequence[str], source: str, held: Collection[str], about: About | None, *, transductive: bool
+) -> Pool:
+    """Choose among ``cases`` of the data set; the other arguments are those of :func:`others_of_the_split`.
+
+    Args:
+        folder: folder of the preprocessed data.
+        cases: cases to choose from.
+        source: what they are, in words.
+        held: cases that validate and are not trained on.
+        about: see :func:`of_folder`.
+        transductive: see :func:`of_folder`.
+    """
+    return _pool({case: folder / case for case in cases}, showing(cases, held, about), source, transductive)
 
 
 def showing(names: Collection[str], held: Collection[str], about: About | None) -> set[str]:

@@ -18,6 +18,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.annotated import segmented_cases
 from nnunet_ext.nnunet.loaders import loaders_built_by
 from nnunet_ext.nnunet.options import MethodOptions
 from nnunet_ext.nnunet.trainer import Batch, CommonTrainer
@@ -26,7 +27,7 @@ from nnunet_ext.splits.files import read_about
 from nnunet_ext.unlabelled.found import FOLDER as RAW_FOLDER
 from nnunet_ext.unlabelled.loader import as_seen, with_unlabelled
 from nnunet_ext.unlabelled.options import UnlabelledOptions
-from nnunet_ext.unlabelled.pool import Pool, of_folder, others_of_the_split
+from nnunet_ext.unlabelled.pool import Pool, of_cases, of_folder, others_of_the_split
 from nnunet_ext.unlabelled.prepared import prepared_folder, read_prepared, recipe
 from nnunet_ext.unlabelled.turns import Turn, draw_turn
 
@@ -41,6 +42,9 @@ class UnlabelledData(CommonTrainer):
 
     validated: frozenset[str] = frozenset()
     """Cases that validate and are not trained on."""
+
+    without_masks: tuple[str, ...] = ()
+    """Training cases in which nothing is drawn, if these are the images without labels."""
 
     def unlabelled(self, batch: Batch) -> Tensor | None:
         """Return the patches without labels as the network sees them, ``(U, C, *spatial)``; None without any."""
@@ -63,15 +67,18 @@ class UnlabelledData(CommonTrainer):
             InputError: no image may be used.
         """
         options, base = self.options.unlabelled, Path(self.preprocessed_dataset_folder_base)
+        folder, held, transductive = Path(self.preprocessed_dataset_folder), self.validated, options.transductive
         splits = base / SPLITS
         about = read_about(splits) if splits.is_file() else None
         if options.images == "others-of-the-split":
-            folder = Path(self.preprocessed_dataset_folder)
             trained, cases = self.training_data.identifiers, sorted(self.dataset_class.get_identifiers(str(folder)))
-            pool = others_of_the_split(folder, cases, trained, self.validated, about, transductive=options.transductive)
+            pool = others_of_the_split(folder, cases, trained, held, about, transductive=transductive)
+        elif options.images == "cases-without-masks":
+            source = "training cases in which nothing is drawn"
+            pool = of_cases(folder, self.without_masks, source, held, about, transductive=transductive)
         else:
             notes = self._prepared()
-            pool = of_folder(self._prepared_folder, notes, self.validated, about, transductive=options.transductive)
+            pool = of_folder(self._prepared_folder, notes, held, about, transductive=transductive)
             if not pool.files:
                 raise InputError(
                     f"All {len(notes)} images without labels in {self._prepared_folder} show subjects that validate "
@@ -85,6 +92,23 @@ class UnlabelledData(CommonTrainer):
         return pool
 
     # -- nnU-Net's hooks -----------------------------------------------------------------------------------------
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """Split like nnU-Net; cases without masks are no labelled cases where they are the images without labels."""
+        training, validation = super().do_split()
+        if self.options.unlabelled.images != "cases-without-masks":
+            return training, validation
+        assert self.dataset_class is not None  # nnU-Net's own do_split sets it
+        drawn = segmented_cases(self.dataset_class(self.preprocessed_dataset_folder, training), training)
+        self.without_masks = tuple(case for case in training if case not in set(drawn))
+        if not drawn or not self.without_masks:
+            raise InputError(
+                "The option unlabelled.images is cases-without-masks, which needs cases with a mask and cases in which "
+                f"every voxel has the ignore label, but {len(drawn)} of the {len(training)} training cases of fold "
+                f"{self.fold} have a mask; choose another fold, or set the option to folder or none."
+            )
+        self.print_to_log_file(f"Labelled cases: {len(drawn)} of {len(training)}; in the others nothing is drawn")
+        return drawn, validation
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
         training, validation = super().get_tr_and_val_datasets()
@@ -124,7 +148,7 @@ class UnlabelledData(CommonTrainer):
         """
         source = self.options.unlabelled.images
         if source != "folder":
-            return source == "others-of-the-split"
+            return source != "none"
         if self._prepared():
             return True
         raw = Path(os.environ.get("nnUNet_raw", ".")) / self.plans_manager.dataset_name / RAW_FOLDER

@@ -255,7 +255,7 @@ def test_the_control_trains_with_the_segmented_cases_alone(make, monkeypatch):
     assert sorted(validated) == sorted(validation)
     assert kept == [case for case in training if both.landmark_cases[case].annotation.segmentation]
     assert 0 < len(kept) < len(training)
-    monkeypatch.setattr("nnunet_ext.nnunet.segmented_only.is_segmented", lambda locations: False)
+    monkeypatch.setattr("nnunet_ext.nnunet.annotated.is_segmented", lambda locations: False)
     with pytest.raises(InputError, match=r"in all \d+ training cases of fold 0 every voxel has the ignore label"):
         control.do_split()
 

@@ -45,6 +45,19 @@ def log_of(trainer):
     return Path(trainer.log_file).read_text()
 
 
+def erase_masks(root, configuration, cases):
+    """Make preprocessed cases such in which every voxel has the ignore label."""
+    for case in cases:
+        file = root / "preprocessed" / tiny.DATASET / f"nnUNetPlans_{configuration}" / case
+        properties = pickle.loads(file.with_suffix(".pkl").read_bytes())
+        properties["class_locations"] = {label: [] for label in properties["class_locations"]}
+        file.with_suffix(".pkl").write_bytes(pickle.dumps(properties))
+        segmentation = file.with_name(f"{case}_seg.b2nd")
+        shape = blosc2.open(str(segmentation)).shape
+        segmentation.unlink()
+        blosc2.asarray(np.full(shape, 3, np.int8), urlpath=str(segmentation), mode="w")
+
+
 @pytest.fixture
 def few_shot(nnunet_folders):
     """A fold that trains on one case, validates with one, and leaves four, one of which is brighter than all others."""
@@ -109,6 +122,24 @@ def test_of_the_others_of_a_split_no_label_is_ever_opened(few_shot, make_trainer
     images = {file.name for file in opened} - {"tiny_0.b2nd", "tiny_1.b2nd", "tiny_0_seg.b2nd", "tiny_1_seg.b2nd"}
     assert images == {f"tiny_{number}.b2nd" for number in (2, 3, 4, 5)}
     assert set(batch["keys"]) == {"tiny_0"}
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.parametrize("kind", ["ignore", "regions+ignore"])
+def test_training_cases_without_masks_are_images_without_labels(nnunet_folders, make_trainer, name, kind):
+    root = nnunet_folders(kind)
+    write_folds(root, [f"tiny_{number}" for number in range(5)], ["tiny_5"])
+    erase_masks(root, "2d", ["tiny_2", "tiny_3", "tiny_4", "tiny_5"])
+    plans = plans_with(images="cases-without-masks")
+    trainer = make_trainer(name, kind=kind, configuration="2d", plans=plans)
+    batch = batch_of(trainer)
+    assert sorted(trainer.unlabelled_pool().files) == ["tiny_2", "tiny_3", "tiny_4"]
+    assert set(batch["keys"]) <= {"tiny_0", "tiny_1"}
+    assert trainer.validated == {"tiny_5"}
+    assert "Labelled cases: 2 of 5; in the others nothing is drawn" in log_of(trainer)
+    assert "Images without labels: 3, training cases in which nothing is drawn" in log_of(trainer)
+    trainer.current_epoch = 1
+    assert np.isfinite(list(trainer.train_step(batch).values())).all()
 
 
 def test_images_of_validation_subjects_are_drawn_only_if_the_user_says_so(few_shot, make_trainer):
@@ -209,6 +240,11 @@ REFUSED = {
         "nnUNetTrainerSelfTraining",
         {},
         "none",
+    ),
+    "cases-without-masks, which needs .* but 1 of the 1 training cases of fold 0 have a mask": (
+        "nnUNetTrainerMedContext",
+        {"images": "cases-without-masks"},
+        "all drawn",
     ),
     "leaves no case that neither trains nor validates": (
         "nnUNetTrainerSelfTraining",
