@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from nnunet_ext.partial_labels.declaration import KEY
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.splits.files import NAME, write_folds
 from nnunet_ext.splits.folds import Fold
-from nnunet_ext.splits.subjects import group
+from nnunet_ext.splits.subjects import Grouping, group
 from nnunet_ext.version import __version__
 
 ABOUT = "nnunet_ext_missing_labels.json"
@@ -64,13 +65,15 @@ def remove_labels(
         InputError: the source cannot be read, has regions or too few labels, some label would be left in no case, or
             the number is taken.
     """
-    source, organs, removed = _drawn(dataset, out, options, by)
-    target = new_dataset_folder(source, str(out), "MissingLabels")
-    annotated = {case: [name for value, name in organs.items() if value not in own] for case, own in removed.items()}
+    drawn = _draw(dataset, out, options, by)
+    source, target = drawn.source, new_dataset_folder(drawn.source, str(out), "MissingLabels")
+    annotated = {
+        case: [name for value, name in drawn.organs.items() if value not in own] for case, own in drawn.removed.items()
+    }
     text = f"{source.name} with labels missing in every case, by nnunet-ext {__version__}"
     description = {**derived_description(source, target, text), KEY: annotated}
-    relabelled = {case: {value: value for value in source.known - own} for case, own in removed.items()}
-    return _write(source, target, relabelled, description, options, by, processes)
+    relabelled = {case: {value: value for value in source.known - own} for case, own in drawn.removed.items()}
+    return _write(drawn, target, relabelled, description, options, processes)
 
 
 def one_label(
@@ -98,15 +101,16 @@ def one_label(
     Raises:
         InputError: as :func:`remove_labels`, or the source has no such label.
     """
-    source, organs, removed = _drawn(dataset, out, options, by)
-    values = [value for value, name in organs.items() if name == options.alone]
+    drawn = _draw(dataset, out, options, by)
+    source = drawn.source
+    values = [value for value, name in drawn.organs.items() if name == options.alone]
     if not values:
         raise InputError(
             f"drawn, {out}: missing_labels, alone: {source.name} has no label {options.alone!r}; it has "
-            f"{', '.join(organs.values())}."
+            f"{', '.join(drawn.organs.values())}."
         )
     own = [
-        Fold(tuple(case for case in fold.train if values[0] not in removed[case]), fold.val, fold.shots, fold.seed)
+        replace(fold, train=tuple(case for case in fold.train if values[0] not in drawn.removed[case]))
         for fold in folds
     ]
     if not all(fold.train for fold in own):
@@ -120,16 +124,30 @@ def one_label(
     if source.ignore is not None:
         labels, relabelled = {**labels, "ignore": 2}, {**relabelled, source.ignore: 2}
     description = {**derived_description(source, target, text), "labels": labels}
-    return _write(source, target, dict.fromkeys(removed, relabelled), description, options, by, processes, own)
+    return _write(drawn, target, dict.fromkeys(drawn.removed, relabelled), description, options, processes, own)
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def _drawn(
-    dataset: str | int, out: str | int, options: MissingLabels, by: str
-) -> tuple[RawDataset, dict[int, str], dict[str, frozenset[int]]]:
-    """The source, its labels without background, and the labels that are removed from every case."""
+@dataclass(frozen=True)
+class _Drawn:
+    """What is removed from a data set.
+
+    Attributes:
+        source: the data set.
+        organs: its labels without background.
+        subjects: its subjects.
+        removed: labels that are removed from each case.
+    """
+
+    source: RawDataset
+    organs: Mapping[int, str]
+    subjects: Grouping
+    removed: Mapping[str, frozenset[int]]
+
+
+def _draw(dataset: str | int, out: str | int, options: MissingLabels, by: str) -> _Drawn:
     source = open_dataset(dataset)
     if any(isinstance(values, tuple) for values in declared_labels(source.description).values()):
         raise InputError(f"drawn, {out}: {source.name} has regions, but missing_labels needs labels that are classes.")
@@ -139,35 +157,35 @@ def _drawn(
             f"drawn, {out}: missing_labels removes {max(options.removed)} labels, but {source.name} has {len(organs)}; "
             "at least one must stay."
         )
-    subject_of = group([case.name for case in source.cases], by).subject_of
-    removed = {case.name: removed_from(subject_of[case.name], organs, options) for case in source.cases}
+    subjects = group([case.name for case in source.cases], by)
+    removed = {case: removed_from(subject, organs, options) for case, subject in subjects.subject_of.items()}
     for value, name in organs.items():
         if all(value in own for own in removed.values()):
             raise InputError(f"drawn, {out}: {name} would be left in no case; choose another seed, or remove fewer.")
-    return source, organs, removed
+    return _Drawn(source, organs, subjects, removed)
 
 
 def _write(
-    source: RawDataset,
+    drawn: _Drawn,
     target: Path,
     relabelled: Mapping[str, Mapping[int, int]],
     description: Mapping[str, Any],
     options: MissingLabels,
-    by: str,
     processes: int | None,
     folds: Sequence[Fold] = (),
 ) -> Path:
     """Write the data set; ``relabelled`` gives new values of labels by case, and every other label is background."""
+    source = drawn.source
     with written_as_a_whole(target) as folder:
         (folder / "labelsTr").mkdir()
         calls = [(case, source.reader().name, source.known, relabelled[case.name], folder) for case in source.cases]
         for _ in for_every_case(_relabel, calls, processes, "missing labels"):
             pass
         write_json(folder / "dataset.json", description)
-        about = {"nnunet_ext": __version__, "options": options.model_dump(exclude_none=True), "by": by}
+        about = {"nnunet_ext": __version__, "options": options.model_dump(exclude_none=True), "by": drawn.subjects.by}
         write_json(folder / ABOUT, about)
         if folds:
-            write_folds(folder / NAME, folds, target.name, group(sorted(relabelled), by), "that of the source")
+            write_folds(folder / NAME, folds, target.name, drawn.subjects, "that of the source")
     return target
 
 
