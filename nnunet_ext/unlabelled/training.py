@@ -76,6 +76,11 @@ class UnlabelledData(CommonTrainer):
         elif options.images == "cases-without-masks":
             source = "training cases in which nothing is drawn"
             pool = of_cases(folder, self.without_masks, source, held, about, transductive=transductive)
+            if not pool.files:
+                raise InputError(
+                    f"All {len(self.without_masks)} training cases without masks show subjects that validate fold "
+                    f"{self.fold}; write folds by subject (nnunet-ext splits), or set unlabelled.images to none."
+                )
         else:
             notes = self._prepared()
             pool = of_folder(self._prepared_folder, notes, held, about, transductive=transductive)
@@ -112,7 +117,8 @@ class UnlabelledData(CommonTrainer):
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
         training, validation = super().get_tr_and_val_datasets()
-        self.validated = frozenset(validation.identifiers) - frozenset(training.identifiers)
+        # in fold all the cases without masks are in both
+        self.validated = frozenset(validation.identifiers) - {*training.identifiers, *self.without_masks}
         return training, validation
 
     def get_dataloaders(self) -> tuple[Any, Any]:

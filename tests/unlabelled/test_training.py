@@ -142,6 +142,33 @@ def test_training_cases_without_masks_are_images_without_labels(nnunet_folders, 
     assert np.isfinite(list(trainer.train_step(batch).values())).all()
 
 
+def test_fold_all_uses_its_cases_without_masks_although_they_are_in_its_validation_set_too(
+    nnunet_folders, make_trainer
+):
+    root = nnunet_folders("ignore")
+    erase_masks(root, "2d", ["tiny_3", "tiny_4"])
+    plans = plans_with(images="cases-without-masks")
+    trainer = make_trainer("nnUNetTrainerMedContext", kind="ignore", configuration="2d", plans=plans)
+    trainer.fold = "all"
+    trainer.get_tr_and_val_datasets()
+    assert sorted(trainer.unlabelled_pool().files) == ["tiny_3", "tiny_4"]
+    assert trainer.validated == set()
+
+
+def test_cases_without_masks_of_validation_subjects_leave_nothing(nnunet_folders, make_trainer):
+    root = nnunet_folders("ignore")
+    write_folds(root, ["tiny_0", "tiny_3"], ["tiny_5"])
+    about = {"by": "subjects.csv", "subjects": {"tiny_0": "a", "tiny_3": "b", "tiny_5": "b"}, "folds": []}
+    (root / "preprocessed" / tiny.DATASET / "splits_final.about.json").write_text(json.dumps(about))
+    erase_masks(root, "2d", ["tiny_3"])
+    trainer = make_trainer(
+        "nnUNetTrainerMedContext", kind="ignore", configuration="2d", plans=plans_with(images="cases-without-masks")
+    )
+    trainer.get_tr_and_val_datasets()
+    with pytest.raises(InputError, match="All 1 training cases without masks show subjects that validate fold 0"):
+        trainer.unlabelled_pool()
+
+
 def test_images_of_validation_subjects_are_drawn_only_if_the_user_says_so(few_shot, make_trainer):
     plans = plans_with(images="others-of-the-split", transductive=True)
     trainer = make_trainer("nnUNetTrainerMedContext", configuration="2d", plans=plans)
