@@ -132,7 +132,7 @@ def one_label(
 
 @dataclass(frozen=True)
 class _Drawn:
-    """What is removed from a data set.
+    """Labels that are removed from a data set, case by case.
 
     Attributes:
         source: the data set.
