@@ -105,7 +105,7 @@ class UnlabelledData(CommonTrainer):
             return training, validation
         assert self.dataset_class is not None  # nnU-Net's own do_split sets it
         drawn = segmented_cases(self.dataset_class(self.preprocessed_dataset_folder, training), training)
-        self.without_masks = tuple(case for case in training if case not in set(drawn))
+        self.without_masks = tuple(sorted({*training} - {*drawn}))
         if not drawn or not self.without_masks:
             raise InputError(
                 "The option unlabelled.images is cases-without-masks, which needs cases with a mask and cases in which "
