@@ -11,8 +11,12 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import SimpleITK as sitk
 
-from benchmarks import click_summary, extreme_points, over_time, sweep
+from benchmarks import click_summary, extreme_points, over_time, postprocessing, sweep
+from nnunet_ext.benchmark.folder import BenchmarkFolder
+from nnunet_ext.benchmark.prepare import prepare
+from nnunet_ext.benchmark.spec import parse
 from tests import tiny
 
 pytestmark = pytest.mark.slow  # nobody needs them to use the package, and most start a process for every measurement
@@ -253,6 +257,46 @@ def test_the_worth_of_extreme_points_is_printed(nnunet_folders, capsys):
     _, _, left, right = capsys.readouterr().out.strip().splitlines()
     assert left == "| left | 6 | 1.000 | 1.000 | 1.000 |"
     assert right.startswith("| right | 6 | 1.000 | 1.000 |")
+
+
+def test_what_postprocessing_leaves_is_scored_for_every_way(nnunet_folders, capsys):
+    root = nnunet_folders("ignore")
+    benchmark = BenchmarkFolder(root / "benchmark")
+    spec = {"baseline": "nnUNetTrainerReference", "trainers": ["nnUNetTrainerReference"], "datasets": [901]}
+    [job] = prepare(
+        parse({**spec, "folds": [0], "configurations": ["3d_fullres"]}, "mine.yaml", "mine", alone=True), benchmark
+    )
+    assert postprocessing_fails(benchmark, capsys).endswith("run it with nnunet-ext benchmark run.\n")
+    benchmark.of(job).mkdir(parents=True)
+    (benchmark.of(job) / "record.json").write_text("{}")
+    benchmark.predictions(job).mkdir(parents=True)
+    for case in ("tiny_4", "tiny_5"):
+        image = sitk.ReadImage(str(root / "raw" / tiny.DATASET / "labelsTr" / f"{case}.nii.gz"))
+        labels = sitk.GetArrayFromImage(image)
+        predicted = np.zeros_like(labels)
+        for label in (1, 2):  # the boxes of the data set, without the holes where nobody annotated
+            box = tuple(slice(axis.min(), axis.max() + 1) for axis in np.nonzero(labels == label))
+            predicted[box] = label
+        predicted[15:, 16:, 18:] = 1  # far from both, where "background" is annotated
+        output = sitk.GetImageFromArray(predicted)
+        output.CopyInformation(image)
+        sitk.WriteImage(output, str(benchmark.predictions(job) / f"{case}.nii.gz"))
+    postprocessing.main([str(benchmark.folder), "--file", str(root / "cases.csv")])
+    rows = pd.read_csv(root / "cases.csv")
+    assert len(rows) == 2 * 3
+    means = rows.groupby("way")[["dice", "hd95_mm"]].mean()
+    assert means.loc["as predicted", "dice"] < 1
+    assert means.loc["as predicted", "hd95_mm"] > 1
+    for way in ("nnU-Net's choice", "largest component"):
+        assert means.loc[way].tolist() == [1, 0]
+    assert "| nnUNetTrainerReference | 1 | 0." in capsys.readouterr().out
+
+
+def postprocessing_fails(benchmark: BenchmarkFolder, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        postprocessing.main([str(benchmark.folder)])
+    assert stopped.value.code == 1
+    return capsys.readouterr().err
 
 
 def test_a_sweep_means_subjects_on_the_folds_that_all_arms_have():
