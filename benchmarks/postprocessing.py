@@ -1,4 +1,4 @@
-"""What is left of a difference between trainers after nnU-Net's own postprocessing?
+"""Differences between trainers that nnU-Net's own postprocessing leaves.
 
 ::
 

@@ -74,10 +74,10 @@ TRAINERS: dict[str, Entry] = {
     "nnUNetTrainerAttenScribble": Entry(
         location="nnunet_ext.attenscribble.trainer:nnUNetTrainerAttenScribble",
         tier="methods",
-        description="only scribbles are annotated: the same and attentive similarity",
+        description="only scribbles are annotated: the same, and attentive similarity as an option",
         needs="ignore label",
         network="stock",
-        measured="better on ACDC, but behind MaskedCRF (short trainings)",
+        measured="better, like MaskedCRF; its similarity gained nothing (ACDC, three seeds)",
         page="docs/results/attenscribble.md",
     ),
     "nnUNetTrainerMedContext": Entry(
@@ -113,7 +113,7 @@ TRAINERS: dict[str, Entry] = {
         description="the same, and each kind teaches the other",
         needs="landmarks on surfaces",
         network="stock",
-        measured="better than stock on the same folder, not than stock on the segmented cases (short trainings)",
+        measured="better than stock on the same folder, not than stock on the segmented cases (ACDC, three subsets)",
         page="docs/results/babloss.md",
     ),
     "nnUNetTrainerS2VNet": Entry(

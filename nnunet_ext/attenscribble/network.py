@@ -84,7 +84,7 @@ class AttendedUNet(nn.Module):
 
 def chosen_stages(planned: PlannedUNet, options: AttenScribbleOptions, patch_size: Sequence[int]) -> tuple[int, ...]:
     """Return the stages that are attended to; none without attention."""
-    if options.attention == "none":
+    if not options.attends:
         return ()
     if options.stages is None:
         return (default_stage(planned, patch_size, options.max_tokens),)

@@ -12,7 +12,7 @@ from typing_extensions import Self
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.options import STRICT, PseudoLabelOptions
 
-Place = Literal["trunk", "side", "none"]
+Place = Literal["trunk", "side"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -22,7 +22,8 @@ class AttenScribbleOptions(PseudoLabelOptions):
     SECTION: ClassVar[str] = "attenscribble"
 
     attention: Place = "side"
-    """Place of attention; ``"none"``: nowhere, only the CRF loss."""
+    """Place of attention. Beside the network (``"side"``) it only serves the attentive similarity, so it is not
+    computed if ``asl_weight`` is 0."""
     stages: Annotated[Sequence[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
     """Encoder stages to attend to; None: the shallowest one with at most ``max_tokens`` tokens."""
     max_tokens: Annotated[int, Field(gt=0)] = 5000
@@ -53,10 +54,11 @@ class AttenScribbleOptions(PseudoLabelOptions):
     """Force of the CRF loss against shrinking (:mod:`nnunet_ext.attenscribble.crf_loss`): power a of the volume by
     which the border of a class is divided; with 1/2 in slices and 2/3 in isotropic volumes, size costs nothing. 0, as
     in the code: none."""
-    asl_weight: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the attentive similarity loss. The code has 0.1 for a window of mass 92.0, which is 9.2 here; with 9.2
-    the stable form draws all predictions to one class before anything is learned
-    (docs/results/history/attenscribble.md). 0: it is not computed."""
+    asl_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the attentive similarity loss. 0: it is not computed, because it gained nothing on three data sets
+    (docs/results/attenscribble.md); there the weight was 1. The code has 0.1 for a window of mass 92.0, which is 9.2
+    here; with 9.2 the stable form draws all predictions to one class before anything is learned
+    (docs/results/history/attenscribble.md)."""
     gamma: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the similarity's own term in the stable loss."""
     ramp: Annotated[float, Field(ge=0, le=1)] = 0.05
@@ -90,6 +92,11 @@ class AttenScribbleOptions(PseudoLabelOptions):
             crf_radius=5,
             crf_sigma=6.0,
         )
+
+    @property
+    def attends(self) -> bool:
+        """Whether attention is computed: in the trunk, or beside the network for a similarity that counts."""
+        return self.attention == "trunk" or self.asl_weight > 0
 
     @property
     def compares_clean_image(self) -> bool:

@@ -128,7 +128,7 @@ class nnUNetTrainerMaskedCRF(MaskedCRF):
 
 
 class nnUNetTrainerAttenScribble(MaskedCRF):
-    """Partial loss, masked CRF loss and attentive similarity, with the sound defaults of the options."""
+    """Partial loss and masked CRF loss; the option ``asl_weight`` adds the attentive similarity (off by default)."""
 
     @classmethod
     def attach(cls, network: nn.Module, settings: Mapping[str, Any], options: SimpleNamespace) -> nn.Module:
@@ -148,7 +148,7 @@ class nnUNetTrainerAttenScribble(MaskedCRF):
     def compute_terms(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         logits, attended = output
         terms = super().compute_terms(logits, batch)
-        if attended and self.options.attenscribble.asl_weight > 0:
+        if SIMILARITY in self.aux:
             counts = several_classes(self.labels.presence(finest(batch["target"])))
             gated = self.gate.gated(finest(logits).float(), exclusive=not self.labels.has_regions)
             probabilities, inside = self.labels.probabilities(gated), self.image_within(batch)

@@ -25,7 +25,8 @@ DEEP_3D = {"dim": 3, "features": (2,) * 6}
 def attended(place: str, seed: int = 0, **network) -> AttendedUNet:
     torch.manual_seed(seed)
     planned = PlannedUNet(tiny.network(**network))
-    options = AttenScribbleOptions(attention=place, max_tokens=70)
+    own = {"asl_weight": 0.0} if place == "off" else {"attention": place, "asl_weight": 1.0}
+    options = AttenScribbleOptions(max_tokens=70, **own)
     return AttendedUNet(planned, options, [16] * network.get("dim", 3))
 
 
@@ -50,7 +51,7 @@ def test_the_shallowest_stage_with_few_enough_tokens(network, patch, stage, toke
 
 def test_stages_can_be_named():
     planned = PlannedUNet(tiny.network(dim=2))
-    network = AttendedUNet(planned, AttenScribbleOptions(stages=[2, 1, 2]), (16, 16))
+    network = AttendedUNet(planned, AttenScribbleOptions(stages=[2, 1, 2], asl_weight=1.0), (16, 16))
     assert network.stages == (1, 2)
     _, seen = network.train()(torch.randn(1, 1, 16, 16))
     assert list(seen) == ["1", "2"]
@@ -58,7 +59,7 @@ def test_stages_can_be_named():
 
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("dim", [2, 3])
-@pytest.mark.parametrize("place", ["side", "none", "trunk"])
+@pytest.mark.parametrize("place", ["side", "off", "trunk"])
 def test_the_planned_network_is_unchanged(place, dim, residual):
     """In side mode and without attention parameter for parameter; in the trunk the block starts as the identity."""
     stock = tiny.network(dim=dim, residual=residual)
@@ -74,7 +75,7 @@ def test_the_planned_network_is_unchanged(place, dim, residual):
         torch.testing.assert_close(a, b)
     output, seen = ours.train()(x)
     assert len(output) == len(stock(x))
-    assert len(seen) == (place != "none")
+    assert len(seen) == (place != "off")
 
 
 def test_trunk_returns_queries_and_keys_and_side_the_feature():

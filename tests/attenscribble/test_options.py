@@ -9,7 +9,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.options import with_overrides
 
 WRONG = {
-    "attention": ["everywhere"],
+    "attention": ["everywhere", "none"],
     "stages": [[], [-1], [0.5]],
     "max_tokens": [0, -1],
     "heads": [0],

@@ -21,6 +21,19 @@ TRAINERS = [
 KINDS = ["ignore", "regions+ignore"]
 
 
+@pytest.fixture
+def make_with_similarity(make_trainer):
+    """``make_with_similarity(configuration)`` → ``nnUNetTrainerAttenScribble`` with the similarity."""
+
+    def make(configuration="2d", seed=0, kind="ignore"):
+        plans = tiny.plans()
+        plans["configurations"][configuration]["nnunet_ext"]["attenscribble"]["asl_weight"] = 1.0
+        name = "nnUNetTrainerAttenScribble"
+        return make_trainer(name, kind=kind, configuration=configuration, plans=plans, seed=seed)
+
+    return make
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
 @pytest.mark.parametrize("name", TRAINERS)
@@ -34,16 +47,27 @@ def test_every_trainer_trains_and_validates(make_trainer, name, configuration, k
     steps = [trainer.train_step(tiny.batch(trainer, seed)) for seed in range(3)]
     assert all(np.isfinite(list(step.values())).all() for step in steps)
     assert (f"loss_{CRF}" in steps[0]) == (name != "nnUNetTrainerSSA")
-    assert (f"loss_{ASL}" in steps[0]) == (name not in {"nnUNetTrainerMaskedCRF", "nnUNetTrainerSSA"})
+    assert (f"loss_{ASL}" in steps[0]) == name.endswith("Paper")
     trainer.network.eval()
     with torch.no_grad():
         assert trainer.validation_step(tiny.batch(trainer))["tp_hard"].shape == (2,)
 
 
-@pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
+def test_the_similarity_is_an_option(make_with_similarity, configuration, kind):
+    trainer = make_with_similarity(configuration, kind=kind)
+    trainer.network.train()
+    steps = [trainer.train_step(tiny.batch(trainer, seed)) for seed in range(3)]
+    assert all(np.isfinite(list(step.values())).all() for step in steps)
+    assert {f"loss_{CRF}", f"loss_{ASL}", "stat_mean_similarity"} <= steps[0].keys()
+
+
+@pytest.mark.parametrize("name", [*TRAINERS, "with similarity"])
 @pytest.mark.parametrize("label", [3, 1], ids=["nothing annotated", "one class"])
-def test_patches_without_annotation_or_with_one_class_are_finite(make_trainer, name, label):
-    trainer = make_trainer(name, kind="ignore", configuration="2d")
+def test_patches_without_annotation_or_with_one_class_are_finite(make_trainer, make_with_similarity, name, label):
+    similar = name == "with similarity"
+    trainer = make_with_similarity() if similar else make_trainer(name, kind="ignore", configuration="2d")
     trainer.network.train()
     trainer.current_epoch = 500
     ordinary = trainer.train_step(tiny.batch(trainer))
@@ -67,9 +91,10 @@ def test_without_ignore_label_one_sentence_says_how_to_declare_it(make_trainer, 
         make_trainer(name, kind=kind)
 
 
-@pytest.mark.parametrize("name", ["nnUNetTrainerAttenScribble", "nnUNetTrainerMaskedCRF"])
-def test_the_trained_network_is_stock_nnunets(make_trainer, tmp_path, name):
-    trainer = make_trainer(name, kind="ignore")
+@pytest.mark.parametrize("similar", [True, False])
+def test_the_trained_network_is_stock_nnunets(make_trainer, make_with_similarity, tmp_path, similar):
+    name = "nnUNetTrainerAttenScribble"
+    trainer = make_with_similarity("3d_fullres") if similar else make_trainer(name, kind="ignore")
     trainer.save_checkpoint(str(tmp_path / "c.pth"))
     saved = torch.load(tmp_path / "c.pth", weights_only=False)
     stock = make_trainer(nnUNetTrainer, kind="ignore")
@@ -80,11 +105,11 @@ def test_the_trained_network_is_stock_nnunets(make_trainer, tmp_path, name):
             assert torch.equal(a, b)
     aux = saved[CHECKPOINT_KEY]["aux"]
     assert "confidence.probability" in aux
-    assert (len(aux) > 1) == (name == "nnUNetTrainerAttenScribble")
+    assert (len(aux) > 1) == similar
 
 
-def test_regularisers_wait_for_each_class(make_trainer):
-    trainer = make_trainer("nnUNetTrainerAttenScribble", kind="ignore", configuration="2d")
+def test_regularisers_wait_for_each_class(make_trainer, make_with_similarity):
+    trainer = make_with_similarity()
     trainer.network.train()
     batch = tiny.batch(trainer)
 
@@ -108,9 +133,9 @@ def test_regularisers_wait_for_each_class(make_trainer):
 @pytest.mark.parametrize(
     ("weights", "terms"),
     [
-        ({"crf_weight": 0.0}, {"similarity_loss", "mean_similarity"}),
-        ({"asl_weight": 0.0}, {"crf"}),
-        ({"crf_weight": 0.0, "asl_weight": 0.0}, set()),
+        ({"crf_weight": 0.0, "asl_weight": 1.0}, {"similarity_loss", "mean_similarity"}),
+        ({}, {"crf"}),
+        ({"crf_weight": 0.0}, set()),
     ],
 )
 def test_a_loss_of_weight_0_is_not_computed(make_trainer, weights, terms):
@@ -146,8 +171,8 @@ def test_the_log_says_once_after_the_ramp_for_which_classes_the_regularisers_are
     assert said == [False, True, False]
 
 
-def test_affinity_and_projections_are_trained_saved_and_restored(make_trainer, tmp_path):
-    trainer = make_trainer("nnUNetTrainerAttenScribble", kind="ignore", configuration="2d")
+def test_affinity_and_projections_are_trained_saved_and_restored(make_with_similarity, tmp_path):
+    trainer = make_with_similarity()
     trainer.network.train()
     trainer.current_epoch = 500
     before = {key: value.clone() for key, value in trainer.aux.state_dict().items()}
@@ -156,14 +181,14 @@ def test_affinity_and_projections_are_trained_saved_and_restored(make_trainer, t
     changed = {key for key, value in trainer.aux.state_dict().items() if not torch.equal(value, before[key])}
     assert changed == set(before)
     trainer.save_checkpoint(str(tmp_path / "c.pth"))
-    restored = make_trainer("nnUNetTrainerAttenScribble", kind="ignore", configuration="2d", seed=1)
+    restored = make_with_similarity(seed=1)
     restored.load_checkpoint(str(tmp_path / "c.pth"))
     for key, value in trainer.aux.state_dict().items():
         assert torch.equal(restored.aux.state_dict()[key], value)
 
 
-def test_the_regularisers_grow_from_zero_over_the_first_epochs(make_trainer):
-    trainer = make_trainer("nnUNetTrainerAttenScribble", kind="ignore", configuration="2d")
+def test_the_regularisers_grow_from_zero_over_the_first_epochs(make_trainer, make_with_similarity):
+    trainer = make_with_similarity()
     weights = []
     for epoch in (0, 25, 50, 999):  # 5 % of 1000 epochs
         trainer.current_epoch = epoch
@@ -174,9 +199,9 @@ def test_the_regularisers_grow_from_zero_over_the_first_epochs(make_trainer):
     assert paper.term_weight(CRF) == paper.term_weight(ASL) == 9.2
 
 
-def test_in_the_first_epoch_the_loss_is_that_of_stock_nnunet(make_trainer):
+def test_in_the_first_epoch_the_loss_is_that_of_stock_nnunet(make_trainer, make_with_similarity):
     """Weights of zero: the terms are in the graph and change nothing."""
-    ours = make_trainer("nnUNetTrainerAttenScribble", kind="ignore", configuration="2d")
+    ours = make_with_similarity()
     stock = make_trainer("nnUNetTrainerReference", kind="ignore", configuration="2d")
     for seed in range(2):
         step = ours.train_step(tiny.batch(ours, seed))

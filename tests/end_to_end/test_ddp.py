@@ -56,6 +56,7 @@ def s2v(**options: Any) -> dict[str, Any]:
 
 LANDMARKS = {"landmarks": {"names": ["tip", "end"], "surface_of": {"tip": ["left"], "end": ["left", "right"]}}}
 PSEUDO_LABELS = {"attenscribble": {"pseudo_weight": 1.0, "pseudo_start": 0.0, "pseudo_confidence": 0.0, "ramp": 0.0}}
+SIMILARITY = {"attenscribble": {**tiny.OPTIONS["attenscribble"], "asl_weight": 1.0}}
 PARTIAL = {"annotated_labels": {"case_0": ["left"]}}
 
 TRAINERS = (
@@ -93,7 +94,10 @@ TRAINERS = (
         for name in ("AttenScribble", "MaskedCRF", "SSA", "AttenScribblePaper", "MaskedCRFPnPNet")
     ),
     *(Distributed(f"nnUNetTrainer{name}", kind="ignore", wrapped=True) for name in ("MaskedCRF", "AttenScribble")),
-    Distributed("nnUNetTrainerAttenScribble", "3d_fullres", kind="ignore"),
+    *(
+        Distributed("nnUNetTrainerAttenScribble", configuration, kind="ignore", settings=SIMILARITY)
+        for configuration in ("2d", "3d_fullres")
+    ),
     Distributed("nnUNetTrainerMaskedCRF", "3d_fullres", kind="ignore", settings=PSEUDO_LABELS),
     Distributed("nnUNetTrainerPartialLabels", declares=PARTIAL),
     Distributed("nnUNetTrainerPartialLabels", declares=PARTIAL, wrapped=True),

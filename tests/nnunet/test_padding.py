@@ -115,7 +115,8 @@ def test_padding_may_count_as_annotated_background_as_in_stock_nnunet(made):
 @pytest.mark.parametrize("name", ["nnUNetTrainerMaskedCRF", "nnUNetTrainerAttenScribble"])
 @pytest.mark.parametrize("configuration", ["2d", "isotropic"])
 def test_no_regulariser_acts_on_padding(made, configuration, name):
-    trainer = made(IGNORE, name=name, configuration=configuration, pseudo_weight=1.0, pseudo_confidence=0.0)
+    options = {"pseudo_weight": 1.0, "pseudo_confidence": 0.0, "asl_weight": 1.0}
+    trainer = made(IGNORE, name=name, configuration=configuration, **options)
     trainer.current_epoch = trainer.num_epochs - 1
     trainer.gate.probability.fill_(1)
     trainer.network.train()

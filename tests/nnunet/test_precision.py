@@ -18,7 +18,7 @@ BFLOAT16 = {"precision": {"cpu": "bfloat16"}}
 TRAINERS = {
     "nnUNetTrainerReference": {},
     "nnUNetTrainerPnPNet": {},
-    "nnUNetTrainerAttenScribble": {"attenscribble": {"wait": 0.0}},
+    "nnUNetTrainerAttenScribble": {"attenscribble": {"wait": 0.0, "asl_weight": 1.0}},
     "nnUNetTrainerMedContext": {},
     "nnUNetTrainerMedContextPnPNet": {},
     "nnUNetTrainerS2VNet": {"s2vnet": {"width": 8, "heads": 2, "embedding": 4, "interactive": 1.0}},
