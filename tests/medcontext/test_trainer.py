@@ -416,7 +416,10 @@ def test_around_pnpnet_both_views_have_its_terms_and_the_teacher_its_branches(ma
 
 def test_around_attenscribble_the_network_sees_a_masked_image_and_the_crf_loss_the_clean_one(make_trainer):
     plans = tiny.plans()
-    options = {"attenscribble": {"crf_image": "clean"}, "medcontext": {"fill": "mean", "labelled": "both"}}
+    options = {
+        "attenscribble": {"crf_image": "clean", "asl_weight": 1.0},
+        "medcontext": {"fill": "mean", "labelled": "both"},
+    }
     plans["configurations"]["2d"]["nnunet_ext"] = options
     wrapped = type("Wrapped", (MedContext, nnUNetTrainerAttenScribble), {})
     trainer = make_trainer(wrapped, kind="ignore", configuration="2d", plans=plans)
