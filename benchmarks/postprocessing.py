@@ -67,17 +67,23 @@ def measured(benchmark: BenchmarkFolder) -> list[Row]:
     """Mean Dice and HD95 over the labels, for every arm, seed, way and case.
 
     Raises:
-        InputError: no training of the benchmark has predictions.
+        InputError: no training has predictions of validation cases, or they are of several data sets or configurations.
     """
     spec, jobs, _ = benchmark.load()
     benchmark.use_data(spec)
-    together: dict[tuple[str, int, str], list[Job]] = defaultdict(list)
-    for job in jobs:
-        # a training that was taken from another benchmark has a record, but no predictions
-        if benchmark.record(job) is not None and benchmark.predictions(job).is_dir():
-            together[job.arm, job.seed, job.compared].append(job)
-    if not together:
-        raise InputError(f"{benchmark.folder}: no training has predictions; run it with nnunet-ext benchmark run.")
+    # a training that was taken from another benchmark has a record, but no predictions
+    done = [job for job in jobs if benchmark.record(job) is not None and benchmark.predictions(job).is_dir()]
+    if not done or spec.scored != "validation":
+        raise InputError(
+            f"{benchmark.folder}: no training has predicted validation cases; run it with nnunet-ext benchmark run."
+        )
+    if len(groups := {f"{job.compared} {job.configuration}" for job in done}) > 1:
+        raise InputError(
+            f"{benchmark.folder} has {', '.join(sorted(groups))}; expected one data set and configuration."
+        )
+    together: dict[tuple[str, int], list[Job]] = defaultdict(list)
+    for job in done:
+        together[job.arm, job.seed].append(job)
     return [row for folds in together.values() for row in of_trainings(benchmark, folds)]
 
 
@@ -85,8 +91,8 @@ def of_trainings(benchmark: BenchmarkFolder, folds: Sequence[Job]) -> Iterator[R
     """Scores of the folds of one arm and seed, which are postprocessed together, as nnU-Net does."""
     own, scored = dataset_folder(folds[0].dataset), truth_of(folds[0])
     plans, description = own / f"{folds[0].plans}.json", own / "dataset.json"
-    labels = ScoredLabels.from_dataset_json(read_json(description))
-    ending = read_json(description)["file_ending"]
+    content = read_json(description)
+    labels, ending = ScoredLabels.from_dataset_json(content).values, content["file_ending"]
     with TemporaryDirectory() as folder:
         predicted, learned, truth = (Path(folder, name) for name in ("predicted", "learned", "truth"))
         for place in (predicted, learned, truth):
@@ -98,13 +104,15 @@ def of_trainings(benchmark: BenchmarkFolder, folds: Sequence[Job]) -> Iterator[R
                 (truth / file).symlink_to(scored.references / file)
         determine_postprocessing(str(predicted), str(learned), str(plans), str(description), PROCESSES)
         chosen = load_pickle(str(predicted / "postprocessing.pkl"))
-        every = [keep_largest] * len(labels.values), [{"labels_or_regions": value} for value in labels.values.values()]
+        every = [keep_largest] * len(labels), [{"labels_or_regions": value} for value in labels.values()]
         for way, (functions, arguments) in zip(WAYS, (([], []), chosen, every), strict=True):
             output = Path(folder, way)
             apply_postprocessing_to_folder(
                 str(predicted), str(output), functions, arguments, str(plans), str(description), PROCESSES
             )
-            cases = evaluate_folders(truth, output, dataset_json=scored.dataset_json, plans=plans, processes=1).cases
+            cases = evaluate_folders(
+                truth, output, dataset_json=scored.dataset_json, plans=plans, processes=PROCESSES
+            ).cases
             for case in cases:
                 hd95 = mean(metrics.hd95_mm for metrics in case.metrics.values())
                 first = {"arm": folds[0].arm, "seed": folds[0].seed, "case": case.name, "way": way}

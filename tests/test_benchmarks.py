@@ -292,6 +292,18 @@ def test_what_postprocessing_leaves_is_scored_for_every_way(nnunet_folders, caps
     assert "| nnUNetTrainerReference | 1 | 0." in capsys.readouterr().out
 
 
+def test_several_configurations_are_not_postprocessed_together(nnunet_folders, capsys):
+    benchmark = BenchmarkFolder(nnunet_folders() / "benchmark")
+    spec = {"baseline": "nnUNetTrainerReference", "trainers": ["nnUNetTrainerReference"], "datasets": [901]}
+    content = {**spec, "folds": [0], "configurations": ["2d", "3d_fullres"]}
+    for job in prepare(parse(content, "mine.yaml", "mine", alone=True), benchmark):
+        benchmark.of(job).mkdir(parents=True)
+        (benchmark.of(job) / "record.json").write_text("{}")
+        benchmark.predictions(job).mkdir(parents=True)
+    found = f"{tiny.DATASET} 2d, {tiny.DATASET} 3d_fullres; expected one data set and configuration."
+    assert found in postprocessing_fails(benchmark, capsys)
+
+
 def postprocessing_fails(benchmark: BenchmarkFolder, capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as stopped:
         postprocessing.main([str(benchmark.folder)])

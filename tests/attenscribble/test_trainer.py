@@ -91,9 +91,9 @@ def test_without_ignore_label_one_sentence_says_how_to_declare_it(make_trainer, 
         make_trainer(name, kind=kind)
 
 
-@pytest.mark.parametrize("similar", [True, False])
-def test_the_trained_network_is_stock_nnunets(make_trainer, make_with_similarity, tmp_path, similar):
-    name = "nnUNetTrainerAttenScribble"
+@pytest.mark.parametrize("name", ["nnUNetTrainerAttenScribble", "nnUNetTrainerMaskedCRF", "with similarity"])
+def test_the_trained_network_is_stock_nnunets(make_trainer, make_with_similarity, tmp_path, name):
+    similar = name == "with similarity"
     trainer = make_with_similarity("3d_fullres") if similar else make_trainer(name, kind="ignore")
     trainer.save_checkpoint(str(tmp_path / "c.pth"))
     saved = torch.load(tmp_path / "c.pth", weights_only=False)
