@@ -17,6 +17,7 @@ from benchmarks import click_summary, extreme_points, over_time, postprocessing,
 from nnunet_ext.benchmark.folder import BenchmarkFolder
 from nnunet_ext.benchmark.prepare import prepare
 from nnunet_ext.benchmark.spec import parse
+from nnunet_ext.errors import InputError
 from tests import tiny
 
 pytestmark = pytest.mark.slow  # nobody needs them to use the package, and most start a process for every measurement
@@ -289,7 +290,33 @@ def test_what_postprocessing_leaves_is_scored_for_every_way(nnunet_folders, caps
     assert means.loc["as predicted", "hd95_mm"] > 1
     for way in ("nnU-Net's choice", "largest component"):
         assert means.loc[way].tolist() == [1, 0]
-    assert "| nnUNetTrainerReference | 1 | 0." in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"\n{tiny.DATASET}\n" in printed
+    assert "| nnUNetTrainerReference | 1 | 0." in printed
+
+
+def test_what_postprocessing_leaves_of_a_difference_is_over_subjects_and_common_seeds():
+    def rows(arm, seed, gain):
+        for subject, case, dice in [(f"s{n // 2}", f"case{n}", 0.5 + 0.02 * n) for n in range(16)]:
+            for way in postprocessing.WAYS:
+                value = dice + (gain if way == "as predicted" else 0)
+                yield {
+                    "arm": arm,
+                    "seed": seed,
+                    "subject": subject,
+                    "case": case,
+                    "way": way,
+                    "dice": value,
+                    "hd95_mm": 9,
+                }
+
+    scores = pd.DataFrame([*rows("stock", 0, 0), *rows("ours", 0, 0.1), *rows("ours", 1, 0.3), *rows("alone", 2, 0)])
+    table = postprocessing.differences(scores, "stock").splitlines()
+    equal = "+0.000 [+0.000, +0.000]"
+    assert table[2] == f"| ours | 1 | Dice | +0.100 [+0.100, +0.100] | {equal} | {equal} |"
+    assert table[4] == "| alone | 0 | Dice | – | – | – |"
+    with pytest.raises(InputError, match=r"--baseline: dense has no predictions .* name one of stock, ours, alone\."):
+        postprocessing.differences(scores, "dense")
 
 
 def test_several_configurations_are_not_postprocessed_together(nnunet_folders, capsys):

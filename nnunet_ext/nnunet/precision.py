@@ -4,8 +4,8 @@ nnU-Net computes with autocast to float16 on a GPU and in float32 on a CPU. CPUs
 bfloat16 matrices much faster; ``nnunet-ext plans DATASET --option precision.cpu=bfloat16`` writes plans that use them.
 Weights, their gradients, the optimizer and the losses stay in float32.
 
-The plans travel with the model, so inference may run on another CPU than the training: without such units it is in
-float32, where bfloat16 would only be slower. Logits come out as float32, and differ from those of float32 by at most
+The plans travel to other CPUs. Without such units training and inference are in float32, because PyTorch would emulate
+bfloat16 and take many times as long. Logits come out as float32, and differ from those of float32 by at most
 :data:`TOLERANCE` of the largest one.
 """
 
@@ -26,6 +26,8 @@ SECTION = "precision"
 
 TOLERANCE = 0.05
 """Largest difference of logits in bfloat16 from those in float32, as a share of the largest logit."""
+
+NO_UNITS = "The plans ask for bfloat16, but this CPU has no units for it (AVX512-BF16 or AMX): training in float32."
 
 _ON_CPU = ("float32", "bfloat16")
 
@@ -48,17 +50,23 @@ class Precision:
                 "{'cpu': 'bfloat16'}; on a GPU it is always nnU-Net's."
             )
         self.device_type = device.type
-        self.bfloat16 = device.type == "cpu" and settings.get("cpu") == "bfloat16"
+        self.planned_bfloat16 = device.type == "cpu" and settings.get("cpu") == "bfloat16"
+
+    @property
+    def bfloat16(self) -> bool:
+        """Whether the plans ask for bfloat16 and this CPU has units for it."""
+        return self.planned_bfloat16 and has_bfloat16_units()
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Autocast for one forward pass of a training with its losses. On a GPU it is nnU-Net's own."""
-        return self._autocast(self.bfloat16)
+        """Autocast for one forward pass. On a GPU it is nnU-Net's own."""
+        if self.bfloat16:
+            return autocast("cpu", dtype=torch.bfloat16)
+        # mps and cpu: as nnUNetTrainer.train_step
+        return autocast(self.device_type, enabled=True) if self.device_type == "cuda" else nullcontext()
 
     @contextmanager
     def inference(self, threads: int | None = None) -> Iterator[None]:
-        """Context of inference: no gradients, and bfloat16 only where the CPU has units for it.
-
-        On a GPU the autocast is nnU-Net's own.
+        """Context of inference: :meth:`autocast` without gradients.
 
         Args:
             threads: of PyTorch on the CPU; None leaves their number as it is.
@@ -67,20 +75,14 @@ class Precision:
         if threads:
             torch.set_num_threads(threads)
         try:
-            with torch.inference_mode(), self._autocast(self.bfloat16 and has_bfloat16_units()):
+            with torch.inference_mode(), self.autocast():
                 yield
         finally:
             torch.set_num_threads(before)
 
-    def _autocast(self, bfloat16: bool) -> AbstractContextManager[Any]:
-        if bfloat16:
-            return autocast("cpu", dtype=torch.bfloat16)
-        # mps and cpu: as nnUNetTrainer.train_step
-        return autocast(self.device_type, enabled=True) if self.device_type == "cuda" else nullcontext()
-
     def guard(self, loss: nn.Module) -> None:
         """Give nnU-Net's losses float32 logits: autocast computes softmax and sums so on a GPU, but not on a CPU."""
-        if self.bfloat16:
+        if self.planned_bfloat16:
             for module in loss.modules():
                 module.register_forward_pre_hook(_logits_in_float32)
 
@@ -110,7 +112,7 @@ def infer_in(network: nn.Module, settings: Mapping[str, Any]) -> nn.Module:
         network: see above; returned.
         settings: the section :data:`SECTION` of the plans.
     """
-    if Precision(torch.device("cpu"), settings).bfloat16:
+    if Precision(torch.device("cpu"), settings).planned_bfloat16:
         inference = _Inference()
         network.register_forward_pre_hook(inference.begin)
         network.register_forward_hook(inference.end, always_call=True)

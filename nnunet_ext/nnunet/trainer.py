@@ -49,8 +49,8 @@ from nnunet_ext.nnunet.labels import LabelView, finest
 from nnunet_ext.nnunet.loggers import loggers, wanted_loggers
 from nnunet_ext.nnunet.loss_line import loss_line
 from nnunet_ext.nnunet.options import THE_PLANS, MethodOptions, all_methods, merged, not_applied, resolve
+from nnunet_ext.nnunet.precision import NO_UNITS, Precision, infer_in
 from nnunet_ext.nnunet.precision import SECTION as PRECISION
-from nnunet_ext.nnunet.precision import Precision, infer_in
 from nnunet_ext.nnunet.pretrained import install as install_pretrained_weights
 from nnunet_ext.nnunet.results import alone_in, written_or_said_why
 from nnunet_ext.nnunet.schedule import Schedule, warmed_up
@@ -137,6 +137,8 @@ class CommonTrainer(nnUNetTrainer):
             setattr(self, name, value)
         settings = self.configuration_manager.configuration
         self.precision = Precision(self.device, plans_file.extension_settings(settings, PRECISION))
+        if self.precision.planned_bfloat16 and not self.precision.bfloat16:
+            self.print_to_log_file(NO_UNITS)
         self.schedule.apply(self)
         if self.fixed_num_epochs is not None:
             self.num_epochs = self.fixed_num_epochs

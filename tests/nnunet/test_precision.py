@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from copy import deepcopy
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -33,8 +34,14 @@ def trainer_with(make_trainer, name, settings, kind=None):
     return make_trainer(name, kind=kind or tiny.kind_for(name), configuration=configuration, plans=plans)
 
 
+@pytest.fixture
+def with_units(monkeypatch):
+    """A CPU with units for bfloat16; without them, PyTorch computes the same, slowly."""
+    monkeypatch.setattr(precision, "has_bfloat16_units", lambda: True)
+
+
 @pytest.mark.parametrize("name", TRAINERS)
-def test_a_step_in_bfloat16_is_that_of_float32_up_to_rounding(make_trainer, name):
+def test_a_step_in_bfloat16_is_that_of_float32_up_to_rounding(with_units, make_trainer, name):
     exact, half = (
         trainer_with(make_trainer, name, TRAINERS[name] | precision) for precision in ({"precision": {}}, BFLOAT16)
     )
@@ -55,7 +62,7 @@ def test_a_step_in_bfloat16_is_that_of_float32_up_to_rounding(make_trainer, name
 
 
 @pytest.mark.parametrize("kind", tiny.LABELS)
-def test_nnunets_loss_gets_float32_logits(make_trainer, kind):
+def test_nnunets_loss_gets_float32_logits(with_units, make_trainer, kind):
     trainer = trainer_with(make_trainer, "nnUNetTrainerReference", BFLOAT16, kind)
     seen = []
     for module in trainer.loss.modules():
@@ -67,13 +74,26 @@ def test_nnunets_loss_gets_float32_logits(make_trainer, kind):
     assert torch.bfloat16 not in seen
 
 
-def test_the_gradients_are_those_of_float32_up_to_rounding(make_trainer):
+def test_the_gradients_are_those_of_float32_up_to_rounding(with_units, make_trainer):
     gradients = []
     for settings in ({}, BFLOAT16):
         trainer = trainer_with(make_trainer, "nnUNetTrainerReference", settings)
         trainer.train_step(tiny.batch(trainer))
         gradients.append(torch.cat([p.grad.flatten() for p in trainer.network.parameters() if p.grad is not None]))
     assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.98
+
+
+def test_a_cpu_without_units_trains_in_float32_and_says_so(monkeypatch, make_trainer):
+    monkeypatch.setattr(precision, "has_bfloat16_units", lambda: False)
+    weights, said = [], []
+    for settings in ({}, BFLOAT16):
+        trainer = trainer_with(make_trainer, "nnUNetTrainerReference", settings)
+        said.append(precision.NO_UNITS in Path(trainer.log_file).read_text())
+        torch.manual_seed(3)
+        trainer.train_step(tiny.batch(trainer))
+        weights.append(torch.cat([p.detach().flatten() for p in trainer.network.parameters()]))
+    assert torch.equal(*weights)
+    assert said == [False, True]
 
 
 @pytest.mark.parametrize("wrong", [{"cpu": "float16"}, {"cuda": "bfloat16"}])
@@ -83,12 +103,6 @@ def test_another_precision_is_refused(make_trainer, wrong):
 
 
 # --- inference --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def with_units(monkeypatch):
-    """A CPU with units for bfloat16; without them, PyTorch computes the same, slowly."""
-    monkeypatch.setattr(precision, "has_bfloat16_units", lambda: True)
 
 
 def built(name, settings, kind=None):
