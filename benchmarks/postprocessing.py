@@ -148,7 +148,7 @@ def means(scores: pd.DataFrame) -> str:
 
 
 def differences(scores: pd.DataFrame, baseline: str) -> str:
-    """Return a Markdown table: every other arm minus the baseline, for every way, on the seeds and cases that both have.
+    """Return a Markdown table: every other arm minus the baseline, for every way, on their common seeds and cases.
 
     Raises:
         InputError: the baseline has no predictions.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -13,6 +13,8 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.options import STRICT, PseudoLabelOptions
 
 Place = Literal["trunk", "side"]
+
+OF_ATTENTION = ("stages", "max_tokens", "heads", "head_dim", "mlp_ratio")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -97,6 +99,11 @@ class AttenScribbleOptions(PseudoLabelOptions):
     def attends(self) -> bool:
         """Whether attention is computed: in the trunk, or beside the network for a similarity that counts."""
         return self.attention == "trunk" or self.asl_weight > 0
+
+    @property
+    def without_effect(self) -> Collection[str]:
+        idle = () if self.attends else OF_ATTENTION
+        return (*idle, "gamma") if self.asl_weight == 0 else idle
 
     @property
     def compares_clean_image(self) -> bool:

@@ -16,7 +16,7 @@ section ``my_method`` of the plans, refuses what does not fit in one sentence, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -48,6 +48,11 @@ class MethodOptions:
             NotImplementedError: the method has no published variant.
         """
         raise NotImplementedError(f"{cls.__name__} has no published variant")
+
+    @property
+    def without_effect(self) -> Collection[str]:
+        """Names of options that change nothing, given the values of others."""
+        return ()
 
     def require_fitting(self, configuration: Mapping[str, Any]) -> None:
         """Raise InputError if the planned network lacks something that these options name.
@@ -139,7 +144,7 @@ def all_methods(trainer: type) -> list[type[MethodOptions]]:
 
 
 def not_applied(used: Mapping[str, Any], plans: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Name the values of the plans that a trainer does not use, because it is published or fixes them.
+    """Name the values of the plans that a trainer does not use: it is published, fixes them, or they have no effect.
 
     Args:
         used: options by section.
@@ -149,5 +154,5 @@ def not_applied(used: Mapping[str, Any], plans: Mapping[str, Mapping[str, Any]])
         f"{section}.{name} = {value!r}"
         for section, chosen in plans.items()
         for name, value in chosen.items()
-        if getattr(used[section], name) != value
+        if getattr(used[section], name) != value or name in getattr(used[section], "without_effect", ())
     ]

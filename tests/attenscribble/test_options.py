@@ -6,7 +6,7 @@ import pytest
 
 from nnunet_ext.attenscribble.options import AttenScribbleOptions
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.options import with_overrides
+from nnunet_ext.nnunet.options import not_applied, with_overrides
 
 WRONG = {
     "attention": ["everywhere", "none"],
@@ -52,3 +52,17 @@ def test_the_ends_of_the_ranges_are_taken():
     ends = {"crf_radius": 16, "crf_sigma": 0.3, "crf_intensity_sigma": 0.001, "crf_downsample": 4, "crf_weight": 0}
     assert with_overrides(AttenScribbleOptions(), ends).crf_radius == 16
     assert with_overrides(AttenScribbleOptions(crf_radius=4), {"crf_radius": None}).crf_radius is None
+
+
+@pytest.mark.parametrize(
+    ("plans", "idle"),
+    [
+        ({"heads": 2}, ["attenscribble.heads = 2"]),
+        ({"gamma": 0.5, "asl_weight": 1.0}, []),
+        ({"heads": 2, "asl_weight": 1.0}, []),
+        ({"gamma": 0.5, "stages": [1], "attention": "trunk"}, ["attenscribble.gamma = 0.5"]),
+    ],
+)
+def test_options_of_attention_that_is_not_computed_are_named(plans, idle):
+    options = with_overrides(AttenScribbleOptions(), plans)
+    assert not_applied({"attenscribble": options}, {"attenscribble": plans}) == idle
