@@ -23,7 +23,8 @@ alike, are left out. Nothing is compiled.
 * **Peak memory**, in a process of its own. GPU: the most that PyTorch had allocated. CPU (Linux): the largest resident
   set, minus that before the model was loaded; freed memory goes back to the system at once there, which takes time.
 * **Time**: of the process on a CPU (user and system, so other processes spoil it less), of the clock on a GPU. The ways
-  take turns, and a ratio compares two times of the same round.
+  take turns, and a ratio compares two times of the same round. ``--repeats 0`` is for volumes that take hours: time is
+that of the process in which memory was measured.
 
 ``--volume`` predicts a smaller volume with the same plans: on a CPU memory grows evenly with slices, so two numbers of
 slices tell that of any other. Masks of random networks hardly compress, so what ``both`` keeps is as large as can be.
@@ -337,7 +338,10 @@ def measure(
         result[name] = {"parameters": parameters, "grid": grid, "patch": patch, "seconds": []}
         del made
         print(f"memory of {name}", file=sys.stderr)
-        result[name]["peak_bytes"] = run(name, mirroring, own, True)["peak_bytes"]
+        found = run(name, mirroring, own, True)
+        result[name]["peak_bytes"] = found["peak_bytes"]
+        if args.repeats == 0:
+            result[name]["seconds"].append(found["seconds"])
     for number in range(args.repeats):
         for name, row in result.items():
             print(f"round {number + 1} of {args.repeats}: {name}", file=sys.stderr)
@@ -401,7 +405,12 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--step", type=float, default=0.5, help="of tiles, in patches (%(default)s)")
     result.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     result.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's")
-    result.add_argument("--repeats", type=int, default=3, help="rounds that count (%(default)s)")
+    result.add_argument(
+        "--repeats",
+        type=int,
+        default=3,
+        help="rounds that count (%(default)s); 0: only one process per way, in which memory and time are measured",
+    )
     result.add_argument(
         "--warmup", type=int, default=0, help="predictions before the one that counts, in its process (%(default)s)"
     )
@@ -450,8 +459,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"\n{markdown(title, rows)}")
     print(
         f"\nFrom the files of model and image to the written file. Ratios to {REFERENCE} in the same round; median of "
-        f"{args.repeats} rounds. The paper claims 15 times faster and 48.2 % less memory than 3D solutions; which "
-        "ones, and on what, is not known."
+        f"{args.repeats} rounds (0: of the memory process). The paper claims 15 times faster and 48.2 % "
+        "less memory than 3D solutions; which ones, and on what, is not known."
     )
     if args.json:
         about = {"torch": torch.__version__, "threads": torch.get_num_threads(), **vars(args), **vars(setup)}
