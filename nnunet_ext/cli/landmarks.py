@@ -232,7 +232,8 @@ def _add_pseudo_label(parts: Commands) -> None:
         _pseudo_label,
         "write a data set in which cases with only landmarks get masks of organs that pass filters",
         "nnunet-ext landmarks pseudo-label 204 --new-dataset 304",
-        "nnunet-ext landmarks pseudo-label 204 --new-dataset 305 --engine nninteractive --model nnInteractive_v1.0",
+        "nnunet-ext landmarks pseudo-label 204 --new-dataset 305 --engine s2vnet --model MODEL_FOLDER",
+        "nnunet-ext landmarks pseudo-label 204 --new-dataset 306 --engine nninteractive --model nnInteractive_v1.0",
     )
     add_raw_dataset(pseudo)
     add_new_dataset(pseudo)
@@ -240,7 +241,7 @@ def _add_pseudo_label(parts: Commands) -> None:
         "--engine",
         default="random-walker",
         metavar="NAME",
-        help="random-walker, nninteractive, sam, or your own module:function (%(default)s)",
+        help="random-walker, s2vnet, nninteractive, sam, or your own module:function (%(default)s)",
     )
     pseudo.add_argument("--model", metavar="PATH", help="weights of the engine")
     pseudo.add_argument(

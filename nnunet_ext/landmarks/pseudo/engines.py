@@ -8,7 +8,8 @@ An engine is any function ``engine(image, spacing_mm, foreground, background) â†
     background   (M, 3), M â‰¥ 0, continuous indices of points outside it
     mask         (z, y, x) bool
 
-Besides the names below, ``module:function`` names an importable function of your own.
+An engine may know organs by name and read all channels (:class:`OrganEngine`). Besides the names below,
+``module:function`` names an importable function of your own.
 
 ``nninteractive`` is Isensee et al., *nnInteractive: Redefining 3D Promptable Segmentation*, 2025, written after the
 README of version 1.1.2; its model of 400 MB has a non-commercial licence and needs a GPU. ``sam`` is Segment Anything
@@ -23,7 +24,7 @@ import re
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,11 +36,20 @@ from nnunet_ext.errors import InputError
 Engine = Callable[[NDArray, Sequence[float], Floats, Floats], NDArray[np.bool_]]
 
 
+@runtime_checkable
+class OrganEngine(Protocol):
+    """Maker of engines, for a model that knows organs by name and reads all channels."""
+
+    def of_organ(self, organ: str, channels: NDArray) -> Engine:
+        """Return the engine for one organ of the image ``(C, z, y, x)``."""
+
+
 class EngineEntry(NamedTuple):
     """An engine that has a name.
 
     Attributes:
-        location: ``module:function`` of a function that takes the path of a model and returns the engine.
+        location: ``module:function`` of a function that takes the path of a model and returns the engine, or one that
+            makes engines (:class:`OrganEngine`).
         description: one line for people.
         parallel: whether it may run in several processes, because it needs no GPU.
     """
@@ -52,6 +62,7 @@ class EngineEntry(NamedTuple):
 _HERE = "nnunet_ext.landmarks.pseudo"
 ENGINES: dict[str, EngineEntry] = {
     "random-walker": EngineEntry(f"{_HERE}.random_walker:load", "edges of the image; no model, runs everywhere", True),
+    "s2vnet": EngineEntry(f"{_HERE}.s2vnet:load", "a model of nnUNetTrainerS2VNet; --model is its folder", False),
     "nninteractive": EngineEntry(f"{_HERE}.engines:load_nninteractive", "nnInteractive; --model is its folder", False),
     "sam": EngineEntry(f"{_HERE}.engines:load_sam", "Segment Anything by slices; --model is its checkpoint", False),
 }
@@ -60,7 +71,7 @@ JUMP = 2.0
 """Largest factor by which the area may change from one slice to the next, for Segment Anything."""
 
 
-def load_engine(name: str, model: str | None = None) -> Engine:
+def load_engine(name: str, model: str | None = None) -> Engine | OrganEngine:
     """The engine of this name, ready to be called.
 
     Args:

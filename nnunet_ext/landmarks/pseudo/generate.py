@@ -42,7 +42,7 @@ from nnunet_ext.files import write_json, written_as_a_whole
 from nnunet_ext.findings import aligned
 from nnunet_ext.landmarks.dataset import FOLDER, Declaration, Organs, RawLandmarkDataset, as_3d, open_landmarks
 from nnunet_ext.landmarks.points import Landmarks, State
-from nnunet_ext.landmarks.pseudo.engines import Engine, load_engine, runs_in_parallel
+from nnunet_ext.landmarks.pseudo.engines import Engine, OrganEngine, load_engine, runs_in_parallel
 from nnunet_ext.landmarks.pseudo.prompts import Limits, Prompts, Verdict, judge, prompts_of
 from nnunet_ext.partial_labels.declaration import KEY as ANNOTATED
 from nnunet_ext.processes.parallel import for_every_case
@@ -209,6 +209,9 @@ def label_case(
     engine = _engine(options.engine, options.model)
     image = Reader(reader_name).image(case.images[0])
     geometry, array = Geometry.from_volume(image), as_3d(image.array)
+    by_organ = isinstance(engine, OrganEngine)
+    channels = [as_3d(Reader(reader_name).image(file).array) for file in case.images] if by_organ else [array]
+    volume = np.stack(channels)
     masks: dict[str, NDArray[np.bool_]] = {}
     verdicts: dict[str, Verdict] = {}
     provenance: dict[str, Any] = {}
@@ -219,8 +222,9 @@ def label_case(
         else:
             rng = np.random.default_rng([options.seed, zlib.crc32(f"{case.name}/{organ}".encode())])
             moved = prompts.moved(options.limits.jitter_mm, rng).in_image(geometry, array.shape)
-            mask = _mask(engine, options.engine, array, geometry, prompts)
-            other = _mask(engine, options.engine, array, geometry, moved)
+            own = engine.of_organ(organ, volume) if isinstance(engine, OrganEngine) else engine
+            mask = _mask(own, options.engine, array, geometry, prompts)
+            other = _mask(own, options.engine, array, geometry, moved)
             surface = {
                 name: np.asarray(landmarks[name].position_mm, float)
                 for name, on in declaration.surface_of.items()
@@ -272,7 +276,7 @@ def label_map(
 
 
 @lru_cache(maxsize=1)
-def _engine(name: str, model: str | None) -> Engine:
+def _engine(name: str, model: str | None) -> Engine | OrganEngine:
     """Load an engine once per process, because weights are large."""
     return load_engine(name, model)
 

@@ -8,8 +8,9 @@ import pytest
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.pseudo import random_walker
-from nnunet_ext.landmarks.pseudo.engines import ENGINES, load_engine, runs_in_parallel, slice_by_slice
+from nnunet_ext.landmarks.pseudo.engines import ENGINES, OrganEngine, load_engine, runs_in_parallel, slice_by_slice
 from nnunet_ext.landmarks.pseudo.random_walker import random_walker_mask
+from nnunet_ext.viewer.demo import LABELS, MODEL, SEED, SLICES, SPACING_MM, phantom
 
 
 def dice(a, b):
@@ -73,7 +74,7 @@ def test_engines_by_name():
     assert runs_in_parallel("random-walker")
     assert not any(runs_in_parallel(name) for name in ("nninteractive", "sam", f"{__name__}:everywhere"))
     for wrong, said in (
-        ("magic", "There is no engine 'magic'; there are random-walker, nninteractive, sam"),
+        ("magic", "There is no engine 'magic'; there are random-walker, s2vnet, nninteractive, sam"),
         ("nobody:wrote", "cannot be imported"),
         (f"{__name__}:missing", "cannot be imported"),
     ):
@@ -83,7 +84,7 @@ def test_engines_by_name():
         load_engine("random-walker", "weights")
 
 
-@pytest.mark.parametrize("name", sorted(set(ENGINES) - {"random-walker"}))
+@pytest.mark.parametrize("name", ["nninteractive", "sam"])
 def test_an_engine_that_is_not_installed_says_how_to_install_it(name, monkeypatch):
     for module in ("nnInteractive", "segment_anything"):
         monkeypatch.setitem(sys.modules, module, None)
@@ -180,3 +181,36 @@ def test_sam_is_loaded_by_the_name_of_its_checkpoint(monkeypatch, tmp_path):
     found = load_engine("sam", str(checkpoint))(image, (2, 1, 1), np.array([(6.0, 15, 14)]), np.zeros((0, 3)))
     assert made == [str(checkpoint)]
     assert dice(found, mask) > 0.95
+
+
+# --- a model of our own ----------------------------------------------------------------------------------------------
+
+
+def test_s2vnet_segments_the_organ_that_prompts_are_about():
+    image, labels = phantom(np.random.default_rng(SEED), SLICES, LABELS["tumour"])
+    channels, lesion = image[None], labels == LABELS["tumour"]
+    places = np.argwhere(lesion).astype(float)
+    middle = places.mean(0)
+    inside = middle + np.array([(-2.0, 0, 0), (2, 0, 0)])
+    outside = middle + np.array([(0, 14.0, 0), (0, 0, 14)])
+    engines = load_engine("s2vnet", str(MODEL))
+    assert isinstance(engines, OrganEngine)
+    tumour, organ = (engines.of_organ(name, channels) for name in ("tumour", "organ"))
+    found = tumour(image, SPACING_MM, inside, outside)
+    assert found.dtype == bool
+    assert found.shape == image.shape
+    assert dice(found, lesion) > 0.8
+    # the image does not say that it is no cyst, so the model alone finds no tumour
+    engines.session.predict_automatic()
+    assert not (engines.session.target_buffer == LABELS["tumour"]).any()
+    assert dice(organ(image, SPACING_MM, outside[:1], inside[:0]), labels == LABELS["organ"]) > 0.9
+    assert np.array_equal(tumour(image, SPACING_MM, inside, outside), found)  # prompts of one organ are not kept
+
+
+def test_s2vnet_names_what_is_missing(tmp_path):
+    engines = load_engine("s2vnet", str(MODEL))
+    with pytest.raises(InputError, match="segments organ, cyst, tumour, vessel, but the landmarks span femur"):
+        engines.of_organ("femur", np.zeros((1, 4, 4, 4)))
+    for model in (None, str(tmp_path / "nowhere")):
+        with pytest.raises(InputError, match="s2vnet needs the folder of a model that nnUNetTrainerS2VNet trained"):
+            load_engine("s2vnet", model)

@@ -35,6 +35,18 @@ def nothing(image, spacing_mm, foreground, background):
     return np.zeros(image.shape, bool)
 
 
+class ByOrgan:
+    """An engine that knows organs by name."""
+
+    def of_organ(self, organ, channels):
+        assert organ == "box"
+        assert channels.shape == (1, *channels.shape[1:])
+        return lambda image, *_: (image > 0.5) & (channels[0] > 0.5)
+
+
+by_organ = ByOrgan()
+
+
 def wrong_shape(image, spacing_mm, foreground, background):
     return np.zeros((2, 2, 2), bool)
 
@@ -51,6 +63,15 @@ def source(tmp_path, monkeypatch):
 
 def labels_of(folder, case):
     return Reader("SimpleITKIO").labels(folder / "labelsTr" / f"{case}.nii.gz")
+
+
+def test_an_engine_may_know_organs_by_name(source):
+    for name, out in (("by_organ", "304"), ("whole_box", "305")):
+        pseudo_label(204, out, Options(engine=f"{__name__}:{name}"))
+    folders = [source.parent / f"Dataset{out}_BoxesPseudo" for out in (304, 305)]
+    masks = [labels_of(folder, "lm_0").array for folder in folders]
+    assert (masks[0] == 1).any()
+    assert np.array_equal(*masks)
 
 
 def test_an_accepted_mask_becomes_organ_shell_and_ignore(source, capsys):
