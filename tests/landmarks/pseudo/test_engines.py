@@ -8,7 +8,7 @@ import pytest
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.pseudo import random_walker
-from nnunet_ext.landmarks.pseudo.engines import ENGINES, OrganEngine, load_engine, runs_in_parallel, slice_by_slice
+from nnunet_ext.landmarks.pseudo.engines import OrganEngine, load_engine, runs_in_parallel, slice_by_slice
 from nnunet_ext.landmarks.pseudo.random_walker import random_walker_mask
 from nnunet_ext.viewer.demo import LABELS, MODEL, SEED, SLICES, SPACING_MM, phantom
 
