@@ -19,11 +19,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import torch
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
 from nnunet_ext.nnunet.unet import PlannedUNet
 from nnunet_ext.pnpnet.blocks import ConvDialect, ResidualBlock, resized
@@ -39,6 +41,9 @@ CENTER_WEIGHT = 0.2
 PERIOD = 25
 """Epochs between two restarts of the code's cosine schedule."""
 
+LOWEST_RATE = 5e-6
+"""Learning rate at the end of a period of the code's schedule."""
+
 
 def dialect(conv_op: type[nn.Module]) -> ConvDialect:
     """Return the convolutions of the published branches: BatchNorm and ReLU, whatever the plans have."""
@@ -46,13 +51,26 @@ def dialect(conv_op: type[nn.Module]) -> ConvDialect:
     return ConvDialect(conv_op, norm, nonlin=nn.ReLU)
 
 
-def period(epochs: int) -> int:
-    """Return after how many epochs the cosine schedule restarts, so that no training ends in the middle of a period.
+def period(epochs: int) -> Fraction:
+    """Return after how many epochs the cosine schedule restarts, so that every training ends at the end of a period.
 
-    It is the divisor of ``epochs`` whose ratio to :data:`PERIOD` is nearest to 1: 25 where the code's period fits.
+    It is the training divided into the number of equal periods that brings them nearest to :data:`PERIOD` epochs. It is
+    :data:`PERIOD` itself where that divides the training. Elsewhere it may be a fraction, such as 631 / 25 epochs; the
+    restart then comes with the first epoch of the new period.
     """
-    divisors = [number for number in range(1, epochs + 1) if epochs % number == 0]
-    return min(divisors, key=lambda number: abs(math.log(number / PERIOD)))
+    return Fraction(epochs, max(1, round(epochs / PERIOD)))
+
+
+def schedule(optimizer: torch.optim.Optimizer, epochs: int) -> CosineAnnealingWarmRestarts:
+    """Return the code's cosine schedule with warm restarts every :func:`period` epochs.
+
+    The last epoch of a training has at most 2.5 % of the initial rate of the published optimiser from 13 epochs on.
+    Fewer epochs are one short period, whose last step is higher: 3 % with 12 epochs, 10 % with 5, 51 % with 2.
+    """
+    found = CosineAnnealingWarmRestarts(optimizer, T_0=PERIOD, eta_min=LOWEST_RATE)
+    # torch's constructor takes whole numbers only; its arithmetic is exact with fractions, so no restart comes late
+    found.T_0 = found.T_i = period(epochs)  # type: ignore[assignment]
+    return found
 
 
 class PublishedDifference(nn.Module):

@@ -104,12 +104,12 @@ class nnUNetTrainerPnPNetPaper(nnUNetTrainerPnPNet):
         period = published.period(self.num_epochs)
         if period != published.PERIOD:
             self.print_to_log_file(
-                f"The learning rate restarts every {period} epochs instead of the published {published.PERIOD}, so "
-                f"that a training of {self.num_epochs} epochs ends at a low one."
+                f"The learning rate restarts every {float(period):.4g} epochs instead of the published "
+                f"{published.PERIOD}, so that a training of {self.num_epochs} epochs ends at a low one."
             )
         parameters = [*self.network.parameters(), *aux_parameters]
         optimizer = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay)
-        return optimizer, torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=period, eta_min=5e-6)
+        return optimizer, published.schedule(optimizer, self.num_epochs)
 
     def build_aux(self) -> Mapping[str, nn.Module]:
         network = unwrap(self.network)

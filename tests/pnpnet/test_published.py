@@ -1,6 +1,7 @@
 """The published code against NumPy: its modules, its centre supervision, and where its schedule ends."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from nnunet_ext.pnpnet.published import (
     PublishedDifference,
     interact,
     period,
+    schedule,
 )
 from tests.pnpnet import helpers
 from tests.pnpnet import numpy_reference as reference
@@ -120,7 +122,44 @@ def test_gradcheck(dim):
 
 @pytest.mark.parametrize(
     ("epochs", "expected"),
-    [(1000, 25), (50, 25), (25, 25), (80, 20), (30, 30), (20, 20), (12, 12), (97, 97), (1, 1), (62, 31)],
+    [(1000, 25), (50, 25), (25, 25), (30, 30), (20, 20), (12, 12), (1, 1), (62, 31), (80, Fraction(80, 3))],
 )
-def test_the_period_of_the_schedule_divides_the_training(epochs, expected):
+def test_the_period_is_the_published_one_where_it_divides_the_training(epochs, expected):
     assert period(epochs) == expected
+
+
+def rates(epochs, asked):
+    """Share of the initial learning rate in every epoch that is asked for."""
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], 5e-4)
+    scheduler = schedule(optimizer, epochs)
+    found = []
+    for epoch in asked:
+        scheduler.step(epoch)  # as nnU-Net does
+        found.append(optimizer.param_groups[0]["lr"] / 5e-4)
+    return found
+
+
+def test_every_training_of_1_to_1500_epochs_ends_at_a_low_learning_rate():
+    """631 is a prime, 626 and 634 twice a prime: no divisor of them is near 25."""
+    last = {epochs: rates(epochs, [epochs - 1])[0] for epochs in range(1, 1501)}
+    assert max(rate for epochs, rate in last.items() if epochs >= 13) < 0.025
+    assert max(rate for epochs, rate in last.items() if epochs >= 38) < 0.017
+    # a training of a few epochs is one period with as few steps, so its last one is higher
+    assert [round(last[epochs], 2) for epochs in (1, 2, 3, 4, 5, 8, 12)] == [1, 0.51, 0.26, 0.15, 0.1, 0.05, 0.03]
+
+
+@pytest.mark.parametrize("epochs", [40, 77, 154, 626, 631, 1000])
+def test_every_period_falls_from_the_initial_rate_and_then_restarts(epochs):
+    found = rates(epochs, range(epochs))
+    restarts = [epoch for epoch in range(epochs) if epoch == 0 or found[epoch] > found[epoch - 1]]
+    assert len(restarts) == round(epochs / 25)
+    assert restarts == [math.ceil(number * epochs / len(restarts)) for number in range(len(restarts))]
+    assert all(found[epoch] > 0.99 for epoch in restarts)
+
+
+def test_the_schedule_is_torchs_where_the_published_period_divides_the_training():
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], 5e-4)
+    expected = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=25, eta_min=5e-6)
+    for epoch, rate in enumerate(rates(75, range(75))):
+        expected.step(epoch)
+        assert rate == pytest.approx(optimizer.param_groups[0]["lr"] / 5e-4)

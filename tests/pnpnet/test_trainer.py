@@ -139,7 +139,7 @@ def test_the_pull_term_is_nnunets_loss_on_every_map(make_trainer, kind):
     assert trainer.term_weight("pull") == trainer.options.pnpnet.pull_weight
 
 
-@pytest.mark.parametrize("epochs", [30, 80, 12, 1000])
+@pytest.mark.parametrize("epochs", [30, 80, 12, 631, 1000])
 def test_no_published_training_ends_at_a_high_learning_rate(make_trainer, epochs):
     trainer = make_trainer(type("Short", (resolve("nnUNetTrainerPnPNetPaper"),), {"fixed_num_epochs": epochs}))
     trainer.lr_scheduler.step(epochs - 1)
