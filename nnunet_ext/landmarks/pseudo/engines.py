@@ -1,6 +1,9 @@
-"""Engines by name: functions that turn an image and point prompts into the mask of one organ.
+"""Engines of pseudo-labels; the adapters to promptable models were **not run here with real weights**.
 
-An engine is any function ``engine(image, spacing_mm, foreground, background) → mask``::
+They are ``nninteractive`` and ``sam`` below, and the tests replace their models by stand-ins with the same interface.
+
+An engine turns an image and point prompts into the mask of one organ. It is any function
+``engine(image, spacing_mm, foreground, background) → mask``::
 
     image        (z, y, x), the first channel, grey values as in the file
     spacing_mm   spacing of these axes
@@ -14,8 +17,7 @@ An engine may know organs by name and read all channels (:class:`OrganEngine`). 
 ``nninteractive`` is Isensee et al., *nnInteractive: Redefining 3D Promptable Segmentation*, 2025, written after the
 README of version 1.1.2; its model of 400 MB has a non-commercial licence and needs a GPU. ``sam`` is Segment Anything
 (Kirillov et al., ICCV 2023), written after the interface of ``segment_anything`` 1.0; checkpoints of MedSAM have the
-same format, but were trained with boxes, not with points. Both adapters have **never been run** with a real model: the
-tests replace the model by a stand-in with the same interface.
+same format, but were trained with boxes, not with points.
 """
 
 from __future__ import annotations
