@@ -31,7 +31,9 @@ decoder, stage 0 (before the logits)     0.866  0.818
 decoder, stage 1                         0.932  0.881
 =======================================  =====  =====
 
-So the encoder is the wrong place; whether a similarity of decoder features trains better is not measured.
+So the encoder is the wrong place. A similarity of decoder features was not built, because of a second test: neighbours
+that vote by the cosine of such features correct fewer errors of a trained network than neighbours that vote by the
+image, which is what the CRF loss does (CHAOS; docs/results/attenscribble.md). p·p' knows most of all, and nothing new.
 """
 
 from __future__ import annotations
