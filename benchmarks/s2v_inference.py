@@ -24,7 +24,7 @@ alike, are left out. Nothing is compiled.
   set, minus that before the model was loaded; freed memory goes back to the system at once there, which takes time.
 * **Time**: of the process on a CPU (user and system, so other processes spoil it less), of the clock on a GPU. The ways
   take turns, and a ratio compares two times of the same round. ``--repeats 0`` is for volumes that take hours: time is
-that of the process in which memory was measured.
+  that of the process in which memory was measured.
 
 ``--volume`` predicts a smaller volume with the same plans: on a CPU memory grows evenly with slices, so two numbers of
 slices tell that of any other. Masks of random networks hardly compress, so what ``both`` keeps is as large as can be.
@@ -271,7 +271,12 @@ def predict(made: nnUNetPredictor, images: Sequence[str], target: Path) -> None:
 
 
 def probe(setup: Setup, way: Way, mirroring: bool, folder: Path, warmup: int) -> dict[str, float | None]:
-    """Seconds and peak memory of one prediction in this process, which must not have made one before."""
+    """Measure one prediction in this process, which must not have made one before.
+
+    Returns:
+        ``seconds`` and ``peak_bytes``; ``began`` and ``ended`` (of ``time.monotonic``, a clock that Linux has once for
+        all processes), and ``before_bytes``, resident before the model was loaded.
+    """
     register()
     recursive_find_trainer_class_by_name(way.trainer.__name__)  # it imports all trainers
     images = sorted(map(str, (folder / "images").iterdir()))
@@ -280,32 +285,54 @@ def probe(setup: Setup, way: Way, mirroring: bool, folder: Path, warmup: int) ->
     clock = time.process_time if setup.device == "cpu" else time.perf_counter
     with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net's prints
         for _ in range(warmup + 1):
-            start = clock()
+            start, began = clock(), time.monotonic()
             made = kind_of(way)(**settings_of(setup, mirroring))
             made.initialize_from_trained_model_folder(str(folder / "model"), (0,))
             predict(made, images, folder / "case")
-            elapsed = clock() - start
+            elapsed, ended = clock() - start, time.monotonic()
     if not list(folder.glob("case*")):
         raise InputError("The prediction wrote no file.")
+    known: dict[str, float | None] = {"seconds": elapsed, "began": began, "ended": ended, "before_bytes": before}
     if setup.device == "cuda":
-        return {"seconds": elapsed, "peak_bytes": torch.cuda.max_memory_allocated()}
+        return {**known, "peak_bytes": torch.cuda.max_memory_allocated()}
     after = resident_bytes("VmHWM")
-    return {"seconds": elapsed, "peak_bytes": after - before if after and before else None}
+    return {**known, "peak_bytes": after - before if after and before else None}
 
 
-def in_a_process(name: str, mirroring: bool, arguments: Sequence[str], folder: Path, lean: bool) -> dict[str, Any]:
+def in_a_process(
+    name: str,
+    mirroring: bool,
+    arguments: Sequence[str],
+    folder: Path,
+    lean: bool,
+    started: Callable[[int], object] = lambda process: None,
+) -> dict[str, Any]:
+    """Result of :func:`probe` in a process of its own.
+
+    Args:
+        name: of the way.
+        mirroring: see there.
+        arguments: of the command line of this script.
+        folder: of the way, beside the file of the setup.
+        lean: give freed memory back to the system.
+        started: called with the id of the process.
+
+    Raises:
+        InputError: the process failed.
+    """
     environment = dict(os.environ)
     if lean:
         # glibc keeps freed blocks below a threshold that grows up to 32 MiB, and would count them as resident
         environment |= {"MALLOC_MMAP_THRESHOLD_": str(1 << 16), "MALLOC_TRIM_THRESHOLD_": str(1 << 16)}
     asked = ["--probe", name, "--probe-folder", str(folder), *(["--probe-mirrors"] if mirroring else [])]
-    run = subprocess.run(
-        [sys.executable, __file__, *arguments, *asked], env=environment, capture_output=True, text=True
-    )
-    if run.returncode:
-        reason = f"killed by signal {-run.returncode} (9: out of memory)" if run.returncode < 0 else run.stderr[-500:]
+    command, pipe = [sys.executable, __file__, *arguments, *asked], subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+        started(process.pid)
+        output, errors = process.communicate()
+    if code := process.returncode:
+        reason = f"killed by signal {-code} (9: out of memory)" if code < 0 else errors[-500:]
         raise InputError(f"{name} could not be measured: {reason}")
-    return json.loads(run.stdout.splitlines()[-1])
+    return json.loads(output.splitlines()[-1])
 
 
 def measure(
@@ -377,8 +404,8 @@ def markdown(title: str, rows: dict[str, dict[str, Any]]) -> str:
 # -- the command line -------------------------------------------------------------------------------------------------
 
 
-def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_setup(result: argparse.ArgumentParser) -> None:
+    """Add the arguments that say which volume is predicted, by which networks."""
     plans = result.add_mutually_exclusive_group()
     plans.add_argument("--dataset", metavar="ID", help="with nnUNetPlans.json in nnUNet_preprocessed")
     plans.add_argument("--plans", type=Path, metavar="FILE", help="default: planned for --shape and --spacing")
@@ -398,11 +425,16 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--volume", type=int, nargs=3, metavar=("D", "H", "W"), help="voxels that are predicted; default: --shape"
     )
+    result.add_argument("--step", type=float, default=0.5, help="of tiles, in patches (%(default)s)")
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_setup(result)
     result.add_argument(
         "--ways", choices=tuple(WAYS), nargs="+", default=tuple(WAYS), help=f"default: all; ratios need {REFERENCE}"
     )
     result.add_argument("--mirroring", choices=("off", "on", "both"), default="off", help="TTA (%(default)s)")
-    result.add_argument("--step", type=float, default=0.5, help="of tiles, in patches (%(default)s)")
     result.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     result.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's")
     result.add_argument(

@@ -239,10 +239,10 @@ def step(trainer: Any, batch: dict[str, Any]) -> None:
 # -- memory: one process for each trainer -----------------------------------------------------------------------------
 
 
-def resident_bytes(field_name: str) -> int | None:
-    """``VmRSS`` (now) or ``VmHWM`` (peak) of this process; None where there is no Linux."""
-    with contextlib.suppress(FileNotFoundError):
-        for line in Path("/proc/self/status").read_text().splitlines():
+def resident_bytes(field_name: str, process: int | str = "self") -> int | None:
+    """``VmRSS`` (now) or ``VmHWM`` (peak) of this or another process; None where there is no Linux, or it has ended."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for line in Path(f"/proc/{process}/status").read_text().splitlines():
             if line.startswith(f"{field_name}:"):
                 return int(line.split()[1]) * 1024
     return None

@@ -101,6 +101,25 @@ def test_s2v_inference_plans_and_measures_time_and_memory(tmp_path):
     assert "claim" in result.stdout
 
 
+def test_s2v_memory_profile_draws_the_memory_of_every_way_from_its_beginning_to_its_end(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "s2v_memory_profile.py"), "--shape", "8", "32", "32", "--spacing", "4"]
+    ways = ["3d_fullres", "S2VNet B, both"]
+    files = ["--figure", str(tmp_path / "profile.png"), "--csv", str(tmp_path / "profile.csv")]
+    result = subprocess.run([*command, "1", "1", "--ways", *ways, *files], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "profile.png").stat().st_size > 1000
+    profiles = pd.read_csv(tmp_path / "profile.csv", index_col="part")
+    assert profiles.shape == (300, 2)
+    assert profiles.notna().all(axis=None)
+    for way in ways:
+        found = re.search(rf"{way}: read at most (\d+) MiB, by the kernel (\d+) MiB", result.stdout)
+        read, counted = map(int, found.groups())
+        assert abs(read - profiles[way].max()) <= 0.6  # both are rounded
+        # a short peak may fall between two readings; the kernel misses none
+        assert 0.5 * counted < read <= counted + 1
+        assert profiles[way].iloc[0] < 0.5 * read
+
+
 def test_s2v_inference_refuses_plans_of_single_slices(tmp_path):
     (tmp_path / "plans.json").write_text(json.dumps({"plans_name": "flat", "configurations": {"2d": {}}}))
     command = [sys.executable, str(BENCHMARKS / "s2v_inference.py"), "--plans", str(tmp_path / "plans.json")]

@@ -25,7 +25,7 @@ class S2VNetOptions(MethodOptions):
     clip: Count = 4
     """T: neighbouring slices per training sample. 1: no propagation."""
     single_slices: Share = 0.5
-    """Share of the training clips that are T slices from anywhere, none of which knows another. They give a step the
+    """Share of the training clips made of T unrelated slices; nothing propagates between them. They give a step the
     variety that neighbouring slices cost."""
     inference_clip: Count = 64
     """Slices of a patch of the stock commands, within which centres propagate."""
