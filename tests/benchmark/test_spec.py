@@ -1,13 +1,20 @@
 """Benchmarks are read whole or refused with the sentence that says what to correct."""
 
+import json
 import textwrap
+from pathlib import Path
 
 import pytest
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ext import catalogue
 from nnunet_ext.benchmark.spec import Arm, Metrics, PlansRecipe, Spec, load, parse, ready_specs
 from nnunet_ext.cli import main
 from nnunet_ext.errors import InputError
+
+PLANS = (
+    Path(__file__).parents[2] / "docs/results/low-hippocampus/plans/Dataset004_Hippocampus.nnUNetPlans_benchf74f40.json"
+)
 
 MINIMAL = {
     "baseline": "nnUNetTrainerReference",
@@ -74,8 +81,6 @@ def test_an_arm_may_start_from_the_weights_of_one_before_it():
 
 
 def test_a_spec_survives_json():
-    import json
-
     plans = {"presets": ["cpu"], "features": [4, 8], "options": {"pnpnet": {"levels": [2, 3]}}}
     spec = read(plans=plans, metrics={"nsd_tolerances_mm": [1, 2]}, seeds=[3, 4])
     assert Spec.from_dict(json.loads(json.dumps(spec.as_dict()))) == spec
@@ -88,6 +93,25 @@ def test_the_ready_benchmarks_are_valid_and_name_trainers_that_exist(name):
     assert spec.description
     for arm in spec.arms:
         assert catalogue.resolve(arm.trainer)
+
+
+@pytest.mark.parametrize("name", ["low-hippocampus", "low-hippocampus-borders"])
+def test_the_wider_reference_has_as_many_parameters_as_pnpnet(name):
+    """With the plans that the committed report of the same data set and network was trained with."""
+    arms = {arm.name: arm for arm in load(name).arms}
+    plans = json.loads(PLANS.read_text())
+    settings = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    assert settings["features_per_stage"] == list(arms["nnUNetTrainerPnPNet"].plans.features)
+    parameters = {}
+    for one in ("nnUNetTrainerReference", "wider reference", "nnUNetTrainerPnPNet"):
+        settings["features_per_stage"] = list(arms[one].plans.features)
+        manager = PlansManager(plans)
+        network = catalogue.resolve(arms[one].trainer).build_network_architecture(
+            manager, manager.get_configuration("3d_fullres"), 1, 3
+        )
+        parameters[one] = sum(p.numel() for p in network.parameters())
+    assert parameters["wider reference"] == pytest.approx(parameters["nnUNetTrainerPnPNet"], rel=0.001)
+    assert parameters["nnUNetTrainerPnPNet"] > 1.2 * parameters["nnUNetTrainerReference"]
 
 
 def test_the_command_lists_the_ready_benchmarks(capsys):
