@@ -28,9 +28,8 @@ def training(fold: Path) -> dict[str, Any]:
 
     Returns:
         ``epoch_seconds`` and ``curves`` (one value per epoch), ``late_gain`` (see :func:`late_gain`), ``weights``
-        (number of values in the state of the network; modules that nnU-Net shares, such as the encoder, which is also in
-        the decoder, count as often as they occur), ``trainer``, ``configuration``, ``plans``, and the
-        ``settings`` of the configuration as trained.
+        (number of values in the state of the network; modules that nnU-Net shares, such as the encoder, count as often
+        as they occur), ``trainer``, ``configuration``, ``plans``, and the ``settings`` of the configuration as trained.
     """
     from nnunet_ext.nnunet.untrusted import load_untrusted
 
