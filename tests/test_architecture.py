@@ -119,6 +119,7 @@ def test_beside_its_trainer_a_method_needs_only_what_knows_no_trainer(method):
         "nnunet.options",
         "nnunet.teacher",
         "nnunet.pseudo_labels",
+        "landmarks.heatmaps",
         "landmarks.points",
         "errors",
         method,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
@@ -9,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
 from nnunet_ext.babloss.loss import Similarity
+from nnunet_ext.landmarks.heatmaps import Target
 from nnunet_ext.nnunet.options import STRICT, PseudoLabelOptions
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -25,6 +27,11 @@ class BaBLossOptions(PseudoLabelOptions):
 
     heatmap_sigma: Annotated[float, Field(gt=0)] = 4.0
     """Width of the Gaussian that is the target of a landmark. Published: 5 voxels of a volume resized to 128³."""
+    heatmap_target: Target = "gaussian"
+    """Target of a landmark: a Gaussian, or nnLandmark's ball, which falls linearly from the landmark to a radius.
+    Published: Gaussian."""
+    heatmap_radius: Annotated[float, Field(gt=0)] = 15.0
+    """Radius of the ball; nnLandmark's value. heatmap_sigma then only says how much direction B sharpens heatmaps."""
     heatmap_weight: Annotated[float, Field(ge=0)] = 10.0
     """Weight of the loss of the heatmaps, whose targets reach 1. Published: 1, with targets that reach 255. With 1,
     heatmaps stay flat for a long time; see docs/results/history/babloss.md."""
@@ -86,6 +93,13 @@ class BaBLossOptions(PseudoLabelOptions):
             ramp_start=0.0,
             ramp_end=0.0,
         )
+
+    def heatmap_width(self, spacing: Sequence[float]) -> list[float]:
+        """Return sigma of the Gaussian or radius of the ball, in voxels of each axis of this spacing."""
+        if self.heatmap_target == "gaussian":
+            return [self.heatmap_sigma * min(spacing) / mm for mm in spacing]
+        # at least a voxel, so that a landmark between two thick slices is seen in both
+        return [max(self.heatmap_radius * min(spacing) / mm, 1.0) for mm in spacing]
 
     def of_the_bridge(self) -> dict[str, Any]:
         """Return the arguments of :class:`nnunet_ext.babloss.loss.BridgeLoss`."""

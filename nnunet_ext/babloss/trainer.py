@@ -75,8 +75,8 @@ class LandmarkTrainer(LandmarkValidation):
 
     def initialize(self) -> None:
         options, spacing = self.options.babloss, self.configuration_manager.spacing
-        self.heatmap_sigma = [options.heatmap_sigma * min(spacing) / mm for mm in spacing]
-        self.heatmap_loss = self.heatmap_loss_class(self.heatmap_sigma)
+        self.heatmap_width = options.heatmap_width(spacing)
+        self.heatmap_loss = self.heatmap_loss_class(self.heatmap_width, target=options.heatmap_target)
         exclusive = not self.labels.has_regions
         self.bridge = BridgeLoss(self.organs_of_landmarks(), spacing, exclusive=exclusive, **options.of_the_bridge())
         super().initialize()
@@ -177,7 +177,7 @@ class nnUNetTrainerBaBLossPaper(LandmarkTrainer):
         a, b = published_bridge(
             logits.float(),
             landmark_logits.float() / PaperHeatmapLoss.SCALE,
-            heatmaps(batch["landmarks"], states, target.shape[2:], self.heatmap_sigma),
+            heatmaps(batch["landmarks"], states, target.shape[2:], self.heatmap_width),
             self.labels.one_hot(target),
             known=(states == State.PRESENT) & ~drawn,
             unknown=(states == State.UNKNOWN) & drawn,

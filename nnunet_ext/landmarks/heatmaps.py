@@ -1,4 +1,4 @@
-"""Landmarks as images: Gaussian targets, the loss on them, and decoding to coordinates.
+"""Landmarks as images: targets (a Gaussian or a ball), the loss on them, and decoding to coordinates.
 
 Positions are in voxels of the patch: 0 is the centre of the first voxel of an axis. Sigma is chosen in mm but given in
 voxels per axis, because the spacing differs between axes. Targets are rendered on the device from coordinates, so no
@@ -7,7 +7,9 @@ dense array is loaded. The loss renders them channel by channel, to save memory.
 The default loss follows nnLandmark (BCE, mean over the hardest 20 % of a channel's voxels), with a Gaussian target. In
 a larger patch 20 % are more voxels, and the landmark has a smaller share of the gradient: 23 times less in 128³ than in
 40×56×40. So here the number of voxels is a multiple of the mass of the Gaussian, and a landmark has the same pull in
-any patch. :class:`PaperHeatmapLoss` is the loss of the published code, whose targets reach 255.
+any patch. nnLandmark's own target, a ball that falls linearly from its centre, is an option: there it is the distance
+transform of a ball of 15 voxels, divided by its largest value, with the centre on a voxel. :class:`PaperHeatmapLoss` is
+the loss of the published code, whose targets reach 255.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -25,6 +28,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.points import State
 
+Target = Literal["gaussian", "ball"]
 FIT_RADIUS = 3.5  # voxels
 NEAR = math.exp(-4.5)  # height of a Gaussian at three sigmas
 LEAST = 8.0  # smallest number of voxels in the loss, as a multiple of a Gaussian's mass
@@ -47,48 +51,98 @@ def heatmaps(points: Tensor, states: Tensor, shape: Sequence[int], sigma: Sequen
     Raises:
         InputError: the number of axes differs, or a sigma is not positive.
     """
+    seen, squares = _squares(points, states, shape, sigma, "sigmas")
+    result = seen
+    for axis, square in enumerate(squares):
+        result = result[..., None] * torch.exp(-square / 2).view(*points.shape[:-1], *[1] * axis, -1)
+    return result
+
+
+def balls(points: Tensor, states: Tensor, shape: Sequence[int], radius: Sequence[float]) -> Tensor:
+    """Render a ball for each landmark in the patch: 1 at the landmark, falling linearly to 0 at the radius.
+
+    nnLandmark renders the same with its centre on a voxel.
+
+    Args:
+        points: ``(B, K, dim)``, voxels, as in :func:`heatmaps`.
+        states: ``(B, K)``, values of :class:`~nnunet_ext.landmarks.points.State`.
+        shape: shape of the patch, ``dim`` numbers.
+        radius: voxels, one per axis.
+
+    Returns:
+        ``(B, K, *shape)``, float32 or wider.
+
+    Raises:
+        InputError: the number of axes differs, or a radius is not positive.
+    """
+    seen, squares = _squares(points, states, shape, radius, "radii")
+    result = torch.zeros_like(seen)
+    for axis, square in enumerate(squares):
+        result = result[..., None] + square.view(*points.shape[:-1], *[1] * axis, -1)
+    return seen.view(*seen.shape, *[1] * len(shape)) * (1 - result.sqrt()).clamp(min=0)
+
+
+def _squares(
+    points: Tensor, states: Tensor, shape: Sequence[int], widths: Sequence[float], name: str
+) -> tuple[Tensor, list[Tensor]]:
+    """1 where a landmark is in the patch, else 0, ``(B, K)``; by axis, squares of distance by width, ``(B, K, n)``."""
     dim = len(shape)
-    if points.shape[-1] != dim or len(sigma) != dim or min(sigma) <= 0:
+    if points.shape[-1] != dim or len(widths) != dim or min(widths) <= 0:
         raise InputError(
-            f"Heatmaps of a patch of shape {tuple(shape)} need points with {dim} coordinates and {dim} positive sigmas,"
-            f" but got points of shape {tuple(points.shape)} and sigma {tuple(sigma)}."
+            f"Heatmaps of a patch of shape {tuple(shape)} need points with {dim} coordinates and {dim} positive {name},"
+            f" but got points of shape {tuple(points.shape)} and {name} {tuple(widths)}."
         )
     points = points.to(torch.promote_types(points.dtype, torch.float32))
     ends = torch.tensor(shape, device=points.device) - 0.5
     seen = (states == State.PRESENT) & ((points >= -0.5) & (points <= ends)).all(-1)  # never for nan
-    result = seen.to(points.dtype)
-    for axis, (size, s) in enumerate(zip(shape, sigma, strict=True)):
+    squares = []
+    for axis, (size, width) in enumerate(zip(shape, widths, strict=True)):
         position = torch.where(seen, points[..., axis], 0.0)[..., None]
         voxels = torch.arange(size, device=points.device, dtype=points.dtype)
-        result = result[..., None] * torch.exp(-((voxels - position) / s).square() / 2).view(
-            *points.shape[:-1], *[1] * axis, size
-        )
-    return result
+        squares.append(((voxels - position) / width).square())
+    return seen.to(points.dtype), squares
+
+
+_RENDER: dict[Target, Callable[[Tensor, Tensor, Sequence[int], Sequence[float]], Tensor]] = {
+    "gaussian": heatmaps,
+    "ball": balls,
+}
 
 
 class HeatmapLoss(nn.Module):
-    """Binary cross entropy with a Gaussian, over a fixed number of voxels: those near the landmark, and the hardest.
+    """Binary cross entropy with a target, over a fixed number of voxels: those near the landmark, and the hardest.
 
     An absent landmark has a target of zero; an unknown one has no loss. The loss of a perfect heatmap is not 0 but the
-    entropy of the Gaussian. The sum is divided by the fixed number of voxels even if the patch has fewer, so that a
+    entropy of the target. The sum is divided by the fixed number of voxels even if the patch has fewer, so that a
     landmark has the same pull in any patch.
 
     Args:
-        sigma: sigma of the Gaussian in voxels, one per axis.
-        hardest: number of voxels in the loss, as a multiple of the mass of the Gaussian. For a sigma of 4, 18 is
-            nnLandmark's 20 % of a patch of 40×56×40. All voxels within three sigmas of the landmark (7.2 masses in 3D,
-            4.5 in 2D) are among them.
+        width: sigma of the Gaussian or radius of the ball, in voxels, one per axis.
+        hardest: number of voxels in the loss, as a multiple of the mass of the target. For a Gaussian with a sigma of
+            4, 18 is nnLandmark's 20 % of a patch of 40×56×40. All voxels within three sigmas of the landmark (7.2
+            masses in 3D, 4.5 in 2D) or in the ball (4 masses in 3D, 3 in 2D) are among them.
+        target: a Gaussian, or nnLandmark's ball.
+
+    Raises:
+        InputError: too few voxels, or an unknown target.
     """
 
-    def __init__(self, sigma: Sequence[float], hardest: float = 18.0) -> None:
+    def __init__(self, width: Sequence[float], hardest: float = 18.0, target: Target = "gaussian") -> None:
         super().__init__()
         if not hardest >= LEAST:
             raise InputError(
-                f"The hardest voxels are {hardest} times the mass of a Gaussian, but at least {LEAST} are needed, for "
+                f"The hardest voxels are {hardest} times the mass of a target, but at least {LEAST} are needed, for "
                 "those near the landmark and some others."
             )
-        self.sigma = tuple(sigma)
-        self.count = math.ceil(hardest * math.prod(s * math.sqrt(2 * math.pi) for s in sigma))
+        if target not in get_args(Target):
+            raise InputError(f"The target of heatmaps is {target!r}, but it must be one of {get_args(Target)}.")
+        dim, unit = len(width), math.sqrt(2 * math.pi) ** len(width)
+        if target == "ball":  # a cone over the ball of the unit radius
+            unit = math.pi ** (dim / 2) / math.gamma(dim / 2 + 1) / (dim + 1)
+        self.width = tuple(width)
+        self.target: Target = target
+        self.near = NEAR if target == "gaussian" else 0.0
+        self.count = math.ceil(hardest * unit * math.prod(width))
 
     def forward(self, logits: Tensor, points: Tensor, states: Tensor) -> Tensor:
         """Compute the loss of a batch.
@@ -102,12 +156,12 @@ class HeatmapLoss(nn.Module):
             Scalar, float32 or wider: the mean over all known landmarks of the batch. If all are unknown, 0 with a
             gradient of 0.
         """
-        return _mean_over_known(logits, points, states, self.sigma, self._channel)
+        return _mean_over_known(logits, points, states, self.target, self.width, self._channel)
 
     def _channel(self, logits: Tensor, target: Tensor) -> Tensor:
         with torch.no_grad():
             each = binary_cross_entropy_with_logits(logits, target, reduction="none")
-            each[target > NEAR] = math.inf
+            each[target > self.near] = math.inf
             chosen = each.topk(min(self.count, each.numel()), sorted=False).indices
         # compute again at the chosen voxels, so that autograd keeps nothing of the others
         return binary_cross_entropy_with_logits(logits[chosen], target[chosen], reduction="sum") / self.count
@@ -120,26 +174,39 @@ class PaperHeatmapLoss(nn.Module):
     the landmark and 0 far from it.
 
     Args:
-        sigma: sigma of the Gaussian in voxels, one per axis. The published code uses 5, in volumes resized to 128³.
+        width: sigma of the Gaussian in voxels, one per axis. The published code uses 5, in volumes resized to 128³.
+        target: only a Gaussian is published.
+
+    Raises:
+        InputError: another target.
     """
 
     SCALE = 255.0
     """Divide outputs by this before :func:`decode`."""
 
-    def __init__(self, sigma: Sequence[float]) -> None:
+    def __init__(self, width: Sequence[float], target: Target = "gaussian") -> None:
         super().__init__()
-        self.sigma = tuple(sigma)
+        if target != "gaussian":
+            raise InputError(
+                f"The published loss of heatmaps was given the target {target!r}, but has a Gaussian; use HeatmapLoss."
+            )
+        self.width = tuple(width)
 
     def forward(self, outputs: Tensor, points: Tensor, states: Tensor) -> Tensor:
         """Compute :meth:`HeatmapLoss.forward` on outputs in units of 1/255."""
-        return _mean_over_known(outputs, points, states, self.sigma, self._channel)
+        return _mean_over_known(outputs, points, states, "gaussian", self.width, self._channel)
 
     def _channel(self, output: Tensor, target: Tensor) -> Tensor:
         return mse_loss(output, self.SCALE * target)
 
 
 def _mean_over_known(
-    outputs: Tensor, points: Tensor, states: Tensor, sigma: Sequence[float], loss: Callable[[Tensor, Tensor], Tensor]
+    outputs: Tensor,
+    points: Tensor,
+    states: Tensor,
+    kind: Target,
+    width: Sequence[float],
+    loss: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
     """The mean of ``loss(output, target)``, both ``(voxels,)``, over the channels whose landmark is known."""
     with torch.autocast(outputs.device.type, enabled=False):
@@ -148,7 +215,7 @@ def _mean_over_known(
         total = outputs[:0].sum(dtype=dtype)  # an empty sum: 0, connected to the graph
         channels = outputs.flatten(2).flatten(0, 1).unbind()  # at once, so that the gradient is one tensor
         for b, k in known:
-            target = heatmaps(points[b, k], states[b, k], outputs.shape[2:], sigma).flatten().to(dtype)
+            target = _RENDER[kind](points[b, k], states[b, k], outputs.shape[2:], width).flatten().to(dtype)
             total = total + loss(channels[b * outputs.shape[1] + k].to(dtype), target)
         return total / max(1, len(known))
 

@@ -12,6 +12,7 @@ from scipy import ndimage
 from nnunet_ext.babloss.boundary_distance import boundary_distance, radius_steps, reach
 from nnunet_ext.babloss.loss import BridgeLoss
 from nnunet_ext.errors import InputError
+from nnunet_ext.landmarks.heatmaps import balls
 from nnunet_ext.landmarks.points import State
 from tests.babloss.balls import ball, distances
 
@@ -312,6 +313,21 @@ def test_by_default_the_best_landmark_is_on_the_surface(radius, spacing):
         losses[at] = found.loss.item()
     best = [at for at, value in losses.items() if value <= min(losses.values()) + 1e-9]
     assert abs(sum(best) / len(best) - (radius + 0.5)) <= 0.5  # the last voxel of the ball ends there
+
+
+@pytest.mark.parametrize("radius", [4, 10])
+@pytest.mark.parametrize("dim", [2, 3])
+def test_the_best_place_of_a_heatmap_that_was_taught_a_ball_is_on_the_surface_too(radius, dim):
+    shape, centre = [25] * (dim - 1) + [2 * radius + 25], [12.0] * (dim - 1) + [radius + 6.0]
+    inside, losses = distances(shape, centre) <= radius, {}
+    for step in range(4 * radius + 20):
+        point = torch.tensor([[[*centre[:-1], centre[-1] + step / 4]]], dtype=torch.float64)
+        heat = torch.logit(0.001 + 0.95 * balls(point, torch.ones(1, 1), shape, [15.0] * dim))
+        found = bridge_b(heat, torch.stack([~inside, inside])[None].float(), shape, heatmap_sigma=4.0)
+        assert found.active == 1
+        losses[step / 4] = found.loss.item()
+    best = [at for at, value in losses.items() if value <= min(losses.values()) + 1e-9]
+    assert abs(sum(best) / len(best) - (radius + 0.5)) <= 0.5
 
 
 def test_it_does_not_ask_for_the_whole_surface():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_ext.babloss.options import BaBLossOptions
 from nnunet_ext.babloss.trainer import BRIDGE_A, BRIDGE_B, HEATMAP, nnUNetTrainerBaBLoss
 from nnunet_ext.catalogue import resolve
 from nnunet_ext.discovery import discovery_folder
@@ -28,6 +29,7 @@ TRAINERS = {
     "direction A": ("nnUNetTrainerBaBLoss", {"b_weight": 0.0}),
     "direction B": ("nnUNetTrainerBaBLoss", {"a_weight": 0.0}),
     "self-training": ("nnUNetTrainerBaBLoss", {"pseudo_weight": 1.0, "ramp_start": 0.0, "ramp_end": 0.0}),
+    "ball": ("nnUNetTrainerBaBLoss", {"heatmap_target": "ball", "heatmap_radius": 5.0}),
     "Paper": ("nnUNetTrainerBaBLossPaper", {}),
 }
 """Trainers and options: everything that was measured on its own."""
@@ -114,6 +116,24 @@ def test_every_trainer_trains_and_validates(make, name, configuration):
     with torch.no_grad():
         assert trainer.validation_step(validated)["tp_hard"].shape == (2,)
     assert len(trainer.radial_errors) > 0
+
+
+def test_a_ball_is_the_target_where_the_options_say_so_and_never_of_the_published_loss(make):
+    radius = make(TRAINERS["ball"][0], options=TRAINERS["ball"][1]).heatmap_loss.width
+    assert max(radius) == 5.0
+    # options of the plans do not apply to published arithmetic
+    paper = make("nnUNetTrainerBaBLossPaper", options={"heatmap_target": "ball", "heatmap_radius": 7.0})
+    assert max(paper.heatmap_loss.width) == 5.0
+    assert paper.options.babloss.heatmap_target == "gaussian"
+    with pytest.raises(InputError, match="heatmap_target"):
+        make("nnUNetTrainerBaBLoss", options={"heatmap_target": "cone"})
+
+
+def test_widths_of_targets_follow_the_spacing():
+    spacing = (10.0, 1.0, 2.0)
+    assert BaBLossOptions().heatmap_width(spacing) == [0.4, 4.0, 2.0]
+    # a ball between two thick slices is seen in both
+    assert BaBLossOptions(heatmap_target="ball", heatmap_radius=6.0).heatmap_width(spacing) == [1.0, 6.0, 3.0]
 
 
 @pytest.mark.parametrize("name", TRAINERS)

@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks.heatmaps import HeatmapLoss, PaperHeatmapLoss, decode, heatmaps
+from nnunet_ext.landmarks.heatmaps import HeatmapLoss, PaperHeatmapLoss, balls, decode, heatmaps
 from nnunet_ext.landmarks.points import State
 
 CASES = [((9, 8), (2.0, 1.5)), ((5, 9, 7), (0.8, 2.0, 2.0))]
@@ -21,6 +22,15 @@ def gaussian(point, shape, sigma):
     result = np.zeros(shape)
     for v in np.ndindex(tuple(shape)):
         result[v] = math.exp(-sum(((i - x) / s) ** 2 for i, x, s in zip(v, point, sigma, strict=True)) / 2)
+    return result
+
+
+def ball(point, shape, radius):
+    """Voxel by voxel."""
+    result = np.zeros(shape)
+    for v in np.ndindex(tuple(shape)):
+        far = math.sqrt(sum(((i - x) / r) ** 2 for i, x, r in zip(v, point, radius, strict=True)))
+        result[v] = max(0.0, 1.0 - far)
     return result
 
 
@@ -40,6 +50,27 @@ def test_a_target_is_a_gaussian_around_what_is_present_and_zero_elsewhere(shape,
     for b in range(2):
         np.testing.assert_allclose(found[b, 0], gaussian(points[b, 0].tolist(), shape, sigma), rtol=1e-12)
     assert not found[:, 1:].any()
+
+
+@pytest.mark.parametrize(("shape", "radius"), [((13, 12), (5.0, 4.0)), ((5, 9, 7), (1.2, 4.0, 4.0))])
+def test_a_ball_falls_linearly_around_what_is_present_and_is_zero_elsewhere(shape, radius):
+    points, states = three_states(shape)
+    found = balls(points, states, shape, radius)
+    assert found.shape == (2, 3, *shape)
+    for b in range(2):
+        np.testing.assert_allclose(found[b, 0], ball(points[b, 0].tolist(), shape, radius), rtol=1e-12, atol=1e-15)
+    assert not found[:, 1:].any()
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_a_ball_is_nearly_the_distance_transform_of_a_ball(dim):
+    # nnLandmark's target: the transform of a ball of 15 voxels, divided by its largest value
+    inside = ball([20.0] * dim, [41] * dim, [15.0 + 1e-9] * dim) > 0
+    transform = ndimage.distance_transform_edt(inside)
+    points, states = torch.full((1, 1, dim), 20.0, dtype=torch.float64), torch.ones(1, 1)
+    found = balls(points, states, [41] * dim, [15.0] * dim)[0, 0].numpy()
+    # the first voxel outside is at 0 there, so its radius is a voxel larger: at most 1/16
+    assert np.abs(found - transform / transform.max()).max() < 1 / 16 + 0.01
 
 
 def test_outside_of_the_patch_a_landmark_is_not_seen():
@@ -82,16 +113,57 @@ def test_the_loss_is_that_of_the_voxels_near_the_landmark_and_of_the_hardest(sha
     assert found.item() == pytest.approx(np.mean(expected), rel=1e-12)
 
 
-@pytest.mark.parametrize(("small", "large"), [((60, 64), (256, 224)), ((40, 56, 40), (96, 96, 96))])
-def test_a_landmark_pulls_as_much_in_a_large_patch_as_in_a_small_one(small, large):
-    pulls = []
+@pytest.mark.parametrize(("shape", "radius"), [((13, 12), (3.0, 2.0)), ((7, 9, 8), (1.2, 2.5, 2.5))])
+def test_with_a_ball_the_loss_is_that_of_its_voxels_and_of_the_hardest(shape, radius):
+    points, states = three_states(shape)
+    logits = torch.randn(2, 3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    volume = (math.pi if len(shape) == 2 else 4 / 3 * math.pi) * math.prod(radius)
+    count = math.ceil(18 * volume / (len(shape) + 1))  # a cone
+    expected = []
+    for b in range(2):
+        for k, target in [(0, ball(points[b, 0].tolist(), shape, radius)), (1, np.zeros(shape))]:
+            p = 1 / (1 + np.exp(-logits[b, k].numpy()))
+            each = -(target * np.log(p) + (1 - target) * np.log(1 - p))
+            others = np.sort(each[target == 0])[::-1]
+            expected.append((each[target > 0].sum() + others[: count - (target > 0).sum()].sum()) / count)
+    found = HeatmapLoss(radius, target="ball")(logits, points, states)
+    assert found.item() == pytest.approx(np.mean(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(9, 10), (5, 6, 7)])
+def test_the_gradient_of_the_loss_with_a_ball_is_that_of_differences(shape):
+    points, states = three_states(shape)
+    logits = torch.randn(2, 3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    loss = HeatmapLoss((2.0,) * len(shape), target="ball")
+    assert torch.autograd.gradcheck(lambda x: loss(x, points, states), (logits,), fast_mode=True)
+
+
+def test_of_balls_decoding_is_within_a_tenth_of_a_voxel():
+    points = 20 + torch.rand(20, 1, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = [decode(balls(point[None], torch.ones(1, 1), (41,) * 3, (15.0,) * 3)[0])[0][0] for point in points]
+    assert np.linalg.norm(np.array(found) - points[:, 0].numpy(), axis=1).max() < 0.1
+
+
+def test_targets_that_a_loss_does_not_have_are_refused():
+    with pytest.raises(InputError, match="'cone', but it must be one of"):
+        HeatmapLoss((2.0, 2.0), target="cone")
+    with pytest.raises(InputError, match="'ball', but has a Gaussian; use HeatmapLoss"):
+        PaperHeatmapLoss((2.0, 2.0), target="ball")
+    with pytest.raises(InputError, match="2 positive radii"):
+        balls(torch.zeros(1, 1, 2), torch.ones(1, 1), (4, 4), (1.0, 0.0))
+
+
+@pytest.mark.parametrize(("small", "large"), [((60, 64), (256, 224)), ((40, 56, 40), (128, 128, 128))])
+@pytest.mark.parametrize("target", ["gaussian", "ball"])
+def test_a_landmark_pulls_as_much_in_a_large_patch_as_in_a_small_one(small, large, target):
+    pulls, width = [], 4.0 if target == "gaussian" else 8.0
     for shape in (small, large):
         logits = torch.full((1, 1, *shape), -2.0, requires_grad=True)
         points = torch.tensor([[[float(n // 2) for n in shape]]])
-        HeatmapLoss((4.0,) * len(shape))(logits, points, torch.ones(1, 1)).backward()
+        HeatmapLoss((width,) * len(shape), target=target)(logits, points, torch.ones(1, 1)).backward()
         pulls.append(-logits.grad.clamp(max=0).sum().item())
     assert pulls[1] == pytest.approx(pulls[0], rel=1e-4)
-    if len(small) == 3:
+    if len(small) == 3 and target == "gaussian":
         assert 10 * pulls[0] == pytest.approx(0.27, abs=0.01)  # the weight of the trainer
 
 
