@@ -98,7 +98,10 @@ def test_s2v_inference_plans_and_measures_time_and_memory(tmp_path):
         numbers = [*row["seconds"], *row["time_ratio"].values(), row["peak_bytes"], row["peak_ratio"]]
         assert all(math.isfinite(number) and number > 0 for number in numbers)
     assert row["patch"] == [6, 32, 32]
-    assert "claim" in result.stdout
+    claim, goal = result.stdout.split("\n\n")[1].splitlines()[-2:]
+    assert "claim" in claim
+    assert claim.count("|") == goal.count("|") == 9
+    assert re.search(r"goal.*float32 0\.077, bfloat16 0\.050.*0\.350", goal)
 
 
 def test_s2v_memory_profile_draws_the_memory_of_every_way_from_its_beginning_to_its_end(tmp_path):

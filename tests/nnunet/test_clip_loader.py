@@ -1,16 +1,24 @@
 """Clips of nnU-Net's loader: every slice is seen as often as another, and padding is known as such."""
 
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_ext.data.raw import open_dataset
 from nnunet_ext.nnunet.clip_loader import GAP, SINGLE, ClipLoader, blank_padding, clip_loaders
 from nnunet_ext.nnunet.loaders import SEAM
+from tests import tiny
+
+DATA = Path(os.environ.get("NNUNET_EXT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 DRAWS = 20000
 
@@ -60,6 +68,66 @@ def test_every_slice_is_seen_as_often_as_another(depth, length, forced):
 def test_with_an_ignore_label_too():
     np.random.seed(0)
     assert np.abs(exposure(loader(12, 4, ignore=True), 12, False) - 1).max() < 0.1
+
+
+class RealCases:
+    """Every ``step``-th case of a data set, as nnU-Net preprocesses it for ``2d`` at this spacing in mm."""
+
+    def __init__(self, name, spacing, step):
+        if not (DATA / name).is_dir():
+            pytest.skip(f"no {DATA / name}; set NNUNET_EXT_DATA to a folder that holds this data set")
+        raw, plans = open_dataset(DATA / name), tiny.plans()
+        plans["configurations"]["2d"]["spacing"] = [spacing] * 2
+        plans["image_reader_writer"] = raw.reader().name
+        manager = PlansManager(plans)
+        configuration = manager.get_configuration("2d")
+        preprocessor = configuration.preprocessor_class(verbose=False)
+        self.labels, self.cases = manager.get_label_manager(raw.description), {}
+        for case in raw.cases[::step]:
+            files = [str(file) for file in case.images], str(case.label)
+            image, target, properties = preprocessor.run_case(*files, manager, configuration, raw.description)
+            foreground = self.labels.foreground_labels
+            properties["class_locations"] = preprocessor._sample_foreground_locations(target, foreground)
+            self.cases[case.name] = image.astype(np.float32), target, None, properties
+        self.identifiers = tuple(self.cases)
+
+    def load_case(self, identifier):
+        return self.cases[identifier]
+
+
+def ends_by_others(kind, real, foreground, batches=600, **options):
+    """How often first and last slices are in the windows of a loader's batches, as a multiple of the other slices."""
+    made = kind(real, 8, (4, 24, 24), (4, 24, 24), real.labels, foreground, **options)
+    windows, stock = [], made.get_bbox
+
+    def seen(shape, *args, **kwargs):
+        lower, upper = stock(shape, *args, **kwargs)
+        windows.append((shape[0], lower[0], upper[0]))
+        return lower, upper
+
+    made.get_bbox = seen
+    for _ in range(batches):
+        made.generate_train_batch()
+    assert len(windows) == 8 * batches
+    ratios = []
+    for depth in {case[0].shape[1] for case in real.cases.values()}:
+        counts = np.zeros(depth)
+        for _, lower, upper in (window for window in windows if window[0] == depth):
+            counts[max(0, lower) : upper] += 1
+        ratios.append(counts[[0, -1]].mean() / counts[1:-1].mean())
+    return np.mean(ratios)
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@pytest.mark.parametrize(("name", "spacing", "step"), [("Dataset027_ACDC", 6.0, 50), ("Dataset038_CHAOST2", 8.0, 6)])
+def test_first_and_last_slices_of_real_volumes_are_seen_but_for_the_foreground_as_often_as_others(name, spacing, step):
+    np.random.seed(0)
+    real, share = RealCases(name, spacing, step), 0.33
+    assert abs(ends_by_others(ClipLoader, real, 0.0, slice_axis=0) - 1) < 0.1
+    assert ends_by_others(nnUNetDataLoader, real, 0.0) < 0.5
+    # windows around the foreground lie where that is, which may be in no end; the others know nothing of it
+    assert ends_by_others(ClipLoader, real, share, slice_axis=0) > 0.85 * (1 - share)
 
 
 def test_a_window_around_a_voxel_holds_it():
