@@ -153,7 +153,8 @@ class nnUNetTrainerS2VNet(SliceClips):
 class nnUNetTrainerS2VNetNoPropagation(nnUNetTrainerS2VNet):
     """Every slice stands alone: the control for propagation.
 
-    A step has as many slices as one of S2VNet, if the plans have at least two clips of them.
+    A step has as many slices as one of S2VNet, if the plans have at least two clips of them. It also draws slices as
+    nnU-Net does; S2VNet with ``inference_clip`` 1 differs in propagation alone.
     """
 
     fixed_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"s2vnet": {"clip": 1}}
