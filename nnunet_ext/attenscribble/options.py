@@ -65,6 +65,9 @@ class AttenScribbleOptions(PseudoLabelOptions):
     """Weight of the similarity's own term in the stable loss."""
     ramp: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Share of the epochs over which both weights grow from 0. The code: 0."""
+    crf_fade: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the epochs, at the end, over which the weight of the masked CRF loss falls to 0. With 0.2 one training
+    was better and one worse (docs/results/attenscribble.md). The code: 0."""
     wait: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Mean probability at its annotated voxels from which both losses count fully for a class
     (:mod:`nnunet_ext.attenscribble.confidence_gate`). The code: 0, they do not wait."""
@@ -135,3 +138,13 @@ class AttenScribbleOptions(PseudoLabelOptions):
         """
         length, done = self.ramp * epochs, epoch - start * epochs
         return min(1.0, max(0.0, done / length)) if length > 0 else float(done >= 0)
+
+    def faded(self, epoch: int, epochs: int) -> float:
+        """Return the share of the CRF weight that is left at the end of the training, from 1 to 0.
+
+        Args:
+            epoch: counted from 0.
+            epochs: of the whole training.
+        """
+        length = self.crf_fade * epochs
+        return min(1.0, (epochs - epoch) / length) if length > 0 else 1.0

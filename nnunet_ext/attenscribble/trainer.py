@@ -95,7 +95,7 @@ class MaskedCRF(PseudoLabels):
         """The regulariser grows from 0, later the pseudo-labels."""
         options, now = self.options.attenscribble, (self.current_epoch, self.num_epochs)
         ramp, pseudo = options.ramped(*now), options.ramped(*now, options.pseudo_start) * options.pseudo_weight
-        own = {CRF: ramp * self.crf_weight, ASL: ramp * options.asl_weight, PSEUDO: pseudo}
+        own = {CRF: ramp * options.faded(*now) * self.crf_weight, ASL: ramp * options.asl_weight, PSEUDO: pseudo}
         return {**super().option_weights(), **own}
 
     def prepare_batch(self, batch: Batch) -> Batch:

@@ -24,6 +24,7 @@ WRONG = {
     "asl_weight": [-1],
     "gamma": [-1],
     "ramp": [-3, 1.5],
+    "crf_fade": [-0.1, 1.5],
     "wait": [-1, 5],
     "crf_image": ["raw"],
     "offsets_per_step": [0, -1],

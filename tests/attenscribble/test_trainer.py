@@ -25,9 +25,9 @@ KINDS = ["ignore", "regions+ignore"]
 def make_with_similarity(make_trainer):
     """``make_with_similarity(configuration)`` → ``nnUNetTrainerAttenScribble`` with the similarity."""
 
-    def make(configuration="2d", seed=0, kind="ignore"):
+    def make(configuration="2d", seed=0, kind="ignore", **options):
         plans = tiny.plans()
-        plans["configurations"][configuration]["nnunet_ext"]["attenscribble"]["asl_weight"] = 1.0
+        plans["configurations"][configuration]["nnunet_ext"]["attenscribble"] |= {"asl_weight": 1.0, **options}
         name = "nnUNetTrainerAttenScribble"
         return make_trainer(name, kind=kind, configuration=configuration, plans=plans, seed=seed)
 
@@ -197,6 +197,16 @@ def test_the_regularisers_grow_from_zero_over_the_first_epochs(make_trainer, mak
     assert [asl for _, asl in weights] == pytest.approx([0, 0.5, 1, 1])
     paper = make_trainer("nnUNetTrainerAttenScribblePaper", kind="ignore", configuration="2d")
     assert paper.term_weight(CRF) == paper.term_weight(ASL) == 9.2
+
+
+def test_the_weight_of_the_crf_loss_may_fade_at_the_end(make_with_similarity):
+    trainer = make_with_similarity(crf_fade=0.2)
+    weights = []
+    for epoch in (25, 50, 800, 900, 999):  # the last 200 of 1000 epochs
+        trainer.current_epoch = epoch
+        weights.append([trainer.term_weight(name) for name in (CRF, ASL)])
+    assert [crf for crf, _ in weights] == pytest.approx([4.6, 9.2, 9.2, 4.6, 9.2 / 200])
+    assert [asl for _, asl in weights] == pytest.approx([0.5, 1, 1, 1, 1])
 
 
 def test_in_the_first_epoch_the_loss_is_that_of_stock_nnunet(make_trainer, make_with_similarity):
