@@ -35,6 +35,7 @@ from nnunet_ext.babloss.loss import BridgeLoss
 from nnunet_ext.babloss.options import BaBLossOptions
 from nnunet_ext.data.geometry import Floats, Geometry
 from nnunet_ext.data.raw import RawDataset, open_dataset
+from nnunet_ext.landmarks.heatmaps import heatmaps
 from nnunet_ext.landmarks.points import State
 from nnunet_ext.landmarks.rules import DIRECTIONS, Kind, Rule, array_axes, thick_axis
 
@@ -172,10 +173,8 @@ def _only(mask: Mask, part: int) -> Mask:
 
 def _heatmap(shape: Sequence[int], point: Floats, sigma: Floats) -> Tensor:
     """Logits ``(1, 1, *shape)`` as a network predicts them: peaks are not quite 1, and the background not 0."""
-    result = torch.ones(())
-    for n, x, s in zip(shape, point, sigma, strict=True):
-        result = result[..., None] * torch.exp(-((torch.arange(n, dtype=torch.float64) - x) ** 2) / (2 * s**2))
-    return torch.logit(0.001 + 0.95 * result)[None, None]
+    rendered = heatmaps(torch.tensor(point)[None, None], torch.tensor([[State.PRESENT]]), shape, tuple(sigma))
+    return torch.logit(0.001 + 0.95 * rendered)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

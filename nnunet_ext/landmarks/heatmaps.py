@@ -53,39 +53,31 @@ def heatmaps(points: Tensor, states: Tensor, shape: Sequence[int], sigma: Sequen
     """
     seen, squares = _squares(points, states, shape, sigma, "sigmas")
     result = seen
-    for axis, square in enumerate(squares):
-        result = result[..., None] * torch.exp(-square / 2).view(*points.shape[:-1], *[1] * axis, -1)
+    for square in squares:
+        result = result[..., None] * torch.exp(-square / 2)
     return result
 
 
 def balls(points: Tensor, states: Tensor, shape: Sequence[int], radius: Sequence[float]) -> Tensor:
     """Render a ball for each landmark in the patch: 1 at the landmark, falling linearly to 0 at the radius.
 
+    Arguments, result and errors are those of :func:`heatmaps`, with a radius (voxels, one per axis) instead of sigma.
     nnLandmark renders the same with its centre on a voxel.
-
-    Args:
-        points: ``(B, K, dim)``, voxels, as in :func:`heatmaps`.
-        states: ``(B, K)``, values of :class:`~nnunet_ext.landmarks.points.State`.
-        shape: shape of the patch, ``dim`` numbers.
-        radius: voxels, one per axis.
-
-    Returns:
-        ``(B, K, *shape)``, float32 or wider.
-
-    Raises:
-        InputError: the number of axes differs, or a radius is not positive.
     """
     seen, squares = _squares(points, states, shape, radius, "radii")
     result = torch.zeros_like(seen)
-    for axis, square in enumerate(squares):
-        result = result[..., None] + square.view(*points.shape[:-1], *[1] * axis, -1)
+    for square in squares:
+        result = result[..., None] + square
     return seen.view(*seen.shape, *[1] * len(shape)) * (1 - result.sqrt()).clamp(min=0)
 
 
 def _squares(
     points: Tensor, states: Tensor, shape: Sequence[int], widths: Sequence[float], name: str
 ) -> tuple[Tensor, list[Tensor]]:
-    """1 where a landmark is in the patch, else 0, ``(B, K)``; by axis, squares of distance by width, ``(B, K, n)``."""
+    """1 where a landmark is in the patch, else 0, ``(B, K)``; by axis, squares of distance by width.
+
+    The squares are ``(B, K, 1, …, 1, n)``, with a 1 for each earlier axis, so that a loop adds axis after axis.
+    """
     dim = len(shape)
     if points.shape[-1] != dim or len(widths) != dim or min(widths) <= 0:
         raise InputError(
@@ -97,7 +89,7 @@ def _squares(
     seen = (states == State.PRESENT) & ((points >= -0.5) & (points <= ends)).all(-1)  # never for nan
     squares = []
     for axis, (size, width) in enumerate(zip(shape, widths, strict=True)):
-        position = torch.where(seen, points[..., axis], 0.0)[..., None]
+        position = torch.where(seen, points[..., axis], 0.0).view(*seen.shape, *[1] * (axis + 1))
         voxels = torch.arange(size, device=points.device, dtype=points.dtype)
         squares.append(((voxels - position) / width).square())
     return seen.to(points.dtype), squares

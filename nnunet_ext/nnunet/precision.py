@@ -112,8 +112,9 @@ def infer_in(network: nn.Module, settings: Mapping[str, Any]) -> nn.Module:
         network: see above; returned.
         settings: the section :data:`SECTION` of the plans.
     """
-    if Precision(torch.device("cpu"), settings).planned_bfloat16:
-        inference = _Inference()
+    precision = Precision(torch.device("cpu"), settings)
+    if precision.planned_bfloat16:
+        inference = _Inference(precision)
         network.register_forward_pre_hook(inference.begin)
         network.register_forward_hook(inference.end, always_call=True)
     return network
@@ -131,14 +132,15 @@ def infer_in_float32(network: nn.Module) -> nn.Module:
 class _Inference:
     """Autocast around each call of a network in evaluation on a CPU, unless the caller has begun it."""
 
-    def __init__(self) -> None:
+    def __init__(self, precision: Precision) -> None:
+        self.precision = precision
         self.entered: list[AbstractContextManager[Any]] = []
 
     @torch.compiler.disable
     def begin(self, network: nn.Module, inputs: tuple[Any, ...]) -> None:
         on_cpu = bool(inputs) and isinstance(inputs[0], Tensor) and inputs[0].device.type == "cpu"
-        half = not network.training and on_cpu and not torch.is_autocast_enabled("cpu") and has_bfloat16_units()
-        self.entered.append(autocast("cpu", dtype=torch.bfloat16) if half else nullcontext())
+        begins = not network.training and on_cpu and not torch.is_autocast_enabled("cpu")
+        self.entered.append(self.precision.autocast() if begins else nullcontext())
         self.entered[-1].__enter__()
 
     @torch.compiler.disable

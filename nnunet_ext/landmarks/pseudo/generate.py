@@ -23,9 +23,9 @@ from __future__ import annotations
 import shutil
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -209,9 +209,7 @@ def label_case(
     engine = _engine(options.engine, options.model)
     image = Reader(reader_name).image(case.images[0])
     geometry, array = Geometry.from_volume(image), as_3d(image.array)
-    by_organ = isinstance(engine, OrganEngine)
-    channels = [as_3d(Reader(reader_name).image(file).array) for file in case.images] if by_organ else [array]
-    volume = np.stack(channels)
+    of_organ = _by_organ(engine, array, case.images[1:], reader_name)
     masks: dict[str, NDArray[np.bool_]] = {}
     verdicts: dict[str, Verdict] = {}
     provenance: dict[str, Any] = {}
@@ -222,7 +220,7 @@ def label_case(
         else:
             rng = np.random.default_rng([options.seed, zlib.crc32(f"{case.name}/{organ}".encode())])
             moved = prompts.moved(options.limits.jitter_mm, rng).in_image(geometry, array.shape)
-            own = engine.of_organ(organ, volume) if isinstance(engine, OrganEngine) else engine
+            own = of_organ(organ)
             mask = _mask(own, options.engine, array, geometry, prompts)
             other = _mask(own, options.engine, array, geometry, moved)
             surface = {
@@ -279,6 +277,16 @@ def label_map(
 def _engine(name: str, model: str | None) -> Engine | OrganEngine:
     """Load an engine once per process, because weights are large."""
     return load_engine(name, model)
+
+
+def _by_organ(
+    engine: Engine | OrganEngine, first: NDArray, others: Sequence[Path], reader_name: str
+) -> Callable[[str], Engine]:
+    """The engine for each organ of an image; the other channels are read only for one that knows organs."""
+    if not isinstance(engine, OrganEngine):
+        return lambda organ: engine
+    channels = np.stack([first, *(as_3d(Reader(reader_name).image(file).array) for file in others)])
+    return partial(engine.of_organ, channels=channels)
 
 
 def _mask(engine: Engine, name: str, image: NDArray, geometry: Geometry, prompts: Prompts) -> NDArray[np.bool_]:

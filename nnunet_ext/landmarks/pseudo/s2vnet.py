@@ -45,13 +45,13 @@ class S2VNetEngine:
         Raises:
             InputError: the model has no such label.
         """
-        if organ not in self.session.labels:
-            known = [name for name, value in self.session.labels.items() if value]
+        labels = self.session.labels
+        if organ not in labels:
+            known = [name for name, value in labels.items() if value]
             raise InputError(
                 f"--model {self.model} segments {', '.join(known)}, but the landmarks span {organ}; train "
                 "nnUNetTrainerS2VNet on cases with this label."
             )
-        value = self.session.labels[organ]
 
         def engine(
             image: NDArray, spacing_mm: Sequence[float], foreground: Floats, background: Floats
@@ -64,7 +64,7 @@ class S2VNetEngine:
                 for point in points.tolist():
                     self.session.add_point_interaction(point, include, run_prediction=False, label=organ)
             self.session.predict()
-            return self.session.target_buffer == value
+            return self.session.target_buffer == labels[organ]
 
         return engine
 
