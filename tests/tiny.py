@@ -288,5 +288,6 @@ def batch_with_everything(trainer: Any, seed: int = 0) -> dict[str, Any]:
         "keys": [f"case_{sample}" for sample in range(size)],
         "landmarks": points,
         "landmark_states": states,
+        "landmark_across": torch.zeros(size, landmarks),
         "segmented": torch.arange(size) != 0,
     }

@@ -94,12 +94,15 @@ class BaBLossOptions(PseudoLabelOptions):
             ramp_end=0.0,
         )
 
+    def heatmap_mm(self, spacing: Sequence[float]) -> float:
+        """Return sigma of the Gaussian or radius of the ball in mm."""
+        return min(spacing) * (self.heatmap_sigma if self.heatmap_target == "gaussian" else self.heatmap_radius)
+
     def heatmap_width(self, spacing: Sequence[float]) -> list[float]:
         """Return sigma of the Gaussian or radius of the ball, in voxels of each axis of this spacing."""
-        if self.heatmap_target == "gaussian":
-            return [self.heatmap_sigma * min(spacing) / mm for mm in spacing]
-        # at least a voxel, so that a landmark between two thick slices is seen in both
-        return [max(self.heatmap_radius * min(spacing) / mm, 1.0) for mm in spacing]
+        # a ball at least a voxel, so that a landmark between two thick slices is seen in both
+        least = 0.0 if self.heatmap_target == "gaussian" else 1.0
+        return [max(self.heatmap_mm(spacing) / mm, least) for mm in spacing]
 
     def of_the_bridge(self) -> dict[str, Any]:
         """Return the arguments of :class:`nnunet_ext.babloss.loss.BridgeLoss`."""

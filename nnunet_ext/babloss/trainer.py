@@ -75,7 +75,7 @@ class LandmarkTrainer(LandmarkValidation):
 
     def initialize(self) -> None:
         options, spacing = self.options.babloss, self.configuration_manager.spacing
-        self.heatmap_width = options.heatmap_width(spacing)
+        self.heatmap_width, self.heatmap_mm = options.heatmap_width(spacing), options.heatmap_mm(spacing)
         self.heatmap_loss = self.heatmap_loss_class(self.heatmap_width, target=options.heatmap_target)
         exclusive = not self.labels.has_regions
         self.bridge = BridgeLoss(self.organs_of_landmarks(), spacing, exclusive=exclusive, **options.of_the_bridge())
@@ -96,7 +96,8 @@ class LandmarkTrainer(LandmarkValidation):
 
     def compute_terms(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         logits, landmark_logits = output
-        heatmap = self.heatmap_loss(landmark_logits, batch["landmarks"], batch["landmark_states"])
+        across = batch["landmark_across"] / self.heatmap_mm
+        heatmap = self.heatmap_loss(landmark_logits, batch["landmarks"], batch["landmark_states"], across)
         terms = {SEGMENTATION: self.loss(logits, batch["target"]), HEATMAP: heatmap}
         return terms | self.bridge_terms(finest(logits), landmark_logits, batch)
 

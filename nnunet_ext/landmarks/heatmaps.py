@@ -34,16 +34,21 @@ NEAR = math.exp(-4.5)  # height of a Gaussian at three sigmas
 LEAST = 8.0  # smallest number of voxels in the loss, as a multiple of a Gaussian's mass
 
 
-def heatmaps(points: Tensor, states: Tensor, shape: Sequence[int], sigma: Sequence[float]) -> Tensor:
+def heatmaps(
+    points: Tensor, states: Tensor, shape: Sequence[int], sigma: Sequence[float], across: Tensor | None = None
+) -> Tensor:
     """Render a Gaussian of height 1 for each landmark in the patch; zeros for all other landmarks.
 
-    A landmark that is present but outside the patch gets a target of zero, not the tail of a Gaussian.
+    A landmark that is present but outside the patch gets a target of zero, not the tail of a Gaussian. If the patch is
+    a slice, landmarks of other slices get what their Gaussian in the volume is in this one.
 
     Args:
-        points: ``(B, K, dim)``, voxels; values of landmarks that are not present do not matter, not even nan.
+        points: ``(B, K, dim)``, voxels; values of landmarks that are neither present nor in another slice do not
+            matter, not even nan.
         states: ``(B, K)``, values of :class:`~nnunet_ext.landmarks.points.State`.
         shape: shape of the patch, ``dim`` numbers.
         sigma: voxels, one per axis.
+        across: ``(B, K)``, sigmas between this slice and that of the landmark, 0 if it is here; by default 0 for all.
 
     Returns:
         ``(B, K, *shape)``, float32 or wider.
@@ -51,32 +56,35 @@ def heatmaps(points: Tensor, states: Tensor, shape: Sequence[int], sigma: Sequen
     Raises:
         InputError: the number of axes differs, or a sigma is not positive.
     """
-    seen, squares = _squares(points, states, shape, sigma, "sigmas")
-    result = seen
+    seen, beyond, squares = _squares(points, states, shape, sigma, across, "sigmas")
+    result = seen * torch.exp(-beyond / 2)
     for square in squares:
         result = result[..., None] * torch.exp(-square / 2)
     return result
 
 
-def balls(points: Tensor, states: Tensor, shape: Sequence[int], radius: Sequence[float]) -> Tensor:
+def balls(
+    points: Tensor, states: Tensor, shape: Sequence[int], radius: Sequence[float], across: Tensor | None = None
+) -> Tensor:
     """Render a ball for each landmark in the patch: 1 at the landmark, falling linearly to 0 at the radius.
 
     Arguments, result and errors are those of :func:`heatmaps`, with a radius (voxels, one per axis) instead of sigma.
     nnLandmark renders the same with its centre on a voxel.
     """
-    seen, squares = _squares(points, states, shape, radius, "radii")
-    result = torch.zeros_like(seen)
+    seen, beyond, squares = _squares(points, states, shape, radius, across, "radii")
+    result = beyond
     for square in squares:
         result = result[..., None] + square
     return seen.view(*seen.shape, *[1] * len(shape)) * (1 - result.sqrt()).clamp(min=0)
 
 
 def _squares(
-    points: Tensor, states: Tensor, shape: Sequence[int], widths: Sequence[float], name: str
-) -> tuple[Tensor, list[Tensor]]:
-    """1 where a landmark is in the patch, else 0, ``(B, K)``; by axis, squares of distance by width.
+    points: Tensor, states: Tensor, shape: Sequence[int], widths: Sequence[float], across: Tensor | None, name: str
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Where a target is (1, else 0), and squares of distance by width: across slices, then along each axis.
 
-    The squares are ``(B, K, 1, …, 1, n)``, with a 1 for each earlier axis, so that a loop adds axis after axis.
+    The first two are ``(B, K)``, the others ``(B, K, 1, …, 1, n)``, with a 1 for each earlier axis, so that a loop adds
+    axis after axis.
     """
     dim = len(shape)
     if points.shape[-1] != dim or len(widths) != dim or min(widths) <= 0:
@@ -86,16 +94,18 @@ def _squares(
         )
     points = points.to(torch.promote_types(points.dtype, torch.float32))
     ends = torch.tensor(shape, device=points.device) - 0.5
-    seen = (states == State.PRESENT) & ((points >= -0.5) & (points <= ends)).all(-1)  # never for nan
+    across = torch.zeros_like(points[..., 0]) if across is None else across.to(points.dtype)
+    there = (states == State.PRESENT) | ((states == State.ABSENT) & (across > 0))
+    seen = there & ((points >= -0.5) & (points <= ends)).all(-1)  # never for nan
     squares = []
     for axis, (size, width) in enumerate(zip(shape, widths, strict=True)):
         position = torch.where(seen, points[..., axis], 0.0).view(*seen.shape, *[1] * (axis + 1))
         voxels = torch.arange(size, device=points.device, dtype=points.dtype)
         squares.append(((voxels - position) / width).square())
-    return seen.to(points.dtype), squares
+    return seen.to(points.dtype), across.square(), squares
 
 
-_RENDER: dict[Target, Callable[[Tensor, Tensor, Sequence[int], Sequence[float]], Tensor]] = {
+_RENDER: dict[Target, Callable[[Tensor, Tensor, Sequence[int], Sequence[float], Tensor | None], Tensor]] = {
     "gaussian": heatmaps,
     "ball": balls,
 }
@@ -104,7 +114,9 @@ _RENDER: dict[Target, Callable[[Tensor, Tensor, Sequence[int], Sequence[float]],
 class HeatmapLoss(nn.Module):
     """Binary cross entropy with a target, over a fixed number of voxels: those near the landmark, and the hardest.
 
-    An absent landmark has a target of zero; an unknown one has no loss. The loss of a perfect heatmap is not 0 but the
+    An absent landmark has a target of zero; an unknown one has no loss. In 2D a landmark of another slice has the
+    target that a volume would have in this slice: neighbouring slices look alike, and a network that is told 1 in one
+    of them and 0 in the next learns neither. The loss of a perfect heatmap is not 0 but the
     entropy of the target. The sum is divided by the fixed number of voxels even if the patch has fewer, so that a
     landmark has the same pull in any patch.
 
@@ -136,19 +148,20 @@ class HeatmapLoss(nn.Module):
         self.near = NEAR if target == "gaussian" else 0.0
         self.count = math.ceil(hardest * unit * math.prod(width))
 
-    def forward(self, logits: Tensor, points: Tensor, states: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, points: Tensor, states: Tensor, across: Tensor | None = None) -> Tensor:
         """Compute the loss of a batch.
 
         Args:
             logits: ``(B, K, *spatial)``.
             points: ``(B, K, dim)``, voxels.
             states: ``(B, K)``, values of ``State``.
+            across: ``(B, K)``, widths between this slice and that of the landmark; by default 0.
 
         Returns:
             Scalar, float32 or wider: the mean over all known landmarks of the batch. If all are unknown, 0 with a
             gradient of 0.
         """
-        return _mean_over_known(logits, points, states, self.target, self.width, self._channel)
+        return _mean_over_known(logits, points, states, across, self.target, self.width, self._channel)
 
     def _channel(self, logits: Tensor, target: Tensor) -> Tensor:
         with torch.no_grad():
@@ -184,9 +197,9 @@ class PaperHeatmapLoss(nn.Module):
             )
         self.width = tuple(width)
 
-    def forward(self, outputs: Tensor, points: Tensor, states: Tensor) -> Tensor:
+    def forward(self, outputs: Tensor, points: Tensor, states: Tensor, across: Tensor | None = None) -> Tensor:
         """Compute :meth:`HeatmapLoss.forward` on outputs in units of 1/255."""
-        return _mean_over_known(outputs, points, states, "gaussian", self.width, self._channel)
+        return _mean_over_known(outputs, points, states, across, "gaussian", self.width, self._channel)
 
     def _channel(self, output: Tensor, target: Tensor) -> Tensor:
         return mse_loss(output, self.SCALE * target)
@@ -196,6 +209,7 @@ def _mean_over_known(
     outputs: Tensor,
     points: Tensor,
     states: Tensor,
+    across: Tensor | None,
     kind: Target,
     width: Sequence[float],
     loss: Callable[[Tensor, Tensor], Tensor],
@@ -207,7 +221,8 @@ def _mean_over_known(
         total = outputs[:0].sum(dtype=dtype)  # an empty sum: 0, connected to the graph
         channels = outputs.flatten(2).flatten(0, 1).unbind()  # at once, so that the gradient is one tensor
         for b, k in known:
-            target = _RENDER[kind](points[b, k], states[b, k], outputs.shape[2:], width).flatten().to(dtype)
+            beyond = None if across is None else across[b, k]
+            target = _RENDER[kind](points[b, k], states[b, k], outputs.shape[2:], width, beyond).flatten().to(dtype)
             total = total + loss(channels[b * outputs.shape[1] + k].to(dtype), target)
         return total / max(1, len(known))
 

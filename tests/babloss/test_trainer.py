@@ -88,6 +88,7 @@ def batch_of(trainer, states, drawn, seed=0):
         "landmarks": points,
         "landmark_states": torch.tensor(rows, dtype=torch.int8),
         "landmark_case_states": torch.tensor(rows, dtype=torch.int8),
+        "landmark_across": torch.zeros(size, len(rows[0])),
         "segmented": torch.tensor([drawn[sample % 2] for sample in range(size)]),
         "keys": [f"case_{sample}" for sample in range(size)],
     }

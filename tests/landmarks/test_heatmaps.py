@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.heatmaps import HeatmapLoss, PaperHeatmapLoss, balls, decode, heatmaps
@@ -71,6 +72,38 @@ def test_a_ball_is_nearly_the_distance_transform_of_a_ball(dim):
     found = balls(points, states, [41] * dim, [15.0] * dim)[0, 0].numpy()
     # the first voxel outside is at 0 there, so its radius is a voxel larger: at most 1/16
     assert np.abs(found - transform / transform.max()).max() < 1 / 16 + 0.01
+
+
+@pytest.mark.parametrize("render", [heatmaps, balls])
+def test_a_slice_has_the_target_that_the_volume_has_in_it(render):
+    shape, width = (7, 12, 11), (1.6, 4.0, 3.0)  # slices are 2.5 times as far apart as rows
+    point = torch.tensor([[[2.0, 5.3, 4.8]]], dtype=torch.float64)
+    volume = render(point, torch.ones(1, 1), shape, width)[0, 0]
+    for z in range(shape[0]):
+        across = torch.tensor([[abs(z - 2.0) / width[0]]], dtype=torch.float64)
+        state = torch.tensor([[State.PRESENT if z == 2 else State.ABSENT]])
+        found = render(point[..., 1:], state, shape[1:], width[1:], across)[0, 0]
+        np.testing.assert_allclose(found, volume[z], rtol=1e-12, atol=1e-15)
+        # the losses are of this target
+        logits = torch.randn(1, 1, *shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(z))
+        kind = "ball" if render is balls else "gaussian"
+        everything = HeatmapLoss(width[1:], hardest=1e3, target=kind)
+        expected = binary_cross_entropy_with_logits(logits[0, 0], volume[z], reduction="sum") / everything.count
+        assert everything(logits, point[..., 1:], state, across).item() == pytest.approx(expected.item(), rel=1e-12)
+        if kind == "gaussian":
+            expected = mse_loss(logits[0, 0], 255 * volume[z])
+            assert PaperHeatmapLoss(width[1:])(logits, point[..., 1:], state, across).item() == pytest.approx(
+                expected.item(), rel=1e-12
+            )
+
+
+def test_only_an_absent_landmark_may_be_in_another_slice():
+    points, across = torch.full((1, 3, 2), 4.0), torch.full((1, 3), 0.5)
+    states = torch.tensor([[State.PRESENT, State.ABSENT, State.UNKNOWN]], dtype=torch.int8)
+    found = heatmaps(points, states, (8, 8), (2.0, 2.0), across)
+    assert found.flatten(2).any(2).tolist() == [[True, True, False]]
+    # where the place is not in the patch, as points of the loader say, nothing is there
+    assert not heatmaps(torch.full((1, 3, 2), NAN), states, (8, 8), (2.0, 2.0), across).any()
 
 
 def test_outside_of_the_patch_a_landmark_is_not_seen():

@@ -74,11 +74,13 @@ class LandmarkCase:
         keypoints: landmarks in voxels of the preprocessed array.
         annotation: the annotated parts of the case.
         matrix: :attr:`nnunet_ext.data.geometry.Geometry.matrix` of its image, ``(3, 3)``.
+        slice_mm: distance of the preprocessed array's slices, mm; a 2D patch is one slice, an index of the first axis.
     """
 
     keypoints: Keypoints
     annotation: Annotation
     matrix: Floats
+    slice_mm: float
 
 
 ByAnnotation = Mapping[Annotation, Sequence[str]]
@@ -162,7 +164,8 @@ def read_cases(
         grid = PreprocessedGrid.from_properties(properties, plans, data.shape[1:])
         keypoints = Keypoints.of(known.get(name, {}), names, grid)
         annotation = Annotation.of(is_segmented(properties["class_locations"]), has_landmarks(keypoints.states))
-        cases[name] = LandmarkCase(keypoints, annotation, grid.geometry.matrix)
+        slice_mm = float(np.linalg.norm(np.diff(grid.to_mm([[0, 0, 0], [1, 0, 0]]), axis=0)))
+        cases[name] = LandmarkCase(keypoints, annotation, grid.geometry.matrix, slice_mm)
     if not any(case.annotation.landmarks for case in cases.values()):
         raise InputError(
             f"{landmarks} says nothing about the landmarks {', '.join(names)} of dataset.json in any of the "

@@ -3,9 +3,11 @@
 =========================  ===================  =======================================================================
 key of a batch             type                 meaning
 =========================  ===================  =======================================================================
-``landmarks``              float32 (B, K, dim)  voxels of the patch that the network sees; nan unless present in it
+``landmarks``              float32 (B, K, dim)  voxels of the patch that the network sees; nan unless present in it, or
+                                                in 2D in another slice at a place that this patch shows
 ``landmark_states``        int8 (B, K)          :class:`State` in this patch: a landmark elsewhere is absent here; in 2D
                                                 also one in another slice
+``landmark_across``        float32 (B, K)       in 2D, mm between this slice and that of the landmark; otherwise 0
 ``landmark_case_states``   int8 (B, K)          :class:`State` in the case: absent means absent from the whole image
 ``segmented``              bool (B,)            whether the case has a segmentation. The target does not tell: outside
                                                 the image nnU-Net writes background, also in unsegmented cases
@@ -101,11 +103,12 @@ class _Patches:
         """
         voxels = torch.from_numpy(case.keypoints.voxels - np.asarray(start, np.float32))
         case_states = torch.from_numpy(case.keypoints.states)
-        states = case_states.clone()
+        states, across = case_states.clone(), torch.zeros(len(voxels))
         if flat:
-            states[(case_states == State.PRESENT) & (voxels[:, 0].abs() > 0.5)] = State.ABSENT
-            voxels = voxels[:, 1:]
-        self.current = {KEYPOINTS: voxels, STATES: torch.stack([states, case_states], 1)}
+            slices = torch.where(voxels[:, 0].abs() > 0.5, voxels[:, 0].round().abs(), 0.0)
+            states[(case_states == State.PRESENT) & (slices > 0)] = State.ABSENT
+            voxels, across = voxels[:, 1:], slices * case.slice_mm
+        self.current = {KEYPOINTS: voxels, STATES: torch.stack([states, case_states, across], 1)}
         self.segmented = case.annotation.segmentation
 
     def __call__(self, image: Tensor, segmentation: Tensor) -> dict[str, Any]:
@@ -118,21 +121,20 @@ class _Patches:
 
     def collated(self) -> dict[str, Tensor]:
         """The landmarks of a batch, by key."""
-        keys = ("landmarks", "landmark_states", "landmark_case_states", "segmented")
+        keys = ("landmarks", "landmark_states", "landmark_case_states", "landmark_across", "segmented")
         return {key: torch.stack(parts) for key, parts in zip(keys, zip(*self.done, strict=True), strict=True)}
 
 
-def _seen(voxels: Tensor, states: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """Points ``(K, dim)`` and states in the patch and in the case ``(K,)``, after all transforms."""
-    state, case_state = states.unbind(1)
-    state = state.clone()
-    there = state == State.PRESENT
+def _seen(voxels: Tensor, states: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """After all transforms: points ``(K, dim)``, states in patch and case, and mm across slices, ``(K,)`` each."""
+    state, case_state, across = states.unbind(1)
+    state = state.to(torch.int8)
     visible = torch.from_numpy(inside(voxels.numpy(), shape))
-    state[there & ~visible] = State.ABSENT
+    state[(state == State.PRESENT) & ~visible] = State.ABSENT
     # where a deformation folds space, the new position is not known
-    state[there & voxels.isnan().any(1)] = State.UNKNOWN
-    points = voxels.masked_fill((state != State.PRESENT)[:, None], torch.nan)
-    return points, state, case_state.clone()
+    state[(case_state == State.PRESENT) & voxels.isnan().any(1)] = State.UNKNOWN
+    points = voxels.masked_fill(~visible[:, None], torch.nan)
+    return points, state, case_state.to(torch.int8), across.masked_fill(~visible, 0.0)
 
 
 def landmark_loaders(segmented_share: float = 0.0) -> AbstractContextManager[None]:

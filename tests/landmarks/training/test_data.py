@@ -30,7 +30,7 @@ from nnunet_ext.landmarks.training.cases import (
     read_cases,
 )
 from nnunet_ext.landmarks.training.data import LandmarkData
-from nnunet_ext.landmarks.training.loader import LandmarkDataLoader, landmark_loaders
+from nnunet_ext.landmarks.training.loader import LandmarkDataLoader, _Patches, landmark_loaders
 from nnunet_ext.nnunet.loaders import SEAM
 from nnunet_ext.nnunet.trainer import CommonTrainer
 from tests import tiny
@@ -93,7 +93,9 @@ def check_batch(batch, normalised):
         known = name in KNOWN
         assert batch["landmark_case_states"][index].tolist() == ([1, 1, 1, 0] if known else [-1] * 4)
         assert (states != State.UNKNOWN).all() == known
-        assert torch.equal(points.isfinite().all(1), states == State.PRESENT)
+        across = batch["landmark_across"][index]
+        assert torch.equal(points.isfinite().all(1), (states == State.PRESENT) | (across > 0))
+        assert not (across[states != State.ABSENT]).any()
         assert not known or states[3] == State.ABSENT
         for k in range(3):
             if states[k] == State.PRESENT:
@@ -156,6 +158,31 @@ def test_in_2d_a_landmark_is_on_its_own_slice_only(root, normalised):
                     batch["data"][index, 0], torch.tensor(normalised[name][k]), rtol=1e-5, atol=0
                 ).any()
                 assert on_slice == (visible and name in KNOWN)
+
+
+def test_in_2d_a_landmark_of_another_slice_is_known_by_its_place_and_its_distance(root):
+    made = trainer(root, "2d")
+    cases = DatasetWithLandmarks(made.dataset_class(made.preprocessed_dataset_folder), made.landmark_cases, (22, 22))
+    np.random.seed(2)
+    seen = set()
+    for name in KNOWN:
+        _, _, _, properties = cases.load_case(name)
+        case = properties["class_locations"].case
+        spacing = properties["spacing"][0]  # of this plan, slices are not resampled
+        assert case.slice_mm == pytest.approx(spacing)
+        patches = _Patches(None)
+        for z in range(int(cases.load_case(name)[0].shape[1])):
+            patches.begin(case, (z, -2, -3), flat=True)
+            patches(torch.zeros(1, 40, 40), torch.zeros(1, 40, 40))
+            batch = patches.collated()
+            patches.done.clear()
+            slices = np.abs(case.keypoints.voxels[:3, 0] - z).round()
+            np.testing.assert_allclose(batch["landmark_across"][0, :3], slices * spacing, rtol=1e-6)
+            assert torch.equal(batch["landmark_states"][0, :3] == State.PRESENT, torch.from_numpy(slices == 0))
+            np.testing.assert_allclose(batch["landmarks"][0, :3], case.keypoints.voxels[:3, 1:] + (2, 3), rtol=1e-6)
+            assert batch["landmarks"][0, 3].isnan().all() and not batch["landmark_across"][0, 3]  # absent everywhere
+            seen |= set(slices)
+    assert {0, 1, 2} <= seen
 
 
 @pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
@@ -298,6 +325,7 @@ def test_the_augmenter_of_nnunet_works_with_one_process(root, monkeypatch):
                 "landmarks",
                 "landmark_states",
                 "landmark_case_states",
+                "landmark_across",
                 "segmented",
             }
     finally:
