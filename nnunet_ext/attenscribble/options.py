@@ -15,6 +15,16 @@ from nnunet_ext.nnunet.options import STRICT, PseudoLabelOptions
 Place = Literal["trunk", "side"]
 
 OF_ATTENTION = ("stages", "max_tokens", "heads", "head_dim", "mlp_ratio")
+OF_CRF = (
+    "crf_radius",
+    "crf_sigma",
+    "crf_intensity_sigma",
+    "crf_downsample",
+    "crf_volume_power",
+    "crf_fade",
+    "crf_image",
+    "offsets_per_step",
+)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -105,8 +115,16 @@ class AttenScribbleOptions(PseudoLabelOptions):
 
     @property
     def without_effect(self) -> Collection[str]:
-        idle = () if self.attends else OF_ATTENTION
-        return (*idle, "gamma") if self.asl_weight == 0 else idle
+        computed = {
+            OF_ATTENTION: self.attends,
+            ("gamma",): self.asl_weight > 0,
+            OF_CRF: self.crf_weight != 0,
+            ("wait",): self.asl_weight > 0 or self.crf_weight != 0,
+            ("pseudo_start",): self.pseudo_weight > 0,
+            ("ramp",): self.regularises,
+        }
+        idle = [name for names, used in computed.items() if not used for name in names]
+        return [*super().without_effect, *idle]
 
     @property
     def compares_clean_image(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
@@ -78,6 +78,21 @@ class BaBLossOptions(PseudoLabelOptions):
                 f"{self.heatmap_sigma}"
             )
         return self
+
+    @property
+    def without_effect(self) -> Collection[str]:
+        gaussian, a, b = self.heatmap_target == "gaussian", self.a_weight > 0, self.b_weight > 0
+        used = {
+            "heatmap_radius": not gaussian,
+            "heatmap_sigma": gaussian or b,  # direction B sharpens heatmaps from it to sigma
+            "levels": a or b,
+            "sigma": a or b,
+            "similarity": a,
+            "seen": b,
+            "ramp_start": a or b or self.pseudo_weight > 0,
+            "ramp_end": a or b or self.pseudo_weight > 0,
+        }
+        return [*super().without_effect, *(name for name, has_effect in used.items() if not has_effect)]
 
     @classmethod
     def as_published(cls) -> Self:

@@ -73,6 +73,10 @@ class PseudoLabelOptions(MethodOptions):
     pseudo_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Momentum of the teacher's moving average: a mean over about ``1 / (1 − m)`` steps."""
 
+    @property
+    def without_effect(self) -> Collection[str]:
+        return () if self.pseudo_weight else ("pseudo_confidence", "pseudo_momentum")
+
 
 Chosen = TypeVar("Chosen", bound=MethodOptions)
 

@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 
-from nnunet_ext.attenscribble.options import AttenScribbleOptions
+from nnunet_ext.attenscribble.options import OF_CRF, AttenScribbleOptions
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.options import not_applied, with_overrides
 
@@ -49,6 +49,11 @@ def test_every_option_is_tried():
     assert {field.name for field in fields(AttenScribbleOptions)} <= set(WRONG)
 
 
+def test_options_of_the_crf_loss_are_all_known():
+    weights = {"crf_weight"}
+    assert {f.name for f in fields(AttenScribbleOptions) if f.name.startswith("crf_")} - weights < set(OF_CRF)
+
+
 def test_the_ends_of_the_ranges_are_taken():
     ends = {"crf_radius": 16, "crf_sigma": 0.3, "crf_intensity_sigma": 0.001, "crf_downsample": 4, "crf_weight": 0}
     assert with_overrides(AttenScribbleOptions(), ends).crf_radius == 16
@@ -62,8 +67,19 @@ def test_the_ends_of_the_ranges_are_taken():
         ({"gamma": 0.5, "asl_weight": 1.0}, []),
         ({"heads": 2, "asl_weight": 1.0}, []),
         ({"gamma": 0.5, "stages": [1], "attention": "trunk"}, ["attenscribble.gamma = 0.5"]),
+        (
+            {"crf_weight": 0.0, "crf_radius": 2, "ramp": 0.1},
+            ["attenscribble.crf_radius = 2", "attenscribble.ramp = 0.1"],
+        ),
+        ({"crf_weight": 0.0, "asl_weight": 1.0, "wait": 0.3, "ramp": 0.1}, []),
+        ({"crf_weight": 2.0, "crf_radius": 2, "wait": 0.3, "ramp": 0.1}, []),
+        (
+            {"pseudo_start": 0.3, "pseudo_momentum": 0.9},
+            ["attenscribble.pseudo_start = 0.3", "attenscribble.pseudo_momentum = 0.9"],
+        ),
+        ({"pseudo_start": 0.3, "pseudo_momentum": 0.9, "pseudo_weight": 1.0}, []),
     ],
 )
-def test_options_of_attention_that_is_not_computed_are_named(plans, idle):
+def test_options_of_what_is_not_computed_are_named(plans, idle):
     options = with_overrides(AttenScribbleOptions(), plans)
     assert not_applied({"attenscribble": options}, {"attenscribble": plans}) == idle

@@ -19,6 +19,7 @@ from nnunet_ext.landmarks.points import State
 from nnunet_ext.landmarks.predictor import predict
 from nnunet_ext.medcontext.trainer import MedContext
 from nnunet_ext.nnunet.models import Prediction
+from nnunet_ext.nnunet.options import not_applied, with_overrides
 from nnunet_ext.nnunet.trainer import SEGMENTATION
 from tests import tiny
 from tests.landmarks.training import landmark_dataset
@@ -130,9 +131,30 @@ def test_a_ball_is_the_target_where_the_options_say_so_and_never_of_the_publishe
         make("nnUNetTrainerBaBLoss", options={"heatmap_target": "cone"})
 
 
+@pytest.mark.parametrize(
+    ("plans", "idle"),
+    [
+        ({"heatmap_radius": 9.0}, ["babloss.heatmap_radius = 9.0"]),
+        ({"heatmap_radius": 9.0, "heatmap_target": "ball", "heatmap_sigma": 3.0}, []),
+        ({"heatmap_target": "ball", "heatmap_sigma": 3.0, "b_weight": 0.0}, ["babloss.heatmap_sigma = 3.0"]),
+        ({"seen": 0.1, "similarity": "cosine", "b_weight": 0.0}, ["babloss.seen = 0.1"]),
+        ({"seen": 0.1, "similarity": "cosine", "a_weight": 0.0}, ["babloss.similarity = 'cosine'"]),
+        ({"a_weight": 0.0, "b_weight": 0.0, "levels": 6}, ["babloss.levels = 6"]),
+        ({"a_weight": 0.0, "b_weight": 0.0, "ramp_end": 0.5}, ["babloss.ramp_end = 0.5"]),
+        ({"a_weight": 0.0, "b_weight": 0.0, "ramp_end": 0.5, "pseudo_weight": 1.0}, []),
+        ({"pseudo_confidence": 0.9}, ["babloss.pseudo_confidence = 0.9"]),
+    ],
+)
+def test_options_of_what_is_not_computed_are_named(plans, idle):
+    options = with_overrides(BaBLossOptions(), plans)
+    assert not_applied({"babloss": options}, {"babloss": plans}) == idle
+
+
 def test_widths_of_targets_follow_the_spacing():
     spacing = (10.0, 1.0, 2.0)
     assert BaBLossOptions().heatmap_width(spacing) == [0.4, 4.0, 2.0]
+    assert BaBLossOptions().heatmap_mm((0.5, 0.7)) == 2.0
+    assert BaBLossOptions(heatmap_target="ball").heatmap_mm((0.5, 0.7)) == 7.5
     # a ball between two thick slices is seen in both
     assert BaBLossOptions(heatmap_target="ball", heatmap_radius=6.0).heatmap_width(spacing) == [1.0, 6.0, 3.0]
 
