@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
 from scipy.stats import theilslopes
 
 from nnunet_ext.version import __version__
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CURVES = ("train_losses", "val_losses", "mean_fg_dice", "ema_fg_dice")
 """Curves of nnU-Net's log, one value per epoch."""
@@ -28,8 +31,8 @@ def training(fold: Path) -> dict[str, Any]:
 
     Returns:
         ``epoch_seconds`` and ``curves`` (one value per epoch), ``late_gain`` (see :func:`late_gain`), ``weights``
-        (number of values in the state of the network; modules that nnU-Net shares, such as the encoder, count as often
-        as they occur), ``trainer``, ``configuration``, ``plans``, and the ``settings`` of the configuration as trained.
+        (see :func:`weights`), ``trainer``, ``configuration``, ``plans``, and the ``settings`` of the configuration as
+        trained.
     """
     from nnunet_ext.nnunet.untrusted import load_untrusted
 
@@ -44,7 +47,7 @@ def training(fold: Path) -> dict[str, Any]:
         "epoch_seconds": [round(end - start, 2) for start, end in zip(starts, ends, strict=False)],
         "curves": curves,
         "late_gain": late_gain(curves["mean_fg_dice"]),
-        "weights": sum(value.numel() for value in checkpoint["network_weights"].values()),
+        "weights": weights(checkpoint["network_weights"]),
         "plans": arguments["plans"]["plans_name"],
         "settings": {
             key: value
@@ -52,6 +55,15 @@ def training(fold: Path) -> dict[str, Any]:
             if key in ("batch_size", "patch_size", "spacing", "nnunet_ext", "data_identifier")
         },
     }
+
+
+def weights(state: Mapping[str, Tensor]) -> int:
+    """Return the number of values in the state of a network.
+
+    A module with several names counts once. In nnU-Net's networks the encoder is also a part of the decoder, and so on.
+    """
+    once = {(value.data_ptr(), tuple(value.shape)): value.numel() for value in state.values()}
+    return sum(once.values())
 
 
 def late_gain(dice: Sequence[float]) -> float | None:

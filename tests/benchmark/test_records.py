@@ -3,8 +3,10 @@
 import math
 
 import pytest
+import torch
+from torch import nn
 
-from nnunet_ext.benchmark.records import hardware, late_gain
+from nnunet_ext.benchmark.records import hardware, late_gain, weights
 
 
 def test_the_late_gain_is_the_rise_over_the_last_quarter():
@@ -25,6 +27,22 @@ def test_short_trainings_say_what_they_can():
     assert late_gain([]) is None
     assert late_gain([math.nan, math.nan, 0.5]) is None
     assert late_gain([*[0.1] * 6, 0.2, math.nan, 0.4]) == pytest.approx(0.2)  # epochs 0.2, ?, 0.4
+
+
+def test_a_module_with_several_names_counts_once(tmp_path):
+    encoder = nn.Conv2d(1, 2, 3)  # 20 values
+    network = nn.ModuleDict(
+        {"encoder": encoder, "decoder": nn.ModuleDict({"encoder": encoder, "head": nn.Linear(2, 2)})}
+    )
+    assert len(network.state_dict()) == 6
+    assert weights(network.state_dict()) == sum(p.numel() for p in network.parameters()) == 26
+    torch.save(network.state_dict(), tmp_path / "checkpoint.pth")
+    assert weights(torch.load(tmp_path / "checkpoint.pth")) == 26
+
+
+def test_equal_values_are_not_the_same_module():
+    assert weights({"a": torch.zeros(4), "b": torch.zeros(4)}) == 8
+    assert weights({"count": torch.tensor(0), "mean": torch.zeros(3)}) == 4
 
 
 def test_the_machine_is_described():
