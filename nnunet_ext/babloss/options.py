@@ -35,6 +35,10 @@ class BaBLossOptions(PseudoLabelOptions):
     heatmap_weight: Annotated[float, Field(ge=0)] = 10.0
     """Weight of the loss of the heatmaps, whose targets reach 1. Published: 1, with targets that reach 255. With 1,
     heatmaps stay flat for a long time; see docs/results/history/babloss.md."""
+    place_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the loss of the place of a landmark in the patch, a softmax over its heatmap
+    (:class:`nnunet_ext.landmarks.heatmaps.PlaceLoss`), without which heatmaps stay flat for long. Published: 0, there
+    is none."""
     heatmap_stage: Annotated[int, Field(ge=0)] = 1
     """Stage of the network at which the landmark decoder ends, 0 is full resolution. At 1 it costs a fraction of the
     time; heatmaps are interpolated from half of the resolution. Published: 0."""
@@ -60,6 +64,9 @@ class BaBLossOptions(PseudoLabelOptions):
     segmented_share: Share = 0.5
     """At least this share of the training samples comes from cases with masks, however few they are. Published: 0, all
     cases alike."""
+    landmark_share: Share = 0.67
+    """At least about this share of the patches of cases without masks is placed near a landmark; nnU-Net places about a
+    third of a batch so. In 2D most slices have none. Published: 0, nnU-Net's third."""
 
     @model_validator(mode="after")
     def _ramp_ends_after_its_start(self) -> Self:
@@ -100,11 +107,13 @@ class BaBLossOptions(PseudoLabelOptions):
         return cls(
             heatmap_sigma=5.0,
             heatmap_weight=1.0,
+            place_weight=0.0,
             heatmap_stage=0,
             a_weight=1.0,
             b_weight=1.0,
             levels=10,
             segmented_share=0.0,
+            landmark_share=0.0,
             ramp_start=0.0,
             ramp_end=0.0,
         )

@@ -23,7 +23,7 @@ from nnunet_ext.babloss.options import BaBLossOptions
 from nnunet_ext.babloss.published import published_bridge
 from nnunet_ext.babloss.self_trainer import SelfTraining
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks.heatmaps import HeatmapLoss, PaperHeatmapLoss, heatmaps
+from nnunet_ext.landmarks.heatmaps import HeatmapLoss, PaperHeatmapLoss, PlaceLoss, heatmaps
 from nnunet_ext.landmarks.points import State
 from nnunet_ext.landmarks.training.data import SECTION
 from nnunet_ext.landmarks.training.validation import LandmarkValidation
@@ -37,7 +37,7 @@ from nnunet_ext.partial_labels.cases import AnnotatedHeads
 from nnunet_ext.partial_labels.declaration import keys_like_ours
 from nnunet_ext.partial_labels.trainer import PartialLabels
 
-HEATMAP, BRIDGE_A, BRIDGE_B = "heatmap", "bridge_a", "bridge_b"
+HEATMAP, PLACE, BRIDGE_A, BRIDGE_B = "heatmap", "place", "bridge_a", "bridge_b"
 PAIRS_A, PAIRS_B = "pairs_a", "pairs_b"
 """Statistics: how many pairs of landmark and organ took part in each direction."""
 
@@ -73,11 +73,16 @@ class LandmarkTrainer(LandmarkValidation):
     def segmented_share(self) -> float:
         return float(self.options.babloss.segmented_share)
 
+    @property
+    def landmark_share(self) -> float:
+        return float(self.options.babloss.landmark_share)
+
     def initialize(self) -> None:
         options, spacing = self.options.babloss, self.configuration_manager.spacing
         self.heatmap_width, self.heatmap_mm = options.heatmap_width(spacing), options.heatmap_mm(spacing)
         self.heatmap_loss = self.heatmap_loss_class(self.heatmap_width, target=options.heatmap_target)
         exclusive = not self.labels.has_regions
+        self.place_loss = PlaceLoss(self.heatmap_width, options.heatmap_target)
         self.bridge = BridgeLoss(self.organs_of_landmarks(), spacing, exclusive=exclusive, **options.of_the_bridge())
         super().initialize()
 
@@ -92,13 +97,16 @@ class LandmarkTrainer(LandmarkValidation):
         options = self.options.babloss
         ramp = options.ramp(self.current_epoch, self.num_epochs)
         bridge = {BRIDGE_A: ramp * options.a_weight, BRIDGE_B: ramp * options.b_weight}
-        return {**super().option_weights(), HEATMAP: options.heatmap_weight, **bridge}
+        heatmaps = {HEATMAP: options.heatmap_weight, PLACE: options.place_weight}
+        return {**super().option_weights(), **heatmaps, **bridge}
 
     def compute_terms(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         logits, landmark_logits = output
         across = batch["landmark_across"] / self.heatmap_mm
-        heatmap = self.heatmap_loss(landmark_logits, batch["landmarks"], batch["landmark_states"], across)
-        terms = {SEGMENTATION: self.loss(logits, batch["target"]), HEATMAP: heatmap}
+        known = (landmark_logits, batch["landmarks"], batch["landmark_states"], across)
+        terms = {SEGMENTATION: self.loss(logits, batch["target"]), HEATMAP: self.heatmap_loss(*known)}
+        if self.options.babloss.place_weight:
+            terms[PLACE] = self.place_loss(*known)
         return terms | self.bridge_terms(finest(logits), landmark_logits, batch)
 
     def bridge_terms(self, logits: Tensor, landmark_logits: Tensor, batch: Batch) -> dict[str, Tensor]:

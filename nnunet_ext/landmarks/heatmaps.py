@@ -7,9 +7,9 @@ dense array is loaded. The loss renders them channel by channel, to save memory.
 The default loss follows nnLandmark (BCE, mean over the hardest 20 % of a channel's voxels), with a Gaussian target. In
 a larger patch 20 % are more voxels, and the landmark has a smaller share of the gradient: 23 times less in 128³ than in
 40×56×40. So here the number of voxels is a multiple of the mass of the Gaussian, and a landmark has the same pull in
-any patch. nnLandmark's own target, a ball that falls linearly from its centre, is an option: there it is the distance
-transform of a ball of 15 voxels, divided by its largest value, with the centre on a voxel. :class:`PaperHeatmapLoss` is
-the loss of the published code, whose targets reach 255.
+any patch. A second term, :class:`PlaceLoss`, is ours. nnLandmark's own target, a ball that falls linearly from its
+centre, is an option: there it is the distance transform of a ball of 15 voxels, divided by its largest value, with the
+centre on a voxel. :class:`PaperHeatmapLoss` is the loss of the published code, whose targets reach 255.
 """
 
 from __future__ import annotations
@@ -170,6 +170,51 @@ class HeatmapLoss(nn.Module):
             chosen = each.topk(min(self.count, each.numel()), sorted=False).indices
         # compute again at the chosen voxels, so that autograd keeps nothing of the others
         return binary_cross_entropy_with_logits(logits[chosen], target[chosen], reduction="sum") / self.count
+
+
+class PlaceLoss(nn.Module):
+    """Where in the patch a landmark is: the divergence of a heatmap's softmax over the patch from the target.
+
+    It is the Kullback-Leibler divergence, 0 where the softmax is the target divided by its sum. :class:`HeatmapLoss`
+    also says whether the landmark is in the patch; but while a network does not see it, nearly all voxels ask for 0,
+    and heatmaps stay flat for thousands of steps. A softmax compares places with each other, so it has no such plateau,
+    and its gradient does not depend on the size of the patch.
+
+    Args:
+        width: sigma of the Gaussian or radius of the ball, in voxels, one per axis.
+        target: a Gaussian, or nnLandmark's ball.
+    """
+
+    def __init__(self, width: Sequence[float], target: Target = "gaussian") -> None:
+        super().__init__()
+        self.width = tuple(width)
+        self.target: Target = target
+
+    def forward(self, logits: Tensor, points: Tensor, states: Tensor, across: Tensor | None = None) -> Tensor:
+        """Compute the loss of a batch; arguments as in :meth:`HeatmapLoss.forward`.
+
+        Returns:
+            Scalar, float32 or wider: the mean over the landmarks in the patch. In 2D landmarks of other slices count,
+            too, by the height of their target. If there is none, 0 with a gradient of 0.
+        """
+        with torch.autocast(logits.device.type, enabled=False):
+            dtype = torch.promote_types(logits.dtype, torch.float32)
+            total = logits[:0].sum(dtype=dtype)  # an empty sum: 0, connected to the graph
+            if across is None:
+                across = torch.zeros_like(points[..., 0])
+            heights = self._heights(points, states, logits.shape[2:], across).to(dtype)
+            for b, k in (heights > NEAR).nonzero().tolist():
+                args = (points[b, k], states[b, k], logits.shape[2:], self.width, across[b, k])
+                target = _RENDER[self.target](*args).flatten().to(dtype)
+                share = target / target.sum().clamp(min=torch.finfo(dtype).tiny)
+                log = logits[b, k].flatten().to(dtype).log_softmax(0)
+                total = total + heights[b, k] * (torch.xlogy(share, share) - share * log).sum()
+            return total / heights[heights > NEAR].sum().clamp(min=NEAR)
+
+    def _heights(self, points: Tensor, states: Tensor, shape: Sequence[int], across: Tensor) -> Tensor:
+        """Height of the target where the landmark is, ``(B, K)``; 0 if it has none in this patch."""
+        seen, beyond, _ = _squares(points, states, shape, self.width, across, "widths")
+        return seen * (torch.exp(-beyond / 2) if self.target == "gaussian" else (1 - beyond.sqrt()).clamp(min=0))
 
 
 class PaperHeatmapLoss(nn.Module):

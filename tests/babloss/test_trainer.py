@@ -10,7 +10,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ext.babloss.options import BaBLossOptions
-from nnunet_ext.babloss.trainer import BRIDGE_A, BRIDGE_B, HEATMAP, nnUNetTrainerBaBLoss
+from nnunet_ext.babloss.trainer import BRIDGE_A, BRIDGE_B, HEATMAP, PLACE, nnUNetTrainerBaBLoss
 from nnunet_ext.catalogue import resolve
 from nnunet_ext.discovery import discovery_folder
 from nnunet_ext.errors import InputError
@@ -30,6 +30,7 @@ TRAINERS = {
     "direction A": ("nnUNetTrainerBaBLoss", {"b_weight": 0.0}),
     "direction B": ("nnUNetTrainerBaBLoss", {"a_weight": 0.0}),
     "self-training": ("nnUNetTrainerBaBLoss", {"pseudo_weight": 1.0, "ramp_start": 0.0, "ramp_end": 0.0}),
+    "without the place": ("nnUNetTrainerBaBLoss", {"place_weight": 0.0}),
     "ball": ("nnUNetTrainerBaBLoss", {"heatmap_target": "ball", "heatmap_radius": 5.0}),
     "Paper": ("nnUNetTrainerBaBLossPaper", {}),
 }
@@ -110,6 +111,7 @@ def test_every_trainer_trains_and_validates(make, name, configuration):
     steps = [trainer.train_step(batch_of(trainer, *BOTH_KINDS, seed=seed)) for seed in range(3)]
     assert all(np.isfinite(list(step.values())).all() for step in steps)
     assert {f"loss_{SEGMENTATION}", f"loss_{HEATMAP}"} <= steps[0].keys()
+    assert (f"loss_{PLACE}" in steps[0]) == (name not in ("Paper", "without the place"))
     assert (f"loss_{BRIDGE_A}" in steps[0]) == (name not in ("Landmark", "direction B"))
     assert (f"loss_{BRIDGE_B}" in steps[0]) == (name not in ("Landmark", "direction A"))
     trainer.network.eval()
@@ -183,7 +185,7 @@ def test_around_the_bridge_both_views_have_both_heads(make):
     trainer = make(type("Wrapped", (MedContext, nnUNetTrainerBaBLoss), {}))
     trainer.network.train()
     step = trainer.train_step(batch_of(trainer, *BOTH_KINDS))
-    terms = {f"loss_{term}" for term in (SEGMENTATION, HEATMAP, BRIDGE_A, BRIDGE_B)}
+    terms = {f"loss_{term}" for term in (SEGMENTATION, HEATMAP, PLACE, BRIDGE_A, BRIDGE_B)}
     assert terms | {"loss_consistency"} <= step.keys()
     assert np.isfinite(list(step.values())).all()
 

@@ -11,7 +11,7 @@ from scipy import ndimage
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks.heatmaps import HeatmapLoss, PaperHeatmapLoss, balls, decode, heatmaps
+from nnunet_ext.landmarks.heatmaps import HeatmapLoss, PaperHeatmapLoss, PlaceLoss, balls, decode, heatmaps
 from nnunet_ext.landmarks.points import State
 
 CASES = [((9, 8), (2.0, 1.5)), ((5, 9, 7), (0.8, 2.0, 2.0))]
@@ -241,6 +241,93 @@ def test_without_a_position_it_is_finite_in_half_precision_and_connected(loss, s
     assert logits.grad.isfinite().all()
     assert bool(value == 0) is (state is State.UNKNOWN)
     assert bool(logits.grad.any()) is (state is State.ABSENT)
+
+
+# --- the place in the patch -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "ball"])
+@pytest.mark.parametrize(("shape", "width"), [((13, 12), (3.0, 2.0)), ((7, 9, 8), (1.2, 2.5, 2.5))])
+def test_the_loss_of_the_place_is_the_divergence_of_a_softmax_from_the_target(kind, shape, width):
+    points, states = three_states(shape)
+    # the second sample's first landmark is in another slice, three quarters of a width away
+    states[1, 0] = State.ABSENT
+    across = torch.tensor([[0.0, 0.0, 0.0], [0.75, 0.0, 0.0]], dtype=torch.float64)
+    logits = torch.randn(2, 3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    total = heights = 0.0
+    for b, far in ((0, 0.0), (1, 0.75)):
+        squares = sum(((np.indices(shape)[axis] - points[b, 0, axis].item()) / w) ** 2 for axis, w in enumerate(width))
+        if kind == "gaussian":
+            target, height = np.exp(-(squares + far**2) / 2), math.exp(-(far**2) / 2)
+        else:
+            target, height = np.maximum(0, 1 - np.sqrt(squares + far**2)), 1 - far
+        wanted, found = target / target.sum(), np.exp(logits[b, 0].numpy())
+        found = found / found.sum()
+        divergence = sum(
+            p * math.log(p / q) for p, q in zip(wanted.flatten().tolist(), found.flatten().tolist(), strict=True) if p
+        )
+        total, heights = total + height * divergence, heights + height
+    loss = PlaceLoss(width, kind)
+    assert loss(logits, points, states, across).item() == pytest.approx(total / heights, rel=1e-10)
+    # only places are compared: whether the landmark is there at all is said by the other loss
+    assert loss(logits + 5, points, states, across).item() == pytest.approx(total / heights, rel=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(9, 10), (5, 6, 7)])
+@pytest.mark.parametrize("kind", ["gaussian", "ball"])
+def test_the_gradient_of_the_loss_of_the_place_is_that_of_differences_and_in_present_channels_only(shape, kind):
+    points, states = three_states(shape)
+    logits = torch.randn(2, 3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    loss = PlaceLoss((2.0,) * len(shape), kind)
+    assert torch.autograd.gradcheck(lambda x: loss(x, points, states), (logits,), fast_mode=True)
+    loss(logits, points, states).backward()
+    assert logits.grad.flatten(2).any(2).tolist() == [[True, False, False]] * 2
+
+
+def test_golden_values_of_the_loss_of_the_place():
+    # of a flat heatmap: log of the number of voxels, less the entropy of the target, log(2 pi e sigma^2) in 2D
+    flat, point, there = torch.zeros(1, 1, 64, 64), torch.full((1, 1, 2), 31.5), torch.ones(1, 1)
+    assert PlaceLoss((4.0, 4.0))(flat, point, there).item() == pytest.approx(2.7073, abs=1e-4)
+    assert math.log(64**2) - math.log(2 * math.pi * math.e * 16) == pytest.approx(2.7073, abs=1e-4)
+    # of the target itself: nothing
+    target = heatmaps(point, there, (64, 64), (4.0, 4.0))
+    assert PlaceLoss((4.0, 4.0))(target.log(), point, there).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("small", "large"), [((60, 64), (256, 224)), ((24, 28, 20), (64, 64, 64))])
+def test_before_anything_is_learned_the_place_pulls_as_much_in_any_patch(small, large):
+    pulls = []
+    for shape in (small, large):
+        logits = torch.zeros(1, 1, *shape, requires_grad=True)
+        PlaceLoss((2.0,) * len(shape))(logits, torch.tensor([[[n / 2 for n in shape]]]), torch.ones(1, 1)).backward()
+        pulls.append(-logits.grad.clamp(max=0).sum().item())
+    # the part of the target above the flat softmax: nearly all of its sum, 1
+    assert 0.9 < pulls[0] <= pulls[1] <= 1
+
+
+@pytest.mark.parametrize("state", [State.UNKNOWN, State.ABSENT])
+def test_without_a_landmark_its_place_costs_nothing(state):
+    logits = torch.full((1, 2, 8, 8), 6e4, dtype=torch.float16, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = PlaceLoss((2.0, 2.0))(logits, torch.full((1, 2, 2), NAN), torch.full((1, 2), state))
+    value.backward()
+    assert value.dtype == torch.float32
+    assert value == 0
+    assert not logits.grad.any()
+
+
+def test_both_losses_agree_on_the_heatmap():
+    """From a flat start, descent on both ends at a high heatmap with its peak at the landmark."""
+    points, states = torch.tensor([[[4.3, 5.8]]]), torch.ones(1, 1)
+    logits = torch.full((1, 1, 11, 12), -4.0, requires_grad=True)
+    optimizer, losses = torch.optim.Adam([logits], lr=0.2), (HeatmapLoss((2.0, 2.0)), PlaceLoss((2.0, 2.0)))
+    for _ in range(400):
+        optimizer.zero_grad()
+        (10 * losses[0](logits, points, states) + losses[1](logits, points, states)).backward()
+        optimizer.step()
+    found, heights = decode(logits.detach()[0].sigmoid())
+    assert np.linalg.norm(found[0] - [4.3, 5.8]) < 0.25
+    assert heights[0] > 0.7
 
 
 @pytest.mark.parametrize("hardest", [0, 7.9, -1])

@@ -73,6 +73,11 @@ class LandmarkData(CommonTrainer):
         """Smallest share of training samples from segmented cases; by default their share of all cases."""
         return 0.0
 
+    @property
+    def landmark_share(self) -> float:
+        """Smallest share of the patches of unsegmented cases that is placed near a landmark; nnU-Net's by default."""
+        return 0.0
+
     @cached_property
     def landmark_cases(self) -> dict[str, LandmarkCase]:
         """All preprocessed cases by name; read when first needed, at the start of training or validation."""
@@ -140,5 +145,5 @@ class LandmarkData(CommonTrainer):
         )
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        with landmark_loaders(self.segmented_share):
+        with landmark_loaders(self.segmented_share, self.landmark_share):
             return super().get_dataloaders()

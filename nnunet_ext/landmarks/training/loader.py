@@ -48,7 +48,7 @@ class LandmarkDataLoader(nnUNetDataLoader):
     Every batch holds segmented cases and cases with landmarks in proportion to their numbers, but at least
     ``segmented_share`` of segmented cases. nnU-Net places the patches, and may also centre them near landmarks where it
     centres them on foreground. A case with only landmarks has no labelled voxels, so its other patches lie anywhere in
-    the image, even if the data set has an ignore label.
+    the image, even if the data set has an ignore label; of these, too, ``landmark_share`` are centred near landmarks.
     """
 
     def __init__(
@@ -57,9 +57,11 @@ class LandmarkDataLoader(nnUNetDataLoader):
         *args: Any,
         transforms: Any = None,
         segmented_share: float = 0.0,
+        landmark_share: float = 0.0,
         **kwargs: Any,
     ) -> None:
         self.patches = _Patches(transforms)
+        self.landmark_share = landmark_share
         super().__init__(data, *args, transforms=self.patches, **kwargs)
         self.annotations = [data.cases[name].annotation for name in self.indices]
         self.shares = with_segmented_share(self.annotations, segmented_share, self.sampling_probabilities)
@@ -74,6 +76,8 @@ class LandmarkDataLoader(nnUNetDataLoader):
         case = class_locations.case
         # with an ignore label nnU-Net centres patches on labelled voxels, and warns if there are none
         self.has_ignore = self.data_has_ignore and case.annotation.segmentation
+        if not case.annotation.segmentation and np.random.random() < self.landmark_share:
+            force_fg = True
         lower, upper = super().get_bbox(data_shape, force_fg, class_locations, *args, **kwargs)
         self.patches.begin(case, lower, self.patch_size_was_2d)
         return lower, upper
@@ -137,11 +141,13 @@ def _seen(voxels: Tensor, states: Tensor, shape: tuple[int, ...]) -> tuple[Tenso
     return points, state, case_state.to(torch.int8), across.masked_fill(~visible, 0.0)
 
 
-def landmark_loaders(segmented_share: float = 0.0) -> AbstractContextManager[None]:
+def landmark_loaders(segmented_share: float = 0.0, landmark_share: float = 0.0) -> AbstractContextManager[None]:
     """Context in which ``nnUNetTrainer.get_dataloaders`` builds :class:`LandmarkDataLoader`.
 
     Args:
         segmented_share: smallest share of segmented cases in training; validation keeps the proportion of its cases.
+        landmark_share: in training, the share of an unsegmented case's patches that is placed near a landmark even
+            where nnU-Net places a patch anywhere.
     """
-    training = partial(LandmarkDataLoader, segmented_share=segmented_share)
+    training = partial(LandmarkDataLoader, segmented_share=segmented_share, landmark_share=landmark_share)
     return loaders_built_by(LandmarkDataLoader, "landmarks", training)

@@ -279,6 +279,25 @@ def test_forced_foreground_is_at_landmarks_and_cases_without_labels_do_not_warn(
     assert np.std(centres, axis=0).min() > 0.7
 
 
+def test_of_cases_without_masks_a_share_of_the_other_patches_is_near_landmarks(root):
+    counts = {}
+    for share in (0.0, 0.5, 1.0):
+        np.random.seed(6)
+        batches = loader(root, patch=(8, 8, 8), oversample_foreground_percent=0.0, landmark_share=share)
+        there = {True: [], False: []}
+        for _ in range(25):
+            batch = next(batches)
+            present = (batch["landmark_states"] == State.PRESENT).any(1)
+            for name, segmented, found in zip(batch["keys"], batch["segmented"], present, strict=True):
+                if name in KNOWN:
+                    there[bool(segmented)].append(bool(found))
+        counts[share] = {kind: np.mean(found) for kind, found in there.items()}
+    assert counts[1.0][False] == 1
+    assert counts[0.0][False] + 0.1 < counts[0.5][False] < 0.95
+    # patches of cases with masks are placed as before
+    assert abs(counts[1.0][True] - counts[0.0][True]) < 0.4 < counts[1.0][False] - counts[1.0][True]
+
+
 def test_a_share_of_segmented_cases_holds_in_every_batch_of_the_training_alone(root):
     np.random.seed(5)
     for share, least in ((0.75, 3), (1.0, 4)):
@@ -289,11 +308,12 @@ def test_a_share_of_segmented_cases_holds_in_every_batch_of_the_training_alone(r
     made = trainer(root)
     cases = made.dataset_class(made.preprocessed_dataset_folder)
     dataset = DatasetWithLandmarks(cases, made.landmark_cases, (12, 12, 12))
-    with landmark_loaders(1.0):
+    with landmark_loaders(1.0, 0.5):
         build = trainer_module.nnUNetDataLoader
         built = [build(dataset, 4, (12, 12, 12), (12, 12, 12), made.label_manager) for _ in range(2)]
     assert built[0].shares is not None
     assert built[1].shares is None
+    assert [each.landmark_share for each in built] == [0.5, 0.0]
 
 
 def test_batches_hold_both_kinds(root):
