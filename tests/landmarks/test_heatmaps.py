@@ -316,18 +316,18 @@ def test_without_a_landmark_its_place_costs_nothing(state):
     assert not logits.grad.any()
 
 
-def test_both_losses_agree_on_the_heatmap():
-    """From a flat start, descent on both ends at a high heatmap with its peak at the landmark."""
+def test_descent_on_both_losses_ends_at_a_high_peak_at_the_landmark():
     points, states = torch.tensor([[[4.3, 5.8]]]), torch.ones(1, 1)
     logits = torch.full((1, 1, 11, 12), -4.0, requires_grad=True)
     optimizer, losses = torch.optim.Adam([logits], lr=0.2), (HeatmapLoss((2.0, 2.0)), PlaceLoss((2.0, 2.0)))
-    for _ in range(400):
+    for _ in range(200):
         optimizer.zero_grad()
         (10 * losses[0](logits, points, states) + losses[1](logits, points, states)).backward()
         optimizer.step()
     found, heights = decode(logits.detach()[0].sigmoid())
-    assert np.linalg.norm(found[0] - [4.3, 5.8]) < 0.25
-    assert heights[0] > 0.7
+    assert np.linalg.norm(found[0] - [4.3, 5.8]) < 0.05
+    # a softmax cannot ask for a probability of 1: at these weights both meet at two thirds
+    assert heights[0] == pytest.approx(0.68, abs=0.02)
 
 
 @pytest.mark.parametrize("hardest", [0, 7.9, -1])

@@ -76,8 +76,8 @@ class LandmarkDataLoader(nnUNetDataLoader):
         case = class_locations.case
         # with an ignore label nnU-Net centres patches on labelled voxels, and warns if there are none
         self.has_ignore = self.data_has_ignore and case.annotation.segmentation
-        if not case.annotation.segmentation and np.random.random() < self.landmark_share:
-            force_fg = True
+        if self.landmark_share and not case.annotation.segmentation:
+            force_fg = force_fg or np.random.random() < self.landmark_share
         lower, upper = super().get_bbox(data_shape, force_fg, class_locations, *args, **kwargs)
         self.patches.begin(case, lower, self.patch_size_was_2d)
         return lower, upper
