@@ -70,20 +70,15 @@ class LandmarkTrainer(LandmarkValidation):
         return known
 
     @property
-    def segmented_share(self) -> float:
-        return float(self.options.babloss.segmented_share)
-
-    @property
-    def landmark_share(self) -> float:
-        return float(self.options.babloss.landmark_share)
+    def shares(self) -> Mapping[str, float]:
+        return {name: getattr(self.options.babloss, name) for name in ("segmented_share", "landmark_share")}
 
     def initialize(self) -> None:
-        options, spacing = self.options.babloss, self.configuration_manager.spacing
+        options, spacing, regions = self.options.babloss, self.configuration_manager.spacing, self.labels.has_regions
         self.heatmap_width, self.heatmap_mm = options.heatmap_width(spacing), options.heatmap_mm(spacing)
         self.heatmap_loss = self.heatmap_loss_class(self.heatmap_width, target=options.heatmap_target)
-        exclusive = not self.labels.has_regions
         self.place_loss = PlaceLoss(self.heatmap_width, options.heatmap_target)
-        self.bridge = BridgeLoss(self.organs_of_landmarks(), spacing, exclusive=exclusive, **options.of_the_bridge())
+        self.bridge = BridgeLoss(self.organs_of_landmarks(), spacing, exclusive=not regions, **options.of_the_bridge())
         super().initialize()
 
     def organs_of_landmarks(self) -> list[list[tuple[int, ...]]]:
@@ -97,8 +92,7 @@ class LandmarkTrainer(LandmarkValidation):
         options = self.options.babloss
         ramp = options.ramp(self.current_epoch, self.num_epochs)
         bridge = {BRIDGE_A: ramp * options.a_weight, BRIDGE_B: ramp * options.b_weight}
-        heatmaps = {HEATMAP: options.heatmap_weight, PLACE: options.place_weight}
-        return {**super().option_weights(), **heatmaps, **bridge}
+        return {**super().option_weights(), HEATMAP: options.heatmap_weight, PLACE: options.place_weight, **bridge}
 
     def compute_terms(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         logits, landmark_logits = output

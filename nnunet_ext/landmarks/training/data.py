@@ -69,14 +69,9 @@ class LandmarkData(CommonTrainer):
         }
 
     @property
-    def segmented_share(self) -> float:
-        """Smallest share of training samples from segmented cases; by default their share of all cases."""
-        return 0.0
-
-    @property
-    def landmark_share(self) -> float:
-        """Smallest share of the patches of unsegmented cases that is placed near a landmark; nnU-Net's by default."""
-        return 0.0
+    def shares(self) -> Mapping[str, float]:
+        """Arguments of :func:`.loader.landmark_loaders`, by name; its defaults if empty."""
+        return {}
 
     @cached_property
     def landmark_cases(self) -> dict[str, LandmarkCase]:
@@ -145,5 +140,5 @@ class LandmarkData(CommonTrainer):
         )
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        with landmark_loaders(self.segmented_share, self.landmark_share):
+        with landmark_loaders(**self.shares):
             return super().get_dataloaders()
