@@ -9,6 +9,7 @@ Two tables, all of forward and backward, with 13 landmarks in boxes of 33³ (Gau
 
 * *The loss in a training step.* The reference is nnU-Net's Dice and cross entropy at full resolution on the same patch,
   without deep supervision. Direction A is the landmark that pulls the boundary, B the boundary that pulls the landmark.
+  Heatmaps and their place are the losses of the landmarks themselves, sigma 4.
 * *The distance map alone.* The references are PyTorch's max pooling: "boxes" pools each level from the volume with a
   box of its size, "pooled" as ours from the level before, one axis at a time. Gradients are compared first.
 
@@ -32,11 +33,12 @@ from pathlib import Path
 import torch
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import max_pool3d, one_hot
 
 from nnunet_ext.babloss.boundary_distance import inner_boundary_distance, radius_steps
 from nnunet_ext.babloss.loss import BridgeLoss
+from nnunet_ext.landmarks.heatmaps import HeatmapLoss, PlaceLoss
 from nnunet_ext.landmarks.points import State
 
 CLASSES, LEVELS, INNER = 6, 8, 17
@@ -85,7 +87,8 @@ def distance_map(name: str, landmarks: int, device: str) -> Job:
 
 # -- the losses -------------------------------------------------------------------------------------------------------
 
-LOSSES = ("Dice + cross entropy", "direction A", "direction B")
+LOSSES = ("Dice + cross entropy", "direction A", "direction B", "heatmaps", "their place")
+HEATMAPS: dict[str, type[nn.Module]] = {"heatmaps": HeatmapLoss, "their place": PlaceLoss}
 
 
 def loss(name: str, landmarks: int, patch: Sequence[int], device: str) -> Job:
@@ -110,6 +113,11 @@ def loss(name: str, landmarks: int, patch: Sequence[int], device: str) -> Job:
     points = torch.stack([torch.rand(landmarks, generator=generator) * (n - 3) + 1 for n in patch], 1)
     points[:, -1] = torch.tensor([patch[-1] * (1 + k % (CLASSES - 1)) / CLASSES for k in range(landmarks)])
     states = torch.full((2, landmarks), State.UNKNOWN, device=device)
+    if name in HEATMAPS:
+        states[0] = State.PRESENT
+        learned = torch.randn(2, landmarks, *patch, generator=generator).sub_(5).to(device).requires_grad_()
+        of_heatmaps, where = HEATMAPS[name]((4.0,) * 3), points.expand(2, -1, -1).to(device)
+        return lambda: of_heatmaps(learned, where, states), learned
     if name == LOSSES[1]:
         states[0] = State.PRESENT
         logits = (4 * hot + torch.randn(hot.shape, generator=generator).to(device)).requires_grad_()

@@ -175,10 +175,10 @@ class HeatmapLoss(nn.Module):
 class PlaceLoss(nn.Module):
     """Where in the patch a landmark is: the divergence of a heatmap's softmax over the patch from the target.
 
-    It is the Kullback-Leibler divergence, 0 where the softmax is the target divided by its sum. :class:`HeatmapLoss`
-    also says whether the landmark is in the patch; but while a network does not see it, nearly all voxels ask for 0,
-    and heatmaps stay flat for thousands of steps. A softmax compares places with each other, so it has no such plateau,
-    and its gradient does not depend on the size of the patch.
+    It is the Kullback-Leibler divergence, 0 where the softmax is the target divided by its sum. A Gaussian ends at
+    three sigmas. :class:`HeatmapLoss` also says whether the landmark is in the patch; but while a network does not see
+    it, nearly all voxels ask for 0, and heatmaps stay flat for thousands of steps. A softmax compares places with each
+    other, so it has no such plateau, and its gradient does not depend on the size of the patch.
 
     Args:
         width: sigma of the Gaussian or radius of the ball, in voxels, one per axis.
@@ -189,6 +189,7 @@ class PlaceLoss(nn.Module):
         super().__init__()
         self.width = tuple(width)
         self.target: Target = target
+        self.near = NEAR if target == "gaussian" else 0.0
 
     def forward(self, logits: Tensor, points: Tensor, states: Tensor, across: Tensor | None = None) -> Tensor:
         """Compute the loss of a batch; arguments as in :meth:`HeatmapLoss.forward`.
@@ -203,13 +204,18 @@ class PlaceLoss(nn.Module):
             if across is None:
                 across = torch.zeros_like(points[..., 0])
             heights = self._heights(points, states, logits.shape[2:], across).to(dtype)
+            weights = heights.new_zeros(())
             for b, k in (heights > NEAR).nonzero().tolist():
                 args = (points[b, k], states[b, k], logits.shape[2:], self.width, across[b, k])
                 target = _RENDER[self.target](*args).flatten().to(dtype)
-                share = target / target.sum().clamp(min=torch.finfo(dtype).tiny)
-                log = logits[b, k].flatten().to(dtype).log_softmax(0)
-                total = total + heights[b, k] * (torch.xlogy(share, share) - share * log).sum()
-            return total / heights[heights > NEAR].sum().clamp(min=NEAR)
+                near = (target > self.near).nonzero()[:, 0]
+                if not len(near):  # narrower than a voxel, between voxels
+                    continue
+                # the logarithm of a softmax, at these voxels alone: autograd keeps nothing else
+                values, share = logits[b, k].flatten().to(dtype), target[near] / target[near].sum()
+                divergence = torch.xlogy(share, share).sum() - share @ values[near] + values.logsumexp(0)
+                total, weights = total + heights[b, k] * divergence, weights + heights[b, k]
+            return total / weights.clamp(min=NEAR)
 
     def _heights(self, points: Tensor, states: Tensor, shape: Sequence[int], across: Tensor) -> Tensor:
         """Height of the target where the landmark is, ``(B, K)``; 0 if it has none in this patch."""

@@ -261,6 +261,7 @@ def test_the_loss_of_the_place_is_the_divergence_of_a_softmax_from_the_target(ki
             target, height = np.exp(-(squares + far**2) / 2), math.exp(-(far**2) / 2)
         else:
             target, height = np.maximum(0, 1 - np.sqrt(squares + far**2)), 1 - far
+        target[target <= (math.exp(-4.5) if kind == "gaussian" else 0)] = 0  # a Gaussian ends at three sigmas
         wanted, found = target / target.sum(), np.exp(logits[b, 0].numpy())
         found = found / found.sum()
         divergence = sum(
@@ -285,13 +286,26 @@ def test_the_gradient_of_the_loss_of_the_place_is_that_of_differences_and_in_pre
 
 
 def test_golden_values_of_the_loss_of_the_place():
-    # of a flat heatmap: log of the number of voxels, less the entropy of the target, log(2 pi e sigma^2) in 2D
+    # of a flat heatmap: log of the number of voxels, less the entropy of the target, log(2 pi e sigma^2) in 2D but for
+    # what a Gaussian loses by ending at three sigmas
     flat, point, there = torch.zeros(1, 1, 64, 64), torch.full((1, 1, 2), 31.5), torch.ones(1, 1)
-    assert PlaceLoss((4.0, 4.0))(flat, point, there).item() == pytest.approx(2.7073, abs=1e-4)
+    assert PlaceLoss((4.0, 4.0))(flat, point, there).item() == pytest.approx(2.7712, abs=1e-4)
     assert math.log(64**2) - math.log(2 * math.pi * math.e * 16) == pytest.approx(2.7073, abs=1e-4)
     # of the target itself: nothing
     target = heatmaps(point, there, (64, 64), (4.0, 4.0))
-    assert PlaceLoss((4.0, 4.0))(target.log(), point, there).item() == pytest.approx(0, abs=1e-6)
+    target[target <= math.exp(-4.5)] = 0
+    assert PlaceLoss((4.0, 4.0))((target + 1e-30).log(), point, there).item() == pytest.approx(0, abs=1e-6)
+    ball = balls(point, there, (64, 64), (9.0, 9.0))
+    assert PlaceLoss((9.0, 9.0), "ball")((ball + 1e-30).log(), point, there).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_target_between_voxels_that_reaches_none_costs_nothing():
+    logits = torch.zeros(1, 2, 8, 8, requires_grad=True)
+    points = torch.tensor([[[3.5, 3.5], [3.0, 3.0]]])
+    both = PlaceLoss((0.1, 0.1))(logits, points, torch.ones(1, 2))
+    assert both.item() == pytest.approx(math.log(64))  # of the second: its target is one voxel
+    both.backward()
+    assert logits.grad.flatten(2).any(2).tolist() == [[False, True]]
 
 
 @pytest.mark.parametrize(("small", "large"), [((60, 64), (256, 224)), ((24, 28, 20), (64, 64, 64))])
