@@ -205,6 +205,7 @@ class PlaceLoss(nn.Module):
                 across = torch.zeros_like(points[..., 0])
             heights = self._heights(points, states, logits.shape[2:], across).to(dtype)
             weights = heights.new_zeros(())
+            channels = logits.flatten(2).flatten(0, 1).unbind()  # at once, so that the gradient is one tensor
             for b, k in (heights > NEAR).nonzero().tolist():
                 args = (points[b, k], states[b, k], logits.shape[2:], self.width, across[b, k])
                 target = _RENDER[self.target](*args).flatten().to(dtype)
@@ -212,7 +213,7 @@ class PlaceLoss(nn.Module):
                 if not len(near):  # narrower than a voxel, between voxels
                     continue
                 # the logarithm of a softmax, at these voxels alone: autograd keeps nothing else
-                values, share = logits[b, k].flatten().to(dtype), target[near] / target[near].sum()
+                values, share = channels[b * logits.shape[1] + k].to(dtype), target[near] / target[near].sum()
                 divergence = torch.xlogy(share, share).sum() - share @ values[near] + values.logsumexp(0)
                 total, weights = total + heights[b, k] * divergence, weights + heights[b, k]
             return total / weights.clamp(min=NEAR)
