@@ -64,7 +64,7 @@ class BaBLossOptions(PseudoLabelOptions):
     segmented_share: Share = 0.5
     """At least this share of the training samples comes from cases with masks, however few they are. Published: 0, all
     cases alike."""
-    landmark_share: Share = 0.67
+    landmark_share: Share = 0.0
     """At least about this share of the patches of cases without masks is placed near a landmark; nnU-Net places about a
     third of a batch so. In 2D most slices have none. Published: 0, nnU-Net's third."""
 
