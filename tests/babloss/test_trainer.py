@@ -306,7 +306,8 @@ def test_the_control_trains_with_the_segmented_cases_alone(make, monkeypatch):
 
 
 def test_masks_have_half_of_the_samples_but_not_in_the_published_form(make):
-    assert make("nnUNetTrainerBaBLoss").shares == {"segmented_share": 0.5, "landmark_share": 0.67}
+    assert make("nnUNetTrainerBaBLoss").shares == {"segmented_share": 0.5, "landmark_share": 0.0}
+    assert make("nnUNetTrainerBaBLoss", options={"landmark_share": 0.6}).shares["landmark_share"] == 0.6
     assert set(make("nnUNetTrainerBaBLossPaper").shares.values()) == {0.0}
 
 
