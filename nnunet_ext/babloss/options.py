@@ -65,8 +65,8 @@ class BaBLossOptions(PseudoLabelOptions):
     """At least this share of the training samples comes from cases with masks, however few they are. Published: 0, all
     cases alike."""
     landmark_share: Share = 0.0
-    """Of the patches that nnU-Net places anywhere in cases without masks (two thirds of a batch), the share that is
-    placed near a landmark instead. With 0.67 a 2D network found landmarks earlier, but in wrong slices: it had seen too
+    """Share of the patches that nnU-Net places anywhere in cases without masks, two thirds of a batch, to place near a
+    landmark instead. With 0.67 a 2D network found landmarks earlier, but in wrong slices: it had seen too
     few slices without one (docs/results/babloss.md). Published: 0."""
 
     @model_validator(mode="after")
