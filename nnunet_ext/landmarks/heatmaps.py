@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -201,24 +201,21 @@ class PlaceLoss(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             dtype = torch.promote_types(logits.dtype, torch.float32)
             total = logits[:0].sum(dtype=dtype)  # an empty sum: 0, connected to the graph
-            if across is None:
-                across = torch.zeros_like(points[..., 0])
             heights = self._heights(points, states, logits.shape[2:], across).to(dtype)
             weights = heights.new_zeros(())
-            channels = logits.flatten(2).flatten(0, 1).unbind()  # at once, so that the gradient is one tensor
-            for b, k in (heights > NEAR).nonzero().tolist():
-                args = (points[b, k], states[b, k], logits.shape[2:], self.width, across[b, k])
-                target = _RENDER[self.target](*args).flatten().to(dtype)
+            pairs = (heights > NEAR).nonzero().tolist()
+            rendered = _with_targets(logits, pairs, points, states, across, self.target, self.width)
+            for (b, k), (values, target) in zip(pairs, rendered, strict=True):
                 near = (target > self.near).nonzero()[:, 0]
                 if not len(near):  # narrower than a voxel, between voxels
                     continue
                 # the logarithm of a softmax, at these voxels alone: autograd keeps nothing else
-                values, share = channels[b * logits.shape[1] + k].to(dtype), target[near] / target[near].sum()
+                share = target[near] / target[near].sum()
                 divergence = torch.xlogy(share, share).sum() - share @ values[near] + values.logsumexp(0)
                 total, weights = total + heights[b, k] * divergence, weights + heights[b, k]
             return total / weights.clamp(min=NEAR)
 
-    def _heights(self, points: Tensor, states: Tensor, shape: Sequence[int], across: Tensor) -> Tensor:
+    def _heights(self, points: Tensor, states: Tensor, shape: Sequence[int], across: Tensor | None) -> Tensor:
         """Height of the target where the landmark is, ``(B, K)``; 0 if it has none in this patch."""
         seen, beyond, _ = _squares(points, states, shape, self.width, across, "widths")
         return seen * (torch.exp(-beyond / 2) if self.target == "gaussian" else (1 - beyond.sqrt()).clamp(min=0))
@@ -271,12 +268,27 @@ def _mean_over_known(
         dtype = torch.promote_types(outputs.dtype, torch.float32)
         known = (states != State.UNKNOWN).nonzero().tolist()
         total = outputs[:0].sum(dtype=dtype)  # an empty sum: 0, connected to the graph
-        channels = outputs.flatten(2).flatten(0, 1).unbind()  # at once, so that the gradient is one tensor
-        for b, k in known:
-            beyond = None if across is None else across[b, k]
-            target = _RENDER[kind](points[b, k], states[b, k], outputs.shape[2:], width, beyond).flatten().to(dtype)
-            total = total + loss(channels[b * outputs.shape[1] + k].to(dtype), target)
+        for output, target in _with_targets(outputs, known, points, states, across, kind, width):
+            total = total + loss(output, target)
         return total / max(1, len(known))
+
+
+def _with_targets(
+    outputs: Tensor,
+    pairs: Sequence[Sequence[int]],
+    points: Tensor,
+    states: Tensor,
+    across: Tensor | None,
+    kind: Target,
+    width: Sequence[float],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Output and target of each pair of sample and landmark, both ``(voxels,)``, float32 or wider."""
+    dtype = torch.promote_types(outputs.dtype, torch.float32)
+    channels = outputs.flatten(2).flatten(0, 1).unbind()  # at once, so that the gradient is one tensor
+    for b, k in pairs:
+        beyond = None if across is None else across[b, k]
+        target = _RENDER[kind](points[b, k], states[b, k], outputs.shape[2:], width, beyond)
+        yield channels[b * outputs.shape[1] + k].to(dtype), target.flatten().to(dtype)
 
 
 def decode(probabilities: Tensor | NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
