@@ -225,6 +225,7 @@ def random_batch(trainer: Any) -> dict[str, Any]:
             full[1::2] = manager.ignore_label
         points = torch.rand(*states.shape, len(patch)) * (torch.tensor(patch) - 1)
         batch |= {"landmarks": points, "landmark_states": states, "landmark_case_states": states}
+        batch["landmark_across"] = torch.zeros(states.shape)
         batch["segmented"] = torch.arange(trainer.batch_size) % 2 == 0
     if hasattr(trainer, "unlabelled_patches") and trainer.options.unlabelled.images != "none":
         batch["unlabelled"] = torch.randn(trainer.unlabelled_patches, *batch["data"].shape[1:])
