@@ -210,7 +210,7 @@ def test_a_preset_for_cpus_prints_the_device(folder):
 
 
 def test_a_key_of_the_schedule_that_no_trainer_knows_is_refused(folder):
-    with pytest.raises(InputError, match=r"unknown schedule entries \['epoch'\]; known are \['epochs', 'iterations', "):
+    with pytest.raises(InputError, match=r"unknown schedule options \['epoch'\]; known are \['epochs', 'iterations', "):
         write_plans(901, epoch=5, out="new")
     assert not (folder / "new.json").exists()
 

@@ -96,7 +96,7 @@ def test_a_training_refuses_a_schedule_that_it_does_not_know(make_trainer):
     with pytest.raises(InputError) as error:
         make_trainer("nnUNetTrainerReference", configuration="2d", plans=plans)
     assert str(error.value) == (
-        "Plans nnUNetPlans, configuration 2d, have unknown schedule entries ['epoch']; known are ['epochs', "
+        "Plans nnUNetPlans, configuration 2d, have unknown schedule options ['epoch']; known are ['epochs', "
         "'iterations', 'learning_rate', 'momentum', 'validation_iterations', 'warmup_steps']."
     )
 

@@ -90,9 +90,11 @@ class BaBLossOptions(PseudoLabelOptions):
     @property
     def without_effect(self) -> Collection[str]:
         gaussian, a, b = self.heatmap_target == "gaussian", self.a_weight > 0, self.b_weight > 0
+        taught = self.heatmap_weight > 0 or self.place_weight > 0
         used = {
-            "heatmap_radius": not gaussian,
-            "heatmap_sigma": gaussian or b,  # direction B sharpens heatmaps from it to sigma
+            "heatmap_target": taught,
+            "heatmap_radius": taught and not gaussian,
+            "heatmap_sigma": (taught and gaussian) or b,  # direction B sharpens heatmaps from it to sigma
             "levels": a or b,
             "sigma": a or b,
             "similarity": a,

@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -57,9 +57,9 @@ def heatmaps(
         InputError: the number of axes differs, or a sigma is not positive.
     """
     seen, beyond, squares = _squares(points, states, shape, sigma, across, "sigmas")
-    result = seen * torch.exp(-beyond / 2)
-    for square in squares:
-        result = result[..., None] * torch.exp(-square / 2)
+    result = seen * _gaussian(beyond)
+    for square in squares:  # a Gaussian is the product of those along its axes
+        result = result[..., None] * _gaussian(square)
     return result
 
 
@@ -75,7 +75,15 @@ def balls(
     result = beyond
     for square in squares:
         result = result[..., None] + square
-    return seen.view(*seen.shape, *[1] * len(shape)) * (1 - result.sqrt()).clamp(min=0)
+    return seen.view(*seen.shape, *[1] * len(shape)) * _cone(result)
+
+
+def _gaussian(squares: Tensor) -> Tensor:
+    return torch.exp(-squares / 2)
+
+
+def _cone(squares: Tensor) -> Tensor:
+    return (1 - squares.sqrt()).clamp(min=0)
 
 
 def _squares(
@@ -105,10 +113,28 @@ def _squares(
     return seen.to(points.dtype), across.square(), squares
 
 
-_RENDER: dict[Target, Callable[[Tensor, Tensor, Sequence[int], Sequence[float], Tensor | None], Tensor]] = {
-    "gaussian": heatmaps,
-    "ball": balls,
+class _Shape(NamedTuple):
+    """A target: how it is rendered, and its profile."""
+
+    render: Callable[[Tensor, Tensor, Sequence[int], Sequence[float], Tensor | None], Tensor]
+    height: Callable[[Tensor], Tensor]
+    """Of squares of distances, in widths."""
+    near: float
+    """Voxels higher than this are near the landmark."""
+    mass: Callable[[int], float]
+    """Its integral in so many dimensions, if all widths are 1."""
+
+
+_SHAPES: dict[Target, _Shape] = {
+    "gaussian": _Shape(heatmaps, _gaussian, NEAR, lambda dim: math.sqrt(2 * math.pi) ** dim),
+    "ball": _Shape(balls, _cone, 0.0, lambda dim: math.pi ** (dim / 2) / math.gamma(dim / 2 + 1) / (dim + 1)),
 }
+
+
+def _shape_of(target: Target) -> _Shape:
+    if target not in _SHAPES:
+        raise InputError(f"The target of heatmaps is {target!r}, but it must be one of {tuple(_SHAPES)}.")
+    return _SHAPES[target]
 
 
 class HeatmapLoss(nn.Module):
@@ -138,15 +164,8 @@ class HeatmapLoss(nn.Module):
                 f"The hardest voxels are {hardest} times the mass of a target, but at least {LEAST} are needed, for "
                 "those near the landmark and some others."
             )
-        if target not in get_args(Target):
-            raise InputError(f"The target of heatmaps is {target!r}, but it must be one of {get_args(Target)}.")
-        dim, unit = len(width), math.sqrt(2 * math.pi) ** len(width)
-        if target == "ball":  # a cone over the ball of the unit radius
-            unit = math.pi ** (dim / 2) / math.gamma(dim / 2 + 1) / (dim + 1)
-        self.width = tuple(width)
-        self.target: Target = target
-        self.near = NEAR if target == "gaussian" else 0.0
-        self.count = math.ceil(hardest * unit * math.prod(width))
+        self.width, self.shape = tuple(width), _shape_of(target)
+        self.count = math.ceil(hardest * self.shape.mass(len(width)) * math.prod(width))
 
     def forward(self, logits: Tensor, points: Tensor, states: Tensor, across: Tensor | None = None) -> Tensor:
         """Compute the loss of a batch.
@@ -161,12 +180,12 @@ class HeatmapLoss(nn.Module):
             Scalar, float32 or wider: the mean over all known landmarks of the batch. If all are unknown, 0 with a
             gradient of 0.
         """
-        return _mean_over_known(logits, points, states, across, self.target, self.width, self._channel)
+        return _mean_over_known(logits, points, states, across, self.shape, self.width, self._channel)
 
     def _channel(self, logits: Tensor, target: Tensor) -> Tensor:
         with torch.no_grad():
             each = binary_cross_entropy_with_logits(logits, target, reduction="none")
-            each[target > self.near] = math.inf
+            each[target > self.shape.near] = math.inf
             chosen = each.topk(min(self.count, each.numel()), sorted=False).indices
         # compute again at the chosen voxels, so that autograd keeps nothing of the others
         return binary_cross_entropy_with_logits(logits[chosen], target[chosen], reduction="sum") / self.count
@@ -183,13 +202,14 @@ class PlaceLoss(nn.Module):
     Args:
         width: sigma of the Gaussian or radius of the ball, in voxels, one per axis.
         target: a Gaussian, or nnLandmark's ball.
+
+    Raises:
+        InputError: an unknown target.
     """
 
     def __init__(self, width: Sequence[float], target: Target = "gaussian") -> None:
         super().__init__()
-        self.width = tuple(width)
-        self.target: Target = target
-        self.near = NEAR if target == "gaussian" else 0.0
+        self.width, self.shape = tuple(width), _shape_of(target)
 
     def forward(self, logits: Tensor, points: Tensor, states: Tensor, across: Tensor | None = None) -> Tensor:
         """Compute the loss of a batch; arguments as in :meth:`HeatmapLoss.forward`.
@@ -204,9 +224,9 @@ class PlaceLoss(nn.Module):
             heights = self._heights(points, states, logits.shape[2:], across).to(dtype)
             weights = heights.new_zeros(())
             pairs = (heights > NEAR).nonzero().tolist()
-            rendered = _with_targets(logits, pairs, points, states, across, self.target, self.width)
+            rendered = _with_targets(logits, pairs, points, states, across, self.shape, self.width)
             for (b, k), (values, target) in zip(pairs, rendered, strict=True):
-                near = (target > self.near).nonzero()[:, 0]
+                near = (target > self.shape.near).nonzero()[:, 0]
                 if not len(near):  # narrower than a voxel, between voxels
                     continue
                 # the logarithm of a softmax, at these voxels alone: autograd keeps nothing else
@@ -218,7 +238,7 @@ class PlaceLoss(nn.Module):
     def _heights(self, points: Tensor, states: Tensor, shape: Sequence[int], across: Tensor | None) -> Tensor:
         """Height of the target where the landmark is, ``(B, K)``; 0 if it has none in this patch."""
         seen, beyond, _ = _squares(points, states, shape, self.width, across, "widths")
-        return seen * (torch.exp(-beyond / 2) if self.target == "gaussian" else (1 - beyond.sqrt()).clamp(min=0))
+        return seen * self.shape.height(beyond)
 
 
 class PaperHeatmapLoss(nn.Module):
@@ -248,7 +268,7 @@ class PaperHeatmapLoss(nn.Module):
 
     def forward(self, outputs: Tensor, points: Tensor, states: Tensor, across: Tensor | None = None) -> Tensor:
         """Compute :meth:`HeatmapLoss.forward` on outputs in units of 1/255."""
-        return _mean_over_known(outputs, points, states, across, "gaussian", self.width, self._channel)
+        return _mean_over_known(outputs, points, states, across, _SHAPES["gaussian"], self.width, self._channel)
 
     def _channel(self, output: Tensor, target: Tensor) -> Tensor:
         return mse_loss(output, self.SCALE * target)
@@ -259,7 +279,7 @@ def _mean_over_known(
     points: Tensor,
     states: Tensor,
     across: Tensor | None,
-    kind: Target,
+    shape: _Shape,
     width: Sequence[float],
     loss: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
@@ -268,7 +288,7 @@ def _mean_over_known(
         dtype = torch.promote_types(outputs.dtype, torch.float32)
         known = (states != State.UNKNOWN).nonzero().tolist()
         total = outputs[:0].sum(dtype=dtype)  # an empty sum: 0, connected to the graph
-        for output, target in _with_targets(outputs, known, points, states, across, kind, width):
+        for output, target in _with_targets(outputs, known, points, states, across, shape, width):
             total = total + loss(output, target)
         return total / max(1, len(known))
 
@@ -279,7 +299,7 @@ def _with_targets(
     points: Tensor,
     states: Tensor,
     across: Tensor | None,
-    kind: Target,
+    shape: _Shape,
     width: Sequence[float],
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Output and target of each pair of sample and landmark, both ``(voxels,)``, float32 or wider."""
@@ -287,7 +307,7 @@ def _with_targets(
     channels = outputs.flatten(2).flatten(0, 1).unbind()  # at once, so that the gradient is one tensor
     for b, k in pairs:
         beyond = None if across is None else across[b, k]
-        target = _RENDER[kind](points[b, k], states[b, k], outputs.shape[2:], width, beyond)
+        target = shape.render(points[b, k], states[b, k], outputs.shape[2:], width, beyond)
         yield channels[b * outputs.shape[1] + k].to(dtype), target.flatten().to(dtype)
 
 

@@ -147,7 +147,7 @@ def all_methods(trainer: type) -> list[type[MethodOptions]]:
     return list(dict.fromkeys(declared))
 
 
-def not_applied(used: Mapping[str, Any], plans: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def not_applied(used: Mapping[str, MethodOptions], plans: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Name the values of the plans that a trainer does not use: it is published, fixes them, or they have no effect.
 
     Args:
@@ -158,5 +158,5 @@ def not_applied(used: Mapping[str, Any], plans: Mapping[str, Mapping[str, Any]])
         f"{section}.{name} = {value!r}"
         for section, chosen in plans.items()
         for name, value in chosen.items()
-        if getattr(used[section], name) != value or name in getattr(used[section], "without_effect", ())
+        if getattr(used[section], name) != value or name in used[section].without_effect
     ]

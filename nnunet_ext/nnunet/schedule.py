@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.options import STRICT, THE_PLANS
-from nnunet_ext.refusals import reasons
+from nnunet_ext.nnunet.options import STRICT, THE_PLANS, MethodOptions, with_overrides
 
 
 @dataclass(frozen=True, config=STRICT)
-class Schedule:
+class Schedule(MethodOptions):
     """Schedule in the plans; None: nnU-Net's own."""
+
+    SECTION: ClassVar[str] = "schedule"
 
     epochs: Annotated[int, Field(ge=1)] | None = None
     """Number of epochs. nnU-Net: 1000."""
@@ -42,15 +42,9 @@ class Schedule:
         """Read the section ``schedule`` of the plans.
 
         Raises:
-            InputError: an unknown entry, or a value of another type or out of range.
+            InputError: an unknown option, or a value of another type or out of range.
         """
-        known = cls.__dataclass_fields__
-        if unknown := set(section) - set(known):
-            raise InputError(f"{where} have unknown schedule entries {sorted(unknown)}; known are {sorted(known)}.")
-        try:
-            return cls(**section)
-        except ValidationError as error:
-            raise InputError(f"{where} have {reasons(error, 'schedule')}.") from None
+        return with_overrides(cls(), section, where)
 
     def without_optimizer(self) -> Schedule:
         """Return the length of the training without the settings of its optimiser."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from benchmarks import step_cost
 from nnunet_ext.babloss.options import BaBLossOptions
 from nnunet_ext.babloss.trainer import BRIDGE_A, BRIDGE_B, HEATMAP, PLACE, nnUNetTrainerBaBLoss
 from nnunet_ext.catalogue import resolve
@@ -17,6 +18,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.formats import read
 from nnunet_ext.landmarks.points import State
 from nnunet_ext.landmarks.predictor import predict
+from nnunet_ext.landmarks.training.loader import KEYS
 from nnunet_ext.medcontext.trainer import MedContext
 from nnunet_ext.nnunet.models import Prediction
 from nnunet_ext.nnunet.options import not_applied, with_overrides
@@ -122,6 +124,11 @@ def test_every_trainer_trains_and_validates(make, name, configuration):
     assert len(trainer.radial_errors) > 0
 
 
+def test_batches_of_noise_have_what_the_loader_adds(make):
+    # the losses read these keys, and benchmarks/step_cost.py makes its own batches
+    assert set(KEYS) <= set(step_cost.random_batch(make("nnUNetTrainerBaBLoss")))
+
+
 def test_a_ball_is_the_target_where_the_options_say_so_and_never_of_the_published_loss(make):
     radius = make(TRAINERS["ball"][0], options=TRAINERS["ball"][1]).heatmap_loss.width
     assert max(radius) == 5.0
@@ -145,6 +152,11 @@ def test_a_ball_is_the_target_where_the_options_say_so_and_never_of_the_publishe
         ({"a_weight": 0.0, "b_weight": 0.0, "ramp_end": 0.5}, ["babloss.ramp_end = 0.5"]),
         ({"a_weight": 0.0, "b_weight": 0.0, "ramp_end": 0.5, "pseudo_weight": 1.0}, []),
         ({"pseudo_confidence": 0.9}, ["babloss.pseudo_confidence = 0.9"]),
+        ({"heatmap_target": "ball", "heatmap_weight": 0.0}, []),
+        (
+            {"heatmap_target": "ball", "heatmap_radius": 9.0, "heatmap_weight": 0.0, "place_weight": 0.0},
+            ["babloss.heatmap_target = 'ball'", "babloss.heatmap_radius = 9.0"],
+        ),
     ],
 )
 def test_options_of_what_is_not_computed_are_named(plans, idle):

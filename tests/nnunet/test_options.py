@@ -32,7 +32,7 @@ REFUSED = [
     ("nnUNetTrainerS2VNet", "s2vnet", {"clip": 0}, "s2vnet.clip = 0: input should be greater than or equal to 1"),
     ("nnUNetTrainerS2VNet", "s2vnet", {"clips": 4}, "unknown s2vnet options .*'clips'"),
     ("nnUNetTrainerReference", "schedule", {"epochs": 0}, "schedule.epochs = 0: input should be greater"),
-    ("nnUNetTrainerReference", "schedule", {"epoch": 5}, "unknown schedule entries .*'epoch'.; known are"),
+    ("nnUNetTrainerReference", "schedule", {"epoch": 5}, "unknown schedule options .*'epoch'.; known are"),
     ("nnUNetTrainerReference", "schedule", {"momentum": 1.0}, "schedule.momentum = 1.0: input should be less than 1"),
 ]
 

@@ -279,7 +279,7 @@ def test_without_a_schedule_it_is_nnunets(make_trainer):
 def test_an_unknown_schedule_entry_gets_one_clear_sentence(make_trainer):
     plans = tiny.plans()
     plans["configurations"]["3d_fullres"]["nnunet_ext"] = {"schedule": {"epoch": 7}}
-    with pytest.raises(InputError, match=r"unknown schedule entries \['epoch'\]; known are"):
+    with pytest.raises(InputError, match=r"unknown schedule options \['epoch'\]; known are"):
         make_trainer("nnUNetTrainerReference", plans=plans)
 
 

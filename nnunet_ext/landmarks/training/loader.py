@@ -41,6 +41,9 @@ from nnunet_ext.landmarks.training.cases import (
 )
 from nnunet_ext.nnunet.loaders import loaders_built_by
 
+KEYS = ("landmarks", "landmark_states", "landmark_case_states", "landmark_across", "segmented")
+"""What a batch has more than nnU-Net's."""
+
 
 class LandmarkDataLoader(nnUNetDataLoader):
     """nnU-Net's loader of a :class:`DatasetWithLandmarks`; its ``transforms`` carry keypoints or are None.
@@ -125,8 +128,7 @@ class _Patches:
 
     def collated(self) -> dict[str, Tensor]:
         """The landmarks of a batch, by key."""
-        keys = ("landmarks", "landmark_states", "landmark_case_states", "landmark_across", "segmented")
-        return {key: torch.stack(parts) for key, parts in zip(keys, zip(*self.done, strict=True), strict=True)}
+        return {key: torch.stack(parts) for key, parts in zip(KEYS, zip(*self.done, strict=True), strict=True)}
 
 
 def _seen(voxels: Tensor, states: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
