@@ -1,16 +1,12 @@
 """Direction B at its default options: where it wants landmarks on real organs, and that the measurement can tell."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from benchmarks.bridge_organs import HALF, Place, distance_from_surface, measure, wanted
 from nnunet_ext.babloss.options import BaBLossOptions
 from nnunet_ext.data.raw import open_dataset
-
-DATA = Path(os.environ.get("NNUNET_EXT_DATA", Path(__file__).parents[3] / "shared" / "data"))
+from tests import real_data
 
 
 def disc(radius: int, spacing: tuple[float, float] = (1.0, 1.0)) -> Place:
@@ -50,9 +46,7 @@ def test_on_a_disc_a_landmark_stays_on_the_surface_and_a_whole_heatmap_does_not(
 def test_on_real_organs_nearly_all_landmarks_stay_within_half_a_voxel_of_the_surface(
     dataset, off_at_most, apart_at_most
 ):
-    if not (DATA / dataset).is_dir():
-        pytest.skip(f"no {DATA / dataset}; set NNUNET_EXT_DATA to a folder that holds this data set")
-    found = measure(open_dataset(DATA / dataset), 2, slices=False, options=BaBLossOptions())
+    found = measure(open_dataset(real_data.dataset(dataset)), 2, slices=False, options=BaBLossOptions())
     off = [each.downhill_off for values in found.values() for each in values]
     assert len(off) > 30
     assert np.mean(off) <= HALF / 2

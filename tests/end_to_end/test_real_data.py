@@ -1,26 +1,17 @@
 """From raw files to predictions with the commands a user types, on the hippocampus data set."""
 
 import json
-import os
 import shutil
-from pathlib import Path
 
 import pytest
 
 from nnunet_ext.discovery import discovery_folder
 from tests.end_to_end.test_training import run
+from tests.real_data import DATA, needs
 
-DATA = Path(os.environ.get("NNUNET_EXT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 HIPPOCAMPUS = DATA / "Dataset004_Hippocampus"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.xdist_group("real data"),
-    pytest.mark.real_data,
-    pytest.mark.skipif(
-        not HIPPOCAMPUS.is_dir(), reason=f"no {HIPPOCAMPUS}; set NNUNET_EXT_DATA to a folder that holds this data set"
-    ),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real data"), *needs(HIPPOCAMPUS.name)]
 
 
 @pytest.fixture(scope="module")

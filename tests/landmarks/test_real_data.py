@@ -8,19 +8,14 @@ import pytest
 
 from nnunet_ext.landmarks.check import check_landmarks
 from nnunet_ext.landmarks.evaluate import evaluate
+from tests.real_data import DATA, needs
 
-DATA = Path(os.environ.get("NNUNET_EXT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 HIPPOCAMPUS = DATA / "Dataset204_HippoHetero"
 ON = ["Anterior", "Posterior"]
 SURFACES = {"anterior_tip": ON[:1], "posterior_tip": ON[1:], "border_superior": ON, "border_inferior": ON}
 KEPT = 40
 
-pytestmark = [
-    pytest.mark.real_data,
-    pytest.mark.skipif(
-        not HIPPOCAMPUS.is_dir(), reason=f"no {HIPPOCAMPUS}; set NNUNET_EXT_DATA to a folder that holds this data set"
-    ),
-]
+pytestmark = needs(HIPPOCAMPUS.name)
 
 
 @pytest.fixture

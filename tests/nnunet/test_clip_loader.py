@@ -1,7 +1,5 @@
 """Clips of nnU-Net's loader: every slice is seen as often as another, and padding is known as such."""
 
-import os
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,9 +14,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_ext.data.raw import open_dataset
 from nnunet_ext.nnunet.clip_loader import GAP, SINGLE, ClipLoader, blank_padding, clip_loaders
 from nnunet_ext.nnunet.loaders import SEAM
-from tests import tiny
-
-DATA = Path(os.environ.get("NNUNET_EXT_DATA", Path(__file__).parents[3] / "shared" / "data"))
+from tests import real_data, tiny
 
 DRAWS = 20000
 
@@ -74,9 +70,7 @@ class RealCases:
     """Every ``step``-th case of a data set, as nnU-Net preprocesses it for ``2d`` at this spacing in mm."""
 
     def __init__(self, name, spacing, step):
-        if not (DATA / name).is_dir():
-            pytest.skip(f"no {DATA / name}; set NNUNET_EXT_DATA to a folder that holds this data set")
-        raw, plans = open_dataset(DATA / name), tiny.plans()
+        raw, plans = open_dataset(real_data.dataset(name)), tiny.plans()
         plans["configurations"]["2d"]["spacing"] = [spacing] * 2
         plans["image_reader_writer"] = raw.reader().name
         manager = PlansManager(plans)

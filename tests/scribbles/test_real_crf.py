@@ -1,8 +1,5 @@
 """The CRF loss on real organs, at the planned and at low resolution: what it would change, and shrink."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -11,18 +8,14 @@ from nnunet_ext.attenscribble.crf_window import crf_loss
 from nnunet_ext.attenscribble.options import AttenScribbleOptions
 from nnunet_ext.data.raw import open_dataset
 from nnunet_ext.scribbles.crf import LIMIT, count_case, planned_losses, preprocessed
-from tests import tiny
-
-DATA = Path(os.environ.get("NNUNET_EXT_DATA", Path(__file__).parents[3] / "shared" / "data"))
+from tests import real_data, tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real data"), pytest.mark.real_data]
 
 
 def planned_on(name: str, spacing: tuple[float, ...], options: dict):
     """The data set, plans with this spacing, and the CRF loss that they mean."""
-    if not (DATA / name).is_dir():
-        pytest.skip(f"no {DATA / name}; set NNUNET_EXT_DATA to a folder that holds this data set")
-    raw, plans = open_dataset(DATA / name), tiny.plans()
+    raw, plans = open_dataset(real_data.dataset(name)), tiny.plans()
     configuration = "2d" if len(spacing) == 2 else "3d_fullres"
     settings = plans["configurations"][configuration]
     settings.update(spacing=list(spacing), nnunet_ext={"attenscribble": options})

@@ -1,24 +1,14 @@
 """The hippocampus and ACDC data sets: what everybody gets wrong is found, and what is written is right."""
 
 import json
-import os
-from pathlib import Path
 
 import pytest
 
 from nnunet_ext.splits.check import check_splits
 from nnunet_ext.splits.write import write_splits
+from tests.real_data import DATA, needs
 
-DATA = Path(os.environ.get("NNUNET_EXT_DATA", Path(__file__).parents[3] / "shared" / "data"))
-NAMES = ("Dataset004_Hippocampus", "Dataset027_ACDC")
-
-pytestmark = [
-    pytest.mark.real_data,
-    pytest.mark.skipif(
-        not all((DATA / name).is_dir() for name in NAMES),
-        reason=f"{DATA} lacks one of {NAMES}; set NNUNET_EXT_DATA to a folder that holds them",
-    ),
-]
+pytestmark = needs("Dataset004_Hippocampus", "Dataset027_ACDC")
 
 
 @pytest.fixture(autouse=True)
