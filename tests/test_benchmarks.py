@@ -13,12 +13,13 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from benchmarks import click_summary, extreme_points, over_time, postprocessing, sweep
+from benchmarks import click_summary, extreme_points, over_time, postprocessing, surface_at_landmarks, sweep
 from nnunet_ext.benchmark.folder import BenchmarkFolder
 from nnunet_ext.benchmark.prepare import prepare
 from nnunet_ext.benchmark.spec import parse
 from nnunet_ext.errors import InputError
 from tests import tiny
+from tests.landmarks.raw import Case, write_dataset
 
 pytestmark = pytest.mark.slow  # nobody needs them to use the package, and most start a process for every measurement
 
@@ -280,6 +281,32 @@ def test_the_worth_of_extreme_points_is_printed(nnunet_folders, capsys):
     _, _, left, right = capsys.readouterr().out.strip().splitlines()
     assert left == "| left | 6 | 1.000 | 1.000 | 1.000 |"
     assert right.startswith("| right | 6 | 1.000 | 1.000 |")
+
+
+def test_surfaces_are_measured_at_the_landmarks(tmp_path, capsys):
+    cases = {name: Case(seed) for seed, name in enumerate(("one_a", "one_b", "two_a"))}
+    folder = write_dataset(tmp_path, {name: (case, "landmarks") for name, case in cases.items()})
+    for name, case in cases.items():
+        narrow, empty = case.array.copy(), np.zeros_like(case.array)
+        last = np.nonzero(narrow)[2].max()
+        narrow[:, :, last - 1 :] = 0  # two voxels of 1.5 mm, on whose face one of three landmarks lies
+        for kind, array in {"true": case.array, "narrow": narrow, "empty": empty}.items():
+            case.write(tmp_path / kind / f"{name}.nii.gz", array)
+    arguments = [str(folder), str(folder / "landmarksTr"), "--by", "[a-z]+", "--file", str(tmp_path / "out.csv")]
+    arms = [f"{kind}={tmp_path / kind}" for kind in ("true", "narrow")]
+    assert surface_at_landmarks.main([*arguments, *arms]) == 0
+    _, _, true, narrow = capsys.readouterr().out.strip().splitlines()
+    assert true == "| true | 2 | 0.00 | 0.00 | 0 | – | – |"
+    assert narrow.startswith("| narrow | 2 | 1.00 | 0.00 | 0 | +1.00 [")
+    assert narrow.endswith("| 0 of 2 |")
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert table.columns.tolist() == ["arm", "subject", "case", "landmark", "organ", "mm"]
+    assert table.set_index(["arm", "case", "landmark"])["mm"]["narrow", "two_a", "left"] == pytest.approx(3.0)
+    assert surface_at_landmarks.main([*arguments, f"empty={tmp_path / 'empty'}"]) == 0
+    assert "| empty | 2 | nan | nan | 9 |" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        surface_at_landmarks.main([*arguments[:3], "[A-Z]+", *arms])
+    assert "--by '[A-Z]+' fits no part of the name 'one_a'" in capsys.readouterr().err
 
 
 def test_what_postprocessing_leaves_is_scored_for_every_way(nnunet_folders, capsys):
