@@ -118,7 +118,7 @@ class _Shape(NamedTuple):
 
     render: Callable[[Tensor, Tensor, Sequence[int], Sequence[float], Tensor | None], Tensor]
     height: Callable[[Tensor], Tensor]
-    """Of squares of distances, in widths."""
+    """Height at squares of distances, in widths."""
     near: float
     """Voxels higher than this are near the landmark."""
     mass: Callable[[int], float]

@@ -42,7 +42,7 @@ from nnunet_ext.landmarks.training.cases import (
 from nnunet_ext.nnunet.loaders import loaders_built_by
 
 KEYS = ("landmarks", "landmark_states", "landmark_case_states", "landmark_across", "segmented")
-"""What a batch has more than nnU-Net's."""
+"""Keys of a batch that nnU-Net's does not have."""
 
 
 class LandmarkDataLoader(nnUNetDataLoader):
