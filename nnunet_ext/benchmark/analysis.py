@@ -221,12 +221,13 @@ def costs(results: Results, group: str) -> list[dict[str, Any]]:
 
 
 def machines(results: Results, group: str) -> dict[str, set[str]]:
-    """The machines that trained each arm: processor, number of cores and GPU in words."""
+    """The machines that trained each arm: processor, whether it lacks bfloat16, number of cores and GPU in words."""
     found: dict[str, set[str]] = {}
     for training in results.trainings:
         if training.group == group:
             cores = f"{training.hardware['cores']} cores" if training.hardware.get("cores") else None
-            parts = (training.hardware.get("processor"), cores, training.hardware.get("gpu"))
+            bfloat16 = "no bfloat16" if training.hardware.get("bfloat16") is False else None
+            parts = (training.hardware.get("processor"), bfloat16, cores, training.hardware.get("gpu"))
             found.setdefault(training.arm, set()).add(", ".join(str(part) for part in parts if part))
     return found
 

@@ -113,9 +113,12 @@ def hardware() -> dict[str, Any]:
     """Processor, cores, memory and GPU of this machine."""
     import torch
 
+    from nnunet_ext.nnunet.precision import has_bfloat16_units
+
     found: dict[str, Any] = {
         "system": platform.platform(terse=True),
         "processor": _processor(),
+        "bfloat16": has_bfloat16_units(),  # processors of one name with and without them differ five times in time
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
     }

@@ -50,3 +50,4 @@ def test_the_machine_is_described():
     assert found["cores"] >= 1
     assert found["memory_gib"] > 0.5
     assert found["processor"]
+    assert found["bfloat16"] in (True, False)

@@ -263,13 +263,16 @@ def test_the_command_takes_over_what_is_asked_for_and_what_the_report_has(report
     assert there == {REFERENCE: True, PNPNET: True, "nnUNetTrainerSDM": False}
 
 
-def test_times_of_other_machines_have_no_ratio(report, root):
+@pytest.mark.parametrize(
+    "other", [{"processor": "a slow one", "cores": 2}, {"processor": "a fast one", "cores": 8, "bfloat16": False}]
+)
+def test_times_of_other_machines_have_no_ratio(report, root, other):
     benchmark, jobs = prepared(root)
     reused(report, benchmark, jobs[:1])
     for number, job in enumerate(jobs[1:]):
         finish(benchmark, job, number)
         record = benchmark.record(job)
-        record["hardware"] = {"processor": "a slow one", "cores": 2}
+        record["hardware"] = other
         (benchmark.of(job) / "record.json").write_text(json.dumps(record))
     report_benchmark(benchmark.folder, root / "again", html=False, drawn=False)
     page = (root / "again" / PAGE).read_text()
