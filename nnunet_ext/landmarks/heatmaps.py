@@ -125,9 +125,17 @@ class _Shape(NamedTuple):
     """Its integral in so many dimensions, if all widths are 1."""
 
 
+def _mass_of_gaussian(dim: int) -> float:
+    return math.sqrt(2 * math.pi) ** dim
+
+
+def _mass_of_cone(dim: int) -> float:
+    return math.pi ** (dim / 2) / math.gamma(dim / 2 + 1) / (dim + 1)  # the volume of the ball, as the base of a cone
+
+
 _SHAPES: dict[Target, _Shape] = {
-    "gaussian": _Shape(heatmaps, _gaussian, NEAR, lambda dim: math.sqrt(2 * math.pi) ** dim),
-    "ball": _Shape(balls, _cone, 0.0, lambda dim: math.pi ** (dim / 2) / math.gamma(dim / 2 + 1) / (dim + 1)),
+    "gaussian": _Shape(heatmaps, _gaussian, NEAR, _mass_of_gaussian),
+    "ball": _Shape(balls, _cone, 0.0, _mass_of_cone),
 }
 
 
