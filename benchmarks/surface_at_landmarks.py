@@ -17,7 +17,6 @@ varies with the subjects, not with the training.
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from nnunet_ext.files import write_rows
 from nnunet_ext.landmarks.dataset import Organs, RawLandmarkDataset, open_landmarks
 from nnunet_ext.landmarks.formats import Cases, read
 from nnunet_ext.landmarks.points import State
+from nnunet_ext.splits.subjects import group
 
 COLUMNS = ("arm", "subject", "case", "landmark", "organ", "mm")
 
@@ -96,17 +96,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("dataset", help="number or name in nnUNet_raw, or a folder")
     parser.add_argument("landmarks", type=Path, help="folder of the true landmarks")
     parser.add_argument("arms", nargs="+", metavar="NAME=PREDICTIONS", help="the first is the baseline")
-    parser.add_argument("--by", default=".*", metavar="REGEX", help="the part of a case's name that says its subject")
+    parser.add_argument("--by", default="case", help="what cases of one subject share, as in nnunet-ext splits")
     parser.add_argument("--file", type=Path, help="CSV with every landmark")
     arguments = parser.parse_args(argv)
     folders = dict(each.partition("=")[::2] for each in arguments.arms)
     try:
         data, landmarks = open_landmarks(arguments.dataset), read(arguments.landmarks)
         rows = [row for arm, folder in folders.items() for row in measured(data, landmarks, arm, Path(folder))]
-        for row in rows:
-            if (subject := re.match(arguments.by, row["case"])) is None:
-                raise InputError(f"--by {arguments.by!r} fits no part of the name {row['case']!r}.")
-            row["subject"] = subject.group()
+        subject_of = group(sorted({row["case"] for row in rows}), arguments.by).subject_of
+        rows = [{**row, "subject": subject_of[row["case"]]} for row in rows]
         if arguments.file:
             write_rows(arguments.file, COLUMNS, rows)
         print(table(pd.DataFrame(rows), next(iter(folders))))

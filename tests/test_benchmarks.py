@@ -306,7 +306,7 @@ def test_surfaces_are_measured_at_the_landmarks(tmp_path, capsys):
     assert "| empty | 2 | nan | nan | 9 |" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         surface_at_landmarks.main([*arguments[:3], "[A-Z]+", *arms])
-    assert "--by '[A-Z]+' fits no part of the name 'one_a'" in capsys.readouterr().err
+    assert "--by '[A-Z]+' matches nothing in 3 of 3 cases (one_a, one_b, two_a)" in capsys.readouterr().err
 
 
 def test_what_postprocessing_leaves_is_scored_for_every_way(nnunet_folders, capsys):
