@@ -56,7 +56,8 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 
 def _pseudo_label(arguments: argparse.Namespace) -> None:
-    from nnunet_ext.landmarks.pseudo.generate import Options, pseudo_label
+    from nnunet_ext.landmarks.pseudo.candidates import Options
+    from nnunet_ext.landmarks.pseudo.generate import pseudo_label
 
     options = Options(engine=arguments.engine, model=arguments.model, shell_mm=arguments.shell, seed=arguments.seed)
     print(pseudo_label(arguments.dataset, arguments.new_dataset, options, processes=arguments.processes).report())

@@ -6,7 +6,8 @@
         dataset.json        refers to the images of the source, which are not copied
         labelsTr/           segmented cases as they are; in the other cases the organs that passed the filters
         landmarksTr/        as in the source
-        pseudo_labels/      CASE.json: engine, prompts, measurements of the filters, reasons for refusing a mask
+        pseudo_labels/      CASE.json: engine, prompts, measurements of the filters, reasons for refusing a mask;
+                            for segmented cases with landmarks, Dice with the true mask, and what the filters say of it
 
 In a case with an accepted mask, the label map holds the organ, a shell of background around it, and "ignore" everywhere
 else and where two accepted masks overlap. Without the shell, a mask would teach that the organ has no end. Background
@@ -21,11 +22,9 @@ and the tool that makes the masks; ours are our own choice.
 from __future__ import annotations
 
 import shutil
-import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache, partial
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,41 +33,28 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from nnunet_ext.data.derived import derived_description, new_dataset_folder
-from nnunet_ext.data.geometry import Floats, Geometry
-from nnunet_ext.data.raw import RawCase, require_labels, write_label_map
+from nnunet_ext.data.geometry import Floats
+from nnunet_ext.data.raw import write_label_map
 from nnunet_ext.data.reading import Reader
-from nnunet_ext.errors import InputError
 from nnunet_ext.files import write_json, written_as_a_whole
 from nnunet_ext.findings import aligned
-from nnunet_ext.landmarks.dataset import FOLDER, Declaration, Organs, RawLandmarkDataset, as_3d, open_landmarks
-from nnunet_ext.landmarks.points import Landmarks, State
-from nnunet_ext.landmarks.pseudo.engines import Engine, OrganEngine, load_engine, runs_in_parallel
-from nnunet_ext.landmarks.pseudo.prompts import Limits, Prompts, Verdict, judge, prompts_of
+from nnunet_ext.landmarks.dataset import FOLDER, RawLandmarkDataset, open_landmarks
+from nnunet_ext.landmarks.pseudo.candidates import (
+    Candidate,
+    Check,
+    LandmarkCase,
+    Options,
+    candidates_of,
+    cases_to_label,
+    check_of,
+)
+from nnunet_ext.landmarks.pseudo.engines import load_engine, runs_in_parallel
+from nnunet_ext.landmarks.pseudo.prompts import Verdict
 from nnunet_ext.partial_labels.declaration import KEY as ANNOTATED
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.version import __version__
 
 PROVENANCE = "pseudo_labels"
-NO_PROMPTS = "no prompts"
-
-
-@dataclass(frozen=True)
-class Options:
-    """Settings of the engine, the filters and the label map.
-
-    Attributes:
-        engine: a name of :mod:`nnunet_ext.landmarks.pseudo.engines`.
-        model: folder or file of the engine's weights.
-        limits: limits of the filters.
-        shell_mm: thickness of the background around accepted masks.
-        seed: seed of the moved prompts.
-    """
-
-    engine: str = "random-walker"
-    model: str | None = None
-    limits: Limits = field(default_factory=Limits)
-    shell_mm: float = 5.0
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,12 +64,14 @@ class PseudoLabelled:
     Attributes:
         folder: folder of the data set.
         verdicts: verdict of the filters by case and organ.
+        checks: comparison with true masks by segmented case and organ.
         partial: whether some case has masks of some organs only.
         compared: whether volumes were compared with those of labelled cases.
     """
 
     folder: Path
     verdicts: Mapping[str, Mapping[str, Verdict]]
+    checks: Mapping[str, Mapping[str, Check]]
     partial: bool
     compared: bool
 
@@ -93,14 +81,18 @@ class PseudoLabelled:
         rows = [("organ", "accepted", "refused because of (a mask may fail several)")]
         for organ in organs:
             verdicts = [case[organ] for case in self.verdicts.values()]
-            accepted = sum(verdict.accepted for verdict in verdicts)
-            reasons = Counter(reason for verdict in verdicts for reason in verdict.reasons)
-            why = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-            rows.append((organ, f"{accepted} of {len(verdicts)}", why or "-"))
+            rows.append((organ, *_counted(verdicts)))
         number = int(self.folder.name[7:10])
         lines = aligned(rows)
         if not self.compared:
             lines.append("No case has labels, so the volumes were not compared with anything.")
+        lines += self._of_checks(organs)
+        if not any(verdict.accepted for case in self.verdicts.values() for verdict in case.values()):
+            lines.append(
+                f"\nNo mask passed, so a training with {self.folder.name} learns nothing that one with the original "
+                f"data set would not. {PROVENANCE}/CASE.json has the measurements; try another --engine."
+            )
+            return "\n".join(lines)
         lines += [
             f"\n{self.folder}: look at some masks before you train; {PROVENANCE}/CASE.json says how each was made.",
             f"  nnUNetv2_plan_and_preprocess -d {number}",
@@ -112,6 +104,27 @@ class PseudoLabelled:
                 "nnU-Net does not know.",
             ]
         return "\n".join(lines)
+
+    def _of_checks(self, organs: Sequence[str]) -> list[str]:
+        if not self.checks:
+            return ["No segmented case has landmarks, so neither the engine nor the filters could be checked."]
+        lines = [f"\n{len(self.checks)} segmented cases with landmarks, as a check:"]
+        rows = [("organ", "Dice of the engine's masks", "true masks accepted", "refused because of")]
+        refused = []
+        for organ in organs:
+            checks = [case[organ] for case in self.checks.values() if organ in case]
+            dice, verdicts = [check.dice for check in checks], [check.verdict for check in checks]
+            measured = f"{np.mean(dice):.2f} ({min(dice):.2f} to {max(dice):.2f})" if dice else "-"
+            rows.append((organ, measured, *_counted(verdicts)))
+            if 2 * sum(verdict.accepted for verdict in verdicts) < len(verdicts):
+                refused.append(organ)
+        lines += aligned(rows)
+        if refused:
+            lines.append(
+                f"The filters refuse most true masks of {', '.join(refused)}, so they select wrong ones: do the lines "
+                "of its spans leave the organ?"
+            )
+        return lines
 
 
 def pseudo_label(
@@ -132,24 +145,10 @@ def pseudo_label(
     """
     options = options or Options()
     found = open_landmarks(dataset)
-    where = found.raw.folder / "dataset.json"
-    _require_spans(found, where)
     target = new_dataset_folder(found.raw, str(out), "Pseudo")
-    landmarks = found.landmarks()
-    processes = processes or (None if runs_in_parallel(options.engine) else 1)
     load_engine(options.engine, options.model)  # fail early, before anything is read
-    reader = found.raw.reader().name
-    spanned = tuple(found.declaration.spans)
-    calls = [(case, spanned, found.organs, reader) for case in found.raw.cases]
-    names = [case.name for case in found.raw.cases]
-    volumes = dict(zip(names, for_every_case(volumes_of, calls, processes, "labels"), strict=True))
-    medians = {organ: _median([v[organ] for v in volumes.values() if v and v[organ] > 0]) for organ in spanned}
-    chosen = [case for case in found.raw.cases if volumes[case.name] is None and case.name in landmarks]
-    if not chosen:
-        raise InputError(
-            f"{found.raw.folder} has no case with only landmarks (a file in {FOLDER}, and a label map that is all "
-            f"{found.raw.ignore}, the ignore label); there is nothing to label."
-        )
+    processes = processes or (None if runs_in_parallel(options.engine) else 1)
+    chosen, segmented = cases_to_label(found, options, processes)
     with written_as_a_whole(target) as folder:
         for name in ("labelsTr", FOLDER, PROVENANCE):
             (folder / name).mkdir()
@@ -157,92 +156,53 @@ def pseudo_label(
             shutil.copyfile(case.label, folder / "labelsTr" / case.label.name)
         for file in found.files:
             shutil.copyfile(file, folder / FOLDER / file.name)
-        work = [
-            (case, landmarks[case.name], found.declaration, found.organs, medians, reader, options, folder)
-            for case in chosen
-        ]
-        names = [case.name for case in chosen]
-        verdicts = dict(zip(names, for_every_case(label_case, work, processes, "masks"), strict=True))
+        labelled = for_every_case(label_case, [(each, folder) for each in chosen], processes, "masks")
+        verdicts = dict(zip([each.case.name for each in chosen], labelled, strict=True))
+        checked = for_every_case(check_case, [(each, folder) for each in segmented], processes, "checks")
+        checks = dict(zip([each.case.name for each in segmented], checked, strict=True)) if segmented else {}
         annotated = _annotated(found, verdicts)
         text = f"{found.raw.name} with masks by {options.engine} from landmarks, by nnunet-ext {__version__}"
         entry = {ANNOTATED: annotated} if annotated else {}
         write_json(folder / "dataset.json", {**derived_description(found.raw, target, text), **entry})
-    return PseudoLabelled(target, verdicts, bool(annotated), any(medians.values()))
+    return PseudoLabelled(target, verdicts, checks, bool(annotated), any(chosen[0].labelled_mm3.values()))
 
 
-def volumes_of(case: RawCase, spanned: Sequence[str], organs: Organs, reader_name: str) -> dict[str, float] | None:
-    """Volumes in mm³ of the organs in the label map of a case; None if nothing is labelled in it."""
-    labels = Reader(reader_name).labels(case.label)
-    require_labels(labels.array, organs.known, case.label)
-    if (labels.array == organs.ignore).all():
-        return None
-    voxel = abs(np.linalg.det(Geometry.from_volume(labels).matrix))
-    known = organs.annotated.get(case.name, frozenset(spanned))
-    return {organ: float((labels.array == organs.values[organ]).sum() * voxel * (organ in known)) for organ in spanned}
-
-
-def label_case(
-    case: RawCase,
-    landmarks: Landmarks,
-    declaration: Declaration,
-    organs: Organs,
-    medians_mm3: Mapping[str, float | None],
-    reader_name: str,
-    options: Options,
-    folder: Path,
-) -> dict[str, Verdict]:
+def label_case(work: LandmarkCase, folder: Path) -> dict[str, Verdict]:
     """Write the label map and the provenance of one case, and return the verdict on every organ.
 
     Args:
-        case: its files.
-        landmarks: landmarks of the case.
-        declaration: declaration of the landmarks, with spans.
-        organs: the labels of the data set.
-        medians_mm3: median volume in labelled cases by organ; None if there are none.
-        reader_name: name of nnU-Net's reader.
-        options: engine, filters and shell.
+        work: the case.
         folder: folder of the new data set.
 
     Raises:
         InputError: a file cannot be read, or the engine's mask does not have the shape of the image.
     """
-    engine = _engine(options.engine, options.model)
-    image = Reader(reader_name).image(case.images[0])
-    geometry, array = Geometry.from_volume(image), as_3d(image.array)
-    of_organ = _by_organ(engine, array, case.images[1:], reader_name)
-    masks: dict[str, NDArray[np.bool_]] = {}
-    verdicts: dict[str, Verdict] = {}
-    provenance: dict[str, Any] = {}
-    for organ, pairs in declaration.spans.items():
-        prompts = prompts_of(landmarks, pairs, geometry, array.shape)
-        if prompts is None:
-            verdicts[organ] = Verdict({}, (NO_PROMPTS,))
-        else:
-            rng = np.random.default_rng([options.seed, zlib.crc32(f"{case.name}/{organ}".encode())])
-            moved = prompts.moved(options.limits.jitter_mm, rng).in_image(geometry, array.shape)
-            own = of_organ(organ)
-            mask = _mask(own, options.engine, array, geometry, prompts)
-            other = _mask(own, options.engine, array, geometry, moved)
-            surface = {
-                name: np.asarray(landmarks[name].position_mm, float)
-                for name, on in declaration.surface_of.items()
-                if organ in on and name in landmarks and landmarks[name].state is State.PRESENT
-            }
-            limits, median = options.limits, medians_mm3[organ]
-            verdicts[organ] = judge(mask, other, prompts, geometry, surface, median, limits)
-            if verdicts[organ].accepted:
-                masks[organ] = mask
-        provenance[organ] = _provenance(verdicts[organ], prompts)
+    found, geometry = candidates_of(work)
+    case, organs, options = work.case, work.organs, work.options
+    masks = {organ: each.mask for organ, each in found.items() if each.mask is not None and each.verdict.accepted}
     if masks:
         assert organs.ignore is not None  # checked at the start
         values = {organ: organs.values[organ] for organ in masks}
         labels = label_map(masks, values, organs.ignore, geometry.spacing_mm, options.shell_mm)
-        write_label_map(Reader(reader_name), labels, case.label, folder / "labelsTr" / case.label.name)
-    write_json(
-        folder / PROVENANCE / f"{case.name}.json",
-        {"nnunet_ext": __version__, "options": asdict(options), "median_mm3": medians_mm3, "organs": provenance},
-    )
-    return verdicts
+        write_label_map(Reader(work.reader_name), labels, case.label, folder / "labelsTr" / case.label.name)
+    _write_provenance(work, folder, {organ: _provenance(each) for organ, each in found.items()})
+    return {organ: each.verdict for organ, each in found.items()}
+
+
+def check_case(work: LandmarkCase, folder: Path) -> dict[str, Check]:
+    """Write the provenance of one segmented case, and return the comparison with its true masks; see :func:`check_of`.
+
+    Args:
+        work: the case.
+        folder: folder of the new data set.
+    """
+    checks = check_of(work)
+    organs = {
+        organ: {"dice": check.dice, "true_mask_refused_because_of": check.verdict.reasons, **check.verdict.values}
+        for organ, check in checks.items()
+    }
+    _write_provenance(work, folder, organs)
+    return checks
 
 
 def label_map(
@@ -273,50 +233,27 @@ def label_map(
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
-def _engine(name: str, model: str | None) -> Engine | OrganEngine:
-    """Load an engine once per process, because weights are large."""
-    return load_engine(name, model)
+def _counted(verdicts: Sequence[Verdict]) -> tuple[str, str]:
+    """How many masks are accepted, and how often each filter refuses one."""
+    reasons = Counter(reason for verdict in verdicts for reason in verdict.reasons)
+    why = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+    return f"{sum(verdict.accepted for verdict in verdicts)} of {len(verdicts)}", why or "-"
 
 
-def _by_organ(
-    engine: Engine | OrganEngine, first: NDArray, others: Sequence[Path], reader_name: str
-) -> Callable[[str], Engine]:
-    """The engine for each organ of an image; the other channels are read only for one that knows organs."""
-    if not isinstance(engine, OrganEngine):
-        return lambda organ: engine
-    channels = np.stack([first, *(as_3d(Reader(reader_name).image(file).array) for file in others)])
-    return partial(engine.of_organ, channels=channels)
+def _write_provenance(work: LandmarkCase, folder: Path, organs: Mapping[str, Any]) -> None:
+    content = {
+        "nnunet_ext": __version__,
+        "options": asdict(work.options),
+        "labelled_mm3": work.labelled_mm3,
+        "organs": organs,
+    }
+    write_json(folder / PROVENANCE / f"{work.case.name}.json", content)
 
 
-def _mask(engine: Engine, name: str, image: NDArray, geometry: Geometry, prompts: Prompts) -> NDArray[np.bool_]:
-    if not len(prompts.foreground_mm):  # moved out of the image
-        return np.zeros(image.shape, bool)
-    foreground, background = geometry.to_index(prompts.foreground_mm), geometry.to_index(prompts.background_mm)
-    mask = np.asarray(engine(image, geometry.spacing_mm.tolist(), foreground, background))
-    if mask.shape != image.shape:
-        raise InputError(f"The engine {name} returned a mask of shape {mask.shape} for an image of {image.shape}.")
-    return mask.astype(bool)
-
-
-def _provenance(verdict: Verdict, prompts: Prompts | None) -> dict[str, Any]:
+def _provenance(candidate: Candidate) -> dict[str, Any]:
+    prompts, verdict = candidate.prompts, candidate.verdict
     points = {} if prompts is None else {name: value.round(3).tolist() for name, value in vars(prompts).items()}
     return {"accepted": verdict.accepted, "refused_because_of": verdict.reasons, **verdict.values, **points}
-
-
-def _require_spans(found: RawLandmarkDataset, where: Path) -> None:
-    if not found.declaration.spans:
-        raise InputError(
-            f"{where}: the landmarks have no spans, the pairs of landmarks with an organ between them; add for example "
-            '"spans": {"femur": [["FemurMedial", "FemurLateral"]]}.'
-        )
-    if found.raw.ignore is None:
-        raise InputError(f"{where} has no ignore label, so nothing can stay unknown; add it as the highest label.")
-    regions = [organ for organ in found.declaration.spans if isinstance(found.organs.values[organ], tuple)]
-    if regions:
-        raise InputError(
-            f"{where}: spans has the region {regions[0]}, but a mask is written as one label; name labels."
-        )
 
 
 def _annotated(found: RawLandmarkDataset, verdicts: Mapping[str, Mapping[str, Verdict]]) -> dict[str, list[str]]:
@@ -329,7 +266,3 @@ def _annotated(found: RawLandmarkDataset, verdicts: Mapping[str, Mapping[str, Ve
         elif accepted:
             entry.pop(case, None)
     return entry
-
-
-def _median(volumes: Sequence[float]) -> float | None:
-    return float(np.median(volumes)) if volumes else None

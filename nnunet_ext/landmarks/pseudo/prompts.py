@@ -94,7 +94,7 @@ class Limits:
     Attributes:
         landmark_mm: largest distance of the organ's landmarks from the surface of the mask.
         component: smallest share of the largest connected component.
-        volume: smallest and largest volume, as a multiple of the median of the labelled cases.
+        volume: smallest volume as a multiple of the smallest in labelled cases, largest as a multiple of the largest.
         agreement: smallest Dice with the mask from moved prompts.
         jitter_mm: distance by which prompts are moved.
     """
@@ -129,7 +129,7 @@ def judge(
     prompts: Prompts,
     geometry: Geometry,
     landmarks_mm: Mapping[str, Floats],
-    median_mm3: float | None,
+    labelled_mm3: tuple[float, float] | None,
     limits: Limits,
 ) -> Verdict:
     """Apply all filters.
@@ -140,7 +140,7 @@ def judge(
         prompts: the prompts of the mask.
         geometry: geometry of the image.
         landmarks_mm: positions ``(3,)`` by name, of the landmarks on the surface of the organ.
-        median_mm3: median volume of the organ in the labelled cases, if there are any.
+        labelled_mm3: smallest and largest volume of the organ in labelled cases, if there are any.
         limits: limits of the filters.
     """
     size = int(mask.sum())
@@ -152,15 +152,14 @@ def judge(
     components, count = connected_components(mask)
     largest = np.bincount(components.ravel(), minlength=count + 1)[1:].max() / size
     volume = size * abs(np.linalg.det(geometry.matrix))
-    ratio = None if not median_mm3 else volume / median_mm3
     agreement = 2 * (mask & other).sum() / (size + other.sum())
-    low, high = limits.volume
+    low, high = (0.0, np.inf) if labelled_mm3 is None else np.multiply(limits.volume, labelled_mm3)
     checks = {
         "foreground prompts": inside == 1,
         "background prompts": outside == 1,
         "landmarks": farthest is None or farthest <= limits.landmark_mm,
         "components": largest >= limits.component,
-        "volume": ratio is None or low <= ratio <= high,
+        "volume": low <= volume <= high,
         "agreement": agreement >= limits.agreement,
     }
     values = {
@@ -169,7 +168,6 @@ def judge(
         "landmark_mm": farthest,
         "largest_component": largest,
         "volume_mm3": volume,
-        "volume_ratio": ratio,
         "agreement": agreement,
     }
     return Verdict(

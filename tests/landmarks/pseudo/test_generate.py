@@ -13,7 +13,8 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.dataset import open_landmarks
 from nnunet_ext.landmarks.formats import write_markups
 from nnunet_ext.landmarks.points import present
-from nnunet_ext.landmarks.pseudo.generate import Options, label_map, pseudo_label
+from nnunet_ext.landmarks.pseudo.candidates import Options
+from nnunet_ext.landmarks.pseudo.generate import label_map, pseudo_label
 from nnunet_ext.partial_labels.declaration import annotated_labels
 from tests.landmarks.raw import BLOCK, Case, describe, write_dataset
 
@@ -115,11 +116,50 @@ def test_the_provenance_says_how_a_mask_was_made(source):
     content = json.loads((source.parent / "Dataset304_BoxesPseudo/pseudo_labels/lm_0.json").read_text())
     organ = content["organs"]["box"]
     assert organ["accepted"] is True
-    assert organ["volume_ratio"] == pytest.approx(1)
+    assert organ["volume_mm3"] == pytest.approx(8 * 10 * 12 * 3.0)
     assert organ["landmark_mm"] < 1e-3
     assert (len(organ["foreground_mm"]), content["options"]["seed"]) == (2, 0)
     assert content["options"]["limits"]["agreement"] == 0.8
-    assert content["median_mm3"] == {"box": pytest.approx(8 * 10 * 12 * 3.0)}
+    assert content["labelled_mm3"] == {"box": pytest.approx([8 * 10 * 12 * 3.0] * 2)}
+
+
+def test_segmented_cases_with_landmarks_check_engine_and_filters(source):
+    result = pseudo_label(source, "304", engine(whole_box), processes=1)
+    assert list(result.checks) == ["seg_1"]
+    assert ["box", "1.00", "(1.00", "to", "1.00)", "1", "of", "1", "-"] in [
+        x.split() for x in result.report().splitlines()
+    ]
+    assert "refuse most true masks" not in result.report()
+    content = json.loads((result.folder / "pseudo_labels/seg_1.json").read_text())["organs"]["box"]
+    assert (content["dice"], content["true_mask_refused_because_of"]) == (1, [])
+    # without landmarks in segmented cases there is nothing to check with
+    (source / "landmarksTr/seg_1.mrk.json").unlink()
+    assert "could be checked" in pseudo_label(source, "305", engine(whole_box), processes=1).report()
+
+
+def test_lines_that_leave_the_organ_are_noticed(source):
+    case = CASES["seg_1"][0]
+    z, y, x = np.argwhere(case.array)[0]
+    hollow = case.array.copy()
+    hollow[z + 1 : z + 7, y + 2 : y + 8, x + 2 : x + 10] = 0
+    case.write(source / "labelsTr/seg_1.nii.gz", hollow)
+    result = pseudo_label(source, "304", engine(whole_box), processes=1)
+    check = result.checks["seg_1"]["box"]
+    full, kept = 8 * 10 * 12, 8 * 10 * 12 - 6 * 6 * 8
+    assert check.dice == pytest.approx(2 * kept / (full + kept))
+    assert "foreground prompts" in check.verdict.reasons
+    assert "The filters refuse most true masks of box" in result.report()
+
+
+def test_scribbled_and_partly_annotated_cases_check_nothing(source):
+    labels = {"background": 0, "box": 1, "ignore": 2}
+    describe(source, labels=labels, landmarks={**BLOCK, **SPANS}, annotated_labels={"seg_1": []})
+    assert pseudo_label(source, "304", engine(whole_box), processes=1).checks == {}
+    describe(source, labels=labels, landmarks={**BLOCK, **SPANS})
+    scribbled = CASES["seg_1"][0].array.copy()
+    scribbled[0, 0, 0] = 2
+    CASES["seg_1"][0].write(source / "labelsTr/seg_1.nii.gz", scribbled)
+    assert pseudo_label(source, "305", engine(whole_box), processes=1).checks == {}
 
 
 def test_a_case_whose_masks_are_refused_stays_all_ignore(source):
@@ -129,6 +169,8 @@ def test_a_case_whose_masks_are_refused_stays_all_ignore(source):
         provenance = json.loads((result.folder / "pseudo_labels" / f"{case}.json").read_text())
         assert provenance["organs"]["box"]["refused_because_of"] == ["empty"]
     assert ["box", "0", "of", "2", "empty", "2"] in [line.split() for line in result.report().splitlines()]
+    assert "No mask passed" in result.report()
+    assert "nnUNetv2" not in result.report()
 
 
 def test_where_only_some_organs_have_a_mask_the_data_set_says_so(source):

@@ -62,8 +62,8 @@ SURFACE = {"low": points((4.5, 20, 20))[0], "high": points((14.5, 20, 20))[0]}
 GOOD = box()
 
 
-def verdict(mask, other=None, prompts=PROMPTS, surface=SURFACE, median=10 * 20 * 20 * 2.0, limits=Limits()):  # noqa: B008
-    return judge(mask, GOOD if other is None else other, prompts, SPACED, surface, median, limits)
+def verdict(mask, other=None, prompts=PROMPTS, surface=SURFACE, labelled=(8000.0, 8000.0), limits=Limits()):  # noqa: B008
+    return judge(mask, GOOD if other is None else other, prompts, SPACED, surface, labelled, limits)
 
 
 def test_a_good_mask_passes_with_its_measurements():
@@ -75,7 +75,6 @@ def test_a_good_mask_passes_with_its_measurements():
         "landmark_mm": 0,
         "largest_component": 1,
         "volume_mm3": 8000,
-        "volume_ratio": 1,
         "agreement": 1,
     }
     assert found.values == pytest.approx(expected)
@@ -112,11 +111,25 @@ def test_landmarks_are_measured_in_mm(mm):
     assert verdict(box((6, 15)), box((6, 15)), limits=Limits(landmark_mm=mm)).accepted == (mm > 2)
 
 
+@pytest.mark.parametrize(
+    ("labelled", "accepted"),
+    [
+        ((15_900.0, 20_000.0), True),
+        ((16_100.0, 20_000.0), False),
+        ((1000.0, 4100.0), True),
+        ((1000.0, 3900.0), False),
+        (None, True),
+    ],
+)
+def test_a_volume_may_be_half_of_the_smallest_or_twice_the_largest(labelled, accepted):
+    """The mask has 8000 mm³."""
+    assert ("volume" not in verdict(GOOD, labelled=labelled).reasons) == accepted
+
+
 def test_what_cannot_be_compared_is_no_reason():
-    found = verdict(GOOD, prompts=Prompts(PROMPTS.foreground_mm, points()), surface={}, median=None)
+    found = verdict(GOOD, prompts=Prompts(PROMPTS.foreground_mm, points()), surface={}, labelled=None)
     assert found.accepted
     assert found.values["landmark_mm"] is None
-    assert found.values["volume_ratio"] is None
 
 
 def test_a_mask_of_the_whole_image_has_no_surface():

@@ -1,0 +1,268 @@
+"""Masks that an engine makes from the landmarks of a case, each with the verdict of the filters.
+
+A segmented case that has landmarks, too, is a check: how near the engine's mask comes to the true one, and whether the
+filters would accept the true one. Filters that refuse it select wrong masks. The usual reason is a line of ``spans``
+that leaves the organ.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_ext.data.geometry import Geometry
+from nnunet_ext.data.raw import RawCase, require_labels
+from nnunet_ext.data.reading import Reader
+from nnunet_ext.errors import InputError
+from nnunet_ext.landmarks.dataset import FOLDER, Declaration, Organs, RawLandmarkDataset, as_3d
+from nnunet_ext.landmarks.points import Landmarks, State
+from nnunet_ext.landmarks.pseudo.engines import Engine, OrganEngine, load_engine
+from nnunet_ext.landmarks.pseudo.prompts import Limits, Prompts, Verdict, judge, prompts_of
+from nnunet_ext.processes.parallel import for_every_case
+
+NO_PROMPTS = "no prompts"
+
+CHECKS = 20
+"""Largest number of segmented cases on which engine and filters are checked."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of the engine, the filters and the label map.
+
+    Attributes:
+        engine: a name of :mod:`nnunet_ext.landmarks.pseudo.engines`.
+        model: folder or file of the engine's weights.
+        limits: limits of the filters.
+        shell_mm: thickness of the background around accepted masks.
+        seed: seed of the moved prompts.
+    """
+
+    engine: str = "random-walker"
+    model: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    shell_mm: float = 5.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LandmarkCase:
+    """A case with landmarks, and all that is needed to make masks of its organs.
+
+    Attributes:
+        case: its files.
+        landmarks: its landmarks.
+        declaration: declaration of the landmarks, with spans.
+        organs: labels of the data set.
+        labelled_mm3: smallest and largest volume in other, labelled cases by organ; None if there are none.
+        reader_name: name of nnU-Net's reader.
+        options: engine, filters and shell.
+    """
+
+    case: RawCase
+    landmarks: Landmarks
+    declaration: Declaration
+    organs: Organs
+    labelled_mm3: Mapping[str, tuple[float, float] | None]
+    reader_name: str
+    options: Options
+
+    def judge(
+        self, organ: str, mask: NDArray[np.bool_], other: NDArray[np.bool_], prompts: Prompts, geometry: Geometry
+    ) -> Verdict:
+        """Return the verdict of the filters on a mask, given the mask from moved prompts."""
+        on_surface = {
+            name: np.asarray(self.landmarks[name].position_mm, float)
+            for name, lies_on in self.declaration.surface_of.items()
+            if organ in lies_on and name in self.landmarks and self.landmarks[name].state is State.PRESENT
+        }
+        labelled = self.labelled_mm3[organ]
+        return judge(mask, other, prompts, geometry, on_surface, labelled, self.options.limits)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A mask of one organ, before it is accepted.
+
+    Attributes:
+        mask: ``(z, y, x)``; None if no prompt lies in the image.
+        verdict: verdict of the filters.
+        prompts: the prompts of the mask, if there are any.
+    """
+
+    mask: NDArray[np.bool_] | None
+    verdict: Verdict
+    prompts: Prompts | None
+
+
+@dataclass(frozen=True)
+class Check:
+    """The result of engine and filters on an organ whose true mask is known.
+
+    Attributes:
+        dice: Dice of the engine's mask with the true one.
+        verdict: verdict of the filters on the true mask.
+    """
+
+    dice: float
+    verdict: Verdict
+
+
+class Labelled(NamedTuple):
+    """Contents of a label map."""
+
+    mm3: Mapping[str, float]
+    """Volume of every spanned organ that was annotated and is there."""
+    dense: bool
+    """Whether no voxel is left to ignore."""
+
+
+def cases_to_label(
+    found: RawLandmarkDataset, options: Options, processes: int | None = None
+) -> tuple[list[LandmarkCase], list[LandmarkCase]]:
+    """The cases with only landmarks, and segmented cases with landmarks, at most 20, for :func:`check_of`.
+
+    Reads all label maps.
+
+    Args:
+        found: the data set.
+        options: engine, filters and shell.
+        processes: cases in parallel; by default one per core.
+
+    Raises:
+        InputError: the data set has no spans, no ignore label or no case with only landmarks.
+    """
+    _require_spans(found)
+    landmarks = found.landmarks()
+    reader = found.raw.reader().name
+    calls = [(case, tuple(found.declaration.spans), found.organs, reader) for case in found.raw.cases]
+    names = [case.name for case in found.raw.cases]
+    labelled = dict(zip(names, for_every_case(labelled_in, calls, processes, "labels"), strict=True))
+
+    def of(case: RawCase) -> LandmarkCase:
+        others = [each.mm3 for name, each in labelled.items() if each and name != case.name]
+        volumes = {organ: [mm3[organ] for mm3 in others if organ in mm3] for organ in found.declaration.spans}
+        ranges = {organ: (min(each), max(each)) if each else None for organ, each in volumes.items()}
+        return LandmarkCase(case, landmarks[case.name], found.declaration, found.organs, ranges, reader, options)
+
+    with_landmarks = [case for case in found.raw.cases if case.name in landmarks]
+    chosen = [case for case in with_landmarks if labelled[case.name] is None]
+    segmented = [case for case in with_landmarks if (own := labelled[case.name]) and own.dense and own.mm3]
+    if not chosen:
+        raise InputError(
+            f"{found.raw.folder} has no case with only landmarks (a file in {FOLDER}, and a label map that is all "
+            f"{found.raw.ignore}, the ignore label); there is nothing to label."
+        )
+    step = max(1, -(-len(segmented) // CHECKS))
+    return [of(case) for case in chosen], [of(case) for case in segmented[::step]]
+
+
+def labelled_in(case: RawCase, spanned: Sequence[str], organs: Organs, reader_name: str) -> Labelled | None:
+    """The contents of the label map of a case; None if nothing is labelled in it."""
+    labels = Reader(reader_name).labels(case.label)
+    require_labels(labels.array, organs.known, case.label)
+    unknown = labels.array == organs.ignore
+    if unknown.all():
+        return None
+    voxel = abs(np.linalg.det(Geometry.from_volume(labels).matrix))
+    sizes = {organ: int((labels.array == organs.values[organ]).sum()) for organ in spanned}
+    known = organs.annotated.get(case.name, frozenset(spanned))
+    mm3 = {organ: float(size * voxel) for organ, size in sizes.items() if size and organ in known}
+    return Labelled(mm3, not unknown.any())
+
+
+def candidates_of(work: LandmarkCase) -> tuple[dict[str, Candidate], Geometry]:
+    """Make a mask of every organ in ``spans``, and return them with the geometry of the image.
+
+    Raises:
+        InputError: a file cannot be read, or the engine's mask does not have the shape of the image.
+    """
+    options = work.options
+    engine = _engine(options.engine, options.model)
+    image = Reader(work.reader_name).image(work.case.images[0])
+    geometry, array = Geometry.from_volume(image), as_3d(image.array)
+    of_organ = _by_organ(engine, array, work.case.images[1:], work.reader_name)
+    found: dict[str, Candidate] = {}
+    for organ, pairs in work.declaration.spans.items():
+        prompts = prompts_of(work.landmarks, pairs, geometry, array.shape)
+        if prompts is None:
+            found[organ] = Candidate(None, Verdict({}, (NO_PROMPTS,)), None)
+            continue
+        rng = np.random.default_rng([options.seed, zlib.crc32(f"{work.case.name}/{organ}".encode())])
+        moved = prompts.moved(options.limits.jitter_mm, rng).in_image(geometry, array.shape)
+        own = of_organ(organ)
+        mask = _mask(own, options.engine, array, geometry, prompts)
+        other = _mask(own, options.engine, array, geometry, moved)
+        found[organ] = Candidate(mask, work.judge(organ, mask, other, prompts, geometry), prompts)
+    return found, geometry
+
+
+def check_of(work: LandmarkCase) -> dict[str, Check]:
+    """Compare the engine's masks of a segmented case with the true ones, and let the filters judge the true ones.
+
+    Organs that the case does not show, or that were not annotated in it, are left out. Errors are those of
+    :func:`candidates_of`.
+    """
+    candidates, geometry = candidates_of(work)
+    labels = as_3d(Reader(work.reader_name).labels(work.case.label).array)
+    checks = {}
+    for organ, candidate in candidates.items():
+        true = labels == work.organs.values[organ]
+        if candidate.mask is None or candidate.prompts is None or not true.any():
+            continue
+        if organ in work.organs.annotated.get(work.case.name, {organ}):
+            dice = 2 * (candidate.mask & true).sum() / (candidate.mask.sum() + true.sum())
+            checks[organ] = Check(float(dice), work.judge(organ, true, true, candidate.prompts, geometry))
+    return checks
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _engine(name: str, model: str | None) -> Engine | OrganEngine:
+    """Load an engine once per process, because weights are large."""
+    return load_engine(name, model)
+
+
+def _by_organ(
+    engine: Engine | OrganEngine, first: NDArray, others: Sequence[Path], reader_name: str
+) -> Callable[[str], Engine]:
+    """The engine for each organ of an image; the other channels are read only for one that knows organs."""
+    if not isinstance(engine, OrganEngine):
+        return lambda organ: engine
+    channels = np.stack([first, *(as_3d(Reader(reader_name).image(file).array) for file in others)])
+    return partial(engine.of_organ, channels=channels)
+
+
+def _mask(engine: Engine, name: str, image: NDArray, geometry: Geometry, prompts: Prompts) -> NDArray[np.bool_]:
+    if not len(prompts.foreground_mm):  # moved out of the image
+        return np.zeros(image.shape, bool)
+    foreground, background = geometry.to_index(prompts.foreground_mm), geometry.to_index(prompts.background_mm)
+    mask = np.asarray(engine(image, geometry.spacing_mm.tolist(), foreground, background))
+    if mask.shape != image.shape:
+        raise InputError(f"The engine {name} returned a mask of shape {mask.shape} for an image of {image.shape}.")
+    return mask.astype(bool)
+
+
+def _require_spans(found: RawLandmarkDataset) -> None:
+    where = found.raw.folder / "dataset.json"
+    if not found.declaration.spans:
+        raise InputError(
+            f"{where}: the landmarks have no spans, the pairs of landmarks with an organ between them; add for example "
+            '"spans": {"femur": [["FemurMedial", "FemurLateral"]]}.'
+        )
+    if found.raw.ignore is None:
+        raise InputError(f"{where} has no ignore label, so nothing can stay unknown; add it as the highest label.")
+    regions = [organ for organ in found.declaration.spans if isinstance(found.organs.values[organ], tuple)]
+    if regions:
+        raise InputError(
+            f"{where}: spans has the region {regions[0]}, but a mask is written as one label; name labels."
+        )
