@@ -2,7 +2,7 @@
 
 ::
 
-    python benchmarks/click_summary.py docs/results/s2vnet/chaos docs/results/s2vnet/acdc --figure clicks.png
+    python benchmarks/click_summary.py docs/results/s2vnet/acdc --by 'patient\\d+' --figure clicks.png
 
 Each folder holds one folder per trained model, and each of these the cases of the ways to correct, ``WAY.csv``: the
 ``clicks.csv`` of ``benchmarks/click_baselines.py`` (or of ``nnunet-ext s2v evaluate-clicks``, with one way of
@@ -13,8 +13,7 @@ its last click stays as it is. Intervals are over subjects and models (:mod:`nnu
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.intervals import interval
+from nnunet_ext.splits.subjects import group
 
 CLICKS = (0, 1, 3, 10)
 """Numbers of clicks in the tables."""
@@ -55,16 +56,14 @@ class Way:
     clicks: pd.DataFrame
 
     @classmethod
-    def of(cls, tables: Sequence[pd.DataFrame], subject: str | None) -> Way:
+    def of(cls, tables: Sequence[pd.DataFrame], subject_of: Mapping[str, str]) -> Way:
         """Return the way of one table per model, of the same cases."""
         dice, gains, clicks = [], [], []
         for table in tables:
             known = table.groupby(["case", "clicks"])["dice"].mean().unstack()
             curve = known.reindex(columns=range(max(*CLICKS, *known.columns) + 1)).ffill(axis=1)
-            found = [re.search(subject, case) if subject else None for case in curve.index]
-            subjects = [match.group() if match else case for match, case in zip(found, curve.index, strict=True)]
             dice.append(curve.to_numpy())
-            gains.append((curve[curve.columns[-1]] - curve[0]).groupby(subjects).mean().to_numpy())
+            gains.append((curve[curve.columns[-1]] - curve[0]).groupby(subject_of).mean().to_numpy())
             clicks.append(table.dropna(subset=["fixed"]).drop_duplicates(["case", "clicks"]))
         return cls(np.stack(dice), np.stack(gains), pd.concat(clicks))
 
@@ -91,19 +90,23 @@ def with_interval(differences: np.ndarray) -> str:
     return f"{differences.mean():+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
-def read(folder: Path, subject: str | None = None) -> dict[str, Way]:
+def read(folder: Path, by: str = "case") -> dict[str, Way]:
     """Ways that all models of a data set have, the first one being ``session`` if it is there.
 
     Args:
         folder: of one folder per model.
-        subject: regular expression of what the cases of a subject share; by default every case is a subject.
+        by: which cases are one subject, see :func:`nnunet_ext.splits.subjects.group`.
+
+    Raises:
+        InputError: a case gets no subject.
     """
     models = sorted(path for path in folder.iterdir() if path.is_dir())
     names = set.intersection(*({file.stem for file in model.glob("*.csv")} for model in models))
     tables = {name: [pd.read_csv(model / f"{name}.csv") for model in models] for name in names}
     cases = set.intersection(*(set(table["case"]) for own in tables.values() for table in own))
+    subject_of = group(sorted(cases), by).subject_of
     return {
-        name: Way.of([table[table["case"].isin(cases)] for table in tables[name]], subject)
+        name: Way.of([table[table["case"].isin(cases)] for table in tables[name]], subject_of)
         for name in sorted(names, key=lambda name: (name != "session", name))
     }
 
@@ -126,10 +129,13 @@ def drawn(found: dict[str, dict[str, Way]]) -> Figure:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    parser.add_argument("--subject", help="regular expression of what cases of a subject share, such as patient\\d+")
+    parser.add_argument("--by", default="case", help="which cases are one subject, as in nnunet-ext splits")
     parser.add_argument("--figure", type=Path)
     arguments = parser.parse_args(argv)
-    found = {folder.name: read(folder, arguments.subject) for folder in arguments.folders}
+    try:
+        found = {folder.name: read(folder, arguments.by) for folder in arguments.folders}
+    except InputError as error:
+        parser.exit(1, f"{error}\n")
     for title, ways in found.items():
         first = next(iter(ways.values()))
         print(f"{title}: {len(first.gains)} models, {first.gains.shape[1]} subjects, {len(first.clicks)} clicks\n")

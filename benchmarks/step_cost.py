@@ -52,6 +52,7 @@ from torch import Tensor
 from nnunet_ext import catalogue
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.points import State
+from nnunet_ext.landmarks.training.loader import landmark_entries
 
 STOCK = "nnUNetTrainer"
 SMALL = {"features": (8, 16, 32, 64), "patch": (32, 32, 32)}
@@ -224,9 +225,7 @@ def random_batch(trainer: Any) -> dict[str, Any]:
         for full in targets:
             full[1::2] = manager.ignore_label
         points = torch.rand(*states.shape, len(patch)) * (torch.tensor(patch) - 1)
-        batch |= {"landmarks": points, "landmark_states": states, "landmark_case_states": states}
-        batch["landmark_across"] = torch.zeros(states.shape)
-        batch["segmented"] = torch.arange(trainer.batch_size) % 2 == 0
+        batch |= landmark_entries(points, states, torch.arange(trainer.batch_size) % 2 == 0)
     if hasattr(trainer, "unlabelled_patches") and trainer.options.unlabelled.images != "none":
         batch["unlabelled"] = torch.randn(trainer.unlabelled_patches, *batch["data"].shape[1:])
     return {**batch, "target": targets if scales is not None else targets[0]}

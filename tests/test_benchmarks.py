@@ -245,7 +245,7 @@ def test_clicks_of_several_models_are_summed_up(tmp_path, capsys):
     np.testing.assert_allclose(ways["session"].gains, [[0.15, 0.1], [0.35, 0.3]])
     np.testing.assert_allclose(ways["clicked_slice"].gains, [[0.1, 0.0]] * 2)
     assert click_summary.read(tmp_path / "organ")["session"].gains.shape == (2, 4)
-    click_summary.main([str(tmp_path / "organ"), "--subject", "^[ab]", "--figure", str(tmp_path / "f.png")])
+    click_summary.main([str(tmp_path / "organ"), "--by", "^[ab]", "--figure", str(tmp_path / "f.png")])
     title, _, _, _, first, second = capsys.readouterr().out.strip().splitlines()
     assert title == "organ: 2 models, 2 subjects, 12 clicks"
     cells = [cell.strip() for cell in first.split("|")[1:-1]]

@@ -20,6 +20,7 @@ from torch import nn
 from nnunet_ext.catalogue import resolve
 from nnunet_ext.landmarks.formats import write_markups
 from nnunet_ext.landmarks.points import present
+from nnunet_ext.landmarks.training.loader import landmark_entries
 
 DATASET = "Dataset901_Tiny"
 LABELS: dict[str, dict[str, Any]] = {
@@ -286,8 +287,5 @@ def batch_with_everything(trainer: Any, seed: int = 0) -> dict[str, Any]:
     return {
         **made,
         "keys": [f"case_{sample}" for sample in range(size)],
-        "landmarks": points,
-        "landmark_states": states,
-        "landmark_across": torch.zeros(size, landmarks),
-        "segmented": torch.arange(size) != 0,
+        **landmark_entries(points, states, torch.arange(size) != 0),
     }

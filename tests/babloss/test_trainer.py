@@ -18,7 +18,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.formats import read
 from nnunet_ext.landmarks.points import State
 from nnunet_ext.landmarks.predictor import predict
-from nnunet_ext.landmarks.training.loader import KEYS
+from nnunet_ext.landmarks.training.loader import KEYS, landmark_entries
 from nnunet_ext.medcontext.trainer import MedContext
 from nnunet_ext.nnunet.models import Prediction
 from nnunet_ext.nnunet.options import not_applied, with_overrides
@@ -88,15 +88,9 @@ def batch_of(trainer, states, drawn, seed=0):
     points[torch.tensor(rows) == State.PRESENT] = min(batch["data"].shape[2:]) / 2
     if getattr(trainer, "has_clean_image", False):
         batch["data"] = torch.cat([batch["data"], 0.5 * batch["data"]], 1)
-    batch |= {
-        "landmarks": points,
-        "landmark_states": torch.tensor(rows, dtype=torch.int8),
-        "landmark_case_states": torch.tensor(rows, dtype=torch.int8),
-        "landmark_across": torch.zeros(size, len(rows[0])),
-        "segmented": torch.tensor([drawn[sample % 2] for sample in range(size)]),
-        "keys": [f"case_{sample}" for sample in range(size)],
-    }
-    return batch
+    segmented = torch.tensor([drawn[sample % 2] for sample in range(size)])
+    batch |= landmark_entries(points, torch.tensor(rows, dtype=torch.int8), segmented)
+    return {**batch, "keys": [f"case_{sample}" for sample in range(size)]}
 
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1

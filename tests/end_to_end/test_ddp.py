@@ -20,6 +20,7 @@ from torch import distributed as dist
 from torch import multiprocessing
 
 from nnunet_ext.catalogue import TRAINERS as CATALOGUE
+from nnunet_ext.landmarks.training.loader import landmark_entries
 from tests import tiny
 from tests.structure import marks_of
 
@@ -201,12 +202,7 @@ def batch_of(trainer: Any, rank: int, step: int) -> dict[str, Any]:
         landmarks_only = rank == 1
         states = torch.full((size, 2), 1 if landmarks_only else -1, dtype=torch.int8)
         points = torch.full((size, 2, batch["data"].ndim - 2), 8.0 if landmarks_only else torch.nan)
-        batch |= {
-            "landmarks": points,
-            "landmark_states": states,
-            "landmark_across": torch.zeros(size, 2),
-            "segmented": torch.full((size,), not landmarks_only),
-        }
+        batch |= landmark_entries(points, states, torch.full((size,), not landmarks_only))
         for target in batch["target"] if isinstance(batch["target"], list) else [batch["target"]]:
             target[target == 3 if not landmarks_only else target >= 0] = 0 if not landmarks_only else 3
     return batch

@@ -45,6 +45,27 @@ KEYS = ("landmarks", "landmark_states", "landmark_case_states", "landmark_across
 """Keys of a batch that nnU-Net's does not have."""
 
 
+def landmark_entries(
+    points: Tensor,
+    states: Tensor,
+    segmented: Tensor,
+    case_states: Tensor | None = None,
+    across: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """The entries of a batch that nnU-Net's does not have; see the module.
+
+    Args:
+        points: ``(B, K, dim)``.
+        states: in the patch, ``(B, K)``.
+        segmented: ``(B,)``.
+        case_states: in the case, ``(B, K)``; by default those in the patch.
+        across: mm across slices, ``(B, K)``; by default 0.
+    """
+    case_states = states if case_states is None else case_states
+    across = torch.zeros(states.shape) if across is None else across
+    return dict(zip(KEYS, (points, states, case_states, across, segmented), strict=True))
+
+
 class LandmarkDataLoader(nnUNetDataLoader):
     """nnU-Net's loader of a :class:`DatasetWithLandmarks`; its ``transforms`` carry keypoints or are None.
 
@@ -128,7 +149,8 @@ class _Patches:
 
     def collated(self) -> dict[str, Tensor]:
         """The landmarks of a batch, by key."""
-        return {key: torch.stack(parts) for key, parts in zip(KEYS, zip(*self.done, strict=True), strict=True)}
+        points, states, case_states, across, segmented = map(torch.stack, zip(*self.done, strict=True))
+        return landmark_entries(points, states, segmented, case_states, across)
 
 
 def _seen(voxels: Tensor, states: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
