@@ -12,8 +12,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+import torch
 
-from benchmarks import click_summary, extreme_points, over_time, postprocessing, surface_at_landmarks, sweep
+from benchmarks import (
+    click_summary,
+    extreme_points,
+    gradient_shares,
+    over_time,
+    postprocessing,
+    surface_at_landmarks,
+    sweep,
+)
 from nnunet_ext.benchmark.folder import BenchmarkFolder
 from nnunet_ext.benchmark.prepare import prepare
 from nnunet_ext.benchmark.spec import parse
@@ -307,6 +316,33 @@ def test_surfaces_are_measured_at_the_landmarks(tmp_path, capsys):
     with pytest.raises(SystemExit):
         surface_at_landmarks.main([*arguments[:3], "[A-Z]+", *arms])
     assert "--by '[A-Z]+' matches nothing in 3 of 3 cases (one_a, one_b, two_a)" in capsys.readouterr().err
+
+
+def test_gradients_are_compared_on_the_weights_that_both_reach():
+    one = [torch.tensor([3.0, 4.0]), None, torch.tensor([[9.0]])]
+    other = [torch.tensor([4.0, 3.0]), torch.tensor([5.0]), None]
+    assert gradient_shares.against(one, other) == pytest.approx((1.0, 24 / 25))
+    assert gradient_shares.against([2 * one[0], None, None], other)[0] == pytest.approx(2.0)
+    assert np.isnan(gradient_shares.against([None, None, one[2]], other)).all()
+
+
+def test_the_gradient_of_every_term_is_printed(nnunet_folders, tmp_path):
+    root = nnunet_folders("ignore")
+    command = [sys.executable, str(BENCHMARKS / "gradient_shares.py"), tiny.DATASET, "2d", "0", "--batches", "2"]
+    result = subprocess.run([*command, "-tr", "nnUNetTrainerMaskedCRF"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    _, _, segmentation, crf = result.stdout.strip().splitlines()
+    assert re.fullmatch(r"\| segmentation \| 1 \| -?[\d.]+ \| 1\.000 \| \+1\.00 \|", segmentation)
+    assert re.fullmatch(r"\| crf \| [\d.]+ \| [\d.]+ \| [\d.]+ \| [+-][\d.]+ \|", crf)
+    assert not any((root / "results").rglob("*"))
+    for arguments, said in (
+        (["-tr", "nnUNetTrainer"], "is no trainer of nnunet-ext"),
+        (["-tr", "nnUNetTrainerMaskedCRF", "--reference", "x"], "has no term 'x'; it has segmentation, crf"),
+        (["-tr", "nnUNetTrainerMaskedCRF", "--checkpoint", str(tmp_path / "x.pth")], "is no file"),
+    ):
+        result = subprocess.run([*command, *arguments], capture_output=True, text=True)
+        assert result.returncode == 1
+        assert said in result.stderr
 
 
 def test_what_postprocessing_leaves_is_scored_for_every_way(nnunet_folders, capsys):
