@@ -147,8 +147,11 @@ def cases_to_label(
     labelled = dict(zip(names, for_every_case(labelled_in, calls, processes, "labels"), strict=True))
 
     def of(case: RawCase) -> LandmarkCase:
-        others = [each.mm3 for name, each in labelled.items() if each and name != case.name]
-        volumes = {organ: [mm3[organ] for mm3 in others if organ in mm3] for organ in found.declaration.spans}
+        others = [each for name, each in labelled.items() if each and name != case.name]
+        others = [each for each in others if each.dense] or others  # a scribble has no volume of an organ
+        volumes = {
+            organ: [each.mm3[organ] for each in others if organ in each.mm3] for organ in found.declaration.spans
+        }
         ranges = {organ: (min(each), max(each)) if each else None for organ, each in volumes.items()}
         return LandmarkCase(case, landmarks[case.name], found.declaration, found.organs, ranges, reader, options)
 

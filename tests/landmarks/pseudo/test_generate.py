@@ -156,10 +156,13 @@ def test_scribbled_and_partly_annotated_cases_check_nothing(source):
     describe(source, labels=labels, landmarks={**BLOCK, **SPANS}, annotated_labels={"seg_1": []})
     assert pseudo_label(source, "304", engine(whole_box), processes=1).checks == {}
     describe(source, labels=labels, landmarks={**BLOCK, **SPANS})
-    scribbled = CASES["seg_1"][0].array.copy()
-    scribbled[0, 0, 0] = 2
+    scribbled = np.full_like(CASES["seg_1"][0].array, 2)
+    scribbled[:, :2], scribbled[8, 12, 12] = 0, 1
     CASES["seg_1"][0].write(source / "labelsTr/seg_1.nii.gz", scribbled)
-    assert pseudo_label(source, "305", engine(whole_box), processes=1).checks == {}
+    result = pseudo_label(source, "305", engine(whole_box), processes=1)
+    assert result.checks == {}
+    content = json.loads((result.folder / "pseudo_labels/lm_0.json").read_text())
+    assert content["labelled_mm3"] == {"box": pytest.approx([8 * 10 * 12 * 3.0] * 2)}  # of seg_0 alone
 
 
 def test_a_case_whose_masks_are_refused_stays_all_ignore(source):
