@@ -35,14 +35,14 @@ class BaBLossOptions(PseudoLabelOptions):
     heatmap_weight: Annotated[float, Field(ge=0)] = 10.0
     """Weight of the loss of the heatmaps, whose targets reach 1. Published: 1, with targets that reach 255. With 1,
     heatmaps stay flat for a long time; see docs/results/history/babloss.md."""
-    place_weight: Annotated[float, Field(ge=0)] = 1.0
+    place_weight: Annotated[float, Field(ge=0)] = 0.25
     """Weight of the loss of the place of a landmark in the patch, a softmax over its heatmap
-    (:class:`nnunet_ext.landmarks.heatmaps.PlaceLoss`), without which heatmaps stay flat for long. Published: 0, there
-    is none."""
+    (:class:`nnunet_ext.landmarks.heatmaps.PlaceLoss`), without which heatmaps stay flat for long. With 1 it pulls twice
+    as hard on the shared encoder as the segmentation does (docs/results/babloss.md). Published: 0, there is none."""
     heatmap_stage: Annotated[int, Field(ge=0)] = 1
     """Stage of the network at which the landmark decoder ends, 0 is full resolution. At 1 it costs a fraction of the
     time; heatmaps are interpolated from half of the resolution. Published: 0."""
-    a_weight: Annotated[float, Field(ge=0)] = 0.1
+    a_weight: Annotated[float, Field(ge=0)] = 0.3
     """Weight of direction A: a known landmark pulls the boundary of an organ. Published: 1, with gradients of about
     1e-7."""
     b_weight: Annotated[float, Field(ge=0)] = 0.1
@@ -61,7 +61,7 @@ class BaBLossOptions(PseudoLabelOptions):
     """Share of the epochs before bridge and pseudo-labels begin: predictions must exist first. Published: 0."""
     ramp_end: Share = 0.3
     """Share of the epochs at which both have their whole weight. Published: 0."""
-    segmented_share: Share = 0.5
+    segmented_share: Share = 0.75
     """At least this share of the training samples comes from cases with masks, however few they are. Published: 0, all
     cases alike."""
     landmark_share: Share = 0.0

@@ -312,7 +312,7 @@ def test_the_control_trains_with_the_segmented_cases_alone(make, monkeypatch):
 
 
 def test_masks_have_half_of_the_samples_but_not_in_the_published_form(make):
-    assert make("nnUNetTrainerBaBLoss").shares == {"segmented_share": 0.5, "landmark_share": 0.0}
+    assert make("nnUNetTrainerBaBLoss").shares == {"segmented_share": 0.75, "landmark_share": 0.0}
     assert make("nnUNetTrainerBaBLoss", options={"landmark_share": 0.6}).shares["landmark_share"] == 0.6
     assert set(make("nnUNetTrainerBaBLossPaper").shares.values()) == {0.0}
 
@@ -323,7 +323,7 @@ def test_the_bridge_waits_and_grows(make):
     weights = []
     for trainer.current_epoch in (0, 9, 20, 30, 99):
         weights.append(trainer.term_weight(BRIDGE_A))
-    assert weights == pytest.approx([0, 0, 0.05, 0.1, 0.1])
+    assert weights == pytest.approx([0, 0, 0.15, 0.3, 0.3])
 
 
 def test_options_of_the_plans_count_but_not_for_the_published_form(make):
