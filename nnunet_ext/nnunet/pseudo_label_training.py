@@ -61,11 +61,20 @@ class PseudoLabels(CleanImage, UnannotatedPadding, AveragedNetwork):
     def _taught(self, batch: Batch, confidence: float) -> tuple[Tensor, Tensor]:
         # of a cascade the previous stage stays
         image = torch.cat([batch[CLEAN_IMAGE], batch["data"][:, self.image_channels :]], 1)
-        with self.precision.autocast():
-            logits = finest_logits(self.average()(image))
         unlabelled = self.unlabelled_voxels(batch)
-        exclusive = not self.labels.has_regions
-        labels, use = pseudo_labels(self.labels.probabilities(logits), unlabelled, confidence, exclusive=exclusive)
+        # a segmented sample has nothing to be taught, which spares the teacher most of a batch of BaBLoss
+        samples = unlabelled.flatten(1).any(1)
+        shape = len(image), self.label_manager.num_segmentation_heads, *image.shape[2:]
+        labels, use = image.new_zeros(shape), torch.zeros(shape, dtype=torch.bool, device=image.device)
+        if samples.any():
+            with self.precision.autocast():
+                logits = finest_logits(self.average()(image[samples]))
+            labels[samples], use[samples] = pseudo_labels(
+                self.labels.probabilities(logits).to(labels.dtype),
+                unlabelled[samples],
+                confidence,
+                exclusive=not self.labels.has_regions,
+            )
         self.record(SHARE, use.sum() / unlabelled.expand_as(use).sum().clamp(min=1))
         return labels, use
 

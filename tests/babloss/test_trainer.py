@@ -22,6 +22,7 @@ from nnunet_ext.landmarks.training.loader import KEYS, landmark_entries
 from nnunet_ext.medcontext.trainer import MedContext
 from nnunet_ext.nnunet.models import Prediction
 from nnunet_ext.nnunet.options import not_applied, with_overrides
+from nnunet_ext.nnunet.pseudo_label_training import PSEUDO
 from nnunet_ext.nnunet.trainer import SEGMENTATION
 from tests import tiny
 from tests.landmarks.training import landmark_dataset
@@ -116,6 +117,26 @@ def test_every_trainer_trains_and_validates(make, name, configuration):
     with torch.no_grad():
         assert trainer.validation_step(validated)["tp_hard"].shape == (2,)
     assert len(trainer.radial_errors) > 0
+
+
+@pytest.mark.parametrize("drawn", [(False, True), (False, False), (True, True)])
+def test_the_average_sees_only_samples_without_a_segmentation(make, drawn):
+    trainer = make("nnUNetTrainerBaBLoss", "2d", {**TRAINERS["self-training"][1], "pseudo_confidence": 0.0})
+    batch = batch_of(trainer, [[UNKNOWN] * 4] * 2, drawn)
+    seen = []
+    trainer.average().register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    labels, use = trainer.prepare_batch(batch)[PSEUDO]
+    without = ~batch["segmented"]
+    clean = batch["data"][:, trainer.image_channels :]
+    assert all(torch.equal(image, clean[without]) for image in seen)
+    assert len(seen) == int(without.any())
+    # where nothing is drawn and the image is, the label is what the average predicts
+    with torch.no_grad():
+        best = trainer.average()(clean).argmax(1)
+    unlabelled = trainer.unlabelled_voxels(batch)
+    assert torch.equal(use.all(1, keepdim=True), unlabelled)
+    assert torch.equal(labels.argmax(1)[unlabelled[:, 0]], best[unlabelled[:, 0]])
+    assert not use[batch["segmented"]].any()
 
 
 def test_batches_of_noise_have_what_the_loader_adds(make):
