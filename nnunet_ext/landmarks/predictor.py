@@ -38,8 +38,8 @@ from nnunet_ext.nnunet.plans import extension_settings
 FOLDER = "landmarks"
 
 DEFAULT_THRESHOLD = 0.1
-"""Threshold of the confidence if validation gives none. A trained network is more confident than this about landmarks
-that are present."""
+"""Threshold of the confidence if validation gives none. Most networks are more confident than this about landmarks that
+are present."""
 
 THRESHOLDS = "landmark_thresholds.json"
 """File beside the checkpoints of a fold, with the thresholds from its validation cases."""
@@ -246,7 +246,9 @@ def _earlier(out: Path, ending: str) -> dict[str, dict[str, Landmark]]:
 def threshold(confidences: ArrayLike, states: ArrayLike) -> float | None:
     """The confidence that separates present from absent best: it maximises the mean of sensitivity and specificity.
 
-    Among equally good thresholds the middle one is taken. None unless there are both present and absent landmarks.
+    Among equally good thresholds the middle one is taken. If the landmark is present wherever it is known, half of its
+    median confidence, but at most :data:`DEFAULT_THRESHOLD`: heatmaps of a 2D network may stay lower than that, and a
+    user who has never seen a case without the landmark wants it found. None if it is present nowhere.
 
     Args:
         confidences: ``(N,)``, confidences of one landmark in N cases.
@@ -254,8 +256,10 @@ def threshold(confidences: ArrayLike, states: ArrayLike) -> float | None:
     """
     confidences, states = np.asarray(confidences, float), np.asarray(states)
     there, absent = confidences[states == State.PRESENT], confidences[states == State.ABSENT]
-    if not len(there) or not len(absent):
+    if not len(there):
         return None
+    if not len(absent):
+        return min(DEFAULT_THRESHOLD, float(np.median(there)) / 2)
     seen = np.unique(np.concatenate([there, absent]))
     # candidates: one below all confidences, and one above each, halfway to the next; above the last one even if it is 1
     above = np.maximum((seen + np.append(seen[1:], 1)) / 2, np.nextafter(seen, 2))
