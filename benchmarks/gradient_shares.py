@@ -101,10 +101,11 @@ def started(arguments: argparse.Namespace) -> Any:
     trainer = get_trainer_from_args(*names, device=torch.device(arguments.device))
     if not hasattr(trainer, "loss_passes"):
         raise InputError(f"-tr: {arguments.trainer} is no trainer of nnunet-ext, so its loss has no named terms.")
-    trainer.on_train_start()
+    trainer.initialize()
     if arguments.checkpoint:
         content = torch.load(arguments.checkpoint, map_location=trainer.device, weights_only=False)
         trainer.network.load_state_dict(content["network_weights"])
+    trainer.on_train_start()  # averages of the network start as copies of it
     trainer.current_epoch = trainer.num_epochs - 1 if arguments.epoch is None else arguments.epoch
     trainer.network.train()
     return trainer

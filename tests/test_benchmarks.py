@@ -26,6 +26,7 @@ from benchmarks import (
 from nnunet_ext.benchmark.folder import BenchmarkFolder
 from nnunet_ext.benchmark.prepare import prepare
 from nnunet_ext.benchmark.spec import parse
+from nnunet_ext.discovery import discovery_folder
 from nnunet_ext.errors import InputError
 from tests import tiny
 from tests.landmarks.raw import Case, write_dataset
@@ -343,6 +344,22 @@ def test_the_gradient_of_every_term_is_printed(nnunet_folders, tmp_path):
         result = subprocess.run([*command, *arguments], capture_output=True, text=True)
         assert result.returncode == 1
         assert said in result.stderr
+
+
+def test_averages_begin_as_copies_of_the_network_in_the_checkpoint(nnunet_folders, tmp_path, monkeypatch):
+    plans = nnunet_folders("ignore") / "preprocessed" / tiny.DATASET / "nnUNetPlans.json"
+    content = json.loads(plans.read_text())
+    content["configurations"]["2d"]["nnunet_ext"] = {"attenscribble": {"pseudo_weight": 1.0}}
+    plans.write_text(json.dumps(content))
+    monkeypatch.setenv("nnUNet_extTrainer", str(discovery_folder()))
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    asked = SimpleNamespace(dataset=tiny.DATASET, configuration="2d", fold="0", trainer="nnUNetTrainerMaskedCRF")
+    asked.plans, asked.epoch, asked.device, asked.checkpoint = "nnUNetPlans", None, "cpu", None
+    weights = {name: weight + 1 for name, weight in gradient_shares.started(asked).network.state_dict().items()}
+    asked.checkpoint = tmp_path / "checkpoint.pth"
+    torch.save({"network_weights": weights}, asked.checkpoint)
+    average = gradient_shares.started(asked).average().network.state_dict()
+    assert all(torch.equal(average[name], weight) for name, weight in weights.items())
 
 
 def test_what_postprocessing_leaves_is_scored_for_every_way(nnunet_folders, capsys):
