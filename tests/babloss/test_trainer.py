@@ -419,3 +419,24 @@ def test_from_training_to_landmarks_in_files(make, tmp_path, configuration):
     assert read(tmp_path / "out" / "landmarks.csv").keys() == found.keys()
     again = predict(images, tmp_path / "out", model, replace(how, continue_prediction=True))
     assert again.keys() == found.keys()
+
+
+def test_validation_alone_exchanges_left_and_right_as_at_the_end_of_the_training(make, tmp_path):
+    paired = landmark_dataset.description(mirror_pairs=[["left", "right"]])
+    trained = make("nnUNetTrainerLandmark", description=paired)
+    with torch.no_grad():  # a network to which left and right are not alike
+        trained.network.landmark_decoder.head.bias[:] = torch.tensor([1.0, -1.0, 0.0, -3.0])
+    trained.configure_rotation_dummyDA_mirroring_and_inital_patch_size()  # with the data loaders of a training
+    trained.save_checkpoint(str(tmp_path / "trained.pth"))
+
+    def validated(trainer):
+        trainer.validate_landmarks()
+        fold = next((tmp_path / "nnunet" / "results").rglob("fold_0"))
+        return {file.name: file.read_text() for file in (*fold.rglob("*.mrk.json"), *fold.rglob("*thresholds.json"))}
+
+    expected = validated(trained)
+    alone = make("nnUNetTrainerLandmark", description=paired)
+    alone.load_checkpoint(str(tmp_path / "trained.pth"))
+    assert alone.inference_allowed_mirroring_axes == (0, 1, 2)
+    assert validated(alone) == expected
+    assert "landmark_thresholds.json" in expected

@@ -46,7 +46,6 @@ class LandmarkData(CommonTrainer):
 
     Attributes:
         landmark_declaration: the block ``landmarks`` of ``dataset.json``.
-        landmark_mirroring: which flips are allowed and which landmarks they exchange; set with the data loaders.
     """
 
     landmark_scale: ClassVar[float | None] = None
@@ -57,15 +56,16 @@ class LandmarkData(CommonTrainer):
     ) -> dict[str, Mapping[str, Any]]:
         where = f"dataset.json of {plans['dataset_name']}"
         self.landmark_declaration = Declaration.from_dataset_json(dataset_json, where)
-        self.landmark_mirroring = Mirroring()
-        return {**super().to_remember(plans, configuration, dataset_json), SECTION: self._settings()}
+        # which landmarks a flip exchanges depends on the images, so it is added with the data loaders
+        settings = self._settings(Mirroring())
+        return {**super().to_remember(plans, configuration, dataset_json), SECTION: settings}
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self, mirroring: Mirroring) -> dict[str, Any]:
         """Settings of the landmarks that a predictor needs and that the weights do not show."""
         return {
             "names": list(self.landmark_declaration.names),
             "scale": self.landmark_scale,
-            "orders": {str(axis): list(order) for axis, order in self.landmark_mirroring.orders.items()},
+            "orders": {str(axis): list(order) for axis, order in mirroring.orders.items()},
         }
 
     @property
@@ -89,22 +89,27 @@ class LandmarkData(CommonTrainer):
                 self.print_to_log_file(sentence)
         return cases
 
+    @cached_property
+    def landmark_mirroring(self) -> Mirroring:
+        """Flips that the landmarks allow and the landmarks that they exchange; ``--val`` alone needs them, too."""
+        dim = len(self.configuration_manager.patch_size)
+        return allowed_mirror_axes(
+            self.landmark_declaration,
+            [case.matrix for case in self.landmark_cases.values()],
+            self.plans_manager.transpose_forward,
+            range(dim),
+            dim,
+        )
+
     # -- nnU-Net's hooks -----------------------------------------------------------------------------------------
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, Any]:  # noqa: N802
         rotation, dummy_2d, patch_size, axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        self.landmark_mirroring = allowed_mirror_axes(
-            self.landmark_declaration,
-            [case.matrix for case in self.landmark_cases.values()],
-            self.plans_manager.transpose_forward,
-            axes or (),
-            len(self.configuration_manager.patch_size),
-        )
-        remember(self.plans_manager.plans, self.configuration_name, SECTION, self._settings())
+        remember(self.plans_manager.plans, self.configuration_name, SECTION, self._settings(self.landmark_mirroring))
         if self.landmark_mirroring.why_not:
             self.print_to_log_file(self.landmark_mirroring.why_not)
         # None, not (), because nnU-Net's predictor takes the maximum of the axes
-        axes = self.landmark_mirroring.axes or None
+        axes = tuple(axis for axis in axes or () if axis in self.landmark_mirroring.axes) or None
         self.inference_allowed_mirroring_axes = axes
         return rotation, dummy_2d, patch_size, axes
 
