@@ -133,7 +133,7 @@ class BridgeLoss(nn.Module):
             logits: ``(B, C, *spatial)`` of the segmentation.
             points: ``(B, K, dim)``, voxels of the patch; nan is harmless where a landmark is not present.
             states: ``(B, K)``, values of ``State``; only present landmarks take part.
-            use: ``(B, K)`` bool; and of these only where it is True.
+            use: ``(B, K)`` bool, or ``(B, K, O)`` of :meth:`organs_with`; and of these only where it is True.
         """
         with torch.autocast(logits.device.type, enabled=False):
             self._check(logits, points)
@@ -141,7 +141,8 @@ class BridgeLoss(nn.Module):
             shape = logits.shape[2:]
             last = torch.tensor(shape, device=points.device) - 1
             inside = ((points >= EDGE) & (points <= last - EDGE)).all(-1)
-            b, k = (use.bool() & (states == State.PRESENT) & inside).nonzero(as_tuple=True)
+            use = _by_organ(use)
+            b, k = (use.any(2) & (states == State.PRESENT) & inside).nonzero(as_tuple=True)
             if not len(b):
                 return Bridge(nothing, torch.zeros_like(b).sum())
             points = points.detach()[b, k].to(nothing.dtype)
@@ -160,7 +161,7 @@ class BridgeLoss(nn.Module):
                 # the root of a square that is 0 has no gradient
                 lengths = weight.square().sum(2) * distance.square().sum(2)
                 similarity = similarity / lengths.clamp(min=1e-12).sqrt()
-            return _mean(1 - similarity, active, b)
+            return _mean(1 - similarity, active & use[b, k], b)
 
     def boundary_pulls_landmark(
         self, landmark_logits: Tensor, one_hot: Tensor, annotated: Tensor, states: Tensor, use: Tensor
@@ -172,7 +173,7 @@ class BridgeLoss(nn.Module):
             one_hot: ``(B, C, *spatial)``, the labels as channels of the segmentation.
             annotated: ``(B, 1, *spatial)`` bool, False where the label is "ignore".
             states: ``(B, K)``, values of ``State``; only unknown landmarks take part.
-            use: ``(B, K)`` bool; and of these only where it is True.
+            use: ``(B, K)`` bool, or ``(B, K, O)`` of :meth:`organs_with`; and of these only where it is True.
         """
         with torch.autocast(landmark_logits.device.type, enabled=False):
             self._check(one_hot)
@@ -183,7 +184,8 @@ class BridgeLoss(nn.Module):
             peaks = torch.stack(_unravel(where, shape), -1)
             inside = ((peaks >= EDGE) & (peaks <= last - EDGE)).all(-1)
             seen = highest.to(nothing.dtype).sigmoid() >= self.seen
-            b, k = (use.bool() & (states == State.UNKNOWN) & inside & seen).nonzero(as_tuple=True)
+            use = _by_organ(use)
+            b, k = (use.any(2) & (states == State.UNKNOWN) & inside & seen).nonzero(as_tuple=True)
             if not len(b):
                 return Bridge(nothing, torch.zeros_like(b).sum())
             window = _Window(shape, peaks[b, k], [math.ceil(CUT * s) for s in self.sigma], self.steps)
@@ -195,7 +197,27 @@ class BridgeLoss(nn.Module):
             # h^β divided by its sum, in logarithms
             heatmap = self.sharpness * logsigmoid(window.take_inner(landmark_logits, b, k).to(nothing.dtype))
             heatmap = heatmap.masked_fill(~window.inside, -math.inf).flatten(1).softmax(1)
-            return _mean(1 - (heatmap[:, None] * distance).sum(2), occurs & known[:, None], b)
+            return _mean(1 - (heatmap[:, None] * distance).sum(2), occurs & known[:, None] & use[b, k], b)
+
+    def organs_with(self, channels: Tensor) -> Tensor:
+        """The organs of each landmark that consist of these channels alone.
+
+        Args:
+            channels: ``(B, C)`` bool, of the segmentation.
+
+        Returns:
+            ``(B, K, O)`` bool, False where a landmark has fewer than O organs.
+        """
+        members = self._members(channels.shape[1]).to(channels.device).bool()
+        return members.any(2) & ~(members & ~channels[:, None, None]).any(3)
+
+    def _members(self, channels: int) -> Tensor:
+        """``(K, O, C)``, 1 where an organ of a landmark has a channel; O is the same for all, surplus entries are 0."""
+        members = torch.zeros(len(self.organs), max(1, *map(len, self.organs)), channels)
+        for landmark, of_landmark in enumerate(self.organs):
+            for o, organ in enumerate(of_landmark):
+                members[landmark, o, list(organ)] = 1
+        return members
 
     def _organs(self, channels: Tensor, k: Tensor) -> Tensor:
         """The organs of each landmark.
@@ -205,16 +227,10 @@ class BridgeLoss(nn.Module):
             k: ``(N,)``, indices of landmarks.
 
         Returns:
-            ``(N, O, *any)``: unions of channels. O is the same for all; surplus entries are 0, an organ that does not
-            occur.
+            ``(N, O, *any)``: unions of channels; a surplus entry is 0, an organ that does not occur.
         """
-        most = max(1, *map(len, self.organs))
-        members = torch.zeros(len(self.organs), most, channels.shape[1], dtype=channels.dtype)
-        for landmark, of_landmark in enumerate(self.organs):
-            for o, organ in enumerate(of_landmark):
-                members[landmark, o, list(organ)] = 1
-        flat = channels.reshape(*channels.shape[:2], -1)
-        return (members.to(channels.device)[k] @ flat).view(len(k), most, *channels.shape[2:])
+        members = self._members(channels.shape[1]).to(channels)[k]
+        return (members @ channels.reshape(*channels.shape[:2], -1)).view(*members.shape[:2], *channels.shape[2:])
 
     def _check(self, channels: Tensor, points: Tensor | None = None) -> None:
         dim, needed = len(self.sigma), max((c for o in self.organs for organ in o for c in organ), default=0) + 1
@@ -297,6 +313,11 @@ def _unravel(flat: Tensor, shape: Sequence[int]) -> list[Tensor]:
         indices.append(flat % n)
         flat = flat // n
     return indices[::-1]
+
+
+def _by_organ(use: Tensor) -> Tensor:
+    """``(B, K)`` or ``(B, K, O)`` → bool ``(B, K, 1 or O)``."""
+    return (use if use.ndim == 3 else use[..., None]).bool()
 
 
 def _nothing(x: Tensor) -> Tensor:

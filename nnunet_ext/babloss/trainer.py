@@ -34,7 +34,7 @@ from nnunet_ext.nnunet.plans import extension_settings
 from nnunet_ext.nnunet.trainer import SEGMENTATION, Batch
 from nnunet_ext.nnunet.unet import PlannedUNet
 from nnunet_ext.partial_labels.cases import AnnotatedHeads
-from nnunet_ext.partial_labels.declaration import keys_like_ours
+from nnunet_ext.partial_labels.declaration import annotated_labels, keys_like_ours
 from nnunet_ext.partial_labels.trainer import PartialLabels
 
 HEATMAP, PLACE, BRIDGE_A, BRIDGE_B = "heatmap", "place", "bridge_a", "bridge_b"
@@ -107,17 +107,16 @@ class LandmarkTrainer(LandmarkValidation):
         """Return the directions that this trainer has."""
         options, states, target = self.options.babloss, batch["landmark_states"], finest(batch["target"])
         drawn = self.drawn(batch)
-        organs = [[channel for organ in of_landmark for channel in organ] for of_landmark in self.bridge.organs]
         terms: dict[str, Tensor] = {}
         if options.a_weight:
-            nobody = torch.stack([~drawn[:, channels].any(1) for channels in organs], 1)
+            nobody = self.bridge.organs_with(~drawn)
             a = self.bridge.landmark_pulls_boundary(logits, batch["landmarks"], states, nobody)
             terms[BRIDGE_A] = a.loss
             self.record(PAIRS_A, a.active)
         if options.b_weight:
-            every = torch.stack([drawn[:, channels].all(1) for channels in organs], 1)
             labels, annotated = self.labels.one_hot(target), self.labels.annotated(target)
-            b = self.bridge.boundary_pulls_landmark(landmark_logits, labels, annotated, states, every)
+            use = self.bridge.organs_with(drawn)
+            b = self.bridge.boundary_pulls_landmark(landmark_logits, labels, annotated, states, use)
             terms[BRIDGE_B] = b.loss
             self.record(PAIRS_B, b.active)
         return terms
@@ -171,8 +170,8 @@ class nnUNetTrainerBaBLossPaper(LandmarkTrainer):
             self.print_to_log_file(f"WARNING: of the keys of dataset.json {unread}")
 
     def _build_loss(self) -> nn.Module:
-        if self.labels.has_regions:
-            raise InputError(f"{type(self).__name__} is published for classes; use nnUNetTrainerBaBLoss.")
+        if self.labels.has_regions or annotated_labels(self.dataset_json):
+            raise InputError(f"{type(self).__name__} knows no regions or annotated_labels; use nnUNetTrainerBaBLoss.")
         return PartialCrossEntropy(-1 if self.labels.ignore_label is None else self.labels.ignore_label)
 
     def bridge_terms(self, logits: Tensor, landmark_logits: Tensor, batch: Batch) -> dict[str, Tensor]:

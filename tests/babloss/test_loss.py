@@ -36,8 +36,8 @@ def sample(shape, seed=0, batch=2):
     points = torch.rand(batch, 4, len(shape), generator=generator, dtype=torch.float64) * (size + 1) - 1
     points[0, :2] = torch.rand(2, len(shape), generator=generator, dtype=torch.float64) * (size - 3) + 1
     states = torch.randint(-1, 2, (batch, 4), generator=generator, dtype=torch.int8)
-    use = torch.rand(batch, 4, generator=generator) < 0.8
-    states[0, :2], use[0, :2] = State.PRESENT, True
+    use = torch.rand(batch, 4, 2, generator=generator) < 0.8
+    states[0, :2], use[0, :2, 0] = State.PRESENT, True
     points[states != State.PRESENT] = math.nan
     return smooth(batch, 4, shape, seed), points, states, use
 
@@ -63,11 +63,7 @@ def direction_a(logits, points, states, use, organs, spacing, similarity, exclus
         samples.append([])
         for k, of_landmark in enumerate(organs):
             x = points[b, k].tolist()
-            if (
-                states[b, k] != State.PRESENT
-                or not use[b, k]
-                or not all(1 <= c <= n - 2 for c, n in zip(x, shape, strict=True))
-            ):
+            if states[b, k] != State.PRESENT or not all(1 <= c <= n - 2 for c, n in zip(x, shape, strict=True)):
                 continue
             squares = sum(
                 ((torch.arange(n).double() - c) / s).square().view([-1 if a == axis else 1 for a in range(len(shape))])
@@ -79,7 +75,7 @@ def direction_a(logits, points, states, use, organs, spacing, similarity, exclus
             radius = [r + far for r, far in zip(radius, reach(steps), strict=True)]
             box = box_around([round(c) for c in x], radius, shape)
             terms = []
-            for organ in of_landmark:
+            for organ in itertools.compress(of_landmark, use[b, k]):
                 p = probabilities[b, list(organ)].sum(0)
                 if (p[box] > 0.5).any() and (p[box] < 0.5).any():
                     d = boundary_distance(p, steps)
@@ -101,7 +97,6 @@ def direction_b(heat, one_hot, annotated, states, use, organs, spacing):
             peak = [int(i) for i in torch.unravel_index(h.argmax(), shape)]
             if (
                 states[b, k] != State.UNKNOWN
-                or not use[b, k]
                 or h.max() < 0.3
                 or not all(1 <= c <= n - 2 for c, n in zip(peak, shape, strict=True))
             ):
@@ -110,7 +105,7 @@ def direction_b(heat, one_hot, annotated, states, use, organs, spacing):
                 continue
             box = box_around(peak, radius, shape)
             terms = []
-            for organ in of_landmark:
+            for organ in itertools.compress(of_landmark, use[b, k]):
                 y = one_hot[b, list(organ)].sum(0)
                 if y.any():
                     d = boundary_distance(y.double(), steps)
@@ -132,7 +127,7 @@ def sample_b(shape, seed=0):
     generator = torch.Generator().manual_seed(seed)
     states = torch.randint(-1, 1, (2, 4), generator=generator, dtype=torch.int8)
     states[1] = State.UNKNOWN
-    return heat, one_hot, annotated, states, torch.rand(2, 4, generator=generator) < 0.9
+    return heat, one_hot, annotated, states, torch.rand(2, 4, 2, generator=generator) < 0.9
 
 
 @pytest.mark.parametrize("similarity", ["expectation", "cosine"])
@@ -165,6 +160,15 @@ def test_direction_b_equals_its_definition_on_whole_volumes(shape, spacing, excl
         assert found.loss.item() == pytest.approx(expected, abs=1e-12)
         counts.add(count)
     assert len(counts) > 2
+
+
+def test_organs_with_are_those_whose_channels_are_all_among_the_given():
+    loss = BridgeLoss(ORGANS, (1.0, 1.0))
+    channels = torch.tensor([[True, True, False, True], [False, False, True, True]])
+    assert loss.organs_with(channels).tolist() == [
+        [[True, False], [True, False], [False, False], [False, False]],
+        [[False, False], [False, True], [False, False], [True, False]],
+    ]
 
 
 # --- direction A: where the boundary goes -----------------------------------------------------------------------------
