@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
+
+KEY = "annotated_labels"
+"""Entry of ``dataset.json``: by case, the labels that were annotated in it; a case without an entry has all."""
 
 
 def never_annotated(dataset: Any, labels: Mapping[str, Any]) -> list[str]:
@@ -28,22 +31,27 @@ def never_annotated(dataset: Any, labels: Mapping[str, Any]) -> list[str]:
     return list(missing.values())
 
 
-def is_segmented(class_locations: Mapping[Any, Sequence]) -> bool:
+def is_segmented(class_locations: Mapping[Any, Sequence], labels: Collection[str] | None = None) -> bool:
     """Return whether anything is labelled in a case, background included.
 
     Args:
         class_locations: that nnU-Net stored for the case. With an ignore label in the data set it has a key of −1 and
             all labels, with voxels that are not ignored; without one every voxel is labelled.
+        labels: of the case in :data:`KEY`; if there are none, its background means nothing. None: it has no entry.
     """
+    if labels is not None and not labels:
+        return False
     annotated = [key for key in class_locations if isinstance(key, tuple) and -1 in key]
     return not annotated or any(len(class_locations[key]) > 0 for key in annotated)
 
 
-def segmented_cases(dataset: Any, names: Iterable[str]) -> list[str]:
+def segmented_cases(dataset: Any, names: Iterable[str], dataset_json: Mapping[str, Any]) -> list[str]:
     """Return those of the cases ``names`` in which anything is labelled, see :func:`is_segmented`.
 
     Args:
         dataset: nnU-Net's data set of preprocessed cases.
         names: cases to choose from.
+        dataset_json: content of ``dataset.json``.
     """
-    return [name for name in names if is_segmented(dataset.load_case(name)[3]["class_locations"])]
+    annotated = dataset_json.get(KEY, {})
+    return [name for name in names if is_segmented(dataset.load_case(name)[3]["class_locations"], annotated.get(name))]

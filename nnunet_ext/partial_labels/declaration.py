@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.annotated import KEY
 from nnunet_ext.refusals import meant
 
-KEY = "annotated_labels"
 EXAMPLE = f'"{KEY}": {{"case_007": ["liver"]}}'
 OURS = (KEY, "landmarks")
 """Our keys of ``dataset.json``."""

@@ -104,7 +104,8 @@ class UnlabelledData(CommonTrainer):
         if self.options.unlabelled.images != "cases-without-masks":
             return training, validation
         assert self.dataset_class is not None  # nnU-Net's own do_split sets it
-        drawn = segmented_cases(self.dataset_class(self.preprocessed_dataset_folder, training), training)
+        cases = self.dataset_class(self.preprocessed_dataset_folder, training)
+        drawn = segmented_cases(cases, training, self.dataset_json)
         self.without_masks = tuple(sorted({*training} - {*drawn}))
         if not drawn or not self.without_masks:
             raise InputError(

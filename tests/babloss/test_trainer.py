@@ -11,7 +11,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from benchmarks import step_cost
 from nnunet_ext.babloss.options import BaBLossOptions
-from nnunet_ext.babloss.trainer import BRIDGE_A, BRIDGE_B, HEATMAP, PLACE, nnUNetTrainerBaBLoss
+from nnunet_ext.babloss.trainer import BRIDGE_A, BRIDGE_B, HEATMAP, PAIRS_A, PAIRS_B, PLACE, nnUNetTrainerBaBLoss
 from nnunet_ext.catalogue import resolve
 from nnunet_ext.discovery import discovery_folder
 from nnunet_ext.errors import InputError
@@ -327,9 +327,57 @@ def test_the_control_trains_with_the_segmented_cases_alone(make, monkeypatch):
     assert sorted(validated) == sorted(validation)
     assert kept == [case for case in training if both.landmark_cases[case].annotation.segmentation]
     assert 0 < len(kept) < len(training)
-    monkeypatch.setattr("nnunet_ext.nnunet.annotated.is_segmented", lambda locations: False)
+    monkeypatch.setattr("nnunet_ext.nnunet.annotated.is_segmented", lambda locations, labels: False)
     with pytest.raises(InputError, match=r"in all \d+ training cases of fold 0 every voxel has the ignore label"):
         control.do_split()
+
+
+def test_a_case_in_which_no_label_was_annotated_is_not_segmented(make, tmp_path):
+    content = landmark_dataset.description(surface_of=SURFACES)
+    content["annotated_labels"] = {"case_0": [], "case_2": [], "case_3": ["left"]}
+    both, control = (make(name, description=content) for name in ("nnUNetTrainerBaBLoss", "nnUNetTrainerSegmentedOnly"))
+    found = {name: case.annotation.value for name, case in both.landmark_cases.items()}
+    assert [found[f"case_{n}"] for n in (0, 2, 3)] == ["nothing", "landmarks", "segmentation"]
+    folds = [{"train": ["case_0", "case_2", "case_3"], "val": ["case_1"]}]
+    (tmp_path / "nnunet" / "preprocessed" / tiny.DATASET / "splits_final.json").write_text(json.dumps(folds))
+    assert control.do_split()[0] == ["case_3"]
+
+
+def test_the_published_form_refuses_cases_with_some_labels(make):
+    content = {**landmark_dataset.description(surface_of=SURFACES), "annotated_labels": {"case_0": ["left"]}}
+    with pytest.raises(InputError, match="knows no regions or annotated_labels; use nnUNetTrainerBaBLoss"):
+        make("nnUNetTrainerBaBLossPaper", description=content)
+
+
+def test_of_two_organs_of_a_landmark_each_direction_has_its_own(make):
+    def bridge(**surface_of):
+        content = {**landmark_dataset.description(surface_of=surface_of), "annotated_labels": {"case_0": ["left"]}}
+        trainer = make("nnUNetTrainerBaBLoss", "2d", {"seen": 0.0}, content)
+        states = [[ABSENT, ABSENT, state, ABSENT] for state in (PRESENT, UNKNOWN)]
+        batch = batch_of(trainer, states, [True, True])
+        batch["keys"] = ["case_0"] * len(batch["keys"])
+        shape = batch["data"].shape[2:]
+        for target in batch["target"]:
+            target[:] = 0
+            target[..., : target.shape[-1] // 4] = 1
+        # the predictions of left and right meet where the landmark is
+        sides = torch.linspace(-6, 6, shape[-1]).expand(shape)
+        logits = torch.stack([torch.full(shape, -9.0), sides, -sides]).expand(len(states), -1, -1, -1)
+        heat = torch.full((len(states), 4, *shape), -9.0)
+        heat[:, 2, shape[0] // 2, shape[1] // 2] = 9.0
+        terms = trainer.bridge_terms(logits, heat, trainer.prepare_batch(batch))
+        pairs = [int(trainer._recorded[f"stat_{name}"][0]) for name in (PAIRS_A, PAIRS_B)]
+        return pairs, [float(terms[name]) for name in (BRIDGE_A, BRIDGE_B)]
+
+    # nobody drew the right one: the landmark pulls its boundary (A); the left one is drawn and pulls the landmark (B)
+    pairs, terms = bridge(top=["left", "right"])
+    assert pairs == [1, 1]
+    pairs, (a, _) = bridge(top=["right"])
+    assert pairs == [1, 0]
+    pairs, (_, b) = bridge(top=["left"])
+    assert pairs == [0, 1]
+    assert terms == pytest.approx([a, b])
+    assert min(terms) > 0
 
 
 def test_masks_have_half_of_the_samples_but_not_in_the_published_form(make):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -144,7 +144,11 @@ def keep_copy(source: Path, preprocessed: Path) -> str | None:
 
 
 def read_cases(
-    dataset: nnUNetBaseDataset, landmarks: Path, names: Sequence[str], plans: Mapping[str, Any]
+    dataset: nnUNetBaseDataset,
+    landmarks: Path,
+    names: Sequence[str],
+    plans: Mapping[str, Any],
+    annotated: Mapping[str, Collection[str]],
 ) -> dict[str, LandmarkCase]:
     """Read all cases of a preprocessed data set, with the landmarks called ``names``; unknown in a case without a file.
 
@@ -153,6 +157,7 @@ def read_cases(
         landmarks: folder of the files of landmarks.
         names: names of the K landmarks, in this order.
         plans: content of the plans file.
+        annotated: by case, the labels that were annotated in it; a case without an entry has all.
 
     Raises:
         InputError: a file cannot be read, or these landmarks are unknown in all cases.
@@ -163,7 +168,8 @@ def read_cases(
         data, _, _, properties = dataset.load_case(name)
         grid = PreprocessedGrid.from_properties(properties, plans, data.shape[1:])
         keypoints = Keypoints.of(known.get(name, {}), names, grid)
-        annotation = Annotation.of(is_segmented(properties["class_locations"]), has_landmarks(keypoints.states))
+        segmented = is_segmented(properties["class_locations"], annotated.get(name))
+        annotation = Annotation.of(segmented, has_landmarks(keypoints.states))
         slice_mm = float(np.linalg.norm(np.diff(grid.to_mm([[0, 0, 0], [1, 0, 0]]), axis=0)))
         cases[name] = LandmarkCase(keypoints, annotation, grid.geometry.matrix, slice_mm)
     if not any(case.annotation.landmarks for case in cases.values()):

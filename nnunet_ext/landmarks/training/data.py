@@ -35,6 +35,7 @@ from nnunet_ext.landmarks.training.cases import (
 from nnunet_ext.landmarks.training.loader import landmark_loaders
 from nnunet_ext.nnunet.plans import remember
 from nnunet_ext.nnunet.trainer import CommonTrainer
+from nnunet_ext.partial_labels.declaration import annotated_labels
 from nnunet_ext.splits.files import NAME as SPLITS
 
 SECTION = "landmarks"
@@ -81,7 +82,7 @@ class LandmarkData(CommonTrainer):
         dataset_class = self.dataset_class or infer_dataset_class(self.preprocessed_dataset_folder)
         dataset = dataset_class(self.preprocessed_dataset_folder)
         names = self.landmark_declaration.names
-        cases = read_cases(dataset, source, names, self.plans_manager.plans)
+        cases = read_cases(dataset, source, names, self.plans_manager.plans, annotated_labels(self.dataset_json))
         counts = {kind.value: len(found) for kind, found in by_annotation(cases).items() if found}
         self.print_to_log_file(f"{len(names)} landmarks from {source}; annotated cases: {counts}")
         for sentence in (keep_copy(source, preprocessed) if self.local_rank == 0 else None, outside_of_crop(cases)):

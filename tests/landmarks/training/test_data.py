@@ -478,7 +478,7 @@ def test_names_that_no_file_knows_are_an_error(root):
     made = trainer(root)
     dataset = made.dataset_class(made.preprocessed_dataset_folder)
     with pytest.raises(InputError, match="says nothing about the landmarks Left"):
-        read_cases(dataset, root / "raw" / tiny.DATASET / "landmarksTr", ["Left"], made.plans_manager.plans)
+        read_cases(dataset, root / "raw" / tiny.DATASET / "landmarksTr", ["Left"], made.plans_manager.plans, {})
 
 
 def test_the_spots_of_the_data_set_can_be_told_apart():
