@@ -74,6 +74,12 @@ def require_folder_of(file: str | Path) -> None:
         raise InputError(f"The folder {folder} does not exist; make it first.")
 
 
+def require_no_file(folder: str | Path) -> None:
+    """Raise InputError if a folder that is to be written to is a file."""
+    if Path(folder).is_file():
+        raise InputError(f"{folder} is a file, but a folder to write to is expected; choose another with -o.")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object.
 

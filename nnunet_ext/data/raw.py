@@ -119,11 +119,12 @@ def write_label_map(reader: Reader, array: NDArray, like: Path, target: Path) ->
 
 def require_labels(array: NDArray, known: set[int], where: Path) -> None:
     """Raise InputError if a label map holds a value that is not in ``known``."""
-    unknown = set(np.unique(array).tolist()) - known
+    unknown = sorted(set(np.unique(array).tolist()) - known)
     if unknown:
+        few = ", ".join(map(str, unknown[:10])) + (", …" if len(unknown) > 10 else "")  # an image has thousands
         raise InputError(
-            f"{where}: the label values {sorted(unknown)} are not in dataset.json, which has {sorted(known)}; correct "
-            "the file or dataset.json."
+            f"{where}: the label values [{few}] are not in dataset.json, which has {sorted(known)}; correct the file "
+            "or dataset.json."
         )
 
 

@@ -13,9 +13,10 @@ from typing import Any
 
 from nnunet_ext.data.folders import visible_files
 from nnunet_ext.data.geometry import Geometry
+from nnunet_ext.data.raw import require_labels
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import read_json, replacing
+from nnunet_ext.files import read_json, replacing, require_no_file
 from nnunet_ext.landmarks.dataset import Organs, RawLandmarkDataset, as_3d, open_landmarks
 from nnunet_ext.landmarks.derive import landmarks_by_rule
 from nnunet_ext.landmarks.derived import ABOUT
@@ -38,7 +39,8 @@ def landmarks_from_masks(
         processes: cases in parallel; by default one per core.
 
     Raises:
-        InputError: the data set has no rule, there are no label maps, or files exist already.
+        InputError: the data set has no rule, there are no label maps, one has labels that the data set does not have,
+            ``out`` is a file, or files exist already.
     """
     found = open_landmarks(dataset)
     rule = _rule_of(found)
@@ -49,6 +51,7 @@ def landmarks_from_masks(
     targets = [Path(out) / f"{file.name.removesuffix(ending)}{MARKUPS}" for file in files]
     if (there := [target for target in targets if target.exists()]) and not force:
         raise InputError(f"{there[0]} is there already; choose another folder with -o, or replace it with --force.")
+    require_no_file(out)
     reader = Reader.for_file(files[0], ending, found.raw.description).name
     # which labels people annotated does not matter here: the masks hold all labels
     organs = Organs(found.organs.values, found.organs.ignore, {})
@@ -79,5 +82,6 @@ def _rule_of(found: RawLandmarkDataset) -> Rule:
 
 def _read_off(file: Path, reader: str, rule: Rule, organs: Organs, names: tuple[str, ...]) -> dict[str, Landmark]:
     volume = Reader(reader).labels(file)
+    require_labels(volume.array, organs.known, file)
     landmarks, _ = landmarks_by_rule(file.name, as_3d(volume.array), Geometry.from_volume(volume), rule, organs)
     return {name: landmarks[name] for name in names}

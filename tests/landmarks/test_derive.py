@@ -258,6 +258,18 @@ def test_true_masks_give_the_true_landmarks(raw, tmp_path):
     assert main(line) == 0
 
 
+def test_a_folder_of_images_holds_no_masks(raw, tmp_path):
+    result = made()
+    case = dense(0)
+    case.write(tmp_path / "images" / "p1_a_0000.nii.gz", np.arange(case.array.size).reshape(case.array.shape))
+    with pytest.raises(InputError, match=r"the label values \[.*, …\] are not in dataset\.json") as error:
+        landmarks_from_masks(tmp_path / "images", 227, tmp_path / "out", processes=1)
+    assert len(str(error.value)) < 500
+    (tmp_path / "afile").write_text("keep")
+    with pytest.raises(InputError, match="afile is a file"):
+        landmarks_from_masks(result.references, 227, tmp_path / "afile", processes=1)
+
+
 def test_masks_without_a_rule_or_without_files(raw, tmp_path):
     result = made()
     (tmp_path / "empty").mkdir()
