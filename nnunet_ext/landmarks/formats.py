@@ -30,18 +30,19 @@ from typing import Any, Literal
 
 from nnunet_ext.data.geometry import CoordinateSystem, to_lps
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import read_json, replacing
+from nnunet_ext.files import read_json, replacing, require_no_file
 from nnunet_ext.landmarks.leftover import leftover
 from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, Landmark, Landmarks, State, present
 from nnunet_ext.landmarks.slicer import from_fcsv, from_markups, to_markups
-from nnunet_ext.landmarks.stated import plain, require_known_columns, stated_system
+from nnunet_ext.landmarks.stated import plain, require_known_columns, stated_confidence, stated_system
 
 MARKUPS = ".mrk.json"
 ENDINGS = (MARKUPS, ".json", ".fcsv", ".csv")
 """Endings of the files that can be read; the first matching one counts."""
 
-NNUNETS_OWN = {"dataset.json", "plans.json", "predict_from_raw_data_args.json", "summary.json"}
-"""JSON files that nnU-Net writes beside predictions."""
+NO_LANDMARKS = {"dataset.json", "plans.json", "predict_from_raw_data_args.json", "summary.json"}
+NO_LANDMARKS |= {"landmarks_summary.json", "landmarks_metrics.csv"}
+"""Files that nnU-Net and ``landmarks evaluate`` write beside predictions."""
 
 TABLE_COLUMNS = ("case", "landmark", "x", "y", "z", "state", "confidence")
 _NAMES = ("landmark", "label", "name")
@@ -77,7 +78,7 @@ def landmark_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}; it must hold landmarks ({', '.join(ENDINGS)}).")
     files = (path for path in sorted(folder.iterdir()) if path.is_file() and path.name.lower().endswith(ENDINGS))
-    return [path for path in files if path.name not in NNUNETS_OWN and not path.name.startswith(".")]
+    return [path for path in files if path.name not in NO_LANDMARKS and not path.name.startswith(".")]
 
 
 def read_file(file: Path, system: CoordinateSystem | None = None) -> Cases:
@@ -127,16 +128,19 @@ def read_files(files: Iterable[Path], system: CoordinateSystem | None = None) ->
 def read(source: str | Path) -> Cases:
     """Read the landmarks of a folder of files, or of one file.
 
-    In a folder with ``.mrk.json`` files only these are read, because a table beside them repeats their content.
+    Beside ``.mrk.json`` files, a file of which they hold all cases is left out: a table that repeats their content.
 
     Raises:
-        InputError: there are no files of landmarks, or one cannot be read.
+        InputError: there are no files of landmarks, one cannot be read, or a case is in two others.
     """
     source = Path(source)
     files = [source] if source.is_file() else landmark_files(source)
     if not files:
         raise InputError(f"{source} holds no landmarks ({', '.join(ENDINGS)}).")
-    return read_files([file for file in files if file.name.lower().endswith(MARKUPS)] or files)
+    markups = [file for file in files if file.name.lower().endswith(MARKUPS)]
+    cases = read_files(markups)
+    others = [file for file in files if file not in markups and not read_file(file).keys() <= cases.keys()]
+    return read_files([*markups, *others]) if others else cases
 
 
 def write_markups(file: Path, landmarks: Landmarks) -> None:
@@ -172,8 +176,8 @@ def convert(
         The files that were written.
 
     Raises:
-        InputError: a file cannot be read, a case is in two files, a file to write exists already, or it would replace
-            a source with more content.
+        InputError: a file cannot be read, a case is in two files or has no name for a file, ``out`` is a file, a file
+            to write exists already, or it would replace a source with more content.
     """
     files = [
         file for source in map(Path, sources) for file in (landmark_files(source) if source.is_dir() else [source])
@@ -181,7 +185,11 @@ def convert(
     missing = [file for file in files if not file.is_file()]
     if missing or not files:
         raise InputError(f"There is no file of landmarks {[*missing, *sources][0]}; correct the path.")
+    require_no_file(out)
     cases: Cases = read_files(files, coordinates)
+    wrong = [case for case in cases if re.search(r"[/\\]", case) or case in (".", "..")]
+    if wrong and to != "csv":
+        raise InputError(f"The case {wrong[0]!r} in a table cannot be the name of a file; rename it.")
     out = Path(out)
     targets = [out / TABLE] if to == "csv" else [out / f"{case}{MARKUPS}" for case in cases]
     existing = [target for target in targets if target.exists()]
@@ -325,17 +333,16 @@ def _from_cells(cells: Mapping[str, str], axes: str, system: CoordinateSystem, w
     given = "unknown" if cells.get("defined") == "0" else given
     if given not in _STATES:
         raise InputError(f"{where}: the state is {given!r}, but one of {list(_STATES)} is expected.")
-    state = _STATES[given]
+    state, confidence = _STATES[given], stated_confidence(cells.get("confidence"), where)
     if state is not State.PRESENT:
-        return ABSENT if state is State.ABSENT else UNKNOWN
+        return Landmark(state, None, confidence)
     try:
         point = [float(x) for x in position] + [0.0] * (3 - len(position))
-        confidence = float(cells["confidence"]) if cells.get("confidence") else None
         return present(to_lps(point, system), confidence)
     except ValueError:
         raise InputError(
-            f"{where}: the position is {position} and the confidence {cells.get('confidence')!r}, but finite numbers "
-            "are expected; correct the row, or leave the position empty."
+            f"{where}: the position is {position}, but finite numbers are expected; correct the row, or leave the "
+            "position empty."
         ) from None
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from nnunet_ext.data.geometry import CoordinateSystem, to_lps
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, Landmark, Landmarks, State, present
-from nnunet_ext.landmarks.stated import plain, stated_system
+from nnunet_ext.landmarks.stated import plain, stated_confidence, stated_system
 
 SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
@@ -134,11 +134,11 @@ def _from_control_point(point: Any, system: CoordinateSystem, where: str) -> tup
     position = point.get("position")
     default = "undefined" if position is None else "defined"
     state = state_of_status(point.get("positionStatus", default), f"{where}: {name}")
+    confidence = stated_confidence(point.get("confidence"), f"{where}: {name}")
     if state is not State.PRESENT:
-        return name.strip(), ABSENT if state is State.ABSENT else UNKNOWN
+        return name.strip(), Landmark(state, None, confidence)
     try:
-        confidence = point.get("confidence")
-        found = present(to_lps(position, system), None if confidence is None else float(confidence))
+        found = present(to_lps(position, system), confidence)
     except (TypeError, ValueError, OverflowError):
         raise InputError(
             f"{where}: the position of {name} is {position!r}, but three finite numbers in mm are expected; place the "

@@ -1,4 +1,4 @@
-"""Coordinate system and unit that a file of landmarks states.
+"""Coordinate system, unit and confidences that a file of landmarks states.
 
 An unknown key may mean another coordinate system for every position. So a file with a suspicious key is refused instead
 of read without it.
@@ -6,6 +6,7 @@ of read without it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -57,6 +58,27 @@ def coordinate_system(code: object, where: str) -> CoordinateSystem:
             "again from 3D Slicer."
         )
     return found
+
+
+def stated_confidence(value: Any, where: str) -> float | None:
+    """The confidence that a file states for a landmark, whatever its state; None if it states none.
+
+    Args:
+        value: the entry of the file; None or empty if there is none.
+        where: name of the file and the landmark in messages.
+
+    Raises:
+        InputError: it is no finite number.
+    """
+    if value in (None, ""):
+        return None
+    try:
+        confidence = float(value)
+    except (TypeError, ValueError, OverflowError):
+        confidence = math.nan
+    if not math.isfinite(confidence):
+        raise InputError(f"{where}: the confidence is {value!r}, but a number is expected; correct or remove it.")
+    return confidence
 
 
 def require_known_columns(columns: Iterable[str], where: str) -> None:

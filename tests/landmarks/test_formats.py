@@ -103,6 +103,28 @@ def test_a_folder_of_predictions_holds_other_files_too(tmp_path):
     assert read(tmp_path) == {"a": {"tip": ABSENT}}
 
 
+def test_files_of_several_formats_are_one_set_of_cases(tmp_path):
+    write_markups(tmp_path / "a.mrk.json", {"tip": ABSENT})
+    write_table(tmp_path / "b.csv", {"b": {"tip": present(LPS)}})
+    (tmp_path / "c.json").write_text(json.dumps({"tip": LPS}))
+    (tmp_path / "d.fcsv").write_text("# CoordinateSystem = LPS\nv,1,2,3,0,0,0,1,1,1,0,tip,,\n")
+    (tmp_path / "landmarks_metrics.csv").write_text("case,landmark,outcome\na,tip,rejected\n")
+    assert sorted(read(tmp_path)) == ["a", "b", "c", "d"]
+    write_table(tmp_path / "landmarks.csv", {"a": {"tip": ABSENT}, "e": {"tip": ABSENT}})
+    with pytest.raises(InputError, match=r"Case a is in .*landmarks\.csv and in another file"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_confidence_is_kept_whatever_the_state(tmp_path, state):
+    written = {"a": {"tip": Landmark(state, tuple(LPS) if state is State.PRESENT else None, 0.25)}}
+    write_markups(tmp_path / "a.mrk.json", written["a"])
+    convert([tmp_path / "a.mrk.json"], "csv", out=tmp_path / "table")
+    convert([tmp_path / "table"], "mrk.json", out=tmp_path / "back")
+    assert read(tmp_path / "table") == written
+    assert (tmp_path / "back" / "a.mrk.json").read_text() == (tmp_path / "a.mrk.json").read_text()
+
+
 def test_what_is_written_for_slicer_is_explicit(tmp_path):
     write_markups(tmp_path / "a.mrk.json", {"tip": present(LPS, 0.75), "notch": ABSENT, "end": UNKNOWN})
     (markup,) = json.loads((tmp_path / "a.mrk.json").read_text())["markups"]
@@ -253,6 +275,10 @@ def markup(point: dict, **more) -> str:
         ("a.mrk.json", markup({"label": "tip", "position": LPS, "positionStatus": "odd"}), ("tip", "'odd'")),
         ("a.mrk.json", markup({"label": "tip", "position": LPS}, coordinateSystem="IJK"), ("'IJK'", "LPS", "RAS")),
         ("a.mrk.json", markup({"label": "tip", "position": LPS}, coordinateUnits="um"), ("'um'", "mm")),
+        ("a.mrk.json", markup({"label": "tip", "position": LPS, "confidence": "nan"}), ("tip", "confidence is 'nan'")),
+        ("a.mrk.json", markup({"label": "tip", "position": LPS, "confidence": [1]}), ("tip", "confidence is [1]")),
+        ("a.csv", "name,x,y,z,confidence\ntip,1,2,3,inf\n", ("tip", "confidence is 'inf'")),
+        ("a.csv", "name,x,y,z,state,confidence\ntip,,,,absent,low\n", ("tip", "confidence is 'low'")),
         ("a.json", '{"1": {"coordinates": [3, 4, 5], "likelihood": 0.5}}', ("coordinates", "position [x, y, z]")),
         ("a.fcsv", "# CoordinateSystem = 2\nv,1,2,3,0,0,0,1,1,1,0,tip,,\n", ("a.fcsv", "2", "LPS")),
         ("a.fcsv", "v,1,2,x,0,0,0,1,1,1,0,tip,,\n", ("tip", "'x'")),
@@ -333,6 +359,23 @@ def test_nothing_is_replaced_by_accident(source, tmp_path):
         convert([source], "mrk.json", out=source)
     assert main([*command, "--force"]) == 0
     assert read(source) == CASES
+
+
+@pytest.mark.parametrize("case", ["../../escaped", "sub-1/ses-1", "a\\b", ".."])
+def test_a_case_that_is_no_name_of_a_file_is_refused(tmp_path, case):
+    write_table(tmp_path / "in" / "all.csv", {"a": {"tip": ABSENT}, case: {"tip": ABSENT}})
+    with pytest.raises(InputError, match="cannot be the name of a file"):
+        convert([tmp_path / "in"], "mrk.json", out=tmp_path / "deep" / "er")
+    assert [path.name for path in tmp_path.rglob("*.mrk.json")] == []
+    convert([tmp_path / "in"], "csv", out=tmp_path / "out")  # a table may hold any name
+
+
+def test_a_file_is_no_folder_to_write_to(source, tmp_path, capsys):
+    (tmp_path / "afile").write_text("keep")
+    for to in ("mrk.json", "csv"):
+        assert main(["landmarks", "convert", str(source), "--to", to, "-o", str(tmp_path / "afile")]) == 2
+        assert "afile is a file, but a folder to write to is expected" in capsys.readouterr().err
+    assert (tmp_path / "afile").read_text() == "keep"
 
 
 def test_files_that_are_not_there_are_named(tmp_path):
