@@ -187,21 +187,27 @@ def check_landmarks(
         processes: cases checked in parallel; by default one per core.
 
     Raises:
-        InputError: there is no such data set, its declarations contradict each other, or an image cannot be read.
+        InputError: there is no such data set, its declarations contradict each other, an image cannot be read, or
+            ``labels`` holds no label map of a case.
     """
     found = open_landmarks(dataset)
-    if labels is not None and not Path(labels).is_dir():
-        raise InputError(f"There is no folder {labels}; correct --labels.")
-    landmarks, findings = _read(found)
-    reader = found.raw.reader().name
     files = {case.name: _label_file(case, labels) for case in found.raw.cases}
+    missing = [name for name, file in files.items() if labels is not None and file.parent != Path(labels)]
+    if missing and len(missing) == len(files):
+        raise InputError(f"{labels} holds no {found.raw.cases[0].label.name}, nor another case's; correct --labels.")
+    landmarks, findings = _read(found)
+    if missing:
+        text = f"{some(missing)} not in {labels}: distances are measured in the own label map"
+        findings.append(Finding("note", "labels", text))
+    reader = found.raw.reader().name
+    organs = {case.name: found.organs.at(files[case.name], case.label) for case in found.raw.cases}
     calls = [
-        (case, files[case.name], landmarks.get(case.name), found.declaration, found.organs, reader)
+        (case, files[case.name], landmarks.get(case.name), found.declaration, organs[case.name], reader)
         for case in found.raw.cases
     ]
     cases = tuple(for_every_case(check_case, calls, processes, "check"))
     distances = [distance for case in cases for distance in case.distances]
-    distances += _across(found, cases, files, reader, processes, {(d.landmark, d.organ) for d in distances})
+    distances += _across(found, cases, files, organs, reader, processes, {(d.landmark, d.organ) for d in distances})
     if unread := keys_like_ours(found.raw.description):
         findings.append(Finding("warning", "key", f"dataset.json: {unread}"))
     findings += _of_all(found, cases, distances)
@@ -376,6 +382,7 @@ def _across(
     found: RawLandmarkDataset,
     cases: Sequence[CheckedLandmarks],
     files: Mapping[str, Path],
+    labels: Mapping[str, Organs],
     reader: str,
     processes: int | None,
     measured: set[tuple[str, str]],
@@ -391,5 +398,5 @@ def _across(
     organs = {organ for _, organ in offsets}
     hosts = [case.name for case in cases if case.organs & organs]
     chosen = [hosts[i] for i in np.unique(np.linspace(0, len(hosts) - 1, ACROSS).astype(int))] if hosts else []
-    calls = [(name, files[name], found.organs, reader, offsets) for name in chosen]
+    calls = [(name, files[name], labels[name], reader, offsets) for name in chosen]
     return [d for distances in for_every_case(distances_elsewhere, calls, processes, "across") for d in distances]

@@ -23,7 +23,7 @@ copies ``dataset.json`` into the model folder.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,10 @@ class Organs:
         """Every value that a label map may hold."""
         numbers = {n for value in self.values.values() for n in numbers_of(value)}
         return numbers | {0} | ({self.ignore} if self.ignore is not None else set())
+
+    def at(self, place: Path, own: Path) -> Organs:
+        """The labels in the label maps at a place: ``annotated_labels`` describes the data set's ``own`` alone."""
+        return self if place.resolve() == own.resolve() else replace(self, annotated={})
 
     def surface(self, case: str, organ: str, labels: Volume) -> OrganSurface | None:
         """The surface of an organ in the label map of a case; None if it is absent there or was not annotated."""

@@ -29,6 +29,7 @@ import numpy as np
 from nnunet_ext.data.geometry import Geometry
 from nnunet_ext.data.label_definitions import ScoredLabels
 from nnunet_ext.data.pairs import beside, matched
+from nnunet_ext.data.raw import require_labels
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.metrics import mean, shown
@@ -237,6 +238,7 @@ def evaluate(
         raise InputError("Distances from surfaces need a dataset.json with landmarks and surface_of: --dataset-json.")
     defined = ScoredLabels.from_dataset_json(content, str(source))
     organs = Organs(defined.values, defined.ignore, annotated_labels(content, str(source)))
+    organs = organs.at(Path(labels), source.parent / "labelsTr")
     files = _label_files(Path(labels), cases, content, source)
     reader = Reader.for_file(files[cases[0]], content["file_ending"], content).name
     calls = [(case, files[case], truth[case], predicted[case], declaration, organs, reader) for case in cases]
@@ -276,8 +278,12 @@ def surface_distances(
         declaration: declares the organs on which landmarks lie.
         organs: the labels of the data set.
         reader_name: name of nnU-Net's reader.
+
+    Raises:
+        InputError: the label map cannot be read, or holds values that the data set does not have.
     """
     labels = Reader(reader_name).labels(label_file)
+    require_labels(labels.array, organs.known, label_file)
     geometry = Geometry.from_volume(labels)
     needed = {organ for on in declaration.surface_of.values() for organ in on}
     surfaces = {organ: organs.surface(case, organ, labels) for organ in needed}

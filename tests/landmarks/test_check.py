@@ -218,8 +218,24 @@ def test_other_label_maps_can_be_given(folder, tmp_path):
         case.write(tmp_path / "dense" / f"{name}.nii.gz", case.array)
     report = check(folder, labels=tmp_path / "dense")
     assert len(report.distances) == 15
+    assert kinds(report) == set()
     with pytest.raises(InputError, match="--labels"):
         check(folder, labels=tmp_path / "nothing")
+    with pytest.raises(InputError, match=r"images.* holds no a\.nii\.gz"):
+        check(folder, labels=folder / "imagesTr")
+    for name in "ab":
+        (tmp_path / "dense" / f"{name}.nii.gz").unlink()
+    (note,) = check(folder, labels=tmp_path / "dense").findings
+    assert (note.severity, note.kind) == ("note", "labels")
+    assert "2 cases (a, b) not in" in note.text
+
+
+def test_what_was_annotated_is_about_the_label_maps_of_the_data_set(folder, tmp_path):
+    describe(folder, annotated_labels={"a": [], "b": []})
+    case = CASES["a"]
+    case.write(tmp_path / "dense" / "a.nii.gz", case.array)
+    assert {distance.case for distance in check(folder, labels=tmp_path / "dense").distances} == {"a", "f"}
+    assert {distance.case for distance in check(folder, labels=folder / "labelsTr").distances} == {"f"}
 
 
 def test_labels_that_were_not_annotated_in_a_case_have_no_surface(folder):
@@ -257,6 +273,12 @@ def test_unknown_landmarks_and_no_labels_teach_nothing(folder):
 
 
 # --- files and the command --------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_no_folder_to_write_to(folder, tmp_path, capsys):
+    (tmp_path / "afile").write_text("keep")
+    assert main(["landmarks", "check", "204", "-o", str(tmp_path / "afile"), "--processes", "1"]) == 2
+    assert "afile is a file, but a folder to write to is expected" in capsys.readouterr().err
 
 
 def test_the_command_prints_writes_and_returns_1_for_something_fatal(folder, tmp_path, capsys):

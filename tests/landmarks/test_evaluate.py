@@ -5,6 +5,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nnunet_ext.cli import main
@@ -115,6 +116,31 @@ def test_cases_that_are_on_one_side_only(folders):
     write_table(predictions / "landmarks.csv", {"z": {}, "y": {"tip": ORIGIN}})
     with pytest.raises(InputError, match="no case in common"):
         evaluate(references, predictions, common=True)
+
+
+def test_references_of_several_formats_are_all_scored(folders):
+    references, predictions = folders
+    write_table(references / "b.csv", {"b": REFERENCES["b"]})
+    (references / "b.mrk.json").unlink()
+    (references / "d.json").write_text(json.dumps({"tip": [0, 0, 0], "end": "absent"}))
+    (references / "d.mrk.json").unlink()
+    assert {one.case for one in evaluate(references, predictions).scored} == set(REFERENCES)
+
+
+def test_annotated_labels_is_about_the_label_maps_of_the_data_set(tmp_path):
+    case = Case(1)
+    folder = write_dataset(tmp_path, {"a": (case, "both")}, annotated_labels={"a": []})
+    case.write(tmp_path / "dense" / "a.nii.gz", case.array)
+
+    def measured(labels):
+        found = evaluate(folder / "landmarksTr", folder / "landmarksTr", labels=labels, processes=1)
+        return [one.landmark for one in found.scored if not math.isnan(one.surface_mm)]
+
+    assert measured(folder / "labelsTr") == []
+    assert measured(tmp_path / "dense") == ["left", "right", "top"]
+    case.write(tmp_path / "dense" / "a.nii.gz", case.array * np.uint8(7))
+    with pytest.raises(InputError, match=r"the label values \[7\] are not in dataset\.json"):
+        measured(tmp_path / "dense")
 
 
 def test_distances_from_the_surfaces_of_organs(tmp_path, capsys):
