@@ -214,8 +214,11 @@ def predict(
         Landmarks by case, including those of an earlier call that this one continues.
 
     Raises:
-        InputError: there is no such model, fold, device or image, or the model predicts no landmarks.
+        InputError: there is no such model, fold, device or image, the model predicts no landmarks, or the threshold is
+            no confidence.
     """
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise InputError(f"--threshold {threshold:g} is no confidence; give a number from 0 to 1.")
     images, out = Path(images), Path(out)
     predictor = how.predictor(LandmarkPredictor, Path(model), {}, threshold=threshold)
     earlier = _earlier(out, predictor.dataset_json["file_ending"]) if how.continue_prediction else {}

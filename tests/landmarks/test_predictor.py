@@ -88,6 +88,12 @@ def test_outputs_become_points_in_mm(scale):
         assert 0.8 < found[name].confidence <= 0.9
 
 
+@pytest.mark.parametrize("threshold", [50.0, -0.1, math.nan])
+def test_a_threshold_that_is_no_confidence_is_refused(tmp_path, threshold):
+    with pytest.raises(InputError, match=r"--threshold .* is no confidence; give a number from 0 to 1"):
+        predict(tmp_path, tmp_path / "out", tmp_path, Prediction(), threshold=threshold)
+
+
 def test_models_without_landmarks_and_folders_without_models_get_one_sentence(tmp_path):
     with pytest.raises(InputError, match="predicts no landmarks; train with nnUNetTrainerBaBLoss"):
         LandmarkHead.from_configuration({}, "fold")

@@ -7,6 +7,7 @@ that leaves the organ.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,9 @@ class Options:
         limits: limits of the filters.
         shell_mm: thickness of the background around accepted masks.
         seed: seed of the moved prompts.
+
+    Raises:
+        InputError: the shell is no positive, finite thickness, or the seed is negative.
     """
 
     engine: str = "random-walker"
@@ -50,6 +54,12 @@ class Options:
     limits: Limits = field(default_factory=Limits)
     shell_mm: float = 5.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.shell_mm < math.inf:
+            raise InputError(f"--shell {self.shell_mm:g} leaves no background around a mask; give mm above 0.")
+        if self.seed < 0:
+            raise InputError(f"--seed {self.seed} is negative; give 0 or more.")
 
 
 @dataclass(frozen=True)

@@ -81,12 +81,15 @@ def load_engine(name: str, model: str | None = None) -> Engine | OrganEngine:
         model: folder or file of its weights.
 
     Raises:
-        InputError: there is no such engine, its package is not installed, or it needs a model.
+        InputError: there is no such engine, its package is not installed, it needs a model, or it is a function, which
+            takes none.
     """
     location = ENGINES[name].location if name in ENGINES else name
-    module, colon, function = location.partition(":")
-    if not colon:
+    if not re.fullmatch(r"\w[\w.]*:\w+", location):
         raise InputError(f"There is no engine {name!r}; there are {', '.join(ENGINES)}, or module:function of yours.")
+    if name not in ENGINES and model is not None:
+        raise InputError(f"--model is {model}, but the engine {name} loads its weights itself; leave it out.")
+    module, _, function = location.partition(":")
     try:
         found = getattr(import_module(module), function)
     except (ImportError, AttributeError) as error:

@@ -75,6 +75,7 @@ def test_engines_by_name():
     assert not any(runs_in_parallel(name) for name in ("nninteractive", "sam", f"{__name__}:everywhere"))
     for wrong, said in (
         ("magic", "There is no engine 'magic'; there are random-walker, s2vnet, nninteractive, sam"),
+        (":everywhere", "There is no engine ':everywhere'"),
         ("nobody:wrote", "cannot be imported"),
         (f"{__name__}:missing", "cannot be imported"),
     ):
@@ -82,6 +83,8 @@ def test_engines_by_name():
             load_engine(wrong)
     with pytest.raises(InputError, match="random-walker has no model"):
         load_engine("random-walker", "weights")
+    with pytest.raises(InputError, match=r"--model is weights, but the engine .* loads its weights itself"):
+        load_engine(f"{__name__}:everywhere", "weights")
 
 
 @pytest.mark.parametrize("name", ["nninteractive", "sam"])

@@ -242,6 +242,20 @@ def test_what_cannot_be_done_is_said_in_a_sentence_and_nothing_is_left_behind(so
     refused(source, "has no case with only landmarks")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"shell_mm": -5.0}, "--shell -5 "),
+        ({"shell_mm": float("nan")}, "--shell nan "),
+        ({"shell_mm": float("inf")}, "--shell inf "),
+        ({"seed": -1}, "--seed -1 is negative"),
+    ],
+)
+def test_options_without_a_meaning_are_refused(wrong, said):
+    with pytest.raises(InputError, match=said):
+        Options(**wrong)
+
+
 def test_a_landmark_far_from_the_mask_refuses_it(source):
     case = CASES["lm_0"][0]
     moved = {**case.landmarks, "top": present(np.add(case.landmarks["top"].position_mm, (0, 0, 8.0)))}
