@@ -10,9 +10,9 @@ The reasons for the defaults are in :mod:`nnunet_ext.pnpnet.class_clustering`,
 :mod:`nnunet_ext.pnpnet.semantic_difference` and :mod:`nnunet_ext.pnpnet.network`.
 
 Deviations from the code: the backbone is the network that nnU-Net planned; all interpolation has
-``align_corners=False`` (the code mixes both, which shifts the branches against each other); the product of differences
-is computed in float32 and scaled down before it returns to half precision where it would overflow; ``forward`` needs no
-labels; regions are assigned by a sigmoid each.
+``align_corners=False`` (the code mixes both, which shifts the branches against each other); the pushing branch computes
+in float32, because its product of differences overflows half precision; ``forward`` needs no labels; regions are
+assigned by a sigmoid each.
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ from nnunet_ext.pnpnet.blocks import ConvDialect, ResidualBlock, resized
 from nnunet_ext.pnpnet.class_clustering import CenterAtlas, CenterTransformer, assigned, evidence, moved
 from nnunet_ext.pnpnet.options import PnPNetOptions
 from nnunet_ext.pnpnet.semantic_difference import DifferentialConv
-
-HALF_PRECISION_LIMIT = 1000.0  # leaves room for the sum of a convolution below 65504
 
 CENTER_WEIGHT = 0.2
 """Weight of the centre supervision. The code: 0.1 beside 0.5·CE + 0.5·Dice; nnU-Net's loss is 1·CE + 1·Dice."""
@@ -104,16 +102,11 @@ class PublishedDifference(nn.Module):
         Returns:
             ``(B, C, *spatial)``.
         """
-        return skip + self.mix(self._difference(skip, self.guide(guide)))
-
-    def _difference(self, skip: Tensor, guide: Tensor) -> Tensor:
         with torch.autocast(skip.device.type, enabled=False):
             dtype = torch.promote_types(skip.dtype, torch.float32)
-            difference = self.skip_difference(skip.to(dtype)) * self.guide_difference(guide.to(dtype)).square()
-            if guide.dtype != dtype:
-                # the convolution that follows runs in half precision and its norm undoes any common factor
-                difference = difference / (difference.detach().abs().amax() / HALF_PRECISION_LIMIT).clamp(min=1)
-            return difference.to(guide.dtype)
+            squared = self.guide_difference(self.guide(guide.to(dtype))).square()
+            update = self.mix(self.skip_difference(skip.to(dtype)) * squared)
+        return skip + update.to(skip.dtype)
 
 
 class PublishedClustering(nn.Module):

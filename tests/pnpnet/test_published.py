@@ -42,17 +42,32 @@ def test_the_pushing_branch_equals_numpy(kernel_size):
     np.testing.assert_allclose(helpers.array(module(skip, guide)), expected, atol=1e-9)
 
 
-def test_products_of_large_half_precision_features_stay_finite():
-    """A product of three features of size 100 exceeds float16's 65504."""
+@pytest.fixture
+def trained_in_half_precision():
+    """A pushing branch after steps whose products of differences exceed float16's 65504."""
     torch.manual_seed(0)
     module = PublishedDifference(helpers.dialect(3, batch_norm=True), 4, [3, 3, 3])
     torch.nn.init.constant_(module.guide.norm.weight, 100.0)
-    skip, guide = 100 * torch.randn(1, 4, 6, 6, 6), torch.randn(1, 4, 6, 6, 6)
-    full = module(skip, guide)
     with torch.autocast("cpu", dtype=torch.float16):
-        half = module(skip, guide)
-    assert half.isfinite().all()
-    torch.testing.assert_close(half, full, rtol=0.05, atol=0.5)
+        for _ in range(20):
+            assert module(100 * torch.randn(2, 4, 6, 6, 6), torch.randn(2, 4, 6, 6, 6)).isfinite().all()
+    return module.eval()
+
+
+def test_a_branch_trained_in_half_precision_predicts_the_same_in_single_precision(trained_in_half_precision):
+    skip, guide = torch.randn(2, 4, 6, 6, 6), torch.randn(2, 4, 6, 6, 6)
+    with torch.autocast("cpu", dtype=torch.float16):
+        half = trained_in_half_precision(skip.half(), guide.half())
+    assert half.dtype == torch.float16
+    torch.testing.assert_close(half.float(), trained_in_half_precision(skip, guide), rtol=0.01, atol=0.01)
+
+
+def test_a_bright_sample_does_not_change_the_others_of_its_batch(trained_in_half_precision):
+    skip, guide = 100 * torch.randn(2, 4, 6, 6, 6), torch.randn(2, 4, 6, 6, 6)
+    bright = torch.cat([100 * skip[:1], skip[1:]])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        alone, beside = (trained_in_half_precision(x, guide)[1] for x in (skip, bright))
+    assert torch.equal(alone, beside)
 
 
 @pytest.mark.parametrize("dim", [2, 3])
