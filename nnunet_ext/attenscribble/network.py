@@ -20,6 +20,7 @@ from nnunet_ext.attenscribble.crf_loss import Window
 from nnunet_ext.attenscribble.options import AttenScribbleOptions
 from nnunet_ext.attenscribble.published import PublishedSelfAttention
 from nnunet_ext.attenscribble.spatial_attention import Projected, SpatialSelfAttention
+from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.unet import PlannedUNet
 
 REACH, SIGMA = 20, 24
@@ -40,6 +41,9 @@ class AttendedUNet(nn.Module):
         planned: the network that nnU-Net planned.
         options: see :class:`AttenScribbleOptions`.
         patch_size: of the plans.
+
+    Raises:
+        InputError: attention in the trunk with heads that do not divide the channels of a stage.
     """
 
     def __init__(self, planned: PlannedUNet, options: AttenScribbleOptions, patch_size: Sequence[int]) -> None:
@@ -49,6 +53,12 @@ class AttendedUNet(nn.Module):
         self.planned = planned
         self.stages = chosen_stages(planned, options, patch_size)
         if options.attention == "trunk":
+            for stage in self.stages:
+                if planned.channels[stage] % options.heads:
+                    raise InputError(
+                        f"The plans have attenscribble.heads = {options.heads}, but stage {stage} of their network has "
+                        f"{planned.channels[stage]} channels; attention in the trunk needs a divisor of these."
+                    )
             block = PublishedSelfAttention if options.published else SpatialSelfAttention
             self.attention = nn.ModuleDict(
                 {

@@ -41,7 +41,7 @@ class AttenScribbleOptions(PseudoLabelOptions):
     max_tokens: Annotated[int, Field(gt=0)] = 5000
     """Tokens of a stage that is chosen by default, at most."""
     heads: Annotated[int, Field(gt=0)] = 1
-    """Heads of the attention. 1 in the code."""
+    """Heads of the attention; in the trunk a divisor of the channels of each of its stages. 1 in the code."""
     head_dim: Annotated[int, Field(gt=0)] = 64
     """Channels of queries and keys per head. 64 in the code."""
     mlp_ratio: Annotated[int, Field(gt=0)] = 4

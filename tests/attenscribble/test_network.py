@@ -10,6 +10,7 @@ from nnunet_ext.attenscribble.network import (
     similarity_window,
     token_grid,
 )
+from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.unet import PlannedUNet
 from tests import tiny
 
@@ -55,6 +56,16 @@ def test_stages_can_be_named():
     assert network.stages == (1, 2)
     _, seen = network.train()(torch.randn(1, 1, 16, 16))
     assert list(seen) == ["1", "2"]
+
+
+def test_heads_in_the_trunk_must_divide_the_channels_of_their_stage():
+    planned = PlannedUNet(tiny.network(dim=2, features=(4, 6, 8)))
+    own = {"attention": "trunk", "asl_weight": 1.0, "heads": 3}
+    with pytest.raises(InputError, match=r"heads = 3, but stage 2 of their network has 8 channels; .* divisor"):
+        AttendedUNet(planned, AttenScribbleOptions(stages=[1, 2], **own), (16, 16))
+    AttendedUNet(planned, AttenScribbleOptions(stages=[1], **own), (16, 16))(torch.randn(1, 1, 16, 16))
+    beside = AttenScribbleOptions(stages=[2], **{**own, "attention": "side"})
+    AttendedUNet(planned, beside, (16, 16))(torch.randn(1, 1, 16, 16))
 
 
 @pytest.mark.parametrize("residual", [False, True])
