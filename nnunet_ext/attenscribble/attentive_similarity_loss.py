@@ -116,6 +116,12 @@ def averaged(probabilities: Tensor, grid: Any) -> Tensor:
     return adaptive_avg_pool3d(probabilities, grid) if len(grid) == 3 else adaptive_avg_pool2d(probabilities, grid)
 
 
-def several_classes(presence: Tensor) -> Tensor:
-    """``(B,)`` float: 1 where more than one class is annotated; ``presence`` is ``(B, K)`` bool."""
-    return (presence.sum(1) > 1).float()
+def several_classes(one_hot: Tensor, annotated: Tensor) -> Tensor:
+    """``(B,)`` float: 1 for samples in which annotated voxels differ, by class or by any of their regions.
+
+    Args:
+        one_hot: ``(B, K, *spatial)``, classes or regions.
+        annotated: ``(B, 1, *spatial)`` bool.
+    """
+    within, outside = (annotated & (one_hot == value) for value in (1, 0))
+    return (within.flatten(2).any(2) & outside.flatten(2).any(2)).any(1).float()

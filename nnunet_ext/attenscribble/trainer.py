@@ -149,7 +149,8 @@ class nnUNetTrainerAttenScribble(MaskedCRF):
         logits, attended = output
         terms = super().compute_terms(logits, batch)
         if SIMILARITY in self.aux:
-            counts = several_classes(self.labels.presence(finest(batch["target"])))
+            labels = finest(batch["target"])
+            counts = several_classes(self.labels.one_hot(labels), self.labels.annotated(labels))
             gated = self.gate.gated(finest(logits).float(), exclusive=not self.labels.has_regions)
             probabilities, inside = self.labels.probabilities(gated), self.image_within(batch)
             terms[ASL], mean = self.aux[SIMILARITY](probabilities, counts, attended, inside)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from nnunet_ext.data.label_definitions import declared_labels
+
 KEY = "annotated_labels"
 """Entry of ``dataset.json``: by case, the labels that were annotated in it; a case without an entry has all."""
 
@@ -17,9 +19,9 @@ def never_annotated(dataset: Any, labels: Mapping[str, Any]) -> list[str]:
         labels: entry ``labels`` of ``dataset.json``.
     """
     missing = {
-        tuple(value) if isinstance(value, list | tuple) else int(value): name
-        for name, value in labels.items()
-        if name not in ("background", "ignore") and value not in (0, [0])
+        value: name
+        for name, value in declared_labels({"labels": labels}).items()
+        if name != "ignore" and value not in (0, (0,))
     }
     for case in dataset.identifiers:
         if not missing:

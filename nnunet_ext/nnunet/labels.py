@@ -29,6 +29,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from nnunet_ext.data.label_definitions import declared_labels
+
 
 @dataclass(frozen=True)
 class LabelView:
@@ -69,30 +71,28 @@ class LabelView:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return logits.sigmoid() if self.has_regions else logits.softmax(1)
 
-    def heads_of(self, names: Sequence[str], labels: Mapping[str, Any]) -> list[int]:
+    @staticmethod
+    def heads_of(names: Sequence[str], labels: Mapping[str, Any]) -> list[int]:
         """Return the heads of these labels or regions.
 
         Args:
             names: keys of ``labels``.
             labels: entry ``labels`` of ``dataset.json``.
         """
-        heads = self.head_names(labels)
+        heads = LabelView.head_names(labels)
         return [heads.index(name) for name in names]
 
-    def head_names(self, labels: Mapping[str, Any]) -> list[str]:
-        """Return the names of the heads, in their order.
+    @staticmethod
+    def head_names(labels: Mapping[str, Any]) -> list[str]:
+        """Return the names of the heads, in their order: the classes, background first, or the regions.
 
         Args:
             labels: entry ``labels`` of ``dataset.json``.
         """
-        own = {name: value for name, value in labels.items() if name != "ignore"}
-        if self.has_regions:
-            return [name for name, value in own.items() if value not in (0, [0])]
-        return sorted(own, key=lambda name: int(own[name]))
-
-    def presence(self, target: Tensor) -> Tensor:
-        """``(B, K)`` bool: does class or region ``k`` occur in sample ``b``, outside ignored voxels?"""
-        return self.one_hot(target).flatten(2).any(2)
+        own = {name: value for name, value in declared_labels({"labels": labels}).items() if name != "ignore"}
+        if any(isinstance(value, tuple) for value in own.values()):
+            return [name for name, value in own.items() if value not in (0, (0,))]
+        return sorted(own, key=own.__getitem__)
 
     def resize(self, target: Tensor, size: Sequence[int]) -> Tensor:
         """The target at another resolution, nearest neighbour as nnU-Net's deep supervision does it.

@@ -20,10 +20,10 @@ from nnunet_ext.attenscribble.crf_window import ResolvedWindow, crf_loss
 from nnunet_ext.attenscribble.options import AttenScribbleOptions
 from nnunet_ext.attenscribble.relabel import preferred
 from nnunet_ext.data.geometry import slice_axis
-from nnunet_ext.data.label_definitions import numbers_of
 from nnunet_ext.data.raw import RawCase, RawDataset
 from nnunet_ext.data.reading import Volume
 from nnunet_ext.findings import Finding
+from nnunet_ext.nnunet.labels import LabelView
 from nnunet_ext.nnunet.options import with_overrides
 from nnunet_ext.nnunet.plans import extension_settings
 from nnunet_ext.processes.parallel import for_every_case
@@ -191,7 +191,7 @@ def measure_windows(
             notes.append(Finding("note", "crf window", text))
             continue
         changed, voxels = np.array([one[0] for one in counts]), np.array([one[1] for one in counts])
-        names = head_names(raw.description)
+        names = LabelView.head_names(raw.description["labels"])
         with np.errstate(invalid="ignore"):
             shares = changed.sum(0) / voxels.sum(0)
             of_cases = np.nan_to_num(changed[:, 0] / voxels)
@@ -201,18 +201,6 @@ def measure_windows(
             RelabelTest(planned, len(chosen), by_window, (chosen[int(np.argmax(of_cases[:, head]))].name, head))
         )
     return tests, notes
-
-
-def head_names(description: Mapping[str, Any]) -> list[str]:
-    """Return the names of the network's output channels: the classes, background first, or the regions.
-
-    Args:
-        description: content of ``dataset.json``.
-    """
-    labels = {name: value for name, value in description["labels"].items() if name != "ignore"}
-    if any(len(numbers_of(value)) > 1 for value in labels.values()):
-        return [name for name, value in labels.items() if value not in (0, [0])]
-    return sorted(labels, key=lambda name: numbers_of(labels[name]))
 
 
 def count_case(
@@ -276,7 +264,8 @@ def worst_slice(
     panels = Panels.cut(
         f"{case.name}, {planned.configuration}", volume, maps, index, box_of(here) if here.any() else None
     )
-    return panels, dict(enumerate([*([] if exclusive else ["no region"]), *head_names(description)]))
+    heads = LabelView.head_names(description["labels"])
+    return panels, dict(enumerate([*([] if exclusive else ["no region"]), *heads]))
 
 
 def _drawn(heads: Tensor, exclusive: bool) -> NDArray:

@@ -25,6 +25,7 @@ from nnunet_ext.attenscribble.published import (
 )
 from nnunet_ext.attenscribble.similarity import AffinityHead, inside
 from nnunet_ext.attenscribble.spatial_attention import Projected, QueriesAndKeys, SpatialSelfAttention
+from nnunet_ext.nnunet.labels import LabelView
 
 GRIDS = [((5, 6), (2, 2)), ((3, 4, 5), (1, 2, 2)), ((2, 7), (3, 1))]
 
@@ -244,9 +245,30 @@ def test_tokens_outside_of_the_image_take_no_part(grid, radius, exclusive):
     assert nowhere == 0
 
 
-def test_samples_with_one_class_do_not_count():
-    presence = torch.tensor([[True, False, False], [True, True, False], [False, False, False]])
-    assert several_classes(presence).tolist() == [0, 1, 0]
+CLASSES, REGIONS = LabelView(3, False, 3), LabelView(2, True, 3)
+
+
+def of_regions(labels: torch.Tensor) -> torch.Tensor:
+    """Target with the regions whole = {1, 2} and core = {2}."""
+    return torch.cat([(labels == 1) | (labels == 2), labels == 2, labels == 3], 1)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "count"),
+    [([0], 0), ([1], 0), ([2], 0), ([], 0), ([0, 1], 1), ([0, 2], 1), ([1, 2], 1), ([0, 1, 2], 1)],
+)
+@pytest.mark.parametrize("unlabelled", [True, False])
+@pytest.mark.parametrize("view", [CLASSES, REGIONS], ids=["classes", "regions"])
+def test_a_sample_counts_if_two_of_its_labels_are_drawn(view, unlabelled, drawn, count):
+    """The background is no region, and label 2 alone lies in two of them."""
+    values = [*drawn, 3] if unlabelled or not drawn else drawn
+    labels = torch.tensor(values).repeat(12)[:12].view(1, 1, 3, 4)
+    target = of_regions(labels) if view.has_regions else labels
+    both = torch.cat([target, torch.full_like(target, 1 if view.has_regions else 3)])  # beside one without labels
+    assert several_classes(view.one_hot(both), view.annotated(both)).tolist() == [count, 0]
+
+
+def test_samples_that_do_not_count_have_no_loss_and_no_gradient():
     window, module, p = Window.gaussian((1, 1), 2.0), head(False), probabilities((4, 4)).requires_grad_()
     loss = loss_of(module(projected((4, 4)), window), p, window, torch.zeros(2))
     loss.backward()

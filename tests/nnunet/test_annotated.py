@@ -29,6 +29,12 @@ def test_regions_are_named_too():
     assert never_annotated(cases, labels) == ["core", "spot"]
 
 
+def test_a_label_may_be_a_list_of_one_which_is_a_region_only_beside_others():
+    """nnU-Net's keys are plain numbers in a data set without regions."""
+    cases = Cases({1: [[0, 1, 2, 3]], 2: []})
+    assert never_annotated(cases, {"background": 0, "left": [1], "right": [2], "ignore": 3}) == ["right"]
+
+
 @pytest.mark.parametrize("present", [True, False])
 def test_a_training_says_which_class_no_case_annotates(nnunet_folders, make_trainer, monkeypatch, present):
     nnunet_folders("ignore")
