@@ -273,6 +273,16 @@ def batch(trainer: Any, seed: int = 0) -> dict[str, Any]:
     return {"data": data, "target": resized}
 
 
+def weights_after_two_steps(trainer: Any, batch: dict[str, Any]) -> list[torch.Tensor]:
+    """The weights of the network after two steps on the same batch, in the middle of the training."""
+    trainer.current_epoch = trainer.num_epochs // 2
+    torch.manual_seed(0)
+    trainer.network.train()
+    for _ in range(2):
+        trainer.train_step(deepcopy(batch))
+    return list(trainer.network.state_dict().values())
+
+
 def batch_with_everything(trainer: Any, seed: int = 0) -> dict[str, Any]:
     """:func:`batch` with all that any trainer asks for.
 

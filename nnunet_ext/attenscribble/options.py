@@ -14,7 +14,6 @@ from nnunet_ext.nnunet.options import STRICT, PseudoLabelOptions
 
 Place = Literal["trunk", "side"]
 
-OF_ATTENTION = ("stages", "max_tokens", "heads", "head_dim", "mlp_ratio")
 OF_CRF = (
     "crf_radius",
     "crf_sigma",
@@ -115,13 +114,17 @@ class AttenScribbleOptions(PseudoLabelOptions):
 
     @property
     def without_effect(self) -> Collection[str]:
+        has_crf = self.crf_weight != 0
         computed = {
-            OF_ATTENTION: self.attends,
-            ("gamma",): self.asl_weight > 0,
-            OF_CRF: self.crf_weight != 0,
-            ("wait",): self.asl_weight > 0 or self.crf_weight != 0,
+            ("stages", "heads", "head_dim"): self.attends,
+            ("max_tokens",): self.attends and self.stages is None,
+            ("mlp_ratio",): self.attention == "trunk",
+            ("gamma",): self.asl_weight > 0 and not self.published,
+            OF_CRF: has_crf,
             ("pseudo_start",): self.pseudo_weight > 0,
-            ("ramp",): self.regularises,
+            ("ramp", "wait"): self.regularises,
+            # the published CRF loss differs in padding only
+            ("published",): self.attends or (has_crf and not self.padding_annotated),
         }
         idle = [name for names, used in computed.items() if not used for name in names]
         return [*super().without_effect, *idle]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
@@ -45,7 +45,7 @@ class PnPNetOptions(MethodOptions):
     """Recompute the cheap parts of the branches in the backward pass; same gradients, less memory. Off with BatchNorm,
     whose running statistics would be updated twice."""
     published: bool = False
-    """Build the modules of the published code, see :mod:`nnunet_ext.pnpnet.published`."""
+    """Build the modules of the published code, with its centre loss, see :mod:`nnunet_ext.pnpnet.published`."""
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> Self:
@@ -57,6 +57,21 @@ class PnPNetOptions(MethodOptions):
     def as_published(cls) -> Self:
         """Return the values of the published code."""
         return cls(dim=192, heads=6, atlas_ratio=0, recompute=False, published=True)
+
+    @property
+    def without_effect(self) -> Collection[str]:
+        used = {
+            "levels": self.push or self.pull,
+            "width": self.push and not self.published,
+            "dim": self.pull,
+            "heads": self.pull,
+            "mlp_ratio": self.pull,
+            "atlas_ratio": self.pull and not self.published,
+            "pull_weight": self.pull and not self.published,
+            "recompute": (self.push or self.pull) and not self.published,
+            "published": self.push or self.pull,
+        }
+        return [name for name, has_effect in used.items() if not has_effect]
 
     def require_fitting(self, configuration: Mapping[str, Any]) -> None:
         stages = configuration["architecture"]["arch_kwargs"].get("n_stages")

@@ -45,8 +45,20 @@ class nnUNetTrainerPnPNet(CommonTrainer):
                 "statistics; write plans with a larger batch (nnunet-ext plans … --batch-size 2)."
             )
 
+    def build_aux(self) -> Mapping[str, nn.Module]:
+        """Add the centre loss of the published pulling branch."""
+        network = unwrap(self.network)
+        assert isinstance(network, PnPNet)
+        if not isinstance(network.pull, published.PublishedPullBranch):
+            return super().build_aux()
+        channels = network.planned.channels[network.pull.levels[0]]
+        dialect = published.dialect(network.planned.conv_op)
+        loss = published.PaperCenterLoss(dialect, channels, self.options.pnpnet.dim)
+        return {**super().build_aux(), CENTERS: loss}
+
     def option_weights(self) -> Mapping[str, float]:
-        return {**super().option_weights(), PULL: self.options.pnpnet.pull_weight}
+        own = {PULL: self.options.pnpnet.pull_weight, CENTERS: published.CENTER_WEIGHT}
+        return {**super().option_weights(), **own}
 
     def compute_terms(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         logits, pulled = output
@@ -58,10 +70,14 @@ class nnUNetTrainerPnPNet(CommonTrainer):
     def pulled_terms(self, pulled: Any, target: Tensor) -> dict[str, Tensor]:
         """Return the segmentation loss on every pull map, with nnU-Net's weights of deep supervision.
 
+        The published branch has its centre loss instead.
+
         Args:
             pulled: what the pulling branch returned.
             target: at full resolution.
         """
+        if CENTERS in self.aux:
+            return {CENTERS: self.aux[CENTERS](pulled.centers, pulled.feature, self.labels.one_hot(target))}
         loss = self.loss.loss if isinstance(self.loss, DeepSupervisionWrapper) else self.loss
         weights = [1 / 2**number for number in range(len(pulled.maps))]
         terms = [
@@ -110,17 +126,3 @@ class nnUNetTrainerPnPNetPaper(nnUNetTrainerPnPNet):
         parameters = [*self.network.parameters(), *aux_parameters]
         optimizer = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay)
         return optimizer, published.schedule(optimizer, self.num_epochs)
-
-    def build_aux(self) -> Mapping[str, nn.Module]:
-        network = unwrap(self.network)
-        assert isinstance(network, PnPNet)
-        assert isinstance(network.pull, published.PublishedPullBranch)
-        level = network.pull.levels[0]
-        dialect = published.dialect(network.planned.conv_op)
-        return {CENTERS: published.PaperCenterLoss(dialect, network.planned.channels[level], self.options.pnpnet.dim)}
-
-    def option_weights(self) -> Mapping[str, float]:
-        return {**super().option_weights(), CENTERS: published.CENTER_WEIGHT}
-
-    def pulled_terms(self, pulled: Any, target: Tensor) -> dict[str, Tensor]:
-        return {CENTERS: self.aux[CENTERS](pulled.centers, pulled.feature, self.labels.one_hot(target))}

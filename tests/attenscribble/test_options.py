@@ -3,10 +3,12 @@
 from dataclasses import fields
 
 import pytest
+import torch
 
 from nnunet_ext.attenscribble.options import OF_CRF, AttenScribbleOptions
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.options import not_applied, with_overrides
+from tests import tiny
 
 WRONG = {
     "attention": ["everywhere", "none"],
@@ -83,3 +85,68 @@ def test_the_ends_of_the_ranges_are_taken():
 def test_options_of_what_is_not_computed_are_named(plans, idle):
     options = with_overrides(AttenScribbleOptions(), plans)
     assert not_applied({"attenscribble": options}, {"attenscribble": plans}) == idle
+
+
+OTHER = {
+    "stages": [2],
+    "max_tokens": 20,
+    "heads": 2,
+    "head_dim": 32,
+    "mlp_ratio": 2,
+    "crf_radius": 1,
+    "crf_sigma": 1.0,
+    "crf_intensity_sigma": 0.2,
+    "crf_downsample": 2,
+    "crf_volume_power": 0.5,
+    "gamma": 0.5,
+    "ramp": 1.0,
+    "crf_fade": 1.0,
+    "wait": 0.0,
+    "pseudo_start": 0.9,
+    "crf_image": "clean",
+    "offsets_per_step": 1,
+    "published": True,
+    "pseudo_confidence": 0.35,
+    "pseudo_momentum": 0.0,
+}
+"""Another value of every option that may have no effect."""
+
+SIMILARITY, TEACHER = {"asl_weight": 1.0}, {"pseudo_weight": 1.0, "pseudo_confidence": 0.0}
+
+
+def weights(make_trainer, options):
+    plans = tiny.plans()
+    plans["configurations"]["2d"]["nnunet_ext"]["attenscribble"] |= options
+    trainer = make_trainer("nnUNetTrainerAttenScribble", kind="ignore", configuration="2d", plans=plans)
+    batch = tiny.batch(trainer)
+    for target in batch["target"]:
+        # the loader's mark of padding, which stays only for trainers that leave padding out
+        target[:, :, : target.shape[2] // 4] = 0 if trainer.padding_is_annotated else -1
+    if trainer.has_clean_image:
+        batch["data"] = torch.cat([batch["data"], 0.5 * batch["data"].flip(2)], 1)
+    return tiny.weights_after_two_steps(trainer, batch)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {},
+        SIMILARITY,
+        {**SIMILARITY, "published": True, "crf_weight": 0.0},
+        {**SIMILARITY, "stages": [1], "crf_weight": 0.0},
+        {"attention": "trunk", "crf_weight": 0.0},
+        {"crf_weight": 0.0, **TEACHER},
+        {"padding_annotated": True},
+        {"crf_weight": 0.0},
+    ],
+    ids=str,
+)
+def test_the_options_without_effect_are_those_that_change_nothing(make_trainer, own):
+    usual = weights(make_trainer, own)
+    idle = set()
+    for name, value in OTHER.items():
+        changed = {**own, name: not own.get(name, False) if name == "published" else value}
+        other = weights(make_trainer, changed)
+        if len(other) == len(usual) and all(map(torch.equal, usual, other)):
+            idle.add(name)
+    assert idle == set(AttenScribbleOptions(**own).without_effect)

@@ -63,6 +63,19 @@ def test_the_network_for_inference_is_rebuilt_from_the_saved_plans_alone(make_tr
             assert torch.equal(rebuilt.eval()(x), trainer.network.eval()(x))
 
 
+@pytest.mark.parametrize("name", TRAINERS[:3])
+def test_the_published_modules_are_an_option_with_their_centre_loss(make_trainer, name):
+    plans = tiny.plans()
+    plans["configurations"]["3d_fullres"]["nnunet_ext"] = {"pnpnet": {"published": True}}
+    trainer = make_trainer(name, plans=plans)
+    trainer.network.train()
+    step = trainer.train_step(tiny.batch(trainer))
+    own = set() if name == "nnUNetTrainerSDM" else {"loss_centers"}
+    assert step.keys() == {"loss", "loss_segmentation"} | own
+    assert np.isfinite(list(step.values())).all()
+    assert set(trainer.aux) == ({"centers"} if own else set())
+
+
 def test_cascades_only_have_more_input_channels(make_trainer):
     plans = tiny.plans()
     plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
