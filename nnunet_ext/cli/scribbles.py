@@ -63,7 +63,11 @@ def add(commands: Commands) -> None:
         help="kind of strokes (%(default)s)",
     )
     generate.add_argument(
-        "--slice-fraction", type=float, default=1.0, metavar="F", help="share of the slices to annotate (%(default)s)"
+        "--slice-fraction",
+        type=float,
+        default=1.0,
+        metavar="F",
+        help="share of the slices to annotate, for images of several slices (%(default)s)",
     )
     generate.add_argument(
         "--thickness", type=int, default=3, metavar="N", help="width of strokes in voxels (%(default)s)"

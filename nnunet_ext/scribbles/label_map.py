@@ -25,7 +25,8 @@ class Options:
 
     Attributes:
         mode: a key of :data:`nnunet_ext.scribbles.strokes.MODES`.
-        slice_fraction: share of the slices to annotate, among slices with foreground and among empty ones alike.
+        slice_fraction: share of the slices to annotate, among slices with foreground and among empty ones alike; 1 for
+            images of one slice.
         thickness: width of the strokes, in voxels.
         min_area: smallest area of a class in a slice that gets a scribble, in voxels.
         components: components to draw in, per class and slice: ``one`` (larger ones are more probable) or ``all``.
@@ -75,10 +76,18 @@ def scribble_label_map(
 
     Returns:
         An array of the same shape: the label where there is a scribble, ``ignore`` elsewhere.
+
+    Raises:
+        InputError: a share of the slices is asked for, but there is only one.
     """
     classes = sorted(value for value in classes if value or options.background)
     axis = slice_axis(spacing_mm)
     slices = slices_of(labels, axis)
+    if len(slices) == 1 and options.slice_fraction < 1:
+        raise InputError(
+            f"Case {case} has one slice, so a share of {options.slice_fraction:g} of the slices cannot be annotated; "
+            "leave out --slice-fraction."
+        )
     result = np.full(slices.shape, ignore, np.int32)
     for index in chosen_slices(slices_with(labels > 0, axis), case, options):
         for value in np.intersect1d(slices[index], classes):

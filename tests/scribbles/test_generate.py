@@ -195,6 +195,14 @@ def test_two_dimensional_images(raw):
     assert np.array_equal(drawn[drawn != 3], truth[drawn != 3])
 
 
+@pytest.mark.parametrize("flat", [dense()[1], dense()[1:2]], ids=["2D", "one slice"])
+def test_a_share_of_one_slice_is_refused(flat):
+    spacing = SPACING[-flat.ndim :]
+    with pytest.raises(InputError, match=r"Case a has one slice, so a share of 0\.1 of the slices .* --slice-fraction"):
+        scribble_label_map(flat, spacing, LABELS.values(), 3, "a", Options(slice_fraction=0.1))
+    assert (scribble_label_map(flat, spacing, LABELS.values(), 3, "a", Options()) == 1).any()
+
+
 def test_regions_keep_their_labels(raw):
     declared = {"background": 0, "whole": [1, 2], "right": 2}
     write_dataset(raw / "Dataset040_Regions", {"a": dense(0)}, declared, regions_class_order=[1, 2])
