@@ -1,9 +1,10 @@
 """Default window of the CRF loss: bounded by the size of the structures, not by the reach of the loss.
 
-Lengths are in voxels of the finest spacing. In 3D a window of radius r holds (2r + 1)³ voxels, and the thinner a
-structure is, the more of them belong to another class: the loss then pulls a perfect segmentation apart. The defaults
-change less than 10 % of the true voxels of every class of ACDC, CHAOS and the hippocampus, at the planned and at low
-resolution (:mod:`nnunet_ext.attenscribble.relabel`; numbers in docs/attenscribble.md).
+The radius is in voxels along each axis of the window, σ in voxels of the finest spacing. In 3D a window of radius r
+holds (2r + 1)³ voxels, and the thinner a structure is, the more of them belong to another class: the loss then pulls a
+perfect segmentation apart. The defaults change less than 10 % of the true voxels of every class of ACDC, CHAOS and the
+hippocampus, at the planned and at low resolution (:mod:`nnunet_ext.attenscribble.relabel`; numbers in
+docs/attenscribble.md).
 
 Deviation from the published code, which has radius 5 and σ 6 in 2D: ``nnUNetTrainerAttenScribblePaper`` keeps these, at
 half resolution in isotropic 3D.
@@ -37,7 +38,7 @@ voxels at full resolution are 665 offsets."""
 
 @dataclass(frozen=True)
 class ResolvedWindow:
-    """Radius and σ in voxels of the finest spacing, the factor of the pooling, and the axes of the window."""
+    """Radius in voxels of each axis, σ in voxels of the finest spacing, factor of the pooling, axes of the window."""
 
     radius: int
     sigma: float

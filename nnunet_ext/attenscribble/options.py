@@ -50,8 +50,9 @@ class AttenScribbleOptions(PseudoLabelOptions):
     (docs/results/attenscribble.md). The code has 0.1 for a window of mass 92.0, which is 9.2 here. 0: it is not
     computed."""
     crf_radius: Annotated[int, Field(ge=1, le=16)] | None = None
-    """Radius of the CRF window, in voxels of the finest spacing; a larger one reaches farther and takes thin structures
-    apart. None: 3 in slices, 1 in isotropic volumes (:mod:`nnunet_ext.attenscribble.crf_window`). The code: 5."""
+    """Radius of the CRF window, in voxels along each of its axes; a larger one reaches farther and takes thin
+    structures apart. None: 3 in slices, 1 in isotropic volumes (:mod:`nnunet_ext.attenscribble.crf_window`). The code:
+    5."""
     crf_sigma: Annotated[float, Field(ge=0.3, le=50)] | None = None
     """Width of the spatial Gaussian, in voxels of the finest spacing; None: two thirds of the radius. The code: 6."""
     crf_intensity_sigma: Annotated[float, Field(ge=0.001, le=10)] = 0.1

@@ -105,7 +105,7 @@ class MaskedCRF(PseudoLabels):
         return {**batch, "crf_image": batch[CLEAN_IMAGE] if clean else batch["data"][:, : self.image_channels]}
 
     def image_within(self, batch: Batch) -> Tensor | None:
-        """Return where regularisers see an image; None: everywhere. The published ones ignore padding."""
+        """Return where regularisers see an image; None: everywhere, as the published ones take padding for image."""
         return None if self.options.attenscribble.published else batch.get(INSIDE)
 
     def compute_terms(self, output: Any, batch: Batch) -> dict[str, Tensor]:

@@ -150,7 +150,12 @@ def test_the_published_regularisers_know_no_padding_but_nothing_is_annotated_the
     batch["target"][:, :, :4] = OUTSIDE
     prepared = trainer.prepare_batch(batch)
     assert (prepared["target"][:, :, :4] == IGNORE).all()
-    assert trainer.image_within(prepared) is None
+    logits, attended = trainer.network.train()(prepared["data"])
+    gradient = {}
+    for name, term in trainer.compute_terms((logits, attended), prepared).items():
+        gradient[name] = torch.autograd.grad(term, logits, retain_graph=True)[0][:, :, :4]
+    assert not gradient["segmentation"].any()
+    assert (gradient["crf"] != 0).all()
 
 
 @pytest.mark.parametrize("masked", [False, True])
