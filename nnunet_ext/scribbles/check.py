@@ -34,7 +34,7 @@ from nnunet_ext.scribbles.check_strokes import across_edges, misplaced, only_rar
 from nnunet_ext.scribbles.crf import RelabelTest, measure_windows, unplanned, worst_slice
 from nnunet_ext.scribbles.label_map import slices_with
 from nnunet_ext.scribbles.overview import Panels, draw_panels, most_annotated_slice
-from nnunet_ext.scribbles.resampling import Grid, median_grid, planned, planned_grids, resampled
+from nnunet_ext.scribbles.resampling import DEFAULT_PLANS, Grid, median_grid, planned, planned_grids, resampled
 from nnunet_ext.version import __version__
 
 PICTURES, SLICES = 12, 3
@@ -199,7 +199,7 @@ def check_scribbles(
     dataset: str | int | Path,
     *,
     dense: str | Path | None = None,
-    plans: str = "nnUNetPlans",
+    plans: str = DEFAULT_PLANS,
     processes: int | None = None,
 ) -> ScribbleReport:
     """Check every training case of a data set with an ignore label.
@@ -209,11 +209,12 @@ def check_scribbles(
         dense: folder of dense label maps with the same file names, for all cases or some. They reveal leaks and missed
             components, and the CRF losses of the plans are tested on them.
         plans: name of the plans in ``nnUNet_preprocessed``. Their CRF losses are tested, and scribbles are resampled
-            to their spacings to see which classes vanish; without plans, to the median spacing of the cases.
+            to their spacings to see which classes vanish; if the data set is not planned yet, to the median spacing of
+            the cases.
         processes: cases checked in parallel; by default one per core.
 
     Raises:
-        InputError: a file cannot be read, or files do not fit together.
+        InputError: a file cannot be read, files do not fit together, or the data set has other plans only.
     """
     raw = open_dataset(dataset)
     dense_files = _dense_files(raw, dense)

@@ -149,7 +149,7 @@ def planned_losses(plans: Mapping[str, Any]) -> list[PlannedCRF]:
 
 
 def smaller_windows(options: AttenScribbleOptions, spacing_mm: Sequence[float]) -> list[AttenScribbleOptions]:
-    """Return options with smaller windows at full resolution, largest first, down to radius 1.
+    """Return options with smaller windows, pooled as by default, largest first, down to radius 1.
 
     Args:
         options: options of the plans.
@@ -191,6 +191,10 @@ def measure_windows(
             notes.append(Finding("note", "crf window", text))
             continue
         changed, voxels = np.array([one[0] for one in counts]), np.array([one[1] for one in counts])
+        if not voxels.any():
+            text = f"the CRF loss of {planned.configuration} is not tested: the dense labels have none of its regions"
+            notes.append(Finding("note", "crf window", text))
+            continue
         names = LabelView.head_names(raw.description["labels"])
         with np.errstate(invalid="ignore"):
             shares = changed.sum(0) / voxels.sum(0)

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
 
+DEFAULT_PLANS = "nnUNetPlans"
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -43,24 +45,36 @@ class Grid:
         return f"{self.name} ({' × '.join(f'{mm:.3g}' for mm in self.spacing_mm)} mm)"
 
 
-def planned(dataset: str, plans: str) -> dict[str, Any] | None:
-    """Return the content of a plans file in ``nnUNet_preprocessed``, or None if there is none.
+def planned(dataset: str, plans: str = DEFAULT_PLANS) -> dict[str, Any] | None:
+    """Return the content of a plans file in ``nnUNet_preprocessed``, or None if the data set is not planned yet.
 
     Args:
         dataset: full name.
         plans: name of the plans.
+
+    Raises:
+        InputError: the file is missing, and the data set has other plans or the name is not the default.
     """
     root = os.environ.get("nnUNet_preprocessed")
-    file = Path(root) / dataset / f"{plans}.json" if root else None
-    return read_json(file) if file is not None and file.is_file() else None
+    folder = Path(root) / dataset if root else None
+    if folder is not None and (file := folder / f"{plans}.json").is_file():
+        return read_json(file)
+    there = sorted(path.stem for path in folder.glob("*Plans*.json")) if folder is not None else []
+    if there or plans != DEFAULT_PLANS:
+        fix = f"choose from {', '.join(there)} with -p" if there else "plan the data set first, or leave out -p"
+        raise InputError(f"There is no {plans}.json in {folder or 'nnUNet_preprocessed, which is not set'}; {fix}.")
+    return None
 
 
-def planned_grids(dataset: str, plans: str = "nnUNetPlans") -> list[Grid]:
+def planned_grids(dataset: str, plans: str = DEFAULT_PLANS) -> list[Grid]:
     """One grid for every spacing in the plans; none if the data set is not planned yet.
 
     Args:
         dataset: full name.
         plans: name of the plans.
+
+    Raises:
+        InputError: see :func:`planned`.
     """
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 

@@ -159,6 +159,34 @@ def test_without_plans_or_with_ones_that_this_nnunet_does_not_know_a_note_says_s
     assert check_scribbles(138, processes=1).relabel_tests == ()
 
 
+def test_plans_that_are_not_there_are_named_with_those_that_are(root, monkeypatch):
+    with pytest.raises(InputError, match=r"no nnUNetPlan\.json in .*138_Boxes; choose from nnUNetPlans with -p"):
+        check(root, plans="nnUNetPlan")
+    folder = root / "preprocessed" / NAME
+    (folder / "nnUNetPlans.json").rename(folder / "nnUNetResEncUNetMPlans.json")
+    with pytest.raises(InputError, match=r"no nnUNetPlans\.json .* choose from nnUNetResEncUNetMPlans with -p"):
+        check_scribbles(138, processes=1)
+    assert check(root, plans="nnUNetResEncUNetMPlans").relabel_tests
+    (folder / "nnUNetResEncUNetMPlans.json").unlink()
+    with pytest.raises(InputError, match=r"no narrow\.json .* leave out -p"):
+        check(root, plans="narrow")
+    monkeypatch.delenv("nnUNet_preprocessed")
+    with pytest.raises(InputError, match=r"no narrow\.json in nnUNet_preprocessed, which is not set"):
+        check(root, plans="narrow")
+
+
+def test_dense_labels_without_any_of_the_regions_are_no_test(root):
+    file = root / "raw" / NAME / "dataset.json"
+    content = {**json.loads(file.read_text()), "labels": {**REGIONS, "ignore": 3}, "regions_class_order": [1, 2]}
+    file.write_text(json.dumps(content))
+    for case in ("a", "c"):
+        write(root / "dense" / f"{case}.nii.gz", np.zeros_like(truth(0)))
+    report = check(root)
+    text = "the CRF loss of 2d is not tested: the dense labels have none of its regions"
+    assert crf_findings(report) == [("note", text)]
+    assert report.relabel_tests == ()
+
+
 def test_wrong_options_in_the_plans_are_refused(root):
     plan(root, {"crf_radius": 0})
     with pytest.raises(InputError, match=r"configuration 2d, have .*attenscribble\.crf_radius"):
