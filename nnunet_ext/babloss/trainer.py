@@ -31,7 +31,7 @@ from nnunet_ext.nnunet.labels import finest
 from nnunet_ext.nnunet.options import MethodOptions
 from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
 from nnunet_ext.nnunet.plans import extension_settings
-from nnunet_ext.nnunet.trainer import SEGMENTATION, Batch
+from nnunet_ext.nnunet.trainer import Batch
 from nnunet_ext.nnunet.unet import PlannedUNet
 from nnunet_ext.partial_labels.cases import AnnotatedHeads
 from nnunet_ext.partial_labels.declaration import annotated_labels, keys_like_ours
@@ -98,7 +98,7 @@ class LandmarkTrainer(LandmarkValidation):
         logits, landmark_logits = output
         across = batch["landmark_across"] / self.heatmap_mm
         known = (landmark_logits, batch["landmarks"], batch["landmark_states"], across)
-        terms = {SEGMENTATION: self.loss(logits, batch["target"]), HEATMAP: self.heatmap_loss(*known)}
+        terms = {**super().compute_terms(logits, batch), HEATMAP: self.heatmap_loss(*known)}
         if self.options.babloss.place_weight:
             terms[PLACE] = self.place_loss(*known)
         return terms | self.bridge_terms(finest(logits), landmark_logits, batch)

@@ -343,6 +343,21 @@ def test_a_case_in_which_no_label_was_annotated_is_not_segmented(make, tmp_path)
     assert control.do_split()[0] == ["case_3"]
 
 
+def test_an_organ_that_nobody_annotated_does_not_teach_the_segmentation(make):
+    content = landmark_dataset.description(surface_of=SURFACES)
+    content["annotated_labels"] = {"case_0": ["left"], "case_1": ["left"]}
+    trainer = make("nnUNetTrainerBaBLoss", "2d", {"a_weight": 0.0, "b_weight": 0.0}, content)
+    trainer.initial_lr, trainer.optimizer = 0.0, torch.optim.SGD(trainer.network.parameters(), 0.0)
+    trainer.network.train()
+    batch = batch_of(trainer, BOTH_KINDS[0], [True, True])
+    batch["keys"] = [f"case_{sample % 2}" for sample in range(len(batch["keys"]))]
+    right = trainer.labels.num_heads - 1
+    assert any((target == right).any() for target in batch["target"])
+    without = [torch.where(target == right, 0, target) for target in batch["target"]]
+    losses = [float(trainer.train_step(one)["loss_segmentation"]) for one in (batch, {**batch, "target": without})]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
 def test_the_published_form_refuses_cases_with_some_labels(make):
     content = {**landmark_dataset.description(surface_of=SURFACES), "annotated_labels": {"case_0": ["left"]}}
     with pytest.raises(InputError, match="knows no regions or annotated_labels; use nnUNetTrainerBaBLoss"):
