@@ -54,11 +54,16 @@ class KeepsTeachers(CommonTrainer):
         """Restore the teachers; a checkpoint without one is nnU-Net's own, or that of a finished training."""
         for name in self._kept():
             if not any(key.startswith(f"{name}.") for key in state):
+                if self.current_epoch >= self.num_epochs:  # no epoch follows in which it would become an average
+                    del self.aux[name]
+                    continue
                 said = name.replace("_", " ")
                 self.print_to_log_file(f"The checkpoint holds no {said}: it starts as a copy of the network")
                 self.follow_network(name, 0.0)
                 state = {**state, **self.aux[name].state_dict(prefix=f"{name}.")}
-        super().load_aux(state)
+        # --val_best loads a checkpoint with teachers after the end of the training, which removed them
+        gone = tuple(f"{name}." for name in self.teacher_names() if name not in self.aux)
+        super().load_aux({key: value for key, value in state.items() if not key.startswith(gone)})
 
     def on_train_end(self) -> None:
         for name in self._kept():
@@ -66,7 +71,7 @@ class KeepsTeachers(CommonTrainer):
         super().on_train_end()
 
     def _kept(self) -> list[str]:
-        """Names of the existing teachers; none at the end of a training."""
+        """Names of the existing teachers; none after the end of a training."""
         return [name for name in self.teacher_names() if name in self.aux]
 
 

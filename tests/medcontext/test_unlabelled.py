@@ -280,3 +280,42 @@ def test_by_default_no_teacher_is_kept(nnunet_folders, make_trainer):
     trainer = make_trainer("nnUNetTrainerMedContext", configuration="2d", plans=plans)
     trainer.run_training()
     assert not list(Path(trainer.output_folder).glob("checkpoint_teacher*"))
+
+
+def test_after_a_training_the_best_checkpoint_is_loaded_into_the_same_trainer(nnunet_folders, make_trainer):
+    """As ``nnUNetv2_train --val_best`` does."""
+    nnunet_folders()
+    plans = plans_with(schedule={"epochs": 1, "iterations": 2})
+    trainer = make_trainer("nnUNetTrainerMedContext", configuration="2d", plans=plans)
+    trainer.run_training()
+    best = Path(trainer.output_folder) / "checkpoint_best.pth"
+    saved = torch.load(best, weights_only=False)
+    assert saved[CHECKPOINT_KEY]["aux"]
+    with torch.no_grad():
+        next(trainer.network.parameters()).zero_()
+    trainer.load_checkpoint(str(best))
+    assert same(trainer.network.state_dict().values(), saved["network_weights"].values())
+
+
+def test_a_finished_training_that_is_continued_leaves_the_kept_teacher_alone(nnunet_folders, make_trainer):
+    nnunet_folders()
+    plans = plans_with(keep_teacher=True, schedule={"epochs": 1, "iterations": 3})
+    trainer = make_trainer("nnUNetTrainerMedContext", configuration="2d", plans=plans)
+    trainer.run_training()
+    kept = Path(trainer.output_folder) / "checkpoint_teacher.pth"
+    before = torch.load(kept, weights_only=False)["network_weights"]
+    again = make_trainer("nnUNetTrainerMedContext", configuration="2d", plans=plans, seed=1)
+    again.load_checkpoint(str(kept.with_name("checkpoint_final.pth")))
+    again.run_training()
+    assert same(torch.load(kept, weights_only=False)["network_weights"].values(), before.values())
+
+
+def test_a_finished_training_that_gets_more_epochs_has_a_teacher_again(nnunet_folders, make_trainer):
+    nnunet_folders()
+    short, longer = (plans_with(keep_teacher=True, schedule={"epochs": n, "iterations": 2}) for n in (1, 2))
+    trainer = make_trainer("nnUNetTrainerMedContext", configuration="2d", plans=short)
+    trainer.run_training()
+    final = Path(trainer.output_folder) / "checkpoint_final.pth"
+    again = make_trainer("nnUNetTrainerMedContext", configuration="2d", plans=longer)
+    again.load_checkpoint(str(final))
+    assert same(again.aux["teacher"].parameters(), trainer.network.parameters())
