@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,7 @@ def write_plans(
             raise InputError(f"{source} has no configuration {name!r}; it has: {', '.join(plans['configurations'])}.")
     chosen_schedule = {key: value for key, value in schedule.items() if value is not None}
     for key, value in {**chosen_schedule, "batch_size": batch_size}.items():
-        if isinstance(value, int) and value < 1:
+        if isinstance(value, int) and value < 1 and key != "warmup_steps":
             raise InputError(f"--{key.replace('_', '-')} is {value}, but must be at least 1.")
     name = out or "_".join([base, *presets])
     _require_name(name, base)
@@ -141,6 +141,7 @@ def write_plans(
             _apply_preset(settings, preset, available[preset])
         _apply_options(settings, options or {})
         _apply_arguments(settings, configuration, chosen_schedule, batch_size, patch_size, features)
+    _keep_stages(changed, plans["configurations"])
     plans["plans_name"] = name
     plans["configurations"] = changed
     trainer = next((available[p]["trainer"] for p in presets if "trainer" in available[p]), "TRAINER")
@@ -149,8 +150,11 @@ def write_plans(
     path = folder / f"{name}.json"
     text = json.dumps(plans, indent=4)
     unchanged = path.is_file() and path.read_text() == text
-    if path.exists() and not unchanged and not force:
-        raise InputError(f"{path} exists and differs; choose another --name, or replace it with --force.")
+    if path.exists() and not unchanged:
+        if "configurations" not in read_json(path):
+            raise InputError(f"{path} is no plans file, so it is not replaced; choose another --name.")
+        if not force:
+            raise InputError(f"{path} exists and differs; choose another --name, or replace it with --force.")
     if not unchanged:
         with replacing(path) as temporary:
             temporary.write_text(text)
@@ -216,6 +220,32 @@ def _require_name(name: str, base: str) -> None:
         )
     if "__" in name or Path(name).name != name:
         raise InputError(f"--name {name!r} is no plans name: nnU-Net allows neither '/' nor '__' in it.")
+
+
+def _keep_stages(chosen: Mapping[str, dict[str, Any]], there: Collection[str]) -> None:
+    """Remove the next stages that are not chosen: nnU-Net's validation would predict for each.
+
+    Args:
+        chosen: resolved configurations by name; changed.
+        there: names of all configurations.
+
+    Raises:
+        InputError: a configuration needs the prediction of one that is not chosen.
+    """
+    for name, settings in chosen.items():
+        previous = settings.get("previous_stage")
+        if previous is not None and previous in there and previous not in chosen:
+            raise InputError(
+                f"--configuration {name} needs the predictions of {previous}, which is not chosen; add it: "
+                f"--configuration {' '.join([previous, *chosen])}."
+            )
+        stages = settings.get("next_stage") or []
+        stages = [stages] if isinstance(stages, str) else stages
+        kept = [stage for stage in stages if stage in chosen]
+        if not kept:
+            settings.pop("next_stage", None)
+        elif len(kept) < len(stages):
+            settings["next_stage"] = kept
 
 
 def _require_slices(configurations: Mapping[str, Mapping[str, Any]]) -> None:

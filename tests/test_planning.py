@@ -1,5 +1,6 @@
 """``nnunet-ext plans``: presets and short schedules in a plans file beside the old one."""
 
+import itertools
 import json
 import re
 
@@ -100,6 +101,44 @@ def test_a_cascade_does_not_get_a_preset_twice(folder):
     assert cascade["architecture"]["arch_kwargs"]["features_per_stage"] == [4, 4, 4]
 
 
+def test_every_stage_that_new_plans_name_is_in_them(folder):
+    plans = read(folder, "nnUNetPlans")
+    low = {"inherits_from": "3d_fullres", "next_stage": ["3d_cascade_fullres", "3d_fullres"]}
+    plans["configurations"]["3d_lowres"] = low
+    (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+    names = sorted(plans["configurations"])
+    for number in range(1, len(names) + 1):
+        for chosen in itertools.combinations(names, number):
+            if "3d_cascade_fullres" in chosen and "3d_lowres" not in chosen:
+                with pytest.raises(InputError, match=f"add it: --configuration 3d_lowres {' '.join(chosen)}"):
+                    write_plans(901, configurations=chosen, out="new", force=True)
+                continue
+            write_plans(901, configurations=chosen, out="new", force=True)
+            manager = PlansManager(read(folder, "new"))
+            for name in chosen:
+                settings = manager.get_configuration(name)
+                expected = [stage for stage in low["next_stage"] if stage in chosen] if name == "3d_lowres" else []
+                assert (settings.next_stage_names or []) == expected
+                assert settings.previous_stage_name in (None, *chosen)
+
+
+def test_the_name_of_another_file_of_the_data_set_is_refused(folder):
+    file = folder / "dataset.json"
+    file.write_text(json.dumps(tiny.dataset_json()))
+    for force in (False, True):
+        with pytest.raises(InputError, match=r"dataset\.json is no plans file, so it is not replaced; choose another"):
+            write_plans(901, out="dataset", force=force)
+    assert read(folder, "dataset") == tiny.dataset_json()
+
+
+def test_no_warm_up_can_be_asked_for(folder):
+    assert main(["plans", "901", "--warmup-steps", "5", "--name", "warm"]) == 0
+    assert main(["plans", "901", "--plans", "warm", "--warmup-steps", "0", "--name", "cold"]) == 0
+    assert read(folder, "cold")["configurations"]["2d"]["nnunet_ext"]["schedule"] == {"warmup_steps": 0}
+    with pytest.raises(InputError, match="warmup_steps"):
+        write_plans(901, out="x", warmup_steps=-1)
+
+
 BAD = {
     "data set": ({"dataset": 7}, r"'7' is not in nnUNet_preprocessed=.*nnUNetv2_plan_and_preprocess -d 7"),
     "plans": ({"base": "Nope"}, r"no plans file .*Nope\.json; found: nnUNetPlans.*--plans"),
@@ -165,6 +204,11 @@ def test_the_command_sets_options_of_methods(folder, capsys):
     assert "-tr TRAINER -p new" in capsys.readouterr().out
     own = read(folder, "new")["configurations"]["2d"]["nnunet_ext"]
     assert (own["attenscribble"], own["pnpnet"]) == ({"crf_weight": 1.5}, {"levels": [2, 3]})
+
+
+def test_a_number_with_an_exponent_is_a_number(folder):
+    assert main(["plans", "901", "--option", "medcontext.beta=1e-3", "medcontext.fill=mean", "--name", "new"]) == 0
+    assert read(folder, "new")["configurations"]["2d"]["nnunet_ext"]["medcontext"] == {"beta": 0.001, "fill": "mean"}
 
 
 @pytest.mark.parametrize("text", ["crf_weight=1", "attenscribble.crf_weight", "attenscribble.crf_weight=", "a.b=[1"])

@@ -53,10 +53,18 @@ def _options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
         if option in options.setdefault(method, {}):
             raise InputError(f"--option {text!r}: {name} is given twice; give it once.")
         try:
-            options[method][option] = yaml.safe_load(value)
+            options[method][option] = _number_or_text(yaml.safe_load(value))
         except yaml.YAMLError:
             raise InputError(f"--option {text!r}: {value!r} is no YAML value.") from None
     return options
+
+
+def _number_or_text(value: Any) -> Any:
+    """Return a value of YAML 1.1, for which ``1e-3`` is a text, with such texts as numbers."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def add(commands: Commands) -> None:
