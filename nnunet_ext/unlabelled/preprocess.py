@@ -60,7 +60,8 @@ def prepare_unlabelled(
 ) -> UnlabelledReport:
     """Check images without labels, and preprocess them beside the labelled data, which does not change.
 
-    Cases that are preprocessed already and have not changed are kept, so a killed run can be continued.
+    Cases that are preprocessed already and have not changed are kept, so a killed run can be continued. Those of
+    another folder are kept as long as their images exist.
 
     Args:
         dataset: number or full name.
@@ -91,7 +92,11 @@ def prepare_unlabelled(
     findings = UnlabelledReport.by_severity(checked.findings)
     made: dict[Path, tuple[int, int, int]] = {}
     if not check_only and not UnlabelledReport(findings, found.folder, 0, {}).exit_code:
+        # a cascade shares its images with the full resolution
+        by_data: dict[str, str] = {}
         for name in chosen:
+            by_data.setdefault(resolved(content, name)["data_identifier"], name)
+        for name in by_data.values():
             place, counts = _prepare(folder, content, name, found.cases, checked.same_as, processes)
             made[place] = counts
     return UnlabelledReport(findings, found.folder, len(found.cases), made)
@@ -132,8 +137,11 @@ def _prepare(
     place = prepared_folder(folder, resolved(dict(plans), configuration)["data_identifier"])
     place.mkdir(parents=True, exist_ok=True)
     own = recipe(plans, configuration)
-    wanted = {name: Notes.for_files(own, files, same_as[name]) for name, files in cases.items()}
     there = read_prepared(place)
+    others = _of_other_folders(place, there, cases)
+    wanted = {name: Notes.for_files(own, files, same_as[name]) for name, files in cases.items()}
+    wanted |= {name: Notes.for_files(own, files, there[name].same_as) for name, files in others.items()}
+    cases = {**cases, **others}
     stale = sorted(set(there) - set(wanted))
     for name in stale:
         _remove(place, name)
@@ -142,6 +150,26 @@ def _prepare(
     for _ in for_every_case(prepare_case, calls, processes, f"preprocessing for {configuration}"):
         pass
     return place, (len(todo), len(wanted) - len(todo), len(stale))
+
+
+def _of_other_folders(
+    place: Path, there: Mapping[str, Notes], cases: Mapping[str, Sequence[Path]]
+) -> dict[str, list[Path]]:
+    """Return the files of preprocessed cases whose images lie in other folders than those of ``cases``.
+
+    Raises:
+        InputError: another folder has an image of the same name.
+    """
+    sources = {name: [Path(file) for file, *_ in notes.sources] for name, notes in there.items()}
+    sources = {name: files for name, files in sources.items() if all(file.is_file() for file in files)}
+    for name in sorted(sources.keys() & cases.keys()):
+        (old, *_), (new, *_) = sources[name], cases[name]
+        if not old.samefile(new):
+            raise InputError(
+                f"{place} has the case {name} of {old.parent}, and {new.parent} has an image of the same name; rename "
+                f"one of them, or delete {place} to prepare all images anew."
+            )
+    return {name: files for name, files in sources.items() if name not in cases}
 
 
 def prepare_case(

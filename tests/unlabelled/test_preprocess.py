@@ -143,6 +143,41 @@ def test_images_of_another_folder_are_taken_and_copies_are_noted(root, folder):
     assert "left out of fold 0" in report.report()
 
 
+def test_images_of_several_folders_add_up_until_they_are_gone(root, folder):
+    prepare()
+    elsewhere = write_images(root, ["x"], folder="elsewhere")
+    place = prepared_folder(folder, "nnUNetPlans_2d")
+    assert prepare(images=elsewhere).prepared == {place: (1, 3, 0)}
+    assert sorted(read_prepared(place)) == ["new_0", "new_1", "new_2", "x"]
+    plans = tiny.plans()
+    plans["configurations"]["2d"]["spacing"] = [2.0, 2.0]
+    (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+    assert prepare().prepared == {place: (4, 0, 0)}  # for these plans, wherever the images lie
+    assert {notes.recipe for notes in read_prepared(place).values()} == {recipe(plans, "2d")}
+    (elsewhere / "x_0000.nii.gz").unlink()
+    assert prepare().prepared == {place: (0, 3, 1)}
+
+
+def test_two_folders_with_an_image_of_the_same_name_are_refused(root, folder):
+    prepare()
+    before = contents(folder)
+    elsewhere = write_images(root, ["x", "new_1"], folder="elsewhere", seed=1)
+    with pytest.raises(InputError, match=r"has the case new_1 of .*imagesUn, and .*elsewhere has .*; rename one"):
+        prepare(images=elsewhere)
+    assert contents(folder) == before
+
+
+def test_a_cascade_shares_the_images_of_the_full_resolution(root, folder):
+    plans = tiny.plans()
+    plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+    report = prepare_unlabelled(901, processes=1)
+    assert {path.name: counts for path, counts in report.prepared.items()} == {
+        "nnUNetPlans_3d": (3, 0, 0),
+        "nnUNetPlans_2d": (3, 0, 0),
+    }
+
+
 def test_without_configurations_all_that_are_preprocessed_are_meant(root, folder):
     report = prepare_unlabelled(901, processes=1)
     assert [path.name for path in report.prepared] == ["nnUNetPlans_3d", "nnUNetPlans_2d"]
