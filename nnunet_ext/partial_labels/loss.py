@@ -147,6 +147,8 @@ def only_annotated_logits(logits: Tensor, annotated: Tensor, labels: LabelView) 
 def only_annotated_target(target: Tensor, annotated: Tensor, labels: LabelView) -> Tensor:
     """The target in which labels that were not annotated become background; clean label maps have none.
 
+    Values below 0, which lie outside of the image, stay.
+
     Args:
         target: ``(B, 1 or R, *spatial)``, as nnU-Net's loader gives it.
         annotated: ``(B, K)`` bool.
@@ -161,7 +163,8 @@ def only_annotated_target(target: Tensor, annotated: Tensor, labels: LabelView) 
     if labels.ignore_label is not None:
         values = torch.cat([values, torch.full((len(values), 1), labels.ignore_label)], 1)
     values = values.to(target.device, target.dtype)
-    return values.gather(1, target.flatten(1).long()).view_as(target)
+    kept = values.gather(1, target.flatten(1).long().clamp(min=0)).view_as(target)
+    return torch.where(target < 0, target, kept)
 
 
 def _as_channels(annotated: Tensor, like: Tensor) -> Tensor:

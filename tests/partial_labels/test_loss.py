@@ -185,6 +185,14 @@ def test_labels_that_were_not_annotated_do_not_matter_if_a_label_map_has_some(ki
     assert torch.equal(view(kind).annotated(cleaned), valid)
 
 
+@pytest.mark.parametrize("kind", ["classes", "classes+ignore"])
+def test_what_lies_outside_of_the_image_stays_outside(kind):
+    _, target, annotated = sample(kind, (5, 4))
+    expected = only_annotated_target(target, annotated, view(kind))
+    target[..., 0] = expected[..., 0] = -1
+    assert torch.equal(only_annotated_target(target, annotated, view(kind)), expected)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_merged_logits_are_probabilities_of_what_was_annotated(kind):
     logits, _, annotated = sample(kind, (5, 4))
