@@ -99,9 +99,10 @@ class PartialLabels(CommonTrainer):
         """``(B, K)`` bool, on the CPU: which heads were annotated in the samples of a batch of the loader."""
         return self.annotated_heads.rows(batch["keys"])
 
-    def train_step(self, batch: dict) -> dict:
+    def compute_terms(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        # only here the labels are those of the cases: the network's own, of another pass, are complete
         with self.annotated_in(batch):
-            return super().train_step(batch)
+            return super().compute_terms(output, batch)
 
     def validation_step(self, batch: dict) -> dict:
         # nnU-Net's step has no seam between the network and its pseudo dice. Where nobody looked for an organ, the

@@ -16,6 +16,7 @@ from nnunet_ext.attenscribble.trainer import nnUNetTrainerAttenScribblePaper
 from nnunet_ext.errors import InputError
 from nnunet_ext.medcontext.trainer import MedContext
 from nnunet_ext.partial_labels.trainer import SUMMARY, PartialLabels, nnUNetTrainerPartialLabels
+from nnunet_ext.selftraining.trainer import nnUNetTrainerSelfTraining
 from tests import tiny
 
 PARTIAL = {"tiny_0": ["left"], "tiny_4": ["left"], "tiny_5": []}
@@ -142,6 +143,24 @@ def test_around_another_trainer(make_trainer, annotate):
     assert np.isfinite([float(value) for value in result.values()]).all()
     with pytest.raises(InputError, match="this trainer has PartialCrossEntropy"):
         make_trainer(Refused, kind="ignore", configuration="2d")
+
+
+class SelfTraining(PartialLabels, nnUNetTrainerSelfTraining):
+    """Around a method with nnU-Net's loss on the network's own labels."""
+
+
+@pytest.mark.parametrize("patches", [1, 2])
+def test_labels_that_the_network_makes_itself_are_complete(make_trainer, annotate, patches):
+    annotate(PARTIAL)
+    ours, plain = (make_trainer(each, configuration="2d") for each in (SelfTraining, nnUNetTrainerSelfTraining))
+    results = []
+    for trainer in (ours, plain):
+        trainer.network.eval()
+        torch.manual_seed(0)
+        results.append(trainer.train_step(batch(trainer) | {"unlabelled": torch.randn(patches, 1, 16, 16)}))
+    a, b = results
+    assert float(a["loss_pseudo_segmentation"]) == pytest.approx(float(b["loss_pseudo_segmentation"]), rel=1e-5)
+    assert float(a["loss_segmentation"]) != pytest.approx(float(b["loss_segmentation"]), rel=1e-3)
 
 
 def test_distributed_with_one_process_it_is_the_same(make_trainer, annotate, tmp_path):
