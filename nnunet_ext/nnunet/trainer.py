@@ -120,17 +120,13 @@ class CommonTrainer(nnUNetTrainer):
         for section, content in self.to_remember(plans, configuration, dataset_json).items():
             plans_file.remember(plans, configuration, section, content)
         require_device(device.type, "-device")
-        limit, other_loggers = limit_from_environment(), wanted_loggers()
+        limit, self.other_loggers = limit_from_environment(), wanted_loggers()
         with written_or_said_why(Path(os.environ.get("nnUNet_results", "."))):
             super().__init__(plans, configuration, fold, dataset_json, device)
         self.labels = LabelView.from_label_manager(self.label_manager)
         self.aux = nn.ModuleDict()
         self.step_in_epoch = 0
         self.stop_rule = StopRule(Path(self.output_folder), limit)
-        if self.local_rank == 0 and other_loggers:
-            folder = Path(self.output_folder)
-            name = f"{folder.parent.parent.name} {folder.parent.name} fold {fold}"
-            self.logger.loggers += loggers(other_loggers, folder, name, resume=self.logger.resume)
         self.unannotated: list[str] = []
         self._recorded: dict[str, list[Tensor]] = {}
         for name, value in self.hyperparameters.items():
@@ -336,6 +332,7 @@ class CommonTrainer(nnUNetTrainer):
     def run_training(self) -> None:
         self.stop_rule = StopRule(Path(self.output_folder), self.stop_rule.limit)  # its time begins now
         with self._alone():
+            self._add_loggers(resume=self.current_epoch > 0)
             super().run_training()
 
     def on_epoch_end(self) -> None:
@@ -392,6 +389,14 @@ class CommonTrainer(nnUNetTrainer):
     def _alone(self) -> AbstractContextManager[None]:
         """Context in which no other process trains or validates this fold."""
         return alone_in(Path(self.output_folder)) if self.local_rank == 0 else nullcontext()
+
+    def _add_loggers(self, *, resume: bool) -> None:
+        """Make the loggers, once this process is alone: they may remove what an earlier training has logged."""
+        folder, words = Path(self.output_folder), self.other_loggers
+        self.other_loggers = []
+        if self.local_rank == 0:
+            name = f"{folder.parent.parent.name} {folder.parent.name} fold {self.fold}"
+            self.logger.loggers += loggers(words, folder, name, resume=resume)
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -508,6 +513,7 @@ class CommonTrainer(nnUNetTrainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         with self._alone():  # with --val nothing was trained before
+            self._add_loggers(resume=True)
             super().perform_actual_validation(save_probabilities)
         if self.labels.ignore_label is not None:
             self.print_to_log_file(

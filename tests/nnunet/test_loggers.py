@@ -1,11 +1,17 @@
 """TensorBoard and MLflow get every number that nnU-Net logs, and continue where a training continues."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet import loggers as module
 from nnunet_ext.nnunet.loggers import VARIABLE, loggers, wanted_loggers
+from tests import tiny
 
 
 @pytest.fixture(autouse=True)
@@ -52,16 +58,62 @@ def test_a_training_that_begins_anew_does_not_add_to_the_old_one(tmp_path, word)
     assert VALUES[word](tmp_path, "lrs") == [(0, 2.0)]
 
 
-def test_every_term_of_a_trainer_reaches_them(make_trainer, monkeypatch):
+@pytest.fixture
+def trained(nnunet_folders, make_trainer, monkeypatch):
+    """``trained()``: a new trainer of a fold that was trained for an epoch with both loggers."""
+    nnunet_folders()
     monkeypatch.setenv(VARIABLE, "tensorboard, mlflow")
-    trainer = make_trainer("nnUNetTrainerReference")
-    kinds = [type(logger).__name__ for logger in trainer.logger.loggers]
-    assert kinds == ["TensorBoardLogger", "MLflowLogger"]
-    trainer.on_train_epoch_end([{"loss": np.float32(1.0), "loss_segmentation": np.float32(1.0)}])
-    from pathlib import Path
+    plans = tiny.plans()
+    for settings in plans["configurations"].values():
+        settings["nnunet_ext"]["schedule"] = {"epochs": 1, "iterations": 1, "validation_iterations": 1}
 
+    def make():
+        return make_trainer("nnUNetTrainerReference", configuration="2d", plans=plans)
+
+    make().run_training()
+    return make
+
+
+def test_every_term_of_a_trainer_reaches_them(trained):
+    folder = Path(trained().output_folder)
+    [(epoch, value)] = tensorboard_values(folder, "loss_segmentation")
+    assert epoch == 0
+    assert mlflow_values(folder, "loss_segmentation") == [(0, pytest.approx(value))]
+
+
+def test_a_validation_alone_and_a_start_that_is_refused_keep_what_was_logged(trained, monkeypatch):
+    folder = Path(trained().output_folder)
+    run, values = (folder / "mlflow_run.txt").read_text(), tensorboard_values(folder, "loss_segmentation")
+    holder = "import sys; from pathlib import Path; from nnunet_ext.nnunet.results import alone_in\n"
+    holder += "with alone_in(Path(sys.argv[1])): print('at work', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", holder, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"at work\n"
+        with pytest.raises(InputError, match="Another training is at work"):
+            trained().run_training()
+        other.stdin.close()
+    validating = trained()
+    validating.load_checkpoint(str(folder / "checkpoint_final.pth"))
+    monkeypatch.setattr(
+        nnUNetTrainer, "perform_actual_validation", lambda self, save: self.logger.log_summary("final_val/dice", 0.5)
+    )
+    validating.perform_actual_validation()
+    assert (folder / "mlflow_run.txt").read_text() == run
+    assert tensorboard_values(folder, "loss_segmentation") == values
+    assert [value for _, value in tensorboard_values(folder, "final_val/dice")] == [0.5]
+    assert [value for _, value in mlflow_values(folder, "final_val/dice")] == [0.5]
+
+
+def test_a_fold_that_is_trained_anew_or_continued_logs_every_epoch_once(trained):
+    trained().run_training()
+    trainer = trained()
     folder = Path(trainer.output_folder)
-    assert tensorboard_values(folder, "loss_segmentation") == mlflow_values(folder, "loss_segmentation") == [(0, 1.0)]
+    assert len(tensorboard_values(folder, "loss_segmentation")) == 1
+    trainer.load_checkpoint(str(folder / "checkpoint_final.pth"))
+    trainer.num_epochs = 2
+    trainer.run_training()
+    for values in VALUES.values():
+        assert [epoch for epoch, _ in values(folder, "loss_segmentation")] == [0, 1]
 
 
 def test_a_word_that_is_not_known_and_a_package_that_is_missing(monkeypatch):
