@@ -53,7 +53,7 @@ def interact(
 ) -> list[dict[str, Any]]:
     """Segment one image with prompts from a file; the same prompts give the same bytes.
 
-    Prompts that still wait at the end are predicted. Without prompts the automatic result is written.
+    Prompts that still wait at the end are predicted. If no prompt is left, the automatic result is written.
 
     Args:
         images: one file per channel.
@@ -85,7 +85,7 @@ def interact(
         prompt.apply(session)
         entries.append({"prompt": prompt.content, **_changes(session, before)})
     before = session.target_buffer.copy()
-    if not todo or todo[-1].waits:
+    if session.waiting or not session.has_result:
         session.predict()
         entries.append({"prompt": {"type": "predict"}, **_changes(session, before)})
     session.write(out)

@@ -254,8 +254,9 @@ class S2VSession:
         """Write the label map with the geometry of the image.
 
         Raises:
-            InputError: there is no image, it came from no file, or the file cannot be written.
+            InputError: there is no image or no result yet, the image came from no file, or the file cannot be written.
         """
+        self._require_shown()
         self.case.write(self.target_buffer, file)
 
     def save(self, file: str | Path, notes: Any = None) -> None:
@@ -539,6 +540,16 @@ class S2VSession:
         return self._go_to_last(self._undone, self._history)
 
     @property
+    def has_result(self) -> bool:
+        """Whether the label map is a result; before the first one, and after a reset, it is all background."""
+        return self._state.sheets is not None
+
+    @property
+    def waiting(self) -> int:
+        """Number of prompts that the label map does not show in full yet; :meth:`predict` does that."""
+        return len(self._state.waiting)
+
+    @property
     def undo_steps(self) -> int:
         """Number of calls that can be undone."""
         return len(self._history)
@@ -623,8 +634,10 @@ class S2VSession:
 
     def _require_shown(self) -> State:
         self._require_image()
-        if self._state.sheets is None:
-            raise InputError("There is no label map yet; call predict_automatic first.")
+        if not self.has_result:
+            raise InputError(
+                "There is no label map yet; get the automatic result first: predict_automatic, or A on the page."
+            )
         return self._state
 
     def _protectable(self) -> State:

@@ -9,7 +9,7 @@ Gaussian.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class SlicedCase:
         grid: where voxels are.
         image: preprocessed and padded to at least a patch, ``(C, D, h, w)`` float32.
         tiling: of the slices of :attr:`image`.
+        files: that the image was read from; none if it was given as an array.
     """
 
     model: nnUNetPredictor
@@ -51,6 +52,7 @@ class SlicedCase:
     grid: PreprocessedGrid
     image: Tensor
     tiling: SliceTiles
+    files: tuple[Path, ...] = ()
 
     @classmethod
     def from_array(cls, image: NDArray, properties: Mapping[str, Any], model: nnUNetPredictor) -> SlicedCase:
@@ -96,7 +98,7 @@ class SlicedCase:
         except Exception as error:  # every reader raises something else
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise InputError(f"{paths[0]} cannot be read with {type(reader).__name__}: {reason}") from None
-        return cls.from_array(image, properties, model)
+        return replace(cls.from_array(image, properties, model), files=tuple(paths))
 
     def write(self, labels: NDArray, target: str | Path) -> None:
         """Write a label map like the original array as a file with its geometry, as a whole or not at all.
@@ -117,7 +119,11 @@ class SlicedCase:
             ) from None
 
     def require_writable(self, target: str | Path) -> None:
-        """Raise InputError if the folder of a file is missing, or the model's writer does not know its ending."""
+        """Check that a label map can be written to a file.
+
+        Raises:
+            InputError: the folder is missing, the model's writer does not know the ending, or the file is the image.
+        """
         target = Path(target)
         writer = self.model.plans_manager.image_reader_writer_class()
         if not target.name.endswith(tuple(writer.supported_file_endings)):
@@ -126,6 +132,8 @@ class SlicedCase:
                 f"{', '.join(writer.supported_file_endings)}."
             )
         require_folder_of(target)
+        if any(file.exists() and target.exists() and file.samefile(target) for file in self.files):
+            raise InputError(f"{target} is the image itself; choose another name for the segmentation.")
 
     @property
     def slice_axis(self) -> int:

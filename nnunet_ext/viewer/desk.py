@@ -72,7 +72,7 @@ class Desk:
             check: called first, in the worker's thread; it may raise any exception.
 
         Raises:
-            InputError: there is no list of cases, or the file cannot be written.
+            InputError: there is no list of cases, there is no result yet, or the file cannot be written.
         """
 
         def work() -> None:

@@ -11,8 +11,10 @@ import SimpleITK as sitk
 
 from nnunet_ext import cli
 from nnunet_ext.errors import InputError
+from nnunet_ext.interactive.interact import interact
 from nnunet_ext.interactive.prompt_list import KEYS, parse_prompts
 from nnunet_ext.interactive.session import S2VSession
+from nnunet_ext.viewer.demo import LABELS, MODEL, write_phantom
 from tests import tiny
 from tests.interactive.sessions import session
 from tests.s2vnet.test_trainer import trained  # noqa: F401 (a fixture)
@@ -291,6 +293,54 @@ def test_the_commands_repeat_a_session_and_evaluate_clicks(trained, tmp_path, ca
     shutil.copy(labels / "tiny_0.nii.gz", tmp_path / "more" / "other.nii.gz")
     assert cli.main([*command, "-r", str(tmp_path / "more"), "-device", "cpu"]) == 2
     assert "has no other_0000.nii.gz" in capsys.readouterr().err
+
+
+# --- the last prompts of a file, on four slices of the phantom with the model of the demo ---------------------------
+
+ORGAN = {"type": "point", "at": [1, 30, 30], "label": "tumour"}
+BRUSH = {"type": "brush", "line": [[3, 5, 5], [3, 5, 9]], "label": "vessel"}
+
+
+@pytest.fixture
+def small(tmp_path):
+    whole = sitk.ReadImage(str(write_phantom(tmp_path)))
+    file = tmp_path / "small_0000.nii.gz"
+    sitk.WriteImage(whole[:, :, 5:9], str(file))
+    return file
+
+
+def written(image, *prompts, axes="zyx", model=MODEL):
+    """The label map that ``s2v interact`` writes."""
+    file, out = image.with_name("prompts.json"), image.with_name("out.nii.gz")
+    file.write_text(json.dumps({"axes": axes, "prompts": list(prompts)}))
+    interact([image], model, file, out, device="cpu")
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(out)))
+
+
+def test_prompts_that_wait_are_predicted_wherever_they_stand_in_the_file(small):
+    waits = {**ORGAN, "wait": True}
+    alone = written(small, waits)
+    assert alone[1, 30, 30] == LABELS["tumour"]
+    assert np.array_equal(written(small, waits, {**ORGAN, "at": [2, 50, 50], "wait": True}, {"type": "undo"}), alone)
+    brushed = written(small, waits, BRUSH)
+    assert (brushed[1, 30, 30], brushed[3, 5, 7]) == (LABELS["tumour"], LABELS["vessel"])
+
+
+def test_prompts_that_leave_nothing_give_the_automatic_result(small):
+    automatic = written(small)
+    assert automatic.any()
+    for prompts in ([{"type": "undo"}], [ORGAN, {"type": "reset"}], [{**ORGAN, "wait": True}, {"type": "undo"}]):
+        assert np.array_equal(written(small, *prompts), automatic)
+
+
+def test_a_segmentation_is_never_written_over_its_image(small, tmp_path):
+    before = small.read_bytes()
+    (tmp_path / "prompts.json").write_text(json.dumps({"prompts": []}))
+    (tmp_path / "link.nii.gz").symlink_to(small)
+    for out in (small, tmp_path / "link.nii.gz"):
+        with pytest.raises(InputError, match="is the image itself; choose another name"):
+            interact([small], MODEL, tmp_path / "prompts.json", out, device="cpu")
+    assert small.read_bytes() == before
 
 
 def test_the_example_of_the_docs_is_in_the_format():

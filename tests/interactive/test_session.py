@@ -731,8 +731,8 @@ def test_without_a_model_or_an_image_every_call_says_so():
         with pytest.raises(InputError, match="No image is set"):
             call()
     made.set_image(image(), {"spacing": [1, 1, 1]})
-    for call in (lambda: made.lock_structure(1), lambda: made.accept_slice(1)):
-        with pytest.raises(InputError, match="no label map yet; call predict_automatic first"):
+    for call in (lambda: made.lock_structure(1), lambda: made.accept_slice(1), lambda: made.write("case.nii.gz")):
+        with pytest.raises(InputError, match="no label map yet; get the automatic result first"):
             call()
 
 
