@@ -1,7 +1,8 @@
 """Autosave: the session of a case in a file, and beside it a file of the prompts that are not computed yet.
 
 Both files are written as a whole or not at all, so a killed server loses nothing. The session holds the answered
-prompts; the file beside it holds the others, which are computed when the case is opened again.
+prompts; the file beside it holds the others, which are computed when the case is opened again. There each leaves the
+file before it is computed, so a prompt that crashes the server does not crash it at every start.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ class Autosave:
         self._last = 0
         self._lock = threading.Lock()
 
-    def begin(self, prompt: Any) -> int:
-        """Note a requested prompt and return its number."""
+    def begin(self, prompt: Any, number: int | None = None) -> int:
+        """Note a requested prompt and return its number; with ``number``, one that keeps the number it had."""
         with self._lock:
-            number = max([self._last, *self._waiting]) + 1
+            number = max([self._last, *self._waiting]) + 1 if number is None else number
             self._waiting[number] = prompt
             self._write()
         return number
@@ -55,27 +56,34 @@ class Autosave:
             OSError: the file cannot be written.
         """
         try:
-            session.save(self.file, {"prompts": list(prompts), "last": max(number, self._last)})
+            session.save(self.file, {"prompts": list(prompts), "last": number})
         except InputError as error:  # the folder does not exist any more
             raise OSError(str(error)) from None
 
-    def restore(self, session: S2VSession) -> tuple[list[Any], list[Any]]:
+    def restore(self, session: S2VSession) -> tuple[list[Any], list[tuple[int, Any]]]:
         """Restore a session, if it was saved.
 
         Returns:
-            The prompts that it has answered, and the requested prompts that were never answered.
+            The prompts that it has answered, and the requested prompts that were never answered, with their numbers;
+            they still wait.
 
         Raises:
-            InputError: the session belongs to another image or model, or the file is broken.
+            InputError: the session belongs to another image or model or was not saved by a page, or the file is broken.
         """
         prompts: list[Any] = []
         if self.file.is_file():
-            session.restore(self.file)
             notes = read_notes(self.file)
+            if not isinstance(notes, dict) or not {"prompts", "last"} <= set(notes):
+                raise InputError(
+                    f"{self.file} is a session without the prompts that a page keeps in it, as S2VSession.save writes "
+                    "it; move it away, or choose another --out."
+                )
+            session.restore(self.file)
             prompts, self._last = list(notes["prompts"]), int(notes["last"])
-        unanswered = [prompt for number, prompt in self._read() if number > self._last]
-        self.waiting_file.unlink(missing_ok=True)  # a prompt that crashed the server must not crash it every time
-        return prompts, unanswered
+        self._waiting = {number: prompt for number, prompt in self._read() if number > self._last}
+        with self._lock:
+            self._write()
+        return prompts, sorted(self._waiting.items())
 
     def _read(self) -> list[tuple[int, Any]]:
         try:

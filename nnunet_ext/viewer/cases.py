@@ -34,12 +34,17 @@ class CaseFiles:
     @property
     def session(self) -> Path | None:
         """File of the session, beside the label map; None if ``out`` is None."""
-        return None if self.out is None else self.out.with_name(self.out.name.partition(".")[0] + ".session")
+        return None if self.out is None else self.out.with_name(f"{_without_ending(self.out)}.session")
 
 
 def single_case(images: Sequence[Path], out: Path | None) -> CaseFiles:
     """The case of one image, given as one file per channel; ``case_0000.nii.gz`` gives the name ``case``."""
-    return CaseFiles(images[0].name.partition(".")[0].removesuffix("_0000") or "case", tuple(images), out)
+    return CaseFiles(_without_ending(images[0]).removesuffix("_0000") or "case", tuple(images), out)
+
+
+def _without_ending(file: Path) -> str:
+    """The name of a file without ``.nii.gz`` or the like; names may hold other dots, as DICOM's UIDs do."""
+    return Path(file.name.removesuffix(".gz")).stem
 
 
 def cases_in(folder: Path, out: Path, ending: str) -> list[CaseFiles]:

@@ -83,6 +83,7 @@ class SessionWorker:
         self._changed = changed
         self._version = -1
         self._cancelled = threading.Event()
+        self._closing = False
         self._waiting = 0
         self._thread = ThreadPoolExecutor(1, "session")
 
@@ -102,7 +103,7 @@ class SessionWorker:
         prompts, unanswered = ([], []) if autosave is None else autosave.restore(session)
         self.session, self._autosave, self._touched = session, autosave, touched
         self.prompts: list[dict[str, Any]] = prompts
-        self._unanswered = unanswered
+        self._unanswered = unanswered  # with their numbers
         self.resumed = len(prompts) + len(unanswered)
         self.failure = None
         self._undoable = 0
@@ -126,22 +127,22 @@ class SessionWorker:
             self._waiting -= 1
 
     def open(self) -> None:
-        """Start the automatic result, or the prompts that a killed server left unanswered, in the background.
+        """Start the automatic result, and the prompts that a killed server left unanswered, in the background.
 
-        If that fails, :attr:`failure` has the reason.
+        If one of them fails, :attr:`failure` has the reason. Each can be cancelled on its own; those that are not
+        computed when the worker is closed still wait.
         """
 
         def work() -> None:
-            try:
-                if not self.prompts:
-                    self._called(lambda: self._apply({"type": "automatic"}, at_start=True))
-                    self._undoable = 0  # undo must not remove the automatic result
-                for prompt in self._unanswered:
-                    self._called(partial(self._apply, prompt))
-            except Cancelled:
-                pass  # prompts follow without it
-            except Exception as error:
-                self.failure = str(error) or type(error).__name__
+            if not self.prompts:
+                self._in_background(lambda: self._apply({"type": "automatic"}, at_start=True))
+                self._undoable = 0  # undo must not remove the automatic result
+            while self._unanswered and self._autosave is not None and not self._closing:
+                number, prompt = self._unanswered.pop(0)
+                self._autosave.end(number)
+                answered = self._in_background(partial(self._apply, prompt, number))
+                if self._closing and not answered:
+                    self._autosave.begin(prompt, number)
 
         self._thread.submit(work)
 
@@ -184,7 +185,7 @@ class SessionWorker:
 
     def close(self) -> None:
         """Cancel the running call and end the thread."""
-        self.cancel()
+        self._closing = True
         self._thread.shutdown(cancel_futures=True)
 
     @property
@@ -210,8 +211,19 @@ class SessionWorker:
         finally:
             self.progress = None
 
+    def _in_background(self, call: Callable[[], Any]) -> bool:
+        """Call a function for which nobody waits; returns whether it ended well."""
+        try:
+            self._called(call)
+        except Cancelled:
+            return False
+        except Exception as error:
+            self.failure = str(error) or type(error).__name__
+            return False
+        return True
+
     def _report(self, done: int, of: int) -> None:
-        if self._cancelled.is_set():
+        if self._cancelled.is_set() or self._closing:
             raise Cancelled
         self.progress = (done, of)
 

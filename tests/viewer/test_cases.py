@@ -158,6 +158,123 @@ def test_a_broken_list_of_waiting_prompts_stops_nobody(one):
             assert len(client.get("/api/prompts").json()["prompts"]) == 1
 
 
+def left_waiting(folder, *prompts):
+    """Leave prompts as a killed server does."""
+    keeping.write_text(folder / "out" / "case.session.waiting", json.dumps(list(enumerate(prompts, 1))))
+
+
+def at_first_progress(client, call):
+    """Call a function once, in the middle of the first computation of a server that is about to start."""
+    inner, calls = client.desk.worker.session.progress, [call]
+
+    def progress(done, of):
+        if calls:
+            calls.pop()()
+        inner(done, of)
+
+    client.desk.worker.session.progress = progress
+
+
+def kinds(client):
+    return [prompt["type"] for prompt in client.get("/api/prompts").json()["prompts"]]
+
+
+def test_cancelling_the_automatic_result_leaves_the_prompts_that_wait(one):
+    left_waiting(one, POINT, BRUSH)
+    client = opened(one)
+    at_first_progress(client, client.desk.worker.cancel)
+    with client:
+        enter(client)
+        assert kinds(client) == ["point", "brush"]
+        cancelled = shown(client)
+    (one / "out" / "case.session").unlink()
+    left_waiting(one, POINT, BRUSH)
+    with opened(one) as client:
+        enter(client)
+        assert kinds(client) == ["automatic", "point", "brush"]
+        assert np.array_equal(shown(client), cancelled)
+
+
+def test_a_server_that_ends_while_it_computes_what_waited_leaves_it_waiting(one):
+    for prepared in ([], ["automatic"]):  # it ends during the automatic result, or during the first of the prompts
+        (one / "out" / "case.session").unlink(missing_ok=True)
+        left_waiting(one, POINT, BRUSH)
+        client = opened(one)
+        worker = client.desk.worker
+        worker.prompts.extend({"type": kind} for kind in prepared)
+        at_first_progress(client, lambda worker=worker: setattr(worker, "_closing", True))
+        worker.open()
+        worker.close()
+        waiting = json.loads((one / "out" / "case.session.waiting").read_text())
+        assert waiting == [[1, POINT], [2, BRUSH]]
+    with opened(one) as client:
+        enter(client)
+        assert kinds(client) == ["automatic", "point", "brush"]
+
+
+def test_a_prompt_that_crashes_the_server_does_so_once(one):
+    left_waiting(one, POINT, BRUSH)
+    client, waiting, there = opened(one), one / "out" / "case.session.waiting", []
+    client.desk.worker.prompts.append({"type": "automatic"})
+    at_first_progress(client, lambda: there.append(json.loads(waiting.read_text())))
+    with client:
+        enter(client)
+    assert there == [[[2, BRUSH]]]
+
+
+def test_a_refused_prompt_does_not_hide_those_that_wait_before_it(one):
+    left_waiting(one, POINT, BRUSH)
+    client = opened(one)
+    autosave = client.desk.worker._autosave
+    autosave.end(autosave.begin({**POINT, "label": 9}))
+    autosave.save(client.desk.worker.session, [POINT], 1)  # and then the server is killed
+    _, unanswered = Autosave(one / "out" / "case.session").restore(client.desk.worker.session)
+    assert unanswered == [(2, BRUSH)]
+
+
+def test_names_with_dots_have_a_session_each(several):
+    for number, name in enumerate(("1.3.6.4", "1.3.6.5")):
+        write_image(several / "images", image(SHAPE, number)[0], name=f"{name}_0000.nii.gz")
+    sessions = [case.session.name for case in cases_in(several / "images", several / "out", ".nii.gz")]
+    assert sessions == ["1.3.6.4.session", "1.3.6.5.session", "a.session", "b.session", "c.session"]
+    for file, name, session in (
+        ("1.3.6_0000.nii.gz", "1.3.6", "1.3.6.session"),
+        ("case_0000.nrrd", "case", "case.session"),
+        ("case_0000.nii", "case", "case.session"),
+    ):
+        case = single_case([several / file], several / file.replace("_0000", ""))
+        assert (case.name, case.session.name) == (name, session)
+
+
+def test_a_session_without_the_prompts_of_a_page_is_refused_and_kept(one):
+    made = session_on(one / "case_0000.nii.gz")
+    made.predict_automatic()
+    for notes in (None, {"prompts": []}):
+        made.save(one / "out" / "case.session", notes)
+        with pytest.raises(InputError, match=r"without the prompts that a page keeps in it.*; move it away"):
+            opened(one)
+
+
+def test_without_a_result_nothing_is_saved_and_no_case_is_accepted(several):
+    with opened(several, "folder") as client:
+        enter(client)
+        assert client.post("/api/save").status_code == 200
+        saved = (several / "out" / "a.nii.gz").read_bytes()
+        post(client, {"type": "reset"})
+        for path in ("/api/save", "/api/accept"):
+            answer = client.post(path, json={})
+            assert (answer.status_code, "There is no label map yet" in answer.json()["detail"]) == (400, True)
+        assert client.get("/api/segmentation").status_code == 400
+        assert (several / "out" / "a.nii.gz").read_bytes() == saved
+        assert statuses(client)["a"] == "in work"
+
+
+def test_the_image_is_no_file_to_save_to(one):
+    case = single_case([one / "case_0000.nii.gz"], one / "case_0000.nii.gz")
+    with pytest.raises(InputError, match="is the image itself; choose another name"):
+        Desk(fresh_session, [case], case)
+
+
 def test_a_session_of_another_image_is_refused_and_kept(one):
     with opened(one) as client:
         enter(client)
