@@ -79,6 +79,11 @@ def interact(
     if log is not None:
         require_folder_of(log)
     todo = read_prompts(prompts, mask_reader(session, Path(images[0])))
+    if session.case.is_reoriented and any(prompt.reversed for prompt in todo):
+        raise InputError(
+            f'{prompts} has axes xyz, indices of the file, but the reader of the model turns {images[0]}; give "axes": '
+            '"zyx", indices of the array as it was turned.'
+        )
     entries = []
     for prompt in todo:
         before = session.target_buffer.copy()

@@ -20,10 +20,10 @@
     }
 
 Positions are in voxels; 0 is the centre of the first voxel. ``axes`` is ``zyx`` (slice, row, column, the order of the
-array; the default) or ``xyz`` (the index that ITK, NIfTI viewers and 3D Slicer show). A line of a scribble or a brush
-may have a ``width``, in voxels of the finer axis of its plane; ``across`` names the axis across the plane, by default
-the axis across the slices. Other types have no further keys: ``automatic``, ``predict``, ``undo``, ``redo`` and
-``reset``.
+array that nnU-Net's reader delivers; the default) or ``xyz`` (the index that ITK, NIfTI viewers and 3D Slicer show;
+refused where a reader turns the image to RAS). A line of a scribble or a brush may have a ``width``, in voxels of the
+finer axis of its plane; ``across`` names the axis across the plane, by default the axis across the slices. Other types
+have no further keys: ``automatic``, ``predict``, ``undo``, ``redo`` and ``reset``.
 """
 
 from __future__ import annotations

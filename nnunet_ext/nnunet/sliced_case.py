@@ -136,6 +136,15 @@ class SlicedCase:
             raise InputError(f"{target} is the image itself; choose another name for the segmentation.")
 
     @property
+    def is_reoriented(self) -> bool:
+        """Whether the reader turned the image, so that indices of the array are not those of the file."""
+        groups = [group for group in self.properties.values() if isinstance(group, Mapping)]
+        parts = {key: value for group in groups for key, value in group.items()}
+        if "reoriented_affine" in parts:
+            return not np.allclose(parts["original_affine"], parts["reoriented_affine"])
+        return parts.get("original_orientation", "RAS") != "RAS"  # to which SimpleITKIOWithReorient turns
+
+    @property
     def slice_axis(self) -> int:
         """Axis of the original array across which slices lie."""
         return self.grid.transpose[0]

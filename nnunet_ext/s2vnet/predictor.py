@@ -116,10 +116,22 @@ class S2VPredictor(nnUNetPredictor):
     def _measured(self, cases: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
         """Cases of nnU-Net's iterator; :attr:`gap`, mm between two slices, is that of the one given last."""
         for case in cases:
-            spacing, axes = case["data_properties"]["spacing"], self.plans_manager.transpose_forward
-            self.gap = float(spacing[axes[0]])
+            self.gap = self._gap_of(case["data_properties"])
             yield case
         self.gap = None
+
+    def _gap_of(self, properties: Mapping[str, Any]) -> float:
+        return float(properties["spacing"][self.plans_manager.transpose_forward[0]])
+
+    def predict_single_npy_array(
+        self, input_image: NDArray, image_properties: Mapping[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Predict one image as nnU-Net does, with the distance of its slices."""
+        self.gap = self._gap_of(image_properties)
+        try:
+            return super().predict_single_npy_array(input_image, image_properties, *args, **kwargs)
+        finally:
+            self.gap = None
 
     def _exported(
         self, case: Mapping[str, Any], pool: ThreadPoolExecutor, threads: int

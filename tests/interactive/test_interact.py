@@ -333,6 +333,23 @@ def test_prompts_that_leave_nothing_give_the_automatic_result(small):
         assert np.array_equal(written(small, *prompts), automatic)
 
 
+@pytest.mark.parametrize("reader", ["NibabelIOWithReorient", "SimpleITKIOWithReorient"])
+def test_indices_of_the_file_are_refused_where_the_reader_turns_the_image(reader, small, tmp_path):
+    model = tmp_path / reader
+    shutil.copytree(MODEL, model)
+    plans = json.loads((model / "plans.json").read_text())
+    (model / "plans.json").write_text(json.dumps({**plans, "image_reader_writer": reader}))
+    drawn = {**BRUSH, "line": [[10, 12, 2]]}
+    with pytest.raises(InputError, match=r'has axes xyz, .* give "axes": "zyx"'):
+        written(small, drawn, axes="xyz", model=model)
+    turned = {**BRUSH, "line": [[2, 80 - 1 - 12, 80 - 1 - 10]]}  # the last rows and columns come first
+    assert written(small, turned, model=model)[2, 12, 10] == LABELS["vessel"]
+    image = sitk.ReadImage(str(small))
+    image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))  # which needs no turning
+    sitk.WriteImage(image, str(small))
+    assert written(small, drawn, axes="xyz", model=model)[2, 12, 10] == LABELS["vessel"]
+
+
 def test_a_segmentation_is_never_written_over_its_image(small, tmp_path):
     before = small.read_bytes()
     (tmp_path / "prompts.json").write_text(json.dumps({"prompts": []}))

@@ -192,6 +192,17 @@ def test_labels_by_slice_are_those_of_the_logits_of_the_volume(kind, direction, 
     assert all(np.array_equal(one, expected) for one in again)  # the weights of the folds are as they were
 
 
+def test_one_array_is_predicted_with_the_distance_of_its_slices(monkeypatch):
+    made, seen = initialised(use_mirroring=False), []
+    made.plans_manager.plans["transpose_forward"], made.plans_manager.plans["transpose_backward"] = [1, 0, 2], [1, 0, 2]
+    monkeypatch.setattr(
+        made, "_logits", lambda networks, image: seen.append(made.gap) or torch.zeros(3, *image.shape[1:])
+    )
+    made.predict_single_npy_array(volume(4, 5, 20, 18).numpy(), {"spacing": [1.0, 7.0, 1.0]})
+    assert seen == [7.0]
+    assert made.gap is None
+
+
 def test_large_images_come_as_files_which_are_removed(tmp_path):
     made, case = initialised(direction="forward", use_mirroring=False), preprocessed()
     [expected] = made.predict_from_data_iterator(iter([case]))
