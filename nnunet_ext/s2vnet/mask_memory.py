@@ -64,7 +64,7 @@ def corrupted(mask: Tensor, share: float) -> Tensor:
             elif labels > 1:
                 gone = int(torch.randint(1, labels, ()))
                 one = one.clone()
-                one[0] += one[gone]  # of a softmax in bytes, so their sum is at most 255
+                one[0] = (one[0].int() + one[gone]).clamp(max=255)  # two halves are rounded to 128 each
                 one[gone] = 0
         found.append(one)
     return torch.stack(found) if batch else mask

@@ -30,6 +30,15 @@ def masks(batch=1, labels=3, size=9, seed=0):
     return soft_mask(3 * torch.randn(batch, labels, 2 * size, 2 * size), (size, size))
 
 
+def test_a_label_that_is_gone_leaves_background_also_where_both_were_half():
+    mask = soft_mask(torch.zeros(1, 2, 4, 4), (4, 4))
+    assert int(mask.sum(1, dtype=torch.int).max()) == 256
+    torch.manual_seed(0)
+    gone = [one for one in (corrupted(mask, 1.0) for _ in range(30)) if not one[0, 1].any()]
+    assert any((one[0, 0] == 255).all() for one in gone)
+    assert all(one[0, 0].any() for one in gone)
+
+
 def test_a_new_network_is_the_one_without_masks():
     """Added through a scale of zero: the same logits, in training and in evaluation."""
     new, without = s2vnet(), s2vnet(options={"mask_memory": False})
