@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,21 @@ def _session(arguments: argparse.Namespace) -> dict[str, Any]:
         "model": model_folder(arguments),
         "fold": arguments.fold,
         "checkpoint": arguments.checkpoint,
+        **_computing(arguments),
+    }
+
+
+def _computing(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Those of them that name no model.
+
+    Raises:
+        InputError: a number is out of its range.
+    """
+    if arguments.threads is not None and arguments.threads < 1:
+        raise InputError(f"--threads is {arguments.threads}; give a number from 1 on, or leave it out for all.")
+    if not 0 <= arguments.cache < math.inf:
+        raise InputError(f"--cache is {arguments.cache} MiB; give a number from 0 on.")
+    return {
         "device": arguments.device,
         "torch_n_threads": arguments.threads,
         "cache_bytes": int(arguments.cache * 2**20),
@@ -85,15 +101,20 @@ def _serve(arguments: argparse.Namespace) -> None:
 
     here: dict[str, Any] = {"host": arguments.host, "say": lambda line: print(line, flush=True)}
     port = 8000 if arguments.port is None else arguments.port
+    if arguments.upload is not None and not arguments.nninteractive:
+        raise InputError("--upload limits what --nninteractive receives; give both, or leave it out.")
     if arguments.demo:
-        if arguments.images or arguments.model or arguments.dataset or arguments.nninteractive:
-            raise InputError("--demo has its own image and model; leave out --image, --model, -d and --nninteractive.")
+        model = (arguments.model, arguments.dataset, arguments.fold)
+        own_checkpoint = arguments.checkpoint != "checkpoint_final.pth"
+        if arguments.images or any(part is not None for part in model) or own_checkpoint or arguments.nninteractive:
+            raise InputError(
+                "--demo has its own image and model; leave out --image, --model, -d, -f, -chk and --nninteractive."
+            )
         serve_demo(
             arguments.out or "nnunet_ext_click_demo",
             prompts_out=arguments.prompts_out,
             port=port,
-            device=arguments.device,
-            torch_n_threads=arguments.threads,
+            **_computing(arguments),
             **here,
         )
         return
@@ -104,7 +125,8 @@ def _serve(arguments: argparse.Namespace) -> None:
                 "With --nninteractive the plug-in opens the image and saves; leave out --image, --out and "
                 "--prompts-out."
             )
-        serve_remote(port=1527 if arguments.port is None else arguments.port, upload_mib=arguments.upload, **said)
+        upload = {} if arguments.upload is None else {"upload_mib": arguments.upload}
+        serve_remote(port=1527 if arguments.port is None else arguments.port, **upload, **said)
         return
     if not arguments.images:
         raise InputError("Which image? Give --image FILE, one per channel.")
@@ -230,8 +252,7 @@ def add(commands: Commands) -> None:
     serve.add_argument(
         "--upload",
         type=int,
-        default=2048,
         metavar="MIB",
-        help="with --nninteractive: largest unpacked image (%(default)s)",
+        help="with --nninteractive: largest unpacked image (2048)",
     )
     _add_session_flags(serve)

@@ -166,7 +166,9 @@ def serve_remote(
         port, token = listener.getsockname()[1], secrets.token_urlsafe(32)
         limit = upload_mib * 2**20 + ENVELOPE_BYTES
         protected = AccessMiddleware(app, hosts=names_of(host), token=token, port=port, limit=limit, bearer=True)
-        addresses = [f"http://{shown(host)}:{port}/{quote(name)}" for name, value in session.labels.items() if value]
+        # a slash would end the label in the address
+        labels = [value if "/" in name else quote(name) for name, value in session.labels.items() if value]
+        addresses = [f"http://{shown(host)}:{port}/{label}" for label in labels]
         say("Addresses for nnInteractive's plug-ins, one per label:\n\n    " + "\n    ".join(addresses))
         say(f"\nAPI key, for all of them: {token}\n\nCtrl-C ends the server.")
         run(protected, listener)

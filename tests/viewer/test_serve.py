@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from nnunet_ext import cli
 from nnunet_ext.viewer import serve as serving
-from nnunet_ext.viewer.demo import LABELS, SEED, SLICES, phantom
+from nnunet_ext.viewer.demo import LABELS, MODEL, SEED, SLICES, phantom
 from tests import tiny
 from tests.s2vnet.test_trainer import trained  # noqa: F401 (a fixture)
 
@@ -89,10 +91,51 @@ def test_the_link_the_files_and_the_protocol(trained, tmp_path, monkeypatch, cap
         (["--fold", "3"], "of fold 3"),
         (["--image", str(image.parent)], "is a folder of images, for which --out is a folder"),
         (["--demo"], "--demo has its own image and model"),
+        (["--upload", "7"], "--upload limits what --nninteractive receives"),
+        (["--threads", "0"], "--threads is 0; give a number from 1 on"),
+        (["--threads", "-2"], "--threads is -2; give"),
+        (["--cache", "nan"], "--cache is nan MiB; give a number from 0 on"),
+        (["--cache", "inf"], "--cache is inf MiB; give"),
+        (["--cache", "-5"], "--cache is -5.0 MiB; give"),
     ):
         assert cli.main([*page, *change]) == 2
         assert message in capsys.readouterr().err
     assert len(apps) == 2
+
+
+def test_the_demo_takes_no_flag_that_it_would_ignore(tmp_path, monkeypatch, capsys):
+    demo = ["s2v", "serve", "--demo", "--out", str(tmp_path / "demo")]
+    for flags, message in (
+        (["-f", "0"], "leave out --image"),
+        (["-chk", "checkpoint_best.pth"], "leave out --image"),
+        (["--upload", "7"], "--upload limits"),
+        (["--cache", "nan"], "--cache is nan"),
+    ):
+        assert cli.main([*demo, *flags]) == 2
+        assert message in capsys.readouterr().err
+    asked = {}
+    monkeypatch.setattr(serving, "serve", lambda model, images, **how: asked.update(how))
+    assert cli.main([*demo, "--cache", "3", "--threads", "2"]) == 0
+    assert (asked["cache_bytes"], asked["torch_n_threads"]) == (3 * 2**20, 2)
+
+
+def test_every_printed_address_is_that_of_its_label(tmp_path, monkeypatch, capsys):
+    apps, model = [], tmp_path / "model"
+    monkeypatch.setattr(serving, "run", lambda app, listener: apps.append(app))
+    shutil.copytree(MODEL, model)
+    content = json.loads((model / "dataset.json").read_text())
+    content["labels"] = dict(zip(["background", "organ", "cyst/tumour", "50 %", "ends/"], range(5), strict=True))
+    (model / "dataset.json").write_text(json.dumps(content))
+    assert cli.main(["s2v", "serve", "-m", str(model), "--nninteractive", "--device", "cpu", "--port", "0"]) == 0
+    said = capsys.readouterr().out
+    addresses = re.findall(r"http://127\.0\.0\.1:\d+(/\S+)", said)
+    assert [unquote(address) for address in addresses] == ["/organ", "/2", "/50 %", "/4"]
+    key = re.search(r"API key, for all of them: (\S+)", said).group(1)
+    with TestClient(apps[0], base_url="http://127.0.0.1", headers={"Authorization": f"Bearer {key}"}) as client:
+        for address in addresses:
+            answer = client.post(f"{address}/claim")
+            assert answer.status_code == 200, address
+            client.post(f"{address}/release", headers={"X-Lease-Token": answer.json()["lease_token"]})
 
 
 def test_the_demo_opens_an_image_with_a_model_that_finds_what_is_there(tmp_path, monkeypatch, capsys):
