@@ -112,7 +112,7 @@ def values(results: Results, group: str, arms: Sequence[str], column: str) -> di
     """
     cases = results.scores_of(column)
     own = cases[(cases["group"] == group) & cases["arm"].isin(arms)]
-    own = _common_trainings(own, arms)
+    own = _common_cases(_common_trainings(own, arms))
     if own.groupby("case")["fold"].nunique().max() > 1:
         # folds with the same validation cases are repeats on other training subsets, so they count as seeds
         own = own.assign(seed=own["fold"].astype(str) + "." + own["seed"].astype(str))
@@ -268,6 +268,15 @@ def _common_trainings(own: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
         if len(complete) * len(folds) > best[0]:
             best = (len(complete) * len(folds), folds, complete)
     return own[own["fold"].isin(best[1]) & own["seed"].isin(best[2])]
+
+
+def _common_cases(own: pd.DataFrame) -> pd.DataFrame:
+    """The rows of cases that all trainings of their fold have."""
+    each = own[["arm", "fold", "seed", "case"]].drop_duplicates()
+    trainings = each[["arm", "fold", "seed"]].drop_duplicates().groupby("fold").size()
+    having = each.groupby(["fold", "case"]).size()
+    lacking = having[having.to_numpy() < trainings.loc[having.index.get_level_values("fold")].to_numpy()]
+    return own[~own["case"].isin(lacking.index.get_level_values("case"))]
 
 
 def _tolerance(column: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,9 @@ from nnunet_ext.benchmark import records
 from nnunet_ext.benchmark.cells import IDENTITY, read_table
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.benchmark.portable import Folders, last_line
-from nnunet_ext.benchmark.preprocessed import plans_of
+from nnunet_ext.benchmark.preprocessed import plans_of, subsets
 from nnunet_ext.benchmark.score import truth_of
-from nnunet_ext.benchmark.spec import Scored, Spec
+from nnunet_ext.benchmark.spec import Metrics, Scored, Spec
 from nnunet_ext.benchmark.subjects import with_subjects
 from nnunet_ext.data.folders import dataset_folder, visible_files
 from nnunet_ext.data.label_definitions import ScoredLabels
@@ -118,8 +119,8 @@ def from_benchmark(benchmark: BenchmarkFolder, baseline: str | None = None) -> R
     """Collect the results of the finished jobs of a benchmark.
 
     Raises:
-        InputError: there is no benchmark or no finished job, the baseline is unknown, or a job was scored without
-            metrics that the benchmark asks for.
+        InputError: there is no benchmark or no finished job, the baseline is unknown, or a job was scored with
+            other metrics than the benchmark asks for.
     """
     spec, jobs, stored = benchmark.load()
     benchmark.use_data(spec)
@@ -140,20 +141,20 @@ def from_benchmark(benchmark: BenchmarkFolder, baseline: str | None = None) -> R
         groups.setdefault(group.name, group)
     names = {group.name: group.dataset for group in groups.values()}
 
-    def scores(file: str, metrics: str, column: str = "case") -> pd.DataFrame:
+    def scores(file: str) -> pd.DataFrame:
         tables = [
-            _scores(benchmark, job, file, metrics, column).assign(
+            _scores(benchmark, job, record, file, spec.metrics).assign(
                 arm=job.arm, group=group_of(job), fold=job.fold, seed=job.seed
             )
-            for job, _ in done
+            for job, record in done
         ]
         filled = [table for table in tables if len(table)] or tables[:1]
         return with_subjects(pd.concat(filled, ignore_index=True), names)
 
-    cases = scores("metrics.csv", "topology", "betti_0_error" if spec.metrics.topology else "case")
+    cases = scores("metrics.csv")
     extra = {}
     if spec.metrics.interfaces:
-        extra["interfaces"] = every_pair(scores("interfaces.csv", "interfaces"), cases)
+        extra["interfaces"] = every_pair(scores("interfaces.csv"), cases)
     return Results(
         name=spec.name,
         description=spec.description,
@@ -240,7 +241,8 @@ def from_models(
 
     Args:
         models: folders ``…/DATASET/TRAINER__PLANS__CONFIGURATION`` with ``fold_<F>/validation``. The same name under
-            different roots is the same arm, trained again.
+            different roots is the same arm, trained again; the same folder twice counts once. What else nnU-Net writes
+            beside models, such as ``ensembles``, is left out and printed.
         baseline: name of one of the folders, or its trainer if that is unique.
         reference: folder of the references; ``gt_segmentations`` or ``labelsTr`` of the data set by default.
         folds: folds to compare; by default all that the baseline has.
@@ -248,17 +250,14 @@ def from_models(
     Raises:
         InputError: a model, fold, reference or the baseline is missing.
     """
-    folders = [Path(model).resolve() for model in models]
-    for folder in folders:
-        if not (folder / "plans.json").is_file() or folder.name.count("__") != 2:
-            raise InputError(
-                f"{folder} is no trained model; give folders TRAINER__PLANS__CONFIGURATION from nnUNet_results."
-            )
+    folders = _model_folders(models)
     names = _short_names([folder.name for folder in folders])
     arms = list(dict.fromkeys(names[folder.name] for folder in folders))
     if baseline is None:
         raise InputError(f"Name what the others are compared with: --baseline, one of {', '.join(arms)}.")
-    chosen = _checked_baseline(names.get(baseline, baseline), arms)
+    with_trainer = {name for folder, name in names.items() if folder.split("__")[0] == baseline}
+    [alone] = with_trainer if len(with_trainer) == 1 else [baseline]
+    chosen = _checked_baseline(names.get(baseline, alone), arms)
     if len(arms) < 2:
         raise InputError(f"Only {arms[0]} is given; a comparison needs another model.")
     groups: dict[str, Group] = {}
@@ -271,7 +270,7 @@ def from_models(
         dataset, arm = folder.parent.name, names[folder.name]
         if dataset not in wanted:
             raise InputError(f"{folder}: the baseline {chosen} has no model for {dataset}; add it, or leave this out.")
-        group = groups.setdefault(dataset, _model_group(folder, reference))
+        subset_of = _subsets(dataset)
         seed = repeats[dataset, arm] = repeats.get((dataset, arm), -1) + 1
         for fold in wanted[dataset]:
             predictions = folder / f"fold_{fold}" / "validation"
@@ -280,6 +279,8 @@ def from_models(
                     f"{folder} has no validated fold {fold}; train it (nnUNetv2_train … {fold}; with --val if only the "
                     "validation is missing), or compare other folds with --folds."
                 )
+            name = ", ".join([dataset, *subset_of[fold : fold + 1]])
+            group = groups.setdefault(name, _model_group(folder, name, reference))
             evaluation = evaluate_folders(
                 group.references,
                 predictions,
@@ -288,12 +289,12 @@ def from_models(
                 cases=_predicted(predictions, group.description["file_ending"]),
             )
             definitions = tuple(evaluation.definitions)
-            frames.append(pd.DataFrame(evaluation.rows()).assign(arm=arm, group=dataset, fold=fold, seed=seed))
+            frames.append(pd.DataFrame(evaluation.rows()).assign(arm=arm, group=name, fold=fold, seed=seed))
             final = folder / f"fold_{fold}" / "checkpoint_final.pth"
             about = records.training(final.parent) if final.is_file() else {}
             log = max(final.parent.glob("training_log_*.txt"), default=None)  # named by the time
             plans = folder / "plans.json"
-            trainings.append(Training(arm, dataset, fold, seed, predictions, about, plans=plans, log=log))
+            trainings.append(Training(arm, name, fold, seed, predictions, about, plans=plans, log=log))
     return Results(
         name="models",
         description=f"Existing models, compared on the validation cases of their folds: {', '.join(arms)}.",
@@ -333,17 +334,46 @@ def _checked_baseline(baseline: str, arms: Sequence[str]) -> str:
     return baseline
 
 
-def _scores(benchmark: BenchmarkFolder, job: Job, file: str, metrics: str, column: str) -> pd.DataFrame:
-    """Read the scores of a job; ``column`` exists if it was scored with ``metrics``."""
+def _scores(
+    benchmark: BenchmarkFolder, job: Job, record: Mapping[str, Any], file: str, metrics: Metrics
+) -> pd.DataFrame:
+    """Read ``metrics.csv`` or ``interfaces.csv`` of a job, which must have been scored with these metrics."""
     path = benchmark.of(job) / file
-    if path.is_file():
-        table = read_table(path)
-        if column in table.columns:
-            return table
-    raise InputError(
-        f"{job.title} was scored without {metrics}, which the benchmark asks for by now; remove "
+    if file == "interfaces.csv" and not path.is_file():
+        raise _scored_otherwise(benchmark, job, "without interfaces, which")
+    table = read_table(path)
+    if file == "metrics.csv":
+        if not record["evaluation"]["definitions"][0].startswith(f"definition {metrics.definition}:"):
+            raise _scored_otherwise(benchmark, job, "with another definition of distances than")
+        wanted = {f"nsd_{tolerance:g}mm" for tolerance in metrics.nsd_tolerances_mm}
+        if {column for column in table.columns if column.startswith("nsd_")} != wanted:
+            raise _scored_otherwise(benchmark, job, "with other NSD tolerances than")
+        if metrics.topology and "betti_0_error" not in table.columns:
+            raise _scored_otherwise(benchmark, job, "without topology, which")
+    return table
+
+
+def _scored_otherwise(benchmark: BenchmarkFolder, job: Job, how: str) -> InputError:
+    return InputError(
+        f"{job.title} was scored {how} the benchmark asks for by now; remove "
         f"{benchmark.of(job) / 'record.json'} and run the benchmark again: the job is only scored anew."
     )
+
+
+def _model_folders(models: Sequence[str | Path]) -> list[Path]:
+    """The folders of trained models, each once."""
+    given = list(dict.fromkeys(Path(model).resolve() for model in models))
+    strangers = [path for path in given if path.exists() and path.name.count("__") != 2]
+    folders = [path for path in given if path not in strangers]
+    for path in folders or strangers:
+        if path in strangers or not (path / "plans.json").is_file():
+            raise InputError(
+                f"{path} is no trained model; give folders TRAINER__PLANS__CONFIGURATION from nnUNet_results."
+            )
+    if strangers:
+        names = ", ".join(path.name for path in strangers)
+        print(f"left out, because they are not named TRAINER__PLANS__CONFIGURATION: {names}", flush=True)
+    return folders
 
 
 def _short_names(folders: Sequence[str]) -> dict[str, str]:
@@ -366,14 +396,20 @@ def _folds_of(baselines: Sequence[Path], folds: Sequence[int] | None) -> dict[st
 
 def _validated(model: Path) -> list[int]:
     found = (path.parent.parent.name for path in model.glob("fold_*/validation/summary.json"))
-    return sorted(int(name.removeprefix("fold_")) for name in found if name != "fold_all")
+    return sorted(int(match[1]) for name in found if (match := re.fullmatch(r"fold_(\d+)", name)))
+
+
+def _subsets(dataset: str) -> Sequence[str]:
+    """The result of :func:`.preprocessed.subsets`; empty if the folds of the data set are not on this machine."""
+    root = os.environ.get("nnUNet_preprocessed")
+    return subsets(dataset) if root and (Path(root) / dataset / "splits_final.json").is_file() else []
 
 
 def _predicted(folder: Path, ending: str) -> list[str]:
     return [path.name.removesuffix(ending) for path in visible_files(folder, ending)]
 
 
-def _model_group(model: Path, reference: str | Path | None) -> Group:
+def _model_group(model: Path, name: str, reference: str | Path | None) -> Group:
     dataset = model.parent.name
     candidates = [Path(reference)] if reference else []
     for variable, sub in (("nnUNet_preprocessed", "gt_segmentations"), ("nnUNet_raw", "labelsTr")):
@@ -386,4 +422,4 @@ def _model_group(model: Path, reference: str | Path | None) -> Group:
     reader = read_json(model / "plans.json").get("image_reader_writer")
     if reader is None:
         raise InputError(f"{model / 'plans.json'} names no image_reader_writer, so these are no plans of nnU-Net.")
-    return Group(dataset, dataset, found, read_json(model / "dataset.json"), reader)
+    return Group(name, dataset, found, read_json(model / "dataset.json"), reader)

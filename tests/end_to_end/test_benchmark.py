@@ -183,7 +183,7 @@ def test_one_failure_is_reported_and_stops_nobody(root, capsys):
         ({"baseline": None}, "Name what the others are compared with"),
         ({"baseline": "nnUNetTrainer"}, "is not compared here"),
         ({"models": [trained[0]], "baseline": "nnUNetTrainerReference"}, "a comparison needs another"),
-        ({"models": [str(root), *trained], "baseline": "nnUNetTrainerReference"}, "is no trained model"),
+        ({"models": [str(root / "nowhere"), *trained], "baseline": "nnUNetTrainerReference"}, "is no trained model"),
         ({"folds": [3], "baseline": "nnUNetTrainerReference"}, "no validated fold 3"),
         ({"reference": root / "nowhere", "baseline": "nnUNetTrainerReference"}, "--reference"),
     ]:
