@@ -55,7 +55,7 @@ class ScoredLabels:
         """Read the words of a command line: ``left=1``, a region ``whole=1,2``, ``ignore=3``, or only ``1``.
 
         Raises:
-            InputError: a word cannot be read.
+            InputError: a word cannot be read, a name is there twice, or several labels are ignored.
         """
         values: dict[str, Label] = {}
         ignore = None
@@ -68,10 +68,14 @@ class ScoredLabels:
                     f"--labels {word!r} cannot be read; write name=number or name=number,number, such as "
                     "left=1 whole=1,2 ignore=3."
                 ) from None
-            if name == "ignore" and len(numbers) == 1:
+            if name in values or (name == "ignore" and ignore is not None):
+                raise InputError(f"--labels names {name!r} twice; write a region as {name}=1,2, or another name.")
+            if name != "ignore":
+                values[name] = numbers[0] if len(numbers) == 1 else numbers
+            elif len(numbers) == 1:
                 ignore = numbers[0]
             else:
-                values[name] = numbers[0] if len(numbers) == 1 else numbers
+                raise InputError(f"--labels {word!r} ignores {len(numbers)} labels, but it can be only one: ignore=3.")
         if not values:
             raise InputError("--labels names nothing to score; write for example --labels left=1 right=2.")
         return cls(values, ignore)

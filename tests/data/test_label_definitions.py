@@ -16,6 +16,19 @@ def scored(labels: Any) -> ScoredLabels:
 
 
 @pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["a=1", "a=2"], "names 'a' twice"),
+        (["a=1", "ignore=2", "ignore=3"], "names 'ignore' twice"),
+        (["a=1", "ignore=2,3"], "'ignore=2,3' ignores 2 labels, but it can be only one"),
+    ],
+)
+def test_words_that_would_be_lost_or_scored_as_something_else(words, said):
+    with pytest.raises(InputError, match=said):
+        ScoredLabels.from_words(words)
+
+
+@pytest.mark.parametrize(
     "labels",
     [
         {"background": "0", "organ": "1"},
