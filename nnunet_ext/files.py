@@ -68,6 +68,11 @@ def written_as_a_whole(target: Path, *, replace: bool = False) -> Iterator[Path]
             temporary.rename(target)
 
 
+def file_name(text: str) -> str:
+    """``text`` as a file name: every other character than letters and digits becomes ``_``."""
+    return "".join(letter if letter.isalnum() else "_" for letter in text)
+
+
 def require_folder_of(file: str | Path) -> None:
     """Raise InputError if the folder that a file is to be written to is missing."""
     if not (folder := Path(file).parent).is_dir():

@@ -29,7 +29,7 @@ from pydantic import ValidationError
 from nnunet_ext.benchmark.spec import Scored, Spec
 from nnunet_ext.discovery import register
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import write_json
+from nnunet_ext.files import file_name, write_json
 from nnunet_ext.refusals import sentence
 
 PREPARED = "benchmark.json"
@@ -194,8 +194,3 @@ class BenchmarkFolder:
 
     def log(self, job: Job) -> Path:
         return self.of(job) / "log.txt"
-
-
-def file_name(text: str) -> str:
-    """``text`` as a file name: every other character than letters and digits becomes ``_``."""
-    return "".join(letter if letter.isalnum() else "_" for letter in text)

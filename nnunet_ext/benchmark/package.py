@@ -28,11 +28,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nnunet_ext.benchmark.cells import read_scores, write_scores
-from nnunet_ext.benchmark.folder import file_name
 from nnunet_ext.benchmark.portable import Folders, shortened
 from nnunet_ext.benchmark.results import Group, Results, Training, Unfinished
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import read_json, write_json, write_text
+from nnunet_ext.files import file_name, read_json, write_json, write_text
 from nnunet_ext.refusals import sentence
 
 CASES, INTERFACES, RECORDS = "cases.csv", "interfaces.csv", "records.json"

@@ -17,7 +17,6 @@ import pandas as pd
 from nnunet_ext.benchmark import analysis, markdown
 from nnunet_ext.benchmark.analysis import MEAN, Finding, Metric
 from nnunet_ext.benchmark.cells import TABLE_DIGITS, as_csv
-from nnunet_ext.benchmark.folder import file_name
 from nnunet_ext.benchmark.results import Results
 from nnunet_ext.benchmark.tables import (
     Table,
@@ -30,6 +29,7 @@ from nnunet_ext.benchmark.tables import (
 )
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation import interfaces
+from nnunet_ext.files import file_name
 
 PAGE, COMPARISONS, COSTS, HTML = "report.md", "comparisons.csv", "costs.csv", "report.html"
 

@@ -164,6 +164,11 @@ def check_dataset(dataset: str, spec: Spec) -> None:
 
         ending = read_json(folder / "dataset.json")["file_ending"]
         cases = [path.name.removesuffix(ending) for path in visible_files(folder / "gt_segmentations", ending)]
+        if len(cases) < 5:
+            raise InputError(
+                f"{dataset} has {len(cases)} cases and no splits_final.json, but nnU-Net needs at least 5 cases to "
+                "make 5 folds; write folds with nnunet-ext splits."
+            )
         with replacing(folder / "splits_final.json") as temporary:
             temporary.write_text(json.dumps(generate_crossval_split(cases, 12345, 5), indent=4))
     folds = len(splits(dataset))

@@ -46,6 +46,7 @@ from pydantic import (
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.surfaces import Definition
+from nnunet_ext.files import file_name
 from nnunet_ext.refusals import meant, sentence, shown
 
 READY = Path(__file__).parent / "specs"
@@ -363,6 +364,10 @@ class _File(_Common):
         names = [arm.name for arm in self.trainers]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"trainers: {twice[0]} is there twice; give one of them another name")
+        by_file: dict[str, str] = {}
+        for name in names:
+            if (other := by_file.setdefault(file_name(name), name)) != name:
+                raise ValueError(f"trainers: {other!r} and {name!r} differ only in punctuation; rename one of them")
         for place, arm in enumerate(self.trainers):
             if arm.start is not None and arm.start not in names[:place]:
                 raise ValueError(f"trainers: {arm.name} starts from {arm.start!r}, which is not listed before it")

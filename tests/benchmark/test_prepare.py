@@ -110,6 +110,15 @@ def test_without_splits_those_of_nnunet_are_written(root):
     assert sorted(case for fold in splits for case in fold["val"]) == [f"tiny_{i}" for i in range(6)]
 
 
+def test_too_few_cases_for_the_splits_of_nnunet(root):
+    data = root / "preprocessed" / tiny.DATASET
+    (data / "splits_final.json").unlink()
+    for case in ("tiny_4", "tiny_5"):
+        (data / "gt_segmentations" / f"{case}.nii.gz").unlink()
+    refused(root, "4 cases and no splits_final.json", "write folds with nnunet-ext splits")
+    assert not (data / "splits_final.json").exists()
+
+
 @pytest.mark.parametrize("change", ["plans", "split", "trainer", "seed", "device"])
 def test_the_key_of_a_job_changes_with_what_its_result_depends_on(root, change):
     [job, *_] = jobs_of(root)

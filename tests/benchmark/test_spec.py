@@ -143,6 +143,10 @@ def test_a_missing_key(key):
     [
         ({"trainers": ["nnUNetTrainerReference"]}, ["another one"]),
         ({"trainers": ["nnUNetTrainerReference"] * 2}, ["there twice"]),
+        (
+            {"trainers": [*MINIMAL["trainers"], {"name": "lr+", "trainer": "A"}, {"name": "lr-", "trainer": "B"}]},
+            ["'lr+' and 'lr-' differ only in punctuation"],
+        ),
         ({"trainers": []}, ["trainers: [] is not a list with at least 1 entry"]),
         ({"trainers": [{"trainer": "nnUNetTrainerReference"}]}, ["trainers, entry 1 has no name"]),
         ({"trainers": [3]}, ["trainers, entry 1: 3 is not a mapping"]),
