@@ -166,6 +166,27 @@ def test_the_file_that_nnunet_would_write_is_not_taken_for_a_folder(tmp_path, ca
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_is_no_folder_to_write_scores_to(tmp_path, capsys):
+    (tmp_path / "table.csv").touch()
+    assert main(["evaluate", "a", "b", "-o", str(tmp_path / "table.csv")]) == 2
+    assert "table.csv is a file, but a folder to write to is expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("report FOLDER --folds 0", "--reference and --folds are for --from-results"),
+        ("report FOLDER --reference labels", "--reference and --folds are for --from-results"),
+        ("run cpu-smoke --parameter slurm_partition=gpu", "--parameter is for submitit"),
+    ],
+)
+def test_options_of_a_benchmark_that_would_do_nothing_are_refused(line, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["benchmark", *line.split()]) == 2
+    assert capsys.readouterr().err.startswith(f"nnunet-ext: {sentence}")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("command", list(commands(_parser())), ids=lambda command: command.prog.replace(" ", "-"))
 def test_out_is_a_path_everywhere(command):
     for action in command._actions:

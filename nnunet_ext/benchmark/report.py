@@ -38,18 +38,19 @@ def report_benchmark(
             records.
         out: folder to write to; ``report`` in ``folder`` by default.
         baseline: baseline to use instead of the benchmark's.
-        html: also write ``report.html``.
+        html: also write ``report.html``; of a report it is only kept or removed.
         drawn: whether to draw figures.
 
     Raises:
-        InputError: there is nothing to report, or ``out`` or ``baseline`` was given for a report.
+        InputError: there is nothing to report, or ``out``, ``baseline`` or ``drawn`` was given for a report.
     """
     if (Path(folder) / RECORDS).is_file():
-        if out or baseline:
+        if out or baseline or not drawn:
             raise InputError(
-                f"{folder} is a report, which is only written anew in its place; leave --out and --baseline out."
+                f"{folder} is a report, whose pages and tables are only written anew in its place; leave --out, "
+                "--baseline and --no-figures out."
             )
-        return _anew(Path(folder))
+        return _anew(Path(folder), html)
     benchmark = BenchmarkFolder(folder)
     place = Path(out) if out else benchmark.folder / "report"
     return write_report(from_benchmark(benchmark, baseline), place, html=html, drawn=drawn)
@@ -92,9 +93,11 @@ def write_report(results: Results, out: Path, *, html: bool = True, drawn: bool 
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def _anew(folder: Path) -> str:
+def _anew(folder: Path, html: bool) -> str:
     page = page_of(read(folder))
-    html = (folder / HTML).is_file()
+    html = html and (folder / HTML).is_file()
+    if not html:
+        (folder / HTML).unlink(missing_ok=True)
     _write_pages(page, folder, html)
     write_manifest(folder)
     return _said(page, folder, html)

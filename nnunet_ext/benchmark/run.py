@@ -46,6 +46,8 @@ def run_benchmark(
     """
     if at_once < 1:
         raise InputError(f"--jobs is {at_once}, but must be at least 1.")
+    if parameters and executor == "local":
+        raise InputError("--parameter is for submitit; add --executor slurm, or leave it out.")
     threads_asked()  # refused before anything is prepared or timed
     spec = load(name_or_path)
     benchmark = BenchmarkFolder(folder or f"nnunet_ext_benchmark_{spec.name}")

@@ -35,6 +35,10 @@ def _report(arguments: argparse.Namespace) -> None:
     if bool(arguments.folder) == bool(arguments.from_results):
         raise InputError("Give either the FOLDER of a benchmark or --from-results with folders of trained models.")
     if arguments.folder:
+        if arguments.reference or arguments.folds:
+            raise InputError(
+                "--reference and --folds are for --from-results; the FOLDER of a benchmark says both itself."
+            )
         print(
             report_benchmark(
                 arguments.folder,

@@ -13,6 +13,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from nnunet_ext.data.label_definitions import ScoredLabels
     from nnunet_ext.evaluation.folders import evaluate_folders
     from nnunet_ext.evaluation.scores import interfaces_beside
+    from nnunet_ext.files import require_no_file
     from nnunet_ext.splits.subjects import group
 
     out = Path(arguments.out) if arguments.out else Path(arguments.prediction) / "evaluation"
@@ -20,6 +21,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise InputError(
             f"-o {out} is a folder here, for summary.json and metrics.csv, and not nnU-Net's file; give {out.parent}."
         )
+    require_no_file(out)
     evaluation = evaluate_folders(
         arguments.reference,
         arguments.prediction,

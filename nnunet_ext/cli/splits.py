@@ -8,13 +8,25 @@ from typing import Literal
 from nnunet_ext.cli.flags import SEVERAL, Commands, add_command, add_processes, add_word
 from nnunet_ext.errors import InputError
 
+WRITING = {
+    "folds": "--folds",
+    "shots": "--few-shot",
+    "seeds": "--seeds",
+    "validation_from": "--validation-from",
+    "validation_fold": "--validation-fold",
+    "out": "--out",
+    "force": "--force",
+}
+"""Arguments of ``write_splits`` and their flags, which are None if they are not given."""
+
 
 def _splits(arguments: argparse.Namespace) -> int:
+    given = {name: value for name in WRITING if (value := getattr(arguments, name)) is not None}
     if arguments.check is not None:
         from nnunet_ext.splits.check import check_splits
 
-        if arguments.few_shot or arguments.out or arguments.force:
-            raise InputError("--check writes nothing; leave out --few-shot, --out and --force.")
+        if given:
+            raise InputError(f"--check writes nothing; leave out {', '.join(WRITING[name] for name in given)}.")
         checked = check_splits(
             arguments.dataset,
             arguments.check or None,
@@ -26,18 +38,9 @@ def _splits(arguments: argparse.Namespace) -> int:
         return checked.exit_code
     from nnunet_ext.splits.write import write_splits
 
-    written = write_splits(
-        arguments.dataset,
-        arguments.by,
-        folds=arguments.folds,
-        shots=arguments.few_shot,
-        seeds=arguments.seeds,
-        validation_from=arguments.validation_from,
-        validation_fold=arguments.validation_fold,
-        out=arguments.out,
-        force=arguments.force,
-    )
-    print(written.report())
+    if arguments.no_images:
+        raise InputError("--no-images is for --check; leave it out.")
+    print(write_splits(arguments.dataset, arguments.by, **given).report())
     return 0
 
 
@@ -68,25 +71,23 @@ def add(commands: Commands) -> None:
         help="which cases are one subject: a regular expression, a table FILE.csv (case,subject) or FILE.json, pairs "
         "(001 and 002, ...), pairs-from-0, subject (read from the names), or case (each is its own)",
     )
-    splits.add_argument("--folds", type=int, default=5, metavar="K", help="folds of the cross-validation (%(default)s)")
+    splits.add_argument("--folds", type=int, metavar="K", help="folds of the cross-validation (5)")
     splits.add_argument(
         "--few-shot",
+        dest="shots",
         **SEVERAL,
         type=_number_or_all,
-        default=[],
         metavar="N",
         help="numbers of training subjects, or all; every number with every seed is a fold, and all folds share one "
         "validation set",
     )
     splits.add_argument("--seeds", **SEVERAL, type=int, metavar="S", help="seeds of the few-shot subsets (0)")
-    splits.add_argument(
-        "--validation-fold", type=int, default=0, metavar="F", help="fold that few-shot subsets come from (%(default)s)"
-    )
+    splits.add_argument("--validation-fold", type=int, metavar="F", help="fold that few-shot subsets come from (0)")
     splits.add_argument("--validation-from", metavar="FILE", help="existing folds to take that fold from")
     splits.add_argument(
         "-o", "--out", metavar="FILE", help="file to write (splits_final.json in the preprocessed data set)"
     )
-    splits.add_argument("--force", action="store_true", help="replace different folds")
+    splits.add_argument("--force", action="store_true", default=None, help="replace different folds")
     splits.add_argument(
         "--check",
         nargs="?",

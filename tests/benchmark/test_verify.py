@@ -173,6 +173,12 @@ def test_pages_and_tables_are_written_anew_from_the_package_alone(package):
     assert contents(package) == before
     with pytest.raises(InputError, match="only written anew in its place"):
         report_benchmark(package, package.parent / "other")
+    with pytest.raises(InputError, match="only written anew in its place"):
+        report_benchmark(package, drawn=False)
+    assert "report.html" in before
+    report_benchmark(package, html=False)
+    assert "report.html" not in contents(package)
+    assert problems(package) == []
 
 
 # --- as it was not written --------------------------------------------------------------------------------------------

@@ -229,6 +229,11 @@ def test_exit_codes(preprocessed, tmp_path, capsys):
     assert "bad.json cannot be read" in capsys.readouterr().err
     assert main(["splits", "38", "--check", "--force"]) == 2
     assert "--check writes nothing" in capsys.readouterr().err
+    for flags in ("--folds 5", "--seeds 0", "--validation-fold 0", "--validation-from a.json", "--few-shot 4"):
+        assert main(["splits", "38", "--check", *flags.split()]) == 2
+        assert f"--check writes nothing; leave out {flags.split()[0]}.\n" in capsys.readouterr().err
+    assert main(["splits", "38", "--by", "case", "--no-images"]) == 2
+    assert "--no-images is for --check" in capsys.readouterr().err
 
 
 def test_what_cannot_be_checked(preprocessed):
