@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
@@ -58,10 +59,14 @@ class LandmarkUNet(nn.Module):
         planned: the network that nnU-Net planned.
         num_landmarks: K.
         heatmap_stage: stage at which the landmark decoder ends, 0 is full resolution.
+        encoder_gradient: share of the landmark decoder's gradient that reaches the encoder, 0 to 1.
     """
 
-    def __init__(self, planned: PlannedUNet, num_landmarks: int, heatmap_stage: int) -> None:
+    def __init__(
+        self, planned: PlannedUNet, num_landmarks: int, heatmap_stage: int, encoder_gradient: float = 1.0
+    ) -> None:
         super().__init__()
+        self.encoder_gradient = encoder_gradient
         self.encoder = planned.encoder
         self.decoder = planned.decoder
         self.landmark_decoder = LandmarkDecoder(planned, num_landmarks, heatmap_stage)
@@ -82,4 +87,19 @@ class LandmarkUNet(nn.Module):
         segmentation = self.decoder(skips)
         if not (self.training if landmarks is None else landmarks):
             return segmentation
+        if self.encoder_gradient < 1:
+            skips = [_ScaledGradient.apply(skip, self.encoder_gradient) for skip in skips]
         return segmentation, self.landmark_decoder(skips)
+
+
+class _ScaledGradient(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by a number."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.factor, None

@@ -42,6 +42,9 @@ class BaBLossOptions(PseudoLabelOptions):
     heatmap_stage: Annotated[int, Field(ge=0)] = 1
     """Stage of the network at which the landmark decoder ends, 0 is full resolution. At 1 it costs a fraction of the
     time; heatmaps are interpolated from half of the resolution. Published: 0."""
+    encoder_gradient: Share = 1.0
+    """Share of the gradient of the landmark decoder that reaches the encoder, which it shares with the segmentation.
+    Below 1 landmarks change the features of the segmentation less; their own decoder learns as before. Published: 1."""
     a_weight: Annotated[float, Field(ge=0)] = 0.3
     """Weight of direction A: a known landmark pulls the boundary of an organ. Published: 1, with gradients of about
     1e-7."""
@@ -112,6 +115,7 @@ class BaBLossOptions(PseudoLabelOptions):
             heatmap_weight=1.0,
             place_weight=0.0,
             heatmap_stage=0,
+            encoder_gradient=1.0,
             a_weight=1.0,
             b_weight=1.0,
             levels=10,

@@ -51,8 +51,8 @@ class LandmarkTrainer(LandmarkValidation):
     @classmethod
     def attach(cls, network: nn.Module, settings: Mapping[str, Any], options: SimpleNamespace) -> nn.Module:
         """Put a landmark decoder beside the planned one."""
-        names = extension_settings(settings, SECTION)["names"]
-        return LandmarkUNet(PlannedUNet(network), len(names), options.babloss.heatmap_stage)
+        count, own = len(extension_settings(settings, SECTION)["names"]), options.babloss
+        return LandmarkUNet(PlannedUNet(network), count, own.heatmap_stage, own.encoder_gradient)
 
     def to_remember(
         self, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]

@@ -97,6 +97,32 @@ def test_a_network_of_two_stages_is_decoded_to_full_resolution():
     assert (decoder.stage, len(decoder.stages)) == (0, 1)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_share_of_the_landmarks_gradient_reaches_the_encoder(share):
+    """Landmarks change their decoder fully, the encoder by that share, and the segmentation changes both as before."""
+
+    def gradients(share):
+        torch.manual_seed(0)
+        network = LandmarkUNet(PlannedUNet(tiny.network(2)), 5, 1, share).double().train()
+        segmentation, landmarks = network(torch.randn(2, 1, 16, 16, dtype=torch.float64))
+        found = []
+        for output in (landmarks, segmentation[0]):
+            network.zero_grad()
+            output.square().mean().backward(retain_graph=True)
+            parameters = dict(network.named_parameters())
+            found.append({n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in parameters.items()})
+        return landmarks.detach(), found
+
+    whole, (of_landmarks, of_segmentation) = gradients(1.0)
+    output, (scaled, same) = gradients(share)
+    assert torch.equal(whole, output)
+    assert any(name.startswith("encoder.") for name in scaled)
+    for name, expected in of_landmarks.items():
+        factor = share if name.startswith("encoder.") else 1.0
+        torch.testing.assert_close(scaled[name], factor * expected)
+        torch.testing.assert_close(same[name], of_segmentation[name])
+
+
 @given(point=st.lists(st.floats(8, 23), min_size=3, max_size=3))
 def test_half_of_the_resolution_is_enough_for_a_heatmap(point):
     """A perfect heatmap of the default width, interpolated from stage 1, is decoded to 0.05 voxels."""
