@@ -9,13 +9,16 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from nnunet_ext.benchmark.missing_labels import one_label, remove_labels
 from nnunet_ext.benchmark.moved_borders import move_borders
 from nnunet_ext.benchmark.own_folds import write_landmark_folds
+from nnunet_ext.benchmark.preprocessed import digest
 from nnunet_ext.benchmark.spec import Drawn, MissingLabels, SplitRecipe
+from nnunet_ext.data.folders import dataset_folder, visible_files
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, write_json
 from nnunet_ext.refusals import meant
@@ -23,7 +26,7 @@ from nnunet_ext.splits.files import NAME, read_folds
 from nnunet_ext.splits.write import write_splits
 
 DRAWN = "nnunet_ext_drawn.json"
-"""File in a drawn data set with the settings that it was drawn with."""
+"""File in a drawn data set with the settings and the state of the source that it was drawn with."""
 
 
 def link_datasets(source: Path, target: Path, drawn: Iterable[str]) -> None:
@@ -31,7 +34,11 @@ def link_datasets(source: Path, target: Path, drawn: Iterable[str]) -> None:
     own = {f"Dataset{int(number):03d}" for number in drawn}
     for folder in sorted(source.glob("Dataset[0-9][0-9][0-9]_*")):
         link = target / folder.name
-        if folder.name[:10] not in own and not link.is_symlink():
+        if folder.name[:10] in own or folder == link:
+            continue
+        if link.is_symlink() and link.readlink() != folder:  # raw has moved
+            link.unlink()
+        if not link.is_symlink():
             link.symlink_to(folder, target_is_directory=True)
 
 
@@ -49,7 +56,7 @@ def drawn_folds(raw: Path, drawn: Mapping[str, Drawn]) -> Path | None:
 
 
 def draw(number: str, drawn: Drawn, splits: SplitRecipe | None, raw: Path) -> None:
-    """Make the data set of this number in ``raw``, unless it exists already with the same settings.
+    """Make the data set of this number in ``raw``, unless it exists already with the same settings and source.
 
     Args:
         number: number of the new data set.
@@ -61,9 +68,13 @@ def draw(number: str, drawn: Drawn, splits: SplitRecipe | None, raw: Path) -> No
         InputError: the data set cannot be made.
     """
     how = _settings({**drawn.model_dump(mode="json"), "splits": splits and splits.model_dump(mode="json")})
+    state = _state_of(dataset_folder(drawn.source, "nnUNet_raw"))
     for folder in raw.glob(f"Dataset{int(number):03d}_*"):
-        if (folder / DRAWN).is_file() and _settings(read_json(folder / DRAWN)) == how:
-            return
+        if (folder / DRAWN).is_file():
+            before = _settings(read_json(folder / DRAWN))
+            # files of earlier versions have no state
+            if before.pop("state_of_source", state) == state and before == how:
+                return
         for old in (folder, Path(os.environ["nnUNet_preprocessed"]) / folder.name):
             shutil.rmtree(old, ignore_errors=True)
     if drawn.scribbles is not None:
@@ -75,7 +86,7 @@ def draw(number: str, drawn: Drawn, splits: SplitRecipe | None, raw: Path) -> No
     else:
         assert splits is not None  # the specification requires it
         made = _landmarks(number, drawn, splits, raw)
-    write_json(made / DRAWN, how)
+    write_json(made / DRAWN, {**how, "state_of_source": state})
     print(f"{made.name}: drawn from data set {drawn.source}", flush=True)
 
 
@@ -89,6 +100,12 @@ def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in content.items()
         if value is not None
     }
+
+
+def _state_of(source: Path) -> str:
+    """A digest of the labels of a data set, and of what its ``dataset.json`` says."""
+    labels = [(file.name, sha256(file.read_bytes()).hexdigest()) for file in visible_files(source / "labelsTr", "")]
+    return digest(read_json(source / "dataset.json"), labels)
 
 
 def _scribbles(number: str, source: str, given: Mapping[str, Any]) -> Path:

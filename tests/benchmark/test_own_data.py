@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,7 @@ def test_what_was_drawn_by_an_earlier_version_is_not_drawn_again(root, commands)
     file = benchmark.raw / SCRIBBLES / "nnunet_ext_drawn.json"
     known = json.loads(file.read_text())
     assert "missing_labels" not in known
+    del known["state_of_source"]
     file.write_text(json.dumps({**known, "landmarks": None, "borders": None}))
     before = (benchmark.raw / SCRIBBLES / "scribbles.json").stat().st_mtime_ns
     prepared(root)
@@ -203,6 +205,19 @@ def test_other_scribbles_are_drawn_and_preprocessed_again(root, commands):
     _, benchmark = prepared(root, drawn={902: {"from": 901, "scribbles": {"mode": "line"}}})
     assert json.loads((benchmark.raw / SCRIBBLES / "scribbles.json").read_text())["options"]["mode"] == "line"
     assert [words[words.index("-d") + 1] for words in commands[4:]] == ["902", "902"]
+
+
+def test_a_corrected_source_is_drawn_again_and_found_where_it_has_moved(root, commands, monkeypatch):
+    _, benchmark = prepared(root)
+    drawn = benchmark.raw / SCRIBBLES / "labelsTr" / "tiny_0.nii.gz"
+    before = drawn.read_bytes()
+    labels = root / "raw" / tiny.DATASET / "labelsTr"
+    shutil.copyfile(labels / "tiny_1.nii.gz", labels / "tiny_0.nii.gz")
+    (root / "raw").rename(root / "moved")
+    monkeypatch.setenv("nnUNet_raw", str(root / "moved"))
+    prepared(root)
+    assert (benchmark.raw / tiny.DATASET).resolve() == root / "moved" / tiny.DATASET
+    assert drawn.read_bytes() != before
 
 
 def test_the_folds_are_by_subject_and_the_same_for_all_data_sets(root, commands):
