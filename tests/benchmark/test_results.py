@@ -1,4 +1,4 @@
-"""What a report collects: models that nnU-Net trained, and finished jobs of a benchmark."""
+"""Collecting results for a report: of models that nnU-Net trained, and of finished jobs of a benchmark."""
 
 import functools
 import json
