@@ -71,7 +71,7 @@ def finish(benchmark: BenchmarkFolder, job: Job, number: int) -> None:
             "settings": {},
         },
         "memory": {"host_mib": 100.0},
-        "evaluation": {"definitions": ["a definition"]},
+        "evaluation": {"definitions": ["definition surface: …"]},
         "versions": {"torch": "0.1"},
         "hardware": {"processor": "a fast one", "cores": 8},
     }
