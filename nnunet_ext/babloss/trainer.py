@@ -150,8 +150,7 @@ class nnUNetTrainerBaBLossPaper(LandmarkTrainer):
     """The published arithmetic, with both sides of each term on the same image.
 
     The planned network, patches and augmentation stay nnU-Net's; the published code resizes volumes to 128³ and does
-    not augment. All else is published: :mod:`nnunet_ext.babloss.published`, heatmaps that reach 255, cross entropy,
-    Adam.
+    not augment. All else is published: :mod:`nnunet_ext.babloss.published`, heatmaps up to 255, cross entropy, Adam.
     """
 
     published: ClassVar[bool] = True
@@ -168,10 +167,12 @@ class nnUNetTrainerBaBLossPaper(LandmarkTrainer):
         super().on_train_start()
         if unread := keys_like_ours(self.dataset_json):
             self.print_to_log_file(f"WARNING: of the keys of dataset.json {unread}")
+        if annotated_labels(self.dataset_json):
+            self.print_to_log_file("WARNING: annotated_labels is not read, so organs that nobody drew are background")
 
     def _build_loss(self) -> nn.Module:
-        if self.labels.has_regions or annotated_labels(self.dataset_json):
-            raise InputError(f"{type(self).__name__} knows no regions or annotated_labels; use nnUNetTrainerBaBLoss.")
+        if self.labels.has_regions:
+            raise InputError(f"{type(self).__name__} is published for classes; use nnUNetTrainerBaBLoss.")
         return PartialCrossEntropy(-1 if self.labels.ignore_label is None else self.labels.ignore_label)
 
     def bridge_terms(self, logits: Tensor, landmark_logits: Tensor, batch: Batch) -> dict[str, Tensor]:

@@ -358,10 +358,11 @@ def test_an_organ_that_nobody_annotated_does_not_teach_the_segmentation(make):
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
-def test_the_published_form_refuses_cases_with_some_labels(make):
-    content = {**landmark_dataset.description(surface_of=SURFACES), "annotated_labels": {"case_0": ["left"]}}
-    with pytest.raises(InputError, match="knows no regions or annotated_labels; use nnUNetTrainerBaBLoss"):
-        make("nnUNetTrainerBaBLossPaper", description=content)
+def test_the_published_form_says_that_it_does_not_read_which_labels_were_annotated(make, capsys):
+    complete = landmark_dataset.description(surface_of=SURFACES)
+    for content, said in ((complete, False), ({**complete, "annotated_labels": {"case_0": ["left"]}}, True)):
+        make("nnUNetTrainerBaBLossPaper", description=content).on_train_start()
+        assert ("WARNING: annotated_labels is not read" in capsys.readouterr().out) is said
 
 
 def test_of_two_organs_of_a_landmark_each_direction_has_its_own(make):

@@ -12,6 +12,7 @@ from torch import Tensor
 from nnunet_ext.landmarks.evaluate import evaluate
 from nnunet_ext.landmarks.formats import MARKUPS, write_markups
 from nnunet_ext.landmarks.heatmaps import decode
+from nnunet_ext.landmarks.mirroring import Mirroring
 from nnunet_ext.landmarks.points import State
 from nnunet_ext.landmarks.predictor import (
     FOLDER,
@@ -54,7 +55,8 @@ class LandmarkValidation(LandmarkData):
             present: ``(B, K)``.
         """
         spacing = np.asarray(self.configuration_manager.spacing)
-        for heatmap, expected, seen in zip(self.landmark_head.probabilities(outputs), points, present, strict=True):
+        head = LandmarkHead(self.landmark_declaration.names, self.landmark_scale, Mirroring())
+        for heatmap, expected, seen in zip(head.probabilities(outputs), points, present, strict=True):
             errors = np.linalg.norm((decode(heatmap)[0] - expected.numpy()) * spacing, axis=1)
             self.radial_errors += errors[seen.numpy()].tolist()
 
