@@ -21,7 +21,7 @@ from nnunet_ext.discovery import shipped_folder
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, replacing
 from nnunet_ext.nnunet.options import with_overrides
-from nnunet_ext.nnunet.plans import KEY, require_unet, resolved
+from nnunet_ext.nnunet.plans import KEY, plans_in, require_unet, resolved
 from nnunet_ext.nnunet.precision import SECTION as PRECISION
 from nnunet_ext.nnunet.precision import Precision
 from nnunet_ext.nnunet.resolution import at_spacing, median_spacing, turn
@@ -195,7 +195,7 @@ def _read_plans(source: Path) -> dict[str, Any]:
         InputError: the file does not exist, or holds no plans.
     """
     if not source.is_file():
-        there = ", ".join(sorted(path.stem for path in source.parent.glob("*Plans*.json"))) or "none"
+        there = ", ".join(plans_in(source.parent)) or "none"
         raise InputError(f"There is no plans file {source}; found: {there}. Choose one of them with --plans.")
     try:
         plans = json.loads(source.read_text())

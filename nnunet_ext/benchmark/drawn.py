@@ -9,14 +9,13 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from nnunet_ext.benchmark.missing_labels import one_label, remove_labels
 from nnunet_ext.benchmark.moved_borders import move_borders
 from nnunet_ext.benchmark.own_folds import write_landmark_folds
-from nnunet_ext.benchmark.preprocessed import digest
+from nnunet_ext.benchmark.preprocessed import contents, digest
 from nnunet_ext.benchmark.spec import Drawn, MissingLabels, SplitRecipe
 from nnunet_ext.data.folders import dataset_folder, visible_files
 from nnunet_ext.errors import InputError
@@ -104,8 +103,7 @@ def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _state_of(source: Path) -> str:
     """A digest of the labels of a data set, and of what its ``dataset.json`` says."""
-    labels = [(file.name, sha256(file.read_bytes()).hexdigest()) for file in visible_files(source / "labelsTr", "")]
-    return digest(read_json(source / "dataset.json"), labels)
+    return digest(read_json(source / "dataset.json"), contents(source, visible_files(source / "labelsTr", "")))
 
 
 def _scribbles(number: str, source: str, given: Mapping[str, Any]) -> Path:

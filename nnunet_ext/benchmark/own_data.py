@@ -10,7 +10,6 @@ import os
 import shlex
 import shutil
 from collections.abc import Sequence
-from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from nnunet_ext.benchmark.drawn import draw, drawn_folds, link_datasets
 from nnunet_ext.benchmark.folder import BenchmarkFolder
 from nnunet_ext.benchmark.own_folds import write_own_folds
 from nnunet_ext.benchmark.plans import write
-from nnunet_ext.benchmark.preprocessed import STAMP, digest, stamp
+from nnunet_ext.benchmark.preprocessed import STAMP, contents, digest, stamp
 from nnunet_ext.benchmark.spec import PlansRecipe, Spec
 from nnunet_ext.data.folders import dataset_folder
 from nnunet_ext.errors import InputError
@@ -95,7 +94,7 @@ def preprocess(
     seen = digest(description, _state_of_files(raw), metadata.version("nnunetv2"))
     # files that were copied have other times; then their contents decide
     same = before.get("seen") == seen
-    key = before["key"] if same else digest(description, _contents(raw), metadata.version("nnunetv2"))
+    key = before["key"] if same else digest(description, contents(raw, _files(raw)), metadata.version("nnunetv2"))
     planned = before.get("key") == key
     done = before.get("configurations", []) if planned else []
     wanted = configurations if any(not recipe.has_own_data for recipe in recipes) else ()
@@ -148,11 +147,6 @@ def _recipes(spec: Spec, dataset: str) -> list[PlansRecipe]:
 def _state_of_files(raw: Path) -> list[tuple[str, int, int]]:
     """Name, size and time of every training image and label map; changes with any change of the files."""
     return [(str(path.relative_to(raw)), path.stat().st_size, path.stat().st_mtime_ns) for path in _files(raw)]
-
-
-def _contents(raw: Path) -> list[tuple[str, str]]:
-    """Name and digest of every training image and label map; unlike their state, equal for a copy of the files."""
-    return [(str(path.relative_to(raw)), sha256(path.read_bytes()).hexdigest()) for path in _files(raw)]
 
 
 def _files(raw: Path) -> list[Path]:

@@ -23,6 +23,7 @@ from nnunet_ext.benchmark.spec import Arm, Spec
 from nnunet_ext.data.folders import dataset_folder, visible_files
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, replacing
+from nnunet_ext.splits.folds import default_folds
 from nnunet_ext.version import __version__
 
 
@@ -160,17 +161,11 @@ def check_dataset(dataset: str, spec: Spec) -> None:
                     f"-plans_name {plans.base} -c {configuration}."
                 )
     if not (folder / "splits_final.json").is_file():
-        from nnunetv2.utilities.crossval_split import generate_crossval_split
-
         ending = read_json(folder / "dataset.json")["file_ending"]
         cases = [path.name.removesuffix(ending) for path in visible_files(folder / "gt_segmentations", ending)]
-        if len(cases) < 5:
-            raise InputError(
-                f"{dataset} has {len(cases)} cases and no splits_final.json, but nnU-Net needs at least 5 cases to "
-                "make 5 folds; write folds with nnunet-ext splits."
-            )
+        own = [{"train": fold.train, "val": fold.val} for fold in default_folds(dataset, cases)]
         with replacing(folder / "splits_final.json") as temporary:
-            temporary.write_text(json.dumps(generate_crossval_split(cases, 12345, 5), indent=4))
+            temporary.write_text(json.dumps(own, indent=4))
     folds = len(splits(dataset))
     if max(spec.folds) >= folds:
         raise InputError(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
+from collections.abc import Iterable
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from nnunet_ext.benchmark.folder import Job
@@ -80,3 +82,8 @@ def job_key(job: Job) -> str:
 def digest(*parts: Any) -> str:
     """A short key that changes with any of the parts, which are JSON values."""
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def contents(folder: Path, files: Iterable[Path]) -> list[tuple[str, str]]:
+    """Name and digest of files of a folder; equal for a copy of the files."""
+    return [(str(path.relative_to(folder)), sha256(path.read_bytes()).hexdigest()) for path in files]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -395,8 +394,9 @@ def _folds_of(baselines: Sequence[Path], folds: Sequence[int] | None) -> dict[st
 
 
 def _validated(model: Path) -> list[int]:
-    found = (path.parent.parent.name for path in model.glob("fold_*/validation/summary.json"))
-    return sorted(int(match[1]) for name in found if (match := re.fullmatch(r"fold_(\d+)", name)))
+    from nnunet_ext.nnunet.models import folds_with
+
+    return sorted(int(fold) for fold in folds_with(model, ["validation/summary.json"]) if fold != "all")
 
 
 def _subsets(dataset: str) -> Sequence[str]:

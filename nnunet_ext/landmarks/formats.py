@@ -116,9 +116,12 @@ def read_files(files: Iterable[Path], system: CoordinateSystem | None = None) ->
     Raises:
         InputError: a file cannot be read, or a case is in two files.
     """
+    return _together((file, read_file(file, system)) for file in files)
+
+
+def _together(read: Iterable[tuple[Path, Cases]]) -> Cases:
     cases: Cases = {}
-    for file in files:
-        found = read_file(file, system)
+    for file, found in read:
         if twice := sorted(set(found) & set(cases)):
             raise InputError(f"Case {twice[0]} is in {file} and in another file; keep one of them.")
         cases |= found
@@ -137,10 +140,11 @@ def read(source: str | Path) -> Cases:
     files = [source] if source.is_file() else landmark_files(source)
     if not files:
         raise InputError(f"{source} holds no landmarks ({', '.join(ENDINGS)}).")
-    markups = [file for file in files if file.name.lower().endswith(MARKUPS)]
-    cases = read_files(markups)
-    others = [file for file in files if file not in markups and not read_file(file).keys() <= cases.keys()]
-    return read_files([*markups, *others]) if others else cases
+    found = [(file, read_file(file)) for file in files]
+    markups = [one for one in found if one[0].name.lower().endswith(MARKUPS)]
+    held = {case for _, cases in markups for case in cases}
+    others = [one for one in found if one not in markups and not one[1].keys() <= held]
+    return _together([*markups, *others])
 
 
 def write_markups(file: Path, landmarks: Landmarks) -> None:

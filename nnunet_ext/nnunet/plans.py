@@ -21,11 +21,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from nnunet_ext.errors import InputError
 
 KEY = "nnunet_ext"
+
+
+def plans_in(folder: Path) -> list[str]:
+    """The names of the plans in a preprocessed data set, in alphabetical order."""
+    return sorted(path.stem for path in folder.glob("*Plans*.json"))
 
 
 def extension_settings(configuration: Mapping[str, Any], section: str) -> dict[str, Any]:

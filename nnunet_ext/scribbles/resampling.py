@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
+from nnunet_ext.nnunet.plans import plans_in
 
 DEFAULT_PLANS = "nnUNetPlans"
 
@@ -59,7 +60,7 @@ def planned(dataset: str, plans: str = DEFAULT_PLANS) -> dict[str, Any] | None:
     folder = Path(root) / dataset if root else None
     if folder is not None and (file := folder / f"{plans}.json").is_file():
         return read_json(file)
-    there = sorted(path.stem for path in folder.glob("*Plans*.json")) if folder is not None else []
+    there = plans_in(folder) if folder is not None else []
     if there or plans != DEFAULT_PLANS:
         fix = f"choose from {', '.join(there)} with -p" if there else "plan the data set first, or leave out -p"
         raise InputError(f"There is no {plans}.json in {folder or 'nnUNet_preprocessed, which is not set'}; {fix}.")

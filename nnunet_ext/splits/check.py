@@ -15,7 +15,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.findings import CheckReport, Finding, Severity
 from nnunet_ext.splits.cases import Cases, find_cases
 from nnunet_ext.splits.files import NAME, About, about_file, read_about, read_folds
-from nnunet_ext.splits.folds import Fold, cross_validation
+from nnunet_ext.splits.folds import Fold, default_folds
 from nnunet_ext.splits.images import Neighbours, look_at_neighbours
 from nnunet_ext.splits.subjects import Grouping, group, in_pairs, numbered, some, subjects_from_names
 
@@ -74,7 +74,7 @@ def check_splits(
     if path is not None and (file or path.is_file()):
         source, folds, about = str(path), read_folds(path), read_about(path)
     else:
-        source, folds = f"nnU-Net's default, since there is no {NAME}", _default(cases)
+        source, folds = f"nnU-Net's default, since there is no {NAME}", default_folds(cases.dataset, cases.names)
     findings = [*consistency(folds, cases, about.few_shot if about else ())]
     known, remarks = _known_subjects(cases, by, about, path)
     findings += remarks
@@ -142,16 +142,6 @@ def leaks(folds: Sequence[Fold], grouping: Grouping, *, likely: bool = False) ->
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
-
-
-def _default(cases: Cases) -> list[Fold]:
-    """The folds by case that nnU-Net's first training would write."""
-    if len(cases.names) < 5:
-        raise InputError(
-            f"{cases.dataset} has {len(cases.names)} cases and no {NAME}, but nnU-Net needs at least 5 cases to make 5 "
-            "folds; write folds with nnunet-ext splits."
-        )
-    return cross_validation({case: case for case in cases.names})
 
 
 def _known_subjects(

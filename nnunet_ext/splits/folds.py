@@ -34,6 +34,24 @@ class Fold:
     seed: int | None = None
 
 
+def default_folds(dataset: str, cases: Collection[str]) -> list[Fold]:
+    """The folds by case that nnU-Net's first training would write.
+
+    Args:
+        dataset: name of the data set in messages.
+        cases: its training cases.
+
+    Raises:
+        InputError: fewer than five cases.
+    """
+    if len(cases) < 5:
+        raise InputError(
+            f"{dataset} has {len(cases)} cases and no splits_final.json, but nnU-Net needs at least 5 cases to make 5 "
+            "folds; write folds with nnunet-ext splits."
+        )
+    return cross_validation({case: case for case in cases})
+
+
 def cross_validation(subject_of: Mapping[str, str], folds: int = 5) -> list[Fold]:
     """Folds by subject: nnU-Net's own function and seed, given subjects instead of cases.
 

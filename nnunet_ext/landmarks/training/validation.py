@@ -55,6 +55,7 @@ class LandmarkValidation(LandmarkData):
             present: ``(B, K)``.
         """
         spacing = np.asarray(self.configuration_manager.spacing)
+        # patches are not flipped here, so the landmarks of the data set need not be read
         head = LandmarkHead(self.landmark_declaration.names, self.landmark_scale, Mirroring())
         for heatmap, expected, seen in zip(head.probabilities(outputs), points, present, strict=True):
             errors = np.linalg.norm((decode(heatmap)[0] - expected.numpy()) * spacing, axis=1)
