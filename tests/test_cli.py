@@ -42,6 +42,11 @@ def test_options_of_plans_may_be_given_one_by_one_and_no_one_twice():
         _options([*given, "babloss.levels=8"])
 
 
+def test_exponents_are_numbers_in_lists_and_tables_too():
+    given = ["partial_labels.a=[1e-3, 2, [mean, 1e2]]", "partial_labels.b={x: 1e-3}", "partial_labels.c=1e-3"]
+    assert _options(given) == {"partial_labels": {"a": [0.001, 2, ["mean", 100.0]], "b": {"x": 0.001}, "c": 0.001}}
+
+
 # --- what is typed wrongly --------------------------------------------------------------------------------------------
 
 
@@ -166,9 +171,10 @@ def test_the_file_that_nnunet_would_write_is_not_taken_for_a_folder(tmp_path, ca
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_is_no_folder_to_write_scores_to(tmp_path, capsys):
+@pytest.mark.parametrize("command", ["evaluate a b", "landmarks predict -i a -m b"])
+def test_a_file_is_no_folder_to_write_results_to(command, tmp_path, capsys):
     (tmp_path / "table.csv").touch()
-    assert main(["evaluate", "a", "b", "-o", str(tmp_path / "table.csv")]) == 2
+    assert main([*command.split(), "-o", str(tmp_path / "table.csv")]) == 2
     assert "table.csv is a file, but a folder to write to is expected" in capsys.readouterr().err
 
 

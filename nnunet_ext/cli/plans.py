@@ -53,14 +53,18 @@ def _options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
         if option in options.setdefault(method, {}):
             raise InputError(f"--option {text!r}: {name} is given twice; give it once.")
         try:
-            options[method][option] = _number_or_text(yaml.safe_load(value))
+            options[method][option] = _with_numbers(yaml.safe_load(value))
         except yaml.YAMLError:
             raise InputError(f"--option {text!r}: {value!r} is no YAML value.") from None
     return options
 
 
-def _number_or_text(value: Any) -> Any:
-    """Return a value of YAML 1.1, for which ``1e-3`` is a text, with such texts as numbers."""
+def _with_numbers(value: Any) -> Any:
+    """Return a value of YAML 1.1, where ``1e-3`` is a text, with such texts as numbers, in lists and tables, too."""
+    if isinstance(value, list):
+        return [_with_numbers(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _with_numbers(each) for key, each in value.items()}
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from nnunet_ext.data.preprocessed import PreprocessedGrid
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import read_json, replacing
+from nnunet_ext.files import read_json, replacing, require_no_file
 from nnunet_ext.landmarks.formats import MARKUPS, TABLE, read_file, write_markups, write_table
 from nnunet_ext.landmarks.heatmaps import decode
 from nnunet_ext.landmarks.mirroring import Mirroring, unmirror
@@ -214,9 +214,10 @@ def predict(
         Landmarks by case, including those of an earlier call that this one continues.
 
     Raises:
-        InputError: there is no such model, fold, device or image, the model predicts no landmarks, or the threshold is
-            no confidence.
+        InputError: there is no such model, fold, device or image, the model predicts no landmarks, ``out`` is a file,
+            or the threshold is no confidence.
     """
+    require_no_file(out)
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"--threshold {threshold:g} is no confidence; give a number from 0 to 1.")
     images, out = Path(images), Path(out)

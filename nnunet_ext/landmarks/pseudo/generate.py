@@ -99,7 +99,7 @@ class PseudoLabelled:
         ]
         if self.partial:
             lines += [
-                f"  nnUNetv2_train {number} 3d_fullres 0 -tr nnUNetTrainerPartialLabels",
+                f"  nnUNetv2_train {number} CONFIGURATION FOLD -tr nnUNetTrainerPartialLabels",
                 "Where only some organs have a mask, background means 'none of these' (annotated_labels), which stock "
                 "nnU-Net does not know.",
             ]
