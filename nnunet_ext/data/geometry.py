@@ -27,9 +27,19 @@ def to_lps(points_mm: ArrayLike, system: CoordinateSystem) -> Floats:
     return points if system == "LPS" else points * (-1.0, -1.0, 1.0)
 
 
-def slice_axis(spacing_mm: Sequence[float]) -> int:
+THICK = 3.0
+"""Slices thicker than this multiple of the in-plane spacing are thick; nnU-Net's own number (``ANISO_THRESHOLD``)."""
+
+
+def slice_axis(spacing_mm: Sequence[float] | Floats) -> int:
     """The axis along which the slices of a volume were acquired: the coarsest one, the first among equals."""
     return int(np.argmax(spacing_mm)) if len(spacing_mm) == 3 else 0
+
+
+def are_thick(spacing_mm: Sequence[float] | Floats) -> bool:
+    """Whether the slices of a volume are thick (:data:`THICK`)."""
+    spacing = np.asarray(spacing_mm, float)
+    return bool(spacing.max() > THICK * np.delete(spacing, spacing.argmax()).max())
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
-from nnunet_ext.data.geometry import Floats, Geometry
+from nnunet_ext.data.geometry import Floats, Geometry, are_thick
 from nnunet_ext.errors import InputError
 
 Kind = Literal["extreme-points", "interface"]
@@ -33,9 +33,6 @@ Mask = NDArray[np.bool_]
 
 DIRECTIONS = (("right", "left"), ("anterior", "posterior"), ("inferior", "superior"))
 """Directions along x, y and z of LPS: towards smaller and towards larger coordinates."""
-
-THICK = 3.0
-"""Slices thicker than this multiple of the in-plane spacing are thick; nnU-Net's own number (``ANISO_THRESHOLD``)."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +137,7 @@ def thick_axis(geometry: Geometry, *, flat: bool = False) -> int | None:
     """
     spacing = geometry.spacing_mm
     across = 0 if flat else int(spacing.argmax())
-    if not flat and spacing[across] <= THICK * np.delete(spacing, across).max():
+    if not flat and not are_thick(spacing):
         return None
     return [axis for axis, _ in array_axes(geometry)].index(across)
 

@@ -69,9 +69,9 @@ class LandmarkCase:
     Attributes:
         case: its files.
         landmarks: its landmarks.
-        declaration: declaration of the landmarks, with spans.
+        declaration: declaration of the landmarks.
         organs: labels of the data set.
-        labelled_mm3: smallest and largest volume in other, labelled cases by organ; None if there are none.
+        labelled_mm3: by organ to make, the smallest and largest volume in other, labelled cases; None without any.
         reader_name: name of nnU-Net's reader.
         options: engine, filters and shell.
     """
@@ -83,6 +83,16 @@ class LandmarkCase:
     labelled_mm3: Mapping[str, tuple[float, float] | None]
     reader_name: str
     options: Options
+
+    @property
+    def to_make(self) -> tuple[str, ...]:
+        """The organs to make masks of."""
+        return tuple(self.labelled_mm3)
+
+    def prompts(self, organ: str, geometry: Geometry, shape: Sequence[int]) -> Prompts | None:
+        """Return the prompts for one organ, if its landmarks give any."""
+        pairs = self.declaration.spans.get(organ, ())
+        return prompts_of(self.landmarks, pairs, on_surface_of(organ, self.declaration), geometry, shape)
 
     def judge(
         self, organ: str, mask: NDArray[np.bool_], other: NDArray[np.bool_], prompts: Prompts, geometry: Geometry
@@ -129,7 +139,7 @@ class Labelled(NamedTuple):
     """Contents of a label map."""
 
     mm3: Mapping[str, float]
-    """Volume of every spanned organ that was annotated and is there."""
+    """Volume of every organ to make that was annotated and is there."""
     dense: bool
     """Whether no voxel is left to ignore."""
 
@@ -147,21 +157,19 @@ def cases_to_label(
         processes: cases in parallel; by default one per core.
 
     Raises:
-        InputError: the data set has no spans, no ignore label or no case with only landmarks.
+        InputError: the landmarks mark no organ, or the data set has no ignore label or no case with only landmarks.
     """
-    _require_spans(found)
+    to_make = organs_to_make(found)
     landmarks = found.landmarks()
     reader = found.raw.reader().name
-    calls = [(case, tuple(found.declaration.spans), found.organs, reader) for case in found.raw.cases]
+    calls = [(case, to_make, found.organs, reader) for case in found.raw.cases]
     names = [case.name for case in found.raw.cases]
     labelled = dict(zip(names, for_every_case(labelled_in, calls, processes, "labels"), strict=True))
 
     def of(case: RawCase) -> LandmarkCase:
         others = [each for name, each in labelled.items() if each and name != case.name]
         others = [each for each in others if each.dense] or others  # a scribble has no volume of an organ
-        volumes = {
-            organ: [each.mm3[organ] for each in others if organ in each.mm3] for organ in found.declaration.spans
-        }
+        volumes = {organ: [each.mm3[organ] for each in others if organ in each.mm3] for organ in to_make}
         ranges = {organ: (min(each), max(each)) if each else None for organ, each in volumes.items()}
         return LandmarkCase(case, landmarks[case.name], found.declaration, found.organs, ranges, reader, options)
 
@@ -177,7 +185,37 @@ def cases_to_label(
     return [of(case) for case in chosen], [of(case) for case in segmented[::step]]
 
 
-def labelled_in(case: RawCase, spanned: Sequence[str], organs: Organs, reader_name: str) -> Labelled | None:
+def organs_to_make(found: RawLandmarkDataset) -> tuple[str, ...]:
+    """The labels with ``spans``, then those with at least two landmarks on their own surface.
+
+    Raises:
+        InputError: there are none, one with spans is a region, or the data set has no ignore label.
+    """
+    where = found.raw.folder / "dataset.json"
+    spans, labels = found.declaration.spans, found.organs.values
+    if regions := [organ for organ in spans if isinstance(labels[organ], tuple)]:
+        raise InputError(
+            f"{where}: spans has the region {regions[0]}, but a mask is written as one label; name labels."
+        )
+    marked = [organ for organ, value in labels.items() if organ not in spans and not isinstance(value, tuple)]
+    organs = (*spans, *(organ for organ in marked if len(on_surface_of(organ, found.declaration)) > 1))
+    if not organs:
+        raise InputError(
+            f"{where}: the landmarks mark no organ of which to make masks. Add spans, the pairs of landmarks with an "
+            'organ between them, such as "spans": {"femur": [["FemurMedial", "FemurLateral"]]}, or surface_of for at '
+            "least two landmarks of an organ."
+        )
+    if found.raw.ignore is None:
+        raise InputError(f"{where} has no ignore label, so nothing can stay unknown; add it as the highest label.")
+    return organs
+
+
+def on_surface_of(organ: str, declaration: Declaration) -> list[str]:
+    """The landmarks on the surface of this organ and of no other."""
+    return [name for name, lies_on in declaration.surface_of.items() if lies_on == (organ,)]
+
+
+def labelled_in(case: RawCase, to_make: Sequence[str], organs: Organs, reader_name: str) -> Labelled | None:
     """The contents of the label map of a case; None if nothing is labelled in it."""
     labels = Reader(reader_name).labels(case.label)
     require_labels(labels.array, organs.known, case.label)
@@ -185,14 +223,14 @@ def labelled_in(case: RawCase, spanned: Sequence[str], organs: Organs, reader_na
     if unknown.all():
         return None
     voxel = abs(np.linalg.det(Geometry.from_volume(labels).matrix))
-    sizes = {organ: int((labels.array == organs.values[organ]).sum()) for organ in spanned}
-    known = organs.annotated.get(case.name, frozenset(spanned))
+    sizes = {organ: int((labels.array == organs.values[organ]).sum()) for organ in to_make}
+    known = organs.annotated.get(case.name, frozenset(to_make))
     mm3 = {organ: float(size * voxel) for organ, size in sizes.items() if size and organ in known}
     return Labelled(mm3, not unknown.any())
 
 
 def candidates_of(work: LandmarkCase) -> tuple[dict[str, Candidate], Geometry]:
-    """Make a mask of every organ in ``spans``, and return them with the geometry of the image.
+    """Make a mask of every organ with prompts, and return them with the geometry of the image.
 
     Raises:
         InputError: a file cannot be read, or the engine's mask does not have the shape of the image.
@@ -203,8 +241,8 @@ def candidates_of(work: LandmarkCase) -> tuple[dict[str, Candidate], Geometry]:
     geometry, array = Geometry.from_volume(image), as_3d(image.array)
     of_organ = _by_organ(engine, array, work.case.images[1:], work.reader_name)
     found: dict[str, Candidate] = {}
-    for organ, pairs in work.declaration.spans.items():
-        prompts = prompts_of(work.landmarks, pairs, geometry, array.shape)
+    for organ in work.to_make:
+        prompts = work.prompts(organ, geometry, array.shape)
         if prompts is None:
             found[organ] = Candidate(None, Verdict({}, (NO_PROMPTS,)), None)
             continue
@@ -263,19 +301,3 @@ def _mask(engine: Engine, name: str, image: NDArray, geometry: Geometry, prompts
     if mask.shape != image.shape:
         raise InputError(f"The engine {name} returned a mask of shape {mask.shape} for an image of {image.shape}.")
     return mask.astype(bool)
-
-
-def _require_spans(found: RawLandmarkDataset) -> None:
-    where = found.raw.folder / "dataset.json"
-    if not found.declaration.spans:
-        raise InputError(
-            f"{where}: the landmarks have no spans, the pairs of landmarks with an organ between them; add for example "
-            '"spans": {"femur": [["FemurMedial", "FemurLateral"]]}.'
-        )
-    if found.raw.ignore is None:
-        raise InputError(f"{where} has no ignore label, so nothing can stay unknown; add it as the highest label.")
-    regions = [organ for organ in found.declaration.spans if isinstance(found.organs.values[organ], tuple)]
-    if regions:
-        raise InputError(
-            f"{where}: spans has the region {regions[0]}, but a mask is written as one label; name labels."
-        )

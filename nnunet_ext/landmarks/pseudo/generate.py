@@ -121,8 +121,8 @@ class PseudoLabelled:
         lines += aligned(rows)
         if refused:
             lines.append(
-                f"The filters refuse most true masks of {', '.join(refused)}, so they select wrong ones: do the lines "
-                "of its spans leave the organ?"
+                f"The filters refuse most true masks of {', '.join(refused)}, so they select wrong ones: do the "
+                "foreground prompts lie in the organ?"
             )
         return lines
 
@@ -133,15 +133,15 @@ def pseudo_label(
     """Write a data set with masks for landmark-only cases into ``nnUNet_raw``; after an error nothing is left behind.
 
     Args:
-        dataset: number or name of a data set with landmarks and ``spans``, or a folder.
+        dataset: number or name of a data set with landmarks, or a folder.
         out: number of the new data set, or its whole name.
         options: engine, filters and shell.
         processes: cases in parallel; by default one per core, or one at all for an engine with a GPU. The result does
             not depend on it.
 
     Raises:
-        InputError: the data set has no spans, no ignore label or no case with only landmarks, the engine cannot be
-            used, or the number of the new data set is taken.
+        InputError: the landmarks mark no organ, the data set has no ignore label or no case with only landmarks, the
+            engine cannot be used, or the number of the new data set is taken.
     """
     options = options or Options()
     found = open_landmarks(dataset)
@@ -252,7 +252,9 @@ def _write_provenance(work: LandmarkCase, folder: Path, organs: Mapping[str, Any
 
 def _provenance(candidate: Candidate) -> dict[str, Any]:
     prompts, verdict = candidate.prompts, candidate.verdict
-    points = {} if prompts is None else {name: value.round(3).tolist() for name, value in vars(prompts).items()}
+    points = {}
+    if prompts is not None:
+        points = {name: getattr(prompts, name).round(3).tolist() for name in ("foreground_mm", "background_mm")}
     return {"accepted": verdict.accepted, "refused_because_of": verdict.reasons, **verdict.values, **points}
 
 

@@ -49,7 +49,7 @@ class S2VNetEngine:
         if organ not in labels:
             known = [name for name, value in labels.items() if value]
             raise InputError(
-                f"--model {self.model} segments {', '.join(known)}, but the landmarks span {organ}; train "
+                f"--model {self.model} segments {', '.join(known)}, but the landmarks mark {organ}; train "
                 "nnUNetTrainerS2VNet on cases with this label."
             )
 

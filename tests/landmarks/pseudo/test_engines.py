@@ -212,7 +212,7 @@ def test_s2vnet_segments_the_organ_that_prompts_are_about():
 
 def test_s2vnet_names_what_is_missing(tmp_path):
     engines = load_engine("s2vnet", str(MODEL))
-    with pytest.raises(InputError, match="segments organ, cyst, tumour, vessel, but the landmarks span femur"):
+    with pytest.raises(InputError, match="segments organ, cyst, tumour, vessel, but the landmarks mark femur"):
         engines.of_organ("femur", np.zeros((1, 4, 4, 4)))
     for model in (None, str(tmp_path / "nowhere")):
         with pytest.raises(InputError, match="s2vnet needs the folder of a model that nnUNetTrainerS2VNet trained"):

@@ -111,6 +111,17 @@ def test_segmented_cases_landmarks_and_images_stay_as_they_are(source):
     assert "nnUNetTrainerPartialLabels" not in result.report()
 
 
+def test_an_organ_without_spans_is_prompted_beside_the_landmarks_on_its_surface(source):
+    describe(source, landmarks=BLOCK)
+    result = pseudo_label(source, "304", engine(whole_box), processes=1)
+    assert "2 of 2" in result.report()
+    assert list(result.checks) == ["seg_1"]
+    assert result.checks["seg_1"]["box"].verdict.accepted
+    organ = json.loads((result.folder / "pseudo_labels/lm_0.json").read_text())["organs"]["box"]
+    assert [len(organ[name]) for name in ("foreground_mm", "background_mm")] == [3, 3]
+    assert (organ["foreground_inside"], organ["background_outside"]) == (1, 1)
+
+
 def test_the_provenance_says_how_a_mask_was_made(source):
     pseudo_label(source, "304", engine(whole_box), processes=1)
     content = json.loads((source.parent / "Dataset304_BoxesPseudo/pseudo_labels/lm_0.json").read_text())
@@ -224,8 +235,13 @@ def test_what_cannot_be_done_is_said_in_a_sentence_and_nothing_is_left_behind(so
     refused(source, "returned a mask of shape", engine(wrong_shape))
     refused(source, "There is no engine 'x'", Options(engine="x"))
     refused(source, "Number 204 is taken", out="204")
-    describe(source, landmarks=BLOCK)
-    refused(source, r'have no spans.*"spans": \{"femur"')
+    on_one = {**BLOCK, "surface_of": {"top": ["box"]}}
+    labels = {"background": 0, "box": 1, "other": 2, "ignore": 3}
+    on_two = {**BLOCK, "surface_of": {"left": ["box", "other"], "right": ["box"], "top": ["other"]}}
+    describe(source, labels=labels, landmarks=on_two)
+    refused(source, "mark no organ")
+    describe(source, landmarks=on_one)
+    refused(source, r'mark no organ.*"spans": \{"femur".*surface_of for at least two')
     block = {**BLOCK, **SPANS}
     describe(source, landmarks=block, labels={"background": 0, "box": 1})
     refused(source, "has no ignore label")

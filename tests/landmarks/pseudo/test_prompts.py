@@ -21,12 +21,12 @@ def test_foreground_lies_between_two_landmarks_and_background_beyond():
 def test_only_pairs_of_present_landmarks_and_points_in_the_image_count():
     at = {name: present(GEOMETRY.to_mm(index)) for name, index in {"a": (2, 20, 20), "b": (20, 20, 20)}.items()}
     landmarks = {**at, "c": ABSENT}
-    prompts = prompts_of(landmarks, [("a", "b"), ("a", "c"), ("b", "unknown")], GEOMETRY, SHAPE)
+    prompts = prompts_of(landmarks, [("a", "b"), ("a", "c"), ("b", "unknown")], ["b"], GEOMETRY, SHAPE)
     assert GEOMETRY.to_index(prompts.foreground_mm) == pytest.approx(np.array([(8, 20, 20), (14, 20, 20)]))
     # at t = -0.3 the point is at z = -3.4, at -0.15 at z = -0.7: both outside
     assert GEOMETRY.to_index(prompts.background_mm) == pytest.approx(np.array([(22.7, 20, 20), (25.4, 20, 20)]))
-    assert prompts_of(landmarks, [("a", "c")], GEOMETRY, SHAPE) is None
-    assert prompts_of({}, [("a", "b")], GEOMETRY, SHAPE) is None
+    assert prompts_of(landmarks, [("a", "c")], [], GEOMETRY, SHAPE) is None
+    assert prompts_of({}, [("a", "b")], [], GEOMETRY, SHAPE) is None
 
 
 def test_moved_prompts_are_that_far_away_and_seeded():
@@ -38,6 +38,33 @@ def test_moved_prompts_are_that_far_away_and_seeded():
         assert np.array_equal(moved, getattr(again, name))
     other = prompts.moved(2.0, np.random.default_rng(4))
     assert not np.allclose(first.foreground_mm, other.foreground_mm)
+
+
+def test_beside_landmarks_on_a_surface_lie_points_inside_and_outside():
+    """Six extreme points of a ball of radius 10 mm, and a single landmark, which does not say where inside is."""
+    centre, steps = np.array([30.0, 40.0, 60.0]), np.concatenate([np.eye(3), -np.eye(3)])
+    prompts = Prompts.beside(centre + 10 * steps, GEOMETRY)
+    assert prompts.foreground_mm == pytest.approx(centre + 8.5 * steps)
+    assert prompts.background_mm == pytest.approx(centre + 13 * steps)
+    moved = prompts.moved(2.0, np.random.default_rng(0))
+    assert (np.linalg.norm(moved.foreground_mm - centre, axis=1) < 10).all()
+    assert (np.linalg.norm(moved.background_mm - centre, axis=1) > 10).all()
+    assert len(Prompts.beside(centre[None], GEOMETRY).foreground_mm) == 0
+    assert len(Prompts.beside([centre + 10 * steps[0], centre - 10 * steps[0], centre], GEOMETRY).foreground_mm) == 2
+    landmarks = {f"p{k}": present(point) for k, point in enumerate(centre + 10 * steps)}
+    found = prompts_of({**landmarks, "gone": ABSENT}, [], [*landmarks, "gone", "unknown"], GEOMETRY, SHAPE)
+    assert found.foreground_mm == pytest.approx(prompts.foreground_mm)
+    assert prompts_of(landmarks, [], ["p0"], GEOMETRY, SHAPE) is None
+
+
+def test_in_thick_slices_points_stay_in_the_slice_of_their_landmark():
+    thick = Geometry(np.diag([1.0, 1.0, 8.0])[:, ::-1], np.array([10.0, 20.0, 30.0]))
+    at = thick.to_mm(np.array([(2.0, 10, 20), (5, 10, 40), (6, 25, 30)]))
+    prompts = Prompts.beside(at, thick)
+    for points in (prompts.foreground_mm, prompts.background_mm):
+        assert thick.to_index(points)[:, 0] == pytest.approx(np.array([2, 5, 6]))
+    assert np.linalg.norm(prompts.foreground_mm - at, axis=1) == pytest.approx(1.5)
+    assert np.linalg.norm(prompts.background_mm - at, axis=1) == pytest.approx(3.0)
 
 
 # --- filters ----------------------------------------------------------------------------------------------------------
