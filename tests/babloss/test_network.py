@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
 from nnunet_ext.babloss.network import LandmarkUNet
+from nnunet_ext.babloss.options import BaBLossOptions
 from nnunet_ext.landmarks.heatmaps import decode, heatmaps
 from nnunet_ext.landmarks.points import State
 from nnunet_ext.nnunet.unet import PlannedUNet
@@ -121,6 +122,26 @@ def test_a_share_of_the_landmarks_gradient_reaches_the_encoder(share):
         factor = share if name.startswith("encoder.") else 1.0
         torch.testing.assert_close(scaled[name], factor * expected)
         torch.testing.assert_close(same[name], of_segmentation[name])
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_the_compiled_network_is_one_graph_with_the_same_gradients(dim):
+    """nnU-Net compiles on CUDA by default."""
+    torch.manual_seed(0)
+    network = LandmarkUNet(PlannedUNet(tiny.network(dim)), 5, 1, BaBLossOptions().encoder_gradient).train()
+    x = torch.randn(2, 1, *[16] * dim)
+
+    def gradients(run):
+        network.zero_grad()
+        segmentation, landmarks = run(x)
+        (landmarks.square().mean() + sum(level.square().mean() for level in segmentation)).backward()
+        return {name: parameter.grad.clone() for name, parameter in network.named_parameters()}
+
+    eager = gradients(network)
+    torch._dynamo.reset()
+    compiled = gradients(torch.compile(network, fullgraph=True, backend="aot_eager"))
+    for name, gradient in eager.items():
+        torch.testing.assert_close(compiled[name], gradient, rtol=1e-3, atol=1e-5)
 
 
 @given(point=st.lists(st.floats(8, 23), min_size=3, max_size=3))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_ext.data.geometry import Geometry
+from nnunet_ext.data.geometry import Floats, Geometry
 from nnunet_ext.data.raw import RawCase, require_labels
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
@@ -27,8 +27,6 @@ from nnunet_ext.landmarks.points import Landmarks, State
 from nnunet_ext.landmarks.pseudo.engines import Engine, OrganEngine, load_engine
 from nnunet_ext.landmarks.pseudo.prompts import Limits, Prompts, Verdict, judge, prompts_of
 from nnunet_ext.processes.parallel import for_every_case
-
-NO_PROMPTS = "no prompts"
 
 CHECKS = 20
 """Largest number of segmented cases on which engine and filters are checked."""
@@ -89,22 +87,63 @@ class LandmarkCase:
         """The organs to make masks of."""
         return tuple(self.labelled_mm3)
 
-    def prompts(self, organ: str, geometry: Geometry, shape: Sequence[int]) -> Prompts | None:
-        """Return the prompts for one organ, if its landmarks give any."""
-        pairs = self.declaration.spans.get(organ, ())
-        return prompts_of(self.landmarks, pairs, on_surface_of(organ, self.declaration), geometry, shape)
+    def present(self, names: Iterable[str]) -> list[str]:
+        """Return those of these landmarks that are present."""
+        return [name for name in names if name in self.landmarks and self.landmarks[name].state is State.PRESENT]
+
+    def places(self, names: Sequence[str]) -> Floats:
+        """Return the positions of present landmarks, ``(L, 3)``, mm."""
+        return np.array([self.landmarks[name].position_mm for name in names], float).reshape(-1, 3)
+
+    def candidate(
+        self, organ: str, make: Callable[[Prompts], NDArray[np.bool_]], geometry: Geometry, shape: Sequence[int]
+    ) -> Candidate:
+        """Return the mask of one organ with the verdict of the filters.
+
+        Args:
+            organ: name of a label.
+            make: function from prompts in the image to the engine's mask.
+            geometry: geometry of the image.
+            shape: shape of the image, ``(z, y, x)``.
+        """
+        on_surface = self.present(name for name, lies_on in self.declaration.surface_of.items() if organ in lies_on)
+        if pairs := self.declaration.spans.get(organ):
+            prompts = prompts_of(self.landmarks, pairs, geometry, shape)
+            if prompts is None:
+                return NOT_PROMPTED
+            rng = np.random.default_rng([self.options.seed, zlib.crc32(f"{self.case.name}/{organ}".encode())])
+            moved = prompts.moved(self.options.limits.jitter_mm, rng).in_image(geometry, shape)
+            mask, others = make(prompts), [make(moved)]
+            tests = [(mask, self.places(on_surface))]
+        else:
+            own = self.present(on_surface_of(organ, self.declaration))
+            prompts, *halves = (
+                Prompts.beside(self.places(own), geometry, chosen).in_image(geometry, shape)
+                for chosen in (slice(None), slice(0, None, 2), slice(1, None, 2))
+            )
+            if not len(prompts.foreground_mm):
+                return NOT_PROMPTED
+            mask, others = make(prompts), [make(half) for half in halves]
+            unseen = [[name for name in on_surface if name not in own[first::2]] for first in (0, 1)]
+            tests = [(other, self.places(names)) for other, names in zip(others, unseen, strict=True)]
+        return Candidate(mask, self.judge(organ, mask, others, prompts, geometry, tests), prompts)
+
+    def judge_true(self, organ: str, true: NDArray[np.bool_], prompts: Prompts, geometry: Geometry) -> Verdict:
+        """Return the verdict of the filters on a true mask, from which no prompts differ."""
+        names = self.present(name for name, lies_on in self.declaration.surface_of.items() if organ in lies_on)
+        return self.judge(organ, true, [true], prompts, geometry, [(true, self.places(names))])
 
     def judge(
-        self, organ: str, mask: NDArray[np.bool_], other: NDArray[np.bool_], prompts: Prompts, geometry: Geometry
+        self,
+        organ: str,
+        mask: NDArray[np.bool_],
+        others: Sequence[NDArray[np.bool_]],
+        prompts: Prompts,
+        geometry: Geometry,
+        tests: Sequence[tuple[NDArray[np.bool_], Floats]],
     ) -> Verdict:
-        """Return the verdict of the filters on a mask, given the mask from moved prompts."""
-        on_surface = {
-            name: np.asarray(self.landmarks[name].position_mm, float)
-            for name, lies_on in self.declaration.surface_of.items()
-            if organ in lies_on and name in self.landmarks and self.landmarks[name].state is State.PRESENT
-        }
-        labelled = self.labelled_mm3[organ]
-        return judge(mask, other, prompts, geometry, on_surface, labelled, self.options.limits)
+        """Return the verdict of the filters; see :func:`nnunet_ext.landmarks.pseudo.prompts.judge`."""
+        return judge(mask, others, prompts, geometry, tests, self.labelled_mm3[organ], self.options.limits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +159,9 @@ class Candidate:
     mask: NDArray[np.bool_] | None
     verdict: Verdict
     prompts: Prompts | None
+
+
+NOT_PROMPTED = Candidate(None, Verdict({}, ("no prompts",)), None)
 
 
 @dataclass(frozen=True)
@@ -240,18 +282,10 @@ def candidates_of(work: LandmarkCase) -> tuple[dict[str, Candidate], Geometry]:
     image = Reader(work.reader_name).image(work.case.images[0])
     geometry, array = Geometry.from_volume(image), as_3d(image.array)
     of_organ = _by_organ(engine, array, work.case.images[1:], work.reader_name)
-    found: dict[str, Candidate] = {}
+    found = {}
     for organ in work.to_make:
-        prompts = work.prompts(organ, geometry, array.shape)
-        if prompts is None:
-            found[organ] = Candidate(None, Verdict({}, (NO_PROMPTS,)), None)
-            continue
-        rng = np.random.default_rng([options.seed, zlib.crc32(f"{work.case.name}/{organ}".encode())])
-        moved = prompts.moved(options.limits.jitter_mm, rng).in_image(geometry, array.shape)
-        own = of_organ(organ)
-        mask = _mask(own, options.engine, array, geometry, prompts)
-        other = _mask(own, options.engine, array, geometry, moved)
-        found[organ] = Candidate(mask, work.judge(organ, mask, other, prompts, geometry), prompts)
+        make = partial(_mask, of_organ(organ), options.engine, array, geometry)
+        found[organ] = work.candidate(organ, make, geometry, array.shape)
     return found, geometry
 
 
@@ -270,7 +304,7 @@ def check_of(work: LandmarkCase) -> dict[str, Check]:
             continue
         if organ in work.organs.annotated.get(work.case.name, {organ}):
             dice = 2 * (candidate.mask & true).sum() / (candidate.mask.sum() + true.sum())
-            checks[organ] = Check(float(dice), work.judge(organ, true, true, candidate.prompts, geometry))
+            checks[organ] = Check(float(dice), work.judge_true(organ, true, candidate.prompts, geometry))
     return checks
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from scipy.ndimage import binary_erosion
 
 from nnunet_ext.cli import main
 from nnunet_ext.data.raw import open_dataset
@@ -34,6 +35,15 @@ def whole_box(image, spacing_mm, foreground, background):
 
 def nothing(image, spacing_mm, foreground, background):
     return np.zeros(image.shape, bool)
+
+
+def stubborn(image, spacing_mm, foreground, background):
+    """An engine that obeys prompts in a few voxels, and is wrong everywhere else."""
+    mask = binary_erosion(image > 0.5, iterations=3)
+    for points, inside in ((foreground, True), (background, False)):
+        for z, y, x in np.rint(points).astype(int):
+            mask[z - 1 : z + 2, y - 1 : y + 2, x - 1 : x + 2] = inside
+    return mask
 
 
 class ByOrgan:
@@ -120,6 +130,16 @@ def test_an_organ_without_spans_is_prompted_beside_the_landmarks_on_its_surface(
     organ = json.loads((result.folder / "pseudo_labels/lm_0.json").read_text())["organs"]["box"]
     assert [len(organ[name]) for name in ("foreground_mm", "background_mm")] == [3, 3]
     assert (organ["foreground_inside"], organ["background_outside"]) == (1, 1)
+
+
+def test_a_landmark_does_not_test_a_mask_that_it_made(source):
+    describe(source, landmarks=BLOCK)
+    result = pseudo_label(source, "304", engine(stubborn), processes=1)
+    for name in ("lm_0", "lm_1"):
+        organ = json.loads((result.folder / f"pseudo_labels/{name}.json").read_text())["organs"]["box"]
+        assert (organ["foreground_inside"], organ["background_outside"]) == (1, 1)
+        assert organ["landmark_mm"] > 3
+        assert "landmarks" in organ["refused_because_of"]
 
 
 def test_the_provenance_says_how_a_mask_was_made(source):
