@@ -144,7 +144,7 @@ class Verdict:
     """Verdict of the filters on one mask.
 
     Attributes:
-        values: measurements by name; None if there is nothing to compare with.
+        values: measurements by name; None if there is nothing to compare with, or no surface to measure from.
         reasons: filters that refuse the mask; empty if it is accepted.
     """
 
@@ -205,7 +205,7 @@ def judge(
         "agreement": agreement,
     }
     return Verdict(
-        {name: None if value is None else float(value) for name, value in values.items()},
+        {name: None if value is None or np.isinf(value) else float(value) for name, value in values.items()},
         tuple(name for name, passed in checks.items() if not passed),
     )
 

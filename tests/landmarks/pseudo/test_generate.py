@@ -46,6 +46,10 @@ def stubborn(image, spacing_mm, foreground, background):
     return mask
 
 
+def needs_three_points(image, spacing_mm, foreground, background):
+    return (image > 0.5) & (len(foreground) > 2)
+
+
 class ByOrgan:
     """An engine that knows organs by name."""
 
@@ -140,6 +144,15 @@ def test_a_landmark_does_not_test_a_mask_that_it_made(source):
         assert (organ["foreground_inside"], organ["background_outside"]) == (1, 1)
         assert organ["landmark_mm"] > 3
         assert "landmarks" in organ["refused_because_of"]
+
+
+def test_an_empty_mask_from_half_of_the_landmarks_refuses_the_whole(source):
+    describe(source, landmarks=BLOCK)
+    result = pseudo_label(source, "304", engine(needs_three_points), processes=1)
+    text = (result.folder / "pseudo_labels/lm_0.json").read_text()
+    organ = json.loads(text, parse_constant=pytest.fail)["organs"]["box"]  # Infinity is no JSON
+    assert (organ["landmark_mm"], organ["agreement"]) == (None, 0)
+    assert organ["refused_because_of"] == ["landmarks", "agreement"]
 
 
 def test_the_provenance_says_how_a_mask_was_made(source):
