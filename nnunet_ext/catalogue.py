@@ -113,7 +113,7 @@ TRAINERS: dict[str, Entry] = {
         description="the same, and each kind teaches the other",
         needs="landmarks on surfaces",
         network="stock",
-        measured="better than stock on the same folder, not on the segmented ones (ACDC, three subsets, no verdict)",
+        measured="no difference shown in Dice, surfaces nearer (ACDC, three subsets)",
         page="docs/results/babloss.md",
     ),
     "nnUNetTrainerS2VNet": Entry(
