@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from nnunetv2.configuration import default_num_processes
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_ext.export.write import export_model
@@ -65,6 +66,8 @@ def stock(stock_python, tmp_path):
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        # nnU-Net exports with this many threads, which round differently in the last bit
+        "nnUNet_def_n_proc": str(default_num_processes),
         **{f"nnUNet_{name}": str(tmp_path / "elsewhere" / name) for name in ("raw", "preprocessed", "results")},
     }
 
