@@ -14,12 +14,12 @@ FOLDER = Path(__file__).parents[1] / "results" / "babloss"
 
 ARMS = {
     "nnUNetTrainerSegmentedOnly": "stock nnU-Net on the 8 patients",
-    "nnUNetTrainerSegmentedOnly, 5000 steps": "the same, twice as long",
+    "nnUNetTrainerSegmentedOnly, 5000 steps": "stock, twice as long",
     "nnUNetTrainerLandmark": "Landmark (no bridge)",
     "nnUNetTrainerBaBLoss": "BaBLoss",
-    "nnUNetTrainerBaBLoss, 5000 steps": "the same, twice as long ",
+    "nnUNetTrainerBaBLoss, 5000 steps": "BaBLoss, twice as long",
 }
-"""Arms of the CSV files, and their names in the figure, each of its own."""
+"""Arms of the CSV files, and their names in the figure."""
 
 SUBSET = 1
 """The only subset with all arms and with surfaces of all of them."""
@@ -41,8 +41,8 @@ def main() -> None:
         DICE: values("batches_of_4.csv", DICE),
         SURFACE: values("surface_at_landmarks.csv", SURFACE),
     }
-    baseline, *others = ARMS.values()
-    figure = distributions(by_metric, styles([baseline, *others], baseline))
+    names = list(ARMS.values())
+    figure = distributions(by_metric, styles(names, baseline=names[0]))
     figure.savefig(FOLDER / "first_subset.png", dpi=110)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -87,8 +87,9 @@ class LandmarkCase:
         """The organs to make masks of."""
         return tuple(self.labelled_mm3)
 
-    def present(self, names: Iterable[str]) -> list[str]:
-        """Return those of these landmarks that are present."""
+    def on_surface(self, organ: str) -> list[str]:
+        """Return the present landmarks on the surface of an organ."""
+        names = [name for name, lies_on in self.declaration.surface_of.items() if organ in lies_on]
         return [name for name in names if name in self.landmarks and self.landmarks[name].state is State.PRESENT]
 
     def places(self, names: Sequence[str]) -> Floats:
@@ -106,7 +107,7 @@ class LandmarkCase:
             geometry: geometry of the image.
             shape: shape of the image, ``(z, y, x)``.
         """
-        on_surface = self.present(name for name, lies_on in self.declaration.surface_of.items() if organ in lies_on)
+        on_surface = self.on_surface(organ)
         if pairs := self.declaration.spans.get(organ):
             prompts = prompts_of(self.landmarks, pairs, geometry, shape)
             if prompts is None:
@@ -116,7 +117,7 @@ class LandmarkCase:
             mask, others = make(prompts), [make(moved)]
             tests = [(mask, self.places(on_surface))]
         else:
-            own = self.present(on_surface_of(organ, self.declaration))
+            own = [name for name in on_surface_of(organ, self.declaration) if name in on_surface]
             prompts, *halves = (
                 Prompts.beside(self.places(own), geometry, chosen).in_image(geometry, shape)
                 for chosen in (slice(None), slice(0, None, 2), slice(1, None, 2))
@@ -130,8 +131,8 @@ class LandmarkCase:
 
     def judge_true(self, organ: str, true: NDArray[np.bool_], prompts: Prompts, geometry: Geometry) -> Verdict:
         """Return the verdict of the filters on a true mask, from which no prompts differ."""
-        names = self.present(name for name, lies_on in self.declaration.surface_of.items() if organ in lies_on)
-        return self.judge(organ, true, [true], prompts, geometry, [(true, self.places(names))])
+        tests = [(true, self.places(self.on_surface(organ)))]
+        return self.judge(organ, true, [true], prompts, geometry, tests)
 
     def judge(
         self,
