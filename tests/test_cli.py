@@ -171,7 +171,7 @@ def test_the_file_that_nnunet_would_write_is_not_taken_for_a_folder(tmp_path, ca
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", ["evaluate a b", "landmarks predict -i a -m b"])
+@pytest.mark.parametrize("command", ["evaluate a b", "landmarks predict -i a -m b", "s2v predict -i a -m b"])
 def test_a_file_is_no_folder_to_write_results_to(command, tmp_path, capsys):
     (tmp_path / "table.csv").touch()
     assert main([*command.split(), "-o", str(tmp_path / "table.csv")]) == 2

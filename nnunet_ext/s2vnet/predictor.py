@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.files import require_no_file
 from nnunet_ext.nnunet.models import Prediction
 from nnunet_ext.nnunet.precision import planned_precision
 from nnunet_ext.nnunet.pretrained import unwrap
@@ -249,8 +250,9 @@ def predict(
         How many cases there are in ``out``.
 
     Raises:
-        InputError: there is no such model, fold, device or image, or the model is none of S2VNet.
+        InputError: there is no such model, fold, device or image, the model is none of S2VNet, or ``out`` is a file.
     """
+    require_no_file(out)
     out = Path(out)
     predictor = how.predictor(S2VPredictor, Path(model), {"direction": direction})
     how.run(predictor, Path(images), out)
