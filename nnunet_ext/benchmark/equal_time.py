@@ -59,7 +59,10 @@ def with_equal_time(spec: Spec, benchmark: BenchmarkFolder, known: Mapping[str, 
 
 def key_of(arm: Arm, other: Arm, device: str) -> str:
     """The key under which the iterations of ``arm`` that take the time of ``other`` are kept."""
-    return digest([[one.trainer, one.plans.identity, one.dataset] for one in (arm, other)], device)
+    own = [[one.trainer, one.plans.identity, one.dataset] for one in (arm, other)]
+    configurations = [one.configuration for one in (arm, other)]
+    # left out where all have one configuration, so that published keys fit
+    return digest(own, device, *([configurations] if any(configurations) else []))
 
 
 def _iterations(spec: Spec, benchmark: BenchmarkFolder, arm: Arm, other: Arm) -> int:
@@ -72,8 +75,8 @@ def _iterations(spec: Spec, benchmark: BenchmarkFolder, arm: Arm, other: Arm) ->
 
 def _refuse_twin(arm: Arm, others: Sequence[Arm]) -> None:
     for other in others:
-        same = (other.trainer, other.plans, other.dataset, other.start)
-        if same == (arm.trainer, arm.plans, arm.dataset, arm.start):
+        same = (other.trainer, other.plans, other.dataset, other.configuration, other.start)
+        if same == (arm.trainer, arm.plans, arm.dataset, arm.configuration, arm.start):
             raise InputError(
                 f"{arm.name} would be {other.name} again, because a step of {arm.time_of} takes as long; leave it out."
             )
@@ -85,16 +88,18 @@ def _dataset(spec: Spec, arm: Arm) -> str:
 
 def _schedule(spec: Spec, arm: Arm) -> dict[str, int]:
     dataset = _dataset(spec, arm)
-    plans = plans_of(dataset, written_plans(arm.plans, dataset, spec.configurations))
-    return {**SCHEDULE, **extension_settings(plans["configurations"][spec.configurations[0]], "schedule")}
+    [configuration] = spec.configurations_of(arm)
+    plans = plans_of(dataset, written_plans(arm.plans, dataset, (configuration,)))
+    return {**SCHEDULE, **extension_settings(plans["configurations"][configuration], "schedule")}
 
 
 def _step_seconds(spec: Spec, benchmark: BenchmarkFolder, arm: Arm) -> float:
     """Seconds of a training step, measured in a separate process."""
     dataset = _dataset(spec, arm)
-    plans = written_plans(arm.plans, dataset, spec.configurations)
+    [configuration] = spec.configurations_of(arm)
+    plans = written_plans(arm.plans, dataset, (configuration,))
     file = benchmark.folder / "step_seconds.json"
-    arguments = [dataset, spec.configurations[0], str(spec.folds[0]), arm.trainer, plans, spec.device, str(file)]
+    arguments = [dataset, configuration, str(spec.folds[0]), arm.trainer, plans, spec.device, str(file)]
     command = [sys.executable, "-m", "nnunet_ext.benchmark.step_seconds", *arguments]
     run_step(
         f"time a step of {arm.name}",

@@ -40,7 +40,7 @@ class Job:
     """One training with its evaluation.
 
     ``key`` changes with everything that the result depends on. ``group`` is the data set of the comparison, if the
-    training uses another one. ``truth`` is the data set or folder whose label maps are the references, if these are not
+    training uses another one, and ``among`` the configuration of the comparison, likewise. ``truth`` is the data set or folder whose label maps are the references, if these are not
     the comparison's. ``scored`` is as in :class:`~nnunet_ext.benchmark.spec.Spec`. ``start`` is the arm whose final
     weights, of the same fold and seed, the training starts from.
     """
@@ -59,11 +59,12 @@ class Job:
     truth: str = ""
     scored: Scored = "validation"
     start: str = ""
+    among: str = ""
 
     @property
     def name(self) -> str:
         """Name of the job's folder, unique within a benchmark."""
-        return f"{self.compared}.{self.configuration}.{file_name(self.arm)}.fold_{self.fold}.seed_{self.seed}"
+        return f"{self.compared}.{self.compared_configuration}.{file_name(self.arm)}.fold_{self.fold}.seed_{self.seed}"
 
     @property
     def compared(self) -> str:
@@ -71,8 +72,13 @@ class Job:
         return self.group or self.dataset
 
     @property
+    def compared_configuration(self) -> str:
+        """The configuration of the comparison."""
+        return self.among or self.configuration
+
+    @property
     def title(self) -> str:
-        return f"{self.arm}, {self.compared} {self.configuration}, fold {self.fold}, seed {self.seed}"
+        return f"{self.arm}, {self.compared} {self.compared_configuration}, fold {self.fold}, seed {self.seed}"
 
     def training(self) -> list[str]:
         """The command that trains, as a user would type it."""
@@ -183,7 +189,7 @@ class BenchmarkFolder:
         """The job whose final weights ``job`` starts from."""
         if not job.start:
             return None
-        same = ("compared", "configuration", "fold", "seed")
+        same = ("compared", "compared_configuration", "fold", "seed")
         jobs = self.load()[1]
         return next(o for o in jobs if o.arm == job.start and all(getattr(o, k) == getattr(job, k) for k in same))
 

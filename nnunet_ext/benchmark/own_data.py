@@ -63,7 +63,7 @@ def provide(spec: Spec, benchmark: BenchmarkFolder) -> Spec:
             draw(number, drawn, spec.splits, benchmark.raw)
     for dataset in _datasets(spec):
         raw = dataset_folder(dataset, "nnUNet_raw")
-        preprocess(raw, _recipes(spec, dataset), spec.configurations, benchmark, verify=spec.raw is not None)
+        preprocess(raw, _recipes(spec, dataset), benchmark, verify=spec.raw is not None)
         if spec.splits is not None:
             write_own_folds(raw.name, spec.splits, drawn_folds(benchmark.raw / raw.name, spec.drawn))
     return spec
@@ -71,8 +71,7 @@ def provide(spec: Spec, benchmark: BenchmarkFolder) -> Spec:
 
 def preprocess(
     raw: Path,
-    recipes: Sequence[PlansRecipe],
-    configurations: tuple[str, ...],
+    recipes: Sequence[tuple[PlansRecipe, tuple[str, ...]]],
     benchmark: BenchmarkFolder,
     *,
     verify: bool = True,
@@ -81,9 +80,8 @@ def preprocess(
 
     Args:
         raw: folder of the data set.
-        recipes: recipes of all plans that are trained on it; those with a spacing or slice axis have their own
-            preprocessed data.
-        configurations: configurations to preprocess.
+        recipes: recipes of all plans that are trained on it, each with the configurations to preprocess; those with a
+            spacing or slice axis have their own preprocessed data.
         benchmark: folder of the benchmark.
         verify: let nnU-Net check the files first.
     """
@@ -97,7 +95,7 @@ def preprocess(
     key = before["key"] if same else digest(description, contents(raw, _files(raw)), metadata.version("nnunetv2"))
     planned = before.get("key") == key
     done = before.get("configurations", []) if planned else []
-    wanted = configurations if any(not recipe.has_own_data for recipe in recipes) else ()
+    wanted = dict.fromkeys(name for recipe, names in recipes if not recipe.has_own_data for name in names)
     missing = [configuration for configuration in wanted if configuration not in done]
     number = str(int(raw.name[7:10]))
     own = for_planner(environment(raw=raw.parent, preprocessed=preprocessed, results=benchmark.folder / "results"))
@@ -123,7 +121,7 @@ def preprocess(
         run(["nnUNetv2_preprocess", "-d", number, "-np", workers, "-c", *missing])
     if missing or not planned or not same:
         write_json(folder / STAMP, {"key": key, "seen": seen, "configurations": [*done, *missing]})
-    for recipe in recipes:
+    for recipe, configurations in recipes:
         plans = write(recipe, raw.name, configurations) if recipe.has_own_data else None
         if plans is not None and plans.missing:
             run(["nnUNetv2_preprocess", "-d", number, "-plans_name", plans.name, "-np", workers, "-c", *plans.missing])
@@ -138,10 +136,10 @@ def _datasets(spec: Spec) -> list[str]:
     return list(dict.fromkeys([*spec.datasets, *(arm.dataset for arm in spec.arms if arm.dataset), *references]))
 
 
-def _recipes(spec: Spec, dataset: str) -> list[PlansRecipe]:
-    """Plans that are trained on a data set; those of all arms if it only gives the references."""
-    own = [arm.plans for arm in spec.arms if (arm.dataset or dataset) == dataset]
-    return own or [arm.plans for arm in spec.arms]
+def _recipes(spec: Spec, dataset: str) -> list[tuple[PlansRecipe, tuple[str, ...]]]:
+    """Plans that are trained on a data set, and their configurations; of all arms if it only gives the references."""
+    own = [arm for arm in spec.arms if (arm.dataset or dataset) == dataset] or spec.arms
+    return [(arm.plans, spec.configurations_of(arm)) for arm in own]
 
 
 def _state_of_files(raw: Path) -> list[tuple[str, int, int]]:

@@ -84,27 +84,29 @@ def jobs_of(spec: Spec) -> list[Job]:
     for arm, group in itertools.product(spec.arms, groups):
         dataset = trained_on[arm.name, group]
         check_same_folds(arm, dataset, group, spec.folds)
-        plans[arm.name, group] = written_plans(arm.plans, dataset, spec.configurations)
+        plans[arm.name, group] = written_plans(arm.plans, dataset, spec.configurations_of(arm))
     jobs = []
     for seed, group, configuration, fold, arm in itertools.product(
         spec.seeds, groups, spec.configurations, spec.folds, spec.arms
     ):
         dataset, plan = trained_on[arm.name, group], plans[arm.name, group]
+        trained = arm.configuration or configuration
         job = Job(
             arm=arm.name,
             trainer=arm.trainer,
             plans=plan,
             dataset=dataset,
-            configuration=configuration,
+            configuration=trained,
             fold=fold,
             seed=seed,
             device=spec.device,
-            epochs=expected_epochs(arm.trainer, dataset, plan, configuration),
+            epochs=expected_epochs(arm.trainer, dataset, plan, trained),
             key="",
             group="" if dataset == group else group,
             truth=truths.get(group, ""),
             scored=spec.scored,
             start=arm.start or "",
+            among="" if trained == configuration else configuration,
         )
         truth_of(job)
         jobs.append(replace(job, key=job_key(job)))
@@ -147,10 +149,11 @@ def check_dataset(dataset: str, spec: Spec) -> None:
     Without ``splits_final.json`` nnU-Net's default folds are written, as its first training would do.
     """
     folder = dataset_folder(dataset)
-    for plans in [arm.plans for arm in spec.arms]:
+    for arm in spec.arms:
+        plans = arm.plans
         file = folder / f"{plans.base}.json"
         configurations = read_json(file)["configurations"] if file.is_file() else {}
-        for configuration in spec.configurations:
+        for configuration in spec.configurations_of(arm):
             if configuration not in configurations:
                 there = ", ".join(configurations) or "no such plans"
                 raise InputError(f"{file}: there is no configuration {configuration!r} (there is: {there}).")

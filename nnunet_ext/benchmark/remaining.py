@@ -80,4 +80,4 @@ def seconds_of(record: dict[str, Any]) -> float:
 
 
 def _kind(job: Job) -> tuple[str, str, str]:
-    return job.arm, job.compared, job.configuration
+    return job.arm, job.compared, job.compared_configuration

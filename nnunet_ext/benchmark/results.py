@@ -190,7 +190,7 @@ def from_benchmark(benchmark: BenchmarkFolder, baseline: str | None = None) -> R
 def group_name(job: Job, subsets: Mapping[str, Sequence[str]]) -> str:
     """Name of the group of a job: data set, configuration, and the training data of its fold if folds are repeats."""
     named = subsets.get(job.compared)
-    return ", ".join([job.compared, job.configuration, *([named[job.fold]] if named else [])])
+    return ", ".join([job.compared, job.compared_configuration, *([named[job.fold]] if named else [])])
 
 
 def unfinished(benchmark: BenchmarkFolder, job: Job) -> Unfinished:

@@ -10,6 +10,7 @@
       - {name: Reference with 34 epochs, trainer: nnUNetTrainerReference, plans: {epochs: 34}}
       - {name: PnPNet on top, trainer: nnUNetTrainerPnPNet, from: nnUNetTrainerReference}   # from its final weights
       - {name: equal time, trainer: nnUNetTrainerReference, time_of: nnUNetTrainerPnPNet}   # sets the iterations
+      - {name: slices, trainer: nnUNetTrainerReference, configuration: 2d}   # another configuration than the others
     datasets: [4]                       # numbers or names of preprocessed data sets, or synthetic, with synthetic_cases
     configurations: [3d_fullres]
     plans: {base: nnUNetPlans, presets: [cpu], epochs: 20, iterations: 50}   # as for `nnunet-ext plans`
@@ -156,7 +157,8 @@ class Arm(_Strict):
     """One row of the comparison: a trainer and the plans it is trained with.
 
     ``dataset`` is another data set to train on, with the same cases and folds; for example one with dense labels, as
-    the upper bound for scribbles. ``start`` (``from`` in a file) is the arm whose final weights, of the same fold and
+    the upper bound for scribbles. ``configuration`` is another configuration than that of the comparison; for example
+    ``3d_fullres`` among trainers of ``2d``. ``start`` (``from`` in a file) is the arm whose final weights, of the same fold and
     seed, the training starts from; this shows what a method adds to a trained network. ``time_of`` is the arm whose
     training time this arm gets, which sets its iterations.
     """
@@ -165,6 +167,7 @@ class Arm(_Strict):
     trainer: str
     plans: PlansRecipe = PlansRecipe()
     dataset: Name | None = None
+    configuration: str | None = None
     start: Annotated[str | None, Field(alias="from")] = None
     time_of: str | None = None
 
@@ -311,6 +314,10 @@ class Spec(_Common):
 
     arms: tuple[Arm, ...]
 
+    def configurations_of(self, arm: Arm) -> tuple[str, ...]:
+        """The configurations that an arm trains: its own, or all of the comparison."""
+        return (arm.configuration,) if arm.configuration else self.configurations
+
     @property
     def brings_its_data(self) -> bool:
         """Whether the data is planned and preprocessed inside the folder of the benchmark."""
@@ -373,7 +380,11 @@ class _File(_Common):
                 raise ValueError(f"trainers: {arm.name} starts from {arm.start!r}, which is not listed before it")
             if arm.time_of is not None:
                 self._can_be_timed(arm)
-        trained = [(arm.trainer, arm.plans, arm.dataset, arm.start, arm.time_of) for arm in self.spec().arms]
+            if arm.configuration is not None:
+                self._has_one_comparison(arm)
+        trained = [
+            (arm.trainer, arm.plans, arm.dataset, arm.configuration, arm.start, arm.time_of) for arm in self.spec().arms
+        ]
         if any(trained.count(one) > 1 for one in trained):
             raise ValueError("trainers: two have the same trainer and plans; repeat trainings with seeds")
         if self.baseline not in names:
@@ -394,6 +405,17 @@ class _File(_Common):
             raise ValueError(f"trainers: {arm.name} has iterations, but the time of {arm.time_of} sets them")
         if len(self.datasets) > 1 or len(self.configurations) > 1:
             raise ValueError(f"trainers: {arm.name}: time_of needs one data set and one configuration")
+
+    def _has_one_comparison(self, arm: Arm) -> None:
+        if len(self.configurations) > 1:
+            listed = ", ".join(self.configurations)
+            raise ValueError(
+                f"trainers: {arm.name} has a configuration of its own, but is compared in several ({listed}); leave one"
+            )
+        if arm.configuration in self.configurations:
+            raise ValueError(f"trainers: {arm.name}: {arm.configuration} is the configuration of all; leave it out there")
+        if arm.start is not None:
+            raise ValueError(f"trainers: {arm.name} starts from {arm.start}, whose weights are of another configuration")
 
     def spec(self) -> Spec:
         """The specification, in which every arm has its complete plans."""

@@ -77,6 +77,16 @@ def test_other_epochs_count_too(root, measured):
     assert schedules(root, trainers=arms)["equal time"] == (2, 51)
 
 
+def test_the_time_of_another_configuration(root, measured):
+    in_3d = {**LONGER, "configuration": "3d_fullres"}
+    arms = ["nnUNetTrainerReference", "nnUNetTrainerPnPNet", in_3d, {**LONGER, "name": "slices"}]
+    jobs = prepare(parse({**SPEC, "trainers": arms}, "mine.yaml", "mine"), BenchmarkFolder(root / "benchmark"))
+    assert sorted(measured) == ["equal time", "nnUNetTrainerPnPNet", "nnUNetTrainerPnPNet", "slices"]
+    [job] = [job for job in jobs if job.arm == "equal time"]
+    plans = json.loads((root / "preprocessed" / tiny.DATASET / f"{job.plans}.json").read_text())
+    assert plans["configurations"]["3d_fullres"]["nnunet_ext"]["schedule"]["iterations"] == 17
+
+
 def test_an_arm_that_would_be_another_one_again_is_refused(root, monkeypatch):
     monkeypatch.setattr(equal_time, "_step_seconds", lambda *_: 0.1)
     with pytest.raises(InputError, match="equal time would be nnUNetTrainerReference again"):

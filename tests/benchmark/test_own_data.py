@@ -91,6 +91,16 @@ def test_scribbles_are_drawn_beside_links_to_the_data_sets_of_the_user(root, com
     assert (drawn["options"]["mode"], drawn["options"]["thickness"]) == ("skeleton", 1)
 
 
+def test_an_arm_of_another_configuration_has_its_own_data(root, commands):
+    in_2d = {"name": "slices", "trainer": "nnUNetTrainerReference", "configuration": "2d", "plans": {"spacing": [2, 2]}}
+    prepared(root, trainers=[*CONTENT["trainers"], in_2d])
+    own = [words for words in commands if "-plans_name" in words and words[words.index("-d") + 1] == "902"]
+    assert [words[words.index("-c") + 1 :] for words in own] == [["3d_fullres"], ["2d"]]
+    prepared(root, trainers=[*CONTENT["trainers"], {**in_2d, "plans": {}}], plans={"epochs": 1, "iterations": 1})
+    shared = [words for words in commands[len(own) :] if words[0] == "nnUNetv2_preprocess" and "-plans_name" not in words]
+    assert [words[-2:] for words in shared if words[words.index("-d") + 1] == "902"] == [["3d_fullres", "2d"]]
+
+
 def test_missing_labels_are_drawn_by_subject(root, commands):
     removed = {902: {"from": 901, "missing_labels": {"removed": [1], "seed": 1}}}
     _, benchmark = prepared(root, drawn=removed)

@@ -13,6 +13,7 @@ from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.benchmark.job import run_job, training_left
 from nnunet_ext.benchmark.prepare import prepare
 from nnunet_ext.benchmark.preprocessed import job_key, subsets
+from nnunet_ext.benchmark.results import group_name
 from nnunet_ext.benchmark.run import run_benchmark, with_arms
 from nnunet_ext.benchmark.score import Truth, truth_of
 from nnunet_ext.benchmark.spec import parse
@@ -151,6 +152,21 @@ def test_predictions_can_be_scored_against_another_data_set_and_an_arm_trained_o
     own = root / "preprocessed" / tiny.DATASET / "dataset.json"
     assert truth_of(other[0]) == Truth(dense, own, ("tiny_4", "tiny_5"))
     assert other[0].key != jobs[0].key
+
+
+def test_an_arm_of_another_configuration_is_compared_with_the_others(root):
+    in_3d = {"name": "3D", "trainer": "nnUNetTrainerReference", "configuration": "3d_fullres"}
+    jobs = jobs_of(root, trainers=[*SPEC["trainers"], in_3d], configurations=["2d"], seeds=[0])
+    assert [job.configuration for job in jobs] == ["2d", "2d", "3d_fullres"]
+    assert {job.compared_configuration for job in jobs} == {"2d"}
+    assert len({group_name(job, {}) for job in jobs}) == 1
+    assert jobs[2].training()[2] == "3d_fullres"
+    assert jobs[2].name == f"{tiny.DATASET}.2d.3D.fold_0.seed_0"
+    plans = json.loads((root / "preprocessed" / tiny.DATASET / f"{jobs[2].plans}.json").read_text())
+    assert list(plans["configurations"]) == ["3d_fullres"]
+    assert jobs[2].epochs == 1
+    [again] = [job for job in folder(root).load()[1] if job.arm == "3D"]
+    assert again == jobs[2]
 
 
 def test_an_arm_that_starts_from_another_waits_for_its_weights(root):

@@ -80,6 +80,17 @@ def test_an_arm_may_start_from_the_weights_of_one_before_it():
     refused("again starts from 'nothing'", trainers=[*MINIMAL["trainers"], {**again, "from": "nothing"}])
 
 
+def test_an_arm_of_another_configuration_needs_one_comparison_to_belong_to():
+    own = {"name": "in slices", "trainer": "nnUNetTrainerReference", "configuration": "2d"}
+    arms = [*MINIMAL["trainers"], own]
+    spec = parse({**MINIMAL, "trainers": arms}, "mine.yaml", "mine")
+    assert [spec.configurations_of(arm) for arm in spec.arms] == [("3d_fullres",)] * 2 + [("2d",)]
+    refused("in slices", "several (2d, 3d_fullres)", trainers=arms, configurations=["2d", "3d_fullres"])
+    refused("2d is the configuration of all", trainers=arms, configurations=["2d"])
+    from_it = {**own, "from": "nnUNetTrainerReference"}
+    refused("whose weights are of another configuration", trainers=[*MINIMAL["trainers"], from_it])
+
+
 def test_a_spec_survives_json():
     plans = {"presets": ["cpu"], "features": [4, 8], "options": {"pnpnet": {"levels": [2, 3]}}}
     spec = read(plans=plans, metrics={"nsd_tolerances_mm": [1, 2]}, seeds=[3, 4])
