@@ -27,6 +27,7 @@ Deviations from the published code (:mod:`nnunet_ext.pnpnet.published`), each wi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -74,16 +75,17 @@ class PullBranch(nn.Module):
         self.dialect = dialect
         self.exclusive = exclusive
         self.levels = list(levels)
-        self.atlas = CenterAtlas(classes, options.dim, options.atlas_ratio * classes)
+        dim = options.dim_at(planned.channels[self.levels[0]])
+        self.atlas = CenterAtlas(classes, dim, options.atlas_ratio * classes)
         self.clustering = nn.ModuleDict(
             {
                 str(level): ClassClusteringModule(
                     dialect,
                     planned.channels[level],
                     classes,
-                    dim=options.dim,
+                    dim=dim,
                     heads=options.heads,
-                    mlp_dim=options.mlp_ratio * options.dim,
+                    mlp_dim=options.mlp_ratio * dim,
                     exclusive=exclusive,
                     last=level == self.levels[0],
                 )
@@ -180,7 +182,7 @@ class PnPNet(nn.Module):
                 self.push[str(level)] = (
                     published.PublishedDifference(dialect, channels, kernel_size)
                     if options.published
-                    else SemanticDifferenceModule(dialect, channels, kernel_size, width=options.width)
+                    else SemanticDifferenceModule(dialect, channels, kernel_size, width=options.width_at(channels))
                 )
         self.pull: nn.Module | None = None
         if options.pull:
@@ -209,13 +211,21 @@ class PnPNet(nn.Module):
         """Load weights.
 
         Raises:
-            InputError: they are from a version of this network whose branches did not start at 0.
+            InputError: they are from a version of this network whose branches did not start at 0, or have branches of
+                another size.
         """
         if strict and _starts_at_zero(self.state_dict()) and not _starts_at_zero(state_dict):
             raise InputError(
                 "These weights are of an earlier PnPNet, in which the pulling branch gated by the planned logits was "
                 "the network; here both branches are added to the planned network. Predict with a version of "
                 "nnunet-ext of before that change (see CHANGELOG.md), or train again."
+            )
+        here, there = (_sizes(weights) for weights in (self.state_dict(), state_dict))
+        if strict and here != there and here.keys() == there.keys():
+            needed = json.dumps({name: max(sizes) for name, sizes in there.items()})
+            raise InputError(
+                "These weights have branches of another size than the network of the plans. Write "
+                f'"nnunet_ext": {{"pnpnet": {needed}}} into this configuration of the plans.json that lies beside them.'
             )
         return super().load_state_dict(state_dict, strict, assign)
 
@@ -224,6 +234,15 @@ def _starts_at_zero(weights: Mapping[str, Any]) -> bool:
     """Whether the branches in these weights, if any, have the factors that start at 0."""
     branches = [key for key in weights if key.startswith(("push.", "pull."))]
     return not branches or any(key.endswith("scale.factor") for key in branches)
+
+
+def _sizes(weights: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Sizes of the branches in these weights, of every level, by the option that sets them."""
+    found = {
+        "width": [tensor.shape[0] for name, tensor in weights.items() if name.endswith(".reduce.weight")],
+        "dim": [tensor.shape[1] for name, tensor in weights.items() if name == "pull.atlas.queries"],
+    }
+    return {option: sizes for option, sizes in found.items() if sizes}
 
 
 def attachable_levels(

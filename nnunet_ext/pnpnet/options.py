@@ -15,6 +15,12 @@ from nnunet_ext.nnunet.options import STRICT, MethodOptions
 LEVELS = (1, 2, 3)
 """Encoder stages that the branches attach to by default: relative stride 2, 4 and 8, as in the code."""
 
+WIDTH = 32
+"""Most channels in which the pushing branch takes differences by default."""
+
+DIM = 64
+"""Greatest length of a centre by default."""
+
 
 @dataclass(frozen=True, config=STRICT)
 class PnPNetOptions(MethodOptions):
@@ -29,10 +35,12 @@ class PnPNetOptions(MethodOptions):
     levels: Annotated[Sequence[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
     """Encoder stages to attach to; None: :data:`LEVELS`. Stages that a network does not have are left out, and so is
     the bottleneck; at least one must be there."""
-    width: Annotated[int, Field(gt=0)] = 32
-    """Channels in which the pushing branch takes differences, at most as many as a stage has. The code: all of them."""
-    dim: Annotated[int, Field(gt=0)] = 64
-    """Length of a centre. The code: 192."""
+    width: Annotated[int, Field(gt=0)] | None = None
+    """Channels in which the pushing branch takes differences, at most as many as a stage has. None: half of them, at
+    most :data:`WIDTH`. The code: all of them."""
+    dim: Annotated[int, Field(gt=0)] | None = None
+    """Length of a centre. None: the channels of the finest stage that the branch attaches to, at most :data:`DIM`. The
+    code: 192."""
     heads: Annotated[int, Field(gt=0)] = 4
     """Heads of the centre transformer, a divisor of ``dim``. The code: 6."""
     mlp_ratio: Annotated[int, Field(gt=0)] = 4
@@ -49,9 +57,17 @@ class PnPNetOptions(MethodOptions):
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> Self:
-        if self.dim % self.heads:
+        if self.dim is not None and self.dim % self.heads:
             raise ValueError(f"heads must divide dim, found heads = {self.heads} and dim = {self.dim}")
         return self
+
+    def width_at(self, channels: int) -> int:
+        """Channels in which differences are taken at a stage of so many channels."""
+        return min(self.width or min(WIDTH, max(1, channels // 2)), channels)
+
+    def dim_at(self, channels: int) -> int:
+        """Length of a centre if the finest stage has so many channels; a multiple of ``heads``."""
+        return self.dim or -(-min(DIM, channels) // self.heads) * self.heads
 
     @classmethod
     def as_published(cls) -> Self:

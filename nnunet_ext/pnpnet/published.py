@@ -202,7 +202,8 @@ class PublishedPullBranch(nn.Module):
         super().__init__()
         classes = planned.num_heads
         self.levels = list(levels)
-        self.atlas = CenterAtlas(classes, options.dim, 0)
+        dim = options.dim_at(planned.channels[self.levels[0]])
+        self.atlas = CenterAtlas(classes, dim, 0)
         self.clustering = nn.ModuleDict(
             {
                 str(level): PublishedClustering(
@@ -210,9 +211,9 @@ class PublishedPullBranch(nn.Module):
                     planned.channels[level],
                     classes,
                     planned.kernel_sizes[level],
-                    dim=options.dim,
+                    dim=dim,
                     heads=options.heads,
-                    mlp_dim=options.mlp_ratio * options.dim,
+                    mlp_dim=options.mlp_ratio * dim,
                     exclusive=exclusive,
                 )
                 for level in self.levels

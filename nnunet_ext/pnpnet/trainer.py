@@ -53,7 +53,7 @@ class nnUNetTrainerPnPNet(CommonTrainer):
             return super().build_aux()
         channels = network.planned.channels[network.pull.levels[0]]
         dialect = published.dialect(network.planned.conv_op)
-        loss = published.PaperCenterLoss(dialect, channels, self.options.pnpnet.dim)
+        loss = published.PaperCenterLoss(dialect, channels, self.options.pnpnet.dim_at(channels))
         return {**super().build_aux(), CENTERS: loss}
 
     def option_weights(self) -> Mapping[str, float]:

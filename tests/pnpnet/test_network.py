@@ -183,6 +183,28 @@ def test_weights_of_the_earlier_network_get_one_clear_sentence():
     assert not any("scale.factor" in key for key in paper.state_dict())
 
 
+def test_branches_grow_with_the_network_up_to_their_default_size():
+    wide = build(PnPNetOptions(), features=(32, 64, 128, 8))
+    assert [wide.push[level].skip_difference.weight.shape[0] for level in "12"] == [32, 32]
+    assert wide.pull.atlas.queries.shape[1] == 64
+    narrow = build(PnPNetOptions(), features=(16, 32, 64, 8))
+    assert [narrow.push[level].skip_difference.weight.shape[0] for level in "12"] == [16, 32]
+    assert narrow.pull.atlas.queries.shape[1] == 32
+    assert build(PnPNetOptions(heads=3), features=(4, 8, 8)).pull.atlas.queries.shape[1] == 9  # heads divide it
+    assert build(PnPNetOptions(width=64), features=(4, 8, 8)).push["1"].skip_difference.weight.shape[0] == 8
+
+
+def test_weights_with_branches_of_another_size_name_the_options_that_fit():
+    earlier = build(PnPNetOptions(width=32, dim=64), features=(16, 32, 64, 8))
+    today = build(PnPNetOptions(), features=(16, 32, 64, 8))
+    with pytest.raises(InputError, match=r'another size .*"pnpnet": \{"width": 32, "dim": 64\}\} into') as error:
+        today.load_state_dict(earlier.state_dict())
+    assert "\n" not in str(error.value)
+    with pytest.raises(RuntimeError, match="Missing key"):  # one branch is not there at all
+        today.load_state_dict(build(PnPNetOptions(push=False), features=(16, 32, 64, 8)).state_dict())
+    build(PnPNetOptions(width=32, dim=64), features=(16, 32, 64, 8)).load_state_dict(earlier.state_dict())
+
+
 def test_levels_are_those_the_network_has():
     five = PlannedUNet(tiny.network(**NETWORKS["five stages"]))
     assert attachable_levels(five, (1, 2, 3)) == [1, 2, 3]

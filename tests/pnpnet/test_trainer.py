@@ -184,7 +184,9 @@ def test_golden_losses_in_2d_and_3d(make_trainer):
     """The first loss of seeded weights on a seeded batch; a change here is a change of the method."""
     got = {}
     for configuration in ("2d", "3d_fullres"):
-        trainer = make_trainer("nnUNetTrainerPnPNet", configuration=configuration)
+        plans = tiny.plans()
+        plans["configurations"][configuration]["nnunet_ext"] = {"pnpnet": {"width": 32, "dim": 64}}
+        trainer = make_trainer("nnUNetTrainerPnPNet", configuration=configuration, plans=plans)
         trainer.network.train()
         step = trainer.train_step(tiny.batch(trainer))
         got[configuration] = (float(step["loss_segmentation"]), float(step["loss_pull"]))
