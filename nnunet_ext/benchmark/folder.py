@@ -40,9 +40,10 @@ class Job:
     """One training with its evaluation.
 
     ``key`` changes with everything that the result depends on. ``group`` is the data set of the comparison, if the
-    training uses another one, and ``among`` the configuration of the comparison, likewise. ``truth`` is the data set or folder whose label maps are the references, if these are not
-    the comparison's. ``scored`` is as in :class:`~nnunet_ext.benchmark.spec.Spec`. ``start`` is the arm whose final
-    weights, of the same fold and seed, the training starts from.
+    training uses another one, and ``among`` the configuration of the comparison, likewise. ``truth`` is the data set or
+    folder whose label maps are the references, if these are not the comparison's. ``scored`` is as in
+    :class:`~nnunet_ext.benchmark.spec.Spec`. ``start`` is the arm whose final weights, of the same fold and seed, the
+    training starts from.
     """
 
     arm: str

@@ -158,9 +158,9 @@ class Arm(_Strict):
 
     ``dataset`` is another data set to train on, with the same cases and folds; for example one with dense labels, as
     the upper bound for scribbles. ``configuration`` is another configuration than that of the comparison; for example
-    ``3d_fullres`` among trainers of ``2d``. ``start`` (``from`` in a file) is the arm whose final weights, of the same fold and
-    seed, the training starts from; this shows what a method adds to a trained network. ``time_of`` is the arm whose
-    training time this arm gets, which sets its iterations.
+    ``3d_fullres`` among trainers of ``2d``. ``start`` (``from`` in a file) is the arm whose final weights, of the same
+    fold and seed, the training starts from; this shows what a method adds to a trained network. ``time_of`` is the arm
+    whose training time this arm gets, which sets its iterations.
     """
 
     name: str
@@ -378,6 +378,8 @@ class _File(_Common):
         for place, arm in enumerate(self.trainers):
             if arm.start is not None and arm.start not in names[:place]:
                 raise ValueError(f"trainers: {arm.name} starts from {arm.start!r}, which is not listed before it")
+            if arm.start is not None and arm.configuration != self.trainers[names.index(arm.start)].configuration:
+                raise ValueError(f"trainers: {arm.name} starts from {arm.start}, whose configuration is another one")
             if arm.time_of is not None:
                 self._can_be_timed(arm)
             if arm.configuration is not None:
@@ -413,9 +415,9 @@ class _File(_Common):
                 f"trainers: {arm.name} has a configuration of its own, but is compared in several ({listed}); leave one"
             )
         if arm.configuration in self.configurations:
-            raise ValueError(f"trainers: {arm.name}: {arm.configuration} is the configuration of all; leave it out there")
-        if arm.start is not None:
-            raise ValueError(f"trainers: {arm.name} starts from {arm.start}, whose weights are of another configuration")
+            raise ValueError(
+                f"trainers: {arm.name}: {arm.configuration} is the configuration of all; leave it out there"
+            )
 
     def spec(self) -> Spec:
         """The specification, in which every arm has its complete plans."""

@@ -88,7 +88,10 @@ def test_an_arm_of_another_configuration_needs_one_comparison_to_belong_to():
     refused("in slices", "several (2d, 3d_fullres)", trainers=arms, configurations=["2d", "3d_fullres"])
     refused("2d is the configuration of all", trainers=arms, configurations=["2d"])
     from_it = {**own, "from": "nnUNetTrainerReference"}
-    refused("whose weights are of another configuration", trainers=[*MINIMAL["trainers"], from_it])
+    refused("whose configuration is another one", trainers=[*MINIMAL["trainers"], from_it])
+    back = {"name": "back", "trainer": "nnUNetTrainerPnPNet", "from": "in slices"}
+    refused("back starts from in slices, whose configuration is another one", trainers=[*arms, back])
+    parse({**MINIMAL, "trainers": [*arms, {**back, "configuration": "2d"}]}, "mine.yaml", "mine")
 
 
 def test_a_spec_survives_json():
