@@ -23,6 +23,7 @@ _FOLDERS = re.compile(f"{_POSIX}|{_WINDOWS}")
 _BAR = re.compile(r"\d+%\|.*\|")
 _EPOCH = re.compile(r"(?:^|: )Epoch (\d+)\s*$")
 _END_OF_EPOCH = re.compile(r"(?:^|: )Epoch time: ")
+_LEFT_OUT = re.compile(r"\(\d+ of \d+ epochs were left out\)|\(lines were left out here\)")
 
 
 class Folders:
@@ -59,10 +60,11 @@ def shortened(log: str, limit: int = LOG_BYTES) -> str:
 
     The lines before the first epoch and after the last one get a quarter of the limit each. Of the epochs every second,
     third, … stays, and the last one. A line gives the number of epochs left out; the curves of a report have them all.
+    A log that lost epochs already, as in a report that is taken over, keeps the others.
     """
     lines = [line.rsplit("\r", 1)[-1].rstrip() for line in log.replace("\r\n", "\n").split("\n")]
     lines = [_cut(line) for line in lines if line and not _BAR.search(line) and not re.fullmatch(r"[\d :.-]+:", line)]
-    if _size(lines) <= limit:
+    if _size(lines) <= limit or any(map(_LEFT_OUT.fullmatch, lines)):
         return _text(lines)
     begins = [place for place, line in enumerate(lines) if _EPOCH.search(line)]
     if not begins:

@@ -64,12 +64,14 @@ def test_long_logs_keep_their_ends_and_every_so_many_epochs(epochs):
     assert f"({epochs - len(kept)} of {epochs} epochs were left out)" in lines
     assert lines[0] == "$ nnUNetv2_train"
     assert lines[-2:] == ["Training done.", "Mean Dice: 0.9"]
+    assert shortened(found) == found
 
 
 def test_long_logs_without_epochs_keep_their_ends():
     found = shortened("\n".join(f"line {number}" for number in range(10_000)))
     assert len(found) <= LOG_BYTES + 60
     assert found.startswith("line 0\n")
+    assert shortened(found) == found
     assert "(lines were left out here)" in found
     assert last_line(found) == "line 9999"
     assert last_line("\n\n") == ""
