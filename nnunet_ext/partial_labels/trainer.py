@@ -78,7 +78,7 @@ class PartialLabels(CommonTrainer):
         annotated = [case for case in known if self._is_segmented(case)]
         names = self.annotated_heads.names
         sums = self.annotated_heads.rows(annotated).reshape(-1, len(names)).sum(0).tolist()
-        counts = {name: int(count) for name, count in zip(names, sums, strict=True)}
+        counts = {name: int(count) for name, count in zip(names, sums, strict=True) if name != "background"}
         nothing = len(known) - len(annotated)
         rest = f"; in {nothing} of them nothing is, every voxel has the ignore label" if nothing else ""
         self.print_to_log_file(f"Of {len(known)} cases these were annotated in: {counts}{rest}")
