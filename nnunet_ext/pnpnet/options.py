@@ -39,8 +39,8 @@ class PnPNetOptions(MethodOptions):
     """Channels in which the pushing branch takes differences, at most as many as a stage has. None: half of them, at
     most :data:`WIDTH`. The code: all of them."""
     dim: Annotated[int, Field(gt=0)] | None = None
-    """Length of a centre. None: the channels of the finest stage that the branch attaches to, at most :data:`DIM`. The
-    code: 192."""
+    """Length of a centre. None: the channels of the finest stage that the branch attaches to, at most :data:`DIM`, then
+    up to a multiple of ``heads``. The code: 192."""
     heads: Annotated[int, Field(gt=0)] = 4
     """Heads of the centre transformer, a divisor of ``dim``. The code: 6."""
     mlp_ratio: Annotated[int, Field(gt=0)] = 4

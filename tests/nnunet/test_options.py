@@ -18,7 +18,7 @@ from tests.babloss.test_trainer import batch_of as batch_with_landmarks
 
 REFUSED = [
     ("nnUNetTrainerPnPNet", "pnpnet", {"dim": -64}, "pnpnet.dim = -64: input should be greater than 0"),
-    ("nnUNetTrainerPnPNet", "pnpnet", {"heads": 3}, "heads must divide dim, found heads = 3 and dim = 64"),
+    ("nnUNetTrainerPnPNet", "pnpnet", {"heads": 3, "dim": 64}, "heads must divide dim, found heads = 3 and dim = 64"),
     ("nnUNetTrainerPnPNet", "pnpnet", {"levels": [9]}, "skip connections at stages 0 to 1 only; name at least one"),
     ("nnUNetTrainerPnPNet", "pnpnet", {"levels": []}, "pnpnet.levels = .*: .*at least 1 item"),
     ("nnUNetTrainerPnPNet", "pnpnet", {"push": 1}, "pnpnet.push = 1: input should be a valid boolean"),
@@ -141,7 +141,7 @@ def test_the_log_says_which_values_of_the_plans_are_not_used(nnunet_folders, mak
     )
     trainer.on_train_start()
     text = Path(trainer.log_file).read_text()
-    assert "Options of pnpnet: PnPNetOptions(push=True, pull=True, levels=None, width=32, dim=192" in text
+    assert "Options of pnpnet: PnPNetOptions(push=True, pull=True, levels=None, width=None, dim=192" in text
     assert "nnUNetTrainerPnPNetPaper does not use pnpnet.dim = 32, schedule.momentum = 0.5 of the plans" in text
 
 
