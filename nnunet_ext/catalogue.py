@@ -59,7 +59,7 @@ TRAINERS: dict[str, Entry] = {
         description="adjacent structures with a confused boundary",
         needs="",
         network="own",
-        measured="no difference shown (hippocampus, three seeds)",
+        measured="no difference shown (hippocampus, synthetic borders; three seeds)",
         page="docs/results/pnpnet.md",
     ),
     "nnUNetTrainerMaskedCRF": Entry(
