@@ -75,8 +75,7 @@ def _iterations(spec: Spec, benchmark: BenchmarkFolder, arm: Arm, other: Arm) ->
 
 def _refuse_twin(arm: Arm, others: Sequence[Arm]) -> None:
     for other in others:
-        same = (other.trainer, other.plans, other.dataset, other.configuration, other.start)
-        if same == (arm.trainer, arm.plans, arm.dataset, arm.configuration, arm.start):
+        if other.training == arm.training:
             raise InputError(
                 f"{arm.name} would be {other.name} again, because a step of {arm.time_of} takes as long; leave it out."
             )

@@ -171,6 +171,11 @@ class Arm(_Strict):
     start: Annotated[str | None, Field(alias="from")] = None
     time_of: str | None = None
 
+    @property
+    def training(self) -> tuple[Any, ...]:
+        """The training that it describes; arms with an equal one are the same, unless one has the time of another."""
+        return self.trainer, self.plans, self.dataset, self.configuration, self.start
+
 
 class Metrics(_Strict):
     """Metrics of every scored case; see :mod:`nnunet_ext.evaluation.metrics`."""
@@ -384,9 +389,7 @@ class _File(_Common):
                 self._can_be_timed(arm)
             if arm.configuration is not None:
                 self._has_one_comparison(arm)
-        trained = [
-            (arm.trainer, arm.plans, arm.dataset, arm.configuration, arm.start, arm.time_of) for arm in self.spec().arms
-        ]
+        trained = [(arm.training, arm.time_of) for arm in self.spec().arms]
         if any(trained.count(one) > 1 for one in trained):
             raise ValueError("trainers: two have the same trainer and plans; repeat trainings with seeds")
         if self.baseline not in names:

@@ -62,8 +62,8 @@ class PnPNetOptions(MethodOptions):
         return self
 
     def width_at(self, channels: int) -> int:
-        """Channels in which differences are taken at a stage of so many channels."""
-        return min(self.width or min(WIDTH, max(1, channels // 2)), channels)
+        """Channels in which differences are taken at a stage of so many channels, which may have fewer than that."""
+        return self.width or min(WIDTH, max(1, channels // 2))
 
     def dim_at(self, channels: int) -> int:
         """Length of a centre if the finest stage has so many channels; a multiple of ``heads``."""

@@ -125,7 +125,7 @@ def test_the_wider_reference_has_as_many_parameters_as_pnpnet(name):
         )
         parameters[one] = sum(p.numel() for p in network.parameters())
     assert parameters["wider reference"] == pytest.approx(parameters["nnUNetTrainerPnPNet"], rel=0.001)
-    assert parameters["nnUNetTrainerPnPNet"] > 1.08 * parameters["nnUNetTrainerReference"]
+    assert parameters["nnUNetTrainerPnPNet"] > 1.1 * parameters["nnUNetTrainerReference"]
 
 
 def test_the_command_lists_the_ready_benchmarks(capsys):
