@@ -12,7 +12,7 @@ from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.benchmark.prepare import prepare
 from nnunet_ext.benchmark.reuse import published, take_over
 from nnunet_ext.benchmark.seeded import threads_asked
-from nnunet_ext.benchmark.spec import Spec, load
+from nnunet_ext.benchmark.spec import Device, Spec, load
 from nnunet_ext.devices import require_device
 from nnunet_ext.errors import InputError
 from nnunet_ext.processes.children import StepFailed
@@ -29,6 +29,7 @@ def run_benchmark(
     parameters: Sequence[str] = (),
     only: Sequence[str] = (),
     reuse: str | Path | None = None,
+    device: Device | None = None,
 ) -> int:
     """Train and evaluate every arm, keep finished jobs, and return the exit code.
 
@@ -40,6 +41,7 @@ def run_benchmark(
         parameters: ``NAME=VALUE`` for submitit, such as ``slurm_partition=gpu``.
         only: arms to train now; all by default.
         reuse: a report of this benchmark whose trainings are taken over, see :mod:`nnunet_ext.benchmark.reuse`.
+        device: device of all trainings, instead of the specification's.
 
     Raises:
         InputError: the benchmark cannot be run.
@@ -50,6 +52,8 @@ def run_benchmark(
         raise InputError("--parameter is for submitit; add --executor slurm, or leave it out.")
     threads_asked()  # refused before anything is prepared or timed
     spec = load(name_or_path)
+    if device is not None:
+        spec = spec.model_copy(update={"device": device})
     benchmark = BenchmarkFolder(folder or f"nnunet_ext_benchmark_{spec.name}")
     report = published(reuse) if reuse else None
     if only:
@@ -58,7 +62,7 @@ def run_benchmark(
         if not alone:
             raise InputError(f"{benchmark.folder}: another nnunet-ext benchmark run is working here.")
         if executor == "local":
-            require_device(spec.device, "device:")
+            require_device(spec.device, "device:" if device is None else "--device")
         try:
             prepared = prepare(spec, benchmark, iterations=report.iterations if report else None)
         except StepFailed as error:

@@ -26,6 +26,7 @@ def _run(arguments: argparse.Namespace) -> int:
         parameters=arguments.parameter,
         only=arguments.only,
         reuse=arguments.reuse,
+        device=arguments.device,
     )
 
 
@@ -89,6 +90,7 @@ def add(commands: Commands) -> None:
     run.add_argument("benchmark", metavar="BENCHMARK", help="a YAML file, or the name of a ready benchmark")
     run.add_argument("-o", "--folder", help="folder for all output (nnunet_ext_benchmark_NAME)")
     run.add_argument("--jobs", type=int, default=1, metavar="N", help="parallel trainings on this machine (1)")
+    run.add_argument("--device", choices=["cpu", "cuda", "mps"], help="of all trainings (default: the benchmark's)")
     run.add_argument("--only", **SEVERAL, default=[], metavar="ARM", help="train only these arms now (default: all)")
     run.add_argument("--reuse", metavar="REPORT", help="take over the trainings of this report that are the same here")
     run.add_argument(

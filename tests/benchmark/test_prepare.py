@@ -333,7 +333,22 @@ def test_a_device_that_is_not_there(root, monkeypatch):
     file.write_text(json.dumps({**SPEC, "device": "cuda"}))
     with pytest.raises(InputError, match="device: cuda is asked for"):
         run_benchmark(file, folder(root).folder)
+    file.write_text(json.dumps(SPEC))
+    with pytest.raises(InputError, match="--device cuda is asked for"):
+        run_benchmark(file, folder(root).folder, device="cuda")
     assert not folder(root).prepared.exists()
+
+
+def test_another_device_than_the_specification_names_is_that_of_all_jobs(root, monkeypatch):
+    file = root / "mine.yaml"
+    file.write_text(json.dumps({**SPEC, "device": "cpu"}))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    started = []
+    monkeypatch.setattr("nnunet_ext.benchmark.queue.run_here", lambda _, jobs, at_once: started.extend(jobs) or [])
+    assert run_benchmark(file, folder(root).folder, device="cuda") == 0
+    assert {job.device for job in started} == {"cuda"}
+    assert "-device cuda" in " ".join(started[0].training())
+    assert folder(root).load()[0].device == "cuda"
 
 
 def test_a_step_of_the_preparation_that_fails_is_one_message(root, monkeypatch, capsys):
