@@ -73,6 +73,10 @@ class BaBLossOptions(PseudoLabelOptions):
     landmark instead. With 0.67 a 2D network found landmarks earlier, but in wrong slices: it had seen too
     few slices without one (docs/results/babloss.md). Published: 0."""
 
+    surface_sigma: Annotated[float, Field(ge=0)] = 1.0
+    """In a prediction, the heatmap of a landmark that lies on an organ is multiplied by a Gaussian of the distance from
+    the surface of the predicted organ; its width. 0: not multiplied, the landmark may lie anywhere. Published: 0."""
+
     @model_validator(mode="after")
     def _ramp_ends_after_its_start(self) -> Self:
         if self.ramp_end < self.ramp_start:
@@ -122,6 +126,7 @@ class BaBLossOptions(PseudoLabelOptions):
             levels=10,
             segmented_share=0.0,
             landmark_share=0.0,
+            surface_sigma=0.0,
             ramp_start=0.0,
             ramp_end=0.0,
         )

@@ -33,7 +33,6 @@ from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
 from nnunet_ext.nnunet.plans import extension_settings
 from nnunet_ext.nnunet.trainer import Batch
 from nnunet_ext.nnunet.unet import PlannedUNet
-from nnunet_ext.partial_labels.cases import AnnotatedHeads
 from nnunet_ext.partial_labels.declaration import annotated_labels, keys_like_ours
 from nnunet_ext.partial_labels.trainer import PartialLabels
 
@@ -73,6 +72,10 @@ class LandmarkTrainer(LandmarkValidation):
     def shares(self) -> Mapping[str, float]:
         return {name: getattr(self.options.babloss, name) for name in ("segmented_share", "landmark_share")}
 
+    @property
+    def landmark_surface_sigma(self) -> float | None:
+        return self.options.babloss.surface_sigma or None
+
     def initialize(self) -> None:
         options, spacing, regions = self.options.babloss, self.configuration_manager.spacing, self.labels.has_regions
         self.heatmap_width, self.heatmap_mm = options.heatmap_width(spacing), options.heatmap_mm(spacing)
@@ -80,12 +83,6 @@ class LandmarkTrainer(LandmarkValidation):
         self.place_loss = PlaceLoss(self.heatmap_width, options.heatmap_target)
         self.bridge = BridgeLoss(self.organs_of_landmarks(), spacing, exclusive=not regions, **options.of_the_bridge())
         super().initialize()
-
-    def organs_of_landmarks(self) -> list[list[tuple[int, ...]]]:
-        """Output channels of each organ on whose surface a landmark lies, landmark by landmark."""
-        heads = AnnotatedHeads.from_dataset_json(self.dataset_json, has_regions=self.labels.has_regions).names
-        declared = self.landmark_declaration
-        return [[(heads.index(organ),) for organ in declared.surface_of.get(name, ())] for name in declared.names]
 
     def option_weights(self) -> Mapping[str, float]:
         """The bridge waits until there are predictions, then grows."""

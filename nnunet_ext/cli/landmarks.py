@@ -50,6 +50,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         model_folder(arguments),
         prediction(arguments),
         threshold=arguments.threshold,
+        surface_sigma=arguments.surface_sigma,
     )
     out = Path(arguments.out)
     print(f"{len(found)} cases: segmentations in {out}, {out / FOLDER} for 3D Slicer, {out / TABLE} as one table")
@@ -149,6 +150,12 @@ def add(commands: Commands) -> None:
     )
     add_prediction_flags(predict, "nnUNetTrainerBaBLoss")
     predict.add_argument("--threshold", type=float, metavar="P", help="confidence below which a landmark is absent")
+    predict.add_argument(
+        "--surface-sigma",
+        type=float,
+        metavar="VOXELS",
+        help="how far from the predicted surface of its organ to seek a landmark; 0: anywhere (as trained)",
+    )
     predict.add_argument(
         "-prev_stage_predictions",
         dest="previous_stage",

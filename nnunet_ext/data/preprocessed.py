@@ -85,5 +85,10 @@ class PreprocessedGrid:
         return index[..., np.argsort(self.transpose)]
 
     @property
+    def spacing_mm(self) -> Floats:
+        """Spacing ``(3,)`` of the preprocessed array."""
+        return self.geometry.spacing_mm[list(self.transpose)] / self._scale
+
+    @property
     def _scale(self) -> Floats:
         return np.asarray(self.shape) / np.asarray(self.cropped)

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
@@ -319,7 +320,11 @@ def _with_targets(
         yield channels[b * outputs.shape[1] + k].to(dtype), target.flatten().to(dtype)
 
 
-def decode(probabilities: Tensor | NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def decode(
+    probabilities: Tensor | NDArray,
+    nearness: Iterable[NDArray | None] | None = None,
+    smoothing: float | Sequence[float] = 0.0,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Find the peaks of heatmaps, with subvoxel precision.
 
     The largest voxel of a channel is refined by a parabola, fitted to the logarithm of the voxels within 3.5 voxels of
@@ -328,22 +333,33 @@ def decode(probabilities: Tensor | NDArray) -> tuple[NDArray[np.float64], NDArra
 
     Args:
         probabilities: ``(K, *shape)``, not negative, on any device.
+        nearness: for each channel how near voxels are to where the landmark must lie, ``shape``, within [0, 1]; None:
+            it may lie anywhere. The peak is then that of the product, unless the product is 0 everywhere.
+        smoothing: sigma, voxels, of a Gaussian filter on channels that have a nearness, before the product.
 
     Returns:
-        Peaks ``(K, dim)`` in voxels, and the values of the largest voxels ``(K,)``.
+        Peaks ``(K, dim)`` in voxels, and the values of the heatmaps' largest voxels ``(K,)``, wherever these lie.
 
     Raises:
         InputError: a value is not finite.
     """
     volume = torch.as_tensor(probabilities).detach()
-    flat = volume.flatten(1)
-    confidences, indices = flat.max(1)
+    flat, shape = volume.flatten(1), tuple(volume.shape[1:])
     if not bool(flat.isfinite().all()):
         raise InputError("Heatmaps hold values that are not finite; the network that made them has diverged.")
-    shape = tuple(volume.shape[1:])
-    peaks = np.stack(np.unravel_index(indices.cpu().numpy(), shape), 1)
-    points = [_refine(channel, peak, shape) for channel, peak in zip(volume, peaks.tolist(), strict=True)]
-    return np.array(points, float).reshape(-1, len(shape)), confidences.cpu().double().numpy()
+    points = []
+    for channel, near in zip(volume, [None] * len(volume) if nearness is None else nearness, strict=True):
+        sought = channel if near is None else _smooth(channel, smoothing) * torch.as_tensor(near, device=channel.device)
+        sought = sought if bool(sought.any()) else channel
+        peak = np.unravel_index(int(sought.argmax()), shape)
+        points.append(_refine(sought, [int(index) for index in peak], shape))
+    return np.array(points, float).reshape(-1, len(shape)), flat.amax(1).cpu().double().numpy()
+
+
+def _smooth(channel: Tensor, sigma: float | Sequence[float]) -> Tensor:
+    """Smooth with a Gaussian. Beyond its edges the channel is mirrored, so that a peak at an edge stays there."""
+    smoothed = gaussian_filter(channel.cpu().numpy(), sigma, mode="reflect", truncate=3.0)
+    return torch.as_tensor(smoothed, device=channel.device)
 
 
 def _refine(channel: Tensor, peak: Sequence[int], shape: Sequence[int]) -> NDArray[np.float64]:

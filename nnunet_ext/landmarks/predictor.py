@@ -10,11 +10,12 @@ Heatmaps of several folds and of mirrored patches are averaged as logits, as nnU
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,16 +23,19 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from nnunet_ext.data.label_definitions import declared_labels
 from nnunet_ext.data.preprocessed import PreprocessedGrid
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, replacing, require_no_file
+from nnunet_ext.landmarks.dataset import Declaration
 from nnunet_ext.landmarks.formats import MARKUPS, TABLE, read_file, write_markups, write_table
 from nnunet_ext.landmarks.heatmaps import decode
 from nnunet_ext.landmarks.mirroring import Mirroring, unmirror
 from nnunet_ext.landmarks.points import Landmark, Landmarks, State, from_arrays
+from nnunet_ext.landmarks.surface import nearness
 from nnunet_ext.nnunet.models import Prediction
 from nnunet_ext.nnunet.plans import extension_settings
 
@@ -40,6 +44,10 @@ FOLDER = "landmarks"
 DEFAULT_THRESHOLD = 0.1
 """Threshold of the confidence if validation gives none. Most networks are more confident than this about landmarks that
 are present."""
+
+SMOOTHING = 3.0
+"""Sigma, in multiples of the finest spacing, with which the heatmap of a landmark on an organ is smoothed before its
+peak is sought near the organ's surface. A heatmap is a wider Gaussian (sigma 4) and noise, and loses the noise."""
 
 THRESHOLDS = "landmark_thresholds.json"
 """File beside the checkpoints of a fold, with the thresholds from its validation cases."""
@@ -53,11 +61,14 @@ class LandmarkHead:
         names: names of the K landmarks, in the order of the channels.
         scale: outputs are probabilities times this number; None: outputs are logits.
         mirroring: the flips allowed in the training.
+        surface_sigma: the heatmap of a landmark is smoothed, and multiplied by a Gaussian of the distance from the
+            predicted surface of its organ; its width, in multiples of the finest spacing. None: it is not.
     """
 
     names: tuple[str, ...]
     scale: float | None
     mirroring: Mirroring
+    surface_sigma: float | None = None
 
     @classmethod
     def from_configuration(cls, configuration: Mapping[str, Any], model: str) -> LandmarkHead:
@@ -81,7 +92,7 @@ class LandmarkHead:
             left_right, order = settings.get("left_right"), settings.get("order")
             orders = {} if left_right is None or order is None else {left_right: order}
         mirroring = Mirroring(orders={int(axis): tuple(order) for axis, order in orders.items()})
-        return cls(tuple(settings["names"]), settings.get("scale"), mirroring)
+        return cls(tuple(settings["names"]), settings.get("scale"), mirroring, settings.get("surface_sigma"))
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """Turn outputs of the network, of any shape, into heatmaps from 0 to 1."""
@@ -112,15 +123,26 @@ class LandmarkPredictor(nnUNetPredictor):
         use_folds: Any,
         checkpoint_name: str = "checkpoint_final.pth",
         threshold: float | None = None,
+        surface_sigma: float | None = None,
     ) -> None:
-        """Load a model. ``threshold`` applies to all landmarks, instead of the thresholds from validation.
+        """Load a model.
+
+        ``threshold`` applies to all landmarks, instead of the thresholds from validation; ``surface_sigma`` is used
+        instead of the model's, 0 for anywhere.
 
         Raises:
-            InputError: the model predicts no landmarks.
+            InputError: the model predicts no landmarks, or it has a ``surface_sigma`` but no landmark on an organ.
         """
         super().initialize_from_trained_model_folder(model_training_output_dir, use_folds, checkpoint_name)
         folder = Path(model_training_output_dir)
         self.head = LandmarkHead.from_configuration(self.configuration_manager.configuration, str(folder))
+        if surface_sigma is not None:
+            if surface_sigma and not Declaration.from_dataset_json(self.dataset_json).surface_of:
+                raise InputError(
+                    f"--surface-sigma {surface_sigma:g} is for landmarks on organs, but {folder / 'dataset.json'} has "
+                    'no "surface_of" in its "landmarks"; add it, or leave out the flag.'
+                )
+            self.head = replace(self.head, surface_sigma=surface_sigma or None)
         folds = use_folds or self.auto_detect_available_folds(model_training_output_dir, checkpoint_name)
         folders = [folder / f"fold_{fold}" for fold in ([folds] if isinstance(folds, str) else folds)]
         names = self.head.names
@@ -159,22 +181,47 @@ class LandmarkPredictor(nnUNetPredictor):
         both = super().predict_logits_from_preprocessed_data(data)
         heads = self.label_manager.num_segmentation_heads
         if self._case is not None:
-            landmarks = self.landmarks_of(both[heads:], self._case["data_properties"])
+            landmarks = self.landmarks_of(both, self._case["data_properties"])
             file = Path(self._case["ofile"])
             self.found[file.name] = sure_enough(landmarks, self.thresholds)
             write_markups(file.parent / FOLDER / f"{file.name}{MARKUPS}", self.found[file.name])
         return both[:heads]
 
-    def landmarks_of(self, outputs: Tensor, properties: Mapping[str, Any]) -> dict[str, Landmark]:
+    def landmarks_of(self, both: Tensor, properties: Mapping[str, Any]) -> dict[str, Landmark]:
         """Decode the landmarks of one case; all are present, with their confidence.
 
         Args:
-            outputs: ``(K, *spatial)``, outputs of the network on the preprocessed grid.
+            both: ``(heads + K, *spatial)``, outputs of both heads on the preprocessed grid, the segmentation first.
             properties: properties of the case from nnU-Net's preprocessor.
         """
-        grid = PreprocessedGrid.from_properties(properties, self.plans_manager.plans, outputs.shape[1:])
-        voxels, confidences = decode(self.head.probabilities(outputs))
+        grid = PreprocessedGrid.from_properties(properties, self.plans_manager.plans, both.shape[1:])
+        logits, outputs = both[: -len(self.head.names)], both[-len(self.head.names) :]
+        near = None if self.head.surface_sigma is None else self.nearness(logits, grid.spacing_mm)
+        smoothing = SMOOTHING * grid.spacing_mm.min() / grid.spacing_mm
+        voxels, confidences = decode(self.head.probabilities(outputs), near, smoothing)
         return from_arrays(grid.to_mm(voxels), [State.PRESENT] * len(voxels), self.head.names, confidences)
+
+    def nearness(self, logits: Tensor, spacing_mm: NDArray[np.float64]) -> Iterator[NDArray[np.float32] | None]:
+        """For each landmark, how near voxels are to the predicted surface of its organs; None if it has no organ.
+
+        A landmark on two organs is near where both surfaces are.
+
+        Args:
+            logits: ``(heads, *spatial)``, the segmentation.
+            spacing_mm: spacing of the preprocessed grid.
+        """
+        assert self.head.surface_sigma is not None
+        width_mm = self.head.surface_sigma * float(spacing_mm.min())
+        declared, values = (
+            Declaration.from_dataset_json(self.dataset_json).surface_of,
+            declared_labels(self.dataset_json),
+        )
+        organs = {organ for name in self.head.names for organ in declared.get(name, ())}
+        labels = np.asarray(self.label_manager.convert_logits_to_segmentation(logits.float()))
+        near = {organ: nearness(np.isin(labels, values[organ]), spacing_mm, width_mm) for organ in organs}
+        for name in self.head.names:
+            own = [near[organ] for organ in declared.get(name, ())]
+            yield functools.reduce(np.multiply, own) if own else None
 
     # -- the current case ------------------------------------------------------------------------------------------
 
@@ -197,6 +244,7 @@ def predict(
     how: Prediction,
     *,
     threshold: float | None = None,
+    surface_sigma: float | None = None,
 ) -> dict[str, dict[str, Landmark]]:
     """Predict segmentations and landmarks of all cases of a folder.
 
@@ -209,19 +257,23 @@ def predict(
         how: settings of ``nnUNetv2_predict``'s flags. A continued prediction skips the cases that have both a
             segmentation and landmarks.
         threshold: confidence below which a landmark is absent; by default the thresholds from the folds' validation.
+        surface_sigma: how far from the predicted surface of its organ a landmark is sought, in multiples of the finest
+            spacing; 0: anywhere. By default as the model was trained.
 
     Returns:
         Landmarks by case, including those of an earlier call that this one continues.
 
     Raises:
         InputError: there is no such model, fold, device or image, the model predicts no landmarks, ``out`` is a file,
-            or the threshold is no confidence.
+            the threshold is no confidence, or ``surface_sigma`` is negative or the model has no landmark on an organ.
     """
     require_no_file(out)
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"--threshold {threshold:g} is no confidence; give a number from 0 to 1.")
+    if surface_sigma is not None and not 0 <= surface_sigma < math.inf:
+        raise InputError(f"--surface-sigma {surface_sigma:g} is no width; give a number of voxels, 0 for anywhere.")
     images, out = Path(images), Path(out)
-    predictor = how.predictor(LandmarkPredictor, Path(model), {}, threshold=threshold)
+    predictor = how.predictor(LandmarkPredictor, Path(model), {}, threshold=threshold, surface_sigma=surface_sigma)
     earlier = _earlier(out, predictor.dataset_json["file_ending"]) if how.continue_prediction else {}
     how.run(predictor, images, out)
     found = {**earlier, **predictor.found}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
 from nnunet_ext.data.geometry import Floats
@@ -76,3 +77,21 @@ class OrganSurface:
         voxel = np.rint(index).astype(int)
         within = ((voxel >= 0) & (voxel < self.mask.shape)).all() and self.mask[tuple(voxel)]
         return -distance if within else distance
+
+
+def nearness(mask: NDArray[np.bool_], spacing_mm: ArrayLike, width_mm: float) -> NDArray[np.float32]:
+    """How near each voxel is to the surface of an organ: a Gaussian of the distance, 1 on both sides of the surface.
+
+    The distance is that between the centres of the voxel and of the nearest voxel on the other side, less half the
+    finest spacing. Without a surface it is 1 everywhere: an organ that is not in the image says nothing.
+
+    Args:
+        mask: mask of the organ, any number of axes.
+        spacing_mm: spacing of these axes.
+        width_mm: sigma of the Gaussian.
+    """
+    if mask.all() or not mask.any():
+        return np.ones(mask.shape, np.float32)
+    spacing = np.asarray(spacing_mm, float)
+    distance = np.where(mask, *(distance_transform_edt(side, sampling=spacing) for side in (mask, ~mask)))
+    return np.exp(-np.square((distance - spacing.min() / 2) / width_mm) / 2).astype(np.float32)

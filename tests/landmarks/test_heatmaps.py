@@ -424,6 +424,38 @@ def test_axes_too_short_for_a_parabola(shape):
     np.testing.assert_allclose(found, [point], atol=1e-6)
 
 
+def test_a_peak_is_sought_where_the_landmark_must_lie_but_its_confidence_is_that_of_the_heatmap():
+    heat = gaussian((4.0, 15.0), (12, 20), (2.0, 2.0)) + 0.5 * gaussian((8.0, 4.0), (12, 20), (2.0, 2.0))
+    near = gaussian((8.0, 3.0), (12, 20), (2.0, 2.0))
+    found, confidence = decode(heat[None], [near])
+    np.testing.assert_allclose(found, [[8.0, 3.5]], atol=1e-2)  # of equally wide Gaussians the middle
+    np.testing.assert_allclose(confidence, [heat.max()])
+    anywhere = decode(heat[None])[0]
+    for says_nothing in (None, np.ones_like(heat), np.zeros_like(heat)):
+        np.testing.assert_array_equal(decode(heat[None], [says_nothing])[0], anywhere)
+    both, _ = decode(np.stack([heat, heat]), iter([None, near]))
+    np.testing.assert_array_equal(both, np.concatenate([anywhere, found]))
+
+
+@pytest.mark.parametrize("shape", [(44, 44), (32, 32, 32)])
+def test_smoothing_finds_a_peak_in_noise(shape):
+    rng = np.random.default_rng(0)
+    points = rng.uniform(12, min(shape) - 13, (20, len(shape)))
+    heat = np.stack([0.2 * gaussian(p, shape, (4.0,) * len(shape)) for p in points])
+    noisy = np.clip(heat + rng.normal(0, 0.05, heat.shape), 0, 1).astype(np.float32)
+    anywhere = [np.ones(shape, np.float32)] * len(points)
+    error = {s: np.linalg.norm(decode(noisy, anywhere, s)[0] - points, axis=1).mean() for s in (0.0, 3.0)}
+    assert error[3.0] < 0.5 * error[0.0]
+    np.testing.assert_array_equal(decode(noisy, None, 3.0)[0], decode(noisy)[0])  # only where a surface is known
+
+
+@pytest.mark.parametrize("edge", [0.0, 19.0])
+def test_a_smoothed_peak_at_an_edge_stays_there(edge):
+    heat = gaussian((edge, 9.0), (20, 20), (4.0, 4.0))
+    found, _ = decode(heat[None], [np.ones_like(heat)], 3.0)
+    np.testing.assert_allclose(found, [[edge, 9.0]], atol=0.5)
+
+
 def test_heatmaps_that_are_not_finite_are_refused():
     with pytest.raises(InputError, match="not finite"):
         decode(np.array([[[0.0, NAN], [0.0, 1.0]]]))

@@ -81,17 +81,81 @@ def test_outputs_become_points_in_mm(scale):
     voxels = np.array([[5.3, 6.0, 4.6], [3.0, 3.5, 8.0], [7.2, 5.1, 5.0]])
     heat = np.stack([0.9 * np.exp(-((grid - v) ** 2).sum(-1) / (2 * 2.0**2)) for v in voxels])
     outputs = torch.tensor(heat).logit() if scale is None else torch.tensor(scale * heat)
-    found = made.landmarks_of(outputs.float(), properties)
+    found = made.landmarks_of(torch.cat((torch.zeros(2, 12, 12, 12), outputs.float())), properties)
     for name, (z, y, x) in zip(NAMES, voxels, strict=True):
         assert found[name].state is State.PRESENT
         assert np.allclose(found[name].position_mm, (10 + x, 20 + 2 * y, 30 + 3 * (z + 1)), atol=0.1)
         assert 0.8 < found[name].confidence <= 0.9
 
 
+@pytest.mark.parametrize(
+    ("surface_sigma", "labels", "expected"),
+    [(None, (0, 1), 26.0), (1.0, (0, 1), 29.5 - 3.5 / 26), (1.0, (1, 0), 29.5 - 3.5 / 26), (1.0, (1, 1), 26.0)],
+    ids=["anywhere", "on the surface", "seen from outside", "no surface"],
+)
+def test_a_landmark_of_an_organ_is_sought_on_its_predicted_surface(surface_sigma, labels, expected):
+    made = predictor(Mirroring())
+    made.head = LandmarkHead(("tip", "free"), None, Mirroring(), surface_sigma)
+    made.plans_manager = SimpleNamespace(plans={"transpose_forward": [0, 1, 2]})
+    made.dataset_json = {
+        "labels": {"background": 0, "liver": 1},
+        "landmarks": {"names": ["tip", "free"], "surface_of": {"tip": ["liver"]}},
+    }
+    made.label_manager = SimpleNamespace(convert_logits_to_segmentation=lambda logits: logits.argmax(0))
+    properties = {
+        "sitk_stuff": {"spacing": (1.0, 1.0, 1.0), "origin": (0.0, 0.0, 0.0), "direction": tuple(np.eye(3).flat)},
+        "spacing": [1.0, 1.0, 1.0],
+        "bbox_used_for_cropping": [[0, 1], [0, 40], [0, 60]],
+        "shape_after_cropping_and_before_resampling": (1, 40, 60),
+    }
+    logits = torch.zeros(2, 1, 40, 60)
+    logits[labels[1], ..., 30:] = 1  # the surface is between columns 29 and 30
+    logits[labels[0], ..., :30] = 1
+    y, x = torch.meshgrid(torch.arange(40.0), torch.arange(60.0), indexing="ij")
+    heat = 0.9 * torch.exp(-((y - 20) ** 2 + (x - 26) ** 2) / (2 * 4.0**2))  # with a variance of 16 + 9 when smoothed
+    found = made.landmarks_of(torch.cat((logits, heat.logit().expand(2, 1, 40, 60))), properties)
+    assert found["tip"].position_mm == pytest.approx((expected, 20, 0), abs=0.05)
+    assert found["free"].position_mm == pytest.approx((26, 20, 0), abs=0.05)
+    assert found["tip"].confidence == found["free"].confidence == pytest.approx(0.9, abs=1e-6)
+
+
 @pytest.mark.parametrize("threshold", [50.0, -0.1, math.nan])
 def test_a_threshold_that_is_no_confidence_is_refused(tmp_path, threshold):
     with pytest.raises(InputError, match=r"--threshold .* is no confidence; give a number from 0 to 1"):
         predict(tmp_path, tmp_path / "out", tmp_path, Prediction(), threshold=threshold)
+
+
+@pytest.mark.parametrize("sigma", [-1.0, math.nan, math.inf])
+def test_a_width_that_is_none_is_refused(tmp_path, sigma):
+    with pytest.raises(InputError, match=r"--surface-sigma .* is no width; give a number of voxels, 0 for anywhere"):
+        predict(tmp_path, tmp_path / "out", tmp_path, Prediction(), surface_sigma=sigma)
+
+
+def test_the_width_of_a_model_can_be_replaced(monkeypatch, tmp_path):
+    settings = {"names": ["tip"], "scale": None, "orders": {}, "surface_sigma": 1.0}
+    labels = {"background": 0, "liver": 1}
+    on_liver = {"labels": labels, "landmarks": {"names": ["tip"], "surface_of": {"tip": ["liver"]}}}
+    anywhere = {"labels": labels, "landmarks": {"names": ["tip"]}}
+
+    def loaded(dataset_json, **how):
+        def load(self, *_):
+            self.configuration_manager = SimpleNamespace(configuration={"nnunet_ext": {"landmarks": settings}})
+            self.dataset_json = dataset_json
+
+        monkeypatch.setattr(LandmarkPredictor.__mro__[1], "initialize_from_trained_model_folder", load)
+        made = LandmarkPredictor(device=torch.device("cpu"), allow_tqdm=False)
+        made.initialize_from_trained_model_folder(str(tmp_path), (0,), **how)
+        return made.head.surface_sigma
+
+    assert loaded(on_liver) == 1.0
+    assert loaded(on_liver, surface_sigma=2.5) == 2.5
+    assert loaded(on_liver, surface_sigma=0.0) is None
+    assert loaded(anywhere) == 1.0  # nothing to be near to: decoded as without
+    assert loaded(anywhere, surface_sigma=0.0) is None
+    with pytest.raises(InputError, match=r'--surface-sigma 2 is for landmarks on organs.*no "surface_of"'):
+        loaded(anywhere, surface_sigma=2.0)
+    del settings["surface_sigma"]  # a model from before, and the published code
+    assert loaded(on_liver) is None
 
 
 def test_models_without_landmarks_and_folders_without_models_get_one_sentence(tmp_path):

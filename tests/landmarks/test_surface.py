@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunet_ext.landmarks.surface import OrganSurface
+from nnunet_ext.landmarks.surface import OrganSurface, nearness
 
 
 def brute_force(mask: np.ndarray, spacing: np.ndarray, index: np.ndarray) -> float:
@@ -65,3 +65,33 @@ def test_a_2d_image_is_one_slice():
     found = OrganSurface.find(mask, (1.0, 0.5, 0.5))
     assert found is not None
     np.testing.assert_allclose(found.signed_distances_mm([(0, 4, 7.5)]), 1.0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.lists(st.sampled_from([0.3, 1.0, 4.0]), min_size=2, max_size=3), st.floats(0.5, 5))
+def test_nearness_is_a_gaussian_of_the_distance_to_the_nearest_voxel_on_the_other_side(seed, spacing, width):
+    mask = np.random.default_rng(seed).random((4, 5, 6)[: len(spacing)]) < 0.3
+    mask[(0,) * mask.ndim], mask[(1,) * mask.ndim] = True, False
+    voxels = np.argwhere(np.ones_like(mask)) * spacing
+    between = np.linalg.norm(voxels[:, None] - voxels[None], axis=-1)
+    between[mask.ravel()[:, None] == mask.ravel()[None]] = np.inf
+    expected = np.exp(-((between.min(1) - min(spacing) / 2) ** 2) / (2 * width**2)).reshape(mask.shape)
+    found = nearness(mask, spacing, width)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-30)
+    np.testing.assert_array_equal(found, nearness(~mask, spacing, width))
+
+
+def test_nearness_golden_values():
+    mask = np.zeros((1, 6), bool)
+    mask[0, 2:] = True
+    np.testing.assert_allclose(
+        nearness(mask, (5.0, 2.0), 2.0)[0],
+        np.exp(-(np.array([3, 1, 1, 3, 5, 7]) ** 2) / 8),  # mm from the face between the second and the third voxel
+        rtol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_an_organ_without_a_surface_says_nothing(everywhere):
+    np.testing.assert_array_equal(nearness(np.full((3, 4), everywhere), (1.0, 1.0), 1.0), np.ones((3, 4)))

@@ -35,6 +35,7 @@ from nnunet_ext.landmarks.training.cases import (
 from nnunet_ext.landmarks.training.loader import landmark_loaders
 from nnunet_ext.nnunet.plans import remember
 from nnunet_ext.nnunet.trainer import CommonTrainer
+from nnunet_ext.partial_labels.cases import AnnotatedHeads
 from nnunet_ext.partial_labels.declaration import annotated_labels
 from nnunet_ext.splits.files import NAME as SPLITS
 
@@ -52,6 +53,11 @@ class LandmarkData(CommonTrainer):
     landmark_scale: ClassVar[float | None] = None
     """The network's outputs for landmarks are probabilities times this number; None: they are logits."""
 
+    @property
+    def landmark_surface_sigma(self) -> float | None:
+        """As ``surface_sigma`` of :class:`nnunet_ext.landmarks.predictor.LandmarkHead`; landmarks lie anywhere here."""
+        return None
+
     def to_remember(
         self, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
     ) -> dict[str, Mapping[str, Any]]:
@@ -66,6 +72,7 @@ class LandmarkData(CommonTrainer):
         return {
             "names": list(self.landmark_declaration.names),
             "scale": self.landmark_scale,
+            "surface_sigma": self.landmark_surface_sigma,
             "orders": {str(axis): list(order) for axis, order in mirroring.orders.items()},
         }
 
@@ -73,6 +80,12 @@ class LandmarkData(CommonTrainer):
     def shares(self) -> Mapping[str, float]:
         """Arguments of :func:`.loader.landmark_loaders`, by name; its defaults if empty."""
         return {}
+
+    def organs_of_landmarks(self) -> list[list[tuple[int, ...]]]:
+        """Output channels of each organ on whose surface a landmark lies, landmark by landmark."""
+        heads = AnnotatedHeads.from_dataset_json(self.dataset_json, has_regions=self.labels.has_regions).names
+        declared = self.landmark_declaration
+        return [[(heads.index(organ),) for organ in declared.surface_of.get(name, ())] for name in declared.names]
 
     @cached_property
     def landmark_cases(self) -> dict[str, LandmarkCase]:

@@ -32,7 +32,9 @@ class LandmarkValidation(LandmarkData):
 
     @property
     def landmark_head(self) -> LandmarkHead:
-        return LandmarkHead(self.landmark_declaration.names, self.landmark_scale, self.landmark_mirroring)
+        return LandmarkHead(
+            self.landmark_declaration.names, self.landmark_scale, self.landmark_mirroring, self.landmark_surface_sigma
+        )
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
@@ -107,7 +109,7 @@ class LandmarkValidation(LandmarkData):
                 labels = self.label_manager.foreground_labels
                 image = np.vstack((image, convert_labelmap_to_one_hot(previous[:], labels, output_dtype=image.dtype)))
             outputs = predictor.predict_sliding_window_return_logits(torch.from_numpy(np.array(image))).cpu()
-            found[name] = predictor.landmarks_of(outputs[-len(self.landmark_head.names) :], properties)
+            found[name] = predictor.landmarks_of(outputs, properties)
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
 
         names = self.landmark_head.names
