@@ -17,7 +17,7 @@ from nnunet_ext.discovery import discovery_folder
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.formats import read
 from nnunet_ext.landmarks.points import State
-from nnunet_ext.landmarks.predictor import predict
+from nnunet_ext.landmarks.predictor import LandmarkHead, predict
 from nnunet_ext.landmarks.training.loader import KEYS, landmark_entries
 from nnunet_ext.medcontext.trainer import MedContext
 from nnunet_ext.nnunet.models import Prediction
@@ -402,6 +402,13 @@ def test_masks_have_half_of_the_samples_but_not_in_the_published_form(make):
     assert set(make("nnUNetTrainerBaBLossPaper").shares.values()) == {0.0}
 
 
+def test_landmarks_are_sought_on_the_surface_but_not_in_the_published_form(make):
+    assert make("nnUNetTrainerBaBLoss").landmark_surface_sigma == 1.0
+    assert make("nnUNetTrainerLandmark", options={"surface_sigma": 2.0}).landmark_surface_sigma == 2.0
+    assert make("nnUNetTrainerLandmark", options={"surface_sigma": 0.0}).landmark_surface_sigma is None
+    assert make("nnUNetTrainerBaBLossPaper").landmark_surface_sigma is None
+
+
 def test_the_bridge_waits_and_grows(make):
     trainer = make("nnUNetTrainerBaBLoss")
     trainer.num_epochs = 100
@@ -469,6 +476,8 @@ def test_from_training_to_landmarks_in_files(make, tmp_path, configuration):
     assert counted in log
     summary = json.loads((model / "fold_0" / "validation" / "landmarks" / "landmarks_summary.json").read_text())
     assert set(summary["landmarks"]) == set(landmark_dataset.NAMES)
+    plans = json.loads((model / "plans.json").read_text())["configurations"][configuration]
+    assert LandmarkHead.from_configuration(plans, "model").surface_sigma == 1.0  # predictions find it there
     images = tmp_path / "nnunet" / "raw" / tiny.DATASET / "imagesTr"
     how = Prediction(folds=[0], device="cpu", progress=False)
     found = predict(images, tmp_path / "out", model, how, threshold=0.0)
@@ -483,6 +492,10 @@ def test_from_training_to_landmarks_in_files(make, tmp_path, configuration):
     assert read(tmp_path / "out" / "landmarks.csv").keys() == found.keys()
     again = predict(images, tmp_path / "out", model, replace(how, continue_prediction=True))
     assert again.keys() == found.keys()
+    anywhere = predict(images, tmp_path / "anywhere", model, how, threshold=0.0, surface_sigma=0.0)
+    assert {c: {n: m.confidence for n, m in f.items()} for c, f in anywhere.items()} == {
+        c: {n: m.confidence for n, m in f.items()} for c, f in found.items()
+    }
 
 
 def test_validation_alone_exchanges_left_and_right_as_at_the_end_of_the_training(make, tmp_path):
