@@ -156,6 +156,8 @@ def work(name: str, arguments: Sequence[str]) -> None:
                 "step": lambda: step_cost.step(trainer, batch),
                 "inference": lambda: step_cost.infer(trainer, patch),
             }
+            if on_gpu:
+                torch.cuda.empty_cache()  # others compile, too
             answer(peak_bytes=peak, described=step_cost.describe(setup, args))
             for line in sys.stdin:
                 what = line.strip()

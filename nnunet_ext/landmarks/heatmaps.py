@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import find_objects, gaussian_filter
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
@@ -32,6 +32,7 @@ from nnunet_ext.landmarks.points import State
 Target = Literal["gaussian", "ball"]
 FIT_RADIUS = 3.5  # voxels
 NEAR = math.exp(-4.5)  # height of a Gaussian at three sigmas
+TRUNCATE = 3.0  # sigmas at which smoothing ends
 LEAST = 8.0  # smallest number of voxels in the loss, as a multiple of a Gaussian's mass
 
 
@@ -334,7 +335,8 @@ def decode(
     Args:
         probabilities: ``(K, *shape)``, not negative, on any device.
         nearness: for each channel how near voxels are to where the landmark must lie, ``shape``, within [0, 1]; None:
-            it may lie anywhere. The peak is then that of the product, unless the product is 0 everywhere.
+            it may lie anywhere. The peak is then that of the product, unless the product is 0 everywhere. Where it is
+            0, nothing is computed.
         smoothing: sigma, voxels, of a Gaussian filter on channels that have a nearness, before the product.
 
     Returns:
@@ -349,17 +351,27 @@ def decode(
         raise InputError("Heatmaps hold values that are not finite; the network that made them has diverged.")
     points = []
     for channel, near in zip(volume, [None] * len(volume) if nearness is None else nearness, strict=True):
-        sought = channel if near is None else _smooth(channel, smoothing) * torch.as_tensor(near, device=channel.device)
-        sought = sought if bool(sought.any()) else channel
-        peak = np.unravel_index(int(sought.argmax()), shape)
-        points.append(_refine(sought, [int(index) for index in peak], shape))
+        start, sought = np.zeros(len(shape)), channel
+        if near is not None and near.any():
+            (box,) = find_objects((near > 0).view(np.int8))
+            inside = _smoothed(channel, box, smoothing) * torch.as_tensor(near[box], device=channel.device)
+            if bool(inside.any()):
+                start, sought = np.array([axis.start for axis in box], float), inside
+        peak = np.unravel_index(int(sought.argmax()), tuple(sought.shape))
+        points.append(start + _refine(sought, [int(index) for index in peak], tuple(sought.shape)))
     return np.array(points, float).reshape(-1, len(shape)), flat.amax(1).cpu().double().numpy()
 
 
-def _smooth(channel: Tensor, sigma: float | Sequence[float]) -> Tensor:
-    """Smooth with a Gaussian. Beyond its edges the channel is mirrored, so that a peak at an edge stays there."""
-    smoothed = gaussian_filter(channel.cpu().numpy(), sigma, mode="reflect", truncate=3.0)
-    return torch.as_tensor(smoothed, device=channel.device)
+def _smoothed(channel: Tensor, box: tuple[slice, ...], sigma: float | Sequence[float]) -> Tensor:
+    """A box of a channel, smoothed with a Gaussian, as if the whole channel had been smoothed.
+
+    Beyond its edges the channel is mirrored, so that a peak at an edge stays there.
+    """
+    radius = np.ceil(TRUNCATE * np.broadcast_to(sigma, len(box))).astype(int) + 1
+    wider = [slice(max(0, axis.start - r), axis.stop + r) for axis, r in zip(box, radius, strict=True)]
+    inner = [slice(a.start - w.start, a.stop - w.start) for a, w in zip(box, wider, strict=True)]
+    smoothed = gaussian_filter(channel[tuple(wider)].cpu().numpy(), sigma, mode="reflect", truncate=TRUNCATE)
+    return torch.as_tensor(smoothed[tuple(inner)], device=channel.device)
 
 
 def _refine(channel: Tensor, peak: Sequence[int], shape: Sequence[int]) -> NDArray[np.float64]:

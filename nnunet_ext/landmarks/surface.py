@@ -11,11 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, find_objects
 from scipy.spatial import cKDTree
 
 from nnunet_ext.data.geometry import Floats
 from nnunet_ext.evaluation.surfaces import halves
+
+REACH = 5.0
+"""Sigmas from the box around an organ at which nothing is near its surface any more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +86,8 @@ def nearness(mask: NDArray[np.bool_], spacing_mm: ArrayLike, width_mm: float) ->
     """How near each voxel is to the surface of an organ: a Gaussian of the distance, 1 on both sides of the surface.
 
     The distance is that between the centres of the voxel and of the nearest voxel on the other side, less half the
-    finest spacing. Without a surface it is 1 everywhere: an organ that is not in the image says nothing.
+    finest spacing. Voxels more than :data:`REACH` sigmas outside of the box around the organ get 0. Without a surface
+    it is 1 everywhere: an organ that is not in the image says nothing.
 
     Args:
         mask: mask of the organ, any number of axes.
@@ -93,5 +97,11 @@ def nearness(mask: NDArray[np.bool_], spacing_mm: ArrayLike, width_mm: float) ->
     if mask.all() or not mask.any():
         return np.ones(mask.shape, np.float32)
     spacing = np.asarray(spacing_mm, float)
-    distance = np.where(mask, *(distance_transform_edt(side, sampling=spacing) for side in (mask, ~mask)))
-    return np.exp(-np.square((distance - spacing.min() / 2) / width_mm) / 2).astype(np.float32)
+    (box,) = find_objects(mask.astype(np.int8))
+    beyond = np.ceil(REACH * width_mm / spacing).astype(int) + 1  # at least one, so that the surface is in it
+    wider = tuple(slice(max(0, axis.start - n), axis.stop + n) for axis, n in zip(box, beyond, strict=True))
+    inside = mask[wider]
+    distance = np.where(inside, *(distance_transform_edt(side, sampling=spacing) for side in (inside, ~inside)))
+    result = np.zeros(mask.shape, np.float32)
+    result[wider] = np.exp(-np.square((distance - spacing.min() / 2) / width_mm) / 2)
+    return result

@@ -11,7 +11,15 @@ from scipy import ndimage
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks.heatmaps import HeatmapLoss, PaperHeatmapLoss, PlaceLoss, balls, decode, heatmaps
+from nnunet_ext.landmarks.heatmaps import (
+    HeatmapLoss,
+    PaperHeatmapLoss,
+    PlaceLoss,
+    _smoothed,
+    balls,
+    decode,
+    heatmaps,
+)
 from nnunet_ext.landmarks.points import State
 
 CASES = [((9, 8), (2.0, 1.5)), ((5, 9, 7), (0.8, 2.0, 2.0))]
@@ -447,6 +455,23 @@ def test_smoothing_finds_a_peak_in_noise(shape):
     error = {s: np.linalg.norm(decode(noisy, anywhere, s)[0] - points, axis=1).mean() for s in (0.0, 3.0)}
     assert error[3.0] < 0.5 * error[0.0]
     np.testing.assert_array_equal(decode(noisy, None, 3.0)[0], decode(noisy)[0])  # only where a surface is known
+
+
+def test_only_a_box_is_smoothed_and_the_peak_is_that_of_the_whole():
+    rng = np.random.default_rng(0)
+    heat = rng.random((3, 20, 24, 18)).astype(np.float32)
+    near = np.zeros(heat.shape, np.float32)
+    near[0, 4:9, 10:20, 7:9], near[1, :3, :5, -4:] = rng.random((5, 10, 2)), 1  # the second at a corner
+    near[2, 10, 10, 10] = 0.5
+    sigma = (1.0, 3.0, 2.0)
+    whole = np.stack([ndimage.gaussian_filter(channel, sigma, mode="reflect", truncate=3.0) for channel in heat])
+    expected = [np.unravel_index((w * n).argmax(), w.shape) for w, n in zip(whole, near, strict=True)]
+    found, _ = decode(heat, near, sigma)
+    assert (np.abs(found - expected) <= 3.5).all()  # as far as a parabola may move it
+    np.testing.assert_allclose(found[2], [10, 10, 10], atol=1e-6)
+    for channel, box in ((0, np.s_[4:9, 10:20, 7:9]), (1, np.s_[0:3, 0:5, 14:18])):
+        part = _smoothed(torch.as_tensor(heat[channel]), box, sigma)
+        np.testing.assert_allclose(part, whole[channel][box], rtol=1e-5)
 
 
 @pytest.mark.parametrize("edge", [0.0, 19.0])

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import distance_transform_edt
 
-from nnunet_ext.landmarks.surface import OrganSurface, nearness
+from nnunet_ext.landmarks.surface import REACH, OrganSurface, nearness
 
 
 def brute_force(mask: np.ndarray, spacing: np.ndarray, index: np.ndarray) -> float:
@@ -78,8 +79,8 @@ def test_nearness_is_a_gaussian_of_the_distance_to_the_nearest_voxel_on_the_othe
     expected = np.exp(-((between.min(1) - min(spacing) / 2) ** 2) / (2 * width**2)).reshape(mask.shape)
     found = nearness(mask, spacing, width)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-30)
-    np.testing.assert_array_equal(found, nearness(~mask, spacing, width))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=np.exp(-(REACH**2) / 2))
+    np.testing.assert_allclose(found, nearness(~mask, spacing, width), atol=np.exp(-(REACH**2) / 2))
 
 
 def test_nearness_golden_values():
@@ -90,6 +91,16 @@ def test_nearness_golden_values():
         np.exp(-(np.array([3, 1, 1, 3, 5, 7]) ** 2) / 8),  # mm from the face between the second and the third voxel
         rtol=1e-6,
     )
+
+
+def test_far_from_an_organ_nothing_is_near_and_near_it_nothing_is_left_out():
+    mask = np.zeros((60, 60), bool)
+    mask[28:33, 26:30] = True
+    found = nearness(mask, (1.0, 2.0), 1.5)
+    distance = np.where(mask, *(distance_transform_edt(side, sampling=(1.0, 2.0)) for side in (mask, ~mask))) - 0.5
+    np.testing.assert_allclose(found, np.exp(-(distance**2) / 4.5), atol=np.exp(-(REACH**2) / 2))
+    assert not found[:18].any()
+    assert found[distance < REACH * 1.5].all()
 
 
 @pytest.mark.parametrize("everywhere", [True, False])
