@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ import torch
 
 from benchmarks import (
     click_summary,
+    elsewhere,
     extreme_points,
     gradient_shares,
     over_time,
@@ -157,6 +159,51 @@ def test_the_gpu_page_is_filled_from_the_costs_of_the_planned_networks(nnunet_fo
         (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
         assert len(re.findall(r"\d+\.\d\d \(", row)) == 2, row
     assert "Not measured yet" in page.partition("## Accuracy")[2]
+
+
+def test_a_benchmark_is_trained_elsewhere_and_comes_back(tmp_path, monkeypatch):
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, str(tmp_path / "nothing"))  # restored when prepare has set it
+    spec = {
+        "name": "mine",
+        "baseline": "nnUNetTrainerReference",
+        "trainers": [
+            "nnUNetTrainerReference",
+            {"name": "as long", "trainer": "nnUNetTrainerReference", "time_of": "nnUNetTrainerReference"},
+        ],
+        "datasets": ["synthetic"],
+        "synthetic_cases": 10,
+        "configurations": ["2d"],
+        "plans": {"epochs": 1, "iterations": 1, "batch_size": 2},
+        "folds": [0],
+    }
+    (tmp_path / "mine.yaml").write_text(json.dumps(spec))
+    here, there, packed, back = (tmp_path / name for name in ("here", "there", "pack", "back.tar.gz"))
+    own = str(tmp_path / "mine.yaml")
+    assert elsewhere.main(["pack", str(packed), own, "--device", "cpu", "--folder", str(here)]) == 0
+    (job,) = BenchmarkFolder(here / "mine").load()[1]  # the one whose iterations need no clock
+    assert elsewhere.main(["run", str(packed), "--folder", str(there), "--at-once", "2", "--minutes", "10"]) == 0
+    assert elsewhere.main(["collect", str(back), "--folder", str(there), "--weights", "Reference"]) == 0
+    with tarfile.open(back) as tar:
+        tar.extractall(here)
+    benchmark = BenchmarkFolder(here / "mine")
+    assert benchmark.record(job)["key"] == job.key
+    assert (benchmark.of(job) / "metrics.csv").is_file()
+    saved = torch.load(benchmark.fold(job) / "checkpoint_final.pth", weights_only=False)
+    assert {value.dtype for value in saved["network_weights"].values()} == {torch.float16}
+
+
+def test_what_travels_is_rounded_to_a_256th_and_labels_not_at_all():
+    rng = np.random.default_rng(0)
+    image = rng.normal(0, 3, (1, 3, 5, 6)).astype(np.float32)
+    image[0, 0, 0, :3] = 60, -60, 60
+    back = elsewhere.restored(elsewhere.rounded(image), "float32")
+    assert back.dtype == np.float32
+    np.testing.assert_allclose(back, image, atol=1 / 512)
+    for labels in (rng.integers(-1, 5, (1, 4, 5)).astype(np.int16), np.array([[300, 2]], np.int16)):
+        back = elsewhere.restored(elsewhere.rounded(labels), "int16")
+        assert back.dtype == np.int16
+        np.testing.assert_array_equal(back, labels)
 
 
 def test_ablations_of_s2vnet_answer_every_question_for_every_variant():
