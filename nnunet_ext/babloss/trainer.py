@@ -24,6 +24,7 @@ from nnunet_ext.babloss.published import published_bridge
 from nnunet_ext.babloss.self_trainer import SelfTraining
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.heatmaps import HeatmapLoss, PaperHeatmapLoss, PlaceLoss, heatmaps
+from nnunet_ext.landmarks.mirroring import Mirroring
 from nnunet_ext.landmarks.points import State
 from nnunet_ext.landmarks.training.data import SECTION
 from nnunet_ext.landmarks.training.validation import LandmarkValidation
@@ -72,9 +73,10 @@ class LandmarkTrainer(LandmarkValidation):
     def shares(self) -> Mapping[str, float]:
         return {name: getattr(self.options.babloss, name) for name in ("segmented_share", "landmark_share")}
 
-    @property
-    def landmark_surface_sigma(self) -> float | None:
-        return self.options.babloss.surface_sigma or None
+    def landmark_settings(self, mirroring: Mirroring) -> dict[str, Any]:
+        options = self.options.babloss
+        widths = {"heatmap_sigma": options.heatmap_sigma, "surface_sigma": options.surface_sigma or None}
+        return {**super().landmark_settings(mirroring), **widths}
 
     def initialize(self) -> None:
         options, spacing, regions = self.options.babloss, self.configuration_manager.spacing, self.labels.has_regions

@@ -45,9 +45,9 @@ DEFAULT_THRESHOLD = 0.1
 """Threshold of the confidence if validation gives none. Most networks are more confident than this about landmarks that
 are present."""
 
-SMOOTHING = 3.0
-"""Sigma, in multiples of the finest spacing, with which the heatmap of a landmark on an organ is smoothed before its
-peak is sought near the organ's surface. A heatmap is a wider Gaussian (sigma 4) and noise, and loses the noise."""
+SMOOTHING = 0.75
+"""Sigma, as a share of that of heatmaps, with which the heatmap of a landmark on an organ is smoothed before its peak
+is sought near the organ's surface. What the network adds to a heatmap is finer than the heatmap, and goes."""
 
 THRESHOLDS = "landmark_thresholds.json"
 """File beside the checkpoints of a fold, with the thresholds from its validation cases."""
@@ -63,12 +63,14 @@ class LandmarkHead:
         mirroring: the flips allowed in the training.
         surface_sigma: the heatmap of a landmark is smoothed, and multiplied by a Gaussian of the distance from the
             predicted surface of its organ; its width, in multiples of the finest spacing. None: it is not.
+        heatmap_sigma: width of heatmaps, likewise.
     """
 
     names: tuple[str, ...]
     scale: float | None
     mirroring: Mirroring
     surface_sigma: float | None = None
+    heatmap_sigma: float = 4.0
 
     @classmethod
     def from_configuration(cls, configuration: Mapping[str, Any], model: str) -> LandmarkHead:
@@ -87,12 +89,18 @@ class LandmarkHead:
                 f"{model} predicts no landmarks; train with nnUNetTrainerBaBLoss or nnUNetTrainerLandmark, or use "
                 "nnUNetv2_predict."
             )
+        return cls.from_settings(settings)
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> LandmarkHead:
+        """From what a trainer stores in its plans."""
         orders = settings.get("orders")
         if orders is None:  # of a model from before pairs had directions
             left_right, order = settings.get("left_right"), settings.get("order")
             orders = {} if left_right is None or order is None else {left_right: order}
         mirroring = Mirroring(orders={int(axis): tuple(order) for axis, order in orders.items()})
-        return cls(tuple(settings["names"]), settings.get("scale"), mirroring, settings.get("surface_sigma"))
+        widths = {name: settings[name] for name in ("surface_sigma", "heatmap_sigma") if name in settings}
+        return cls(tuple(settings["names"]), settings.get("scale"), mirroring, **widths)
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """Turn outputs of the network, of any shape, into heatmaps from 0 to 1."""
@@ -197,7 +205,7 @@ class LandmarkPredictor(nnUNetPredictor):
         grid = PreprocessedGrid.from_properties(properties, self.plans_manager.plans, both.shape[1:])
         logits, outputs = both[: -len(self.head.names)], both[-len(self.head.names) :]
         near = None if self.head.surface_sigma is None else self.nearness(logits, grid.spacing_mm)
-        smoothing = SMOOTHING * grid.spacing_mm.min() / grid.spacing_mm
+        smoothing = SMOOTHING * self.head.heatmap_sigma * grid.spacing_mm.min() / grid.spacing_mm
         voxels, confidences = decode(self.head.probabilities(outputs), near, smoothing)
         return from_arrays(grid.to_mm(voxels), [State.PRESENT] * len(voxels), self.head.names, confidences)
 

@@ -16,6 +16,7 @@ from nnunet_ext.catalogue import resolve
 from nnunet_ext.discovery import discovery_folder
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.formats import read
+from nnunet_ext.landmarks.mirroring import Mirroring
 from nnunet_ext.landmarks.points import State
 from nnunet_ext.landmarks.predictor import LandmarkHead, predict
 from nnunet_ext.landmarks.training.loader import KEYS, landmark_entries
@@ -403,10 +404,14 @@ def test_masks_have_half_of_the_samples_but_not_in_the_published_form(make):
 
 
 def test_landmarks_are_sought_on_the_surface_but_not_in_the_published_form(make):
-    assert make("nnUNetTrainerBaBLoss").landmark_surface_sigma == 1.0
-    assert make("nnUNetTrainerLandmark", options={"surface_sigma": 2.0}).landmark_surface_sigma == 2.0
-    assert make("nnUNetTrainerLandmark", options={"surface_sigma": 0.0}).landmark_surface_sigma is None
-    assert make("nnUNetTrainerBaBLossPaper").landmark_surface_sigma is None
+    def widths(name, **options):
+        head = LandmarkHead.from_settings(make(name, options=options).landmark_settings(Mirroring()))
+        return head.surface_sigma, head.heatmap_sigma
+
+    assert widths("nnUNetTrainerBaBLoss") == (1.0, 4.0)
+    assert widths("nnUNetTrainerLandmark", surface_sigma=2.0, heatmap_sigma=3.0) == (2.0, 3.0)
+    assert widths("nnUNetTrainerLandmark", surface_sigma=0.0) == (None, 4.0)
+    assert widths("nnUNetTrainerBaBLossPaper") == (None, 5.0)
 
 
 def test_the_bridge_waits_and_grows(make):

@@ -53,26 +53,20 @@ class LandmarkData(CommonTrainer):
     landmark_scale: ClassVar[float | None] = None
     """The network's outputs for landmarks are probabilities times this number; None: they are logits."""
 
-    @property
-    def landmark_surface_sigma(self) -> float | None:
-        """As ``surface_sigma`` of :class:`nnunet_ext.landmarks.predictor.LandmarkHead`; landmarks lie anywhere here."""
-        return None
-
     def to_remember(
         self, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
     ) -> dict[str, Mapping[str, Any]]:
         where = f"dataset.json of {plans['dataset_name']}"
         self.landmark_declaration = Declaration.from_dataset_json(dataset_json, where)
         # which landmarks a flip exchanges depends on the images, so it is added with the data loaders
-        settings = self._settings(Mirroring())
+        settings = self.landmark_settings(Mirroring())
         return {**super().to_remember(plans, configuration, dataset_json), SECTION: settings}
 
-    def _settings(self, mirroring: Mirroring) -> dict[str, Any]:
+    def landmark_settings(self, mirroring: Mirroring) -> dict[str, Any]:
         """Settings of the landmarks that a predictor needs and that the weights do not show."""
         return {
             "names": list(self.landmark_declaration.names),
             "scale": self.landmark_scale,
-            "surface_sigma": self.landmark_surface_sigma,
             "orders": {str(axis): list(order) for axis, order in mirroring.orders.items()},
         }
 
@@ -119,7 +113,9 @@ class LandmarkData(CommonTrainer):
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, Any]:  # noqa: N802
         rotation, dummy_2d, patch_size, axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        remember(self.plans_manager.plans, self.configuration_name, SECTION, self._settings(self.landmark_mirroring))
+        remember(
+            self.plans_manager.plans, self.configuration_name, SECTION, self.landmark_settings(self.landmark_mirroring)
+        )
         if self.landmark_mirroring.why_not:
             self.print_to_log_file(self.landmark_mirroring.why_not)
         # None, not (), because nnU-Net's predictor takes the maximum of the axes

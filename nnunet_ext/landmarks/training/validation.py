@@ -32,9 +32,7 @@ class LandmarkValidation(LandmarkData):
 
     @property
     def landmark_head(self) -> LandmarkHead:
-        return LandmarkHead(
-            self.landmark_declaration.names, self.landmark_scale, self.landmark_mirroring, self.landmark_surface_sigma
-        )
+        return LandmarkHead.from_settings(self.landmark_settings(self.landmark_mirroring))
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
