@@ -41,9 +41,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
+from nnunet_ext.benchmark.own_data import with_raw_folder
 from nnunet_ext.benchmark.prepare import prepare
 from nnunet_ext.benchmark.spec import load
 from nnunet_ext.errors import InputError
+from nnunet_ext.processes.children import end_group, own_group
 
 STEPS_PER_UNIT = 256
 RAW = "raw"
@@ -67,8 +69,9 @@ def pack(names: Sequence[str], out: Path, folder: Path, device: str) -> None:
     links: dict[str, str] = {}
     arrays: dict[str, dict[str, Any]] = {}
     store: dict[str, NDArray] = {}
-    for name in names:
-        spec = load(name)
+    # before the first is prepared, which points nnUNet_raw to its own folder
+    specs = {name: with_raw_folder(load(name)) for name in names}
+    for name, spec in specs.items():
         if not spec.brings_its_data:
             raise InputError(f"{name} has no raw: and is not synthetic, so its data is not in its folder; add raw:.")
         untimed = tuple(arm for arm in spec.arms if arm.time_of is None)
@@ -188,7 +191,7 @@ def run(folder: Path, at_once: int, minutes: float, only: Sequence[str] = ()) ->
             process, benchmark, job, began = one
             if process.poll() is None:
                 if time.monotonic() > deadline:
-                    process.kill()  # nnU-Net goes on from its checkpoint in the next run
+                    end_group(process, grace=1.0)  # with its training, which the next run continues
                 continue
             running.remove(one)
             done = benchmark.record(job) is not None
@@ -205,7 +208,12 @@ def run(folder: Path, at_once: int, minutes: float, only: Sequence[str] = ()) ->
             command = [sys.executable, "-m", "nnunet_ext.benchmark.job", str(benchmark.folder), job.name]
             with benchmark.log(job).open("ab") as log:
                 process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**SMALL_TRAININGS, **os.environ}
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env={**SMALL_TRAININGS, **os.environ},
+                    **own_group(),
                 )
             running.append((process, benchmark, job, time.monotonic()))
         time.sleep(0.2)

@@ -220,10 +220,8 @@ class LandmarkPredictor(nnUNetPredictor):
         """
         assert self.head.surface_sigma is not None
         width_mm = self.head.surface_sigma * float(spacing_mm.min())
-        declared, values = (
-            Declaration.from_dataset_json(self.dataset_json).surface_of,
-            declared_labels(self.dataset_json),
-        )
+        declared = Declaration.from_dataset_json(self.dataset_json).surface_of
+        values = declared_labels(self.dataset_json)
         organs = {organ for name in self.head.names for organ in declared.get(name, ())}
         labels = np.asarray(self.label_manager.convert_logits_to_segmentation(logits.float()))
         near = {organ: nearness(np.isin(labels, values[organ]), spacing_mm, width_mm) for organ in organs}
