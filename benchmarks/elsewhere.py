@@ -99,6 +99,8 @@ def pack(names: Sequence[str], out: Path, folder: Path, device: str) -> None:
 
 def unpack(file: Path, folder: Path) -> None:
     """Write what :func:`pack` packed, unless it is there."""
+    if not file.is_file():
+        raise InputError(f"{file} is not there; give the file that elsewhere.py pack wrote.")
     done = folder / f"{sha256(file.read_bytes()).hexdigest()[:16]}.unpacked"
     if done.exists():
         return
@@ -282,6 +284,10 @@ def main(argv: Sequence[str]) -> int:
         if arguments.command == "pack":
             pack(arguments.benchmarks, arguments.file, arguments.folder, arguments.device)
         elif arguments.command == "run":
+            if arguments.at_once < 1 or not arguments.minutes > 0:
+                raise InputError(
+                    f"--at-once is {arguments.at_once} and --minutes {arguments.minutes:g}, but both must be positive."
+                )
             unpack(arguments.file, arguments.folder)
             return min(1, run(arguments.folder, arguments.at_once, arguments.minutes, arguments.only))
         else:

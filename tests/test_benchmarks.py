@@ -193,6 +193,15 @@ def test_a_benchmark_is_trained_elsewhere_and_comes_back(tmp_path, monkeypatch):
     assert {value.dtype for value in saved["network_weights"].values()} == {torch.float16}
 
 
+def test_what_cannot_be_run_elsewhere_gets_one_sentence(tmp_path, capsys):
+    run = ["run", str(tmp_path / "pack"), "--folder", str(tmp_path / "there"), "--minutes"]
+    assert elsewhere.main([*run, "1"]) == 2
+    assert "is not there; give the file that elsewhere.py pack wrote" in capsys.readouterr().err
+    assert elsewhere.main([*run, "0"]) == elsewhere.main([*run, "1", "--at-once", "0"]) == 2
+    assert "but both must be positive" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_travels_is_rounded_to_a_256th_and_labels_not_at_all():
     rng = np.random.default_rng(0)
     image = rng.normal(0, 3, (1, 3, 5, 6)).astype(np.float32)
