@@ -54,6 +54,8 @@ def run_benchmark(
     spec = load(name_or_path)
     if device is not None:
         spec = spec.model_copy(update={"device": device})
+    if executor == "local":
+        require_device(spec.device, "device:" if device is None else "--device")
     benchmark = BenchmarkFolder(folder or f"nnunet_ext_benchmark_{spec.name}")
     report = published(reuse) if reuse else None
     if only:
@@ -61,8 +63,6 @@ def run_benchmark(
     with held(benchmark.lock) as alone:
         if not alone:
             raise InputError(f"{benchmark.folder}: another nnunet-ext benchmark run is working here.")
-        if executor == "local":
-            require_device(spec.device, "device:" if device is None else "--device")
         try:
             prepared = prepare(spec, benchmark, iterations=report.iterations if report else None)
         except StepFailed as error:

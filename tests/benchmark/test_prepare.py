@@ -337,6 +337,7 @@ def test_a_device_that_is_not_there(root, monkeypatch):
     with pytest.raises(InputError, match="--device cuda is asked for"):
         run_benchmark(file, folder(root).folder, device="cuda")
     assert not folder(root).prepared.exists()
+    assert not folder(root).folder.exists()  # not even a lock
 
 
 def test_another_device_than_the_specification_names_is_that_of_all_jobs(root, monkeypatch):
