@@ -77,6 +77,17 @@ def crf_weight(spacing: Sequence[float], options: AttenScribbleOptions) -> float
     return WEIGHT_3D if sum(ResolvedWindow.of(spacing, options).axes) == 3 else WEIGHT_2D
 
 
+def described(spacing: Sequence[float], options: AttenScribbleOptions) -> str:
+    """Return the CRF loss of one configuration in words, with the numbers that its options leave open.
+
+    Args:
+        spacing: as for :meth:`ResolvedWindow.of`.
+        options: as for :func:`crf_loss`, and ``crf_weight``.
+    """
+    weight = crf_weight(spacing, options)
+    return f"CRF loss: weight {weight:g}, {ResolvedWindow.of(spacing, options)}" if weight else "CRF loss: none"
+
+
 def crf_loss(spacing: Sequence[float], options: AttenScribbleOptions, *, exclusive: bool = True) -> MaskedCRFLoss:
     """Return the CRF loss of one configuration.
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from nnunet_ext.attenscribble.attentive_similarity import AttentiveSimilarity
 from nnunet_ext.attenscribble.attentive_similarity_loss import several_classes
 from nnunet_ext.attenscribble.confidence_gate import ConfidenceGate
-from nnunet_ext.attenscribble.crf_window import crf_loss, crf_weight
+from nnunet_ext.attenscribble.crf_window import crf_loss, crf_weight, described
 from nnunet_ext.attenscribble.network import AttendedUNet
 from nnunet_ext.attenscribble.options import AttenScribbleOptions
 from nnunet_ext.errors import InputError
@@ -82,6 +82,7 @@ class MaskedCRF(PseudoLabels):
 
     def on_train_start(self) -> None:
         super().on_train_start()
+        self.print_to_log_file(described(self.configuration_manager.spacing, self.options.attenscribble))
         self.gate.leave_out(self.labels.heads_of(self.unannotated, self.dataset_json["labels"]))
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:

@@ -173,7 +173,7 @@ class PnPNet(nn.Module):
         self.encoder = planned.encoder
         self.decoder = planned.decoder
         self.planned = planned
-        levels = attachable_levels(planned, options.levels or LEVELS, patch_size)
+        self.levels = levels = attachable_levels(planned, options.levels or LEVELS, patch_size)
         dialect = _dialect(planned, options)
         self.push = nn.ModuleDict()
         if options.push:
@@ -188,6 +188,19 @@ class PnPNet(nn.Module):
         if options.pull:
             branch = published.PublishedPullBranch if options.published else PullBranch
             self.pull = branch(planned, levels, exclusive, options, dialect)
+
+    @property
+    def described(self) -> str:
+        """Stages and sizes of the branches in words."""
+        if not self.push and self.pull is None:
+            return "none"
+        parts = [f"on encoder stages {', '.join(map(str, self.levels))}"]
+        sizes = _sizes(self.state_dict())
+        if "width" in sizes:
+            parts.append(f"pushing branch with differences of {', '.join(map(str, sizes['width']))} channels")
+        if "dim" in sizes:
+            parts.append(f"pulling branch with centres of length {sizes['dim'][0]}")
+        return "; ".join(parts)
 
     def _visit_skip(self, stage: int, skip: Tensor, upsampled: Tensor) -> Tensor:
         return self.push[str(stage)](skip, upsampled) if str(stage) in self.push else skip

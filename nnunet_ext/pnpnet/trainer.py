@@ -45,10 +45,20 @@ class nnUNetTrainerPnPNet(CommonTrainer):
                 "statistics; write plans with a larger batch (nnunet-ext plans … --batch-size 2)."
             )
 
-    def build_aux(self) -> Mapping[str, nn.Module]:
-        """Add the centre loss of the published pulling branch."""
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self.print_to_log_file(f"Branches: {self.plain_network.described}")
+
+    @property
+    def plain_network(self) -> PnPNet:
+        """The network without the wrappers that compile or distribute it."""
         network = unwrap(self.network)
         assert isinstance(network, PnPNet)
+        return network
+
+    def build_aux(self) -> Mapping[str, nn.Module]:
+        """Add the centre loss of the published pulling branch."""
+        network = self.plain_network
         if not isinstance(network.pull, published.PublishedPullBranch):
             return super().build_aux()
         channels = network.planned.channels[network.pull.levels[0]]

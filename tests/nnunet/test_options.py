@@ -142,7 +142,22 @@ def test_the_log_says_which_values_of_the_plans_are_not_used(nnunet_folders, mak
     trainer.on_train_start()
     text = Path(trainer.log_file).read_text()
     assert "Options of pnpnet: PnPNetOptions(push=True, pull=True, levels=None, width=None, dim=192" in text
+    assert "Branches: on encoder stages 1; pulling branch with centres of length 192" in text
     assert "nnUNetTrainerPnPNetPaper does not use pnpnet.dim = 32, schedule.momentum = 0.5 of the plans" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("nnUNetTrainerPnPNet", "Branches: on encoder stages 1; pushing branch with differences of"),
+        ("nnUNetTrainerMaskedCRF", "CRF loss: weight 9.2, radius 3, σ 2 voxels"),
+    ],
+)
+def test_the_log_says_what_the_open_options_became(nnunet_folders, make_trainer, name, line):
+    nnunet_folders(tiny.kind_for(name))
+    trainer = make_trainer(name, kind=tiny.kind_for(name), configuration="2d")
+    trainer.on_train_start()
+    assert line in Path(trainer.log_file).read_text()
 
 
 class TwoPasses(CommonTrainer):
