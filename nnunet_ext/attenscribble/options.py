@@ -46,9 +46,9 @@ class AttenScribbleOptions(PseudoLabelOptions):
     mlp_ratio: Annotated[int, Field(gt=0)] = 4
     """Width of the MLP of the attention relative to its stage. 4 in the code."""
     crf_weight: Annotated[float, Field(ge=0)] | None = None
-    """Weight of the masked CRF loss; None: 9.2 in slices, 30 in isotropic volumes, where a larger weight was better
-    (docs/results/attenscribble.md). The code has 0.1 for a window of mass 92.0, which is 9.2 here. 0: it is not
-    computed."""
+    """Weight of the masked CRF loss; None: 9.2 in slices, 30 in isotropic volumes. There 30 was better than 9.2, 60
+    hardly better than 30, and 120 took a structure apart (docs/results/attenscribble.md). The code has 0.1 for a window
+    of mass 92.0, which is 9.2 here. 0: it is not computed."""
     crf_radius: Annotated[int, Field(ge=1, le=16)] | None = None
     """Radius of the CRF window, in voxels along each of its axes; a larger one reaches farther and takes thin
     structures apart. None: 3 in slices, 1 in isotropic volumes (:mod:`nnunet_ext.attenscribble.crf_window`). The code:
