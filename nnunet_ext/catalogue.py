@@ -140,7 +140,7 @@ TRAINERS: dict[str, Entry] = {
         description="the pulling branch of PnPNet alone: class clustering module",
         needs="",
         network="own",
-        measured="better at synthetic borders (three seeds), no difference on hippocampus",
+        measured="no difference shown (hippocampus, one training; synthetic, three seeds)",
         page="docs/results/pnpnet.md",
     ),
     "nnUNetTrainerSegmentedOnly": Entry(
