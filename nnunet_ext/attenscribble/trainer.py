@@ -27,7 +27,7 @@ from nnunet_ext.nnunet.clean_image import CLEAN_IMAGE
 from nnunet_ext.nnunet.labels import finest, finest_logits
 from nnunet_ext.nnunet.options import MethodOptions, PseudoLabelOptions
 from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
-from nnunet_ext.nnunet.pretrained import unwrap
+from nnunet_ext.nnunet.pretrained import unwrap_as
 from nnunet_ext.nnunet.pseudo_label_training import PSEUDO, PseudoLabels
 from nnunet_ext.nnunet.trainer import INSIDE, Batch
 from nnunet_ext.nnunet.unet import PlannedUNet
@@ -140,8 +140,7 @@ class nnUNetTrainerAttenScribble(MaskedCRF):
         """Add to the gate the module that turns attention into a similarity, if its loss counts."""
         if not self.options.attenscribble.asl_weight:
             return super().build_aux()
-        network = unwrap(self.network)
-        assert isinstance(network, AttendedUNet)
+        network = unwrap_as(self.network, AttendedUNet)
         spacing, options = self.configuration_manager.spacing, self.options.attenscribble
         similarity = AttentiveSimilarity(network, options, spacing, exclusive=not self.labels.has_regions)
         return {**super().build_aux(), SIMILARITY: similarity}

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.nnssl import ENCODER_PREFIXES, PLAN, encoder_of, stages_in_words
 from nnunet_ext.nnunet.untrusted import load_untrusted
 
+Kind = TypeVar("Kind", bound=nn.Module)
+
 PLANNED_PREFIXES = ("encoder.", "decoder.", "down_projection.", "eva.")
 """Parameters of the planned network, or of Primus; whatever a method adds must have another first name. The rest of
 Primus is its decoder, which ends in the segmentation."""
@@ -40,6 +42,13 @@ def unwrap(network: nn.Module) -> nn.Module:
     if isinstance(network, DistributedDataParallel):
         network = network.module
     return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+
+def unwrap_as(network: nn.Module, kind: type[Kind]) -> Kind:
+    """The network as in :func:`unwrap`, which is of this class."""
+    found = unwrap(network)
+    assert isinstance(found, kind)
+    return found
 
 
 def load_pretrained_weights(

@@ -173,11 +173,11 @@ class PnPNet(nn.Module):
         self.encoder = planned.encoder
         self.decoder = planned.decoder
         self.planned = planned
-        self.levels = levels = attachable_levels(planned, options.levels or LEVELS, patch_size)
+        self.levels = attachable_levels(planned, options.levels or LEVELS, patch_size)
         dialect = _dialect(planned, options)
         self.push = nn.ModuleDict()
         if options.push:
-            for level in levels:
+            for level in self.levels:
                 channels, kernel_size = planned.channels[level], planned.kernel_sizes[level]
                 self.push[str(level)] = (
                     published.PublishedDifference(dialect, channels, kernel_size)
@@ -187,7 +187,7 @@ class PnPNet(nn.Module):
         self.pull: nn.Module | None = None
         if options.pull:
             branch = published.PublishedPullBranch if options.published else PullBranch
-            self.pull = branch(planned, levels, exclusive, options, dialect)
+            self.pull = branch(planned, self.levels, exclusive, options, dialect)
 
     @property
     def described(self) -> str:

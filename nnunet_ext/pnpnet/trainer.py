@@ -14,7 +14,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.labels import finest
 from nnunet_ext.nnunet.options import MethodOptions
 from nnunet_ext.nnunet.plans import extension_settings
-from nnunet_ext.nnunet.pretrained import unwrap
+from nnunet_ext.nnunet.pretrained import unwrap_as
 from nnunet_ext.nnunet.trainer import SEGMENTATION, Batch, CommonTrainer
 from nnunet_ext.nnunet.unet import PlannedUNet
 from nnunet_ext.pnpnet import published
@@ -47,18 +47,11 @@ class nnUNetTrainerPnPNet(CommonTrainer):
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        self.print_to_log_file(f"Branches: {self.plain_network.described}")
-
-    @property
-    def plain_network(self) -> PnPNet:
-        """The network without the wrappers that compile or distribute it."""
-        network = unwrap(self.network)
-        assert isinstance(network, PnPNet)
-        return network
+        self.print_to_log_file(f"Branches: {unwrap_as(self.network, PnPNet).described}")
 
     def build_aux(self) -> Mapping[str, nn.Module]:
         """Add the centre loss of the published pulling branch."""
-        network = self.plain_network
+        network = unwrap_as(self.network, PnPNet)
         if not isinstance(network.pull, published.PublishedPullBranch):
             return super().build_aux()
         channels = network.planned.channels[network.pull.levels[0]]

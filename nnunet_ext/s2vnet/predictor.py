@@ -36,7 +36,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.files import require_no_file
 from nnunet_ext.nnunet.models import Prediction
 from nnunet_ext.nnunet.precision import planned_precision
-from nnunet_ext.nnunet.pretrained import unwrap
+from nnunet_ext.nnunet.pretrained import unwrap, unwrap_as
 from nnunet_ext.nnunet.slice_export import SliceExport, slices_stand_alone
 from nnunet_ext.nnunet.slice_tiles import SliceTiles
 from nnunet_ext.s2vnet.chain import Column, Direction, Parts, next_logits
@@ -164,9 +164,7 @@ class S2VPredictor(nnUNetPredictor):
 
     @property
     def _plain_network(self) -> S2VNet:
-        network = unwrap(self.network)
-        assert isinstance(network, S2VNet)
-        return network
+        return unwrap_as(self.network, S2VNet)
 
     def _folds(self) -> list[S2VNet]:
         """Networks of all folds, in evaluation, on the device; on a CPU in the memory of the weights as loaded."""

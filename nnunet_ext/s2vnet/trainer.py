@@ -16,7 +16,7 @@ from nnunet_ext.nnunet.checkpoints import read_checkpoint
 from nnunet_ext.nnunet.labels import finest
 from nnunet_ext.nnunet.options import MethodOptions
 from nnunet_ext.nnunet.plans import extension_settings
-from nnunet_ext.nnunet.pretrained import unwrap
+from nnunet_ext.nnunet.pretrained import unwrap_as
 from nnunet_ext.nnunet.slice_clips import GAP, SINGLE, SliceClips
 from nnunet_ext.nnunet.trainer import SEGMENTATION, Batch
 from nnunet_ext.nnunet.unet import PlannedUNet
@@ -97,9 +97,7 @@ class nnUNetTrainerS2VNet(SliceClips):
     @property
     def plain_network(self) -> S2VNet:
         """The network without the wrappers that compile or distribute it."""
-        network = unwrap(self.network)
-        assert isinstance(network, S2VNet)
-        return network
+        return unwrap_as(self.network, S2VNet)
 
     def run_network(self, image: Tensor, batch: Batch) -> Any:
         """Run the network; earlier rounds of clicks happen inside of its call, on the same features."""
