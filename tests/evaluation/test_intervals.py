@@ -45,7 +45,7 @@ def test_with_three_seeds_it_holds_the_truth_as_often_as_it_says(subjects, skewe
     shares = [coverage(3, subjects, sds, skewed) for sds in LIKE_OURS]
     assert 0.93 <= np.mean(shares) <= 0.97
     assert min(shares) >= 0.93
-    assert max(shares) <= 0.98  # where subjects vary most it is longer than it must be
+    assert max(shares) <= 0.99  # where subjects vary most it is longer than it must be
 
 
 @pytest.mark.slow
@@ -81,6 +81,28 @@ def test_the_parts_are_those_of_an_analysis_of_variance_by_hand():
     half = np.sqrt((stats.t.ppf(0.975, 2) ** 2 * trainings) + stats.t.ppf(0.975, 3) ** 2 * (subjects - rest))
     found = interval(d)
     assert (found.low, found.high) == pytest.approx((grand - half, grand + half))
+
+
+def test_trainings_that_agree_by_chance_do_not_make_it_shorter_than_students_interval_over_subjects():
+    rng = np.random.default_rng(0)
+    d = rng.normal(0.04, 0.05, (3, 20))
+    d += 0.04 - d.mean(axis=1, keepdims=True)  # three trainings with one mean
+    expected = stats.ttest_1samp(d.mean(axis=0), 0)
+    found = interval(d)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert found.p_value == pytest.approx(expected.pvalue)
+    assert found.smallest_difference == pytest.approx(interval(d.mean(axis=0)[None]).smallest_difference)
+
+
+def test_it_always_holds_students_interval_over_subjects():
+    rng = np.random.default_rng(4)
+    for sds in LIKE_OURS:
+        for _ in range(50):
+            d = draw(rng, 3, 16, sds, True)
+            found, over_subjects = interval(d), interval(d.mean(axis=0)[None])
+            assert found.low <= over_subjects.low + 1e-12
+            assert found.high >= over_subjects.high - 1e-12
+            assert found.p_value >= over_subjects.p_value - 1e-12
 
 
 def test_the_p_value_is_where_the_interval_ends_at_zero():
