@@ -39,7 +39,7 @@ def mean_and_interval(table: pd.DataFrame) -> tuple[float, float, float]:
         table: ``case, seed, value`` of one arm; with ``subject`` where that is known.
     """
     unit = "subject" if "subject" in table.columns else "case"
-    by_case = table.groupby(["seed", unit, "case"])["value"].mean()
+    by_case = table.groupby(["seed", *dict.fromkeys([unit, "case"])])["value"].mean()
     grid = by_case.groupby(["seed", unit]).mean().unstack(unit).dropna(axis=1).to_numpy()
     found = interval(grid)
     return float(grid.mean()), found.low, found.high

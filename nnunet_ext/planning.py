@@ -158,10 +158,8 @@ def write_plans(
     if not unchanged:
         with replacing(path) as temporary:
             temporary.write_text(text)
-    missing: tuple[str, ...] = ()
-    if spacing is not None:
-        cases = len(fingerprint["spacings"])
-        missing = tuple(c for c in chosen if _cases_in(folder / changed[c]["data_identifier"]) < cases)
+    # data of the base plans may be of fewer cases than the fingerprint, by the user's choice; then some are enough
+    missing = _not_preprocessed(folder, changed, len(fingerprint["spacings"]) if fingerprint else 1)
     return WrittenPlans(path, name, folder.name, chosen, trainer, unchanged, device, missing)
 
 
@@ -304,6 +302,15 @@ def _fingerprint(folder: Path) -> dict[str, Any]:
 def _cases_in(data: Path) -> int:
     """Number of preprocessed cases; nnU-Net writes one ``.pkl`` for each."""
     return sum(1 for _ in data.glob("*.pkl"))
+
+
+def _not_preprocessed(folder: Path, configurations: Mapping[str, Mapping[str, Any]], cases: int) -> tuple[str, ...]:
+    """Names of configurations with fewer preprocessed cases than this, one for each folder of data."""
+    found: dict[str, str] = {}
+    for name, settings in configurations.items():
+        if _cases_in(folder / settings["data_identifier"]) < cases:
+            found.setdefault(settings["data_identifier"], name)  # a cascade shares the data of another
+    return tuple(found.values())
 
 
 def _apply_arguments(

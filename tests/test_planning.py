@@ -407,6 +407,22 @@ def test_what_is_to_be_preprocessed_is_printed_until_it_is(folder, images, capsy
     assert "Nothing needs to be preprocessed again" in capsys.readouterr().out
 
 
+def test_plans_of_the_same_data_say_what_is_not_preprocessed_yet(folder, capsys):
+    command = ["plans", "901", "--preset", "cpu"]
+    main(command)
+    first = read(folder, "nnUNetPlans_cpu")["configurations"]
+    assert "3d_cascade_fullres" in first
+    own_data = [name for name in first if name != "3d_cascade_fullres"]  # which has that of 3d_fullres
+    for done, name in enumerate(own_data):
+        missing = " ".join(own_data[done:])
+        assert f"nnUNetv2_preprocess -d 901 -plans_name nnUNetPlans_cpu -c {missing}\n" in capsys.readouterr().out
+        data = folder / first[name]["data_identifier"]
+        data.mkdir()
+        (data / "case.pkl").touch()
+        main(command)
+    assert "Nothing needs to be preprocessed again" in capsys.readouterr().out
+
+
 IMPOSSIBLE = {
     "too few numbers": ({"spacing": [3]}, r"--spacing gives 1 number \(3\), but configuration 2d has 2 axes"),
     "patch axes": ({"patch_size": [16]}, r"--patch-size gives 1 number \(16\), but configuration 2d has 2 axes"),

@@ -63,9 +63,12 @@ def commands(root, monkeypatch):
             for name, content in (("nnUNetPlans", tiny.plans()), ("dataset_fingerprint", fingerprint)):
                 (folder / f"{name}.json").write_text(json.dumps(content))
             (folder / "dataset.json").write_text((raw / "dataset.json").read_text())
-        if "-plans_name" in words:
-            plans = json.loads((folder / f"{words[words.index('-plans_name') + 1]}.json").read_text())
-            data = folder / plans["configurations"][words[words.index("-c") + 1]]["data_identifier"]
+        name = words[words.index("-plans_name") + 1] if "-plans_name" in words else "nnUNetPlans"
+        plans = json.loads((folder / f"{name}.json").read_text())
+        for configuration in words[words.index("-c") + 1 :] if "-c" in words else []:
+            if configuration.startswith("-"):
+                break
+            data = folder / plans["configurations"][configuration]["data_identifier"]
             data.mkdir()
             for case in cases:
                 (data / f"{case}.pkl").touch()
