@@ -45,7 +45,9 @@ class FakeCommands:
         shutil.copy(raw / "dataset.json", folder)
         (folder / "nnUNetPlans.json").write_text(json.dumps(self.plans))
         for settings in self.plans["configurations"].values():
-            (folder / settings["data_identifier"]).mkdir(exist_ok=True)
+            data = folder / settings["data_identifier"]
+            data.mkdir(exist_ok=True)
+            (data / "case.pkl").touch()
 
     def run(self, benchmark: BenchmarkFolder, job: Job, command: list[str], _: Path) -> None:
         self._noted(f"{command[0]} {job.trainer}", command, benchmark.fold(job))
