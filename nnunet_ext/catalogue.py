@@ -140,7 +140,7 @@ TRAINERS: dict[str, Entry] = {
         description="the pulling branch of PnPNet alone: class clustering module",
         needs="",
         network="own",
-        measured="no difference shown (hippocampus, one training; synthetic, three seeds)",
+        measured="no difference shown (ACDC and synthetic structures, three seeds)",
         page="docs/results/pnpnet.md",
     ),
     "nnUNetTrainerSegmentedOnly": Entry(
