@@ -21,7 +21,7 @@ from nnunet_ext.discovery import shipped_folder
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, replacing
 from nnunet_ext.nnunet.options import with_overrides
-from nnunet_ext.nnunet.plans import KEY, plans_in, require_unet, resolved
+from nnunet_ext.nnunet.plans import KEY, names_by_data, plans_in, require_unet, resolved
 from nnunet_ext.nnunet.precision import SECTION as PRECISION
 from nnunet_ext.nnunet.precision import Precision
 from nnunet_ext.nnunet.resolution import at_spacing, median_spacing, turn
@@ -159,7 +159,8 @@ def write_plans(
         with replacing(path) as temporary:
             temporary.write_text(text)
     # data of the base plans may be of fewer cases than the fingerprint, by the user's choice; then some are enough
-    missing = _not_preprocessed(folder, changed, len(fingerprint["spacings"]) if fingerprint else 1)
+    cases = len(fingerprint["spacings"]) if fingerprint else 1
+    missing = tuple(c for data, c in names_by_data(changed).items() if _cases_in(folder / data) < cases)
     return WrittenPlans(path, name, folder.name, chosen, trainer, unchanged, device, missing)
 
 
@@ -302,15 +303,6 @@ def _fingerprint(folder: Path) -> dict[str, Any]:
 def _cases_in(data: Path) -> int:
     """Number of preprocessed cases; nnU-Net writes one ``.pkl`` for each."""
     return sum(1 for _ in data.glob("*.pkl"))
-
-
-def _not_preprocessed(folder: Path, configurations: Mapping[str, Mapping[str, Any]], cases: int) -> tuple[str, ...]:
-    """Names of configurations with fewer preprocessed cases than this, one for each folder of data."""
-    found: dict[str, str] = {}
-    for name, settings in configurations.items():
-        if _cases_in(folder / settings["data_identifier"]) < cases:
-            found.setdefault(settings["data_identifier"], name)  # a cascade shares the data of another
-    return tuple(found.values())
 
 
 def _apply_arguments(

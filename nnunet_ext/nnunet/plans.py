@@ -72,6 +72,14 @@ def resolved(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
     return settings
 
 
+def names_by_data(configurations: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """``data_identifier`` → first of the resolved configurations with this data, which cascades share."""
+    found: dict[str, str] = {}
+    for name, settings in configurations.items():
+        found.setdefault(settings["data_identifier"], name)
+    return found
+
+
 def require_unet(configuration: Mapping[str, Any], where: str) -> None:
     """Raise InputError unless the plans describe a U-Net by stages, which presets and trainers can work with."""
     architecture = configuration["architecture"]

@@ -15,7 +15,7 @@ from nnunet_ext.data.raw import open_dataset
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
 from nnunet_ext.findings import CheckReport
-from nnunet_ext.nnunet.plans import resolved
+from nnunet_ext.nnunet.plans import names_by_data, resolved
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.splits.files import NAME as SPLITS
 from nnunet_ext.splits.files import read_folds
@@ -92,11 +92,7 @@ def prepare_unlabelled(
     findings = UnlabelledReport.by_severity(checked.findings)
     made: dict[Path, tuple[int, int, int]] = {}
     if not check_only and not UnlabelledReport(findings, found.folder, 0, {}).exit_code:
-        # a cascade shares its images with the full resolution
-        by_data: dict[str, str] = {}
-        for name in chosen:
-            by_data.setdefault(resolved(content, name)["data_identifier"], name)
-        for name in by_data.values():
+        for name in names_by_data({name: resolved(content, name) for name in chosen}).values():
             place, counts = _prepare(folder, content, name, found.cases, checked.same_as, processes)
             made[place] = counts
     return UnlabelledReport(findings, found.folder, len(found.cases), made)
