@@ -21,7 +21,7 @@ from nnunet_ext.discovery import shipped_folder
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, replacing
 from nnunet_ext.nnunet.options import with_overrides
-from nnunet_ext.nnunet.plans import KEY, names_by_data, plans_in, require_unet, resolved
+from nnunet_ext.nnunet.plans import KEY, names_by_data, plans_in, preprocess_command, require_unet, resolved
 from nnunet_ext.nnunet.precision import SECTION as PRECISION
 from nnunet_ext.nnunet.precision import Precision
 from nnunet_ext.nnunet.resolution import at_spacing, median_spacing, turn
@@ -58,8 +58,7 @@ class WrittenPlans:
         )
         if not self.missing:
             return f"{self.path}: {state}. Nothing needs to be preprocessed again. Train with\n{training}"
-        number = int(self.dataset.removeprefix("Dataset").partition("_")[0])
-        preprocessing = f"nnUNetv2_preprocess -d {number} -plans_name {self.name} -c {' '.join(self.missing)}"
+        preprocessing = preprocess_command(self.dataset, self.name, self.missing)
         return f"{self.path}: {state}. Preprocess with\n  {preprocessing}\nand train with\n{training}"
 
 

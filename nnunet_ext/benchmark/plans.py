@@ -8,7 +8,7 @@ from nnunet_ext import catalogue
 from nnunet_ext.benchmark.preprocessed import digest, plans_of
 from nnunet_ext.benchmark.spec import PlansRecipe
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.plans import extension_settings
+from nnunet_ext.nnunet.plans import extension_settings, preprocess_command
 from nnunet_ext.planning import WrittenPlans, write_plans
 
 NUMBER_OF_EPOCHS = re.compile(r"_(\d+)epochs?$")
@@ -35,7 +35,7 @@ def written_plans(recipe: PlansRecipe, dataset: str, configurations: tuple[str, 
     if written.missing:
         raise InputError(
             f"{dataset} is not preprocessed for {written.name}; run: "
-            f"nnUNetv2_preprocess -d {int(dataset[7:10])} -plans_name {written.name} -c {' '.join(written.missing)}."
+            f"{preprocess_command(dataset, written.name, written.missing)}."
         )
     return written.name
 

@@ -23,6 +23,7 @@ from nnunet_ext.benchmark.spec import Arm, Spec
 from nnunet_ext.data.folders import dataset_folder, visible_files
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, replacing
+from nnunet_ext.nnunet.plans import preprocess_command
 from nnunet_ext.splits.folds import default_folds
 from nnunet_ext.version import __version__
 
@@ -158,10 +159,10 @@ def check_dataset(dataset: str, spec: Spec) -> None:
                 there = ", ".join(configurations) or "no such plans"
                 raise InputError(f"{file}: there is no configuration {configuration!r} (there is: {there}).")
             identifier = configurations[configuration].get("data_identifier", f"{plans.base}_{configuration}")
-            if not plans.has_own_data and not (folder / identifier).is_dir():
+            if plans.unchanged and not (folder / identifier).is_dir():  # of written plans written_plans looks for data
                 raise InputError(
-                    f"{dataset} is not preprocessed for {configuration}; run: nnUNetv2_preprocess -d {dataset} "
-                    f"-plans_name {plans.base} -c {configuration}."
+                    f"{dataset} is not preprocessed for {configuration}; run: "
+                    f"{preprocess_command(folder.name, plans.base, [configuration])}."
                 )
     if not (folder / "splits_final.json").is_file():
         ending = read_json(folder / "dataset.json")["file_ending"]

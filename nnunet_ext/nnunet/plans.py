@@ -19,7 +19,7 @@ model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,11 @@ def names_by_data(configurations: Mapping[str, Mapping[str, Any]]) -> dict[str, 
     for name, settings in configurations.items():
         found.setdefault(settings["data_identifier"], name)
     return found
+
+
+def preprocess_command(dataset: str, plans: str, configurations: Iterable[str]) -> str:
+    """The command that preprocesses these configurations of a data set for plans, by their names."""
+    return f"nnUNetv2_preprocess -d {int(dataset[7:10])} -plans_name {plans} -c {' '.join(configurations)}"
 
 
 def require_unet(configuration: Mapping[str, Any], where: str) -> None:

@@ -304,11 +304,9 @@ class CommonTrainer(nnUNetTrainer):
             # one: its weights are 0 / 0, and every loss is nan
             self.enable_deep_supervision = False
         if not Path(self.preprocessed_dataset_folder).is_dir():
-            plans, number = self.plans_manager.plans_name, int(self.plans_manager.dataset_name[7:10])
-            raise InputError(
-                f"There is no preprocessed data in {self.preprocessed_dataset_folder}; run: nnUNetv2_preprocess "
-                f"-d {number} -plans_name {plans} -c {self.configuration_name}."
-            )
+            plans = self.plans_manager
+            command = plans_file.preprocess_command(plans.dataset_name, plans.plans_name, [self.configuration_name])
+            raise InputError(f"There is no preprocessed data in {self.preprocessed_dataset_folder}; run: {command}.")
         super().initialize()
         self.precision.guard(self.loss)
         install_pretrained_weights(channel_names(self.dataset_json))

@@ -15,7 +15,7 @@ from nnunet_ext.data.raw import open_dataset
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
 from nnunet_ext.findings import CheckReport
-from nnunet_ext.nnunet.plans import names_by_data, resolved
+from nnunet_ext.nnunet.plans import names_by_data, preprocess_command, resolved
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.splits.files import NAME as SPLITS
 from nnunet_ext.splits.files import read_folds
@@ -107,7 +107,7 @@ def _configurations(plans: Mapping[str, Any], folder: Path, name: str, asked: Se
         missing = next(key for key in asked or there if key not in chosen)
         raise InputError(
             f"The labelled data of {missing} is not preprocessed ({there[missing]} is not there); run: "
-            f"nnUNetv2_preprocess -d {int(folder.name[7:10])} -plans_name {name} -c {missing}."
+            f"{preprocess_command(folder.name, name, [missing])}."
         )
     return chosen
 
