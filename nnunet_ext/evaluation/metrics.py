@@ -43,6 +43,10 @@ EMPTY_RULES: dict[EmptyRule, str] = {
 }
 
 
+ROUNDING_MM = 1e-6
+"""Tolerance for rounding in files: NIfTI stores a spacing of 0.4 mm as 0.400000006, of which five are 2 mm."""
+
+
 @dataclass(frozen=True)
 class CaseMetrics:
     """One prediction against one reference; :data:`EMPTY_RULES` gives the numbers of empty masks."""
@@ -88,21 +92,25 @@ def surface_metrics(
         nsd_tolerances_mm: tolerances to compute the NSD for.
         definition: definition of a surface, see :data:`DEFINITIONS`.
         empty: rule for empty masks, see :data:`EMPTY_RULES`.
-        ignore: mask of voxels that do not count, or None.
+        ignore: mask of voxels that do not count, or None. Masks have no surface where they meet such voxels; HD95, ASSD
+            and NSD are NaN if a mask that is not empty has no surface at all.
 
     Raises:
         InputError: shapes, spacing, values or options are not as above.
     """
     predicted, truth = _mask(prediction, "prediction"), _mask(reference, "reference")
     options = Options.checked((predicted, truth), spacing_mm, nsd_tolerances_mm, definition, empty)
-    if ignore is not None:
-        ignored = _mask(ignore, "ignore")
+    ignored = None if ignore is None else _mask(ignore, "ignore")
+    if ignored is not None:
         if ignored.shape != truth.shape:
             raise InputError(f"The mask to ignore has shape {ignored.shape}, the reference {truth.shape}.")
         predicted, truth = predicted & ~ignored, truth & ~ignored
         options = options._replace(num_voxels=int(np.count_nonzero(~ignored)))
     box = _union(_bounding_box(predicted), _bounding_box(truth))
-    return _metrics(predicted[box], truth[box], options)
+    if ignored is None:
+        return _metrics(predicted[box], truth[box], None, options)
+    box = _wider(box, truth.shape)
+    return _metrics(predicted[box], truth[box], ignored[box], options)
 
 
 def label_metrics(
@@ -122,7 +130,7 @@ def label_metrics(
         prediction: array or tensor of integers, 2D or 3D.
         reference: array or tensor of integers of the same shape.
         labels: for each name, a label or the labels that form a region; classes may overlap.
-        ignore_label: voxels with this label in the reference belong to no class in either label map.
+        ignore_label: voxels with this label in the reference do not count, see ``ignore`` there.
         spacing_mm: see :func:`surface_metrics`.
         nsd_tolerances_mm: see there.
         definition: see there.
@@ -136,7 +144,7 @@ def label_metrics(
     if ignore_label is not None:
         options = options._replace(num_voxels=int(np.count_nonzero(truth != ignore_label)))
     masks = class_masks(predicted, truth, labels, ignore_label)
-    return {name: _metrics(predicted_mask, true_mask, options) for name, (predicted_mask, true_mask) in masks}
+    return {name: _metrics(*found, options) for name, found in masks}
 
 
 def class_masks(
@@ -144,8 +152,11 @@ def class_masks(
     reference: NDArray[np.integer],
     labels: Mapping[str, int | Sequence[int]],
     ignore_label: int | None,
-) -> Iterator[tuple[str, tuple[Mask, Mask]]]:
-    """Yield the masks of every class in prediction and reference, cropped to a box that holds both.
+) -> Iterator[tuple[str, tuple[Mask, Mask, Mask | None]]]:
+    """Yield three masks of every class, cropped to a box: those of prediction and reference, and the ignored voxels.
+
+    The first two lie in the box, and one voxel on around them if voxels are ignored. The third is None without an
+    ignore label.
 
     Raises:
         InputError: a class contains the ignore label, or has no label.
@@ -164,10 +175,12 @@ def class_masks(
         # find_objects knows labels from 1 on; others may be anywhere
         parts = [found[value - 1] if value > 0 else whole for value in values for found in boxes]
         box = _union(*parts)
-        masks = [_is_one_of(each[box], values) for each in (prediction, reference)]
-        if ignored is not None:
-            masks = [mask & ~ignored[box] for mask in masks]
-        yield name, (masks[0], masks[1])
+        if ignored is None:
+            yield name, (_is_one_of(prediction[box], values), _is_one_of(reference[box], values), None)
+        else:
+            box = _wider(box, reference.shape)
+            masks = [_is_one_of(each[box], values) & ~ignored[box] for each in (prediction, reference)]
+            yield name, (masks[0], masks[1], ignored[box])
 
 
 def mean(values: Iterable[float]) -> float:
@@ -298,11 +311,18 @@ def _union(*boxes: Box | None) -> Box:
     return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*found, strict=True))
 
 
+def _wider(box: Box, shape: Sequence[int]) -> Box:
+    """A box with a margin of one voxel, as far as the image reaches; an empty box stays empty."""
+    if any(axis.start == axis.stop for axis in box):
+        return box
+    return tuple(slice(max(0, axis.start - 1), min(n, axis.stop + 1)) for axis, n in zip(box, shape, strict=True))
+
+
 # -- numbers ----------------------------------------------------------------------------------------------------------
 
 
-def _metrics(prediction: Mask, reference: Mask, options: Options) -> CaseMetrics:
-    """Metrics of two masks, cropped to a box that holds both."""
+def _metrics(prediction: Mask, reference: Mask, ignored: Mask | None, options: Options) -> CaseMetrics:
+    """Metrics of two masks, cropped to a box that holds both, with a margin of one voxel if voxels are ignored."""
     n_pred, n_ref, tp = (int(np.count_nonzero(mask)) for mask in (prediction, reference, prediction & reference))
     either = n_pred + n_ref - tp
     status: Status
@@ -312,9 +332,13 @@ def _metrics(prediction: Mask, reference: Mask, options: Options) -> CaseMetrics
         spacing = [mm for axis, mm in enumerate(options.spacing_mm) if axis != options.flat]
         if options.flat is not None:
             prediction, reference = (mask.squeeze(options.flat) for mask in (prediction, reference))
-        directed = surface_distances(prediction, reference, spacing, options.definition)
-        hd95, assd = _distances(directed, options.definition)
-        shares = {tolerance: nsd(directed, tolerance) for tolerance in options.tolerances_mm}
+            ignored = None if ignored is None else ignored.squeeze(options.flat)
+        directed = surface_distances(prediction, reference, spacing, options.definition, ignored)
+        if directed is None:
+            hd95, assd, shares = math.nan, math.nan, dict.fromkeys(options.tolerances_mm, math.nan)
+        else:
+            hd95, assd = _distances(directed, options.definition)
+            shares = {tolerance: nsd(directed, tolerance) for tolerance in options.tolerances_mm}
     else:
         status = "reference empty" if n_pred else "prediction empty" if n_ref else "both empty"
         overlap, distance = options.of_empty(status)
@@ -364,5 +388,6 @@ def weighted_percentile_95(directed: DirectedDistances) -> float:
 
 def nsd(directed: Sequence[DirectedDistances], tolerance_mm: float) -> float:
     """The normalised surface Dice at one tolerance."""
-    within = sum(each.shared + float(each.weights[each.distances <= tolerance_mm].sum()) for each in directed)
+    limit = tolerance_mm + ROUNDING_MM
+    within = sum(each.shared + float(each.weights[each.distances <= limit].sum()) for each in directed)
     return within / sum(each.total for each in directed)

@@ -61,6 +61,13 @@ class Case:
         return mean(metrics.dice for metrics in self.metrics.values())
 
 
+IGNORED = (
+    "voxels whose reference is {} (ignore) are left out of both masks, which have no surface where they meet them; if "
+    "they touch a surface of the definition surface, it consists of the faces between counted voxels, weighted by area"
+)
+"""The definition in one sentence, with the label."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """The scores of all cases, and the settings they were computed with."""
@@ -79,7 +86,7 @@ class Evaluation:
         return [
             f"definition {self.settings.definition}: {DEFINITIONS[self.settings.definition]}",
             f"empty masks: {EMPTY_RULES[self.settings.empty]}",
-            *([f"voxels whose reference is {ignored} (ignore) are left out of both masks"] if ignored else []),
+            *([] if ignored is None else [IGNORED.format(ignored)]),
             *([slice_consistency.DEFINITION] if self.settings.slice_axis is not None else []),
             *([topology.DEFINITION] if self.settings.topology else []),
             *([interfaces.DEFINITION] if self.settings.interfaces else []),

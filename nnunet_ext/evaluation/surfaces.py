@@ -9,6 +9,10 @@ There are two definitions of a surface. With both, a mask that touches the borde
     One element at the centre of every voxel of the mask that has a face neighbour outside. All weights are 1. Equal to
     MedPy.
 
+Where a mask meets an ignored voxel nobody knows its end, so it has no surface there. A corner between voxels cannot say
+on which side of it a surface ends. So with the definition ``"surface"``, if ignored voxels touch either surface, both
+surfaces consist of the faces between counted voxels of the mask and counted voxels outside, weighted by their area.
+
 Elements of both definitions lie on a lattice. An element on both surfaces has distance 0 without a search. For the
 others the search tries all steps up to two voxels, shortest first. The few elements still left are looked up in a k-d
 tree, or, if there are very many, in a distance transform. Distances are always computed from differences of indices, so
@@ -65,25 +69,41 @@ class Surface(NamedTuple):
 
 
 def surface_distances(
-    a: Mask, b: Mask, spacing_mm: Sequence[float], definition: Definition
-) -> tuple[DirectedDistances, DirectedDistances]:
-    """Distances from the surface of ``a`` to that of ``b``, and from ``b`` to ``a``.
+    a: Mask, b: Mask, spacing_mm: Sequence[float], definition: Definition, ignored: Mask | None = None
+) -> tuple[DirectedDistances, DirectedDistances] | None:
+    """Distances from the surface of ``a`` to that of ``b``, and from ``b`` to ``a``; None if one has no surface.
 
     Args:
         a: bool mask, 2D or 3D, not empty.
         b: bool mask of the same shape, not empty.
         spacing_mm: spacing of their axes.
         definition: definition of a surface; see the module.
+        ignored: voxels that do not count, in neither mask; beyond these arrays every voxel counts. Without them, masks
+            that are not empty have a surface.
     """
-    one, other = (find_surface(mask, spacing_mm, definition) for mask in (a, b))
+    one, other = (find_surface(mask, spacing_mm, definition, ignored) for mask in (a, b))
+    if definition == "surface" and ignored is not None and any(_touches(each, ignored) for each in (one, other)):
+        one, other = (_faces(mask, ignored, spacing_mm) for mask in (a, b))
+        spacing_mm = [mm / 2 for mm in spacing_mm]
+    if not (len(one.points) and len(other.points)):
+        return None
     return directed_distances(one, other, spacing_mm), directed_distances(other, one, spacing_mm)
 
 
-def find_surface(mask: Mask, spacing_mm: Sequence[float], definition: Definition) -> Surface:
-    """The surface of a 2D or 3D mask, by one of the definitions of the module."""
+def find_surface(
+    mask: Mask, spacing_mm: Sequence[float], definition: Definition, ignored: Mask | None = None
+) -> Surface:
+    """The surface of a 2D or 3D mask, by one of the definitions of the module.
+
+    Args:
+        mask: its ignored voxels are outside.
+        spacing_mm: spacing of its axes.
+        definition: of a surface.
+        ignored: voxels that do not count; only the definition ``"voxel"`` needs them.
+    """
     padded = np.pad(mask, 1)
     if definition == "voxel":
-        lattice = border(padded)
+        lattice = border(padded, None if ignored is None else np.pad(ignored, 1))
         flat = np.flatnonzero(lattice)  # far faster to search and to index with than one index per axis
         weights = np.ones(len(flat))
     else:
@@ -154,14 +174,37 @@ def _length(steps: Points, spacing_mm: Sequence[float]) -> Floats:
 # -- the voxel definition ---------------------------------------------------------------------------------------------
 
 
-def border(mask: Mask) -> Mask:
-    """Voxels of ``mask`` with a face neighbour outside; ``mask`` has a margin of zeros one voxel wide."""
-    inner = mask.copy()
+def border(mask: Mask, ignored: Mask | None = None) -> Mask:
+    """Voxels of ``mask`` with a counted face neighbour outside; ``mask`` has a margin of zeros one voxel wide."""
+    inner, filled = mask.copy(), mask if ignored is None else mask | ignored
     for axis in range(mask.ndim):
         low, high = halves(axis)
-        inner[low] &= mask[high]
-        inner[high] &= mask[low]
+        inner[low] &= filled[high]
+        inner[high] &= filled[low]
     return mask & ~inner
+
+
+# -- where voxels are ignored -----------------------------------------------------------------------------------------
+
+
+def _touches(surface: Surface, ignored: Mask) -> bool:
+    """Whether an ignored voxel is at a corner of a surface of :func:`find_surface`."""
+    return bool((neighbour_codes(np.pad(ignored, 1))[tuple(surface.points.T)] != 0).any())
+
+
+def _faces(mask: Mask, ignored: Mask, spacing_mm: Sequence[float]) -> Surface:
+    """The faces between counted voxels of ``mask`` and counted voxels outside.
+
+    They lie on the half lattice: the centre of voxel i is at 2i, the face between voxels i and i + 1 at 2i + 1.
+    """
+    padded, counted = np.pad(mask, 1), np.pad(~ignored, 1, constant_values=True)
+    lattice = np.zeros([2 * n - 1 for n in padded.shape], bool)
+    for axis in range(mask.ndim):
+        low, high = halves(axis)
+        here = tuple(slice(int(other == axis), None, 2) for other in range(mask.ndim))
+        lattice[here] = (padded[low] != padded[high]) & counted[low] & counted[high]
+    points = np.argwhere(lattice)
+    return Surface(lattice, points, points % 2 @ (math.prod(spacing_mm) / np.asarray(spacing_mm)))
 
 
 # -- the surface definition -------------------------------------------------------------------------------------------

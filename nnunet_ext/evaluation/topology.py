@@ -73,9 +73,9 @@ def label_topology(
     predicted, truth = label_map(prediction, "prediction"), label_map(reference, "reference")
     Options.checked((predicted, truth), (1.0,) * truth.ndim, (), "surface", empty)
     result = {}
-    for name, masks in class_masks(predicted, truth, labels, ignore_label):
-        found = [betti_numbers(mask) for mask in masks]
-        result[name] = Topology(found[0], found[1], empty == "zero" or any(mask.any() for mask in masks))
+    for name, (mask, true_mask, _) in class_masks(predicted, truth, labels, ignore_label):
+        found = betti_numbers(mask), betti_numbers(true_mask)
+        result[name] = Topology(*found, empty == "zero" or bool(mask.any() or true_mask.any()))
     return result
 
 

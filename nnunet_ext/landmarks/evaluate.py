@@ -32,7 +32,7 @@ from nnunet_ext.data.pairs import beside, matched
 from nnunet_ext.data.raw import require_labels
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
-from nnunet_ext.evaluation.metrics import mean, shown
+from nnunet_ext.evaluation.metrics import ROUNDING_MM, mean, shown
 from nnunet_ext.files import read_json, write_json, write_rows
 from nnunet_ext.findings import aligned, some
 from nnunet_ext.landmarks.dataset import Declaration, Organs
@@ -46,9 +46,6 @@ Outcome = Literal["found", "missed", "false", "rejected", "not scored"]
 
 RADII_MM = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
 """Radii of the SDR. BaBLoss uses 1.5 and 4, nnLandmark 2, 3 and 4, cephalometry 2, 2.5, 3 and 4."""
-
-ROUNDING_MM = 1e-6
-"""Tolerance for rounding in files, so that an error of exactly 2 mm counts as at most 2 mm."""
 
 
 @dataclass(frozen=True)
