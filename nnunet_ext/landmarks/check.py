@@ -145,7 +145,7 @@ class LandmarkReport(CheckReport):
                 "≈: across cases, with images laid centre on centre, because no case has both; a rough estimate"
             )
         if self.findings:
-            lines += ["", *self.listed()]
+            lines += ["", *self.first_listed()]
         return "\n".join(lines)
 
     def write(self, folder: str | Path) -> None:

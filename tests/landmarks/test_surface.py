@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import binary_erosion, distance_transform_edt
 
+from nnunet_ext.landmarks.heatmaps import decode
 from nnunet_ext.landmarks.surface import REACH, OrganSurface, nearness
 
 
@@ -70,13 +71,14 @@ def test_a_2d_image_is_one_slice():
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.lists(st.sampled_from([0.3, 1.0, 4.0]), min_size=2, max_size=3), st.floats(0.5, 5))
-def test_nearness_is_a_gaussian_of_the_distance_to_the_nearest_voxel_on_the_other_side(seed, spacing, width):
+def test_nearness_is_a_gaussian_of_the_distance_to_the_nearest_voxel_at_the_surface(seed, spacing, width):
     mask = np.random.default_rng(seed).random((4, 5, 6)[: len(spacing)]) < 0.3
     mask[(0,) * mask.ndim], mask[(1,) * mask.ndim] = True, False
-    voxels = np.argwhere(np.ones_like(mask)) * spacing
-    between = np.linalg.norm(voxels[:, None] - voxels[None], axis=-1)
-    between[mask.ravel()[:, None] == mask.ravel()[None]] = np.inf
-    expected = np.exp(-((between.min(1) - min(spacing) / 2) ** 2) / (2 * width**2)).reshape(mask.shape)
+    voxels = np.argwhere(np.ones_like(mask))
+    neighbours = np.abs(voxels[:, None] - voxels[None]).sum(-1) == 1
+    touching = (neighbours & (mask.ravel()[:, None] != mask.ravel()[None])).any(1)
+    between = np.linalg.norm((voxels[:, None] - voxels[None, touching]) * spacing, axis=-1)
+    expected = np.exp(-(between.min(1) ** 2) / (2 * width**2)).reshape(mask.shape)
     found = nearness(mask, spacing, width)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=np.exp(-(REACH**2) / 2))
@@ -88,7 +90,7 @@ def test_nearness_golden_values():
     mask[0, 2:] = True
     np.testing.assert_allclose(
         nearness(mask, (5.0, 2.0), 2.0)[0],
-        np.exp(-(np.array([3, 1, 1, 3, 5, 7]) ** 2) / 8),  # mm from the face between the second and the third voxel
+        np.exp(-(np.array([2, 0, 0, 2, 4, 6]) ** 2) / 8),  # mm from the voxels at the face
         rtol=1e-6,
     )
 
@@ -97,10 +99,23 @@ def test_far_from_an_organ_nothing_is_near_and_near_it_nothing_is_left_out():
     mask = np.zeros((60, 60), bool)
     mask[28:33, 26:30] = True
     found = nearness(mask, (1.0, 2.0), 1.5)
-    distance = np.where(mask, *(distance_transform_edt(side, sampling=(1.0, 2.0)) for side in (mask, ~mask))) - 0.5
+    touching = (mask ^ binary_erosion(mask)) | (~mask ^ binary_erosion(~mask, border_value=1))
+    distance = distance_transform_edt(~touching, sampling=(1.0, 2.0))
     np.testing.assert_allclose(found, np.exp(-(distance**2) / 4.5), atol=np.exp(-(REACH**2) / 2))
     assert not found[:18].any()
     assert found[distance < REACH * 1.5].all()
+
+
+@pytest.mark.parametrize("thickness", [1.0, 2.0, 5.0])
+def test_a_landmark_stays_at_the_top_of_an_organ_in_slices_of_any_thickness(thickness):
+    spacing = np.array([thickness, 1.0, 1.0])
+    shape = np.array([int(60 / thickness), 48, 48])
+    voxels = (np.indices(shape).reshape(3, -1).T - shape // 2) * spacing
+    mask = ((voxels / (22.0, 18.0, 18.0)) ** 2).sum(1).reshape(shape) <= 1
+    top = np.array([-22.0, 0.0, 0.0])
+    heatmap = np.exp(-((voxels - top) ** 2).sum(1) / (2 * 4.0**2)).reshape(1, *shape)
+    (found,), _ = decode(heatmap, [nearness(mask, spacing, 1.0)], list(3 / spacing))
+    assert np.linalg.norm((found - shape // 2) * spacing - top) < 1.0
 
 
 @pytest.mark.parametrize("everywhere", [True, False])
