@@ -57,16 +57,10 @@ class DoctorReport(CheckReport):
 
 def run() -> int:
     """Print all findings; 1 if one of them is a problem, else 0."""
-    _say(f"nnunet-ext {__version__} in {sys.prefix} (this takes some seconds)")
+    print(f"nnunet-ext {__version__} in {sys.prefix} (this takes some seconds)", flush=True)
     report = DoctorReport(tuple(diagnose()))
-    _say(report.report())
+    print(report.report())
     return report.exit_code
-
-
-def _say(text: str) -> None:
-    """Print ``text`` on any terminal; folder names may hold what its encoding does not know."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def diagnose() -> list[Finding]:

@@ -84,10 +84,14 @@ class CheckReport:
         return "findings: " + ", ".join(f"{count} {severity}" for severity, count in self.counts().items())
 
     def listed(self) -> list[str]:
-        """A line for each of the first findings."""
-        lines = [f"{found.severity:<8} {found.place}: {found.text}" for found in self.findings[:PRINTED]]
-        more = len(self.findings) - PRINTED
-        return [*lines, f"… and {more} more in findings.csv"] if more > 0 else lines
+        """A line for each finding."""
+        return [f"{found.severity:<8} {found.place}: {found.text}" for found in self.findings]
+
+    def first_listed(self) -> list[str]:
+        """A line for each of the first findings, for a command that writes all of them."""
+        lines = self.listed()
+        more = len(lines) - PRINTED
+        return [*lines[:PRINTED], f"… and {more} more in findings.csv"] if more > 0 else lines
 
     def rows(self) -> list[dict[str, Any]]:
         """The findings by :attr:`columns`."""

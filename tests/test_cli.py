@@ -1,6 +1,7 @@
 """Behaviour that all commands have in common."""
 
 import argparse
+import io
 import os
 import re
 import subprocess
@@ -200,7 +201,15 @@ def test_out_is_a_path_everywhere(command):
             assert {"FILE", "FOLDER", "ZIP"} & set(re.split(r"\W+", action.metavar or action.dest.upper()))
 
 
-# --- closed pipes -----------------------------------------------------------------------------------------------------
+# --- terminals and pipes ----------------------------------------------------------------------------------------------
+
+
+def test_what_the_encoding_of_a_terminal_lacks_is_escaped(monkeypatch):
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="cp1252"))
+    monkeypatch.setattr(cli.install, "_path", lambda arguments: print("Größe ≤ 4 mm"))
+    assert main(["path"]) == 0
+    assert shown.getvalue().decode("cp1252") == "Größe \\u2264 4 mm\n"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGPIPE")

@@ -6,6 +6,7 @@ it runs, so that the help appears at once.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -49,6 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     The code is 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM, 141 if the reader of its output has gone.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A result may hold what the terminal's encoding lacks, such as a folder name or "≤". In a file, lines have
+            # to stand in the order of those that other processes write there.
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
     try:
         try:
             return _run(argv)

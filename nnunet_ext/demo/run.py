@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from nnunet_ext.benchmark import synthetic
 from nnunet_ext.benchmark.folder import BenchmarkFolder
@@ -86,27 +86,27 @@ def run_demo(
     require_demo_folder(benchmark)
     own = None if raw is None or dataset is None else find_dataset(raw, dataset)
     if (benchmark.folder / MARK).is_file():
-        _say(f"continuing in {benchmark.folder}")
+        print(f"continuing in {benchmark.folder}")
     begin = time.monotonic()
     with held(benchmark.lock) as free, environment_kept():
         if not free:
             raise InputError(f"{benchmark.folder}: another nnunet-ext demo is working here.")
         write_json(benchmark.folder / MARK, {"nnunet_ext": __version__})
         found = own or open_dataset(synthetic.write_dataset(benchmark.raw))
-        _say(f"data: {found.folder}")
+        print(f"data: {found.folder}")
         try:
             spec = spec_for(benchmark, found, own is not None, device)
             jobs = prepare(spec, benchmark, anew=True)
         except StepFailed as error:
-            _say(f"nnunet-ext demo: {error}", sys.stderr)
+            print(f"nnunet-ext demo: {error}", file=sys.stderr)
             return 1
         for job in jobs:
             if benchmark.record(job) is not None:
-                _say(f"reusing {job.title}")
+                print(f"reusing {job.title}")
         if run_jobs(benchmark, jobs):
             return 1
         compare(benchmark, spec, found, own is not None)
-    _say(f"this run took {(time.monotonic() - begin) / 60:.1f} minutes")
+    print(f"this run took {(time.monotonic() - begin) / 60:.1f} minutes")
     return 0
 
 
@@ -165,7 +165,7 @@ def compare(benchmark: BenchmarkFolder, spec: Spec, dataset: RawDataset, own_dat
     report.write_results(folder, results, means, dataset=dataset.name, evaluated=f"{count} {kind}", device=spec.device)
     title = f"{dataset.name}: {kind}, the slice with the longest border between structures"
     report.draw(folder / "overlay.png", results, title)
-    _say(
+    print(
         SUMMARY.format(
             count=count,
             kind=kind,
@@ -195,9 +195,3 @@ def small_patch(configuration: Mapping[str, Any]) -> tuple[int, ...]:
         longest = max(smaller, key=lambda axis: size[axis])
         size[longest] = halves[longest]
     return tuple(size)
-
-
-def _say(text: str, file: TextIO | None = None) -> None:
-    """Print at once, on any terminal; characters that its encoding lacks are escaped."""
-    encoding = getattr(file or sys.stdout, "encoding", None) or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), file=file, flush=True)

@@ -97,7 +97,7 @@ class ScribbleReport(CheckReport):
         if self.relabel_tests:
             lines += ["", *aligned(self.relabel_table())]
         if self.findings:
-            lines += ["", *self.listed()]
+            lines += ["", *self.first_listed()]
         return "\n".join(lines)
 
     def write(self, folder: str | Path) -> None:

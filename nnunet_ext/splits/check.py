@@ -41,7 +41,10 @@ class SplitsReport(CheckReport):
         """The text to print."""
         counts = f"{len(self.cases.names)} cases, {len(self.folds)} folds"
         head = f"{self.cases.dataset}: {counts}, {self.source}; {self.verdict()}"
-        return "\n".join([head, *(f"{found.severity:<7} {found.text}" for found in self.findings)])
+        lines = (
+            f"{found.severity:<7} {f'{found.case}: ' if found.case else ''}{found.text}" for found in self.findings
+        )
+        return "\n".join([head, *lines])
 
 
 def check_splits(

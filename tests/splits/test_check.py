@@ -205,6 +205,14 @@ def test_images_that_cannot_be_read_are_a_note(paired_images, monkeypatch):
     assert any("nnUNet_raw is not set" in text for text in found("note"))
 
 
+def test_an_image_that_is_not_finite_is_named(paired_images):
+    broken = np.ones((3, 8, 8), np.float32)
+    broken[0, 0, 0] = np.nan
+    write(paired_images / "imagesTr" / f"{PLAIN[2]}_0000.nii.gz", broken)
+    (line,) = [line for line in check_splits(38, processes=1).report().splitlines() if "NaN" in line]
+    assert line.startswith(f"warning {PLAIN[2]}: ")
+
+
 def test_folds_that_images_do_not_object_to(paired_images, preprocessed, tmp_path):
     out = write_splits(38, "pairs", out=tmp_path / "pairs.json").path
     (tmp_path / "pairs.about.json").unlink()

@@ -11,6 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ext.cli import main
 from nnunet_ext.errors import InputError
+from nnunet_ext.findings import PRINTED
 from nnunet_ext.unlabelled.prepared import NOTES, prepared_folder, read_prepared, recipe
 from nnunet_ext.unlabelled.preprocess import prepare_unlabelled
 from tests import tiny
@@ -130,6 +131,10 @@ def test_fatal_findings_stop_it_and_check_alone_writes_nothing(root, folder, cap
     shown = capsys.readouterr().out
     assert "fatal    flat: all voxels of channel 0 are 1" in shown
     assert "Nothing was preprocessed; correct or remove what is fatal first." in shown
+    for number in range(PRINTED):
+        write_image(root / "raw" / tiny.DATASET / "imagesUn" / f"flat_{number}_0000.nii.gz", np.ones((4, 5, 6)))
+    assert main(["unlabelled", "901", "--check", "-np", "1"]) == 1
+    assert capsys.readouterr().out.count("fatal    flat") == PRINTED + 1  # there is no file to look others up in
     assert contents(folder) == before
 
 
