@@ -206,7 +206,7 @@ def scaled_intensities(image: Tensor, sigma: float) -> Tensor:
     values = image.flatten(2)
     values = values[:, :, :: max(1, values.shape[2] // 100_000)]  # enough for a percentile
     low, high = torch.quantile(values, torch.tensor([0.01, 0.99], dtype=image.dtype, device=image.device), dim=2)
-    scale = (sigma * (high - low)).clamp(min=1e-3) * math.sqrt(2 * image.shape[1])
+    scale = torch.where(high > low, sigma * (high - low), 1.0) * math.sqrt(2 * image.shape[1])
     return image / scale.view(*scale.shape, *[1] * (image.ndim - 2))
 
 

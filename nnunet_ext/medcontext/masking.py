@@ -62,7 +62,7 @@ class Tubes:
         self.block = default_block(self.in_plane) if block is None else block
         self.grid = tuple(-(-size // self.block) for size in self.in_plane)
         self.columns = math.prod(self.grid)
-        self.hidden = int(ratio * self.columns)
+        self.hidden = int(ratio * self.columns + 1e-9)  # 0.29 · 100 is 28.999…
         if not 0 <= ratio < 1:
             raise InputError(f"A mask hides a share of the columns of a patch from 0 to below 1, but got {ratio}.")
         if ratio > 0 and self.hidden == 0:

@@ -86,8 +86,9 @@ class AnnotatedHeads:
             ending: of the predictions, with the dot.
 
         Returns:
-            ``mean`` by label and ``foreground_mean``, in nnU-Net's format, and ``cases``: how many each is a mean of.
-            A label that was annotated in no case has nan.
+            ``mean`` by label and ``foreground_mean``, in nnU-Net's format, and ``cases``: in how many each label was
+            annotated; its Dice is of those in which it is in prediction or reference. A label that was annotated in no
+            case has nan.
         """
         cases: dict[str, list[Mapping[str, float]]] = {key: [] for key in summary["mean"]}
         for entry in summary["metric_per_case"]:

@@ -52,8 +52,8 @@ def dialect(conv_op: type[nn.Module]) -> ConvDialect:
 def period(epochs: int) -> Fraction:
     """Return after how many epochs the cosine schedule restarts, so that every training ends at the end of a period.
 
-    It is the training divided into the number of equal periods that brings them nearest to :data:`PERIOD` epochs. It is
-    :data:`PERIOD` itself where that divides the training. Elsewhere it may be a fraction, such as 631 / 25 epochs; the
+    The training is divided into equal periods, as many as :data:`PERIOD` epochs fit into it, rounded. So a period is
+    :data:`PERIOD` epochs where that divides the training. Elsewhere it may be a fraction, such as 631 / 25 epochs; the
     restart then comes with the first epoch of the new period.
     """
     return Fraction(epochs, max(1, round(epochs / PERIOD)))

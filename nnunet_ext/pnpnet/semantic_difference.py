@@ -107,7 +107,7 @@ class DifferentialConv(nn.Module):
             implicit = torch.ones_like(implicit)
         noise = torch.randn(channels, 1, *kernel_size) * implicit
         kernel = torch.where(implicit, noise, stencil)
-        if init == "unit" and implicit.sum() > 1:
+        if init == "unit" and max(kernel_size) > 1:
             spatial = tuple(range(2, kernel.ndim))
             zero_sum = noise - noise.sum(spatial, keepdim=True) / implicit.sum() * implicit
             kernel = torch.where(implicit, zero_sum, stencil)
@@ -157,7 +157,7 @@ class SemanticDifferenceModule(nn.Module):
             ``(B, C, *spatial)``.
         """
         difference = self.dialect.run(self._difference, self.reduce(skip), self.guide(guide))
-        return skip + self.scale(self.mix(difference))
+        return skip + self.scale(self.mix(difference)).to(skip.dtype)
 
     def _difference(self, skip: Tensor, guide: Tensor) -> Tensor:
         with torch.autocast(skip.device.type, enabled=False):

@@ -69,6 +69,14 @@ def test_equals_the_sum_over_all_pairs(shape, radius, spacing, channels, exclusi
     assert loss(logits, image, unlabelled).item() == pytest.approx(expected, rel=1e-12)
 
 
+def test_units_of_an_image_do_not_matter_and_a_constant_one_has_no_edges():
+    """Such as diffusion in mm²/s, without normalisation: values of about 0.001."""
+    _, image, _ = sample((8, 9))
+    expected = scaled_intensities(image, 0.2)
+    torch.testing.assert_close(scaled_intensities(image * 1e-5, 0.2), expected)
+    assert scaled_intensities(torch.full_like(image, 3), 0.2).isfinite().all()
+
+
 @pytest.mark.parametrize("exclusive", [True, False])
 @pytest.mark.parametrize(("shape", "radius", "spacing"), CASES)
 def test_gradient(shape, radius, spacing, exclusive):

@@ -270,7 +270,7 @@ def test_ignored_voxels_have_no_influence(definition):
 
 
 def faces_by_loop(mask, ignored, spacing):
-    """Centres in mm and areas of the faces between counted voxels in a mask and outside; beyond the image is outside."""
+    """Centres in mm and areas of the faces between counted voxels in a mask and outside, such as beyond the image."""
     found = []
     for index in np.argwhere(mask & ~ignored):
         for axis, sign in itertools.product(range(mask.ndim), (-1, 1)):

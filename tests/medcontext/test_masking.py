@@ -35,7 +35,8 @@ def columns_by_hand(mask, block):
 )
 def test_exactly_the_asked_number_of_columns_is_hidden_in_every_slice(patch, block, ratio, batch, seed):
     count = -(-patch[-1] // block) * -(-patch[-2] // block)
-    if ratio > 0 and int(ratio * count) == 0:
+    asked = int(ratio * count + 1e-9)
+    if ratio > 0 and asked == 0:
         with pytest.raises(InputError, match="hide more, or smaller blocks"):
             Tubes(patch, ratio, block)
         return
@@ -46,7 +47,11 @@ def test_exactly_the_asked_number_of_columns_is_hidden_in_every_slice(patch, blo
     for mask in masks[:, 0]:
         hidden, there = columns_by_hand(mask, block)
         assert there == tubes.columns == count
-        assert len(hidden) == tubes.hidden == int(ratio * count)
+        assert len(hidden) == tubes.hidden == asked
+
+
+def test_rounding_of_the_ratio_hides_no_column_less():
+    assert [Tubes((10, 10), ratio, 1).hidden for ratio in (0.29, 0.57, 0.4)] == [29, 57, 40]
 
 
 @pytest.mark.parametrize("patch", PATCHES)

@@ -65,7 +65,7 @@ def test_the_depthwise_convolution_equals_numpy(kernel_size, padding_mode):
     np.testing.assert_allclose(helpers.array(conv(x)), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("kernel_size", [[3, 3], [3, 3, 3], [1, 3, 3], [3, 5]])
+@pytest.mark.parametrize("kernel_size", [[3, 3], [3, 3, 3], [1, 3, 3], [3, 5], [3, 1, 1], [1, 1, 3], [1, 3]])
 def test_unit_kernels_do_not_respond_to_a_constant_and_have_unit_norm(kernel_size):
     conv = DifferentialConv(helpers.CONV[len(kernel_size)], 4, kernel_size)
     assert conv(torch.full((1, 4, *[6] * len(kernel_size)), 7.0)).abs().max() < 1e-5
@@ -107,6 +107,13 @@ def test_the_module_equals_numpy(kernel_size, width):
         norm=reference.instance_norm,
     )
     np.testing.assert_allclose(helpers.array(module(skip, guide)), expected, atol=1e-9)
+
+
+def test_under_autocast_the_skip_keeps_its_precision():
+    module = SemanticDifferenceModule(helpers.dialect(2), 4, [3, 3]).float()
+    skip, guide = torch.rand(2, 1, 4, 8, 8, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert module(skip, guide).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("dim", [2, 3])
