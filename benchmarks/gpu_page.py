@@ -38,6 +38,7 @@ from benchmarks.step_cost import STOCK, Cost
 from nnunet_ext.catalogue import TRAINERS
 from nnunet_ext.data.folders import dataset_folder
 from nnunet_ext.errors import InputError
+from nnunet_ext.find_trainer import find_trainer
 
 CONFIGURATIONS = ("2d", "3d_fullres")
 FLAT = "s2vnet"
@@ -140,7 +141,7 @@ def work(name: str, arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="gpu_page_") as folder:
         step_cost.prepare_nnunet(setup, Path(folder), args)
         try:
-            trainer = step_cost.build(setup, step_cost.find_trainer(name))
+            trainer = step_cost.build(setup, find_trainer(name))
             batch = step_cost.random_batch(trainer)
             for _ in range(2):  # compiles, picks algorithms, and makes the optimizer's state
                 step_cost.step(trainer, batch)

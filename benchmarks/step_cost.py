@@ -45,12 +45,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 
 from nnunet_ext import catalogue
 from nnunet_ext.errors import InputError
+from nnunet_ext.find_trainer import find_trainer
 from nnunet_ext.landmarks.points import State
 from nnunet_ext.landmarks.training.loader import landmark_entries
 
@@ -168,17 +168,6 @@ def setup_from(args: argparse.Namespace) -> Setup:
     else:
         dataset = json.loads(args.dataset_json.read_text())
     return Setup(plans, args.configuration, dataset, torch.device(args.device))
-
-
-def find_trainer(name: str) -> type:
-    """A trainer of the catalogue, of nnU-Net, or of ``nnUNet_extTrainer``."""
-    try:
-        return catalogue.resolve(name)
-    except LookupError as error:
-        try:
-            return recursive_find_trainer_class_by_name(name)
-        except RuntimeError:  # nnU-Net's message advises to copy a trainer into its installation
-            raise InputError(f"nnU-Net has no trainer {name!r} either. {error}") from None
 
 
 def build(setup: Setup, trainer_class: type) -> Any:

@@ -30,8 +30,7 @@ SHARED = {
 }
 # read nnU-Net's files with nnU-Net's own readers, ask it which trainers it knows and which network it planned;
 # preprocess with its preprocessor and draw patches with its loader
-USERS_OF_NNUNET = {"data", "evaluation", "interactive", "benchmark", "scribbles", "splits", "demo", "export"}
-USERS_OF_NNUNET |= {"unlabelled"}
+USERS_OF_NNUNET = {"data", "benchmark", "scribbles", "splits", "export", "unlabelled", "find_trainer"}
 METHODS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()} - SHARED
 
 

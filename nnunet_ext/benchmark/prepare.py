@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from nnunet_ext import catalogue
 from nnunet_ext.benchmark.equal_time import with_equal_time
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.benchmark.own_data import provide, with_raw_folder
@@ -119,29 +118,16 @@ def check_trainer(arm: Arm) -> None:
 
     Stock trainers ignore a schedule in the plans; their name gives the number of epochs.
     """
-    scheduled = arm.time_of or arm.plans.has_schedule
-    try:
-        catalogue.resolve(arm.trainer)
-    except LookupError:
-        from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+    from nnunet_ext.find_trainer import find_trainer
+    from nnunet_ext.nnunet.trainer import CommonTrainer
 
-        from nnunet_ext.nnunet.trainer import CommonTrainer
-
-        try:
-            found = recursive_find_trainer_class_by_name(arm.trainer)
-        except RuntimeError:
-            found = None
-        if found is None:
-            raise InputError(
-                f"There is no trainer {arm.trainer!r}, neither in nnU-Net nor here; "
-                f"here there are {', '.join(catalogue.TRAINERS)}."
-            ) from None
-        if scheduled and not issubclass(found, CommonTrainer):
-            raise InputError(
-                f"{arm.trainer} of stock nnU-Net ignores the schedule in plans, so it would train longer than the "
-                "others; use nnUNetTrainerReference, which equals nnUNetTrainer bit for bit, or give the number of "
-                "epochs by name (nnUNetTrainer_100epochs) for all trainers and no schedule."
-            ) from None
+    found = find_trainer(arm.trainer)
+    if (arm.time_of or arm.plans.has_schedule) and not issubclass(found, CommonTrainer):
+        raise InputError(
+            f"{arm.trainer} of stock nnU-Net ignores the schedule in plans, so it would train longer than the "
+            "others; use nnUNetTrainerReference, which equals nnUNetTrainer bit for bit, or give the number of "
+            "epochs by name (nnUNetTrainer_100epochs) for all trainers and no schedule."
+        )
 
 
 def check_dataset(dataset: str, spec: Spec) -> None:

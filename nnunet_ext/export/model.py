@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from nnunet_ext.catalogue import resolve
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
 from nnunet_ext.nnunet.models import folds_with, usual_folds
@@ -136,28 +134,6 @@ def read_model_checkpoint(file: Path) -> dict[str, Any]:
     if not isinstance(arguments, dict) or "configuration" not in arguments:
         raise InputError(f"{file} does not name its configuration; it is no checkpoint of nnU-Net v2.")
     return checkpoint
-
-
-def trainer_class(name: str) -> type[nnUNetTrainer]:
-    """Return the class of a trainer of this package, or of any other trainer that nnU-Net finds.
-
-    Raises:
-        InputError: there is no such trainer.
-    """
-    if name == "nnUNetTrainer":
-        return nnUNetTrainer
-    try:
-        return resolve(name)
-    except ImportError as error:
-        raise InputError(f"The trainer {name} cannot be imported: {error}.") from None
-    except LookupError:
-        pass  # not one of ours
-    try:
-        return recursive_find_trainer_class_by_name(name)
-    except RuntimeError:
-        raise InputError(
-            f"nnU-Net finds no trainer {name}; set nnUNet_extTrainer to the folder that holds it."
-        ) from None
 
 
 def load_weights(network: nn.Module, checkpoint: Mapping[str, Any], where: Path) -> None:

@@ -25,9 +25,10 @@ from torch import nn
 from nnunet_ext.beside import beside
 from nnunet_ext.errors import InputError
 from nnunet_ext.export import formats, readme
-from nnunet_ext.export.model import Model, load_weights, read_model_checkpoint, trainer_class
+from nnunet_ext.export.model import Model, load_weights, read_model_checkpoint
 from nnunet_ext.export.planned import Verdict, judge, logits, random_image, stock_trainer
 from nnunet_ext.files import replacing, write_json, written_as_a_whole
+from nnunet_ext.find_trainer import find_trainer
 from nnunet_ext.nnunet.plans import without_extension
 from nnunet_ext.version import __version__
 
@@ -134,7 +135,7 @@ def export_model(
         formats.require_onnx()
 
     first = read_model_checkpoint(files[0])
-    trainer = trainer_class(first["trainer_name"])
+    trainer = find_trainer(first["trainer_name"])
     configuration = first["init_args"]["configuration"]
     model.require(configuration)
     verdict = judge(trainer, model, configuration)

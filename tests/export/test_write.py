@@ -237,7 +237,7 @@ def test_what_cannot_be_exported_gets_one_sentence(trained, tmp_path):
         return str(caught.value)
 
     assert "has no network_weights; it is no checkpoint" in message(network_weights=None)
-    assert "finds no trainer nnUNetTrainerNobodyWrote" in message(trainer_name="nnUNetTrainerNobodyWrote")
+    assert "no trainer 'nnUNetTrainerNobodyWrote', neither" in message(trainer_name="nnUNetTrainerNobodyWrote")
     assert "one folder can hold models of one trainer" in message(trainer_name="other")
     weights = dict(list(whole["network_weights"].items())[1:])
     assert "does not fit the network of its plans and trainer nnUNetTrainerMedContext" in message(
