@@ -19,7 +19,7 @@ from nnunet_ext.benchmark.plans import expected_epochs, written_plans
 from nnunet_ext.benchmark.preprocessed import declared, job_key, splits, subsets
 from nnunet_ext.benchmark.score import truth_of
 from nnunet_ext.benchmark.spec import Arm, Spec
-from nnunet_ext.data.folders import dataset_folder, visible_files
+from nnunet_ext.data.folders import case_names, dataset_folder
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, replacing
 from nnunet_ext.nnunet.plans import preprocess_command
@@ -152,7 +152,7 @@ def check_dataset(dataset: str, spec: Spec) -> None:
                 )
     if not (folder / "splits_final.json").is_file():
         ending = read_json(folder / "dataset.json")["file_ending"]
-        cases = [path.name.removesuffix(ending) for path in visible_files(folder / "gt_segmentations", ending)]
+        cases = case_names(folder / "gt_segmentations", ending)
         own = [{"train": fold.train, "val": fold.val} for fold in default_folds(dataset, cases)]
         with replacing(folder / "splits_final.json") as temporary:
             temporary.write_text(json.dumps(own, indent=4))

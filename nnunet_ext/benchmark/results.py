@@ -18,7 +18,7 @@ from nnunet_ext.benchmark.preprocessed import plans_of, subsets
 from nnunet_ext.benchmark.score import truth_of
 from nnunet_ext.benchmark.spec import Metrics, Scored, Spec
 from nnunet_ext.benchmark.subjects import with_subjects
-from nnunet_ext.data.folders import dataset_folder, visible_files
+from nnunet_ext.data.folders import case_names, dataset_folder
 from nnunet_ext.data.label_definitions import ScoredLabels
 from nnunet_ext.data.raw import training_images
 from nnunet_ext.errors import InputError
@@ -285,7 +285,7 @@ def from_models(
                 predictions,
                 dataset_json=folder / "dataset.json",
                 plans=folder / "plans.json",
-                cases=_predicted(predictions, group.description["file_ending"]),
+                cases=case_names(predictions, group.description["file_ending"]),
             )
             definitions = tuple(evaluation.definitions)
             frames.append(pd.DataFrame(evaluation.rows()).assign(arm=arm, group=name, fold=fold, seed=seed))
@@ -403,10 +403,6 @@ def _subsets(dataset: str) -> Sequence[str]:
     """The result of :func:`.preprocessed.subsets`; empty if the folds of the data set are not on this machine."""
     root = os.environ.get("nnUNet_preprocessed")
     return subsets(dataset) if root and (Path(root) / dataset / "splits_final.json").is_file() else []
-
-
-def _predicted(folder: Path, ending: str) -> list[str]:
-    return [path.name.removesuffix(ending) for path in visible_files(folder, ending)]
 
 
 def _model_group(model: Path, name: str, reference: str | Path | None) -> Group:

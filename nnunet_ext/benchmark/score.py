@@ -9,7 +9,7 @@ from typing import Any
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.benchmark.preprocessed import splits
 from nnunet_ext.benchmark.spec import Metrics
-from nnunet_ext.data.folders import dataset_folder, visible_files
+from nnunet_ext.data.folders import case_names, dataset_folder
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
 
@@ -44,7 +44,7 @@ def truth_of(job: Job) -> Truth:
 def held_out_cases(raw: Path, references: Path) -> tuple[str, ...]:
     """Sorted names of the cases with an image in ``imagesTs`` of a raw data set and a file in ``references``."""
     ending = read_json(raw / "dataset.json")["file_ending"]
-    names = [path.name.removesuffix(ending) for path in visible_files(references, ending)]
+    names = case_names(references, ending)
     return tuple(name for name in names if (raw / "imagesTs" / f"{name}_0000{ending}").is_file())
 
 

@@ -58,3 +58,8 @@ def visible_files(folder: Path, ending: str) -> list[Path]:
     Hidden files are left out: macOS writes ``._case_001.nii.gz`` beside ``case_001.nii.gz``, and it holds no image.
     """
     return sorted(path for path in folder.glob(f"*{ending}") if not path.name.startswith("."))
+
+
+def case_names(folder: Path, ending: str) -> list[str]:
+    """The names of the cases with a file in a folder: those of :func:`visible_files` without their ending."""
+    return [path.name.removesuffix(ending) for path in visible_files(folder, ending)]

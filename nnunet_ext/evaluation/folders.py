@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_ext.data.folders import visible_files
+from nnunet_ext.data.folders import case_names, visible_files
 from nnunet_ext.data.label_definitions import ScoredLabels
 from nnunet_ext.data.pairs import beside, matched
 from nnunet_ext.data.reading import Reader, require_same_geometry
@@ -188,7 +188,7 @@ def _cases(
     """The cases to score, and the cases left out."""
 
     def inside(folder: Path) -> set[str]:
-        return {path.name.removesuffix(ending) for path in visible_files(folder, ending)}
+        return set(case_names(folder, ending))
 
     references, predictions = inside(reference), inside(prediction)
     if not references:

@@ -8,24 +8,22 @@ the mask are connected if they share a face. The mask's Betti numbers are
 - 2 (3D only): cavities, enclosed on all sides.
 
 They follow from the numbers of components of the mask and of its outside, and from the Euler characteristic
-χ = b₀ − b₁ + b₂, the sum of (−1)^dimension over all corners, edges, faces and cubes (Kovalevsky 1989). Everything
-beyond the image counts as outside, so a hole or cavity that the border cuts open is open.
+χ = b₀ − b₁ + b₂, which scikit-image counts. Everything beyond the image counts as outside, so a hole or cavity that the
+border cuts open is open.
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import generate_binary_structure, label
+from skimage.measure import euler_number
 
 from nnunet_ext.evaluation.metrics import EmptyRule, Options, class_masks, label_map
-from nnunet_ext.evaluation.surfaces import Mask, neighbour_codes
+from nnunet_ext.evaluation.surfaces import Mask
 
 DEFINITION = (
     "Betti errors: the absolute difference in the number of components (0), of holes of a 2D or loops of a 3D mask "
@@ -88,29 +86,4 @@ def betti_numbers(mask: Mask) -> tuple[int, ...]:
     enclosed = label(~padded)[1] - 1  # minus one for the outside
     if mask.ndim == 2:
         return components, enclosed
-    return components, components + enclosed - euler_characteristic(padded), enclosed
-
-
-def euler_characteristic(padded: Mask) -> int:
-    """Return χ of a mask with a margin of zeros one voxel wide."""
-    counts = np.bincount(neighbour_codes(padded).ravel(), minlength=2 ** (2**padded.ndim))
-    return round(float((counts * _shares(padded.ndim)).sum()))
-
-
-@functools.cache
-def _shares(dim: int) -> NDArray[np.float64]:
-    """The contribution of a corner to χ for each neighbour code, ``(2^2^D,)``.
-
-    A cell of dimension k has 2^k corners, and each contributes its share of (−1)^k. A cell belongs to the mask if any
-    voxel around it does.
-    """
-    voxels = list(itertools.product((0, 1), repeat=dim))
-    table = np.zeros(2 ** len(voxels))
-    for code in range(1, len(table)):
-        inside = [voxel for bit, voxel in enumerate(voxels) if code >> bit & 1]
-        for k in range(dim + 1):
-            cells = {
-                (axes, tuple(v[a] for a in axes)) for axes in itertools.combinations(range(dim), k) for v in inside
-            }
-            table[code] += len(cells) * (-0.5) ** k
-    return table
+    return components, components + enclosed - euler_number(padded, 3), enclosed

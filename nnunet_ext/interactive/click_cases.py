@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from nnunet_ext.data.folders import visible_files
+from nnunet_ext.data.folders import case_names
 from nnunet_ext.data.label_definitions import ScoredLabels
 from nnunet_ext.data.reading import Reader, Volume, require_same_geometry
 from nnunet_ext.errors import InputError
@@ -134,7 +134,7 @@ def _files(
     if not references.is_dir():
         raise InputError(f"The reference folder {references} does not exist.")
     ending = description["file_ending"]
-    names = [path.name.removesuffix(ending) for path in visible_files(references, ending)]
+    names = case_names(references, ending)
     if cases is not None and (unknown := sorted(set(cases) - set(names))):
         raise InputError(
             f"{references} holds no reference of case {unknown[0]}; there are {len(names)} {ending} files."

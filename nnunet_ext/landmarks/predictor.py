@@ -26,6 +26,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from nnunet_ext.data.folders import case_names
 from nnunet_ext.data.label_definitions import declared_labels
 from nnunet_ext.data.preprocessed import PreprocessedGrid
 from nnunet_ext.errors import InputError
@@ -292,8 +293,7 @@ def _earlier(out: Path, ending: str) -> dict[str, dict[str, Landmark]]:
 
     nnU-Net skips every case with a segmentation, so each of these needs landmarks.
     """
-    segmented = [file.name.removesuffix(ending) for file in out.glob(f"*{ending}")]
-    files = {case: out / FOLDER / f"{case}{MARKUPS}" for case in segmented}
+    files = {case: out / FOLDER / f"{case}{MARKUPS}" for case in case_names(out, ending)}
     if alone := sorted(case for case, file in files.items() if not file.is_file()):
         raise InputError(
             f"{out} holds segmentations without landmarks, such as that of {alone[0]}, so another command made them; "

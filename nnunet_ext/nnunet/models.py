@@ -17,7 +17,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.file_path_utilities import convert_trainer_plans_config_to_identifier
 
 from nnunet_ext.data.channels import images_by_case, require_channels, require_numbered
-from nnunet_ext.data.folders import dataset_folder, visible_files
+from nnunet_ext.data.folders import case_names, dataset_folder
 from nnunet_ext.data.headers import require_whole
 from nnunet_ext.devices import require_device
 from nnunet_ext.discovery import register
@@ -247,7 +247,7 @@ def validation_cases(model: Path, fold: int) -> list[str]:
         InputError: there are none.
     """
     ending = read_json(model / "dataset.json")["file_ending"]
-    names = [file.name.removesuffix(ending) for file in visible_files(model / f"fold_{fold}" / "validation", ending)]
+    names = case_names(model / f"fold_{fold}" / "validation", ending)
     if not names:
         raise InputError(f"{model} has no predictions in fold_{fold}/validation, so nobody knows its cases; run --val.")
     return names

@@ -32,6 +32,7 @@ from nnunetv2.utilities.helpers import empty_cache
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nnunet_ext.data.folders import case_names
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import require_no_file
 from nnunet_ext.nnunet.models import Prediction
@@ -254,4 +255,4 @@ def predict(
     out = Path(out)
     predictor = how.predictor(S2VPredictor, Path(model), {"direction": direction})
     how.run(predictor, Path(images), out)
-    return len(list(out.glob(f"*{predictor.dataset_json['file_ending']}")))
+    return len(case_names(out, predictor.dataset_json["file_ending"]))

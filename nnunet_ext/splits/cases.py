@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_ext.data.folders import dataset_folder
+from nnunet_ext.data.folders import case_names, dataset_folder
 from nnunet_ext.data.raw import open_dataset
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
@@ -49,7 +49,7 @@ def find_cases(dataset: str | int) -> Cases:
         ending = read_json(description).get("file_ending")
         if not ending:
             raise InputError(f"{description} has no 'file_ending', which nnU-Net's format requires; add it.")
-        names = [path.name.removesuffix(ending) for path in (folder / "gt_segmentations").glob(f"[!.]*{ending}")]
+        names = case_names(folder / "gt_segmentations", ending)
         if not names:
             raise InputError(f"{folder / 'gt_segmentations'} holds no {ending} files; run nnUNetv2_preprocess again.")
         return Cases(folder.name, tuple(sorted(names)), folder)

@@ -5,9 +5,8 @@ import math
 
 import numpy as np
 import pytest
-from skimage.measure import euler_number
 
-from nnunet_ext.evaluation.topology import betti_numbers, euler_characteristic, label_topology
+from nnunet_ext.evaluation.topology import betti_numbers, label_topology
 
 
 def betti_by_ranks(mask):
@@ -53,13 +52,6 @@ def test_betti_numbers_equal_those_of_the_boundary_matrices(shape, density):
     for seed in range(12):
         mask = np.random.default_rng(seed).random(shape) < density
         assert betti_numbers(mask) == betti_by_ranks(mask), seed
-
-
-@pytest.mark.parametrize("shape", [(40, 50), (12, 15, 18)])
-def test_the_euler_characteristic_is_that_of_scikit_image(shape):
-    for seed in range(5):
-        mask = np.random.default_rng(seed).random(shape) < 0.4
-        assert euler_characteristic(np.pad(mask, 1)) == euler_number(mask, len(shape))
 
 
 def ring(thickness=1):
