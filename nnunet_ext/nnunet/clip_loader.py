@@ -15,7 +15,6 @@ zero again where nnU-Net removes −1: the network recognises padding by its zer
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -23,20 +22,16 @@ from typing import Any
 import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
-from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTransform
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
 from nnunet_ext.nnunet.loaders import loaders_built_by
+from nnunet_ext.nnunet.transforms import OUTSIDE, removal_of_outside
 
 GAP = "gap"
 """Entry of a batch: ``(B,)`` float32, mm between two slices."""
 
 SINGLE = "single_slices"
 """Entry of a batch: ``(B,)`` bool, clips whose slices come from anywhere and do not know each other."""
-
-PADDING = -1
-"""Label of voxels outside of the image, in nnU-Net's loader."""
 
 
 class ClipLoader(nnUNetDataLoader):
@@ -152,7 +147,7 @@ class BlankPadding(BasicTransform):
     """
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
-        outside = (data_dict["segmentation"][0] == PADDING).flatten(1).all(1)
+        outside = (data_dict["segmentation"][0] == OUTSIDE).flatten(1).all(1)
         data_dict["image"][:, outside] = 0
         return data_dict
 
@@ -163,23 +158,5 @@ def blank_padding(transforms: Any) -> None:
     Raises:
         RuntimeError: there is no place, or more than one, where nnU-Net removes −1.
     """
-    places = [
-        (compose, index)
-        for compose in _composes(transforms)
-        for index, one in enumerate(compose.transforms)
-        if isinstance(one, RemoveLabelTransform) and one.label_value == PADDING
-    ]
-    if len(places) != 1:
-        raise RuntimeError(
-            f"nnU-Net's transforms remove the label −1 in {len(places)} places instead of 1, so padding cannot be told "
-            "from the image with this version of nnU-Net; install one that nnunet-ext supports."
-        )
-    compose, index = places[0]
+    compose, index = removal_of_outside(transforms)
     compose.transforms.insert(index, BlankPadding())
-
-
-def _composes(transform: Any) -> Iterator[ComposeTransforms]:
-    if isinstance(transform, ComposeTransforms):
-        yield transform
-        for part in transform.transforms:
-            yield from _composes(part)

@@ -12,22 +12,20 @@ also uses −1 for background where the image is black (``crop_to_nonzero``). Th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import SegOnlyTransform
-from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTransform
 from batchgeneratorsv2.transforms.utils.seg_to_regions import ConvertSegmentationToRegionsTransform
 from torch import Tensor
 
 from nnunet_ext.nnunet.labels import LabelView, finest
 from nnunet_ext.nnunet.trainer import INSIDE, Batch, CommonTrainer
+from nnunet_ext.nnunet.transforms import OUTSIDE, composes, removal_of_outside
 
-OUTSIDE, BLACK = -1, -2
-"""Labels in nnU-Net's loader: outside of the image; annotated background where the image is black."""
+BLACK = -2
+"""Label of annotated background where the image is black, while it is loaded."""
 
 ANNOTATED = "annotated"
 """Statistic: annotated voxels as a share of the voxels inside of the image."""
@@ -167,24 +165,11 @@ def keep_outside(transforms: Any) -> None:
     Raises:
         RuntimeError: there is no place, or more than one, where nnU-Net removes −1.
     """
-    replaced = 0
-    for compose in _composes(transforms):
-        for index, transform in enumerate(compose.transforms):
-            if isinstance(transform, RemoveLabelTransform) and transform.label_value == OUTSIDE:
-                compose.transforms[index] = KeepOutside()
-                replaced += 1
-            elif isinstance(transform, ConvertSegmentationToRegionsTransform):
+    compose, index = removal_of_outside(
+        transforms, ", or train with attenscribble.padding_annotated = true in the plans"
+    )
+    compose.transforms[index] = KeepOutside()
+    for compose in composes(transforms):
+        for transform in compose.transforms:
+            if isinstance(transform, ConvertSegmentationToRegionsTransform):
                 transform.regions.append(torch.Tensor([OUTSIDE]))
-    if replaced != 1:
-        raise RuntimeError(
-            f"nnU-Net's transforms remove the label −1 in {replaced} places instead of 1, so padding cannot be told "
-            "from the background with this version of nnU-Net; install one that nnunet-ext supports, or train with "
-            "attenscribble.padding_annotated = true in the plans."
-        )
-
-
-def _composes(transform: Any) -> Iterator[ComposeTransforms]:
-    if isinstance(transform, ComposeTransforms):
-        yield transform
-        for part in transform.transforms:
-            yield from _composes(part)

@@ -22,6 +22,8 @@ import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor
 
+from nnunet_ext.nnunet.transforms import OUTSIDE
+
 KEY = "unlabelled"
 ZERO = 1e-3
 """Voxels with normalised grey values closer to 0 than this lie outside the body: nnU-Net leaves zeros there, which its
@@ -65,7 +67,7 @@ class OutsideByImage:
     def __call__(self, image: Tensor, segmentation: Tensor) -> dict[str, Any]:
         """Transform one patch; ``image``: ``(C, *spatial)``, ``segmentation``: ``(1, *spatial)``."""
         outside = (image[self.channels].abs() < ZERO).all(0, keepdim=True)
-        return self.transforms(image=image, segmentation=segmentation.masked_fill(outside, -1))
+        return self.transforms(image=image, segmentation=segmentation.masked_fill(outside, OUTSIDE))
 
 
 class WithUnlabelled(nnUNetDataLoader):

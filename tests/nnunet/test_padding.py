@@ -9,8 +9,9 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from nnunet_ext.nnunet.labels import LabelView
-from nnunet_ext.nnunet.padding import BLACK, OUTSIDE, DatasetWithBlack, ignored_outside, keep_outside
+from nnunet_ext.nnunet.padding import BLACK, DatasetWithBlack, ignored_outside, keep_outside
 from nnunet_ext.nnunet.trainer import INSIDE
+from nnunet_ext.nnunet.transforms import OUTSIDE
 from tests import tiny
 
 IGNORE = 3
