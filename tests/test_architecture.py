@@ -1,6 +1,7 @@
 """The rules of the house: who may import whom."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -165,3 +166,17 @@ def test_trainers_are_short():
         file = ROOT / (module.replace(".", "/") + ".py")
         if "nnunet_ext.nnunet" not in module:
             assert len(file.read_text().splitlines()) <= 190, file
+
+
+def test_the_page_about_the_house_names_every_room_and_script():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"`([a-z0-9_]+(?:\.py|\.mjs)?)`", page))
+    rooms = {path.name for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    scripts = {path.name for path in (ROOT / "benchmarks").iterdir() if path.suffix in {".py", ".mjs"}}
+    assert not (rooms | scripts) - named - {"__init__.py", "__main__.py"}
+    assert (
+        not {name for name in named if name.endswith((".py", ".mjs"))}
+        - rooms
+        - scripts
+        - {"options.py", "trainer.py", "predictor.py"}
+    )
