@@ -78,6 +78,8 @@ def interact(
     session.case.require_writable(out)
     if log is not None:
         require_folder_of(log)
+        if Path(log).resolve() in {Path(file).resolve() for file in (*images, prompts, out)}:
+            raise InputError(f"--log {log} is the image, the prompts or the segmentation; choose another name for it.")
     todo = read_prompts(prompts, mask_reader(session, Path(images[0])))
     if session.case.is_reoriented and any(prompt.reversed for prompt in todo):
         raise InputError(

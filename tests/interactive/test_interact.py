@@ -357,7 +357,12 @@ def test_a_segmentation_is_never_written_over_its_image(small, tmp_path):
     for out in (small, tmp_path / "link.nii.gz"):
         with pytest.raises(InputError, match="is the image itself; choose another name"):
             interact([small], MODEL, tmp_path / "prompts.json", out, device="cpu")
+    prompts, out = tmp_path / "prompts.json", tmp_path / "out.nii.gz"
+    for log in (small, tmp_path / "link.nii.gz", prompts, out):
+        with pytest.raises(InputError, match=r"--log .* is the image, the prompts or the segmentation"):
+            interact([small], MODEL, prompts, out, device="cpu", log=log)
     assert small.read_bytes() == before
+    assert json.loads(prompts.read_text()) == {"prompts": []}
 
 
 def test_the_example_of_the_docs_is_in_the_format():
