@@ -207,9 +207,9 @@ def test_out_is_a_path_everywhere(command):
 def test_what_the_encoding_of_a_terminal_lacks_is_escaped(monkeypatch):
     shown = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="cp1252"))
-    monkeypatch.setattr(cli.install, "_path", lambda arguments: print("Größe ≤ 4 mm"))
+    monkeypatch.setattr(cli.install, "_path", lambda arguments: print("Größe ≤ 4 mm in /data/\udcff"))
     assert main(["path"]) == 0
-    assert shown.getvalue().decode("cp1252") == "Größe \\u2264 4 mm\n"
+    assert shown.getvalue().decode("cp1252") == "Größe \\u2264 4 mm in /data/\\udcff\n"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGPIPE")

@@ -82,9 +82,11 @@ def surface_distances(
             that are not empty have a surface.
     """
     one, other = (find_surface(mask, spacing_mm, definition, ignored) for mask in (a, b))
-    if definition == "surface" and ignored is not None and any(_touches(each, ignored) for each in (one, other)):
-        one, other = (_faces(mask, ignored, spacing_mm) for mask in (a, b))
-        spacing_mm = [mm / 2 for mm in spacing_mm]
+    if definition == "surface" and ignored is not None:
+        beside_ignored = neighbour_codes(np.pad(ignored, 1)) != 0
+        if any(beside_ignored[tuple(each.points.T)].any() for each in (one, other)):
+            one, other = (_faces(mask, ignored, spacing_mm) for mask in (a, b))
+            spacing_mm = [mm / 2 for mm in spacing_mm]
     if not (len(one.points) and len(other.points)):
         return None
     return directed_distances(one, other, spacing_mm), directed_distances(other, one, spacing_mm)
@@ -185,11 +187,6 @@ def border(mask: Mask, ignored: Mask | None = None) -> Mask:
 
 
 # -- where voxels are ignored -----------------------------------------------------------------------------------------
-
-
-def _touches(surface: Surface, ignored: Mask) -> bool:
-    """Whether an ignored voxel is at a corner of a surface of :func:`find_surface`."""
-    return bool((neighbour_codes(np.pad(ignored, 1))[tuple(surface.points.T)] != 0).any())
 
 
 def _faces(mask: Mask, ignored: Mask, spacing_mm: Sequence[float]) -> Surface:
