@@ -34,7 +34,7 @@ from torch import Tensor
 from nnunet_ext.babloss.loss import BridgeLoss
 from nnunet_ext.babloss.options import BaBLossOptions
 from nnunet_ext.data.geometry import Floats, Geometry
-from nnunet_ext.data.raw import RawDataset, open_dataset
+from nnunet_ext.data.raw import RawDataset, a_few, open_dataset
 from nnunet_ext.landmarks.heatmaps import heatmaps
 from nnunet_ext.landmarks.points import State
 from nnunet_ext.landmarks.rules import DIRECTIONS, Kind, Rule, array_axes, thick_axis
@@ -158,8 +158,8 @@ def measure(source: RawDataset, cases: int, *, slices: bool, options: BaBLossOpt
     """For each label and interface of a data set, :func:`wanted` of all landmarks of evenly chosen cases."""
     names = [source.classes[value] for value in sorted(source.classes) if value]
     reader, found = source.reader(), defaultdict(list)
-    for number in np.linspace(0, len(source.cases) - 1, min(cases, len(source.cases))).round().astype(int):
-        volume = reader.labels(source.cases[number].label)
+    for case in a_few(source.cases, cases):
+        volume = reader.labels(case.label)
         for place in places(volume.array, Geometry.from_volume(volume), names, slices=slices):
             found[place.name.rsplit("_", 1)[0]].append(wanted(place, options))
     return dict(found)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +13,12 @@ from typing import Any
 
 from nnunet_ext.beside import beside, swap_in
 from nnunet_ext.errors import InputError
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
+"""Numbers of the errors of a full disk."""
+
+NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+"""Numbers of the errors of a place that this user may not read or write."""
 
 
 @contextmanager
@@ -74,15 +82,38 @@ def file_name(text: str) -> str:
 
 
 def require_folder_of(file: str | Path) -> None:
-    """Raise InputError if the folder that a file is to be written to is missing."""
+    """Raise InputError if the folder that a file is to be written to is missing, or must not be written to."""
     if not (folder := Path(file).parent).is_dir():
         raise InputError(f"The folder {folder} does not exist; make it first.")
+    require_folder(folder)
 
 
-def require_no_file(folder: str | Path) -> None:
-    """Raise InputError if a folder that is to be written to is a file."""
-    if Path(folder).is_file():
+def require_folder(folder: str | Path) -> None:
+    """Raise InputError if nobody can write into a folder: it is a file, or lies in one, or this user must not.
+
+    A missing folder is fine if it can be made. Commands call this before their work; a drive may still refuse later.
+    """
+    place = Path(folder).absolute()
+    if place.is_file():
         raise InputError(f"{folder} is a file, but a folder to write to is expected; choose another with -o.")
+    there = next(path for path in (place, *place.parents) if path.exists())
+    if there.is_file():
+        raise InputError(f"{folder} cannot be a folder, because {there} is a file; choose another with -o.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"You must not write in {there}; choose another folder, or let its owner allow it.")
+
+
+def refusal_of(error: OSError) -> str | None:
+    """One sentence about a full disk, or a file that this user must not use; None for other errors."""
+    if error.errno in NO_ROOM:
+        return f"There is no room left on the disk{_of(error)}; free some, and run the same command again."
+    if error.errno in NOT_ALLOWED and error.filename is not None:
+        return f"{error.filename} is refused by the system ({error.strerror}); choose another place, or allow it."
+    return None
+
+
+def _of(error: OSError) -> str:
+    return f" of {error.filename}" if error.filename is not None else ""
 
 
 def read_json(path: Path) -> dict[str, Any]:

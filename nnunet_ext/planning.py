@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ class WrittenPlans:
         state = "was already there, unchanged" if self.unchanged else "written"
         device = f" -device {self.device}" if self.device else ""
         training = "\n".join(
-            f"  nnUNetv2_train {self.dataset} {configuration} 0 -tr {self.trainer} -p {self.name}{device}"
+            f"  nnUNetv2_train {self.dataset} {configuration} 0 -tr {self.trainer} -p {shlex.quote(self.name)}{device}"
             for configuration in self.configurations
         )
         if not self.missing:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from inspect import isclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -88,11 +88,13 @@ def _place(where: str, location: Collection[int | str]) -> str:
 
 
 def _model_at(model: type[BaseModel], location: Collection[int | str]) -> type[BaseModel]:
-    """The model of the fields at ``location``; numbers in it are places in lists."""
-    for part in location:
-        if isinstance(part, str):
-            field = next(f for name, f in model.model_fields.items() if part in (name, f.alias))
-            model = next(_models(field.annotation))
+    """The model of the fields at ``location``; numbers in it are places in lists, and mappings have keys."""
+    names = (part for part in location if isinstance(part, str))
+    for part in names:
+        field = next(f for name, f in model.model_fields.items() if part in (name, f.alias))
+        model = next(_models(field.annotation))
+        if isclass(kind := get_origin(field.annotation)) and issubclass(kind, Mapping):
+            next(names, None)  # the key of an entry
     return model
 
 

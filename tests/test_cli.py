@@ -179,6 +179,48 @@ def test_a_file_is_no_folder_to_write_results_to(command, tmp_path, capsys):
     assert "table.csv is a file, but a folder to write to is expected" in capsys.readouterr().err
 
 
+WRITES = [
+    "evaluate a b -o OUT",
+    "scribbles check 38 -o OUT",
+    "landmarks check 38 -o OUT",
+    "landmarks convert a.csv --to csv -o OUT",
+    "landmarks from-masks a -d 38 -o OUT",
+    "landmarks evaluate a b -o OUT",
+    "landmarks predict -i a -m b -o OUT",
+    "s2v predict -i a -m b -o OUT",
+    "s2v evaluate-clicks -i a -r b -m c -o OUT",
+    "benchmark run cpu-smoke -o OUT",
+    "benchmark report --from-results a -o OUT",
+    "demo -o OUT",
+]
+"""Commands that write into a folder. None of their inputs exists, so the folder has to be checked first."""
+
+
+@pytest.mark.parametrize("line", WRITES)
+def test_a_folder_that_must_not_be_written_to_is_refused_before_any_work(line, tmp_path, monkeypatch, capsys):
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path and allowed(path, mode))
+    assert main(line.replace("OUT", str(tmp_path / "out")).split()) == 2
+    assert capsys.readouterr().err.startswith(f"nnunet-ext: You must not write in {tmp_path}; choose another folder")
+
+
+def test_what_the_system_refuses_is_one_sentence_and_other_errors_keep_their_traceback(monkeypatch, capsys):
+    def fails(error):
+        def run(*_, **__):
+            raise error
+
+        monkeypatch.setattr("nnunet_ext.planning.write_plans", run)
+
+    fails(PermissionError(13, "Permission denied", "/a/plans.json"))
+    assert main(["plans", "4"]) == 2
+    assert capsys.readouterr().err == (
+        "nnunet-ext: /a/plans.json is refused by the system (Permission denied); choose another place, or allow it.\n"
+    )
+    fails(FileNotFoundError(2, "No such file", "/a/b"))
+    with pytest.raises(FileNotFoundError):
+        main(["plans", "4"])
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [

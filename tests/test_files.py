@@ -11,7 +11,15 @@ import pytest
 
 from nnunet_ext import beside
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import replacing, write_json, write_rows, write_text, written_as_a_whole
+from nnunet_ext.files import (
+    refusal_of,
+    replacing,
+    require_folder,
+    write_json,
+    write_rows,
+    write_text,
+    written_as_a_whole,
+)
 from nnunet_ext.processes.lock import held
 from tests.killing import contents, left_over
 
@@ -269,3 +277,30 @@ def test_a_folder_that_was_swept_before_it_was_locked_is_made_again(tmp_path, mo
     assert len(made) == 3
     made[1].__exit__(None, None, None)
     assert (tmp_path / "f").read_text() == "new"
+
+
+# --- places that cannot be written to ---------------------------------------------------------------------------------
+
+
+def test_a_folder_to_write_to_may_be_missing_but_its_parents_must_allow_it(tmp_path, monkeypatch):
+    require_folder(tmp_path / "new" / "newer")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is a file, but a folder to write to is expected"):
+        require_folder(tmp_path / "file")
+    with pytest.raises(InputError, match=r"file/new cannot be a folder, because .*file is a file"):
+        require_folder(tmp_path / "file" / "new")
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path and allowed(path, mode))
+    with pytest.raises(InputError, match=f"You must not write in {tmp_path}; choose another folder"):
+        require_folder(tmp_path / "new" / "newer")
+
+
+def test_only_errors_of_places_become_a_sentence():
+    assert refusal_of(PermissionError(13, "Permission denied", "/a/b")).startswith("/a/b is refused by the system")
+    assert refusal_of(OSError(30, "Read-only file system", "/a/b")).endswith("choose another place, or allow it.")
+    assert refusal_of(OSError(28, "No space left on device")).startswith("There is no room left on the disk; free")
+    assert refusal_of(OSError(28, "No space left on device", "/a")).startswith(
+        "There is no room left on the disk of /a"
+    )
+    assert refusal_of(FileNotFoundError(2, "No such file", "/a/b")) is None
+    assert refusal_of(BrokenPipeError(32, "Broken pipe")) is None

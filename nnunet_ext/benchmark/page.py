@@ -76,8 +76,9 @@ class Page:
 
     @property
     def said(self) -> list[str]:
-        """Sentences of all groups."""
-        return [sentence for each in self.sections for sentence in each.sentences]
+        """Sentences of all groups; with several groups each names its own."""
+        several = len(self.sections) > 1
+        return [f"{each.title}: {text}" if several else text for each in self.sections for text in each.sentences]
 
 
 def page_of(results: Results) -> Page:

@@ -20,7 +20,7 @@ from nnunet_ext.benchmark.pictures import largest_differences
 from nnunet_ext.benchmark.results import Results, from_benchmark, from_models
 from nnunet_ext.beside import beside
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import write_text
+from nnunet_ext.files import require_folder, write_text
 
 
 def report_benchmark(
@@ -53,6 +53,7 @@ def report_benchmark(
         return _anew(Path(folder), html)
     benchmark = BenchmarkFolder(folder)
     place = Path(out) if out else benchmark.folder / "report"
+    require_folder(place)
     return write_report(from_benchmark(benchmark, baseline), place, html=html, drawn=drawn)
 
 
@@ -67,8 +68,10 @@ def report_results(
     drawn: bool = True,
 ) -> str:
     """Report models that nnU-Net trained; see :func:`nnunet_ext.benchmark.results.from_models`."""
+    place = Path(out) if out else Path("nnunet_ext_report")
+    require_folder(place)
     results = from_models(models, baseline, reference=reference, folds=folds)
-    return write_report(results, Path(out) if out else Path("nnunet_ext_report"), html=html, drawn=drawn)
+    return write_report(results, place, html=html, drawn=drawn)
 
 
 def write_report(results: Results, out: Path, *, html: bool = True, drawn: bool = True) -> str:

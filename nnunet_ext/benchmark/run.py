@@ -15,6 +15,7 @@ from nnunet_ext.benchmark.seeded import threads_asked
 from nnunet_ext.benchmark.spec import Device, Spec, load
 from nnunet_ext.devices import require_device
 from nnunet_ext.errors import InputError
+from nnunet_ext.files import require_folder
 from nnunet_ext.processes.children import StepFailed
 from nnunet_ext.processes.lock import held
 from nnunet_ext.refusals import meant
@@ -50,6 +51,7 @@ def run_benchmark(
         raise InputError(f"--jobs is {at_once}, but must be at least 1.")
     if parameters and executor == "local":
         raise InputError("--parameter is for submitit; add --executor slurm, or leave it out.")
+    submitted_with = _parsed(parameters)
     threads_asked()  # refused before anything is prepared or timed
     spec = load(name_or_path)
     if device is not None:
@@ -57,6 +59,7 @@ def run_benchmark(
     if executor == "local":
         require_device(spec.device, "device:" if device is None else "--device")
     benchmark = BenchmarkFolder(folder or f"nnunet_ext_benchmark_{spec.name}")
+    require_folder(benchmark.folder)
     report = published(reuse) if reuse else None
     if only:
         spec = with_arms(spec, only, benchmark, [t.arm for t in report.results.trainings] if report else [])
@@ -75,7 +78,7 @@ def run_benchmark(
         print(f"{spec.name}: {len(jobs)} jobs, {len(jobs) - len(todo)} of them done, in {benchmark.folder}", flush=True)
         if executor != "local":
             free = [job for job in todo if benchmark.can_start(job)]
-            submitted = queue.run_on_cluster(benchmark, free, executor, _parsed(parameters))
+            submitted = queue.run_on_cluster(benchmark, free, executor, submitted_with)
             print(f"{len(submitted)} jobs submitted; the report shows what is done")
             if len(free) < len(todo):
                 print(

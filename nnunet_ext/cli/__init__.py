@@ -79,6 +79,13 @@ def _run(argv: Sequence[str] | None) -> int:
     except InputError as error:
         print(f"nnunet-ext: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        from nnunet_ext.files import refusal_of
+
+        if (said := refusal_of(error)) is None:
+            raise
+        print(f"nnunet-ext: {said}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as error:
         print("nnunet-ext: interrupted", file=sys.stderr)
         return signals.exit_code(error)

@@ -13,7 +13,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from nnunet_ext.data.label_definitions import ScoredLabels
     from nnunet_ext.evaluation.folders import evaluate_folders
     from nnunet_ext.evaluation.scores import interfaces_beside
-    from nnunet_ext.files import require_no_file
+    from nnunet_ext.files import require_folder
     from nnunet_ext.splits.subjects import group
 
     out = Path(arguments.out) if arguments.out else Path(arguments.prediction) / "evaluation"
@@ -21,7 +21,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise InputError(
             f"-o {out} is a folder here, for summary.json and metrics.csv, and not nnU-Net's file; give {out.parent}."
         )
-    require_no_file(out)
+    require_folder(out)
     evaluation = evaluate_folders(
         arguments.reference,
         arguments.prediction,
@@ -39,8 +39,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         processes=arguments.processes,
     )
     table = out / "metrics.csv"
+    print(evaluation.report(), flush=True)  # before a disk can refuse the files
     evaluation.write(out / "summary.json", table)
-    print(evaluation.report())
     print(f"\n{out / 'summary.json'}  nnU-Net's format and more\n{table}  every case and label")
     if arguments.interfaces:
         print(f"{interfaces_beside(table)}  every case and pair of labels that touch each other")

@@ -113,9 +113,9 @@ def add_trust(command: argparse.ArgumentParser) -> None:
 
 def write_and_print(found: Any, out: Path, files: str) -> None:
     """Write the result of a command into a folder, and print its report and the files."""
-    from nnunet_ext.files import require_no_file
+    from nnunet_ext.files import require_folder
 
-    require_no_file(out)
+    require_folder(out)
     found.write(out)
     print(f"{found.report()}\n\n{out / files}")
 

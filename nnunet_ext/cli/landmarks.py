@@ -19,8 +19,10 @@ from nnunet_ext.cli.models import add_prediction_flags, model_folder, prediction
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from nnunet_ext.files import require_folder
     from nnunet_ext.landmarks.check import check_landmarks
 
+    require_folder(arguments.out or ".")
     report = check_landmarks(arguments.dataset, labels=arguments.labels, processes=arguments.processes)
     out = Path(arguments.out or f"nnunet_ext_landmarks_{report.dataset.raw.name}")
     write_and_print(report, out, "findings.csv, distances.csv and check.json  everything that was found")
@@ -95,8 +97,12 @@ def _from_masks(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    from nnunet_ext.files import require_folder
     from nnunet_ext.landmarks.evaluate import evaluate
 
+    predictions = Path(arguments.predictions)
+    out = Path(arguments.out or (predictions if predictions.is_dir() else predictions.parent) / "evaluation")
+    require_folder(out)
     evaluation = evaluate(
         arguments.references,
         arguments.predictions,
@@ -105,8 +111,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         common=arguments.common,
         processes=arguments.processes,
     )
-    predictions = Path(arguments.predictions)
-    out = Path(arguments.out or (predictions if predictions.is_dir() else predictions.parent) / "evaluation")
     write_and_print(evaluation, out, "landmarks_summary.json and landmarks_metrics.csv  every case and landmark")
 
 

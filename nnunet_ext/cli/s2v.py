@@ -70,10 +70,12 @@ def _interact(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate_clicks(arguments: argparse.Namespace) -> None:
+    from nnunet_ext.files import require_folder
     from nnunet_ext.interactive.click_report import ClickReport
     from nnunet_ext.interactive.evaluate_box_and_clicks import evaluate_box_and_clicks
     from nnunet_ext.interactive.evaluate_clicks import evaluate_clicks
 
+    require_folder(arguments.out)
     said: dict[str, Any] = {
         "cases": arguments.cases,
         "propagation": {"on": [True], "off": [False], "both": [True, False]}[arguments.propagation],

@@ -33,8 +33,10 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from nnunet_ext.files import require_folder
     from nnunet_ext.scribbles.check import check_scribbles
 
+    require_folder(arguments.out or ".")
     report = check_scribbles(
         arguments.dataset, dense=arguments.dense, plans=arguments.plans, processes=arguments.processes
     )

@@ -10,6 +10,7 @@ from typing import Any
 from nnunet_ext.data.folders import root_folder
 from nnunet_ext.data.raw import RawDataset
 from nnunet_ext.errors import InputError
+from nnunet_ext.files import require_folder
 
 
 def new_dataset_folder(source: RawDataset, out: str, suffix: str, *, replace: bool | None = None) -> Path:
@@ -28,7 +29,7 @@ def new_dataset_folder(source: RawDataset, out: str, suffix: str, *, replace: bo
     if out.isdigit():
         own = re.sub(r"^Dataset\d{3}_", "", source.name)
         name = f"Dataset{int(out):03d}_{own}{suffix}"
-    if not re.fullmatch(r"Dataset\d{3}_\w[\w.+-]*", name):
+    if not re.fullmatch(r"Dataset(?!000)\d{3}_\w[\w.+-]*", name):
         raise InputError(
             f"--new-dataset {out!r} is no number from 1 to 999 and no name such as Dataset138_Liver{suffix}."
         )
@@ -39,6 +40,7 @@ def new_dataset_folder(source: RawDataset, out: str, suffix: str, *, replace: bo
         if taken:
             force = ", or replace it with --force" if replace is False and taken[0].name == name else ""
             raise InputError(f"Number {name[7:10]} is taken: {taken[0]} exists; choose another one{force}.")
+    require_folder(root)
     return Path(os.path.abspath(root / name))
 
 

@@ -14,9 +14,9 @@ HOLDS = {
 }
 
 NEXT = {
-    "nnUNet_raw": "give the number or name of one that is, or a folder",
+    "nnUNet_raw": "give the number or name of one that is",
     "nnUNet_preprocessed": "run: nnUNetv2_plan_and_preprocess -d {dataset}",
-    "nnUNet_results": "give the number or name of one that is, or the model's folder with -m",
+    "nnUNet_results": "give the number or name of one that is, or the model's folder",
 }
 
 

@@ -112,6 +112,16 @@ class Geometry:
         return cls(matrix_xyz[:, ::-1], origin)
 
 
+def apart_mm(one: Volume, other: Volume) -> float:
+    """How far two volumes of the same shape lie apart by their headers: the larger distance of two opposite corners.
+
+    nnU-Net pairs voxels by index, and only warns about other origins and directions.
+    """
+    corners = np.array([(0, 0, 0), (1, *one.array.shape)[-3:]])
+    places = [Geometry.from_volume(volume).to_mm(corners) for volume in (one, other)]
+    return float(np.linalg.norm(places[0] - places[1], axis=1).max())
+
+
 def inside(index: ArrayLike, shape: ArrayLike) -> NDArray[np.bool_]:
     """Whether continuous indices ``(…, 3)`` lie inside an array's voxels, ``(…,)``; False for nan."""
     index = np.asarray(index, float)

@@ -68,6 +68,8 @@ class ScoredLabels:
                     f"--labels {word!r} cannot be read; write name=number or name=number,number, such as "
                     "left=1 whole=1,2 ignore=3."
                 ) from None
+            if name == "mean":
+                raise InputError(f"--labels {word!r}: 'mean' is the row of the mean; choose another name.")
             if name in values or (name == "ignore" and ignore is not None):
                 raise InputError(f"--labels names {name!r} twice; write a region as {name}=1,2, or another name.")
             if name != "ignore":

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,12 @@ from nnunet_ext.data.label_definitions import ScoredLabels, numbers_of
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
+
+Item = TypeVar("Item")
+
+DENSE_FRACTION = 0.5
+"""Annotated share above which labels are not scribbles. Published scribbles cover 1 to 5 % of the voxels; dense labels
+with a masked region usually cover more than half."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +86,15 @@ def open_dataset(dataset: str | int | Path) -> RawDataset:
     for key in ("file_ending", "channel_names"):
         if not description.get(key):
             raise InputError(f"{source} has no {key!r}, which nnU-Net's format requires; add it.")
+    if not str(ending := description["file_ending"]).startswith("."):
+        raise InputError(f"{source}: file_ending is {ending!r}, but nnU-Net needs the dot, such as '.nii.gz'; add it.")
     if not isinstance(description["channel_names"], Mapping):
         raise InputError(f"{source}: channel_names is no object such as {{'0': 'MRI'}}, which nnU-Net requires.")
+    if strange := [name for name in description["channel_names"].values() if not isinstance(name, str)]:
+        raise InputError(
+            f"{source}: channel_names gives a channel the name {strange[0]!r}, but expected are names by number, such "
+            "as {'0': 'MRI'}."
+        )
     classes, ignore = _classes(description, str(source))
     cases = _listed(folder, description) if "dataset" in description else _found(folder, description)
     if not cases:
@@ -92,6 +105,46 @@ def open_dataset(dataset: str | int | Path) -> RawDataset:
                 raise InputError(f"Case {case.name} of {folder.name}: there is no file {file}; restore it.")
     require_channels({case.name: case.images for case in cases}, description)
     return RawDataset(folder, description, classes, ignore, tuple(cases))
+
+
+def a_few(items: Sequence[Item], number: int) -> list[Item]:
+    """Up to ``number`` of the items, evenly spread over all of them."""
+    places = np.linspace(0, len(items) - 1, min(number, len(items))).round().astype(int)
+    return [items[place] for place in places]
+
+
+def require_dense(source: RawDataset) -> None:
+    """Raise InputError if the label maps are scribbles; three cases, evenly spread over the data set, are read."""
+    if source.ignore is None:
+        return
+    reader = source.reader()
+    for case in a_few(source.cases, 3):
+        require_no_scribbles(reader.labels(case.label).array, source.ignore, case.label)
+
+
+def require_no_scribbles(array: NDArray, ignore: int, where: Path) -> None:
+    """Raise InputError if a label map holds scribbles, not labels of a region, of some slices, or of nothing.
+
+    Args:
+        array: ``(z, y, x)`` or ``(y, x)``.
+        ignore: the ignore label.
+        where: its file.
+    """
+    annotated = array != ignore
+    if not annotated.any():
+        return
+    # of slices that somebody annotated, whichever way they lie, dense labels cover the most
+    sizes = [annotated.size]
+    if annotated.ndim == 3:
+        for axis, length in enumerate(annotated.shape):
+            slices = annotated.any(axis=tuple({0, 1, 2} - {axis}))
+            sizes.append(int(slices.sum()) * annotated.size // length)
+    share = float(annotated.sum() / min(sizes))
+    if share <= DENSE_FRACTION:
+        raise InputError(
+            f"{where} has the ignore label in {100 * (1 - share):.0f} % of the voxels of its annotated slices, so it "
+            "holds scribbles; give dense labels."
+        )
 
 
 def training_images(folder: Path, description: Mapping[str, Any], case: str) -> tuple[Path, ...]:

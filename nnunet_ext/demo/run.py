@@ -28,7 +28,7 @@ from nnunet_ext.data.raw import RawDataset, open_dataset
 from nnunet_ext.demo import report
 from nnunet_ext.demo.raw import find_dataset
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import read_json, write_json
+from nnunet_ext.files import read_json, require_folder, write_json
 from nnunet_ext.processes.children import StepFailed
 from nnunet_ext.processes.lock import held
 from nnunet_ext.version import __version__
@@ -113,8 +113,7 @@ def run_demo(
 def require_demo_folder(benchmark: BenchmarkFolder) -> None:
     """Raise InputError if the folder holds files that no demo wrote."""
     folder = benchmark.folder
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; choose another --folder.")
+    require_folder(folder)
     if folder.is_dir() and not (folder / MARK).is_file() and set(folder.iterdir()) - {benchmark.lock}:
         raise InputError(f"{folder} is not empty and was not written by nnunet-ext demo; choose another --folder.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -33,18 +34,19 @@ def commands(record: Mapping[str, Any], name: str, path: Path | None = None) -> 
     folds = list(dict.fromkeys(entry.partition("/")[0].removeprefix("fold_") for entry in record["checkpoints"]))
     files = list(dict.fromkeys(entry.partition("/")[2] for entry in record["checkpoints"]))
     tail = f"-f {' '.join(folds)}" + (f" -chk {files[0]}" if "checkpoint_final.pth" not in files else "")
+    place = None if path is None else shlex.quote(str(path))
     lines = []
     if record["requires"]:
         packages = " ".join(f'"{package}"' for package in record["requires"])
         lines += [f"pip install {packages}", 'export nnUNet_extTrainer="$(nnunet-ext path)"']
     if path is None or path.suffix == ".zip":
         lines += [
-            f"nnUNetv2_install_pretrained_model_from_zip {path or 'FILE.zip'}",
+            f"nnUNetv2_install_pretrained_model_from_zip {place or 'FILE.zip'}",
             f"nnUNetv2_predict -i IMAGES -o PREDICTIONS -d {record['dataset']} -c {record['configuration']} "
             f"-tr {name} -p {record['plans']} {tail}",
         ]
     if path is None or path.suffix != ".zip":
-        lines.append(f"nnUNetv2_predict_from_modelfolder -i IMAGES -o PREDICTIONS -m {path or 'THIS_FOLDER'} {tail}")
+        lines.append(f"nnUNetv2_predict_from_modelfolder -i IMAGES -o PREDICTIONS -m {place or 'THIS_FOLDER'} {tail}")
     return "\n".join(f"  {line}" for line in lines)
 
 

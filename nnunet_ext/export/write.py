@@ -27,7 +27,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.export import formats, readme
 from nnunet_ext.export.model import Model, load_weights, read_model_checkpoint
 from nnunet_ext.export.planned import Verdict, judge, logits, random_image, stock_trainer
-from nnunet_ext.files import replacing, write_json, written_as_a_whole
+from nnunet_ext.files import replacing, require_folder, write_json, written_as_a_whole
 from nnunet_ext.find_trainer import find_trainer
 from nnunet_ext.nnunet.plans import without_extension
 from nnunet_ext.version import __version__
@@ -186,17 +186,18 @@ def _target(out: Path, source: Path, force: bool) -> Path:
     target = out.absolute()
     if not target.parent.is_dir():
         raise InputError(f"--out {out}: there is no folder {target.parent}; create it first.")
+    require_folder(target.parent)
     resolved, original = target.resolve(), source.resolve()
     if resolved.is_relative_to(original) or original.is_relative_to(resolved):
         raise InputError(f"--out {out} and the trained model {source} lie in each other; choose another place.")
     if not target.exists():
         return target
-    if not force:
-        raise InputError(f"--out {out} exists; choose another name, or replace it with --force.")
     if target.is_dir() and any(target.iterdir()) and not (target / RECORD).is_file():
-        raise InputError(f"--out {out} is a folder that no export wrote, which --force does not replace; delete it.")
+        raise InputError(f"--out {out} is a folder that no export wrote; choose another name, or delete it.")
     if target.is_dir() == (target.suffix == ".zip"):
         raise InputError(f"--out {out} exists and is {'a folder' if target.is_dir() else 'a file'}; delete it first.")
+    if not force:
+        raise InputError(f"--out {out} exists; choose another name, or replace it with --force.")
     return target
 
 

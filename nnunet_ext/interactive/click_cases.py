@@ -12,6 +12,7 @@ import torch
 
 from nnunet_ext.data.folders import case_names
 from nnunet_ext.data.label_definitions import ScoredLabels
+from nnunet_ext.data.raw import require_labels
 from nnunet_ext.data.reading import Reader, Volume, require_same_geometry
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.metrics import CaseMetrics, label_metrics
@@ -86,6 +87,7 @@ class ClickCases:
         """
         for name, (channels, reference) in self.files.items():
             truth = self.reader.labels(reference)
+            require_labels(truth.array, set(self.labels.known or ()), reference)
             require_same_geometry(name, truth, self.reader.image(channels[0]))
             for way in propagation:
                 self.session.propagation = way

@@ -20,7 +20,7 @@ import numpy as np
 
 from nnunet_ext.data.finite import not_finite_findings
 from nnunet_ext.data.geometry import Floats, Geometry, to_lps
-from nnunet_ext.data.raw import RawCase, require_labels
+from nnunet_ext.data.raw import RawCase, a_few, require_labels
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import write_json, write_rows
@@ -397,6 +397,5 @@ def _across(
                 offsets[name, organ] = np.stack(own)
     organs = {organ for _, organ in offsets}
     hosts = [case.name for case in cases if case.organs & organs]
-    chosen = [hosts[i] for i in np.unique(np.linspace(0, len(hosts) - 1, ACROSS).astype(int))] if hosts else []
-    calls = [(name, files[name], labels[name], reader, offsets) for name in chosen]
+    calls = [(name, files[name], labels[name], reader, offsets) for name in a_few(hosts, ACROSS)]
     return [d for distances in for_every_case(distances_elsewhere, calls, processes, "across") for d in distances]

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist, squareform
 
-from nnunet_ext.data.geometry import Floats, Geometry, inside, to_lps
+from nnunet_ext.data.geometry import Floats, Geometry, apart_mm, inside, to_lps
 from nnunet_ext.data.reading import Volume
 from nnunet_ext.errors import InputError
 from nnunet_ext.findings import Finding, some
-from nnunet_ext.landmarks.dataset import Declaration, Organs, as_3d
+from nnunet_ext.landmarks.dataset import Declaration, Organs
 from nnunet_ext.landmarks.points import Landmarks, State, as_arrays
 
 OUTSIDE_SHARE = 0.2
@@ -143,13 +143,10 @@ def same_grid(case: str, image: Volume, labels: Volume, label_file: Path) -> Ite
     Raises:
         InputError: the shapes differ.
     """
-    one, other = Geometry.from_volume(image), Geometry.from_volume(labels)
     if image.array.shape != labels.array.shape:
         found = f"{labels.array.shape}, of the image {image.array.shape}"
         raise InputError(f"{label_file}: the shape is {found}; both must lie on the same voxels.")
-    corners = np.array([(0, 0, 0), as_3d(image.array).shape])
-    apart = np.linalg.norm(one.to_mm(corners) - other.to_mm(corners), axis=1).max()
-    if apart > 0.5 * min(image.spacing_mm):
+    if (apart := apart_mm(image, labels)) > 0.5 * min(image.spacing_mm):
         text = f"the label map lies up to {apart:.1f} mm from the image: copy origin and direction of the image to it"
         yield Finding("fatal", "geometry", text, case)
 

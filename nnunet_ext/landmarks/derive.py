@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from nnunet_ext.data.derived import derived_description, new_dataset_folder
 from nnunet_ext.data.geometry import Floats, Geometry
 from nnunet_ext.data.label_definitions import Label, ScoredLabels, numbers_of
-from nnunet_ext.data.raw import RawCase, RawDataset, open_dataset, require_labels, write_label_map
+from nnunet_ext.data.raw import RawCase, RawDataset, open_dataset, require_dense, require_labels, write_label_map
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import write_json, written_as_a_whole
@@ -70,6 +70,7 @@ def derive_dataset(
             is taken, or no case has any of the landmarks.
     """
     source = open_dataset(dataset)
+    require_dense(source)
     where = str(source.folder / "dataset.json")
     labels = ScoredLabels.from_dataset_json(source.description, where).values
     names = known_names(list(options.labels or labels), list(labels), "--labels")

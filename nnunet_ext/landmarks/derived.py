@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -201,7 +202,7 @@ class Derived:
         if self.splits is not None:
             target = f"$nnUNet_preprocessed/{self.folder.name}"
             lines += [
-                f"  cp {self.splits.with_name('splits_final*.json')} {target}/",
+                f"  cp {shlex.quote(str(self.splits.parent))}/splits_final*.json {target}/",
                 f"Train fold {self.options.fold} only: in the other folds its validation cases have masks, too.",
             ]
         return "\n".join(lines)

@@ -30,7 +30,7 @@ from typing import Any, Literal
 
 from nnunet_ext.data.geometry import CoordinateSystem, to_lps
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import read_json, replacing, require_no_file
+from nnunet_ext.files import read_json, replacing, require_folder
 from nnunet_ext.landmarks.leftover import leftover
 from nnunet_ext.landmarks.points import ABSENT, UNKNOWN, Landmark, Landmarks, State, present
 from nnunet_ext.landmarks.slicer import from_fcsv, from_markups, to_markups
@@ -183,13 +183,13 @@ def convert(
         InputError: a file cannot be read, a case is in two files or has no name for a file, ``out`` is a file, a file
             to write exists already, or it would replace a source with more content.
     """
+    require_folder(out)
     files = [
         file for source in map(Path, sources) for file in (landmark_files(source) if source.is_dir() else [source])
     ]
     missing = [file for file in files if not file.is_file()]
     if missing or not files:
         raise InputError(f"There is no file of landmarks {[*missing, *sources][0]}; correct the path.")
-    require_no_file(out)
     cases: Cases = read_files(files, coordinates)
     wrong = [case for case in cases if re.search(r"[/\\]", case) or case in (".", "..")]
     if wrong and to != "csv":

@@ -16,7 +16,7 @@ from nnunet_ext.data.geometry import Geometry
 from nnunet_ext.data.raw import require_labels
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import read_json, replacing, require_no_file
+from nnunet_ext.files import read_json, replacing, require_folder
 from nnunet_ext.landmarks.dataset import Organs, RawLandmarkDataset, as_3d, open_landmarks
 from nnunet_ext.landmarks.derive import landmarks_by_rule
 from nnunet_ext.landmarks.derived import ABOUT
@@ -42,6 +42,7 @@ def landmarks_from_masks(
         InputError: the data set has no rule, there are no label maps, one has labels that the data set does not have,
             ``out`` is a file, or files exist already.
     """
+    require_folder(out)
     found = open_landmarks(dataset)
     rule = _rule_of(found)
     folder, ending = Path(masks), found.raw.ending
@@ -51,7 +52,6 @@ def landmarks_from_masks(
     targets = [Path(out) / f"{file.name.removesuffix(ending)}{MARKUPS}" for file in files]
     if (there := [target for target in targets if target.exists()]) and not force:
         raise InputError(f"{there[0]} is there already; choose another folder with -o, or replace it with --force.")
-    require_no_file(out)
     reader = Reader.for_file(files[0], ending, found.raw.description).name
     # which labels people annotated does not matter here: the masks hold all labels
     organs = Organs(found.organs.values, found.organs.ignore, {})

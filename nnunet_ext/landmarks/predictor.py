@@ -30,7 +30,7 @@ from nnunet_ext.data.folders import case_names
 from nnunet_ext.data.label_definitions import declared_labels
 from nnunet_ext.data.preprocessed import PreprocessedGrid
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import read_json, replacing, require_no_file
+from nnunet_ext.files import read_json, replacing, require_folder
 from nnunet_ext.landmarks.dataset import Declaration
 from nnunet_ext.landmarks.formats import MARKUPS, TABLE, read_file, write_markups, write_table
 from nnunet_ext.landmarks.heatmaps import decode
@@ -274,7 +274,7 @@ def predict(
         InputError: there is no such model, fold, device or image, the model predicts no landmarks, ``out`` is a file,
             the threshold is no confidence, or ``surface_sigma`` is negative or the model has no landmark on an organ.
     """
-    require_no_file(out)
+    require_folder(out)
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"--threshold {threshold:g} is no confidence; give a number from 0 to 1.")
     if surface_sigma is not None and not 0 <= surface_sigma < math.inf:

@@ -154,8 +154,17 @@ class Prediction:
             loading: further arguments of its ``initialize_from_trained_model_folder``.
 
         Raises:
-            InputError: there is no such model, fold, device or trainer.
+            InputError: there is no such model, fold, device or trainer, or a setting is out of its range.
         """
+        if not 0 < self.step_size <= 1:
+            raise InputError(
+                f"-step_size {self.step_size:g} is no part of a tile; give a number above 0, up to 1, such as 0.5."
+            )
+        if min(self.processes) < 1:
+            raise InputError(
+                f"-npp {self.processes[0]} -nps {self.processes[1]}: preprocessing and export need at least 1 process "
+                "each."
+            )
         folds = trained_folds(model, self.folds, self.checkpoint)
         require_device(self.device, "-device")
         register()
@@ -175,14 +184,8 @@ class Prediction:
         """Predict all cases of a folder, with nnU-Net's processes; writes nnU-Net's files.
 
         Raises:
-            InputError: there is no such folder, a channel of a case is missing, a file is cut off, or there is no
-                process.
+            InputError: there is no such folder, a channel of a case is missing, or a file is cut off.
         """
-        if min(self.processes) < 1:
-            raise InputError(
-                f"-npp {self.processes[0]} -nps {self.processes[1]}: preprocessing and export need at least 1 process "
-                "each."
-            )
         cases = require_images(images, predictor.dataset_json)
         stage = predictor.configuration_manager.previous_stage_name
         if stage is not None and self.previous_stage is None:

@@ -19,19 +19,28 @@ model.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.files import read_json
 
 KEY = "nnunet_ext"
 
 
 def plans_in(folder: Path) -> list[str]:
-    """The names of the plans in a preprocessed data set, in alphabetical order."""
-    return sorted(path.stem for path in folder.glob("*Plans*.json"))
+    """The names of the plans in a preprocessed data set, in alphabetical order; a user may call plans anything."""
+
+    def is_plans(file: Path) -> bool:
+        with suppress(InputError):
+            return isinstance(read_json(file).get("configurations"), dict)
+        return False
+
+    return sorted(file.stem for file in folder.glob("*.json") if is_plans(file))
 
 
 def extension_settings(configuration: Mapping[str, Any], section: str) -> dict[str, Any]:
@@ -82,7 +91,7 @@ def names_by_data(configurations: Mapping[str, Mapping[str, Any]]) -> dict[str, 
 
 def preprocess_command(dataset: str, plans: str, configurations: Iterable[str]) -> str:
     """The command that preprocesses these configurations of a data set for plans, by their names."""
-    return f"nnUNetv2_preprocess -d {int(dataset[7:10])} -plans_name {plans} -c {' '.join(configurations)}"
+    return f"nnUNetv2_preprocess -d {int(dataset[7:10])} -plans_name {shlex.quote(plans)} -c {' '.join(configurations)}"
 
 
 def require_unet(configuration: Mapping[str, Any], where: str) -> None:

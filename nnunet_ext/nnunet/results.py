@@ -6,20 +6,17 @@ files of the other.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from nnunet_ext.beside import sweep
 from nnunet_ext.errors import InputError
+from nnunet_ext.files import NO_ROOM, NOT_ALLOWED
 from nnunet_ext.processes.lock import held
 
 LOCK = ".training.lock"
 """Lock of a running training, validation or scoring; the file itself stays and means nothing."""
-
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
-_NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @contextmanager
@@ -28,13 +25,13 @@ def written_or_said_why(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             raise InputError(
                 f"There is no room left on the disk of {folder} ({error.strerror}); free some and go on with --c: the "
                 "last checkpoint is whole."
             ) from error
         at = Path(error.filename) if isinstance(error.filename, str) else folder
-        if error.errno in _NOT_ALLOWED and at.is_relative_to(folder):
+        if error.errno in NOT_ALLOWED and at.is_relative_to(folder):
             raise InputError(
                 f"{at} cannot be written ({error.strerror}); let nnUNet_results name a folder in which you may write."
             ) from error

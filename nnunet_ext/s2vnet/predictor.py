@@ -34,7 +34,7 @@ from torch import Tensor
 
 from nnunet_ext.data.folders import case_names
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import require_no_file
+from nnunet_ext.files import require_folder
 from nnunet_ext.nnunet.models import Prediction
 from nnunet_ext.nnunet.precision import planned_precision
 from nnunet_ext.nnunet.pretrained import unwrap, unwrap_as
@@ -251,7 +251,7 @@ def predict(
     Raises:
         InputError: there is no such model, fold, device or image, the model is none of S2VNet, or ``out`` is a file.
     """
-    require_no_file(out)
+    require_folder(out)
     out = Path(out)
     predictor = how.predictor(S2VPredictor, Path(model), {"direction": direction})
     how.run(predictor, Path(images), out)

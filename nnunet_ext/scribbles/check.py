@@ -21,15 +21,16 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_ext.data.channels import images_by_case
 from nnunet_ext.data.finite import not_finite_findings
-from nnunet_ext.data.geometry import slice_axis
-from nnunet_ext.data.raw import RawCase, RawDataset, open_dataset, require_labels
+from nnunet_ext.data.geometry import apart_mm, slice_axis
+from nnunet_ext.data.raw import DENSE_FRACTION, RawCase, RawDataset, open_dataset, require_labels, require_no_scribbles
 from nnunet_ext.data.reading import Reader, Volume
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import write_json, write_text
-from nnunet_ext.findings import CheckReport, Finding, aligned
+from nnunet_ext.findings import CheckReport, Finding, aligned, some
 from nnunet_ext.processes.parallel import for_every_case
-from nnunet_ext.scribbles.check_rules import DENSE_FRACTION, CheckedScribbles, against_dense, coverage, of_all
+from nnunet_ext.scribbles.check_rules import CheckedScribbles, against_dense, coverage, of_all
 from nnunet_ext.scribbles.check_strokes import across_edges, misplaced, only_rare, touching
 from nnunet_ext.scribbles.crf import RelabelTest, measure_windows, unplanned, worst_slice
 from nnunet_ext.scribbles.label_map import slices_with
@@ -274,14 +275,17 @@ def check_case(
     channels = reader.channels(case.images)
     image = channels.first()
     _require_same_grid(case, scribbles, image, case.images[0])
+    findings = list(_elsewhere(case.name, scribbles, image, f"the image {case.images[0].name}"))
     annotated = slices_with(scribbles.array != ignore, slice_axis(scribbles.spacing_mm))
     voxels = {value: int((scribbles.array == value).sum()) for value in classes}
-    findings = list(coverage(case.name, voxels, scribbles.array.size))
+    findings += coverage(case.name, voxels, scribbles.array.size)
     findings += not_finite_findings(case.name, channels.array, case.images, reader_name)
     if dense_file is not None:
         dense = reader.labels(dense_file)
         require_labels(dense.array, {*classes, ignore}, dense_file)
         _require_same_grid(case, scribbles, dense, dense_file)
+        require_no_scribbles(dense.array, ignore, dense_file)
+        findings += _elsewhere(case.name, scribbles, dense, "their dense labels")
         findings += against_dense(case.name, scribbles.array, dense.array, scribbles.spacing_mm, classes, ignore)
     looked: Counter[tuple[str, str]] = Counter()
     if np.isin(scribbles.array, list(classes)).mean() <= DENSE_FRACTION:  # dense labels touch everywhere
@@ -327,7 +331,7 @@ def vanished(
 
 
 def _declared(raw: RawDataset) -> Iterator[Finding]:
-    """Find mistakes of ``dataset.json`` about the ignore label."""
+    """Find mistakes of ``dataset.json``, and images that nobody labelled."""
     highest = max(raw.classes)
     if raw.ignore is None:
         text = "dataset.json declares no ignore label: nnU-Net would train on every voxel as if it were annotated"
@@ -335,6 +339,12 @@ def _declared(raw: RawDataset) -> Iterator[Finding]:
     elif raw.ignore != highest + 1:
         text = f"the ignore label is {raw.ignore}, but nnU-Net needs the highest label plus one, {highest + 1}"
         yield Finding("fatal", "ignore label", text)
+    if (stated := raw.description.get("numTraining")) != len(raw.cases):
+        text = f"dataset.json has numTraining {stated}, but {len(raw.cases)} cases have a label: correct it"
+        yield Finding("warning", "numTraining", f"{text}, or --verify_dataset_integrity of nnU-Net fails")
+    cases = {case.name for case in raw.cases}
+    if without := sorted(set(images_by_case(raw.folder / "imagesTr", raw.ending)) - cases):
+        yield Finding("warning", "no label", f"{some(without)} in imagesTr without a label: nnU-Net trains without")
 
 
 def _dense_files(raw: RawDataset, dense: str | Path | None) -> dict[str, Path]:
@@ -357,10 +367,20 @@ def _spacing(label: Path, reader_name: str) -> tuple[float, ...]:
     return Reader(reader_name).labels(label).spacing_mm
 
 
+def _elsewhere(case: str, scribbles: Volume, other: Volume, what: str) -> Iterator[Finding]:
+    """Find scribbles that lie elsewhere than the other volume by their headers."""
+    if (apart := apart_mm(scribbles, other)) > 0.5 * min(other.spacing_mm):
+        text = (
+            f"by their headers the scribbles lie up to {apart:.1f} mm from {what}, and nnU-Net pairs voxels by index: "
+            "if they fit so, copy origin and direction; if not, export the scribbles on its voxels"
+        )
+        yield Finding("warning", "geometry", text, case)
+
+
 def _require_same_grid(case: RawCase, scribbles: Volume, other: Volume, file: Path) -> None:
     """Raise InputError unless shape and spacing agree.
 
-    Origin and direction may differ: nnU-Net only warns about them, and trains.
+    Origin and direction may differ, see :func:`_elsewhere`.
     """
     for what, ours, theirs in (
         ("shape", scribbles.array.shape, other.array.shape),

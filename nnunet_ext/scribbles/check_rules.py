@@ -10,12 +10,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import label
 
 from nnunet_ext.data.geometry import slice_axis
+from nnunet_ext.data.raw import DENSE_FRACTION
 from nnunet_ext.findings import Finding, some
 from nnunet_ext.scribbles.label_map import box_of, slices_of
-
-DENSE_FRACTION = 0.5
-"""Annotated share above which labels are not scribbles. Published scribbles cover 1 to 5 % of the voxels; dense labels
-with a masked region usually cover more than half."""
 
 SPARSE_FRACTION = 1e-4
 """Annotated share below which few patches hold an annotated voxel. The scribbles of ACDC cover 100 times as much."""

@@ -20,7 +20,7 @@ from nnunet_ext.attenscribble.crf_window import ResolvedWindow, crf_loss
 from nnunet_ext.attenscribble.options import AttenScribbleOptions
 from nnunet_ext.attenscribble.relabel import preferred
 from nnunet_ext.data.geometry import slice_axis
-from nnunet_ext.data.raw import RawCase, RawDataset
+from nnunet_ext.data.raw import RawCase, RawDataset, a_few
 from nnunet_ext.data.reading import Volume
 from nnunet_ext.findings import Finding
 from nnunet_ext.nnunet.labels import LabelView
@@ -179,8 +179,7 @@ def measure_windows(
     Raises:
         InputError: the plans have wrong options.
     """
-    there = [case for case in raw.cases if case.name in dense]
-    chosen = [there[i] for i in np.unique(np.linspace(0, len(there) - 1, CASES).round().astype(int))]
+    chosen = a_few([case for case in raw.cases if case.name in dense], CASES)
     tests, notes = [], []
     for planned in planned_losses(plans):
         calls = [(planned, plans, raw.description, case, dense[case.name]) for case in chosen]

@@ -12,17 +12,16 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nnunet_ext.data.derived import derived_description, new_dataset_folder
 from nnunet_ext.data.geometry import slice_axis
-from nnunet_ext.data.raw import RawCase, open_dataset, require_labels, write_label_map
+from nnunet_ext.data.raw import RawCase, a_few, open_dataset, require_dense, require_labels, write_label_map
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.files import write_json, written_as_a_whole
 from nnunet_ext.processes.parallel import for_every_case
@@ -97,7 +96,7 @@ class Generated:
             [
                 *lines,
                 f"\n{self.folder}: {len(self.cases)} cases. Look at scribbles.png, then",
-                f"  nnunet-ext scribbles check {number} --dense {self.folder / DENSE}",
+                f"  nnunet-ext scribbles check {number} --dense {shlex.quote(str(self.folder / DENSE))}",
                 f"  nnUNetv2_plan_and_preprocess -d {number}",
             ]
         )
@@ -126,6 +125,7 @@ def generate_dataset(
     """
     options = options or Options()
     source = open_dataset(dataset)
+    require_dense(source)
     target = new_dataset_folder(source, str(out), "Scribble")
     ignore = max(source.classes) + 1 if source.ignore is None else source.ignore
     reader = source.reader()
@@ -141,7 +141,7 @@ def generate_dataset(
         write_json(folder / "scribbles.json", result.statistics())
         draw_panels(
             folder / "scribbles.png",
-            [_panels(case, reader, folder, ignore) for case in _a_few(source.cases)],
+            [_panels(case, reader, folder, ignore) for case in a_few(source.cases, SHOWN_CASES)],
             source.classes,
         )
     return result
@@ -167,12 +167,6 @@ def _generate_case(
         int(slices.sum()),
         len(slices),
     )
-
-
-def _a_few(cases: Sequence[RawCase]) -> list[RawCase]:
-    """Up to :data:`SHOWN_CASES` cases, evenly spread over the data set."""
-    places = np.linspace(0, len(cases) - 1, min(SHOWN_CASES, len(cases))).round().astype(int)
-    return [cases[place] for place in places]
 
 
 def _panels(case: RawCase, reader: Reader, folder: Path, ignore: int) -> Panels:

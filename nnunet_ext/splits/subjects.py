@@ -113,8 +113,8 @@ def group(cases: Sequence[str], by: str | None) -> Grouping:
         subject_of = _matched(cases, by)
     if len(cases) > 1 and len(set(subject_of.values())) == 1:
         raise InputError(
-            f"--by {by!r} makes all {len(cases)} cases one subject ({next(iter(subject_of.values()))!r}), which cannot "
-            "be split; let it match what differs between subjects."
+            f"--by {by!r} makes all {len(cases)} cases one subject ({next(iter(subject_of.values()))!r}), but two "
+            "are needed; let it match what differs between subjects."
         )
     return Grouping(by, subject_of)
 

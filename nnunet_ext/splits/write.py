@@ -11,6 +11,7 @@ from typing import Any
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
+from nnunet_ext.nnunet.plans import plans_in
 from nnunet_ext.splits.cases import Cases, find_cases
 from nnunet_ext.splits.files import NAME, about_file, read_folds, table, write_folds
 from nnunet_ext.splits.folds import Fold, Shots, cross_validation, few_shot
@@ -66,12 +67,13 @@ class WrittenSplits:
 
     def _next(self) -> list[str]:
         lines = []
-        target = (
-            self.cases.folder / NAME if self.cases.folder else Path("$nnUNet_preprocessed", self.cases.dataset, NAME)
-        )
-        if self.path != target:
-            lines.append(f"nnU-Net reads only {NAME}; to use these folds:  cp {self.path} {target}")
-            lines.append(f"and, so that --check knows the subjects:  cp {about_file(self.path)} {about_file(target)}")
+        if self.cases.folder is None or self.path != self.cases.folder / NAME:
+            folder = f"$nnUNet_preprocessed/{self.cases.dataset}"
+            if self.cases.folder is not None:
+                folder = shlex.quote(str(self.cases.folder))
+            own, about = (shlex.quote(str(path)) for path in (self.path, about_file(self.path)))
+            lines.append(f"nnU-Net reads only {NAME}; to use these folds:  cp {own} {folder}/{NAME}")
+            lines.append(f"and, so that --check knows the subjects:  cp {about} {folder}/{about_file(Path(NAME))}")
         folds = f"one of 0 to {len(self.folds) - 1} as FOLD" if len(self.folds) > 1 else "0 as FOLD"
         number = re.match(r"Dataset(\d+)_", self.cases.dataset)
         lines.append(
@@ -178,18 +180,20 @@ def _state(path: Path, folds: Sequence[Fold]) -> str:
     try:
         there = [(fold.train, fold.val) for fold in read_folds(path)]
     except InputError:
-        return "replaced"
+        raise InputError(
+            f"{path} holds no folds, so it is not replaced; move it away, or choose another --out."
+        ) from None
     return "unchanged" if there == [(fold.train, fold.val) for fold in folds] else "replaced"
 
 
 def _to_train(cases: Cases) -> str:
     """Arguments of the command to train: a configuration, preprocessed if possible, FOLD, and ``-p`` if needed."""
-    found = cases.folder.glob("*Plans*.json") if cases.folder else ()
-    for file in sorted(found, key=lambda file: (file.stem != "nnUNetPlans", file.stem)):
-        planned: dict[str, Any] = read_json(file).get("configurations", {})
+    folder = cases.folder or Path()
+    for plans in sorted(plans_in(folder) if cases.folder else (), key=lambda name: (name != "nnUNetPlans", name)):
+        planned: dict[str, Any] = read_json(folder / f"{plans}.json")["configurations"]
         folders = {name: str(settings.get("data_identifier") or "-") for name, settings in planned.items()}
-        names = [name for name, folder in folders.items() if (file.parent / folder).is_dir()] or list(planned)
+        names = [name for name, data in folders.items() if (folder / data).is_dir()] or list(planned)
         if names:
-            plans = "" if file.stem == "nnUNetPlans" else f" -p {file.stem}"
+            plans = "" if plans == "nnUNetPlans" else f" -p {shlex.quote(plans)}"
             return f"{'3d_fullres' if '3d_fullres' in names else names[0]} FOLD{plans}"
     return "CONFIGURATION FOLD"

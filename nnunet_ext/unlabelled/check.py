@@ -91,6 +91,7 @@ def check_images(
     findings, whole = list(_misnumbered(images, raw)), dict(images.cases)
     for found in findings:
         whole.pop(found.case or "", None)
+    findings += _left_out(images, raw)
     reader = raw.reader().name
     calls = [(files, reader) for files in whole.values()]
     looks = dict(zip(whole, for_every_case(look_at, calls, processes, "unlabelled images"), strict=True))
@@ -117,6 +118,19 @@ def _misnumbered(images: UnlabelledImages, raw: RawDataset) -> Iterator[Finding]
             require_channels({name: files}, raw.description)
         except InputError as error:
             yield Finding("fatal", "channels", str(error), name)
+
+
+def _left_out(images: UnlabelledImages, raw: RawDataset) -> Iterator[Finding]:
+    known = {file.name for files in images.cases.values() for file in files}
+    others = sorted(
+        path.name
+        for path in images.folder.iterdir()
+        if path.is_file() and path.name not in known and not path.name.startswith(".")
+    )
+    if others:
+        text = f"{len(others)} other files are" if len(others) > 1 else "another file is"
+        example = f"such as {others[0]}" if len(others) > 1 else others[0]
+        yield Finding("warning", "name", f"{text} left out, {example}: images are named CASE_0000{raw.ending}")
 
 
 def _spacings(looks: Mapping[str, Look], fingerprint: Mapping[str, Any]) -> Iterator[Finding]:

@@ -82,6 +82,11 @@ def serve(
         first = cases[0]
     if prompts_out is not None:
         require_folder_of(prompts_out)
+        own = {file.resolve() for case in cases for file in (*case.images, case.out, case.session) if file is not None}
+        if Path(prompts_out).resolve() in own:
+            raise InputError(
+                f"--prompts-out {prompts_out} is the image, the segmentation or the session; choose another name."
+            )
 
     def fresh() -> S2VSession:
         session = S2VSession(device, **options)

@@ -143,6 +143,10 @@ def test_a_typo_is_answered_with_what_was_probably_meant():
     refused("'epoch'", "did you mean 'epochs'", plans={"epoch": 3})
     narrow = {"name": "narrow", "trainer": "nnUNetTrainerPnPNet", "plans": {"feature": [4, 8]}}
     refused("trainers, entry 2, plans", "did you mean 'features'", trainers=["nnUNetTrainerReference", narrow])
+    drawn = {"127": {"from": 27, "landmark": {"segmented": 4}}}
+    refused("drawn, 127: unknown key 'landmark'", "did you mean 'landmarks'", drawn=drawn, raw="/raw")
+    drawn = {"127": {"from": 27, "landmarks": {"segmented": 4, "rul": "interface"}}}
+    refused("drawn, 127, landmarks: unknown key", "did you mean 'rule'", drawn=drawn, raw="/raw")
     refused("'nsd_tolerance_mm'", "did you mean 'nsd_tolerances_mm'", metrics={"nsd_tolerance_mm": 1})
     refused("'nnUNetTrainerReferense'", "did you mean 'nnUNetTrainerReference'", baseline="nnUNetTrainerReferense")
 

@@ -178,9 +178,18 @@ def test_images_that_do_not_fit(tmp_path, names, sentence):
         require_images(images(tmp_path / "images", *names), DESCRIPTION)
 
 
-def test_no_process_at_all(tmp_path):
-    with pytest.raises(InputError, match="-npp 0 -nps 3: preprocessing and export need at least 1 process each"):
-        Prediction(processes=(0, 3)).run(None, tmp_path, tmp_path / "out")
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        (Prediction(processes=(0, 3)), "-npp 0 -nps 3: preprocessing and export need at least 1 process each"),
+        (Prediction(step_size=0), "-step_size 0 is no part of a tile; give a number above 0, up to 1"),
+        (Prediction(step_size=2), "-step_size 2 is no part of a tile"),
+        (Prediction(step_size=float("nan")), "-step_size nan is no part of a tile"),
+    ],
+)
+def test_a_setting_out_of_its_range_is_refused_before_a_model_is_loaded(tmp_path, how, sentence):
+    with pytest.raises(InputError, match=sentence):
+        how.predictor(Recorder, tmp_path / "no_model", {})
 
 
 def test_a_folder_that_does_not_exist(tmp_path):

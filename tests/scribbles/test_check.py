@@ -2,10 +2,12 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from nnunet_ext.cli import main
 from nnunet_ext.errors import InputError
@@ -124,6 +126,30 @@ def test_dense_labels_by_mistake(root):
     for seed, case in enumerate(CASES):
         replace(root, case, dense(seed))
     assert kinds(check(root), "fatal") == {("dense", None)}
+
+
+def test_scribbles_that_lie_elsewhere_than_their_image_by_their_header(root):
+    file = root / "raw" / NAME / "labelsTr" / "b.nii.gz"
+    label_map = sitk.ReadImage(str(file))
+    label_map.SetOrigin(np.add(label_map.GetOrigin(), (3.0, 4.0, 0.0)).tolist())
+    sitk.WriteImage(label_map, str(file))
+    report = check(root)
+    assert kinds(report) == {("geometry", "b")}
+    text = next(found.text for found in report.findings if found.kind == "geometry")
+    assert text.startswith("by their headers the scribbles lie up to 5.0 mm from the image b_0000.nii.gz")
+    assert kinds(check(root, True)) == {("geometry", "b")}
+    assert [found.kind for found in check(root, True).findings].count("geometry") == 2  # also of the dense labels
+
+
+def test_images_without_a_label_and_a_wrong_number_of_cases_are_named(root):
+    folder = root / "raw" / NAME
+    shutil.copy(folder / "imagesTr" / "a_0000.nii.gz", folder / "imagesTr" / "d_0000.nii.gz")
+    description = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps({**description, "numTraining": 4}))
+    report = check(root)
+    assert kinds(report, "warning") == {("no label", None), ("numTraining", None)}
+    assert "case d in imagesTr" in report.report()
+    assert "numTraining 4, but 3 cases have a label" in report.report()
 
 
 def test_a_case_without_scribbles_and_slices_without_any(root):
@@ -293,6 +319,14 @@ def test_dense_labels_that_do_not_fit(root):
     refused(root, "dense labels of none of the 3 cases", "a.nii.gz", with_dense=True)
     with pytest.raises(InputError, match="--dense"):
         check_scribbles(138, dense=root / "nowhere")
+
+
+def test_scribbles_are_no_dense_labels(root):
+    write(root / "dense" / "b.nii.gz", scribbles(1))
+    refused(root, "dense/b.nii.gz has the ignore label in", "holds scribbles; give dense labels", with_dense=True)
+    slices = np.where(np.arange(len(dense(1)))[:, None, None] % 2, 3, dense(1))  # every other slice, densely
+    write(root / "dense" / "b.nii.gz", slices)
+    assert kinds(check(root, True), "fatal") == set()
 
 
 def test_an_ignore_label_that_is_a_region(root):

@@ -1,6 +1,7 @@
 """``nnunet-ext scribbles generate``: what is drawn and what that depends on, what is written, what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -230,6 +231,7 @@ def test_a_folder_outside_nnunet_raw_is_named_by_its_whole_path(raw, tmp_path):
     folder = generate_dataset(elsewhere, "Dataset142_Elsewhere", processes=1).folder
     listed = json.loads((folder / "dataset.json").read_text())["dataset"]["a"]["images"]
     assert listed == [str(elsewhere / "imagesTr" / "a_0000.nii.gz")]
+    shutil.copytree(folder / "labelsTr_dense", folder / "labelsTr", dirs_exist_ok=True)
     again = generate_dataset(142, 143, processes=1).folder  # a source that itself only names its images
     assert json.loads((again / "dataset.json").read_text())["dataset"]["a"]["images"] == listed
 
@@ -261,7 +263,7 @@ def test_a_number_that_is_taken(raw, tmp_path, monkeypatch):
     refused(raw, "taken", "Dataset138_Old")
 
 
-@pytest.mark.parametrize("out", ["1000", "Liver", "Dataset1_Liver", "Dataset138_../x"])
+@pytest.mark.parametrize("out", ["0", "1000", "Dataset000_Liver", "Liver", "Dataset1_Liver", "Dataset138_../x"])
 def test_a_name_that_nnunet_would_not_find(raw, out):
     refused(raw, "--new-dataset", out=out)
 
@@ -288,6 +290,11 @@ def test_no_cases_and_no_dataset_json(raw):
     refused(raw, "no training cases")
     (raw / "Dataset038_Boxes" / "dataset.json").unlink()
     refused(raw, "no dataset.json")
+
+
+def test_a_source_that_has_scribbles_itself(raw):
+    generate_dataset(38, 138, processes=1)
+    refused(raw, "labelsTr", "holds scribbles; give dense labels", dataset=138, out=139)
 
 
 def test_an_unknown_label_in_the_last_case_leaves_nothing_behind(raw):

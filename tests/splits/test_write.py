@@ -107,7 +107,7 @@ def test_other_folds_are_not_overwritten_without_force(preprocessed):
 def test_a_file_that_is_no_folds_is_not_overwritten_either(preprocessed):
     folder = preprocessed()
     (folder / "splits_final.json").write_text("{")
-    refused("splits_final.json exists")
+    refused("splits_final.json holds no folds, so it is not replaced", force=True)
 
 
 def test_nothing_is_half_written(preprocessed, monkeypatch):

@@ -56,6 +56,18 @@ def test_what_cannot_be_preprocessed_is_fatal_and_named(root):
     assert "1 NaN" in text["holes"]
 
 
+def test_files_with_other_names_are_named(root):
+    place = write_images(root, ["good"])
+    (place / "good_0000.nii.gz").rename(place / "other.nii.gz")
+    write_images(root, ["new"])
+    (place / ".hidden").touch()
+    report = checked(root)
+    assert found(report) == [("warning", "name", None)]
+    assert report.findings[0].text == "another file is left out, other.nii.gz: images are named CASE_0000.nii.gz"
+    (place / "notes.txt").touch()
+    assert checked(root).findings[0].text.startswith("2 other files are left out, such as notes.txt: images")
+
+
 def test_another_spacing_and_another_unit_are_warned_of(root):
     place = write_images(root, ["near"])
     noise = np.random.default_rng(0).normal(1, 0.5, (6, 7, 8))

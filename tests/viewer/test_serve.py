@@ -86,6 +86,8 @@ def test_the_link_the_files_and_the_protocol(trained, tmp_path, monkeypatch, cap
         (["--out", str(tmp_path / "no" / "a.nii.gz")], "does not exist"),
         (["--out", str(tmp_path / "a.txt")], "endings"),
         (["--prompts-out", str(tmp_path / "no" / "a.json")], "does not exist"),
+        (["--prompts-out", str(image)], "is the image, the segmentation or the session"),
+        (["--prompts-out", str(saved)], "is the image, the segmentation or the session"),
         (["--image", str(tmp_path / "none.nii.gz")], "no image file"),
         (["--host", "0.0.0.0"], "every address"),
         (["--fold", "3"], "of fold 3"),
