@@ -78,25 +78,30 @@ def boundary_distance(probability: Tensor, steps: Steps) -> Tensor:
     return inner_boundary_distance(probability, steps)
 
 
-def inner_boundary_distance(probability: Tensor, steps: Steps) -> Tensor:
+def inner_boundary_distance(probability: Tensor, steps: Steps, inside: Tensor | None = None) -> Tensor:
     """The map D where all of its boxes lie within the volume.
 
     Args:
         probability: ``(…, *spatial)``, floating point, within [0, 1].
         steps: of :func:`radius_steps`, one number per spatial axis.
+        inside: bool, expandable to the shape of ``probability``; voxels where it is False do not count, as those
+            outside of the volume. All count by default.
 
     Returns:
         ``(…, *smaller)``: ``reach(steps)`` voxels are missing on each side.
     """
-    return _BoundaryDistance.apply(probability, steps)
+    return _BoundaryDistance.apply(probability, steps, inside)
 
 
 class _BoundaryDistance(torch.autograd.Function):
     """All levels in one pass over p and −p, because a minimum is a maximum."""
 
     @staticmethod
-    def forward(ctx: Any, probability: Tensor, steps: Steps) -> Tensor:
+    def forward(ctx: Any, probability: Tensor, steps: Steps, inside: Tensor | None) -> Tensor:
         widest = torch.stack([probability, -probability])
+        if inside is not None:  # the least that p and −p can be wins nowhere
+            widest[0].masked_fill_(~inside, 0)
+            widest[1].masked_fill_(~inside, -1)
         size = [n - 2 * r for n, r in zip(widest.shape[-len(steps[0]) :], reach(steps), strict=True)]
         keep = ctx.needs_input_grad[0]
         winners: list[Tensor] = []
@@ -109,14 +114,15 @@ class _BoundaryDistance(torch.autograd.Function):
                     winner = (before > here).to(torch.int8)
                     winners.append(winner.masked_fill_(after > widest, 2))
                 widest = torch.maximum(widest, after)
-            total += _centre(widest, size).sum(0)
-        ctx.steps, ctx.size = steps, size
+            contrast = _centre(widest, size).sum(0)
+            total += contrast if inside is None else contrast.clamp_(min=0)  # no voxel of the box may be inside
+        ctx.steps, ctx.size, ctx.inside = steps, size, inside
         ctx.save_for_backward(*winners)
         return total / len(steps)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         winners = list(ctx.saved_tensors)
         share = grad_output / len(ctx.steps)
         gradient = share.new_zeros(2, *share.shape)
@@ -130,7 +136,8 @@ class _BoundaryDistance(torch.autograd.Function):
                 for which, view in zip((1, 0, 2), _three(wider, axis), strict=True):
                     view.addcmul_(gradient, (winner == which).to(gradient.dtype))
                 gradient = wider
-        return gradient[0] - gradient[1], None
+        own = gradient[0] - gradient[1]
+        return own if ctx.inside is None else own.masked_fill_(~ctx.inside, 0), None, None
 
 
 def _advancing(level: tuple[int, ...]) -> list[int]:

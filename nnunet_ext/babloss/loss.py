@@ -8,6 +8,8 @@ Two terms, each on one and the same image, each with a gradient to one side only
   largest voxel, sharpened to ``h^β`` and divided by its sum, and D the map of the label, the term is ``1 − Σ q·D``. The
   gradient goes to the landmark. β makes q a Gaussian as narrow as L if h is as wide as the targets of the heatmaps.
 
+The end of the image is no surface: what lies beyond, where a patch reaches out of the image, does not count in D.
+
 A landmark that lies on several organs has the mean of their terms; the loss is the mean over the landmarks of a sample
 and then over the samples, of the pairs that take part. These do not:
 
@@ -126,7 +128,9 @@ class BridgeLoss(nn.Module):
         self.exclusive = exclusive
         self.seen = seen
 
-    def landmark_pulls_boundary(self, logits: Tensor, points: Tensor, states: Tensor, use: Tensor) -> Bridge:
+    def landmark_pulls_boundary(
+        self, logits: Tensor, points: Tensor, states: Tensor, use: Tensor, inside: Tensor | None = None
+    ) -> Bridge:
         """Direction A.
 
         Args:
@@ -134,15 +138,16 @@ class BridgeLoss(nn.Module):
             points: ``(B, K, dim)``, voxels of the patch; nan is harmless where a landmark is not present.
             states: ``(B, K)``, values of ``State``; only present landmarks take part.
             use: ``(B, K)`` bool, or ``(B, K, O)`` of :meth:`organs_with`; and of these only where it is True.
+            inside: ``(B, 1, *spatial)`` bool, where the image is; everywhere by default.
         """
         with torch.autocast(logits.device.type, enabled=False):
             self._check(logits, points)
             nothing = _nothing(logits)
             shape = logits.shape[2:]
             last = torch.tensor(shape, device=points.device) - 1
-            inside = ((points >= EDGE) & (points <= last - EDGE)).all(-1)
+            within = ((points >= EDGE) & (points <= last - EDGE)).all(-1)
             use = _by_organ(use)
-            b, k = (use.any(2) & (states == State.PRESENT) & inside).nonzero(as_tuple=True)
+            b, k = (use.any(2) & (states == State.PRESENT) & within).nonzero(as_tuple=True)
             if not len(b):
                 return Bridge(nothing, torch.zeros_like(b).sum())
             points = points.detach()[b, k].to(nothing.dtype)
@@ -151,9 +156,11 @@ class BridgeLoss(nn.Module):
             near = window.take(logits, b).to(nothing.dtype)
             near = near.softmax(1) if self.exclusive else near.sigmoid()
             organs = self._organs(near, k)
-            active = (organs > 0.5).flatten(2).any(2) & (organs < 0.5).flatten(2).any(2)
+            image = None if inside is None else window.take(inside, b)
+            sides = organs if image is None else organs.where(image, 0.5)
+            active = (sides > 0.5).flatten(2).any(2) & (sides < 0.5).flatten(2).any(2)
             weight = (window.gaussian(points, self.sigma) * window.inside).flatten(1)[:, None]
-            distance = inner_boundary_distance(organs, self.steps).flatten(2) * window.inside.flatten(1)[:, None]
+            distance = inner_boundary_distance(organs, self.steps, image).flatten(2) * window.inside.flatten(1)[:, None]
             similarity = (weight * distance).sum(2)
             if self.similarity == "expectation":
                 similarity = similarity / weight.sum(2)
@@ -164,7 +171,13 @@ class BridgeLoss(nn.Module):
             return _mean(1 - similarity, active & use[b, k], b)
 
     def boundary_pulls_landmark(
-        self, landmark_logits: Tensor, one_hot: Tensor, annotated: Tensor, states: Tensor, use: Tensor
+        self,
+        landmark_logits: Tensor,
+        one_hot: Tensor,
+        annotated: Tensor,
+        states: Tensor,
+        use: Tensor,
+        inside: Tensor | None = None,
     ) -> Bridge:
         """Direction B.
 
@@ -174,6 +187,7 @@ class BridgeLoss(nn.Module):
             annotated: ``(B, 1, *spatial)`` bool, False where the label is "ignore".
             states: ``(B, K)``, values of ``State``; only unknown landmarks take part.
             use: ``(B, K)`` bool, or ``(B, K, O)`` of :meth:`organs_with`; and of these only where it is True.
+            inside: ``(B, 1, *spatial)`` bool, where the image is; everywhere by default.
         """
         with torch.autocast(landmark_logits.device.type, enabled=False):
             self._check(one_hot)
@@ -182,16 +196,17 @@ class BridgeLoss(nn.Module):
             last = torch.tensor(shape, device=landmark_logits.device) - 1
             highest, where = landmark_logits.detach().flatten(2).max(2)
             peaks = torch.stack(_unravel(where, shape), -1)
-            inside = ((peaks >= EDGE) & (peaks <= last - EDGE)).all(-1)
+            within = ((peaks >= EDGE) & (peaks <= last - EDGE)).all(-1)
             seen = highest.to(nothing.dtype).sigmoid() >= self.seen
             use = _by_organ(use)
-            b, k = (use.any(2) & (states == State.UNKNOWN) & inside & seen).nonzero(as_tuple=True)
+            b, k = (use.any(2) & (states == State.UNKNOWN) & within & seen).nonzero(as_tuple=True)
             if not len(b):
                 return Bridge(nothing, torch.zeros_like(b).sum())
             window = _Window(shape, peaks[b, k], [math.ceil(CUT * s) for s in self.sigma], self.steps)
             with torch.no_grad():
                 organs = self._organs(window.take(one_hot, b).to(nothing.dtype), k)
-                distance = inner_boundary_distance(organs, self.steps).flatten(2)
+                image = None if inside is None else window.take(inside, b)
+                distance = inner_boundary_distance(organs, self.steps, image).flatten(2)
                 occurs = self._organs(one_hot.flatten(2).amax(2)[b].to(nothing.dtype), k) > 0
                 known = window.take(annotated, b).flatten(1).all(1)
             # h^β divided by its sum, in logarithms

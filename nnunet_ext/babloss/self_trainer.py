@@ -29,6 +29,11 @@ class SelfTraining(PseudoLabels):
         return True
 
     @property
+    def knows_inside(self) -> bool:
+        """For the bridge, to which the end of the image is no surface."""
+        return self.options.babloss.a_weight > 0 or self.options.babloss.b_weight > 0
+
+    @property
     def pseudo_options(self) -> PseudoLabelOptions:
         return self.options.babloss
 

@@ -32,7 +32,7 @@ from nnunet_ext.nnunet.labels import finest
 from nnunet_ext.nnunet.options import MethodOptions
 from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
 from nnunet_ext.nnunet.plans import extension_settings
-from nnunet_ext.nnunet.trainer import Batch
+from nnunet_ext.nnunet.trainer import INSIDE, Batch
 from nnunet_ext.nnunet.unet import PlannedUNet
 from nnunet_ext.partial_labels.declaration import annotated_labels, keys_like_ours
 from nnunet_ext.partial_labels.trainer import PartialLabels
@@ -105,17 +105,17 @@ class LandmarkTrainer(LandmarkValidation):
     def bridge_terms(self, logits: Tensor, landmark_logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the directions that this trainer has."""
         options, states, target = self.options.babloss, batch["landmark_states"], finest(batch["target"])
-        drawn = self.drawn(batch)
+        drawn, inside = self.drawn(batch), batch.get(INSIDE)
         terms: dict[str, Tensor] = {}
         if options.a_weight:
             nobody = self.bridge.organs_with(~drawn)
-            a = self.bridge.landmark_pulls_boundary(logits, batch["landmarks"], states, nobody)
+            a = self.bridge.landmark_pulls_boundary(logits, batch["landmarks"], states, nobody, inside)
             terms[BRIDGE_A] = a.loss
             self.record(PAIRS_A, a.active)
         if options.b_weight:
             labels, annotated = self.labels.one_hot(target), self.labels.annotated(target)
             use = self.bridge.organs_with(drawn)
-            b = self.bridge.boundary_pulls_landmark(landmark_logits, labels, annotated, states, use)
+            b = self.bridge.boundary_pulls_landmark(landmark_logits, labels, annotated, states, use, inside)
             terms[BRIDGE_B] = b.loss
             self.record(PAIRS_B, b.active)
         return terms

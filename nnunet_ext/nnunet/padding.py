@@ -42,35 +42,44 @@ class UnannotatedPadding(CommonTrainer):
         """Whether padding counts as annotated background, as in stock nnU-Net."""
         return self.labels.ignore_label is None
 
+    @property
+    def knows_inside(self) -> bool:
+        """Whether training batches say where the image is, also if padding counts as annotated."""
+        return not self.padding_is_annotated
+
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
-        return self._keeping_outside(super().get_training_transforms(*args, **kwargs))
+        transforms = super().get_training_transforms(*args, **kwargs)
+        if self.knows_inside:
+            keep_outside(transforms)
+        return transforms
 
     def get_validation_transforms(self, *args: Any, **kwargs: Any) -> Any:
-        return self._keeping_outside(super().get_validation_transforms(*args, **kwargs))
-
-    def _keeping_outside(self, transforms: Any) -> Any:
+        transforms = super().get_validation_transforms(*args, **kwargs)
         if not self.padding_is_annotated:
             keep_outside(transforms)
         return transforms
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
         training, validation = super().get_tr_and_val_datasets()
-        if self.padding_is_annotated:
-            return training, validation
-        return DatasetWithBlack(training), DatasetWithBlack(validation)
+        if self.knows_inside:
+            training = DatasetWithBlack(training)
+        if not self.padding_is_annotated:
+            validation = DatasetWithBlack(validation)
+        return training, validation
 
     def without_padding(self, batch: Batch) -> Batch:
-        """Set voxels outside of the image to "ignore" at all resolutions, and add where the image is."""
-        if self.padding_is_annotated:
-            return batch
+        """Set voxels outside of the image to "ignore", or to background, and add where the image is."""
         targets = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
-        ignored, inside = zip(*(ignored_outside(target, self.labels) for target in targets), strict=True)
-        target = list(ignored) if isinstance(batch["target"], list) else ignored[0]
+        filled, inside = zip(
+            *(filled_outside(target, self.labels, self.padding_is_annotated) for target in targets), strict=True
+        )
+        target = list(filled) if isinstance(batch["target"], list) else filled[0]
         return {**batch, "target": target, INSIDE: inside[0]}
 
     def prepare_batch(self, batch: Batch) -> Batch:
-        batch = self.without_padding(batch)
-        if INSIDE in batch:
+        if self.knows_inside:
+            batch = self.without_padding(batch)
+        if not self.padding_is_annotated:
             annotated = self.labels.annotated(finest(batch["target"]))
             self.record(ANNOTATED, annotated.sum() / batch[INSIDE].sum().clamp(min=1))
         return super().prepare_batch(batch)
@@ -87,25 +96,29 @@ class UnannotatedPadding(CommonTrainer):
         return "the voxels of the images in the validation patches"
 
     def validation_step(self, batch: dict) -> dict:
-        return super().validation_step(self.without_padding(batch))
+        return super().validation_step(batch if self.padding_is_annotated else self.without_padding(batch))
 
 
-def ignored_outside(target: Tensor, labels: LabelView) -> tuple[Tensor, Tensor]:
+def filled_outside(target: Tensor, labels: LabelView, annotated: bool = False) -> tuple[Tensor, Tensor]:
     """Return the target as all of this package expects it, and ``(B, 1, *spatial)`` bool: True inside of the image.
 
     Args:
-        target: ``(B, 1, *spatial)`` labels, :data:`OUTSIDE` outside; regions: ``(B, R + 2, *spatial)`` bool, whose last
-            channel is what is outside. Without that channel nothing is.
-        labels: of a data set with an ignore label.
+        target: ``(B, 1, *spatial)`` labels, :data:`OUTSIDE` outside; regions: bool, ``(B, R + 1, *spatial)``, one more
+            with an ignore label, whose last channel is what is outside. Without that channel nothing is.
+        labels: of the data set.
+        annotated: what is outside becomes background; otherwise "ignore", which the data set must have.
     """
-    assert labels.ignore_label is not None
     if not labels.has_regions:
         outside = target == OUTSIDE
-        return target.masked_fill(outside, labels.ignore_label), ~outside
-    if target.shape[1] == labels.num_heads + 1:
+        fill = 0 if annotated else labels.ignore_label
+        assert fill is not None
+        return target.masked_fill(outside, fill), ~outside
+    if target.shape[1] == labels.num_heads + (labels.ignore_label is not None):
         return target, torch.ones_like(target[:, :1], dtype=torch.bool)
-    outside = target[:, -1:].bool()
-    return torch.cat([target[:, :-2], target[:, -2:-1].bool() | outside], 1), ~outside
+    own, outside = target[:, :-1], target[:, -1:].bool()
+    if not annotated:
+        own = torch.cat([own[:, :-1], own[:, -1:].bool() | outside], 1)
+    return own, ~outside
 
 
 class DatasetWithBlack:

@@ -38,6 +38,23 @@ def brute_force(p, levels, spacing):
     return result
 
 
+def brute_force_inside(p, inside, levels, spacing):
+    """The same of the voxels that are inside; 0 where a box has none."""
+    result = np.zeros(p.shape)
+    for v in np.ndindex(p.shape):
+        for r in range(1, levels + 1):
+            radius = [int(np.floor(r * min(spacing) / mm + 0.5)) for mm in spacing]
+            place = tuple(slice(max(0, i - a), i + a + 1) for i, a in zip(v, radius, strict=True))
+            box = p[place][inside[place]]
+            result[v] += (box.max() - box.min()) / levels if box.size else 0
+    return result
+
+
+def padded(x, steps, value):
+    """As much of a value around the last axes as the boxes reach."""
+    return torch.nn.functional.pad(x, [n for r in reversed(reach(steps)) for n in (r, r)], value=value)
+
+
 def sample(shape, seed=0, dtype=torch.float64):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
@@ -48,6 +65,24 @@ def test_equals_its_definition(shape, levels, spacing):
     found = boundary_distance(p, radius_steps(levels, spacing))
     for one, expected in zip(found.numpy(), p.numpy(), strict=True):
         np.testing.assert_allclose(one, brute_force(expected, levels, spacing), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(("shape", "levels", "spacing"), CASES)
+def test_voxels_that_are_not_inside_do_not_count(shape, levels, spacing):
+    p, steps = sample((2, *shape)), radius_steps(levels, spacing)
+    inside = sample((2, *shape), seed=1) < 0.3
+    inside[1] = False
+    found = inner_boundary_distance(padded(p, steps, 0.7), steps, padded(inside, steps, False))
+    for one, own, where in zip(found.numpy(), p.numpy(), inside.numpy(), strict=True):
+        np.testing.assert_allclose(one, brute_force_inside(own, where, levels, spacing), rtol=0, atol=1e-14)
+    assert not found[1].any()
+    everywhere = padded(torch.ones_like(inside), steps, False)
+    torch.testing.assert_close(
+        inner_boundary_distance(padded(p, steps, 0.7), steps, everywhere),
+        boundary_distance(p, steps),
+        rtol=0,
+        atol=1e-14,
+    )
 
 
 @pytest.mark.parametrize("lead", [(), (2,), (2, 1, 3)])
@@ -152,6 +187,17 @@ def test_without_contrast_there_is_no_boundary():
 def test_gradient(shape, levels, spacing):
     p, steps = sample(shape).requires_grad_(), radius_steps(levels, spacing)
     assert torch.autograd.gradcheck(lambda p: boundary_distance(p, steps), (p,))
+
+
+@pytest.mark.parametrize(("shape", "levels", "spacing"), [CASES[1], CASES[3]])
+def test_gradient_with_voxels_that_are_not_inside(shape, levels, spacing):
+    steps = radius_steps(levels, spacing)
+    inside = padded(sample(shape, seed=1) < 0.4, steps, False)
+    p = padded(sample(shape), steps, 0.5).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: inner_boundary_distance(x, steps, inside), p)
+    (gradient,) = torch.autograd.grad(inner_boundary_distance(p, steps, inside).sum(), p)
+    assert gradient[inside].any()
+    assert not gradient[~inside].any()
 
 
 def test_the_gradient_at_a_voxel_goes_to_the_extremes_of_its_boxes():

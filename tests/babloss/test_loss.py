@@ -442,6 +442,46 @@ def test_mirrored_images_have_the_same_loss(seed, case, halves):
         assert found_b.loss.item() == pytest.approx(expected_b.loss.item(), abs=1e-9)
 
 
+@pytest.mark.parametrize("shape", [(24, 21), (17, 18, 19)])
+def test_the_end_of_the_image_is_no_surface(shape):
+    """An image that ends inside of the patch has the losses of a patch that ends where the image does."""
+    dim, margin = len(shape), 4
+    loss = BridgeLoss([[(1,)]] * 3, (1.0,) * dim)
+    generator = torch.Generator().manual_seed(0)
+
+    def put(x, value):
+        return torch.nn.functional.pad(x.double(), [margin] * 2 * dim, value=value)
+
+    inside = put(torch.ones(1, 1, *shape), 0.0).bool()
+    # the organ reaches the end of the image, and its landmarks are near there
+    organ = (torch.arange(shape[0]).view(-1, *[1] * (dim - 1)) >= shape[0] - 5).expand(shape)
+    points = torch.rand(1, 3, dim, generator=generator, dtype=torch.float64) * 4 + 4
+    points[..., 0] = shape[0] - 1 - torch.tensor([1.0, 3.0, 6.0])
+    logits = torch.stack([2 - 4.0 * organ, 4.0 * organ - 2])[None]
+    logits = logits + torch.randn(logits.shape, generator=generator)
+    present, unknown = torch.full((1, 3), State.PRESENT), torch.full((1, 3), State.UNKNOWN)
+    use = torch.ones(1, 3, dtype=torch.bool)
+    alone = loss.landmark_pulls_boundary(logits, points, present, use)
+    for fill in (-3.0, 3.0):
+        framed = put(logits, fill).requires_grad_()
+        found = loss.landmark_pulls_boundary(framed, points + margin, present, use, inside)
+        assert found.active == alone.active == 3
+        torch.testing.assert_close(found.loss, alone.loss.double())
+        found.loss.backward()
+        assert not framed.grad[~inside.expand_as(framed)].any()
+
+    heat = balls(points, present, shape, [4.0] * dim).double().clamp(1e-4, 1 - 1e-4).logit()
+    one_hot, annotated = torch.stack([~organ, organ])[None].double(), torch.ones(1, 1, *shape, dtype=torch.bool)
+    alone = loss.boundary_pulls_landmark(heat, one_hot, annotated, unknown, use)
+    one_hot, annotated = torch.cat([put(one_hot[:, :1], 1.0), put(one_hot[:, 1:], 0.0)], 1), torch.ones_like(inside)
+    found = loss.boundary_pulls_landmark(put(heat, -9.0), one_hot, annotated, unknown, use, inside)
+    assert found.active == alone.active == 3
+    torch.testing.assert_close(found.loss, alone.loss)
+    # without "inside" the end of the image would be the surface of the landmark beside it
+    wrong = loss.boundary_pulls_landmark(put(heat, -9.0), one_hot, annotated, unknown, use)
+    assert wrong.loss < found.loss - 0.05
+
+
 @pytest.mark.parametrize("similarity", ["expectation", "cosine"])
 @pytest.mark.parametrize(("shape", "spacing"), [((6, 7), (1.0, 1.0)), ((4, 5, 6), (1.5, 1.0, 1.0))])
 def test_gradient(shape, spacing, similarity):

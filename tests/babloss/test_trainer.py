@@ -24,7 +24,7 @@ from nnunet_ext.medcontext.trainer import MedContext
 from nnunet_ext.nnunet.models import Prediction
 from nnunet_ext.nnunet.options import not_applied, with_overrides
 from nnunet_ext.nnunet.pseudo_label_training import PSEUDO
-from nnunet_ext.nnunet.trainer import SEGMENTATION
+from nnunet_ext.nnunet.trainer import INSIDE, SEGMENTATION
 from tests import tiny
 from tests.landmarks.training import landmark_dataset
 
@@ -254,6 +254,41 @@ def test_direction_b_moves_landmarks_that_nobody_placed(make):
     assert found["landmark_decoder"] > 0
     _, found = gradients(trainer, BRIDGE_B, batch_of(trainer, BOTH_KINDS[0], [False, False]))
     assert sum(found.values()) == 0
+
+
+@pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
+def test_batches_say_where_the_image_is_and_have_the_targets_of_stock_nnunet(make, configuration):
+    """The bridge must not take the end of the image for a surface; for the segmentation padding stays background."""
+
+    def prepared(name):
+        trainer = make(name, configuration)
+        np.random.seed(0)
+        torch.manual_seed(0)
+        loaders = trainer.get_dataloaders()
+        return [trainer.prepare_batch(trainer.to_device(next(loaders[0]))) for _ in range(4)]
+
+    shares = []
+    for ours, stock in zip(prepared("nnUNetTrainerBaBLoss"), prepared("nnUNetTrainerLandmark"), strict=True):
+        assert INSIDE not in stock
+        assert torch.equal(ours["data"], stock["data"])
+        assert all(torch.equal(a, b) for a, b in zip(ours["target"], stock["target"], strict=True))
+        shares.append(ours[INSIDE].float().mean().item())
+    assert 0.1 < min(shares) < 0.95
+
+
+@pytest.mark.parametrize("term", [BRIDGE_A, BRIDGE_B])
+def test_both_directions_use_where_the_image_is(make, term):
+    trainer = make("nnUNetTrainerBaBLoss", options={"seen": 0.0})
+    trainer.network.train()
+    batch = trainer.prepare_batch(trainer.to_device(batch_of(trainer, *BOTH_KINDS)))
+    everywhere = torch.ones_like(batch["data"][:, :1], dtype=torch.bool)
+    losses = [
+        trainer.compute_terms(trainer.network(batch["data"]), {**batch, INSIDE: inside})[term].item()
+        for inside in (everywhere, everywhere & False)
+    ]
+    # where nothing is inside there is no boundary: nothing takes part in A, and B is as far from one as it can be
+    assert losses[1] == pytest.approx(0 if term == BRIDGE_A else 1)
+    assert losses[0] != pytest.approx(losses[1], abs=0.01)
 
 
 def test_samples_in_which_nothing_is_drawn_do_not_dilute_the_dice(make):

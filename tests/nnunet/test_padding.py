@@ -9,7 +9,7 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from nnunet_ext.nnunet.labels import LabelView
-from nnunet_ext.nnunet.padding import BLACK, DatasetWithBlack, ignored_outside, keep_outside
+from nnunet_ext.nnunet.padding import BLACK, DatasetWithBlack, filled_outside, keep_outside
 from nnunet_ext.nnunet.trainer import INSIDE
 from nnunet_ext.nnunet.transforms import OUTSIDE
 from tests import tiny
@@ -180,14 +180,14 @@ def test_the_previous_stage_of_a_cascade_has_no_outside_and_black_stays_black(ma
 def test_what_the_trainer_gets_has_no_outside_any_more():
     classes, regions = LabelView(3, False, IGNORE), LabelView(2, True, IGNORE)
     target = torch.tensor([OUTSIDE, 0, 2, IGNORE], dtype=torch.int16).view(1, 1, 4)
-    ignored, inside = ignored_outside(target, classes)
+    ignored, inside = filled_outside(target, classes)
     assert ignored.flatten().tolist() == [IGNORE, 0, 2, IGNORE]
     assert inside.flatten().tolist() == [False, True, True, True]
     channels = torch.tensor([[0, 1, 0], [0, 0, 0], [0, 0, 1], [1, 0, 0]], dtype=torch.bool)[None]
-    ignored, inside = ignored_outside(channels, regions)
+    ignored, inside = filled_outside(channels, regions)
     assert ignored[0].int().tolist() == [[0, 1, 0], [0, 0, 0], [1, 0, 1]]
     assert inside.flatten().tolist() == [False, True, True]
-    same, inside = ignored_outside(channels[:, :3], regions)
+    same, inside = filled_outside(channels[:, :3], regions)
     assert torch.equal(same, channels[:, :3])
     assert inside.all()
 
