@@ -30,6 +30,7 @@ from nnunet_ext.landmarks.check_rules import (
     annotated,
     empty_mask,
     far_from_organ,
+    flipped_everywhere,
     flipped_fits,
     names_of,
     pairs,
@@ -214,7 +215,7 @@ def check_landmarks(
     findings += [finding for case in cases for finding in case.findings]
     all_placed = {case.name: case.placed for case in cases if case.placed is not None}
     segmented = [case.name for case in cases if case.segmented]
-    ordered = LandmarkReport.by_severity(findings)
+    ordered = LandmarkReport.by_severity(flipped_everywhere(findings, len(all_placed)))
     return LandmarkReport(ordered, found, all_placed, tuple(segmented), tuple(distances))
 
 

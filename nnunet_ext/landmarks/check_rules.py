@@ -192,6 +192,25 @@ def annotated(all_placed: Mapping[str, PlacedLandmarks], names: Sequence[str]) -
         yield Finding("fatal", "outside", "all landmarks of all cases are outside of the images; are positions in mm?")
 
 
+def flipped_everywhere(findings: Sequence[Finding], cases: int) -> list[Finding]:
+    """The findings, with one for the data set if RAS and LPS are exchanged in all of its cases.
+
+    Args:
+        findings: findings of all rules.
+        cases: number of cases with landmarks.
+    """
+    own = [found for found in findings if (found.severity, found.kind) == ("fatal", "RAS/LPS")]
+    if len(own) < max(cases, 2):
+        return list(findings)
+    text = f"the landmarks of all {cases} cases fit their images only if x and y change their sign: {_MIXED}"
+    rest = [found for found in findings if found not in own]
+    consequences = {(None, "outside"), (None, "prior")}
+    return [
+        Finding("fatal", "RAS/LPS", text),
+        *(found for found in rest if (found.case, found.kind) not in consequences),
+    ]
+
+
 def pairs(all_placed: Mapping[str, PlacedLandmarks], declaration: Declaration) -> Iterator[Finding]:
     """Find cases in which the two landmarks of a mirror pair lie the other way round than usual."""
     for pair in chain.from_iterable(declaration.mirror_pairs.values()):
@@ -258,7 +277,7 @@ def far_from_organ(landmark: str, organ: str, distances_mm: Mapping[str, float],
         distances_mm: distance by case.
         voxel_mm: the finest spacing.
     """
-    if np.median(np.abs(list(distances_mm.values()))) > PRIOR_VOXELS * voxel_mm:
+    if distances_mm and np.median(np.abs(list(distances_mm.values()))) > PRIOR_VOXELS * voxel_mm:
         return
     for case, mm in distances_mm.items():
         if abs(mm) > PRIOR_VOXELS * voxel_mm:

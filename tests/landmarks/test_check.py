@@ -144,6 +144,15 @@ def test_ras_taken_for_lps_is_found_by_the_image(folder):
     assert report.exit_code == 1
 
 
+def test_ras_taken_for_lps_in_all_cases_is_one_finding(folder):
+    for case in KINDS:
+        if KINDS[case] != "labels":
+            put(folder, case, flipped(CASES[case].landmarks))
+    report = check(folder)
+    assert kinds(report, "fatal") == {("RAS/LPS", None)}
+    assert "cases fit their images only if x and y change their sign: RAS was saved as LPS" in report.report()
+
+
 def centred(tmp_path, both: str) -> Path:
     """Images around the origin of the world, where a flipped point is inside, too."""
     cases = {name: (Case(seed, (2.0, -1.0, 0.0)), both) for seed, name in enumerate("abcdef")}
