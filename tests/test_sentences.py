@@ -13,7 +13,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.planning import load_presets
 from tests import tiny
 
-NO_RAW = "Data set '{}' is not in nnUNet_raw=ROOT/raw; give the number or name of one that is, or a folder."
+NO_RAW = "Data set '{}' is not in nnUNet_raw=ROOT/raw; give the number or name of one that is."
 NO_MODEL = "nowhere is no trained model: it has no plans.json; give the folder that holds fold_0 and others."
 
 SENTENCES = {
