@@ -213,3 +213,21 @@ def test_a_case_is_read_with_black_for_the_background_in_front_of_which_nothing_
 def test_transforms_that_remove_no_label_are_said():
     with pytest.raises(RuntimeError, match="remove the label −1 in 0 places instead of 1"):
         keep_outside(ComposeTransforms([]))
+
+
+@pytest.mark.parametrize("ignore", [None, IGNORE])
+@pytest.mark.parametrize("regions", [False, True])
+def test_padding_that_is_annotated_becomes_background_and_is_known(regions, ignore):
+    labels = LabelView(2, regions, ignore)
+    inside = torch.ones(1, 1, 3, 4, dtype=torch.bool)
+    inside[..., 0] = False
+    if regions:
+        own = (torch.rand(1, 2 + (ignore is not None), 3, 4) < 0.5) & inside
+        target = torch.cat([own, ~inside], 1)
+    else:
+        own = torch.randint(0, 2, (1, 1, 3, 4)) * inside
+        target = own.masked_fill(~inside, OUTSIDE)
+    filled, where = filled_outside(target, labels, annotated=True)
+    assert torch.equal(filled, own)
+    assert torch.equal(where, inside)
+    assert labels.annotated(filled)[~inside].all()
