@@ -140,7 +140,7 @@ TRAINERS: dict[str, Entry] = {
         description="the pulling branch of PnPNet alone: class clustering module",
         needs="",
         network="own",
-        measured="no difference shown (ACDC and synthetic structures, three seeds)",
+        measured="better at the border (ACDC, synthetic structures; three seeds), no verdict yet",
         page="docs/results/pnpnet.md",
     ),
     "nnUNetTrainerSegmentedOnly": Entry(
