@@ -186,9 +186,11 @@ def _settle_other_results(
         InputError: there are such results, and ``anew`` is False.
     """
     for job in jobs:
-        known = before.get(job.name, job)
-        begun = benchmark.fold(job).is_dir() or benchmark.record(job) is not None
-        if not begun or (known.key == job.key and not (anew and other_version)):
+        known, record = before.get(job.name, job), benchmark.record(job)
+        begun = benchmark.fold(job).is_dir() or record is not None
+        # a job that was left out for a while is known by its record alone
+        same = known.key == job.key and (record is None or record["key"] == job.key)
+        if not begun or (same and not (anew and other_version)):
             continue
         if not anew:
             raise InputError(

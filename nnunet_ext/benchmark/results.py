@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -291,7 +292,8 @@ def from_models(
             frames.append(pd.DataFrame(evaluation.rows()).assign(arm=arm, group=name, fold=fold, seed=seed))
             final = folder / f"fold_{fold}" / "checkpoint_final.pth"
             about = records.training(final.parent) if final.is_file() else {}
-            log = max(final.parent.glob("training_log_*.txt"), default=None)  # named by the time
+            # named by the time, whose numbers have no leading zeros
+            log = max(final.parent.glob("training_log_*.txt"), key=_numbers_in, default=None)
             plans = folder / "plans.json"
             trainings.append(Training(arm, name, fold, seed, predictions, about, plans=plans, log=log))
     return Results(
@@ -325,6 +327,10 @@ def image_of(group: Group, case: str) -> Path | None:
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _numbers_in(file: Path) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", file.name)]
 
 
 def _checked_baseline(baseline: str, arms: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
 from nnunet_ext.data.channels import images_by_case, require_channels, require_numbered
 from nnunet_ext.data.folders import dataset_folder, visible_files
@@ -133,16 +134,16 @@ def require_no_scribbles(array: NDArray, ignore: int, where: Path) -> None:
     annotated = array != ignore
     if not annotated.any():
         return
-    # of slices that somebody annotated, whichever way they lie, dense labels cover the most
-    sizes = [annotated.size]
-    if annotated.ndim == 3:
-        for axis, length in enumerate(annotated.shape):
-            slices = annotated.any(axis=tuple({0, 1, 2} - {axis}))
-            sizes.append(int(slices.sum()) * annotated.size // length)
+    # Dense labels cover most of the box around them, or of its slices that somebody annotated, whichever way they lie.
+    box = annotated[find_objects(annotated.astype(np.uint8))[0]]
+    sizes = [box.size]
+    for axis, length in enumerate(box.shape if box.ndim == 3 else ()):
+        slices = box.any(axis=tuple({0, 1, 2} - {axis}))
+        sizes.append(int(slices.sum()) * box.size // length)
     share = float(annotated.sum() / min(sizes))
     if share <= DENSE_FRACTION:
         raise InputError(
-            f"{where} has the ignore label in {100 * (1 - share):.0f} % of the voxels of its annotated slices, so it "
+            f"{where} has the ignore label in {100 * (1 - share):.0f} % of the voxels between labels, so it "
             "holds scribbles; give dense labels."
         )
 

@@ -157,7 +157,7 @@ class Correction:
         settings = case.model.configuration_manager
         around = Neighbourhood.of(settings.spacing[-2:], settings.patch_size[-2:], case.gap)
         self.engine = Propagation(
-            network, case.image, case.tiles, FeatureCache(cache_bytes), around, propagates, early_stop
+            network, case.image, case.tiles, FeatureCache(cache_bytes), around, case.gap, propagates, early_stop
         )
         self.threads = threads
         self._automatic: tuple[tuple[TileState, ...], tuple[Sheet, ...]] | None = None
@@ -180,8 +180,9 @@ class Correction:
         start, sheets = state.start or automatic, list(state.sheets or automatic)
         state, tiles, answers, spreading = self._heard(state, sheets, progress)
         asked = self._asked(state) if state.waiting else None
-        if state.waiting and not any(len(stroke.around) for stroke in state.waiting):
-            answers = grown(answers, {index: sheets[index].answer.unpacked() for index in answers}, state.waiting)
+        heard = [stroke for stroke in state.waiting if stroke.heard]
+        if heard and not any(len(stroke.around) for stroke in heard):
+            answers = grown(answers, {index: sheets[index].answer.unpacked() for index in answers}, heard)
         for index, answer in answers.items():
             sheets[index] = sheets[index].answered(answer, start[index], state.locked, index in state.accepted, asked)
         for stroke in state.waiting:
@@ -207,7 +208,7 @@ class Correction:
         for index in stroke.slices:
             sheets[index] = stroke.on(index, sheets[index])
         # waiting strokes enter the label map later, so draw this one again after them
-        waiting = (*state.waiting, stroke) if state.waiting else ()
+        waiting = (*state.waiting, replace(stroke, heard=False)) if state.waiting else ()
         return replace(state, sheets=tuple(sheets), waiting=waiting)
 
     def of_label_map(self, labels: NDArray, values: Sequence[int], keep: bool, progress: Progress | None) -> State:
@@ -328,7 +329,7 @@ class Correction:
         """The marks of a state that move centres: all but new ones that only change a part of a structure."""
         values = self.case.model.label_manager.all_labels
         drawn: dict[tuple[int, int], list[NDArray[np.int64]]] = {}
-        for stroke in state.waiting:
+        for stroke in (stroke for stroke in state.waiting if stroke.heard):
             for index in np.unique(stroke.voxels[:, 0]).tolist():
                 own = stroke.voxels[stroke.voxels[:, 0] == index, 1:]
                 drawn.setdefault((index - self._first, stroke.label), []).append(own)
@@ -365,8 +366,9 @@ class Correction:
 
     @staticmethod
     def _asked(state: State) -> set[int]:
-        """The labels of the waiting strokes, and background if one of them is a box."""
-        return {stroke.label for stroke in state.waiting} | {0 for stroke in state.waiting if len(stroke.around)}
+        """The labels of the waiting strokes that the network hears, and background if one of them is a box."""
+        heard = [stroke for stroke in state.waiting if stroke.heard]
+        return {stroke.label for stroke in heard} | {0 for stroke in heard if len(stroke.around)}
 
     @property
     def _first(self) -> int:

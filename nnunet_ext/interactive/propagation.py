@@ -83,6 +83,7 @@ class Propagation:
         tiles: rows and columns of each tile.
         cache: cache of features.
         around: lengths of the image, for :mod:`nnunet_ext.interactive.nearby`.
+        gap: distance of two slices in mm, for the network.
         propagates: if False, a mark changes only its own slice, and the others keep their automatic result.
         early_stop: if False, chains are followed to the last slice.
     """
@@ -94,6 +95,7 @@ class Propagation:
         tiles: Sequence[tuple[slice, slice]],
         cache: FeatureCache,
         around: Neighbourhood,
+        gap: float,
         propagates: bool = True,
         early_stop: bool = True,
     ) -> None:
@@ -108,9 +110,7 @@ class Propagation:
 
         def column(tile: int) -> Column:
             rows, columns = tiles[tile]
-            return Column(
-                network, lambda index: image[:, index, rows, columns], self.depth, [()], around.gap, cache, tile
-            )
+            return Column(network, lambda index: image[:, index, rows, columns], self.depth, [()], gap, cache, tile)
 
         self.columns = [column(tile) for tile in range(len(tiles))]
         self.seen = [one.there.nonzero().flatten().tolist() for one in self.columns]

@@ -682,7 +682,9 @@ class S2VSession:
         index = list(self.labels.values()).index(stroke.label)
 
         def marks(voxels: NDArray) -> tuple[Mark, ...]:
-            return marks_of(case.to_pixels(voxels), index, weight, state.round, supersedes)
+            pixels = case.to_pixels(voxels)
+            pixels[:, 0] = pixels[:, 0].clip(0, case.depth - 1)  # the outer face of the last slice belongs to it
+            return marks_of(pixels, index, weight, state.round, supersedes)
 
         # a box has much around its structure, which must not spread; nor does a prompt that changes nothing
         wrong = seen[:0]

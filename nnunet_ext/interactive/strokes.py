@@ -39,11 +39,13 @@ class Stroke:
         label: value of the label.
         voxels: voxels that get the label, ``(P, 3)``.
         around: voxels that must not have the label, ``(P, 3)``.
+        heard: whether the network hears of the prompt; of a brush it does not.
     """
 
     label: int
     voxels: NDArray[np.int64] = field(default_factory=_none)
     around: NDArray[np.int64] = field(default_factory=_none)
+    heard: bool = True
 
     @property
     def slices(self) -> list[int]:

@@ -66,8 +66,9 @@ class MedContext(UnlabelledData, AveragedTeacher):
         """Return which views of labelled patches there are in this epoch."""
         if not self.rise() or (unlabelled is not None and self.context.labelled is None):
             return "whole"
-        # a part of one patch would be all of it
-        return self.context.labelled or ("part" if self.batch_size > 1 else "both")
+        # a part of one patch would be all of it; all processes must make the same passes, also with uneven shares
+        processes = torch.distributed.get_world_size() if self.is_ddp else 1
+        return self.context.labelled or ("part" if self.configuration_manager.batch_size // processes > 1 else "both")
 
     def rise(self) -> float:
         """The factor on the consistency in this epoch; 0: there are no masked views yet."""
@@ -123,7 +124,9 @@ class MedContext(UnlabelledData, AveragedTeacher):
         if TEACHER in self.aux:
             return finest_logits(self.aux[TEACHER](image[chosen]))
         with torch.no_grad():  # of the whole batch: a network may need all of it
-            return finest_logits(self.run_network(image, {**batch, "data": image}))[chosen]
+            logits = finest_logits(self.run_network(image, {**batch, "data": image}))[chosen]
+        torch.clear_autocast_cache()  # some versions keep weights that were cast without gradient
+        return logits
 
     def compare(self, student: Tensor, teacher: Tensor, hidden: Tensor, *, labelled: bool) -> Tensor:
         """Return the consistency of logits, ``(B, K, *spatial)``, of patches with or without labels."""

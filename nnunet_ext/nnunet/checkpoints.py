@@ -13,7 +13,7 @@ import torch
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.untrusted import UntrustedCheckpoint, load_untrusted
 
-LATEST, BEST = "checkpoint_latest.pth", "checkpoint_best.pth"
+FINAL, LATEST, BEST = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"
 
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Path, dict[str, Any]]:
@@ -38,6 +38,17 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Pat
             advice = f"restore it from a copy, or delete it: then --c goes on from {BEST}, or starts anew"
             raise InputError(f"{str(error).removesuffix('.')}; {advice}.") from None
     return path.with_name(BEST), _load(path.with_name(BEST), device)
+
+
+def to_continue(path: Path) -> Path:
+    """The checkpoint from which ``--c`` goes on, if nnU-Net names ``path``.
+
+    nnU-Net takes the final one if there is one. But a fold that is trained again, or for more epochs, and stopped in
+    between has the final one of before, and a later latest one; nnU-Net deletes the latest one when a training ends.
+    """
+    latest = path.with_name(LATEST)
+    is_older = path.name == FINAL and latest.is_file() and latest.stat().st_mtime > path.stat().st_mtime
+    return latest if is_older else path
 
 
 def _load(path: Path, device: torch.device | str) -> dict[str, Any]:

@@ -44,7 +44,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing
 from nnunet_ext.nnunet import plans as plans_file
 from nnunet_ext.nnunet.annotated import never_annotated
-from nnunet_ext.nnunet.checkpoints import read_checkpoint
+from nnunet_ext.nnunet.checkpoints import read_checkpoint, to_continue
 from nnunet_ext.nnunet.labels import LabelView, finest
 from nnunet_ext.nnunet.loggers import loggers, wanted_loggers
 from nnunet_ext.nnunet.loss_line import loss_line
@@ -540,10 +540,15 @@ class CommonTrainer(nnUNetTrainer):
 
     # by position only: nnU-Net's master has renamed the parameter
     def load_checkpoint(self, checkpoint_file: str, /) -> None:
-        path, checkpoint = read_checkpoint(Path(checkpoint_file), self.device)
-        if path != Path(checkpoint_file):
+        wanted = to_continue(Path(checkpoint_file)) if self.logger.resume else Path(checkpoint_file)  # not with --val
+        if wanted != Path(checkpoint_file):
             self.print_to_log_file(
-                f"{checkpoint_file} is damaged; the training goes on from {path.name} instead, after epoch "
+                f"{Path(checkpoint_file).name} is of an earlier training than {wanted.name}, which is continued."
+            )
+        path, checkpoint = read_checkpoint(wanted, self.device)
+        if path != wanted:
+            self.print_to_log_file(
+                f"{wanted} is damaged; the training goes on from {path.name} instead, after epoch "
                 f"{checkpoint['current_epoch'] - 1}."
             )
         # read a second time: nnU-Net 2.8.1's load_checkpoint takes a dict, but binds its `checkpoint` only for a name

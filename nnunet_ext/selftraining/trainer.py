@@ -52,6 +52,7 @@ class nnUNetTrainerSelfTraining(UnlabelledData):
             Classes ``(U, 1, *spatial)`` int16, or regions ``(U, R, *spatial)`` bool; no voxel has the ignore label.
         """
         logits = finest_logits(self.run_network(image, {}))
+        torch.clear_autocast_cache()  # some versions keep weights that were cast without gradient
         if not self.labels.has_regions:
             return logits.argmax(1, keepdim=True).short()
         regions = logits > 0

@@ -164,10 +164,14 @@ class SessionWorker:
             check()
             return self._apply(prompt, number)
 
+        lost = False
         try:
             return await self.do(work)
+        except (asyncio.CancelledError, Cancelled) as error:
+            lost = self._closing or isinstance(error, asyncio.CancelledError)  # the server ends before the answer
+            raise
         finally:
-            if autosave is not None:
+            if autosave is not None and not lost:
                 autosave.end(number)
 
     async def look(self) -> Change:

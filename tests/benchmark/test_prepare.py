@@ -302,6 +302,20 @@ def test_a_training_with_other_plans_is_neither_mixed_in_nor_lost(root):
     assert folder(root).fold(job).is_dir()
 
 
+def test_a_training_that_was_left_out_for_a_while_is_not_taken_for_one_with_other_plans(root):
+    [*_, job] = jobs_of(root)
+    assert job.trainer == "nnUNetTrainerPnPNet"
+    folder(root).of(job).mkdir(parents=True)
+    (folder(root).of(job) / "record.json").write_text(json.dumps({"key": job.key}))
+    jobs_of(root, trainers=["nnUNetTrainerReference", "nnUNetTrainerSDM"])
+    assert job.name not in {one.name for one in folder(root).load()[1]}
+    other = {"name": job.trainer, "trainer": job.trainer, "plans": {"iterations": 2}}
+    with pytest.raises(InputError, match=r"other data, plans, split or device; choose another --folder"):
+        jobs_of(root, trainers=["nnUNetTrainerReference", other])
+    assert folder(root).record(job) == {"key": job.key}
+    assert job in jobs_of(root)
+
+
 def test_a_damaged_benchmark_file(root):
     jobs_of(root)
     content = json.loads(folder(root).prepared.read_text())

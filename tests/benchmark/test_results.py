@@ -85,6 +85,14 @@ def test_the_baseline_may_be_a_trainer_if_one_model_has_it(root):
         from_models(models, "nnUNetTrainerPnPNet")
 
 
+def test_the_log_is_the_newest_by_the_numbers_in_its_name(root):
+    models = [model(root, name, {0: ["tiny_4"]}) for name in (STOCK, OTHER)]
+    for time in ("2025_9_30_12_00_00", "2025_10_1_08_00_00", "2025_3_9_23_59_59"):
+        (models[0] / "fold_0" / f"training_log_{time}.txt").touch()
+    found = [training.log for training in from_models(models, "nnUNetTrainer").trainings]
+    assert [log and log.name for log in found] == ["training_log_2025_10_1_08_00_00.txt", None]
+
+
 def test_copies_of_a_fold_are_no_folds(root):
     models = [model(root, name, {0: ["tiny_4"]}) for name in (STOCK, OTHER)]
     for copy in ("fold_0_old", "fold_0_1", "fold_all"):

@@ -69,6 +69,24 @@ def test_a_brush_is_newer_than_prompts_that_wait():
     assert (made.target_buffer[pen() & ~pen(width=3)] == 1).all()
 
 
+def test_the_network_is_not_told_of_a_brush_between_prompts_that_wait(tmp_path):
+    drawn, plain = session(), session()
+    for one in (drawn, plain):
+        one.predict_automatic()
+        one.add_point_interaction([4, 3, 3], label=1, run_prediction=False)
+    disc(drawn, 2)
+    disc(drawn, 1, include=False, at=(3, 8, 8))
+    drawn.save(tmp_path / "brush.session")
+    drawn.restore(tmp_path / "brush.session")
+    assert [stroke.heard for stroke in drawn._state.waiting] == [True, False, False]
+    for one in (drawn, plain):
+        one.predict()
+    under = pen() | pen((3, 8, 8))
+    assert np.array_equal(drawn.target_buffer[~under], plain.target_buffer[~under])
+    assert (drawn.target_buffer[pen()] == 2).all()
+    assert (drawn.target_buffer[pen((3, 8, 8))] == 0).all()
+
+
 def test_what_is_locked_stays_under_a_brush():
     made = session()
     disc(made, 1, at=(2, 8, 6))

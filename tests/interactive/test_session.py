@@ -83,6 +83,43 @@ def test_the_automatic_result_is_that_of_the_predictor(kind, shape, transpose, r
         assert torch.equal(found, logits[:, index])
 
 
+def test_the_network_knows_the_distance_of_slices_as_in_a_prediction():
+    predictor = model.__wrapped__()
+    with torch.no_grad():
+        for memory in predictor.network.memory:
+            memory.gap.fill_(2.0)
+            memory.scale.fill_(5.0)
+    predictor.list_of_parameters = [predictor.network.state_dict()]
+    found = {}
+    for gap in (3.0, 7.5):
+        made = S2VSession("cpu")
+        made.initialize_from_predictor(predictor)
+        made.set_image(image(), {"spacing": [gap, *SPACING[1:]]})
+        made.predict_automatic()
+        assert made.case.gap == gap
+        predictor.gap = gap
+        logits = predictor.predict_logits_from_preprocessed_data(
+            made.case.image[(slice(None), slice(None), *made.case.inside)]
+        )
+        engine, tiles = made._image[0].engine, made._state.tiles
+        for index in range(made.case.depth):
+            with torch.inference_mode():
+                own = made.case.tiling.blended(engine.logits(tile, state, index) for tile, state in enumerate(tiles))
+            assert torch.equal(own, logits[:, index])
+        found[gap] = logits
+    assert not torch.equal(found[3.0], found[7.5])
+
+
+def test_a_point_on_the_outer_face_of_the_last_slice_is_in_it():
+    one, other = session(), session()
+    for made, z in ((one, 5.5), (other, 5)):
+        made.predict_automatic()
+        made.add_point_interaction([z, 8, 8], label=2, run_prediction=False)
+        assert [mark.slice for mark in made._state.marks] == [5]
+        made.predict()
+    assert np.array_equal(one.target_buffer, other.target_buffer)
+
+
 def test_a_session_computes_in_the_precision_of_the_plans(monkeypatch):
     monkeypatch.setattr(precision, "has_bfloat16_units", lambda: True)
     made = S2VSession("cpu")

@@ -179,9 +179,19 @@ def test_until_its_start_it_is_the_reference_bit_for_bit(make_trainer):
 def test_a_batch_of_one_labelled_patch_is_seen_whole_too(make_trainer):
     trainer = make_trainer("nnUNetTrainerMedContext", configuration="2d", plans=plans_with())
     assert trainer.labelled_view(None) == "part"
-    trainer.batch_size = 1
+    trainer.configuration_manager.configuration["batch_size"] = 1
     assert trainer.labelled_view(None) == "both"
     assert trainer.labelled_view(torch.zeros(1)) == "whole"
+
+
+@pytest.mark.parametrize(("samples", "view"), [(3, "both"), (4, "part")])
+def test_processes_with_uneven_shares_of_a_batch_make_the_same_passes(make_trainer, monkeypatch, samples, view):
+    trainer = make_trainer("nnUNetTrainerMedContext", configuration="2d", plans=plans_with())
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    trainer.is_ddp, trainer.configuration_manager.configuration["batch_size"] = True, samples
+    for share in (samples // 2, samples - samples // 2):
+        trainer.batch_size = share
+        assert trainer.labelled_view(None) == view
 
 
 @pytest.mark.parametrize(

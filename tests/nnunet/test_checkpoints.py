@@ -1,12 +1,13 @@
 """Damaged checkpoints: never half a file of ours, one sentence for others', and the best one instead of the latest."""
 
+import os
 import shutil
 
 import pytest
 import torch
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.checkpoints import BEST, LATEST, read_checkpoint
+from nnunet_ext.nnunet.checkpoints import BEST, FINAL, LATEST, read_checkpoint
 
 GOOD = {"network_weights": {"w": torch.ones(2)}, "current_epoch": 3}
 
@@ -61,6 +62,28 @@ def test_a_training_goes_on_from_the_best_and_says_so(make_trainer, tmp_path, ca
     assert again.current_epoch == 5
     for key, value in trainer.network.state_dict().items():
         assert torch.equal(again.network.state_dict()[key], value)
+
+
+def test_a_fold_that_is_trained_again_goes_on_from_where_it_was_stopped(make_trainer, tmp_path, capsys):
+    """nnU-Net names the final checkpoint, which is that of the training before."""
+    trainer = make_trainer("nnUNetTrainerReference", configuration="2d")
+    for epoch, name, time in ((99, FINAL, 1000), (29, LATEST, 2000)):
+        trainer.current_epoch = epoch
+        trainer.save_checkpoint(str(tmp_path / name))
+        os.utime(tmp_path / name, (time, time))
+
+    def epoch_after(resume):
+        trainer.logger.resume = resume
+        trainer.load_checkpoint(str(tmp_path / FINAL))
+        return trainer.current_epoch
+
+    assert epoch_after(resume=True) == 30
+    assert "is of an earlier training than checkpoint_latest.pth" in capsys.readouterr().out
+    assert epoch_after(resume=False) == 100  # --val
+    os.utime(tmp_path / LATEST, (500, 500))  # the training ended, and was killed before it could remove this one
+    assert epoch_after(resume=True) == 100
+    (tmp_path / LATEST).unlink()
+    assert epoch_after(resume=True) == 100
 
 
 def test_a_disk_that_is_full_leaves_the_checkpoint_before(make_trainer, tmp_path, monkeypatch):

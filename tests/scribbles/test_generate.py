@@ -297,6 +297,16 @@ def test_a_source_that_has_scribbles_itself(raw):
     refused(raw, "labelsTr", "holds scribbles; give dense labels", dataset=138, out=139)
 
 
+def test_labels_of_a_small_region_or_of_some_slices_are_no_scribbles(raw):
+    for name, place in {"a": np.s_[:, 4:9, 3:9], "b": np.s_[::3], "c": np.s_[2:4, 5:7, 5:9]}.items():
+        labels = np.full_like(dense(0), 3)
+        labels[place] = dense(0)[place]
+        folder = write_dataset(raw / "Dataset040_Parts", {name: labels}, {**LABELS, "ignore": 3})
+        generate_dataset(folder, 140, processes=1)
+        shutil.rmtree(raw / "Dataset140_PartsScribble")
+        shutil.rmtree(folder)
+
+
 def test_an_unknown_label_in_the_last_case_leaves_nothing_behind(raw):
     wrong = dense(2)
     wrong[3, 3, 3] = 9

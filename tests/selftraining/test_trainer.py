@@ -114,3 +114,12 @@ def test_its_own_labels_ignore_nothing(make_trainer):
     assert own.dtype == torch.int16
     assert set(np.unique(own)) <= {0, 1, 2}
     assert not own.requires_grad
+
+
+def test_what_was_cast_without_gradient_is_cast_again(make_trainer, monkeypatch):
+    """Some versions of PyTorch keep it, so that convolutions would learn nothing from the network's own labels."""
+    trainer = make_trainer(NAME, configuration="2d", plans=plans_with())
+    cleared = []
+    monkeypatch.setattr(torch, "clear_autocast_cache", lambda: cleared.append(torch.is_grad_enabled()))
+    trainer.own_labels(torch.zeros(1, trainer.num_input_channels, 32, 32))
+    assert len(cleared) == 1

@@ -1,7 +1,10 @@
 """Several cases, and what is kept of them: statuses, sessions that go on, and a server that is killed."""
 
+import asyncio
 import json
 import shutil
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -210,6 +213,33 @@ def test_a_server_that_ends_while_it_computes_what_waited_leaves_it_waiting(one)
     with opened(one) as client:
         enter(client)
         assert kinds(client) == ["automatic", "point", "brush"]
+
+
+def test_a_server_that_ends_before_it_answers_a_request_leaves_the_prompt_waiting(one):
+    """As at Ctrl-C: the server cancels its requests, and then closes the worker."""
+    client = opened(one)
+    worker = client.desk.worker
+    started = threading.Event()
+
+    async def interrupted():
+        def slow(done, of):
+            started.set()
+            time.sleep(0.05)
+            inner(done, of)
+
+        inner, worker.session.progress = worker.session.progress, slow
+        request = asyncio.ensure_future(worker.apply(POINT))
+        await asyncio.to_thread(started.wait, 60)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+
+    asyncio.run(interrupted())
+    worker.close()
+    assert json.loads((one / "out" / "case.session.waiting").read_text()) == [[1, POINT]]
+    with opened(one) as client:
+        enter(client)
+        assert kinds(client) == ["automatic", "point"]
 
 
 def test_a_prompt_that_crashes_the_server_does_so_once(one):
