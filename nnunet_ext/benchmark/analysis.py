@@ -113,12 +113,14 @@ def values(results: Results, group: str, arms: Sequence[str], column: str) -> di
     cases = results.scores_of(column)
     own = cases[(cases["group"] == group) & cases["arm"].isin(arms)]
     own = _common_cases(_common_trainings(own, arms))
-    if own.groupby("case")["fold"].nunique().max() > 1:
-        # folds with the same validation cases are repeats on other training subsets, so they count as seeds
-        own = own.assign(seed=own["fold"].astype(str) + "." + own["seed"].astype(str))
     counted = own.groupby(["case", "label"])[column].transform(lambda column: column.notna().all())
     subjects = own.drop_duplicates("case").set_index("case")["subject"] if "subject" in own.columns else None
     own = own.assign(value=own[column].where(counted))[[*KEYS, "value"]]
+    if own.groupby("case")["fold"].nunique().max() > 1:
+        # Folds with the same validation cases are repeats on other training subsets, so they count as seeds. The seeds
+        # of a subset are one repeat: what is special about the subset is in all of them.
+        own = own.groupby(["arm", "fold", "case", "label"], as_index=False)["value"].mean()
+        own = own.assign(seed=own["fold"])
     mean = own.groupby(["arm", "fold", "seed", "case"], as_index=False)["value"].mean().assign(label=MEAN)
     tables = {MEAN: mean, **{label: own[own["label"] == label] for label in own["label"].unique()}}
     columns = ["arm", "case", "seed", "value"]

@@ -85,6 +85,19 @@ def take_over(report: Published, spec: Spec, benchmark: BenchmarkFolder, jobs: S
             f"--reuse: {report.folder} has no training of these arms, data, folds and seeds; is it the report of "
             f"{report.results.name}, not of {spec.name}?"
         )
+    lent_by = {arm.name: arm.start for arm in report.spec.arms}
+
+    def other_weights(job: Job) -> str:
+        """Why a training that starts from another one starts from something else there; empty if it does not."""
+        start = benchmark.start_of(job)
+        if start is None:
+            return ""
+        if lent_by.get(job.arm) != job.start:
+            return f"it starts from the weights of {lent_by.get(job.arm)} there, and from those of {job.start} here"
+        lender = there(start)
+        same = lender is not None and not any(_differences(report, lender, start, stored)) and not other_weights(start)
+        return "" if same else f"the training of {job.start} that it starts from is another one there"
+
     lenders = {start.name for job in jobs if there(job) is None and (start := benchmark.start_of(job))}
     taken: dict[Job, Training] = {}
     reasons = []
@@ -93,7 +106,7 @@ def take_over(report: Published, spec: Spec, benchmark: BenchmarkFolder, jobs: S
         if training is None or benchmark.record(job) is not None or benchmark.fold(job).is_dir():
             continue
         reason = "others start from its weights, which are not in a report" if job.name in lenders else ""
-        if reason := reason or next(_differences(report, training, job, stored), ""):
+        if reason := reason or next(_differences(report, training, job, stored), "") or other_weights(job):
             reasons.append(f"{job.title}: {reason}")
         else:
             _write(report, training, benchmark, job)

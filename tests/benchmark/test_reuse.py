@@ -163,6 +163,27 @@ def test_an_arm_that_lends_its_weights_is_trained(report, root, capsys):
     assert "others start from its weights" in capsys.readouterr().out
 
 
+def test_an_arm_that_starts_from_other_weights_is_trained(root, capsys):
+    def with_lender(name):
+        return [REFERENCE, PNPNET, {"name": "on top", "trainer": PNPNET, "from": name}]
+
+    benchmark, jobs = prepared(root, "theirs", trainers=with_lender(REFERENCE), seeds=[0])
+    for number, job in enumerate(jobs):
+        finish(benchmark, job, number)
+    report_benchmark(benchmark.folder, root / "published", html=False, drawn=False)
+    report = published(root / "published")
+    benchmark, jobs = prepared(root, trainers=with_lender(REFERENCE), seeds=[0])
+    assert reused(report, benchmark, jobs) == jobs
+    benchmark, jobs = prepared(root, "other", trainers=with_lender(PNPNET), seeds=[0])
+    assert [job.arm for job in reused(report, benchmark, jobs)] == [REFERENCE, PNPNET]
+    assert f"from the weights of {REFERENCE} there, and from those of {PNPNET} here" in capsys.readouterr().out
+    longer = {"name": REFERENCE, "trainer": REFERENCE, "plans": {"epochs": 3}}
+    trainers = [longer, *with_lender(REFERENCE)[1:]]
+    benchmark, jobs = prepared(root, "longer", trainers=trainers, seeds=[0])
+    assert [job.arm for job in reused(report, benchmark, jobs)] == [PNPNET]
+    assert f"the training of {REFERENCE} that it starts from is another one there" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
