@@ -189,7 +189,7 @@ def _settle_other_results(
         known, record = before.get(job.name, job), benchmark.record(job)
         begun = benchmark.fold(job).is_dir() or record is not None
         # a job that was left out for a while is known by its record alone
-        same = known.key == job.key and (record is None or record["key"] == job.key)
+        same = known.key == job.key and (record is None or record.get("key", job.key) == job.key)
         if not begun or (same and not (anew and other_version)):
             continue
         if not anew:
