@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ext.medcontext.masking import Tubes, apply_mask
 from nnunet_ext.medcontext.options import MedContextOptions
@@ -96,3 +98,11 @@ class AveragedTeacher(TubeMasking, KeepsTeachers):
 def part_of(batch: int, share: float, device: torch.device) -> Tensor:
     """Draw a share of the samples of a batch, at least one; returns their indices ``(n,)``."""
     return torch.randperm(batch, device=device)[: max(1, round(share * batch))]
+
+
+def alone(network: torch.nn.Module) -> AbstractContextManager[Any]:
+    """Context of a pass, and of its backward pass, whose gradients wait for the next one to be shared.
+
+    It leaves heads out (those of coarse resolutions), for which DistributedDataParallel would wait for ever.
+    """
+    return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()

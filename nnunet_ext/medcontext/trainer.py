@@ -28,15 +28,13 @@ Deviations from the published code beside those of ``masking``, ``teacher`` and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.medcontext.base_trainer import TEACHER, AveragedTeacher, TubeMasking, part_of
+from nnunet_ext.medcontext.base_trainer import TEACHER, AveragedTeacher, TubeMasking, alone, part_of
 from nnunet_ext.medcontext.consistency import consistency, sure
 from nnunet_ext.medcontext.options import LabelledView
 from nnunet_ext.nnunet.labels import finest_logits
@@ -172,14 +170,6 @@ class nnUNetTrainerTubeCutout(TubeMasking):
         image = super().network_input(batch)
         chosen = torch.rand(image.shape[0], device=image.device) < self.context.cutout
         return self.masked(image, self.hide(image) & chosen.view(-1, *[1] * (image.ndim - 1)))
-
-
-def alone(network: torch.nn.Module) -> AbstractContextManager[Any]:
-    """Context of a pass, and of its backward pass, whose gradients wait for the next one to be shared.
-
-    It leaves heads out (those of coarse resolutions), for which DistributedDataParallel would wait for ever.
-    """
-    return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
 
 def require_single_pass(trainer: type[MedContext]) -> None:
