@@ -119,7 +119,7 @@ def values(results: Results, group: str, arms: Sequence[str], column: str) -> di
     if own.groupby("case")["fold"].nunique().max() > 1:
         # Folds with the same validation cases are repeats on other training subsets, so they count as seeds. The seeds
         # of a subset are one repeat: what is special about the subset is in all of them.
-        own = own.groupby(["arm", "fold", "case", "label"], as_index=False)["value"].mean()
+        own = own.groupby(["arm", "fold", "case", "label"], as_index=False, sort=False)["value"].mean()
         own = own.assign(seed=own["fold"])
     mean = own.groupby(["arm", "fold", "seed", "case"], as_index=False)["value"].mean().assign(label=MEAN)
     tables = {MEAN: mean, **{label: own[own["label"] == label] for label in own["label"].unique()}}
