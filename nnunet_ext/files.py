@@ -88,6 +88,20 @@ def require_folder_of(file: str | Path) -> None:
     require_folder(folder)
 
 
+def require_other_file(file: str | Path, flag: str, taken: Iterable[str | Path], what: str) -> None:
+    """Raise InputError unless a file can be written to, and is none of those that it would replace.
+
+    Args:
+        file: to write to.
+        flag: that names it, such as ``--log``.
+        taken: files that must stay.
+        what: these files in words.
+    """
+    require_folder_of(file)
+    if Path(file).resolve() in {Path(other).resolve() for other in taken}:
+        raise InputError(f"{flag} {file} is {what}; choose another name for it.")
+
+
 def require_folder(folder: str | Path) -> None:
     """Raise InputError if nobody can write into a folder: it is a file, or lies in one, or this user must not.
 

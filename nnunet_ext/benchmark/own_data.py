@@ -20,12 +20,12 @@ from nnunet_ext.benchmark.plans import write
 from nnunet_ext.benchmark.preprocessed import STAMP, contents, digest, stamp
 from nnunet_ext.benchmark.spec import PlansRecipe, Spec
 from nnunet_ext.data.folders import dataset_folder
-from nnunet_ext.data.raw import open_dataset
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, write_json
 from nnunet_ext.processes import progress
 from nnunet_ext.processes.children import run_step
 from nnunet_ext.processes.commands import console, environment, for_planner
+from nnunet_ext.splits.cases import find_cases
 from nnunet_ext.splits.subjects import group
 
 
@@ -63,11 +63,11 @@ def provide(spec: Spec, benchmark: BenchmarkFolder) -> Spec:
             link_datasets(Path(spec.raw), benchmark.raw, spec.drawn)
         for number, drawn in spec.drawn.items():
             draw(number, drawn, spec.splits, benchmark.raw)
-    folders = [dataset_folder(dataset, "nnUNet_raw") for dataset in _datasets(spec)]
+    datasets = {dataset: dataset_folder(dataset, "nnUNet_raw") for dataset in _datasets(spec)}
     if spec.splits is not None:
-        for raw in folders:  # a wrong rule is refused before anything is preprocessed
-            group([case.name for case in open_dataset(raw).cases], spec.splits.by)
-    for dataset, raw in zip(_datasets(spec), folders, strict=True):
+        for raw in datasets.values():  # a wrong rule is refused before anything is preprocessed
+            group(find_cases(raw.name).names, spec.splits.by)
+    for dataset, raw in datasets.items():
         preprocess(raw, _recipes(spec, dataset), benchmark, verify=spec.raw is not None)
         if spec.splits is not None:
             write_own_folds(raw.name, spec.splits, drawn_folds(benchmark.raw / raw.name, spec.drawn))

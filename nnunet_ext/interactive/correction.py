@@ -62,6 +62,11 @@ class State:
     locked: frozenset[int] = frozenset()
     accepted: frozenset[int] = frozenset()
 
+    @property
+    def heard(self) -> tuple[Stroke, ...]:
+        """The strokes that wait and that the network hears."""
+        return tuple(stroke for stroke in self.waiting if stroke.heard)
+
     def with_drawn(self, marks: Sequence[Mark], stroke: Stroke, spreading: Sequence[Mark] = ()) -> State:
         """The state after a prompt, before its prediction.
 
@@ -180,9 +185,8 @@ class Correction:
         start, sheets = state.start or automatic, list(state.sheets or automatic)
         state, tiles, answers, spreading = self._heard(state, sheets, progress)
         asked = self._asked(state) if state.waiting else None
-        heard = [stroke for stroke in state.waiting if stroke.heard]
-        if heard and not any(len(stroke.around) for stroke in heard):
-            answers = grown(answers, {index: sheets[index].answer.unpacked() for index in answers}, heard)
+        if state.heard and not any(len(stroke.around) for stroke in state.heard):
+            answers = grown(answers, {index: sheets[index].answer.unpacked() for index in answers}, state.heard)
         for index, answer in answers.items():
             sheets[index] = sheets[index].answered(answer, start[index], state.locked, index in state.accepted, asked)
         for stroke in state.waiting:
@@ -329,7 +333,7 @@ class Correction:
         """The marks of a state that move centres: all but new ones that only change a part of a structure."""
         values = self.case.model.label_manager.all_labels
         drawn: dict[tuple[int, int], list[NDArray[np.int64]]] = {}
-        for stroke in (stroke for stroke in state.waiting if stroke.heard):
+        for stroke in state.heard:
             for index in np.unique(stroke.voxels[:, 0]).tolist():
                 own = stroke.voxels[stroke.voxels[:, 0] == index, 1:]
                 drawn.setdefault((index - self._first, stroke.label), []).append(own)
@@ -367,8 +371,7 @@ class Correction:
     @staticmethod
     def _asked(state: State) -> set[int]:
         """The labels of the waiting strokes that the network hears, and background if one of them is a box."""
-        heard = [stroke for stroke in state.waiting if stroke.heard]
-        return {stroke.label for stroke in heard} | {0 for stroke in heard if len(stroke.around)}
+        return {stroke.label for stroke in state.heard} | {0 for stroke in state.heard if len(stroke.around)}
 
     @property
     def _first(self) -> int:

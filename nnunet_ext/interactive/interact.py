@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nnunet_ext.data.reading import Reader, require_same_geometry
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import require_folder_of, write_json
+from nnunet_ext.files import require_other_file, write_json
 from nnunet_ext.interactive.prompt_list import read_prompts
 from nnunet_ext.interactive.session import S2VSession
 from nnunet_ext.version import __version__
@@ -77,9 +77,7 @@ def interact(
     session.set_image_from_files(images)
     session.case.require_writable(out)
     if log is not None:
-        require_folder_of(log)
-        if Path(log).resolve() in {Path(file).resolve() for file in (*images, prompts, out)}:
-            raise InputError(f"--log {log} is the image, the prompts or the segmentation; choose another name for it.")
+        require_other_file(log, "--log", (*images, prompts, out), "the image, the prompts or the segmentation")
     todo = read_prompts(prompts, mask_reader(session, Path(images[0])))
     if session.case.is_reoriented and any(prompt.reversed for prompt in todo):
         raise InputError(

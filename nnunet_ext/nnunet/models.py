@@ -23,9 +23,8 @@ from nnunet_ext.devices import require_device
 from nnunet_ext.discovery import register
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
+from nnunet_ext.nnunet.checkpoints import FINAL
 from nnunet_ext.nnunet.untrusted import load_untrusted
-
-CHECKPOINT = "checkpoint_final.pth"
 
 
 def model_folder(dataset: str | int, trainer: str, plans: str, configuration: str) -> Path:
@@ -65,9 +64,7 @@ def usual_folds(there: Iterable[str]) -> list[str]:
     return [fold for fold in there if fold != "all"] or list(there)
 
 
-def trained_folds(
-    model: Path, folds: Sequence[int | str] | None = None, checkpoint: str = CHECKPOINT
-) -> list[int | str]:
+def trained_folds(model: Path, folds: Sequence[int | str] | None = None, checkpoint: str = FINAL) -> list[int | str]:
     """Folds of a model that hold a checkpoint: numbers, or ``"all"``.
 
     Args:
@@ -133,7 +130,7 @@ class Prediction:
     """
 
     folds: Sequence[int | str] | None = None
-    checkpoint: str = CHECKPOINT
+    checkpoint: str = FINAL
     device: str = "cuda"
     tta: bool = True
     step_size: float = 0.5

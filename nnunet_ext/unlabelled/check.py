@@ -13,6 +13,7 @@ import numpy as np
 
 from nnunet_ext.data.channels import require_channels, require_numbered
 from nnunet_ext.data.finite import not_finite, read_as_zero
+from nnunet_ext.data.folders import visible_files
 from nnunet_ext.data.raw import RawDataset
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
@@ -122,11 +123,7 @@ def _misnumbered(images: UnlabelledImages, raw: RawDataset) -> Iterator[Finding]
 
 def _left_out(images: UnlabelledImages, raw: RawDataset) -> Iterator[Finding]:
     known = {file.name for files in images.cases.values() for file in files}
-    others = sorted(
-        path.name
-        for path in images.folder.iterdir()
-        if path.is_file() and path.name not in known and not path.name.startswith(".")
-    )
+    others = [file.name for file in visible_files(images.folder, "") if file.is_file() and file.name not in known]
     if others:
         text = f"{len(others)} other files are" if len(others) > 1 else "another file is"
         example = f"such as {others[0]}" if len(others) > 1 else others[0]

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import replacing, require_folder_of
+from nnunet_ext.files import replacing, require_other_file
 from nnunet_ext.interactive.session import S2VSession
 
 PROMPT_BYTES = 2**20
@@ -81,12 +81,8 @@ def serve(
         cases = [single_case(paths, target)]
         first = cases[0]
     if prompts_out is not None:
-        require_folder_of(prompts_out)
-        own = {file.resolve() for case in cases for file in (*case.images, case.out, case.session) if file is not None}
-        if Path(prompts_out).resolve() in own:
-            raise InputError(
-                f"--prompts-out {prompts_out} is the image, the segmentation or the session; choose another name."
-            )
+        own = [file for file in (*first.images, first.out, first.session) if file is not None]
+        require_other_file(prompts_out, "--prompts-out", own, "the image, the segmentation or the session")
 
     def fresh() -> S2VSession:
         session = S2VSession(device, **options)
