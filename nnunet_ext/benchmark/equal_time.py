@@ -65,6 +65,14 @@ def key_of(arm: Arm, other: Arm, device: str) -> str:
     return digest(own, device, *([configurations] if any(configurations) else []))
 
 
+def timed_alike(one: Spec, other: Spec) -> bool:
+    """Whether iterations measured for one specification hold for the other: same data set and configuration.
+
+    The keys of the iterations do not have them.
+    """
+    return one.datasets[:1] == other.datasets[:1] and one.configurations == other.configurations
+
+
 def _iterations(spec: Spec, benchmark: BenchmarkFolder, arm: Arm, other: Arm) -> int:
     """Iterations per epoch with which ``arm`` takes as long as ``other``."""
     own, theirs = (_schedule(spec, one) for one in (arm, other))

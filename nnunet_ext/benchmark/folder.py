@@ -39,7 +39,8 @@ PREPARED = "benchmark.json"
 class Job:
     """One training with its evaluation.
 
-    ``key`` changes with everything that the result depends on. ``group`` is the data set of the comparison, if the
+    ``key`` changes with the settings that the result depends on, ``data`` with the files (empty in folders of earlier
+    versions, which did not look). ``group`` is the data set of the comparison, if the
     training uses another one, and ``among`` the configuration of the comparison, likewise. ``truth`` is the data set or
     folder whose label maps are the references, if these are not the comparison's. ``scored`` is as in
     :class:`~nnunet_ext.benchmark.spec.Spec`. ``start`` is the arm whose final weights, of the same fold and seed, the
@@ -61,6 +62,7 @@ class Job:
     scored: Scored = "validation"
     start: str = ""
     among: str = ""
+    data: str = ""
 
     @property
     def name(self) -> str:
@@ -80,6 +82,10 @@ class Job:
     @property
     def title(self) -> str:
         return f"{self.arm}, {self.compared} {self.compared_configuration}, fold {self.fold}, seed {self.seed}"
+
+    def same_as(self, other: Job) -> bool:
+        """Whether the result of ``other`` is that of this job: the same settings, and the same data if both know it."""
+        return self.key == other.key and (self.data == other.data or not self.data or not other.data)
 
     def training(self) -> list[str]:
         """The command that trains, as a user would type it."""

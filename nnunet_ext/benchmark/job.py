@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,17 @@ def run_job(folder: str | Path, name: str) -> None:
         if benchmark.record(job) is not None:
             return
         from nnunet_ext.benchmark import preprocessed, records, score
+        from nnunet_ext.benchmark.data_state import DataStates
 
         benchmark.use_data(spec)
-        if preprocessed.job_key(job) != job.key:
+        found = replace(job, key=preprocessed.job_key(job), data=DataStates().of(job))
+        if not found.same_as(job):
+            what = (
+                "plans or its split in nnUNet_preprocessed" if found.key != job.key else "labels, images or references"
+            )
             raise InputError(
-                f"{job.title}: its plans or its split in nnUNet_preprocessed are no longer those with which "
-                f"{benchmark.prepared} was written; restore them, or start anew in another --folder."
+                f"{job.title}: its {what} are no longer those with which {benchmark.prepared} was written; restore "
+                "them, or start anew in another --folder."
             )
         if not benchmark.can_start(job):
             raise InputError(f"{job.title} starts from the weights of {job.start}, which are not there yet.")
@@ -71,6 +77,7 @@ def run_job(folder: str | Path, name: str) -> None:
         record = {
             "job": job.name,
             "key": job.key,
+            "data": found.data,
             "command": shlex.join(training(benchmark, job)),
             "training": trained,
             "memory": memory(benchmark.of(job) / "memory.jsonl"),

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from nnunet_ext.benchmark.drawn import draw, drawn_folds, link_datasets
 from nnunet_ext.benchmark.folder import BenchmarkFolder
@@ -20,6 +22,7 @@ from nnunet_ext.benchmark.plans import write
 from nnunet_ext.benchmark.preprocessed import STAMP, contents, digest, stamp
 from nnunet_ext.benchmark.spec import PlansRecipe, Spec
 from nnunet_ext.data.folders import dataset_folder
+from nnunet_ext.data.raw import training_images
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, write_json
 from nnunet_ext.processes import progress
@@ -94,11 +97,14 @@ def preprocess(
     folder = preprocessed / raw.name
     description = read_json(raw / "dataset.json")
     before = stamp(raw.name) if folder.is_dir() else {}
-    seen = digest(description, _state_of_files(raw), metadata.version("nnunetv2"))
+    listed = _listed_elsewhere(raw, description)
+    seen = digest(description, _state_of_files([*_files(raw), *listed], raw), metadata.version("nnunetv2"))
     # files that were copied have other times; then their contents decide
     same = before.get("seen") == seen
     key = before["key"] if same else digest(description, contents(raw, _files(raw)), metadata.version("nnunetv2"))
-    planned = before.get("key") == key
+    # apart from the key, which earlier versions computed without images of other folders
+    outside = before.get("listed", "") if same else _digest_of(listed)
+    planned = before.get("key") == key and before.get("listed", outside) == outside
     done = before.get("configurations", []) if planned else []
     wanted = dict.fromkeys(name for recipe, names in recipes if not recipe.has_own_data for name in names)
     missing = [configuration for configuration in wanted if configuration not in done]
@@ -125,7 +131,8 @@ def preprocess(
     elif missing:
         run(["nnUNetv2_preprocess", "-d", number, "-np", workers, "-c", *missing])
     if missing or not planned or not same:
-        write_json(folder / STAMP, {"key": key, "seen": seen, "configurations": [*done, *missing]})
+        state = {"key": key, "seen": seen, **({"listed": outside} if outside else {})}
+        write_json(folder / STAMP, {**state, "configurations": [*done, *missing]})
     for recipe, configurations in recipes:
         plans = write(recipe, raw.name, configurations) if recipe.has_own_data else None
         if plans is not None and plans.missing:
@@ -147,11 +154,24 @@ def _recipes(spec: Spec, dataset: str) -> list[tuple[PlansRecipe, tuple[str, ...
     return [(arm.plans, spec.configurations_of(arm)) for arm in own]
 
 
-def _state_of_files(raw: Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of every training image and label map; changes with any change of the files."""
-    return [(str(path.relative_to(raw)), path.stat().st_size, path.stat().st_mtime_ns) for path in _files(raw)]
+def _state_of_files(files: Iterable[Path], raw: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of files; changes with any change of them. Files outside of ``raw`` have their whole path."""
+    state = [(path, path.stat()) for path in files]
+    return [(os.path.relpath(path, raw), at.st_size, at.st_mtime_ns) for path, at in state]
 
 
 def _files(raw: Path) -> list[Path]:
+    """Every training image and label map in the folder of a data set."""
     found = (path for name in ("imagesTr", "labelsTr") for path in sorted((raw / name).glob("*")))
     return [path for path in found if path.is_file()]
+
+
+def _listed_elsewhere(raw: Path, description: Mapping[str, Any]) -> list[Path]:
+    """Training images that ``dataset.json`` lists in other folders, such as those of the source of a drawn data set."""
+    images = (image for case in description.get("dataset", {}) for image in training_images(raw, description, case))
+    return [image for image in images if image.parent != raw / "imagesTr" and image.is_file()]
+
+
+def _digest_of(listed: Sequence[Path]) -> str:
+    """Digest of the contents of images, in their order; empty without images."""
+    return digest([sha256(path.read_bytes()).hexdigest() for path in listed]) if listed else ""

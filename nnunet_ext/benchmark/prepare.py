@@ -12,12 +12,12 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from nnunet_ext.benchmark.equal_time import with_equal_time
+from nnunet_ext.benchmark.data_state import DataStates
+from nnunet_ext.benchmark.equal_time import timed_alike, with_equal_time
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.benchmark.own_data import provide, with_raw_folder
 from nnunet_ext.benchmark.plans import expected_epochs, written_plans
 from nnunet_ext.benchmark.preprocessed import declared, job_key, splits, subsets
-from nnunet_ext.benchmark.score import truth_of
 from nnunet_ext.benchmark.spec import Arm, Spec
 from nnunet_ext.data.folders import case_names, dataset_folder
 from nnunet_ext.errors import InputError
@@ -50,8 +50,8 @@ def prepare(
     for arm in spec.arms:
         check_trainer(arm)
     found = provide(spec, benchmark) if spec.brings_its_data else spec
-    _, earlier, about = benchmark.load() if benchmark.prepared.is_file() else (None, [], {})
-    known = {**(iterations or {}), **about.get("iterations", {})}
+    before, earlier, about = benchmark.load() if benchmark.prepared.is_file() else (spec, [], {})
+    known = {**(iterations or {}), **(about.get("iterations", {}) if timed_alike(before, spec) else {})}
     found, iterations = with_equal_time(found, benchmark, known)
     jobs = jobs_of(found)
     other_version = about.get("nnunet_ext") != __version__
@@ -85,7 +85,7 @@ def jobs_of(spec: Spec) -> list[Job]:
         dataset = trained_on[arm.name, group]
         check_same_folds(arm, dataset, group, spec.folds)
         plans[arm.name, group] = written_plans(arm.plans, dataset, spec.configurations_of(arm))
-    jobs = []
+    jobs, states = [], DataStates()
     for seed, group, configuration, fold, arm in itertools.product(
         spec.seeds, groups, spec.configurations, spec.folds, spec.arms
     ):
@@ -108,8 +108,7 @@ def jobs_of(spec: Spec) -> list[Job]:
             start=arm.start or "",
             among="" if trained == configuration else configuration,
         )
-        truth_of(job)
-        jobs.append(replace(job, key=job_key(job)))
+        jobs.append(replace(job, key=job_key(job), data=states.of(job)))
     return jobs
 
 
@@ -189,7 +188,8 @@ def _settle_other_results(
         known, record = before.get(job.name, job), benchmark.record(job)
         begun = benchmark.fold(job).is_dir() or record is not None
         # a job that was left out for a while is known by its record alone
-        same = known.key == job.key and (record is None or record.get("key", job.key) == job.key)
+        recorded = replace(job, **{name: record[name] for name in ("key", "data") if name in record}) if record else job
+        same = job.same_as(known) and job.same_as(recorded)
         if not begun or (same and not (anew and other_version)):
             continue
         if not anew:

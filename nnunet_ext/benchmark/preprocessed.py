@@ -70,7 +70,10 @@ def declared(dataset: str) -> str:
 
 
 def job_key(job: Job) -> str:
-    """Key that changes with the plans, the split, the trainer, the seed, the device, the start, and the truth."""
+    """Key that changes with the plans, the split, the trainer, the seed, the device, the start, and the truth's place.
+
+    :mod:`~nnunet_ext.benchmark.data_state` looks at the files.
+    """
     split = splits(job.dataset)[job.fold]
     plans = plans_of(job.dataset, job.plans)
     parts = (plans["configurations"][job.configuration], plans["transpose_forward"], plans["image_reader_writer"])

@@ -172,6 +172,7 @@ def _write(report: Published, training: Training, benchmark: BenchmarkFolder, jo
     record = {
         "job": job.name,
         "key": job.key,
+        "data": job.data,
         "command": training.command,
         "training": dict(training.about),
         "memory": dict(training.memory),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ext.benchmark import queue
+from nnunet_ext.benchmark.equal_time import timed_alike
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.benchmark.prepare import prepare
 from nnunet_ext.benchmark.reuse import published, take_over
@@ -67,7 +68,8 @@ def run_benchmark(
         if not alone:
             raise InputError(f"{benchmark.folder}: another nnunet-ext benchmark run is working here.")
         try:
-            prepared = prepare(spec, benchmark, iterations=report.iterations if report else None)
+            lent = report.iterations if report and timed_alike(report.spec, spec) else None
+            prepared = prepare(spec, benchmark, iterations=lent)
         except StepFailed as error:
             print(f"nnunet-ext benchmark: {error}", file=sys.stderr)
             return 1

@@ -9,7 +9,7 @@ nnU-Net does not reorient images.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,7 @@ class Mirroring:
         axes: axes of a patch that may be flipped, not counting batch and channels.
         orders: for each axis of a patch along which landmarks change places: ``(K,)``, index of the landmark that
             takes each one's place after a flip along it.
-        why_not: one sentence if flips are not allowed.
+        why_not: one sentence if flips, or those along an axis, are not allowed.
     """
 
     axes: tuple[int, ...] = ()
@@ -84,6 +84,37 @@ def allowed_mirror_axes(
         if (in_patch := axis - (3 - dim)) >= 0:
             orders[in_patch] = tuple(declaration.mirrored_order(direction))
     return Mirroring(tuple(requested), orders)
+
+
+def without_unpaired(
+    mirroring: Mirroring, declaration: Declaration, points_mm: Iterable[ArrayLike], dim: int = 3
+) -> Mirroring:
+    """Leave out the flips along which two ends of an organ lie that are no mirror pair.
+
+    After such a flip each would lie where the network expects the other one.
+
+    Args:
+        mirroring: the flips that the directions allow.
+        declaration: declaration of the landmarks; its ``spans`` are the ends of organs.
+        points_mm: the landmarks of every case along the axes of the preprocessed array, ``(K, 3)``; nan unless present.
+        dim: number of axes of a patch; 2 leaves out the first axis of the array.
+    """
+    points = np.stack([np.asarray(case, float) for case in points_mm] or [np.full((len(declaration.names), 3), np.nan)])
+    for pair in dict.fromkeys(chain.from_iterable(declaration.spans.values())):
+        one, other = map(declaration.names.index, pair)
+        apart = np.abs(points[:, one] - points[:, other])
+        if not len(apart := apart[np.isfinite(apart).all(-1)]):
+            continue
+        axis = int(apart.mean(0).argmax()) - (3 - dim)
+        exchanged = mirroring.orders.get(axis, ())
+        if axis in mirroring.axes and not (exchanged and exchanged[one] == other):
+            why = (
+                f"No flips along axis {axis} of a patch: {' and '.join(pair)} are the ends of an organ along it, and "
+                "no mirror_pairs of this direction."
+            )
+            axes = tuple(kept for kept in mirroring.axes if kept != axis)
+            mirroring = replace(mirroring, axes=axes, why_not=why)
+    return mirroring
 
 
 def nearest_axis(matrix: ArrayLike, transpose_forward: Sequence[int], direction: str) -> tuple[int, int] | None:

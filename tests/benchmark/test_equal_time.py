@@ -1,6 +1,7 @@
 """An arm gets as many iterations as fit into the time of another one."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def schedules(root, **changes) -> dict[str, tuple[int, int]]:
     found = {}
     for job in jobs:
         plans = json.loads((root / "preprocessed" / tiny.DATASET / f"{job.plans}.json").read_text())
-        schedule = plans["configurations"]["2d"]["nnunet_ext"]["schedule"]
+        schedule = plans["configurations"][job.configuration]["nnunet_ext"]["schedule"]
         found[job.arm] = (schedule["epochs"], schedule["iterations"])
     return found
 
@@ -69,6 +70,17 @@ def test_what_was_measured_once_stays(root, measured):
     assert measured == []
     assert schedules(root, plans={"epochs": 2, "iterations": 20})["equal time"] == (2, 34)
     assert measured
+
+
+def test_another_configuration_or_data_set_in_the_same_folder_is_measured_anew(root, measured):
+    schedules(root)
+    measured.clear()
+    schedules(root, configurations=["3d_fullres"])
+    assert sorted(measured) == ["equal time", "nnUNetTrainerPnPNet"]
+    measured.clear()
+    shutil.copytree(root / "preprocessed" / tiny.DATASET, root / "preprocessed" / "Dataset902_Other")
+    schedules(root, configurations=["3d_fullres"], datasets=[902])
+    assert sorted(measured) == ["equal time", "nnUNetTrainerPnPNet"]
 
 
 def test_other_epochs_count_too(root, measured):

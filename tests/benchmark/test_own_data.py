@@ -13,7 +13,7 @@ from nnunet_ext.benchmark.missing_labels import removed_from
 from nnunet_ext.benchmark.own_data import provide, with_raw_folder
 from nnunet_ext.benchmark.own_folds import write_landmark_folds
 from nnunet_ext.benchmark.plans import written_plans
-from nnunet_ext.benchmark.preprocessed import plans_of, splits, subsets
+from nnunet_ext.benchmark.preprocessed import STAMP, plans_of, splits, subsets
 from nnunet_ext.benchmark.spec import DrawnLandmarks, MissingLabels, Spec, parse
 from nnunet_ext.errors import InputError
 from nnunet_ext.splits.files import read_folds
@@ -232,6 +232,34 @@ def test_a_corrected_source_is_drawn_again_and_found_where_it_has_moved(root, co
     prepared(root)
     assert (benchmark.raw / tiny.DATASET).resolve() == root / "moved" / tiny.DATASET
     assert drawn.read_bytes() != before
+
+
+def test_a_changed_image_of_the_source_is_preprocessed_again(root, commands):
+    prepared(root)
+    stamped = root / "benchmark" / "nnUNet_preprocessed" / SCRIBBLES / STAMP
+    image = root / "raw" / tiny.DATASET / "imagesTr" / "tiny_0_0000.nii.gz"
+    os.utime(image, ns=(1, 1))  # as if it had been copied
+    done = len(commands)
+    prepared(root)
+    assert len(commands) == done
+    known = json.loads(stamped.read_text())
+    image.write_bytes((image.parent / "tiny_1_0000.nii.gz").read_bytes())
+    prepared(root)
+    assert ["nnUNetv2_plan_and_preprocess", "902"] in [[words[0], words[2]] for words in commands[done:]]
+    again = json.loads(stamped.read_text())
+    assert again["key"] == known["key"]
+    assert again["listed"] != known["listed"]
+
+
+def test_data_of_an_earlier_version_which_did_not_look_at_images_of_the_source_stays(root, commands):
+    prepared(root)
+    stamped = root / "benchmark" / "nnUNet_preprocessed" / SCRIBBLES / STAMP
+    known = json.loads(stamped.read_text())
+    stamped.write_text(json.dumps({**{key: known[key] for key in ("key", "configurations")}, "seen": "before"}))
+    done = len(commands)
+    prepared(root)
+    assert len(commands) == done
+    assert json.loads(stamped.read_text()) == known
 
 
 def test_the_folds_are_by_subject_and_the_same_for_all_data_sets(root, commands):

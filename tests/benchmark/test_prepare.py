@@ -148,9 +148,10 @@ def test_predictions_can_be_scored_against_another_data_set_and_an_arm_trained_o
         assert job.compared == tiny.DATASET
         assert job.name.startswith(tiny.DATASET)
         assert truth_of(job) == Truth(dense / "gt_segmentations", dense / "dataset.json", ("tiny_4", "tiny_5"))
-    other = jobs_of(root, trainers=[*SPEC["trainers"], upper], references={901: str(dense)}, seeds=[0])
+    given = dense / "gt_segmentations"
+    other = jobs_of(root, trainers=[*SPEC["trainers"], upper], references={901: str(given)}, seeds=[0])
     own = root / "preprocessed" / tiny.DATASET / "dataset.json"
-    assert truth_of(other[0]) == Truth(dense, own, ("tiny_4", "tiny_5"))
+    assert truth_of(other[0]) == Truth(given, own, ("tiny_4", "tiny_5"))
     assert other[0].key != jobs[0].key
 
 
@@ -300,6 +301,42 @@ def test_a_training_with_other_plans_is_neither_mixed_in_nor_lost(root):
     with pytest.raises(InputError, match=r"other data, plans, split or device; choose another --folder"):
         jobs_of(root)
     assert folder(root).fold(job).is_dir()
+
+
+@pytest.mark.parametrize("changed", ["a training label", "a reference", "an image", "a channel"])
+def test_a_training_with_other_files_is_neither_mixed_in_nor_started(root, changed):
+    [job, *_] = jobs_of(root)
+    folder(root).fold(job).mkdir(parents=True)
+    data = root / "preprocessed" / tiny.DATASET
+    if changed == "an image":  # preprocessed again, and so its fingerprint
+        (data / "dataset_fingerprint.json").write_text(json.dumps({"spacings": [[1, 1, 2]]}))
+    elif changed == "a channel":
+        content = json.loads((data / "dataset.json").read_text())
+        (data / "dataset.json").write_text(json.dumps({**content, "channel_names": {"0": "CT"}}))
+    else:
+        case = {"a training label": "tiny_0", "a reference": "tiny_4"}[changed]
+        file = data / "gt_segmentations" / f"{case}.nii.gz"
+        file.write_bytes((data / "gt_segmentations" / "tiny_3.nii.gz").read_bytes())
+    assert job_key(job) == job.key
+    with pytest.raises(InputError, match=r"its labels, images or references are no longer those with which"):
+        run_job(root / "benchmark", job.name)
+    with pytest.raises(InputError, match=r"other data, plans, split or device; choose another --folder"):
+        jobs_of(root)
+
+
+def test_a_folder_of_an_earlier_version_which_did_not_look_at_files_goes_on(root):
+    [job, *_] = jobs_of(root)
+    folder(root).fold(job).mkdir(parents=True)
+    content = json.loads(folder(root).prepared.read_text())
+    for one in content["jobs"]:
+        del one["data"]
+    folder(root).prepared.write_text(json.dumps(content))
+    assert jobs_of(root)[0] == job
+
+
+def test_a_missing_reference_is_named_before_anything_is_trained(root):
+    (root / "preprocessed" / tiny.DATASET / "gt_segmentations" / "tiny_4.nii.gz").unlink()
+    refused(root, "There is no label map", "tiny_4.nii.gz; restore it")
 
 
 def test_a_training_that_was_left_out_for_a_while_is_not_taken_for_one_with_other_plans(root):

@@ -154,6 +154,7 @@ def test_a_fold_is_not_scored_while_another_process_validates_it(tmp_path, monke
     monkeypatch.setattr("nnunet_ext.benchmark.records.training", lambda _: {"epoch_seconds": [1.0]})
     monkeypatch.setattr(BenchmarkFolder, "use_data", lambda *_: None)
     monkeypatch.setattr("nnunet_ext.benchmark.preprocessed.job_key", lambda *_: one.key)
+    monkeypatch.setattr("nnunet_ext.benchmark.data_state.DataStates.of", lambda *_: one.data)
     monkeypatch.setattr(job, "predict", lambda *_: None)
     monkeypatch.setattr("nnunet_ext.benchmark.score.evaluate", lambda *_: evaluated.append(1) or {})
     holder = "import sys; from pathlib import Path; from nnunet_ext.nnunet.results import alone_in\n"

@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from nnunet_ext.data.geometry import Geometry
 from nnunet_ext.landmarks.dataset import Declaration
-from nnunet_ext.landmarks.mirroring import Mirroring, allowed_mirror_axes, nearest_axis, unmirror
+from nnunet_ext.landmarks.mirroring import Mirroring, allowed_mirror_axes, nearest_axis, unmirror, without_unpaired
 
 NAMES = ("left", "middle", "right")
 RIGHT_LEFT, ANTERIOR_POSTERIOR = "right-left", "anterior-posterior"
@@ -126,3 +126,25 @@ def test_one_direction_that_differs_turns_all_flips_off():
     found = allowed_mirror_axes(Declaration(NAMES, mirror_pairs=pairs), [AXIAL, matrix(np.diag([1, -1, 1]))], ALL, ALL)
     assert found.axes == ()
     assert "anterior-posterior is not the same" in found.why_not
+
+
+def test_ends_of_an_organ_without_a_pair_are_not_exchanged_by_a_flip():
+    names = ("right", "left", "top", "bottom")
+    spans = {"heart": (("right", "left"), ("top", "bottom"))}
+    declared = Declaration(names, mirror_pairs={RIGHT_LEFT: (("right", "left"),)}, spans=spans)
+    allowed = allowed_mirror_axes(declared, [AXIAL], (0, 1, 2), ALL)
+    assert allowed.axes == ALL
+    points = np.array([[5, 5, 0], [5, 6, 9], [9, 5, 5], [1, 6, 5]], float)
+    unseen = np.where(np.arange(4)[:, None] == 2, np.nan, points[:, ::-1])  # no top: the pair says nothing here
+    found = without_unpaired(allowed, declared, [points, points, unseen])
+    assert found.axes == (1, 2)
+    assert found.orders == allowed.orders
+    assert "top and bottom" in found.why_not
+    # of one slice the first axis is not flipped anyway
+    flat = allowed_mirror_axes(declared, [AXIAL], (0, 1, 2), (0, 1), dim=2)
+    assert without_unpaired(flat, declared, [points], dim=2) == flat
+    pairs = {**declared.mirror_pairs, "inferior-superior": (("top", "bottom"),)}
+    both = Declaration(names, mirror_pairs=pairs, spans=spans)
+    allowed = allowed_mirror_axes(both, [AXIAL], (0, 1, 2), ALL)
+    assert without_unpaired(allowed, both, [points]) == allowed
+    assert without_unpaired(allowed, declared, []) == allowed

@@ -19,7 +19,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.dataset import Declaration
-from nnunet_ext.landmarks.mirroring import Mirroring, allowed_mirror_axes
+from nnunet_ext.landmarks.mirroring import Mirroring, allowed_mirror_axes, without_unpaired
 from nnunet_ext.landmarks.training.augmentation import with_keypoints
 from nnunet_ext.landmarks.training.cases import (
     DatasetWithLandmarks,
@@ -100,14 +100,12 @@ class LandmarkData(CommonTrainer):
     @cached_property
     def landmark_mirroring(self) -> Mirroring:
         """Flips that the landmarks allow and the landmarks that they exchange; ``--val`` alone needs them, too."""
-        dim = len(self.configuration_manager.patch_size)
-        return allowed_mirror_axes(
-            self.landmark_declaration,
-            [case.matrix for case in self.landmark_cases.values()],
-            self.plans_manager.transpose_forward,
-            range(dim),
-            dim,
-        )
+        dim, cases = len(self.configuration_manager.patch_size), self.landmark_cases.values()
+        matrices, transposed = [case.matrix for case in cases], self.plans_manager.transpose_forward
+        allowed = allowed_mirror_axes(self.landmark_declaration, matrices, transposed, range(dim), dim)
+        in_plane = self.configuration_manager.spacing[-2:]
+        points_mm = [case.keypoints.voxels * [case.slice_mm, *in_plane] for case in cases]
+        return without_unpaired(allowed, self.landmark_declaration, points_mm, dim)
 
     # -- nnU-Net's hooks -----------------------------------------------------------------------------------------
 
