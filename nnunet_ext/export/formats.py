@@ -48,6 +48,8 @@ def write_description(exported: Model, record: Mapping[str, Any], file: Path) ->
     content = {
         "trainer": record["trainer"],
         "requires": record["requires"],
+        # stock nnU-Net builds the network from configuration.architecture
+        **({"built_by": f"{record['trainer']}.build_network_architecture"} if record["requires"] else {}),
         "input_channels": channels,
         "output_channels": heads,
         "configuration": {"name": configuration, **settings.configuration},

@@ -13,9 +13,19 @@ from nnunet_ext.version import __version__
 NAME = "README.txt"
 
 
-def requirements() -> list[str]:
-    """Requirements in pip's format, for a model with a network of this package."""
-    return [f"nnunet-ext~={__version__}", f"nnunetv2>={metadata.version('nnunetv2')},<3"]
+def requirements(trainer: type) -> list[str]:
+    """The packages that a model of this trainer needs, in pip's format; see :func:`is_elsewhere`."""
+    ours = any(_package_of(parent) == "nnunet_ext" for parent in trainer.__mro__)
+    return [*([f"nnunet-ext~={__version__}"] if ours else []), f"nnunetv2>={metadata.version('nnunetv2')},<3"]
+
+
+def is_elsewhere(trainer: type) -> bool:
+    """Whether a trainer is neither of this package nor of nnU-Net, so that packages alone do not bring it."""
+    return _package_of(trainer) not in ("nnunet_ext", "nnunetv2")
+
+
+def _package_of(trainer: type) -> str:
+    return trainer.__module__.partition(".")[0]
 
 
 def place_in_results(record: Mapping[str, Any], name: str) -> PurePosixPath:
@@ -34,11 +44,17 @@ def commands(record: Mapping[str, Any], name: str, path: Path | None = None) -> 
     folds = list(dict.fromkeys(entry.partition("/")[0].removeprefix("fold_") for entry in record["checkpoints"]))
     files = list(dict.fromkeys(entry.partition("/")[2] for entry in record["checkpoints"]))
     tail = f"-f {' '.join(folds)}" + (f" -chk {files[0]}" if "checkpoint_final.pth" not in files else "")
+    if record["previous_stage"]:
+        tail += " -prev_stage_predictions PREVIOUS"
     place = None if path is None else shlex.quote(str(path))
     lines = []
     if record["requires"]:
         packages = " ".join(f'"{package}"' for package in record["requires"])
-        lines += [f"pip install {packages}", 'export nnUNet_extTrainer="$(nnunet-ext path)"']
+        lines.append(f"pip install {packages}")
+        if record["is_elsewhere"]:
+            lines.append(f"export nnUNet_extTrainer=FOLDER_OF_{record['trainer']}")
+        elif any(package.startswith("nnunet-ext") for package in record["requires"]):
+            lines.append('export nnUNet_extTrainer="$(nnunet-ext path)"')
     if path is None or path.suffix == ".zip":
         lines += [
             f"nnUNetv2_install_pretrained_model_from_zip {place or 'FILE.zip'}",
@@ -50,18 +66,29 @@ def commands(record: Mapping[str, Any], name: str, path: Path | None = None) -> 
     return "\n".join(f"  {line}" for line in lines)
 
 
+def needs(record: Mapping[str, Any]) -> str:
+    """One sentence, or two for a cascade: what prediction needs."""
+    if not record["requires"]:
+        found = "Stock nnU-Net v2 predicts with it; no other package is needed."
+    else:
+        packages = " and ".join(record["requires"])
+        of_others = f", and the file with the class {record['trainer']}, which is in neither" * record["is_elsewhere"]
+        found = f"It needs {packages}{of_others}" + (f": {record['reason']}." if record["reason"] else ".")
+    if record["previous_stage"]:
+        found += (
+            "\nIt is the second stage of a cascade: PREVIOUS is a folder with predictions of "
+            f"{record['previous_stage']} for the same\nimages, whose model is not in here."
+        )
+    return found
+
+
 def text(record: Mapping[str, Any], name: str) -> str:
     """Content of the README."""
-    needs = (
-        f"It needs {' and '.join(record['requires'])}" + (f": {record['reason']}." if record["reason"] else ".")
-        if record["requires"]
-        else "Stock nnU-Net v2 predicts with it; no other package is needed."
-    )
     return f"""\
 A model of nnU-Net v2 for {record["dataset"]}, configuration {record["configuration"]}, trained with
 {record["trained_with"]}, exported by {record["exported_by"]}.
 
-{needs}
+{needs(record)}
 
 How to predict (the first way from a zip file, the second from this folder):
 

@@ -29,7 +29,9 @@ from nnunet_ext.export.model import Model, load_weights, read_model_checkpoint
 from nnunet_ext.export.planned import Verdict, judge, logits, random_image, stock_trainer
 from nnunet_ext.files import replacing, require_folder, write_json, written_as_a_whole
 from nnunet_ext.find_trainer import find_trainer
+from nnunet_ext.nnunet.checkpoints import write_checkpoint
 from nnunet_ext.nnunet.plans import without_extension
+from nnunet_ext.nnunet.precision import SECTION as PRECISION
 from nnunet_ext.version import __version__
 
 RECORD = "export.json"
@@ -83,18 +85,11 @@ class Exported:
         """The text to print: the model, its requirements, and the commands to type next."""
         record = self.record
         lines = [f"{self.path}: {record['trained_with']}, {len(record['checkpoints'])} checkpoint(s)."]
-        if not record["requires"]:
-            lines.append("Stock nnU-Net predicts with it; this package is not needed.")
-            if self.verdict.left_out:
-                lines.append(
-                    f"Left out, because the segmentation does not need it: {', '.join(self.verdict.left_out)}."
-                )
-        else:
-            if self.verdict.planned:
-                lines.append("As --keep-trainer asks, it stays a model of its trainer.")
-            else:
-                lines.append(f"Stock nnU-Net alone cannot predict with it: {self.verdict.reason}.")
-            lines.append(f"It needs {' and '.join(record['requires'])}; {readme.NAME} in it says so.")
+        if record["requires"] and self.verdict.planned:
+            lines.append("As --keep-trainer asks, it stays a model of its trainer.")
+        lines.append(readme.needs(record))
+        if record["left_out"]:
+            lines.append(f"Left out, because the segmentation does not need it: {', '.join(record['left_out'])}.")
         lines.append("The logits of the exported model equal those of the original bit for bit.")
         lines += [f"{name}: ONNX, logits differ by at most {gap:.2g}" for name, gap in self.onnx.items()]
         return "\n".join([*lines, "", readme.commands(record, self.name, self.path)])
@@ -143,7 +138,7 @@ def export_model(
     name = name or first["trainer_name"]
     if not re.fullmatch(r"\w+", name) or "__" in name:
         raise InputError(f"--as {name!r} is no name of a trainer: letters, digits and single '_' are expected.")
-    record = _record(model, first["trainer_name"], configuration, files, stock, verdict)
+    record = _record(model, trainer, configuration, files, stock, verdict)
     del first
 
     def write_into(root: Path) -> dict[str, float]:
@@ -203,7 +198,7 @@ def _target(out: Path, source: Path, force: bool) -> Path:
 
 def _record(
     model: Model,
-    trainer: str,
+    trainer: type[nnUNetTrainer],
     configuration: str,
     files: Sequence[Path],
     stock: type[nnUNetTrainer] | None,
@@ -214,9 +209,11 @@ def _record(
         "dataset": model.plans["dataset_name"],
         "plans": model.plans["plans_name"],
         "configuration": configuration,
-        "trained_with": trainer,
-        "trainer": stock.__name__ if stock else trainer,
-        "requires": [] if stock else readme.requirements(),
+        "previous_stage": model.managers(configuration)[1].previous_stage_name or "",
+        "trained_with": trainer.__name__,
+        "trainer": (stock or trainer).__name__,
+        "requires": [] if stock else readme.requirements(trainer),
+        "is_elsewhere": not stock and readme.is_elsewhere(trainer),
         "reason": "" if stock else verdict.reason,
         "left_out": list(verdict.left_out) if stock else [],
         "checkpoints": [f"{file.parent.name}/{file.name}" for file in files],
@@ -230,7 +227,8 @@ def _descriptions(model: Model, stock: bool) -> dict[str, Any]:
         kept = {key: value for key, value in description.items() if key in STOCK_DESCRIPTION}
         return {"plans": without_extension(model.plans), "dataset_json": kept}
     return {
-        "plans": dict(model.plans),
+        # recipients decide for themselves whether to compute in bfloat16; what was compared here is in float32
+        "plans": without_extension(model.plans, PRECISION),
         "dataset_json": {key: value for key, value in description.items() if key not in OF_CASES},
     }
 
@@ -279,7 +277,7 @@ def _write_checkpoint(
     weights = checkpoint["network_weights"]
     folder = exported.folder / file.parent.name
     folder.mkdir(exist_ok=True)
-    torch.save(
+    write_checkpoint(
         {
             "network_weights": {key: weights[key] for key in network.state_dict()},
             "trainer_name": record["trainer"],

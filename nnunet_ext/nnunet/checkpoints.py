@@ -1,10 +1,11 @@
-"""Checkpoints that cannot be read, and the one from which a training continues instead.
+"""Checkpoints: how they are written, those that cannot be read, and the one from which a training continues instead.
 
 Ours are replaced as a whole, so a killed training leaves no damaged one. A failing disk or an incomplete copy can.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,22 @@ def to_continue(path: Path) -> Path:
     latest = path.with_name(LATEST)
     is_older = path.name == FINAL and latest.is_file() and latest.stat().st_mtime > path.stat().st_mtime
     return latest if is_older else path
+
+
+def write_checkpoint(content: Any, path: Path) -> None:
+    """Write a checkpoint to the disk; a caller that must not lose the old file writes beside it first.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with path.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            # PyTorch complains about a position in the file and hides what the file system said
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _load(path: Path, device: torch.device | str) -> dict[str, Any]:

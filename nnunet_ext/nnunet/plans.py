@@ -64,11 +64,13 @@ def remember(plans: dict[str, Any], configuration: str, section: str, content: M
     plans["configurations"][configuration][KEY] = own
 
 
-def without_extension(plans: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of ``plans`` as if nnU-Net had written them: without our settings in any configuration."""
+def without_extension(plans: Mapping[str, Any], section: str | None = None) -> dict[str, Any]:
+    """A copy of ``plans`` without our settings, or one section of them, in any configuration."""
     copy = deepcopy(dict(plans))
     for settings in copy["configurations"].values():
-        settings.pop(KEY, None)
+        ours = settings.pop(KEY, {})
+        if section is not None and (kept := {name: content for name, content in ours.items() if name != section}):
+            settings[KEY] = kept
     return copy
 
 

@@ -44,7 +44,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing
 from nnunet_ext.nnunet import plans as plans_file
 from nnunet_ext.nnunet.annotated import never_annotated
-from nnunet_ext.nnunet.checkpoints import read_checkpoint, to_continue
+from nnunet_ext.nnunet.checkpoints import read_checkpoint, to_continue, write_checkpoint
 from nnunet_ext.nnunet.labels import LabelView, finest
 from nnunet_ext.nnunet.loggers import loggers, wanted_loggers
 from nnunet_ext.nnunet.loss_line import loss_line
@@ -529,14 +529,8 @@ class CommonTrainer(nnUNetTrainer):
         buffer.seek(0)
         checkpoint = torch.load(buffer, map_location="cpu", weights_only=False)
         checkpoint[CHECKPOINT_KEY] = {"aux": self.aux.state_dict()}
-        with replacing(Path(filename)) as temporary, temporary.open("wb") as file:
-            try:
-                torch.save(checkpoint, file)
-            except RuntimeError as error:
-                # PyTorch complains about a position in the file and hides what the file system said
-                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
-            file.flush()
-            os.fsync(file.fileno())
+        with replacing(Path(filename)) as temporary:
+            write_checkpoint(checkpoint, temporary)
 
     # by position only: nnU-Net's master has renamed the parameter
     def load_checkpoint(self, checkpoint_file: str, /) -> None:

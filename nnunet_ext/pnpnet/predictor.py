@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing
+from nnunet_ext.nnunet.checkpoints import write_checkpoint
 from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.untrusted import load_untrusted
 
@@ -62,7 +63,7 @@ def write_without(checkpoint: str | Path, branch: str) -> Path:
     off = {key: torch.zeros_like(weights[key]) for key in _factors(weights, branch, str(path))}
     written = path.with_name(f"{path.stem}_without_{branch}{path.suffix}")
     with replacing(written) as temporary:
-        torch.save({**content, "network_weights": {**weights, **off}}, temporary)
+        write_checkpoint({**content, "network_weights": {**weights, **off}}, temporary)
     return written
 
 

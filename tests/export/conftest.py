@@ -17,10 +17,12 @@ def trained(make_trainer, monkeypatch, tmp_path):
     stock = tiny.dataset_json
     monkeypatch.setattr(tiny, "dataset_json", lambda kind="classes": {**stock(kind), **CASES, "landmarks": LANDMARKS})
 
-    def made(name, configuration="2d", kind="classes", folds=(0,)):
+    def made(name, configuration="2d", kind="classes", folds=(0,), plans=None):
         trainers = {}
         for fold in folds:
-            trainers[fold] = trainer = make_trainer(name, configuration=configuration, kind=kind, seed=len(trainers))
+            trainers[fold] = trainer = make_trainer(
+                name, configuration=configuration, kind=kind, seed=len(trainers), plans=plans
+            )
             trainer.inference_allowed_mirroring_axes = (0,)
             folder = Path(trainer.output_folder_base)
             (folder / f"fold_{fold}").mkdir(exist_ok=True, parents=True)

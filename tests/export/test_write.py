@@ -98,6 +98,69 @@ def test_a_network_of_ours_stays_ours_and_says_what_it_needs(trained, tmp_path, 
     assert "tiny_0" not in (tmp_path / "out" / "dataset.json").read_text()
 
 
+@pytest.mark.parametrize("name", ["nnUNetTrainerMedContext", "nnUNetTrainerPnPNet"])
+def test_the_second_stage_of_a_cascade_asks_for_predictions_of_the_first(trained, tmp_path, name):
+    plans = tiny.plans()
+    plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    folder, _ = trained(name, "3d_cascade_fullres", plans=plans)
+    exported = export_model(folder, tmp_path / "out")
+    for text in (exported.report(), (tmp_path / "out" / "README.txt").read_text()):
+        assert "-f 0 -prev_stage_predictions PREVIOUS" in text
+        assert "PREVIOUS is a folder with predictions of 3d_lowres" in text
+
+
+def test_a_trainer_of_somebody_else_needs_its_file_too(trained, tmp_path):
+    folder, _ = trained("nnUNetTrainerPnPNet")
+    assert "my_methods" not in export_model(folder, tmp_path / "ours").report()
+    (tmp_path / "theirs").mkdir()
+    code = "from nnunet_ext.pnpnet.trainer import nnUNetTrainerPnPNet as Ours\nclass nnUNetTrainerTheirs(Ours): pass"
+    (tmp_path / "theirs" / "my_methods.py").write_text(code)
+    checkpoint = folder / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(checkpoint, weights_only=False)
+    torch.save({**content, "trainer_name": "nnUNetTrainerTheirs"}, checkpoint)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_extTrainer", str(tmp_path / "theirs"))
+        report = export_model(folder, tmp_path / "out").report()
+    assert "and the file with the class nnUNetTrainerTheirs, which is in neither" in report
+    assert "export nnUNet_extTrainer=FOLDER_OF_nnUNetTrainerTheirs" in report
+    assert 'pip install "nnunet-ext~=' in report
+
+
+def test_a_stock_trainer_that_is_kept_does_not_need_this_package(trained, tmp_path):
+    folder, _ = trained(nnUNetTrainer)
+    report = export_model(folder, tmp_path / "out", keep_trainer=True).report()
+    assert "It needs nnunetv2>=" in report
+    assert "nnunet-ext~=" not in report
+    assert "nnUNet_extTrainer" not in report
+
+
+def test_precision_of_the_training_does_not_travel(trained, tmp_path):
+    plans = tiny.plans()
+    plans["configurations"]["2d"][KEY] = {"precision": {"cpu": "bfloat16"}, "schedule": {"epochs": 2}}
+    folder, _ = trained("nnUNetTrainerPnPNet", plans=plans)
+    export_model(folder, tmp_path / "out", safetensors=True)
+    exported = json.loads((tmp_path / "out" / "plans.json").read_text())["configurations"]["2d"][KEY]
+    assert "precision" not in exported
+    assert exported["schedule"] == {"epochs": 2}
+    description = json.loads((tmp_path / "out" / "fold_0" / "checkpoint_final.json").read_text())
+    assert description["built_by"] == "nnUNetTrainerPnPNet.build_network_architecture"
+
+
+def test_a_full_disk_is_one_sentence(trained, tmp_path, monkeypatch, capsys):
+    folder, _ = trained("nnUNetTrainerMedContext")
+
+    def full(_content, file):
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError:
+            raise RuntimeError("basic_ios::clear: iostream error")  # noqa: B904  (as PyTorch does)
+
+    monkeypatch.setattr(torch, "save", full)
+    assert main(["export", str(folder), "--out", str(tmp_path / "out")]) != 0
+    assert "There is no room left on the disk" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_landmarks_are_kept_on_request(trained, tmp_path):
     folder, trainers = trained("nnUNetTrainerBaBLoss", kind="ignore")
     exported = export_model(folder, tmp_path / "out", keep_trainer=True)
