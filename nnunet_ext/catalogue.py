@@ -216,7 +216,7 @@ TRAINERS: dict[str, Entry] = {
         page="docs/results/pnpnet.md",
     ),
     "nnUNetTrainerAttenScribblePaper": Entry(
-        location="nnunet_ext.attenscribble.trainer:nnUNetTrainerAttenScribblePaper",
+        location="nnunet_ext.attenscribble.paper_trainer:nnUNetTrainerAttenScribblePaper",
         tier="as published",
         description="AttenScribble's published formulation",
         needs="ignore label",

@@ -7,7 +7,9 @@ import torch
 from nnunet_ext.attenscribble.trainer import CRF, MaskedCRF
 from nnunet_ext.catalogue import TRAINERS, in_tier, resolve
 from nnunet_ext.combinations import nnUNetTrainerMaskedCRFPnPNet, nnUNetTrainerMedContextPnPNet
+from nnunet_ext.errors import InputError
 from nnunet_ext.medcontext.trainer import MedContext
+from nnunet_ext.partial_labels.trainer import PartialLabels
 from tests import tiny
 
 TOGETHER = {
@@ -55,6 +57,14 @@ def test_the_crf_loss_teaches_the_network_that_it_is_put_around(make_trainer):
     ]
     assert pulled
     assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in pulled)
+
+
+@pytest.mark.parametrize("around", [MaskedCRF, PartialLabels])
+def test_losses_of_patches_do_not_go_around_clips_of_slices(make_trainer, around):
+    with pytest.raises(InputError, match="nnUNetTrainerOwn trains on clips of slices, which losses for scribbles and"):
+        make_trainer(
+            type("nnUNetTrainerOwn", (around, resolve("nnUNetTrainerS2VNet")), {}), kind="ignore", configuration="2d"
+        )
 
 
 def test_every_combination_is_in_the_catalogue():

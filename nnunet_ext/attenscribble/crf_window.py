@@ -20,7 +20,10 @@ from nnunet_ext.attenscribble.crf_loss import MaskedCRFLoss, Window
 from nnunet_ext.attenscribble.options import AttenScribbleOptions
 
 ANISOTROPIC = 3.0
-"""Ratio of spacings from which nnU-Net augments slices rather than volumes (``ANISO_THRESHOLD``)."""
+"""Ratio of spacings from which a volume is taken for slices; files round spacings, so almost as much is enough."""
+
+ROUNDING = 1e-4
+"""Relative difference of spacings that are the same in millimetres, but were stored as float32."""
 
 RADIUS_2D, RADIUS_3D = 3, 1
 """Default radius in slices and in isotropic volumes."""
@@ -54,7 +57,7 @@ class ResolvedWindow:
                 :data:`ANISOTROPIC` times coarser than the finest are no part of the window.
             options: ``crf_radius``, ``crf_sigma`` and ``crf_downsample``.
         """
-        axes = tuple(mm / min(spacing) < ANISOTROPIC for mm in spacing)
+        axes = tuple(mm / min(spacing) < ANISOTROPIC * (1 - ROUNDING) for mm in spacing)
         isotropic_3d = sum(axes) == 3
         radius = options.crf_radius or (RADIUS_3D if isotropic_3d else RADIUS_2D)
         factor = options.crf_downsample or (2 if isotropic_3d and radius > LARGE_3D else 1)

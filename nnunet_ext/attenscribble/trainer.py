@@ -1,4 +1,4 @@
-"""Trainers for scribbles: masked CRF loss, attentive similarity, both, and the published formulation.
+"""Trainers for scribbles: masked CRF loss, attentive similarity, and both. The published formulation is beside.
 
 All of them need the ignore label, which nnU-Net's own loss already leaves out (partial loss). Stock ``nnUNetTrainer``
 on the same data is the baseline that the additional terms must beat.
@@ -9,11 +9,10 @@ on the same data is the baseline that the additional terms must beat.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
-import torch
-from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import Tensor, nn
 
 from nnunet_ext.attenscribble.attentive_similarity import AttentiveSimilarity
@@ -25,8 +24,7 @@ from nnunet_ext.attenscribble.options import AttenScribbleOptions
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.clean_image import CLEAN_IMAGE
 from nnunet_ext.nnunet.labels import finest, finest_logits
-from nnunet_ext.nnunet.options import MethodOptions, PseudoLabelOptions
-from nnunet_ext.nnunet.partial_cross_entropy import PartialCrossEntropy
+from nnunet_ext.nnunet.options import THE_PLANS, MethodOptions, PseudoLabelOptions
 from nnunet_ext.nnunet.pretrained import unwrap_as
 from nnunet_ext.nnunet.pseudo_label_training import PSEUDO, PseudoLabels
 from nnunet_ext.nnunet.trainer import INSIDE, Batch
@@ -46,6 +44,18 @@ class MaskedCRF(PseudoLabels):
     """
 
     methods: ClassVar[tuple[type[MethodOptions], ...]] = (AttenScribbleOptions,)
+
+    patches_only: ClassVar[bool] = True
+
+    has_attention: ClassVar[bool] = False
+    """Whether the network is one with attention; the options of attention mean nothing to others."""
+
+    @classmethod
+    def resolve_options(cls, settings: Mapping[str, Any], where: str = THE_PLANS) -> SimpleNamespace:
+        options = super().resolve_options(settings, where)
+        if not cls.has_attention:
+            options.attenscribble = replace(options.attenscribble, attention="side", asl_weight=0.0)
+        return options
 
     def initialize(self) -> None:
         if self.labels.ignore_label is None:
@@ -131,6 +141,8 @@ class nnUNetTrainerMaskedCRF(MaskedCRF):
 class nnUNetTrainerAttenScribble(MaskedCRF):
     """Partial loss and masked CRF loss; the option ``asl_weight`` adds the attentive similarity (off by default)."""
 
+    has_attention: ClassVar[bool] = True
+
     @classmethod
     def attach(cls, network: nn.Module, settings: Mapping[str, Any], options: SimpleNamespace) -> nn.Module:
         """Put attention into the trunk of the planned network, or beside it."""
@@ -164,26 +176,3 @@ class nnUNetTrainerSSA(nnUNetTrainerAttenScribble):
     fixed_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "attenscribble": {"attention": "trunk", "crf_weight": 0.0, "asl_weight": 0.0}
     }
-
-
-class nnUNetTrainerAttenScribblePaper(nnUNetTrainerAttenScribble):
-    """The published formulation: cross entropy on annotated pixels, both terms at once, attention in the trunk.
-
-    The planned backbone, the augmentation and the length of the training stay nnU-Net's.
-    """
-
-    published: ClassVar[bool] = True
-
-    hyperparameters: ClassVar[Mapping[str, Any]] = {"enable_deep_supervision": False, "weight_decay": 1e-4}
-
-    def build_optimizer(self, aux_parameters: list[nn.Parameter]) -> tuple[torch.optim.Optimizer, Any]:
-        """SGD with momentum 0.9 and the polynomial schedule, as in the published code."""
-        parameters = [*self.network.parameters(), *aux_parameters]
-        optimizer = torch.optim.SGD(parameters, self.initial_lr, momentum=0.9, weight_decay=self.weight_decay)
-        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
-
-    def _build_loss(self) -> nn.Module:
-        if self.labels.has_regions:
-            raise InputError(f"{type(self).__name__} is published for classes; use nnUNetTrainerAttenScribble.")
-        assert self.labels.ignore_label is not None
-        return PartialCrossEntropy(self.labels.ignore_label)

@@ -31,8 +31,13 @@ THICK = 3.0
 """Slices thicker than this multiple of the in-plane spacing are thick; nnU-Net's own number (``ANISO_THRESHOLD``)."""
 
 
-def slice_axis(spacing_mm: Sequence[float] | Floats) -> int:
-    """The axis along which the slices of a volume were acquired: the coarsest one, the first among equals."""
+def slice_axis(spacing_mm: Sequence[float] | Floats, shape: Sequence[int] = ()) -> int:
+    """The axis along which the slices of a volume were acquired: the coarsest one, the first among equals.
+
+    If the shape is given, an axis of length 1 is it, because a single slice may be thinner than its pixels.
+    """
+    if len(shape) == 3 and list(shape).count(1) == 1:
+        return list(shape).index(1)
     return int(np.argmax(spacing_mm)) if len(spacing_mm) == 3 else 0
 
 

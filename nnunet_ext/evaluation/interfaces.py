@@ -29,7 +29,15 @@ from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter
 
 from nnunet_ext.data.label_definitions import numbers_of
-from nnunet_ext.evaluation.metrics import EmptyRule, Options, Status, label_map, nsd, weighted_percentile_95
+from nnunet_ext.evaluation.metrics import (
+    ROUNDING_MM,
+    EmptyRule,
+    Options,
+    Status,
+    label_map,
+    nsd,
+    weighted_percentile_95,
+)
 from nnunet_ext.evaluation.surfaces import Floats, Mask, Points, Surface, directed_distances, halves, nearest
 
 BAND_MM = 2.0
@@ -209,6 +217,6 @@ def _confusion(
     voxels = np.nonzero((of_one | of_other) & around)
     surface = _surface(faces.points - 2 * low, faces.areas, 2 * (high - low) - 1)
     half = tuple(mm / 2 for mm in spacing_mm)
-    band = touching[voxels] | (nearest(2 * np.stack(voxels, axis=1), surface, half) <= BAND_MM)
+    band = touching[voxels] | (nearest(2 * np.stack(voxels, axis=1), surface, half) <= BAND_MM + ROUNDING_MM)
     other = np.where(of_one[voxels], np.isin(predicted[voxels], values[1]), np.isin(predicted[voxels], values[0]))
     return float(other[band].mean())

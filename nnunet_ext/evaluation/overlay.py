@@ -110,7 +110,7 @@ def chosen_slice(
     """The axis across the slices of a volume (the coarsest), and the index of the slice to show."""
     if reference.ndim == 2:
         return 0, 0
-    axis = slice_axis(spacing)
+    axis = slice_axis(spacing, reference.shape)
     order = [axis, *(other for other in range(3) if other != axis)]
     known = np.where(reference == ignore, 0, reference)
     if choice == "disagreement" and len(segmentations) > 1:

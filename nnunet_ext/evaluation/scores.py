@@ -204,6 +204,8 @@ class Evaluation:
         if self.settings.interfaces:
             rows = list(self.interface_rows())
             write_rows(interfaces_beside(table), rows[0] if rows else ["case", "labels"], rows)
+        elif _is_ours(interfaces_beside(table)):  # of earlier predictions
+            interfaces_beside(table).unlink()
 
     def _names(self, case: Case) -> dict[str, str]:
         return {"case": case.name, **({"subject": self.subject_of[case.name]} if self.subject_of else {})}
@@ -243,10 +245,12 @@ class Evaluation:
             for key in keys.values()
         }
         columns = next(iter(means.values()))
+        # as in nnU-Net, unless nothing but the background is scored
+        foreground = [row for key, row in means.items() if key != "0"] or list(means.values())
         return {
             "metric_per_case": cases,
             "mean": means,
-            "foreground_mean": {metric: mean(row[metric] for row in means.values()) for metric in columns},
+            "foreground_mean": {metric: mean(row[metric] for row in foreground) for metric in columns},
             "nnunet_ext": {
                 "version": __version__,
                 "definitions": self.definitions,
@@ -272,6 +276,14 @@ class Evaluation:
             "n_ref": metrics.n_ref,
             **numbers,
         }
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether a file is a table of interfaces."""
+    if not file.is_file():
+        return False
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        return {"case", "labels"} <= set(lines.readline().strip().split(","))
 
 
 def interfaces_beside(table: Path) -> Path:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from nnunet_ext.data.label_definitions import declared_labels
+
+BACKGROUND = (0, (0,))
+"""Ways to declare the background."""
 
 KEY = "annotated_labels"
 """Entry of ``dataset.json``: by case, the labels that were annotated in it; a case without an entry has all."""
@@ -14,15 +19,15 @@ KEY = "annotated_labels"
 def never_annotated(dataset: Any, labels: Mapping[str, Any]) -> list[str]:
     """Name the labels or regions without a voxel in any case, by the class locations that nnU-Net stored.
 
+    These leave out the background, so that is looked for in the label maps, up to the first with it. It is no output
+    of a network for regions.
+
     Args:
         dataset: nnU-Net's data set of preprocessed cases.
-        labels: entry ``labels`` of ``dataset.json``.
+        labels: entry ``labels`` of ``dataset.json``; one of them is to be ignored.
     """
-    missing = {
-        value: name
-        for name, value in declared_labels({"labels": labels}).items()
-        if name != "ignore" and value not in (0, (0,))
-    }
+    declared = {name: value for name, value in declared_labels({"labels": labels}).items() if name != "ignore"}
+    missing = {value: name for name, value in declared.items() if value not in BACKGROUND}
     for case in dataset.identifiers:
         if not missing:
             break
@@ -30,6 +35,11 @@ def never_annotated(dataset: Any, labels: Mapping[str, Any]) -> list[str]:
         for label, places in properties["class_locations"].items():
             if len(places):
                 missing.pop(label, None)
+    has_regions = any(isinstance(value, tuple) and len(value) > 1 for value in declared.values())
+    behind = [] if has_regions else [name for name, value in declared.items() if value in BACKGROUND]
+    maps = (dataset.load_case(case)[1] for case in dataset.identifiers)
+    if behind and not any((np.asarray(label_map[:]) == 0).any() for label_map in maps):
+        return [*behind, *missing.values()]
     return list(missing.values())
 
 

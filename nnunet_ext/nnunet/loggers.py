@@ -8,6 +8,7 @@ of them too.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -75,10 +76,15 @@ class MLflowLogger:
                 self.client.set_tag(self.run, key, str(value))
 
     def log(self, key: str, value: Any, step: int) -> None:
-        self.client.log_metric(self.run, key, float(value), step=step)
+        self.client.log_metric(self.run, _allowed(key), float(value), step=step)
 
     def log_summary(self, key: str, value: Any) -> None:
-        self.client.log_metric(self.run, key, float(value))
+        self.client.log_metric(self.run, _allowed(key), float(value))
+
+
+def _allowed(key: str) -> str:
+    """A name that MLflow takes; nnU-Net calls the Dice of a region ``class_(1, 2)_dice``."""
+    return re.sub(r"[^/\w.\- ]", "_", key)
 
 
 KINDS: Mapping[str, tuple[str, Callable[[Path, str, bool], EpochLogger]]] = {

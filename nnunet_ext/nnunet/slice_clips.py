@@ -46,6 +46,11 @@ class SliceClips(CommonTrainer):
     @classmethod
     def check_plans(cls, plans: Mapping[str, Any], configuration: str) -> None:
         super().check_plans(plans, configuration)
+        if cls.patches_only:
+            raise InputError(
+                f"{cls.__name__} trains on clips of slices, which losses for scribbles and partial labels do not take; "
+                "put these in front of another trainer."
+            )
         require_2d(plans, configuration, cls.__name__)
 
     def adapt_configuration(self) -> None:

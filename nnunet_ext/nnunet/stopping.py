@@ -73,8 +73,12 @@ class StopRule:
         """Return why the training has to end now; None if it continues. The file is removed, because it counts once."""
         file = self.folder / FILE
         if file.exists():
-            file.unlink()
+            self.forget()
             return f"{file} was there (it is removed now)"
         if self.limit is not None and self.last - self.begin + self.longest > self.limit:
             return f"{VARIABLE} allows {self.limit:g} seconds, into which another epoch may not fit"
         return None
+
+    def forget(self) -> None:
+        """Remove the file, if it is there."""
+        (self.folder / FILE).unlink(missing_ok=True)

@@ -26,6 +26,7 @@ import io
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -96,6 +97,9 @@ class CommonTrainer(nnUNetTrainer):
     hyperparameters: ClassVar[Mapping[str, Any]] = {}
     """Attributes of ``nnUNetTrainer.__init__`` with other values in this trainer, such as ``initial_lr``."""
 
+    patches_only: ClassVar[bool] = False
+    """Whether a loss of this trainer needs patches of the planned number of axes, not clips of slices."""
+
     gradient_clip: ClassVar[float] = 12.0
     """Largest norm of the gradients of a step; that of ``nnUNetTrainer.train_step``."""
 
@@ -136,8 +140,6 @@ class CommonTrainer(nnUNetTrainer):
         if self.precision.planned_bfloat16 and not self.precision.bfloat16:
             self.print_to_log_file(NO_UNITS)
         self.schedule.apply(self)
-        if self.fixed_num_epochs is not None:
-            self.num_epochs = self.fixed_num_epochs
         # nnU-Net saves every 50 epochs; a schedule of 12 epochs would never be saved before its end
         self.save_every = max(1, min(50, self.num_epochs // 10))
         self.adapt_configuration()
@@ -175,6 +177,8 @@ class CommonTrainer(nnUNetTrainer):
             InputError: the plans have an unknown entry or a value that does not fit.
         """
         schedule = Schedule.from_plans(plans_file.extension_settings(settings, "schedule"), where)
+        if cls.fixed_num_epochs is not None:
+            schedule = replace(schedule, epochs=cls.fixed_num_epochs)
         own_optimizer = cls.published and cls.build_optimizer is not CommonTrainer.build_optimizer
         return schedule.without_optimizer() if own_optimizer else schedule
 
@@ -351,13 +355,23 @@ class CommonTrainer(nnUNetTrainer):
         self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_latest.pth"))
         self.current_epoch += 1
         self.print_to_log_file(f"Stopped after {self.current_epoch} of {self.num_epochs} epochs, because {reason[0]}.")
-        self.print_to_log_file("The same command with --c goes on from here.")
+        if not self.disable_checkpointing:
+            self.print_to_log_file("The same command with --c goes on from here.")
         for loader in (self.dataloader_train, self.dataloader_val):
             if isinstance(loader, NonDetMultiThreadedAugmenter):
                 loader._finish()
         if self.is_ddp:
             dist.destroy_process_group()
         raise Stopped
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        self._forget_requests()
+
+    def _forget_requests(self) -> None:
+        """A request to stop that came too late is none for the next training."""
+        if self.local_rank == 0:
+            self.stop_rule.forget()
 
     def on_train_start(self) -> None:
         super().on_train_start()
@@ -481,11 +495,12 @@ class CommonTrainer(nnUNetTrainer):
         if self.is_ddp:
             gathered: list[dict[str, float]] = [{} for _ in range(dist.get_world_size())]
             dist.all_gather_object(gathered, means)
-            means = {key: float(np.mean([rank[key] for rank in gathered])) for key in means}
+            keys = dict.fromkeys(key for rank in gathered for key in rank)
+            means = {key: float(np.mean([rank[key] for rank in gathered if key in rank])) for key in keys}
         for key, mean in means.items():
-            # LocalLogger.log asserts that it knows the key, and the progress plot ends at the shortest list: a new key
-            # starts with a nan for every epoch that was trained without it
-            self.logger.local_logger.my_fantastic_logging.setdefault(key, [float("nan")] * self.current_epoch)
+            # LocalLogger.log asserts that it knows the key, and appends: a nan for every epoch without the key
+            known = self.logger.local_logger.my_fantastic_logging.setdefault(key, [])
+            known += [float("nan")] * (self.current_epoch - len(known))
             self.logger.log(key, mean, self.current_epoch)
         terms = {key.removeprefix(TERM): mean for key, mean in means.items() if key.startswith(TERM)}
         weights = {name: shares[TERM + name] * self.term_weight(name) for name in terms}
@@ -513,6 +528,7 @@ class CommonTrainer(nnUNetTrainer):
         with self._alone():  # with --val nothing was trained before
             self._add_loggers(resume=True)
             super().perform_actual_validation(save_probabilities)
+        self._forget_requests()
         if self.labels.ignore_label is not None:
             self.print_to_log_file(
                 "The validation Dice above is on annotated voxels only: false positives where nothing is annotated "
@@ -553,7 +569,19 @@ class CommonTrainer(nnUNetTrainer):
         self.load_aux(checkpoint.get(CHECKPOINT_KEY, {}).get("aux", {}))
 
     def load_aux(self, state: dict[str, Tensor]) -> None:
-        """Restore the auxiliary modules; ``state`` is empty if stock nnU-Net wrote the checkpoint."""
+        """Restore the auxiliary modules; ``state`` is empty if stock nnU-Net wrote the checkpoint.
+
+        Raises:
+            InputError: they are those of other options.
+        """
+        there, here = ({key.partition(".")[0] for key in keys} for keys in (state, self.aux.state_dict()))
+        if there != here:
+            differ = ", ".join(name.replace("_", " ") for name in sorted(there ^ here))
+            where = "the checkpoint" if there - here else "this training"
+            raise InputError(
+                f"The checkpoint was written with other options than {self.plans_manager.plans_name} has: {differ} is "
+                f"only in {where}; restore the options, or start anew without --c."
+            )
         self.aux.load_state_dict(state)
 
 

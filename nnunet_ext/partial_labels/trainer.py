@@ -33,6 +33,8 @@ SUMMARY = "summary_annotated.json"
 class PartialLabels(CommonTrainer):
     """nnU-Net's loss on the annotated labels of each case, for the next trainer among the bases of a class."""
 
+    patches_only: ClassVar[bool] = True
+
     needs_annotated_labels: ClassVar[bool] = True
     """Refuse a data set without the entry; False: in such a data set everything was annotated."""
 

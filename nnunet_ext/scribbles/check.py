@@ -276,7 +276,7 @@ def check_case(
     image = channels.first()
     _require_same_grid(case, scribbles, image, case.images[0])
     findings = list(_elsewhere(case.name, scribbles, image, f"the image {case.images[0].name}"))
-    annotated = slices_with(scribbles.array != ignore, slice_axis(scribbles.spacing_mm))
+    annotated = slices_with(scribbles.array != ignore, slice_axis(scribbles.spacing_mm, scribbles.array.shape))
     voxels = {value: int((scribbles.array == value).sum()) for value in classes}
     findings += coverage(case.name, voxels, scribbles.array.size)
     findings += not_finite_findings(case.name, channels.array, case.images, reader_name)

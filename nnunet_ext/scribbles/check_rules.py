@@ -88,7 +88,7 @@ def against_dense(
         classes: names by label value.
         ignore: the ignore label of both maps.
     """
-    axis = slice_axis(spacing_mm)
+    axis = slice_axis(spacing_mm, scribbles.shape)
     for value, name in classes.items():
         drawn = (scribbles == value) & (dense != ignore)
         wrong = drawn & (dense != value)

@@ -83,7 +83,7 @@ def touching(
     """
     looked: Counter[tuple[str, str]] = Counter()
     findings = []
-    for index, labels in enumerate(slices_of(scribbles, slice_axis(spacing_mm))):
+    for index, labels in enumerate(slices_of(scribbles, slice_axis(spacing_mm, scribbles.shape))):
         grown = {value: binary_dilation(labels == value, EIGHT) for value in _present(labels, classes)}
         for one, other in combinations(grown, 2):
             names = f"{classes[one]} and {classes[other]}"
@@ -122,7 +122,7 @@ def misplaced(
     low, high = np.percentile(image, (0.5, 99.5))
     if not high > low:
         return looked, findings
-    axis = slice_axis(spacing_mm)
+    axis = slice_axis(spacing_mm, scribbles.shape)
     all_labels = slices_of(scribbles, axis)
     looks: dict[int, NDArray] = {}  # smoothed slices, three at a time
 
@@ -211,7 +211,7 @@ def across_edges(
         spacing_mm: spacing of their axes.
         classes: names by label value.
     """
-    axis = slice_axis(spacing_mm)
+    axis = slice_axis(spacing_mm, scribbles.shape)
     low, high = np.percentile(image, (0.5, 99.5))
     if not high > low:
         return

@@ -159,7 +159,7 @@ def _generate_case(
     scribbles = scribble_label_map(dense.array, dense.spacing_mm, classes, ignore, case.name, options)
     write_label_map(reader, scribbles, case.label, folder / "labelsTr" / case.label.name)
     shutil.copyfile(case.label, folder / DENSE / case.label.name)
-    slices = slices_with(scribbles != ignore, slice_axis(dense.spacing_mm))
+    slices = slices_with(scribbles != ignore, slice_axis(dense.spacing_mm, dense.array.shape))
     return CaseCounts(
         case.name,
         {value: int((scribbles == value).sum()) for value in classes},

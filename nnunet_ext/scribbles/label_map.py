@@ -81,7 +81,7 @@ def scribble_label_map(
         InputError: a share of the slices is asked for, but there is only one.
     """
     classes = sorted(value for value in classes if value or options.background)
-    axis = slice_axis(spacing_mm)
+    axis = slice_axis(spacing_mm, labels.shape)
     slices = slices_of(labels, axis)
     if len(slices) == 1 and options.slice_fraction < 1:
         raise InputError(

@@ -59,7 +59,7 @@ class Panels:
         cls, name: str, image: Volume, maps: Mapping[str, NDArray], index: int, marked: Box | None = None
     ) -> Panels:
         """Cut slice ``index`` along the axis in which slices were acquired."""
-        axis = slice_axis(image.spacing_mm)
+        axis = slice_axis(image.spacing_mm, image.array.shape)
         mm = [spacing for place, spacing in enumerate(image.spacing_mm) if image.array.ndim == 2 or place != axis]
         low, high = np.percentile(image.array, (0.5, 99.5))
         slices = slices_of(image.array, axis)
@@ -89,7 +89,7 @@ class Panels:
 
 def most_annotated_slice(scribbles: NDArray, spacing_mm: Sequence[float], ignore: int | None) -> int:
     """The slice with most classes; among equals, the one with most annotated foreground voxels."""
-    slices = slices_of(scribbles, slice_axis(spacing_mm))
+    slices = slices_of(scribbles, slice_axis(spacing_mm, scribbles.shape))
     marked = (slices > 0) & (slices != ignore)
     classes = [len(np.unique(one[here])) for one, here in zip(slices, marked, strict=True)]
     return int(np.lexsort((marked.sum((1, 2)), classes))[-1])

@@ -1,5 +1,6 @@
 """Which window the CRF loss has: by default, by options, and as published."""
 
+import numpy as np
 import pytest
 
 from nnunet_ext.attenscribble.crf_window import ResolvedWindow, crf_loss, crf_weight
@@ -27,6 +28,14 @@ def test_defaults(spacing, radius, sigma, offsets):
     assert loss.downsample is None
     assert loss.intensity_sigma == 0.1
     assert ResolvedWindow.of(spacing, AttenScribbleOptions()).sigma == pytest.approx(sigma)
+
+
+@pytest.mark.parametrize("spacing", [(3.6, 1.2, 1.2), (2.4, 0.8, 0.8), (1.2, 0.4, 0.4), (3, 1, 1)])
+def test_spacings_that_files_round_do_not_change_the_loss(spacing):
+    rounded = tuple(map(float, np.array(spacing, np.float32)))
+    for one in (spacing, rounded):
+        assert ResolvedWindow.of(one, AttenScribbleOptions()).axes == (False, True, True)
+        assert crf_weight(one, AttenScribbleOptions()) == 9.2
 
 
 def test_the_published_window():

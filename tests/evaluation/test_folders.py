@@ -170,6 +170,17 @@ def test_summary_json_is_a_superset_of_nnunets(folders, capfd):
     assert "surface-distance" in " ".join(ours["nnunet_ext"]["definitions"])
 
 
+def test_the_background_is_no_part_of_the_foreground_mean(folders):
+    command = ["evaluate", str(folders / "gt"), str(folders / "pred"), "--processes", "1"]
+    assert main([*command, "--labels", "background=0", "left=1", "right=2"]) == 0
+    ours = load_summary_json(str(folders / "pred" / "evaluation" / "summary.json"))
+    theirs = compute_metrics_on_folder(
+        str(folders / "gt"), str(folders / "pred"), None, SimpleITKIO(), ".nii.gz", [0, 1, 2], num_processes=1
+    )
+    _superset(ours["foreground_mean"], theirs["foreground_mean"])
+    assert main([*command, "--labels", "background=0"]) == 0  # nothing else to take a mean of
+
+
 def _superset(ours, theirs):
     for key, value in theirs.items():
         if isinstance(value, dict):
@@ -259,6 +270,18 @@ def test_interfaces_have_a_file_a_table_and_a_definition(folders, capsys):
     mean = np.mean([float(row["interface_hd95_mm"]) for row in rows])
     assert summary["left | right"]["interface_hd95_mm"] == pytest.approx(mean)
     assert summary["left | right"]["counted"] == 3
+
+
+def test_a_table_of_interfaces_of_earlier_predictions_does_not_stay(folders):
+    command = ["evaluate", str(folders / "gt"), str(folders / "pred"), "--processes", "1"]
+    table = folders / "pred" / "evaluation" / "interfaces.csv"
+    assert main([*command, "--interfaces"]) == 0
+    assert table.is_file()
+    assert main(command) == 0
+    assert not table.exists()
+    table.write_text("surface,of\n1,somebody else")
+    assert main(command) == 0
+    assert table.is_file()
 
 
 def test_labels_that_never_touch_have_no_row(folders, capsys):

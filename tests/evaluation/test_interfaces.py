@@ -120,6 +120,12 @@ def test_a_tolerance_that_is_met_exactly_counts():
     assert found["a", "b"].nsd[0.1] == 1
 
 
+def test_the_band_is_the_same_where_a_file_rounded_the_spacing():
+    for mm in (0.8, float(np.float32(0.8))):  # the third column from the border is 2 mm away
+        found = interface_metrics(stripes(9), stripes(6), (1, mm), {"a": 1, "b": 2})["a", "b"]
+        assert found.confusion == 0.5
+
+
 @pytest.mark.parametrize(
     ("rule", "touching", "distance", "share"),
     [

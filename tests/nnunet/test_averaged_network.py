@@ -5,6 +5,7 @@ from typing import ClassVar
 import pytest
 import torch
 
+from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.averaged_network import AVERAGE, AveragedNetwork
 from nnunet_ext.nnunet.trainer import CHECKPOINT_KEY
 from tests import tiny
@@ -62,6 +63,12 @@ def test_it_is_restored_and_starts_as_a_copy_where_a_checkpoint_holds_none(make_
     stock.load_checkpoint(str(tmp_path / "without.pth"))
     assert torch.equal(weights(stock.average()), weights(trainer.network))
     assert "holds no averaged network" in capsys.readouterr().out
+
+
+def test_a_checkpoint_with_one_that_the_options_switched_off_is_one_sentence(make_trainer, tmp_path):
+    make_trainer(Averaged, configuration="2d").save_checkpoint(str(tmp_path / "with.pth"))
+    with pytest.raises(InputError, match=r"averaged network is only in the checkpoint; restore the options, or start"):
+        make_trainer("nnUNetTrainerReference", configuration="2d").load_checkpoint(str(tmp_path / "with.pth"))
 
 
 def test_the_final_checkpoint_does_not_hold_it(make_trainer):

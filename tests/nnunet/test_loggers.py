@@ -47,6 +47,7 @@ def test_numbers_are_logged_by_epoch_and_a_continued_training_adds_to_them(tmp_p
         for epoch in epochs:
             logger.log("loss_segmentation", np.float32(epoch / 2), epoch)
         logger.log_summary("final_val/foreground_dice", 0.5)
+        logger.log_summary("final_val/class_(1, 2)_dice", 0.5)  # of a region; MLflow takes no brackets
     assert VALUES[word](tmp_path, "loss_segmentation") == [(0, 0.0), (1, 0.5), (2, 1.0)]
 
 

@@ -12,6 +12,7 @@ from nnunet_ext.catalogue import TRAINERS, resolve
 from nnunet_ext.errors import InputError
 from nnunet_ext.medcontext.trainer import MedContext
 from nnunet_ext.nnunet.loss_line import loss_line
+from nnunet_ext.nnunet.options import not_applied
 from nnunet_ext.nnunet.trainer import CommonTrainer
 from tests import tiny
 from tests.babloss.test_trainer import batch_of as batch_with_landmarks
@@ -144,6 +145,26 @@ def test_the_log_says_which_values_of_the_plans_are_not_used(nnunet_folders, mak
     assert "Options of pnpnet: PnPNetOptions(push=True, pull=True, levels=None, width=None, dim=192" in text
     assert "Branches: on encoder stages 1; pulling branch with centres of length 192" in text
     assert "nnUNetTrainerPnPNetPaper does not use pnpnet.dim = 32, schedule.momentum = 0.5 of the plans" in text
+
+
+def test_the_epochs_of_a_class_win_over_the_plans_and_the_log_says_so(nnunet_folders, make_trainer):
+    nnunet_folders()
+    made = make_trainer("nnUNetTrainerReference_7epochs", configuration="2d", plans=plans_with(schedule={"epochs": 9}))
+    made.on_train_start()
+    assert made.num_epochs == 7
+    assert "does not use schedule.epochs = 9 of the plans" in Path(made.log_file).read_text()
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerMaskedCRF", "nnUNetTrainerMaskedCRFPnPNet"])
+def test_options_of_attention_mean_nothing_where_there_is_none(make_trainer, name):
+    plans = {"asl_weight": 1.0, "attention": "trunk", "heads": 2, "crf_weight": 0.0}
+    made = make_trainer(name, kind="ignore", configuration="2d", plans=plans_with(attenscribble=plans))
+    assert not made.options.attenscribble.regularises
+    assert not_applied({"attenscribble": made.options.attenscribble}, {"attenscribble": plans}) == [
+        f"attenscribble.{word}" for word in ("asl_weight = 1.0", "attention = 'trunk'", "heads = 2")
+    ]
+    attends = make_trainer("nnUNetTrainerAttenScribble", kind="ignore", plans=plans_with(attenscribble=plans))
+    assert attends.options.attenscribble.attends
 
 
 @pytest.mark.parametrize(

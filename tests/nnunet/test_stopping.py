@@ -1,5 +1,7 @@
 """Ending a training before its last epoch: by a file, or by a time limit."""
 
+from pathlib import Path
+
 import pytest
 
 from nnunet_ext.errors import InputError
@@ -42,6 +44,30 @@ def test_the_file_is_obeyed_once(tmp_path):
     (tmp_path / "STOP").touch()
     assert str(tmp_path / "STOP") in (rule.reason() or "")
     assert rule.reason() is None
+
+
+def test_a_request_that_comes_too_late_is_none_for_the_next_training(make_trainer):
+    trainer = make_trainer("nnUNetTrainerReference", configuration="2d")
+    trainer.logger.log("train_losses", 0.0, 0)
+    trainer.dataloader_train = trainer.dataloader_val = None
+    trainer.current_epoch = 1
+    trainer.disable_checkpointing = True
+    file = Path(trainer.output_folder) / "STOP"
+    file.touch()
+    trainer.on_train_end()
+    assert not file.exists()
+
+
+def test_without_checkpoints_nothing_is_said_about_going_on(make_trainer):
+    trainer = make_trainer("nnUNetTrainerReference", configuration="2d")
+    trainer.dataloader_train = trainer.dataloader_val = None
+    trainer.disable_checkpointing = True
+    (Path(trainer.output_folder) / "STOP").touch()
+    with pytest.raises(stopping.Stopped):
+        trainer._stop_if_asked()
+    log = Path(trainer.log_file).read_text()
+    assert "Stopped after 0 of" in log
+    assert "--c goes on" not in log
 
 
 def test_a_training_ends_while_the_longest_epoch_still_fits(tmp_path, monkeypatch):

@@ -259,6 +259,15 @@ def test_a_term_that_was_not_logged_before_does_not_trip_nnunets_logger(make_tra
     assert log["loss_extra"][3] == 2.0
 
 
+def test_a_term_that_is_missing_for_an_epoch_keeps_its_later_values_in_their_epochs(make_trainer):
+    trainer = make_trainer(TrainerWithTerms)
+    for epoch in range(3):
+        trainer.current_epoch = epoch
+        trainer.on_train_epoch_end([{"loss": np.float32(1), **({} if epoch == 1 else {"loss_extra": float(epoch)})}])
+    logged = trainer.logger.local_logger.my_fantastic_logging["loss_extra"]
+    assert np.array_equal(logged, [0.0, np.nan, 2.0], equal_nan=True)
+
+
 def test_the_schedule_comes_from_the_plans(make_trainer):
     plans = tiny.plans()
     plans["configurations"]["3d_fullres"]["nnunet_ext"] = {

@@ -12,7 +12,7 @@ import torch
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_ext.attenscribble.trainer import nnUNetTrainerAttenScribblePaper
+from nnunet_ext.attenscribble.paper_trainer import nnUNetTrainerAttenScribblePaper
 from nnunet_ext.errors import InputError
 from nnunet_ext.medcontext.trainer import MedContext
 from nnunet_ext.partial_labels.trainer import SUMMARY, PartialLabels, nnUNetTrainerPartialLabels

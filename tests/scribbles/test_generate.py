@@ -78,6 +78,15 @@ def test_slices_lie_along_the_coarsest_axis():
     )
 
 
+def test_one_slice_is_one_slice_however_thin_it_is():
+    """A single slice of 1 mm with pixels of 1.5 mm."""
+    one = dense()[dense().shape[0] // 2][None]
+    drawn = [scribble_label_map(one, mm, LABELS.values(), 3, "a", Options()) for mm in ((4, 1.5, 1.5), (1, 1.5, 1.5))]
+    assert np.array_equal(*drawn)
+    with pytest.raises(InputError, match="Case a has one slice"):
+        scribble_label_map(one, (1, 1.5, 1.5), LABELS.values(), 3, "a", Options(slice_fraction=0.5))
+
+
 def test_the_share_of_slices_holds_for_those_with_foreground_and_empty_ones():
     with_foreground = np.arange(40) < 20
     half = chosen_slices(with_foreground, "a", Options(slice_fraction=0.5))

@@ -178,7 +178,7 @@ def slice_by_slice(
     First the slices with foreground points are segmented. From there propagation moves slice by slice, with the
     innermost point of the last mask as the prompt, until the mask vanishes or jumps in size.
     """
-    axis = slice_axis(spacing_mm)
+    axis = slice_axis(spacing_mm, image.shape)
     volume, mask = np.moveaxis(image, axis, 0), np.zeros(image.shape, bool)
     slices = np.moveaxis(mask, axis, 0)
     darkest, brightest = np.percentile(volume, [0.5, 99.5])
