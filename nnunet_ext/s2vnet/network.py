@@ -160,6 +160,7 @@ class S2VNet(nn.Module):
         self.encoder = planned.encoder
         self.decoder = planned.decoder
         self.planned = planned
+        planned.decoder.seg_layers.requires_grad_(True)  # the auxiliary loss trains the coarser ones, too
         self.label_heads = heads
         self.options = options
         coarsest = min(options.stages, planned.n_stages - 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -74,3 +75,14 @@ class S2VNetOptions(MethodOptions):
     """Weight of the loss of the k-means layers."""
     auxiliary_weight: Weight = 0.5
     """Weight of the loss of the planned segmentation layers."""
+
+    @property
+    def without_effect(self) -> Collection[str]:
+        propagates = self.clip > 1
+        used = {
+            # sessions still read rounds and click_decay
+            ("first_click", "border_click", "jitter"): self.interactive > 0,
+            ("single_slices", "aggregation", "bank", "state_dropout", "mask_memory"): propagates,
+            ("mask_dropout", "mask_corruption"): propagates and self.mask_memory,
+        }
+        return [name for names, has_effect in used.items() if not has_effect for name in names]

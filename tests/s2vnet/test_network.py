@@ -214,11 +214,14 @@ def total(output, supervision):
     return sum(part.pow(2).mean() for part in parts)
 
 
+@pytest.mark.parametrize("deep_supervision", [False, True])
 @pytest.mark.parametrize("propagates", [False, True])
 @pytest.mark.parametrize("interactive", [False, True])
-def test_every_parameter_has_a_gradient(interactive, propagates):
+def test_every_parameter_has_a_gradient(interactive, propagates, deep_supervision):
     """Distributed training waits for all of them. Even if the memory is dropped at every slice."""
-    network = s2vnet(propagates=propagates, options={"state_dropout": 1.0}).train()
+    options = {"state_dropout": 1.0}
+    network = s2vnet(propagates=propagates, options=options, deep_supervision=deep_supervision).train()
+    assert all(p.requires_grad for p in network.parameters())
 
     def interact(segment):
         labels = segment(Prompts.none(1))
@@ -226,7 +229,8 @@ def test_every_parameter_has_a_gradient(interactive, propagates):
         assert not labels.requires_grad
         return Prompts.click([1, 4, 4], 1)
 
-    total(*network(clip(), interact if interactive else None)).backward()
+    output, supervision = network(clip(), interact if interactive else None)
+    total(output if deep_supervision else [output], supervision).backward()
     assert [name for name, p in network.named_parameters() if p.grad is None] == []
     clicked = network.prompting.clicked.grad.abs().sum()
     assert bool(clicked > 0) == interactive
