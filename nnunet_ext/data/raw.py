@@ -108,6 +108,31 @@ def open_dataset(dataset: str | int | Path) -> RawDataset:
     return RawDataset(folder, description, classes, ignore, tuple(cases))
 
 
+def require_declared_in_raw(dataset: str, used: Mapping[str, Any], *keys: str) -> None:
+    """Refuse entries of the preprocessed ``dataset.json`` that are not those of ``nnUNet_raw``, if that is there.
+
+    People and our checks read the raw file, trainings the copy, which only ``nnUNetv2_plan_and_preprocess`` renews.
+
+    Args:
+        dataset: full name.
+        used: content of the file that the training reads.
+        keys: entries that must be equal.
+
+    Raises:
+        InputError: an entry differs.
+    """
+    root = os.environ.get("nnUNet_raw")
+    file = Path(root, dataset, "dataset.json") if root else None
+    if file is None or not file.is_file():
+        return
+    original = read_json(file)
+    if different := [key for key in keys if original.get(key) != used.get(key)]:
+        raise InputError(
+            f"{file} has another {different[0]!r} than the copy in nnUNet_preprocessed, which the training reads; copy "
+            f"the right one of the two over the other ({dataset}/dataset.json)."
+        )
+
+
 def a_few(items: Sequence[Item], number: int) -> list[Item]:
     """Up to ``number`` of the items, evenly spread over all of them."""
     places = np.linspace(0, len(items) - 1, min(number, len(items))).round().astype(int)

@@ -18,8 +18,10 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from torch import Tensor, nn
 
+from nnunet_ext.data.raw import require_declared_in_raw
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing
+from nnunet_ext.nnunet.annotated import KEY as ANNOTATED
 from nnunet_ext.nnunet.annotated import is_segmented
 from nnunet_ext.nnunet.trainer import Batch, CommonTrainer
 from nnunet_ext.partial_labels.cases import AnnotatedHeads
@@ -43,6 +45,7 @@ class PartialLabels(CommonTrainer):
         self.annotated_heads = AnnotatedHeads.from_dataset_json(
             self.dataset_json, has_regions=self.labels.has_regions, where=where
         )
+        require_declared_in_raw(self.plans_manager.dataset_name, self.dataset_json, ANNOTATED)
         if self.needs_annotated_labels:
             hint = keys_like_ours(self.dataset_json)
             self.annotated_heads.require_entries(type(self).__name__, where, hint)

@@ -25,10 +25,13 @@ REGIONS = {"tiny_0": ["whole"], "tiny_4": ["whole"], "tiny_5": []}
 
 @pytest.fixture
 def annotate(monkeypatch):
-    """``annotate(entries)``: data sets of this test say so."""
+    """``annotate(entries, root)``: data sets of this test say so, and the raw one below ``root``."""
 
-    def use(entries):
+    def use(entries, root=None):
         stock = tiny.dataset_json
+        if root is not None:
+            file = root / "raw" / tiny.DATASET / "dataset.json"
+            file.write_text(json.dumps({**json.loads(file.read_text()), "annotated_labels": entries}))
         monkeypatch.setattr(tiny, "dataset_json", lambda kind="classes": {**stock(kind), "annotated_labels": entries})
 
     return use
@@ -204,8 +207,7 @@ def short():
 def test_a_training_on_files_validates_what_was_annotated(nnunet_folders, make_trainer, annotate, short, monkeypatch):
     # nnU-Net's pools as threads: starting processes takes longer than all the rest
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: SimpleNamespace(Pool=ThreadPool))
-    nnunet_folders()
-    annotate(PARTIAL)
+    annotate(PARTIAL, nnunet_folders())
     trainer = make_trainer("nnUNetTrainerPartialLabels", configuration="2d", plans=short)
     trainer.run_training()
     trainer.perform_actual_validation()
@@ -221,9 +223,15 @@ def test_a_training_on_files_validates_what_was_annotated(nnunet_folders, make_t
     assert f"see {SUMMARY}" in log
 
 
-def test_a_misspelled_case_is_found_before_the_training(nnunet_folders, make_trainer, annotate, short):
+def test_a_declaration_that_was_corrected_in_one_place_only_is_refused(nnunet_folders, make_trainer, annotate):
     nnunet_folders()
-    annotate({"tiny_0.nii.gz": ["left"]})
+    annotate(PARTIAL)
+    with pytest.raises(InputError, match=r"has another 'annotated_labels' than the copy in nnUNet_preprocessed, which"):
+        make_trainer("nnUNetTrainerPartialLabels", configuration="2d")
+
+
+def test_a_misspelled_case_is_found_before_the_training(nnunet_folders, make_trainer, annotate, short):
+    annotate({"tiny_0.nii.gz": ["left"]}, nnunet_folders())
     trainer = make_trainer(nnUNetTrainerPartialLabels, configuration="2d", plans=short)
     with pytest.raises(InputError, match=r"case tiny_0\.nii\.gz, but there is no case of that name"):
         trainer.run_training()

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
+from nnunet_ext.data.raw import require_declared_in_raw
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.dataset import Declaration
 from nnunet_ext.landmarks.mirroring import Mirroring, allowed_mirror_axes, without_unpaired
@@ -33,6 +34,7 @@ from nnunet_ext.landmarks.training.cases import (
     write_stratified_folds,
 )
 from nnunet_ext.landmarks.training.loader import landmark_loaders
+from nnunet_ext.nnunet.annotated import KEY as ANNOTATED
 from nnunet_ext.nnunet.plans import remember
 from nnunet_ext.nnunet.trainer import CommonTrainer
 from nnunet_ext.partial_labels.cases import AnnotatedHeads
@@ -57,6 +59,7 @@ class LandmarkData(CommonTrainer):
         self, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
     ) -> dict[str, Mapping[str, Any]]:
         where = f"dataset.json of {plans['dataset_name']}"
+        require_declared_in_raw(plans["dataset_name"], dataset_json, SECTION, ANNOTATED)
         self.landmark_declaration = Declaration.from_dataset_json(dataset_json, where)
         # which landmarks a flip exchanges depends on the images, so it is added with the data loaders
         settings = self.landmark_settings(Mirroring())
