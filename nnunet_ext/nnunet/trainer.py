@@ -339,6 +339,8 @@ class CommonTrainer(nnUNetTrainer):
 
     def on_epoch_end(self) -> None:
         super().on_epoch_end()
+        if self._best_ema is not None and np.isnan(self._best_ema):  # nothing would ever be better
+            self._best_ema = None
         per_epoch = self.stop_rule.epoch_ended()
         if self.current_epoch < self.num_epochs:
             self.print_to_log_file(time_left(per_epoch * (self.num_epochs - self.current_epoch)))
@@ -517,12 +519,21 @@ class CommonTrainer(nnUNetTrainer):
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
         super().on_validation_epoch_end(val_outputs)
+        self._average_over_gaps()
         if self.labels.ignore_label is not None:
             annotated, voxels = (sum(output[key] for output in val_outputs) for key in ("annotated", "voxels"))
             share = annotated / max(1, voxels)
             self.print_to_log_file(
                 f"Pseudo dice is on annotated voxels only, {share:.1%} of {self.what_validation_patches_show}"
             )
+
+    def _average_over_gaps(self) -> None:
+        """Leave epochs without a pseudo Dice out of its moving average, which nnU-Net lets be nan ever after."""
+        log = self.logger.local_logger.my_fantastic_logging
+        averages, now = log["ema_fg_dice"], log["mean_fg_dice"][-1]
+        if np.isnan(averages[-1]):
+            before = averages[-2] if len(averages) > 1 else np.nan
+            averages[-1] = before if np.isnan(now) else now
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         with self._alone():  # with --val nothing was trained before

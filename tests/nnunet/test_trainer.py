@@ -268,6 +268,25 @@ def test_a_term_that_is_missing_for_an_epoch_keeps_its_later_values_in_their_epo
     assert np.array_equal(logged, [0.0, np.nan, 2.0], equal_nan=True)
 
 
+def test_an_epoch_without_a_pseudo_dice_does_not_end_the_search_for_the_best(make_trainer):
+    """No validation patch of the epoch shows a label, as with few validation iterations."""
+    trainer = make_trainer("nnUNetTrainerReference")
+    trainer.disable_checkpointing = True
+    averages, bests = [], []
+    for epoch, (true, wrong) in enumerate([(0, 0), (1, 1), (0, 0), (3, 1)]):
+        trainer.current_epoch = epoch
+        trainer.on_epoch_start()
+        trainer.logger.log("train_losses", 1.0, epoch)
+        counts = {"tp_hard": np.array([true]), "fp_hard": np.array([wrong]), "fn_hard": np.array([wrong])}
+        trainer.on_validation_epoch_end([{**counts, "loss": np.float32(1)}])
+        trainer.on_epoch_end()
+        averages.append(trainer.logger.get_value("ema_fg_dice", step=-1))
+        bests.append(trainer._best_ema)
+    assert np.isnan(averages[0])
+    assert averages[1:] == [0.5, 0.5, 0.9 * 0.5 + 0.1 * 0.75]
+    assert bests == [None, 0.5, 0.5, averages[3]]
+
+
 def test_the_schedule_comes_from_the_plans(make_trainer):
     plans = tiny.plans()
     plans["configurations"]["3d_fullres"]["nnunet_ext"] = {
