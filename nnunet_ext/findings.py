@@ -102,10 +102,14 @@ class CheckReport:
         write_rows(folder / "findings.csv", self.columns, self.rows())
 
 
+def few(names: Sequence[str]) -> str:
+    """The first three names: ``a, b, c, …``."""
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
 def some(names: Sequence[str]) -> str:
     """``2 cases (a, b)``; at most three of them by name."""
-    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    return f"case {shown}" if len(names) == 1 else f"{len(names)} cases ({shown})"
+    return f"case {names[0]}" if len(names) == 1 else f"{len(names)} cases ({few(names)})"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -34,6 +34,7 @@ from nnunet_ext.data.raw import RawCase, RawDataset, open_dataset, require_dense
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import write_json, written_as_a_whole
+from nnunet_ext.findings import few
 from nnunet_ext.landmarks.dataset import FOLDER, KEY, Organs, as_3d
 from nnunet_ext.landmarks.derived import ABOUT, ORACLE, Derived, DerivedCase, Kept, Options
 from nnunet_ext.landmarks.formats import MARKUPS, write_markups
@@ -44,7 +45,7 @@ from nnunet_ext.partial_labels.declaration import annotated_labels, known_names
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.splits.files import NAME, read_folds, write_folds
 from nnunet_ext.splits.folds import Fold, few_shot
-from nnunet_ext.splits.subjects import Grouping, group, some
+from nnunet_ext.splits.subjects import Grouping, group
 from nnunet_ext.version import __version__
 
 
@@ -137,7 +138,7 @@ def _folds(source: RawDataset, options: Options) -> tuple[Fold, list[Fold]]:
     if unknown := sorted({*base.train, *base.val} - set(cases)):
         raise InputError(
             f"Fold {options.fold} of {options.splits} has {len(unknown)} cases that are not in {source.name} "
-            f"({some(unknown)}); give folds of this data set."
+            f"({few(unknown)}); give folds of this data set."
         )
     return base, folds
 
@@ -164,7 +165,7 @@ def _rule(options: Options, values: Mapping[str, Label], thick: Mapping[str, int
         others = [case for case, axis in thick.items() if axis not in (across, None)]
         if others:
             raise InputError(
-                f"Most cases have thick slices from {' to '.join(DIRECTIONS[across])}, but not {some(others)}, so a "
+                f"Most cases have thick slices from {' to '.join(DIRECTIONS[across])}, but not {few(others)}, so a "
                 "landmark would not be the same in all; split the data set by the direction of the slices."
             )
     if options.axes == "in-plane" and across is None:

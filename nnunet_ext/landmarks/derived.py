@@ -14,11 +14,10 @@ import numpy as np
 
 from nnunet_ext.data.geometry import Floats
 from nnunet_ext.errors import InputError
-from nnunet_ext.findings import aligned
+from nnunet_ext.findings import aligned, few
 from nnunet_ext.landmarks.points import Landmark, State
 from nnunet_ext.landmarks.rules import Kind, Rule
 from nnunet_ext.splits.files import NAME
-from nnunet_ext.splits.subjects import some
 from nnunet_ext.version import __version__
 
 ORACLE = "oracle"
@@ -188,12 +187,12 @@ class Derived:
         lost = [name for name in self.rule.surface_of if name not in self.names]
         number = int(self.folder.name[7:10])
         lines = [
-            f"{len(self.subjects)} subjects keep their masks: {some(self.subjects)}",
+            f"{len(self.subjects)} subjects keep their masks: {few(self.subjects)}",
             f"cases: {kinds['segmentation']} with masks, {kinds['landmarks']} with landmarks, {kinds['both']} with both"
             + (f", of which {len(self.validation)} validate" if self.validation else ""),
             "",
             *aligned(rows),
-            *([f"Not declared, because no case has them: {some(lost)}."] if lost else []),
+            *([f"Not declared, because no case has them: {few(lost)}."] if lost else []),
             "A constant guess is the mean place of a landmark in the image: a network has to be better than that.",
             f"\n{self.folder}: what was withheld is in {ORACLE}. Next:",
             f"  nnunet-ext landmarks check {number}",

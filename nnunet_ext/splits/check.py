@@ -12,12 +12,12 @@ from typing import ClassVar
 
 from nnunet_ext.data.raw import open_dataset
 from nnunet_ext.errors import InputError
-from nnunet_ext.findings import CheckReport, Finding, Severity
+from nnunet_ext.findings import CheckReport, Finding, Severity, few, some
 from nnunet_ext.splits.cases import Cases, find_cases
 from nnunet_ext.splits.files import NAME, About, about_file, read_about, read_folds
 from nnunet_ext.splits.folds import Fold, default_folds
 from nnunet_ext.splits.images import Neighbours, look_at_neighbours
-from nnunet_ext.splits.subjects import Grouping, group, in_pairs, numbered, some, subjects_from_names
+from nnunet_ext.splits.subjects import Grouping, group, in_pairs, numbered, subjects_from_names
 
 
 @dataclass(frozen=True)
@@ -102,20 +102,20 @@ def consistency(folds: Sequence[Fold], cases: Cases, few_shot: Sequence[bool] = 
             if not names:
                 yield Finding("error", "folds", f"fold {index}: {part} has no cases")
             if twice := sorted(name for name, count in Counter(names).items() if count > 1):
-                yield Finding("error", "folds", f"fold {index}: {_cases(twice)} more than once in {part}")
+                yield Finding("error", "folds", f"fold {index}: {some(twice)} more than once in {part}")
             if unknown := sorted(set(names) - set(cases.names)):
-                text = f"fold {index}: {_cases(unknown)} in {part}, but not in the data set; nnU-Net would stop there"
+                text = f"fold {index}: {some(unknown)} in {part}, but not in the data set; nnU-Net would stop there"
                 yield Finding("error", "folds", text)
         if both := sorted(set(fold.train) & set(fold.val)):
-            yield Finding("error", "folds", f"fold {index}: {_cases(both)} in training and validation")
+            yield Finding("error", "folds", f"fold {index}: {some(both)} in training and validation")
     used = {case for fold in folds for case in (*fold.train, *fold.val)}
     if unused := sorted(set(cases.names) - used):
         severity: Severity = "note" if any(few_shot) else "warning"
-        yield Finding(severity, "folds", f"{_cases(unused)} in no fold, neither for training nor for validation")
+        yield Finding(severity, "folds", f"{some(unused)} in no fold, neither for training nor for validation")
     for index, fold in enumerate(folds):
         absent = sorted((used & set(cases.names)) - {*fold.train, *fold.val})
         if absent and not (few_shot and few_shot[index]):
-            yield Finding("warning", "folds", f"fold {index}: {_cases(absent)} missing, which another fold has")
+            yield Finding("warning", "folds", f"fold {index}: {some(absent)} missing, which another fold has")
 
 
 def leaks(folds: Sequence[Fold], grouping: Grouping, *, likely: bool = False) -> Iterator[Finding]:
@@ -158,7 +158,7 @@ def _known_subjects(
         return None, []
     beside = about_file(path)
     if unknown := sorted(set(cases.names) - set(about.grouping.subject_of)):
-        return None, [Finding("note", "subjects", f"{beside.name} does not know {_cases(unknown)} and is not used")]
+        return None, [Finding("note", "subjects", f"{beside.name} does not know {some(unknown)} and is not used")]
     return Grouping(f"--by {shlex.quote(about.grouping.by)}, as {beside.name} says", about.grouping.subject_of), []
 
 
@@ -175,7 +175,7 @@ def _likely_leaks(folds: Sequence[Fold], cases: Cases, images: bool, processes: 
     yield Finding(
         "note",
         "subjects",
-        f"the names ({some(cases.names)}) do not tell which cases are one subject; if you know, say --by",
+        f"the names ({few(cases.names)}) do not tell which cases are one subject; if you know, say --by",
     )
     if not images:
         return
@@ -215,7 +215,3 @@ def _seen(found: Neighbours | None) -> str:
         f"images with the numbers {low} differ less in brightness than {high} {numbers}: probably one subject; if so, "
         f"say --by {way}"
     )
-
-
-def _cases(names: Sequence[str]) -> str:
-    return f"{len(names)} {'case' if len(names) == 1 else 'cases'} ({some(names)})"

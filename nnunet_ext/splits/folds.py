@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.splits.subjects import some
+from nnunet_ext.findings import few
 
 Shots = int | Literal["all"]
 
@@ -122,7 +122,7 @@ def few_shot(subject_of: Mapping[str, str], base: Fold, shots: Iterable[Shots], 
     """
     if both := sorted({subject_of[case] for case in base.val} & {subject_of[case] for case in base.train}):
         raise InputError(
-            f"{len(both)} subjects ({some(both)}) are in training and validation of the fold to start from, so its "
+            f"{len(both)} subjects ({few(both)}) are in training and validation of the fold to start from, so its "
             "validation would not be fair; start from folds by subject."
         )
     first_of = _first_cases(subject_of)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
+from nnunet_ext.findings import few
 
 WAYS = (
     r"a regular expression such as 'patient\d+', a table FILE.csv (columns case,subject) or FILE.json, pairs (001 and "
@@ -119,11 +120,6 @@ def group(cases: Sequence[str], by: str | None) -> Grouping:
     return Grouping(by, subject_of)
 
 
-def some(names: Sequence[str]) -> str:
-    """The first three names: ``a, b, c, …``."""
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-
-
 # --- ways -------------------------------------------------------------------------------------------------------------
 
 
@@ -131,7 +127,7 @@ def _from_names(cases: Sequence[str]) -> dict[str, str]:
     found = subjects_from_names(cases)
     if found is None:
         raise InputError(
-            f"--by subject: the names of the cases ({some(cases)}) do not tell which of them are one subject; use --by "
+            f"--by subject: the names of the cases ({few(cases)}) do not tell which of them are one subject; use --by "
             "with a pattern, a table, pairs, or case."
         )
     return dict(found.subject_of)
@@ -177,7 +173,7 @@ def _from_table(cases: Sequence[str], file: Path) -> dict[str, str]:
     without = [case for case in cases if not table.get(case)]
     if without:
         raise InputError(
-            f"--by {file} has no subject for {_counted(without, cases)}; add them (it has {some(list(table))})."
+            f"--by {file} has no subject for {_counted(without, cases)}; add them (it has {few(list(table))})."
         )
     return {case: table[case] for case in cases}
 
@@ -239,12 +235,12 @@ def _matched(cases: Sequence[str], pattern: str) -> dict[str, str]:
 
 
 def _counted(some_cases: Sequence[str], cases: Sequence[str]) -> str:
-    return f"{len(some_cases)} of {len(cases)} cases ({some(some_cases)})"
+    return f"{len(some_cases)} of {len(cases)} cases ({few(some_cases)})"
 
 
 def _suggestion(cases: Sequence[str]) -> str:
     found = subjects_from_names(cases)
     if found is None:
-        return f", which their names ({some(cases)}) do not tell"
+        return f", which their names ({few(cases)}) do not tell"
     count = len(set(found.subject_of.values()))
     return f" (their names look like {count} subjects, which --by subject takes: {found.rule})"

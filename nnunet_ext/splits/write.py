@@ -11,11 +11,12 @@ from typing import Any
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
+from nnunet_ext.findings import few
 from nnunet_ext.nnunet.plans import plans_in
 from nnunet_ext.splits.cases import Cases, find_cases
 from nnunet_ext.splits.files import NAME, about_file, read_folds, table, write_folds
 from nnunet_ext.splits.folds import Fold, Shots, cross_validation, few_shot
-from nnunet_ext.splits.subjects import Grouping, group, some, subjects_from_names
+from nnunet_ext.splits.subjects import Grouping, group, subjects_from_names
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def _base(
     base = Fold(tuple(sorted(set(there[index].train))), tuple(sorted(set(there[index].val))))
     unknown = sorted({*base.train, *base.val} - set(cases.names))
     if unknown or not base.train or not base.val:
-        strangers = f"has cases that are not in {cases.dataset} ({some(unknown)})"
+        strangers = f"has cases that are not in {cases.dataset} ({few(unknown)})"
         found = strangers if unknown else "trains or validates on no case"
         raise InputError(f"Fold {index} of {source} {found}; start from folds of this data set.")
     return base, f"fold {index} of {source}, the same for every fold"

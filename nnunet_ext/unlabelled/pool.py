@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.findings import few
 from nnunet_ext.splits.files import About
-from nnunet_ext.splits.subjects import group, some, subjects_from_names
+from nnunet_ext.splits.subjects import group, subjects_from_names
 from nnunet_ext.unlabelled.prepared import Notes
 
 
@@ -141,4 +142,4 @@ def _pool(files: dict[str, Path], shown: Collection[str], source: str, transduct
 
 
 def _counted(names: Sequence[str]) -> str:
-    return f"{len(names)} {'image' if len(names) == 1 else 'images'} ({some(names)})"
+    return f"{len(names)} {'image' if len(names) == 1 else 'images'} ({few(names)})"

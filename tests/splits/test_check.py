@@ -54,7 +54,7 @@ def test_correct_folds_have_no_findings(preprocessed):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda folds: folds[1]["train"].append(CASES[8]), ["fold 1", "1 case", CASES[8], "training and validation"]),
+        (lambda folds: folds[1]["train"].append(CASES[8]), ["fold 1", f"case {CASES[8]}", "training and validation"]),
         (lambda folds: folds[1]["train"].append("stranger"), ["fold 1", "stranger", "not in the data set"]),
         (lambda folds: folds[0]["val"].append("stranger"), ["fold 0", "stranger", "in validation"]),
         (lambda folds: folds[0]["val"].append(CASES[0]), ["fold 0", CASES[0], "more than once"]),
@@ -114,7 +114,7 @@ def test_what_was_said_when_the_folds_were_written_is_known(preprocessed):
     (text,) = found("error")
     assert f"{PLAIN[0]} ({PLAIN[1]} is trained on)" in text
     (folder / "gt_segmentations" / "hippocampus_041.nii.gz").touch()
-    assert any("does not know 1 case (hippocampus_041)" in text for text in found("note"))
+    assert any("does not know case hippocampus_041" in text for text in found("note"))
 
 
 def test_by_case_says_that_nobody_knows(preprocessed):
