@@ -6,7 +6,7 @@ people, and for ``--check``, which reads the subjects from it::
     {
         "nnunet_ext": "0.1.0",
         "dataset": "Dataset004_Hippocampus",
-        "by": "pairs",
+        "by": "pairs",                            # of a table its whole path, because it may hold other images, too
         "validation": "fold 0 of 5 by subject, the same for every fold",
         "splits_sha256": "…",                      # of splits_final.json; tells whether it has changed since
         "folds": [{"fold": 0, "shots": 4, "seed": 0, "training_subjects": 4, "training_cases": 6, …}, …],
@@ -26,7 +26,7 @@ from typing import Any
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, read_json_value, replacing
 from nnunet_ext.splits.folds import Fold
-from nnunet_ext.splits.subjects import Grouping
+from nnunet_ext.splits.subjects import Grouping, is_table
 from nnunet_ext.version import __version__
 
 NAME = "splits_final.json"
@@ -112,7 +112,7 @@ def write_folds(path: Path, folds: Sequence[Fold], dataset: str, grouping: Group
     about = {
         "nnunet_ext": __version__,
         "dataset": dataset,
-        "by": grouping.by,
+        "by": str(Path(grouping.by).absolute()) if is_table(grouping.by) else grouping.by,
         "validation": validation,
         "splits_sha256": sha256(text.encode()).hexdigest(),
         "folds": table(folds, grouping),

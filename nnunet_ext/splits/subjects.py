@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from nnunet_ext.errors import InputError
@@ -17,6 +19,8 @@ WAYS = (
     "002, 003 and 004, … are one subject), pairs-from-0, subject (from the names), or case (each is its own subject)"
 )
 
+Rule = Callable[[Sequence[str]], dict[str, str]]
+"""Gives every case its subject, or raises InputError."""
 
 _TIME = "frame|fr|phase|time|timepoint|tp|t|session|ses|visit|v|scan|run|echo|acq|rep|day|week|month|year|slice|sl"
 _STATE = "ed|es|pre|post|baseline|followup"
@@ -69,12 +73,17 @@ class NamedSubjects:
     subject_of: Mapping[str, str]
 
 
-def subjects_from_names(cases: Sequence[str]) -> NamedSubjects | None:
-    """The subjects, if the names have a usual form and at least two cases share a subject; otherwise None."""
+def subjects_from_names(cases: Sequence[str], *, one: bool = False) -> NamedSubjects | None:
+    """The subjects, if the names have a usual form and at least two cases share a subject; otherwise None.
+
+    Args:
+        cases: names.
+        one: accept also that all are one subject, if a rule says so that never takes sites or studies for subjects.
+    """
     for rule, expression, share in RULES:
         subject_of = {case: match[1] if (match := re.search(expression, case)) else case for case in cases}
         subjects = len(set(subject_of.values()))
-        if 1 < subjects < len(cases) and subjects >= share * len(cases):
+        if (1 if one and not share else 2) <= subjects < len(cases) and subjects >= share * len(cases):
             return NamedSubjects(rule, subject_of)
     return None
 
@@ -100,18 +109,7 @@ def group(cases: Sequence[str], by: str | None) -> Grouping:
     """
     if not by:
         raise InputError(f"Say with --by which cases are one subject{_suggestion(cases)}; it takes {WAYS}.")
-    rules: dict[str, Callable[[Sequence[str]], dict[str, str]]] = {
-        "case": lambda names: {name: name for name in names},
-        "subject": _from_names,
-        "pairs": lambda names: in_pairs(names, 1),
-        "pairs-from-0": lambda names: in_pairs(names, 0),
-    }
-    if by in rules:
-        subject_of = rules[by](cases)
-    elif by.endswith((".csv", ".json")):
-        subject_of = _from_table(cases, Path(by))
-    else:
-        subject_of = _matched(cases, by)
+    subject_of = _rule(by)(cases)
     if len(cases) > 1 and len(set(subject_of.values())) == 1:
         raise InputError(
             f"--by {by!r} makes all {len(cases)} cases one subject ({next(iter(subject_of.values()))!r}), but two "
@@ -120,7 +118,40 @@ def group(cases: Sequence[str], by: str | None) -> Grouping:
     return Grouping(by, subject_of)
 
 
+def told(cases: Iterable[str], by: str) -> dict[str, str]:
+    """The subjects of those cases to which a rule gives one by itself; without the others, and without complaint.
+
+    Args:
+        cases: names.
+        by: see :func:`group`; ``case`` gives none, because it means that the subjects are unknown.
+    """
+    subject_of: dict[str, str] = {}
+    with suppress(InputError):  # a table may be gone
+        rule = _rule(by)
+        for case in cases if by != "case" else ():
+            with suppress(InputError):
+                subject_of |= rule([case])
+    return subject_of
+
+
+def is_table(by: str) -> bool:
+    """Whether a value of ``--by`` is a file."""
+    return by.endswith((".csv", ".json"))
+
+
 # --- ways -------------------------------------------------------------------------------------------------------------
+
+
+def _rule(by: str) -> Rule:
+    rules: dict[str, Rule] = {
+        "case": lambda names: {name: name for name in names},
+        "subject": _from_names,
+        "pairs": lambda names: in_pairs(names, 1),
+        "pairs-from-0": lambda names: in_pairs(names, 0),
+    }
+    if by in rules:
+        return rules[by]
+    return _from_table(Path(by)) if is_table(by) else partial(_matched, pattern=by)
 
 
 def _from_names(cases: Sequence[str]) -> dict[str, str]:
@@ -168,14 +199,17 @@ def in_pairs(cases: Sequence[str], first: int = 1) -> dict[str, str]:
     return subject_of
 
 
-def _from_table(cases: Sequence[str], file: Path) -> dict[str, str]:
+def _from_table(file: Path) -> Rule:
     table = _json_table(file) if file.suffix == ".json" else _csv_table(file)
-    without = [case for case in cases if not table.get(case)]
-    if without:
-        raise InputError(
-            f"--by {file} has no subject for {_counted(without, cases)}; add them (it has {few(list(table))})."
-        )
-    return {case: table[case] for case in cases}
+
+    def looked_up(cases: Sequence[str]) -> dict[str, str]:
+        if without := [case for case in cases if not table.get(case)]:
+            raise InputError(
+                f"--by {file} has no subject for {_counted(without, cases)}; add them (it has {few(list(table))})."
+            )
+        return {case: table[case] for case in cases}
+
+    return looked_up
 
 
 def _json_table(file: Path) -> dict[str, str]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.findings import few
 from nnunet_ext.splits.files import About
-from nnunet_ext.splits.subjects import group, subjects_from_names
+from nnunet_ext.splits.subjects import subjects_from_names, told
 from nnunet_ext.unlabelled.prepared import Notes
 
 
@@ -56,8 +55,8 @@ def of_folder(
         transductive: use images of validation subjects, too.
     """
     copied = {case for note in notes.values() for case in note.same_as}
-    secret = showing(copied, held, about)
-    shown = showing(notes, held, about) | {name for name, note in notes.items() if secret & set(note.same_as)}
+    secret = showing({*notes, *copied}, held, about)
+    shown = {name for name, note in notes.items() if secret & {name, *note.same_as}}
     return _pool({name: folder / name for name in notes}, shown, f"of {folder}", transductive)
 
 
@@ -112,26 +111,25 @@ def of_cases(
 def showing(names: Collection[str], held: Collection[str], about: About | None) -> set[str]:
     """Return the cases that show the same subject as one of the cases ``held``.
 
-    Subjects come from ``splits_final.about.json``. For cases that it does not know, or without it, they are guessed
-    from the names. A guess needs no confirmation here, because it can only leave out more.
+    Subjects come from ``splits_final.about.json``: those that it lists, then what its rule says of the other names. For
+    cases that neither knows, or without the file, they are guessed from the names. A guess needs no confirmation here,
+    because it can only leave out more.
 
     Args:
         names: cases to choose from.
         held: cases whose subjects must not be seen.
         about: content of the file beside the folds.
     """
-    everyone = sorted({*names, *held})
-    subject_of = {case: case for case in everyone}
-    if about is None:
-        named = subjects_from_names(everyone)
-        subject_of |= {} if named is None else named.subject_of
-    else:
-        known = dict(about.grouping.subject_of)
-        with suppress(InputError):  # the rule may not fit these names
-            known = {**group(everyone, about.grouping.by).subject_of, **known}
-        subject_of |= {case: subject for case, subject in known.items() if case in subject_of}
-    subjects = {subject_of[case] for case in held}
-    return {name for name in names if subject_of[name] in subjects}
+    known: dict[str, str] = {}
+    if about is not None:
+        known |= about.grouping.subject_of
+        known |= told({*names, *held} - known.keys(), about.grouping.by)
+    subjects = {known.get(case) for case in held} - {None}
+    secret = {*held} | {case for case, subject in known.items() if subject in subjects}
+    if guess := subjects_from_names(sorted({*names, *held, *known}), one=True):
+        guessed = {guess.subject_of[case] for case in secret}
+        secret |= {name for name in names if name not in known and guess.subject_of[name] in guessed}
+    return secret & set(names)
 
 
 def _pool(files: dict[str, Path], shown: Collection[str], source: str, transductive: bool) -> Pool:

@@ -64,6 +64,14 @@ def test_one_file_holds_every_number_and_seed_and_the_other_says_which_fold_is_w
     assert set(splits[0]["train"]) < set(splits[2]["train"]) < set(splits[4]["train"])
 
 
+def test_a_table_is_found_again_from_anywhere(preprocessed, tmp_path, monkeypatch):
+    folder = preprocessed()
+    (tmp_path / "subjects.csv").write_text("case,subject\n" + "".join(f"{case},{case[:10]}\n" for case in CASES))
+    monkeypatch.chdir(tmp_path)
+    write_splits(38, "subjects.csv")
+    assert content(folder / "splits_final.about.json")["by"] == str(tmp_path / "subjects.csv")
+
+
 def test_all_subjects_of_few_shot_are_a_fold_of_the_cross_validation(preprocessed, tmp_path):
     preprocessed()
     folds = content(write_splits(38, BY).path)

@@ -67,6 +67,41 @@ def test_the_subjects_that_somebody_said_count_also_for_names_that_no_table_know
     assert showing(["two"], ["one"], about("table.csv", one="p", two="p")) == {"two"}
 
 
+FRAMES = {f"patient{number:03d}_frame{frame:02d}": f"patient{number:03d}" for number in (1, 2) for frame in (1, 12)}
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        None,
+        about("gone.csv", **FRAMES),
+        about(r"patient\d+", **FRAMES),  # matches nothing in extra_scan_7
+        about("subject", **FRAMES),
+        about("case", **{case: case for case in FRAMES}),
+    ],
+    ids=lambda known: known and known.grouping.by,
+)
+def test_one_name_that_a_rule_does_not_fit_or_a_table_that_is_gone_lets_no_other_name_through(known):
+    held = ["patient001_frame01"]
+    assert showing(["patient001_frame05", "patient002_frame05", "extra_scan_7"], held, known) == {"patient001_frame05"}
+    assert showing(["patient001_frame05"], held, known) == {"patient001_frame05"}  # all names are one subject
+    assert showing(["extra_scan_7"], held, known) == set()
+
+
+def test_a_rule_counts_for_every_name_that_it_fits_and_a_guess_for_the_others():
+    pairs = about("pairs", scan_1="scan_1+2", scan_2="scan_1+2", scan_4="scan_3+4")
+    assert showing(["scan_3", "scan_5", "odd"], ["scan_4"], pairs) == {"scan_3"}
+    # the table says that both are one subject, and the name says whose frame the new one is
+    said = about("gone.csv", knee_1="s", patient9_frame1="s", knee_2="t", patient8_frame1="t")
+    assert showing(["patient9_frame2", "patient8_frame2"], ["knee_1"], said) == {"patient9_frame2"}
+
+
+def test_a_table_may_hold_images_without_labels_too(tmp_path):
+    table = tmp_path / "subjects.csv"
+    table.write_text("case,subject\none,p\ntwo,q\nimage,p\n")
+    assert showing(["image", "another"], ["one"], about(str(table), one="p", two="q")) == {"image"}
+
+
 @given(st.data())
 def test_whatever_the_folds_are_no_labelled_subject_of_the_validation_is_drawn(data):
     subject_of = {f"c{i}": f"s{data.draw(st.integers(0, 4))}" for i in range(10)}
