@@ -65,10 +65,17 @@ def look_at(files: Sequence[Path], reader: str) -> Look:
 
 @dataclass(frozen=True)
 class Checked:
-    """Findings in images without labels; ``same_as``: for every such case, the labelled cases with the same voxels."""
+    """What a check of images without labels tells.
+
+    Attributes:
+        findings: findings in these images.
+        same_as: for every one that can be read, the labelled cases with the same voxels.
+        labelled: labelled cases by the digest of their voxels.
+    """
 
     findings: tuple[Finding, ...]
     same_as: Mapping[str, tuple[str, ...]]
+    labelled: Mapping[str, tuple[str, ...]]
 
 
 def check_images(
@@ -103,13 +110,13 @@ def check_images(
     findings += [*_spacings(sound, fingerprint), *_grey_values(sound, fingerprint, schemes)]
     labelled = [(case.images, reader) for case in raw.cases]
     digests = [look.digest for look in for_every_case(look_at, labelled, processes, "labelled images")]
-    names = defaultdict(list)
+    names: dict[str, tuple[str, ...]] = defaultdict(tuple)
     for case, digest in zip(raw.cases, digests, strict=True):
         if digest:
-            names[digest].append(case.name)
-    same_as = {name: tuple(names.get(look.digest, ())) for name, look in sound.items()}
+            names[digest] += (case.name,)
+    same_as = {name: names.get(look.digest, ()) for name, look in sound.items()}
     findings += [*_copies(same_as, validates), *_twice(sound)]
-    return Checked(tuple(findings), same_as)
+    return Checked(tuple(findings), same_as, dict(names))
 
 
 def _misnumbered(images: UnlabelledImages, raw: RawDataset) -> Iterator[Finding]:

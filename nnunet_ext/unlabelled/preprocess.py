@@ -19,7 +19,7 @@ from nnunet_ext.nnunet.plans import names_by_data, preprocess_command, resolved
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.splits.files import NAME as SPLITS
 from nnunet_ext.splits.files import read_folds
-from nnunet_ext.unlabelled.check import check_images
+from nnunet_ext.unlabelled.check import Checked, check_images, look_at
 from nnunet_ext.unlabelled.found import find_images
 from nnunet_ext.unlabelled.prepared import NOTES, Notes, prepared_folder, read_prepared, recipe
 
@@ -80,7 +80,7 @@ def prepare_unlabelled(
     content = read_json(folder / f"{plans}.json")
     chosen = _configurations(content, folder, plans, configurations)
     fingerprint = folder / "dataset_fingerprint.json"
-    settings = resolved(content, chosen[0])
+    settings, reader = resolved(content, chosen[0]), raw.reader().name
     checked = check_images(
         found,
         raw,
@@ -93,7 +93,7 @@ def prepare_unlabelled(
     made: dict[Path, tuple[int, int, int]] = {}
     if not check_only and not UnlabelledReport(findings, found.folder, 0, {}).exit_code:
         for name in names_by_data({name: resolved(content, name) for name in chosen}).values():
-            place, counts = _prepare(folder, content, name, found.cases, checked.same_as, processes)
+            place, counts = _prepare(folder, content, name, found.cases, checked, reader, processes)
             made[place] = counts
     return UnlabelledReport(findings, found.folder, len(found.cases), made)
 
@@ -126,7 +126,8 @@ def _prepare(
     plans: Mapping[str, Any],
     configuration: str,
     cases: Mapping[str, Sequence[Path]],
-    same_as: Mapping[str, Sequence[str]],
+    checked: Checked,
+    reader: str,
     processes: int | None,
 ) -> tuple[Path, tuple[int, int, int]]:
     """Preprocess for one configuration; return the folder, and the numbers of new, kept and removed cases."""
@@ -135,9 +136,9 @@ def _prepare(
     own = recipe(plans, configuration)
     there = read_prepared(place)
     others = _of_other_folders(place, there, cases)
-    wanted = {name: Notes.for_files(own, files, same_as[name]) for name, files in cases.items()}
-    wanted |= {name: Notes.for_files(own, files, there[name].same_as) for name, files in others.items()}
     cases = {**cases, **others}
+    same_as = {**checked.same_as, **_copies(others, checked.labelled, reader, processes)}
+    wanted = {name: Notes.for_files(own, files, same_as[name]) for name, files in cases.items()}
     stale = sorted(set(there) - set(wanted))
     for name in stale:
         _remove(place, name)
@@ -166,6 +167,25 @@ def _of_other_folders(
                 f"one of them, or delete {place} to prepare all images anew."
             )
     return {name: files for name, files in sources.items() if name not in cases}
+
+
+def _copies(
+    others: Mapping[str, Sequence[Path]], labelled: Mapping[str, tuple[str, ...]], reader: str, processes: int | None
+) -> dict[str, tuple[str, ...]]:
+    """The labelled cases with the same voxels today; they may have changed since ``others`` were preprocessed.
+
+    Raises:
+        InputError: an image cannot be preprocessed any more.
+    """
+    if not others:
+        return {}
+    calls = [(files, reader) for files in others.values()]
+    same_as = {}
+    for name, look in zip(others, for_every_case(look_at, calls, processes, "images of other folders"), strict=True):
+        if look.fault:
+            raise InputError(f"{others[name][0]}, preprocessed before: {look.fault[1]}; correct or remove it.")
+        same_as[name] = labelled.get(look.digest, ())
+    return same_as
 
 
 def prepare_case(

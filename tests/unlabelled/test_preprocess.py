@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 
 import blosc2
 import numpy as np
@@ -161,6 +162,22 @@ def test_images_of_several_folders_add_up_until_they_are_gone(root, folder):
     assert {notes.recipe for notes in read_prepared(place).values()} == {recipe(plans, "2d")}
     (elsewhere / "x_0000.nii.gz").unlink()
     assert prepare().prepared == {place: (0, 3, 1)}
+
+
+def test_what_copies_of_labelled_cases_are_is_asked_again_also_of_another_folder(root, folder):
+    place, prepared = root / "raw" / tiny.DATASET / "imagesTr", prepared_folder(folder, "nnUNetPlans_2d")
+    elsewhere = write_images(root, ["scan_17"], folder="elsewhere")
+    prepare(images=elsewhere)
+    assert read_prepared(prepared)["scan_17"].same_as == ()
+    shutil.copy(elsewhere / "scan_17_0000.nii.gz", place / "tiny_4_0000.nii.gz")
+    prepare()
+    assert read_prepared(prepared)["scan_17"].same_as == ("tiny_4",)
+    assert list(prepare().prepared.values()) == [(0, 4, 0)]
+    write_image(elsewhere / "scan_17_0000.nii.gz", np.ones((4, 5, 6)))
+    with pytest.raises(
+        InputError, match=r"scan_17_0000\.nii\.gz, preprocessed before: all voxels .* are 1; correct or"
+    ):
+        prepare()
 
 
 def test_two_folders_with_an_image_of_the_same_name_are_refused(root, folder):
