@@ -17,7 +17,7 @@ from nnunet_ext.splits.cases import Cases, find_cases
 from nnunet_ext.splits.files import NAME, About, about_file, read_about, read_folds
 from nnunet_ext.splits.folds import Fold, default_folds
 from nnunet_ext.splits.images import Neighbours, look_at_neighbours
-from nnunet_ext.splits.subjects import Grouping, group, in_pairs, numbered, subjects_from_names
+from nnunet_ext.splits.subjects import Grouping, group, in_pairs, numbered, subjects_from_names, told
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def check_splits(
     if known is not None:
         findings.append(Finding("note", "subjects", f"{len(known.subjects)} subjects, {known.by}"))
         findings += leaks(folds, known)
-    else:
+    if known is None or remarks:
         findings += _likely_leaks(folds, cases, images, processes)
     return SplitsReport(SplitsReport.by_severity(findings), cases, source, tuple(folds))
 
@@ -150,16 +150,20 @@ def leaks(folds: Sequence[Fold], grouping: Grouping, *, likely: bool = False) ->
 def _known_subjects(
     cases: Cases, by: str | None, about: About | None, path: Path | None
 ) -> tuple[Grouping | None, list[Finding]]:
-    """The subjects that the user named, now or when writing the folds, and remarks on them; None if unknown."""
+    """The subjects that the user named, now or when writing the folds; None if unknown. Remarks: on cases without."""
     if by:
         said = group(cases.names, by)
         return (None if by == "case" else Grouping(f"--by {shlex.quote(by)}", said.subject_of)), []
     if about is None or path is None or about.grouping.by == "case":
         return None, []
     beside = about_file(path)
-    if unknown := sorted(set(cases.names) - set(about.grouping.subject_of)):
-        return None, [Finding("note", "subjects", f"{beside.name} does not know {some(unknown)} and is not used")]
-    return Grouping(f"--by {shlex.quote(about.grouping.by)}, as {beside.name} says", about.grouping.subject_of), []
+    by, stored = about.grouping.by, about.grouping.subject_of
+    added = set(cases.names) - set(stored)
+    said = Grouping(f"--by {shlex.quote(by)}, as {beside.name} says", {**stored, **told(added, by)})
+    if unknown := sorted(added - set(said.subject_of)):
+        text = f"{beside.name} does not know {some(unknown)}, so the subjects are guessed, too"
+        return said, [Finding("note", "subjects", text)]
+    return said, []
 
 
 def _likely_leaks(folds: Sequence[Fold], cases: Cases, images: bool, processes: int | None) -> Iterator[Finding]:

@@ -113,8 +113,27 @@ def test_what_was_said_when_the_folds_were_written_is_known(preprocessed):
     put(folder, [{"train": PLAIN[1:], "val": PLAIN[:1]}])
     (text,) = found("error")
     assert f"{PLAIN[0]} ({PLAIN[1]} is trained on)" in text
-    (folder / "gt_segmentations" / "hippocampus_041.nii.gz").touch()
-    assert any("does not know case hippocampus_041" in text for text in found("note"))
+
+
+def test_what_the_stored_subjects_prove_stays_proven_when_cases_are_added(preprocessed):
+    folder = preprocessed()
+    write_splits(38, BY)
+    put(folder, [{"train": CASES[1:], "val": CASES[:1]}])
+    (leak,) = found("error")
+    (folder / "gt_segmentations" / "extra_7.nii.gz").touch()
+    assert found("error") == [leak]
+    assert any("does not know case extra_7, so the subjects are guessed, too" in text for text in found("note"))
+    assert any("seem to have their subject in training" in text for text in found("warning"))
+
+
+def test_the_stored_rule_says_the_subject_of_a_case_that_is_added(preprocessed):
+    folder = preprocessed()
+    write_splits(38, BY)
+    (folder / "gt_segmentations" / "patient001_frame05.nii.gz").touch()
+    put(folder, [{"train": [*CASES[2:], "patient001_frame05"], "val": CASES[:2]}])
+    (leak,) = found("error")
+    assert f"{CASES[0]} (patient001_frame05 is trained on)" in leak
+    assert found("warning") == []
 
 
 def test_by_case_says_that_nobody_knows(preprocessed):
