@@ -21,8 +21,12 @@ from nnunet_ext.errors import InputError
 
 def channel_names(description: Mapping[str, Any]) -> list[str]:
     """Names of the channels, from the content of ``dataset.json``; older data sets say ``modality``."""
-    # in nnU-Net's order (determine_num_input_channels), which decides how many channels the network has
-    return list((description["modality"] if "modality" in description else description["channel_names"]).values())
+    return list(description[channels_key(description)].values())
+
+
+def channels_key(description: Mapping[str, Any]) -> str:
+    """The key of ``dataset.json`` that nnU-Net takes the number of input channels from."""
+    return "modality" if "modality" in description else "channel_names"
 
 
 def images_by_case(folder: Path, ending: str) -> dict[str, list[Path]]:
@@ -71,7 +75,7 @@ def _require_count(case: str, files: Sequence[Path], held: int, names: Sequence[
     raise InputError(
         f"Case {case}: {files[0]}{' and the others hold' if len(files) > 1 else ' holds'} "
         f"{held} {'channel' if held == 1 else 'channels'}, but dataset.json names {len(names)} "
-        f"({', '.join(map(str, names))}); correct channel_names, or the files."
+        f"({', '.join(map(str, names))}); correct dataset.json, or the files."
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
-from nnunet_ext.data.channels import images_by_case, require_channels, require_numbered
+from nnunet_ext.data.channels import channel_names, channels_key, images_by_case, require_channels, require_numbered
 from nnunet_ext.data.folders import dataset_folder, visible_files
 from nnunet_ext.data.label_definitions import ScoredLabels, numbers_of
 from nnunet_ext.data.reading import Reader
@@ -84,16 +84,17 @@ def open_dataset(dataset: str | int | Path) -> RawDataset:
     folder = _folder(dataset)
     source = folder / "dataset.json"
     description = read_json(source)
-    for key in ("file_ending", "channel_names"):
+    channels = channels_key(description)
+    for key in ("file_ending", channels):
         if not description.get(key):
             raise InputError(f"{source} has no {key!r}, which nnU-Net's format requires; add it.")
     if not str(ending := description["file_ending"]).startswith("."):
         raise InputError(f"{source}: file_ending is {ending!r}, but nnU-Net needs the dot, such as '.nii.gz'; add it.")
-    if not isinstance(description["channel_names"], Mapping):
-        raise InputError(f"{source}: channel_names is no object such as {{'0': 'MRI'}}, which nnU-Net requires.")
-    if strange := [name for name in description["channel_names"].values() if not isinstance(name, str)]:
+    if not isinstance(description[channels], Mapping):
+        raise InputError(f"{source}: {channels} is no object such as {{'0': 'MRI'}}, which nnU-Net requires.")
+    if strange := [name for name in channel_names(description) if not isinstance(name, str)]:
         raise InputError(
-            f"{source}: channel_names gives a channel the name {strange[0]!r}, but expected are names by number, such "
+            f"{source}: {channels} gives a channel the name {strange[0]!r}, but expected are names by number, such "
             "as {'0': 'MRI'}."
         )
     classes, ignore = _classes(description, str(source))

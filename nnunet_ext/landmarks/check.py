@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from nnunet_ext.data.channels import channel_names
 from nnunet_ext.data.finite import not_finite_findings
 from nnunet_ext.data.geometry import Floats, Geometry, to_lps
 from nnunet_ext.data.raw import RawCase, a_few, require_labels
@@ -372,7 +373,7 @@ def _of_all(
                 text = f"no case to measure how far {name} is from {organ}"
                 yield Finding("note", "prior", text, about=name)
     only = [case.name for case in cases if not case.segmented]
-    if only and any("CT" in str(channel).upper() for channel in found.raw.description["channel_names"].values()):
+    if only and any("CT" in name.upper() for name in channel_names(found.raw.description)):
         text = (
             f"in {some(only)} nothing is segmented, and nnU-Net takes the grey values for CT from the whole image there"
         )

@@ -26,7 +26,11 @@ FOLDER = "unlabelled"
 NOTES = "nnunet_ext"
 """Key of our notes in the properties of a case."""
 
-_OF_PLANS = ("image_reader_writer", "transpose_forward", "foreground_intensity_properties_per_channel")
+_INTENSITIES = "foreground_intensity_properties_per_channel"
+_OLD_INTENSITIES = "foreground_intensity_properties_by_modality"
+"""Their key in older plans, which nnU-Net reads as well."""
+
+_OF_PLANS = ("image_reader_writer", "transpose_forward", _INTENSITIES)
 _OF_CONFIGURATION = (
     *("preprocessor_name", "spacing", "normalization_schemes", "use_mask_for_norm"),
     *("resampling_fn_data", "resampling_fn_data_kwargs"),
@@ -77,6 +81,7 @@ def recipe(plans: Mapping[str, Any], configuration: str) -> str:
         configuration: name of the configuration.
     """
     settings = resolved(dict(plans), configuration)
+    plans = {_INTENSITIES: plans.get(_OLD_INTENSITIES), **plans}
     parts = {key: plans.get(key) for key in _OF_PLANS} | {key: settings.get(key) for key in _OF_CONFIGURATION}
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

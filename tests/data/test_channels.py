@@ -110,6 +110,21 @@ def test_channel_names_that_are_no_object(tmp_path, channels):
         open_dataset(dataset(tmp_path, channels=channels))
 
 
+def test_an_older_data_set_names_its_channels_by_modality(tmp_path):
+    folder = dataset(tmp_path)
+    content = json.loads((folder / "dataset.json").read_text())
+    content["modality"] = content.pop("channel_names")
+    (folder / "dataset.json").write_text(json.dumps(content))
+    assert len(open_dataset(folder).cases) == 5
+    (folder / "dataset.json").write_text(json.dumps({**content, "modality": "MRI"}))
+    with pytest.raises(InputError, match=r"modality is no object such as"):
+        open_dataset(folder)
+    del content["modality"]
+    (folder / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"has no 'channel_names', which nnU-Net's format requires"):
+        open_dataset(folder)
+
+
 @pytest.mark.parametrize("entry", [{}, [], {"images": ["a.png"]}, {"label": "a.png"}, {"images": [], "label": "a.png"}])
 def test_cases_that_are_listed_without_their_files(tmp_path, entry):
     with pytest.raises(InputError, match=r"entry of case img_0 has no 'images' or no 'label'"):

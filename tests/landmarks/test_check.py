@@ -274,6 +274,8 @@ def test_a_label_map_that_lies_elsewhere_than_its_image(folder):
 def test_ct_with_cases_that_are_not_segmented(folder):
     describe(folder, channel_names={"0": "CT"})
     assert kinds(check(folder)) == {("CT", None)}
+    describe(folder, channel_names=None, modality={"0": "CT"})  # older data sets
+    assert kinds(check(folder)) == {("CT", None)}
 
 
 def test_unknown_landmarks_and_no_labels_teach_nothing(folder):

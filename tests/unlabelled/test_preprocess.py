@@ -87,6 +87,15 @@ def test_other_plans_of_the_same_name_make_all_anew(folder):
     assert list(prepare().prepared.values()) == [(3, 0, 0)]
 
 
+def test_older_plans_have_their_grey_values_under_another_key():
+    older = tiny.plans()
+    grey = older.pop("foreground_intensity_properties_per_channel")
+    older["foreground_intensity_properties_by_modality"] = grey
+    assert recipe(older, "2d") == recipe(tiny.plans(), "2d")
+    older["foreground_intensity_properties_by_modality"] = {"0": {**grey["0"], "mean": -1.0}}
+    assert recipe(older, "2d") != recipe(tiny.plans(), "2d")
+
+
 def voxels(place):
     """Contents of a folder, of images their voxels: blosc2 may compress the same ones to other bytes."""
     return {
