@@ -23,6 +23,7 @@ from nnunet_ext.devices import require_device
 from nnunet_ext.discovery import register
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
+from nnunet_ext.findings import few
 from nnunet_ext.nnunet.checkpoints import FINAL
 from nnunet_ext.nnunet.untrusted import load_untrusted
 
@@ -181,16 +182,13 @@ class Prediction:
         """Predict all cases of a folder, with nnU-Net's processes; writes nnU-Net's files.
 
         Raises:
-            InputError: there is no such folder, a channel of a case is missing, or a file is cut off.
+            InputError: there is no such folder, a channel or the first stage of a case is missing, or a file is cut
+                off.
         """
         cases = require_images(images, predictor.dataset_json)
         stage = predictor.configuration_manager.previous_stage_name
-        if stage is not None and self.previous_stage is None:
-            raise InputError(
-                f"The model is the second stage of a cascade; predict {stage} first and give its folder with "
-                "-prev_stage_predictions."
-            )
-        for file in (file for files in cases.values() for file in files):
+        firsts = self._first_stage(stage, [f"{case}{predictor.dataset_json['file_ending']}" for case in cases])
+        for file in (file for files in (*cases.values(), firsts) for file in files):
             require_whole(file)
         predictor.predict_from_files(
             str(images),
@@ -201,6 +199,31 @@ class Prediction:
             num_processes_segmentation_export=self.processes[1],
             folder_with_segs_from_prev_stage=None if self.previous_stage is None else str(self.previous_stage),
         )
+
+    def _first_stage(self, stage: str | None, names: Sequence[str]) -> list[Path]:
+        """The predictions of a cascade's first stage; none if ``stage`` is None.
+
+        Raises:
+            InputError: one is missing, or the model has no first stage.
+        """
+        if stage is None:
+            if self.previous_stage is not None:
+                raise InputError(
+                    "-prev_stage_predictions is for the second stage of a cascade, unlike this model; omit it."
+                )
+            return []
+        if self.previous_stage is None:
+            raise InputError(
+                f"The model is the second stage of a cascade; predict {stage} first and give its folder with "
+                "-prev_stage_predictions."
+            )
+        found = [Path(self.previous_stage, name) for name in names]
+        if missing := [file.name for file in found if not file.is_file()]:
+            raise InputError(
+                f"-prev_stage_predictions {self.previous_stage} has no {few(missing)}; predict {stage} for all images "
+                "of -i first, and give its folder."
+            )
+        return found
 
 
 def require_images(

@@ -10,6 +10,7 @@ import torch
 from nnunet_ext import cli
 from nnunet_ext.discovery import VARIABLE
 from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet import models
 from nnunet_ext.nnunet.models import Prediction, model_folder, require_images, trained_folds
 
 MODEL = "nnUNetTrainerS2VNet__nnUNetPlans__2d"
@@ -204,6 +205,45 @@ def test_a_second_stage_without_the_first_and_nothing_is_written(tmp_path):
     with pytest.raises(InputError, match="second stage of a cascade; predict 3d_lowres first and give its folder"):
         Prediction().run(predictor, folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "there", "sentence"),
+    [
+        (
+            "3d_lowres",
+            None,
+            r"-prev_stage_predictions .*first has no a\.nii\.gz, b\.nii\.gz; predict 3d_lowres for all",
+        ),
+        ("3d_lowres", ["a.nii.gz"], r"-prev_stage_predictions .*first has no b\.nii\.gz; predict 3d_lowres for all"),
+        (None, ["a.nii.gz", "b.nii.gz"], "is for the second stage of a cascade, unlike this model; omit it"),
+    ],
+)
+def test_a_first_stage_that_does_not_fit_and_nothing_is_written(tmp_path, stage, there, sentence):
+    folder = images(tmp_path / "images", *(f"{case}_000{channel}.nii.gz" for case in "ab" for channel in (0, 1)))
+    if there is not None:
+        images(tmp_path / "first", *there)
+    predictor = SimpleNamespace(
+        dataset_json=DESCRIPTION, configuration_manager=SimpleNamespace(previous_stage_name=stage)
+    )
+    with pytest.raises(InputError, match=sentence):
+        Prediction(previous_stage=tmp_path / "first").run(predictor, folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_first_stage_of_all_cases_is_whole_and_given_to_nnunet(tmp_path, monkeypatch):
+    folder = images(tmp_path / "images", "a_0000.nii.gz", "a_0001.nii.gz")
+    first = images(tmp_path / "first", "a.nii.gz", "left_over.nii.gz")
+    read, given = [], {}
+    monkeypatch.setattr(models, "require_whole", lambda file: read.append(file.name))
+    predictor = SimpleNamespace(
+        dataset_json=DESCRIPTION,
+        configuration_manager=SimpleNamespace(previous_stage_name="3d_lowres"),
+        predict_from_files=lambda *_, **how: given.update(how),
+    )
+    Prediction(previous_stage=first).run(predictor, folder, tmp_path / "out")
+    assert read == ["a_0000.nii.gz", "a_0001.nii.gz", "a.nii.gz"]
+    assert given["folder_with_segs_from_prev_stage"] == str(first)
 
 
 @pytest.mark.parametrize("command", ["landmarks", "s2v"])
