@@ -166,6 +166,13 @@ def test_of_two_names_of_a_model_none_is_taken(capsys):
     )
 
 
+def test_half_a_name_of_a_model_is_told_what_else_this_command_takes(capsys):
+    assert main(["export", "-d", "4", "-o", "x.zip"]) == 2
+    assert capsys.readouterr().err.endswith("-tr TRAINER -p PLANS, or RESULT_FOLDER.\n")
+    assert main(["landmarks", "predict", "-d", "4", "-i", "a", "-o", "b"]) == 2
+    assert capsys.readouterr().err.endswith("-tr TRAINER -p PLANS, or -m MODEL_FOLDER.\n")
+
+
 def test_the_file_that_nnunet_would_write_is_not_taken_for_a_folder(tmp_path, capsys):
     assert main(["evaluate", "a", "b", "-o", str(tmp_path / "summary.json")]) == 2
     assert capsys.readouterr().err.startswith(f"nnunet-ext: -o {tmp_path / 'summary.json'} is a folder here")

@@ -17,7 +17,7 @@ def _export(arguments: argparse.Namespace) -> None:
             "Which model? Give RESULT_FOLDER, or -d DATASET -c CONFIGURATION -tr TRAINER -p PLANS, not both."
         )
     exported = export_model(
-        model_folder(arguments),
+        model_folder(arguments, "RESULT_FOLDER"),
         arguments.out,
         folds=arguments.folds,
         checkpoints=arguments.checkpoints or ["checkpoint_final.pth"],

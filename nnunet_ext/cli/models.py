@@ -13,14 +13,19 @@ if TYPE_CHECKING:
     from nnunet_ext.nnunet.models import Prediction
 
 
-def model_folder(arguments: argparse.Namespace) -> Path:
-    """The folder given by ``-m``, or nnU-Net's folder for the data set, trainer, plans and configuration."""
+def model_folder(arguments: argparse.Namespace, instead: str = "-m MODEL_FOLDER") -> Path:
+    """The folder that is given, or nnU-Net's folder for the data set, trainer, plans and configuration.
+
+    Args:
+        arguments: those of :func:`add_model_flags`, or of :func:`add_model_names` and ``model``.
+        instead: how the command takes the folder.
+    """
     from nnunet_ext.nnunet import models
 
     if arguments.model is not None:
         return Path(arguments.model)
     if arguments.dataset is None or arguments.configuration is None:
-        raise InputError("Which model? Give -d DATASET -c CONFIGURATION -tr TRAINER -p PLANS, or -m MODEL_FOLDER.")
+        raise InputError(f"Which model? Give -d DATASET -c CONFIGURATION -tr TRAINER -p PLANS, or {instead}.")
     return models.model_folder(arguments.dataset, arguments.trainer, arguments.plans, arguments.configuration)
 
 
