@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,17 @@ class Model:
         ):
             if missing := [key for key in keys if key not in content]:
                 raise InputError(f"{path / file} has no {' and '.join(missing)}; it is none of nnU-Net's.")
+        # they become parts of paths, and the folder may be a stranger's
+        if not re.fullmatch(r"Dataset\d{3,}_[^/\\]+", dataset := str(plans["dataset_name"])):
+            raise InputError(
+                f"{path / 'plans.json'}: dataset_name is {dataset!r}, but a name such as Dataset004_Hippocampus is "
+                "expected; correct it."
+            )
+        for name in (plans["plans_name"], *plans["configurations"]):
+            if re.search(r"[/\\]", str(name)):
+                raise InputError(
+                    f"{path / 'plans.json'}: a name must hold no slash, but there is {name!r}; correct it."
+                )
         return cls(path, plans, dataset_json)
 
     def checkpoints(self, folds: Sequence[str] | None, names: Sequence[str]) -> list[Path]:

@@ -47,6 +47,7 @@ def commands(record: Mapping[str, Any], name: str, path: Path | None = None) -> 
     if record["previous_stage"]:
         tail += " -prev_stage_predictions PREVIOUS"
     place = None if path is None else shlex.quote(str(path))
+    dataset, plans, configuration = (shlex.quote(str(record[key])) for key in ("dataset", "plans", "configuration"))
     lines = []
     if record["requires"]:
         packages = " ".join(f'"{package}"' for package in record["requires"])
@@ -58,8 +59,7 @@ def commands(record: Mapping[str, Any], name: str, path: Path | None = None) -> 
     if path is None or path.suffix == ".zip":
         lines += [
             f"nnUNetv2_install_pretrained_model_from_zip {place or 'FILE.zip'}",
-            f"nnUNetv2_predict -i IMAGES -o PREDICTIONS -d {record['dataset']} -c {record['configuration']} "
-            f"-tr {name} -p {record['plans']} {tail}",
+            f"nnUNetv2_predict -i IMAGES -o PREDICTIONS -d {dataset} -c {configuration} -tr {name} -p {plans} {tail}",
         ]
     if path is None or path.suffix != ".zip":
         lines.append(f"nnUNetv2_predict_from_modelfolder -i IMAGES -o PREDICTIONS -m {place or 'THIS_FOLDER'} {tail}")

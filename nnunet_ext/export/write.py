@@ -243,11 +243,12 @@ def _write_descriptions(exported: Model, record: Mapping[str, Any], name: str) -
 
 def _copy_postprocessing(source: Path, root: Path, files: Sequence[Path]) -> None:
     """Copy the postprocessing that nnU-Net found for exactly these folds, but not the metrics, which name cases."""
-    folds = sorted({file.parent.name.removeprefix("fold_") for file in files})
-    place = Path(f"crossval_results_folds_{'_'.join(folds)}", "postprocessing.pkl")
-    if (source / place).is_file():
-        (root / place).parent.mkdir()
-        shutil.copyfile(source / place, root / place)
+    folds = {file.parent.name.removeprefix("fold_") for file in files}
+    for found in source.glob("crossval_results_folds_*/postprocessing.pkl"):
+        # nnU-Net names the folder by the folds in the order in which they were given
+        if set(found.parent.name.removeprefix("crossval_results_folds_").split("_")) == folds:
+            (root / found.parent.name).mkdir()
+            shutil.copyfile(found, root / found.parent.name / found.name)
 
 
 def _write_checkpoint(

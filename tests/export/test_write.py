@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import zipfile
 
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, load_model
 
 from nnunet_ext.cli import main
 from nnunet_ext.errors import InputError
-from nnunet_ext.export import write
+from nnunet_ext.export import readme, write
 from nnunet_ext.export.write import RECORD, export_model
 from nnunet_ext.nnunet.plans import KEY
 from tests import tiny
@@ -82,8 +83,8 @@ def test_a_network_of_ours_stays_ours_and_says_what_it_needs(trained, tmp_path, 
     assert main(["export", str(folder), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     record = json.loads((tmp_path / "out" / RECORD).read_text())
-    readme = (tmp_path / "out" / "README.txt").read_text()
-    for text in (printed, readme):
+    written = (tmp_path / "out" / "README.txt").read_text()
+    for text in (printed, written):
         assert "nnunet-ext~=0." in text
         assert reason in text
         assert 'pip install "nnunet-ext~=' in text
@@ -191,6 +192,51 @@ def test_folds_and_checkpoints_can_be_chosen(trained, tmp_path):
     assert [name for name in files(tmp_path / "one") if "/" in name] == ["fold_all/checkpoint_final.pth"]
     with pytest.raises(InputError, match=r"no checkpoint_final.pth in fold_3; folds that have: 0, 1, all"):
         export_model(folder, tmp_path / "none", folds=["3"])
+
+
+@pytest.mark.parametrize("order", ["1_0", "0_1"])
+def test_postprocessing_is_that_of_the_same_folds_in_any_order(trained, tmp_path, order):
+    folder, _ = trained("nnUNetTrainerMaskedCRF", kind="ignore", folds=(0, 1))
+    for folds in (order, "0", "0_1_2", "10"):
+        (folder / f"crossval_results_folds_{folds}").mkdir()
+        (folder / f"crossval_results_folds_{folds}" / "postprocessing.pkl").write_bytes(folds.encode())
+    export_model(folder, tmp_path / "out")
+    (copied,) = (tmp_path / "out").glob("crossval_*/*")
+    assert copied.parent.name == f"crossval_results_folds_{order}"
+    assert copied.read_bytes() == order.encode()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"dataset_name": "/tmp/elsewhere"}, "dataset_name is '/tmp/elsewhere', but a name such as Dataset004_Hippo"),
+        ({"dataset_name": "Dataset004_/../../x"}, "dataset_name is 'Dataset004_/"),
+        ({"dataset_name": "../Dataset004_x"}, "dataset_name is '../"),
+        ({"dataset_name": None}, "dataset_name is 'None'"),
+        ({"plans_name": "p/../../x"}, "a name must hold no slash, but there is 'p/../../x'"),
+        ({"plans_name": "p\\x"}, "a name must hold no slash"),
+        ({"configurations": {"2d/../../x": {}}}, "a name must hold no slash, but there is '2d/../../x'"),
+    ],
+)
+def test_names_of_a_stranger_lead_nowhere_else(trained, tmp_path, changes, sentence):
+    folder, _ = trained("nnUNetTrainerMedContext")
+    plans = json.loads((folder / "plans.json").read_text())
+    (folder / "plans.json").write_text(json.dumps({**plans, **changes}))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        export_model(folder, tmp_path / "model.zip")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_commands_quote_names_of_a_stranger():
+    record = {
+        "dataset": "Dataset004_a; b",
+        "plans": "p$(q)",
+        "configuration": "2d",
+        "checkpoints": ["fold_0/checkpoint_final.pth"],
+        "requires": [],
+    }
+    assert "-d 'Dataset004_a; b' -c 2d -tr T -p 'p$(q)' -f 0" in readme.commands(record, "T")
 
 
 def test_a_zip_file_has_nnunets_layout(trained, tmp_path):
