@@ -65,7 +65,7 @@ def look_at(files: Sequence[Path], reader: str) -> Look:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check of images without labels tells.
+    """Findings in images without labels, and which of these are copies.
 
     Attributes:
         findings: findings in these images.
