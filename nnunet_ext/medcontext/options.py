@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -68,8 +69,8 @@ class MedContextOptions(MethodOptions):
     """``"self"`` saves the teacher's memory. Published: the teacher, which in effect is the network of the step
     before."""
     every: Annotated[int, Field(ge=1)] = 1
-    """Compute masked views only at every n-th step (not for ``"part"``); 3 costs about 1.4 times an ordinary
-    training."""
+    """Compute masked views only at every n-th step (of labelled patches not for ``"part"``); 3 costs about 1.4 times an
+    ordinary training."""
     full_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the loss terms on the whole patch. Published: 1."""
     masked_weight: Annotated[float, Field(ge=0)] = 1.0
@@ -95,6 +96,20 @@ class MedContextOptions(MethodOptions):
     def compares(self) -> bool:
         """Whether there is a consistency at all."""
         return self.beta is None or self.beta > 0
+
+    @property
+    def without_effect(self) -> Collection[str]:
+        has_teacher = self.compares and self.target == "teacher"
+        is_masked = {self.form(labelled=labelled) for labelled in (True, False)} & {"kl", "mse", "labels"}
+        used = {
+            ("consistency", "target", "ramp"): self.compares,
+            ("region", "confidence"): self.compares and bool(is_masked),
+            ("ema_base", "ema_final", "ema_warmup", "ema_restarts", "keep_teacher"): has_teacher,
+            ("ema_memory",): has_teacher and self.ema_base is None,
+            ("part",): self.labelled in (None, "part"),
+            ("masked_weight",): self.labelled in (None, "both"),
+        }
+        return [name for names, has_effect in used.items() if not has_effect for name in names]
 
     def form(self, *, labelled: bool) -> Kind:
         """Return the form of the consistency on patches with or without labels."""
