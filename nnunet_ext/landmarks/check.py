@@ -22,7 +22,7 @@ from nnunet_ext.data.channels import channel_names
 from nnunet_ext.data.finite import not_finite_findings
 from nnunet_ext.data.geometry import Floats, Geometry, to_lps
 from nnunet_ext.data.raw import RawCase, a_few, require_labels
-from nnunet_ext.data.reading import Reader
+from nnunet_ext.data.reading import Reader, Volume
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import write_json, write_rows
 from nnunet_ext.findings import CheckReport, Finding, aligned, some
@@ -72,7 +72,7 @@ class Distance:
 
 @dataclass(frozen=True, eq=False)
 class CheckedLandmarks:
-    """One case; ``placed`` is None without landmarks, ``organs`` have a surface in its label map."""
+    """One case; ``placed`` is None without landmarks, ``organs`` have a surface in the label map that is measured in."""
 
     name: str
     placed: PlacedLandmarks | None
@@ -185,7 +185,7 @@ def check_landmarks(
     Args:
         dataset: number or name of a data set in ``nnUNet_raw``, or a folder.
         labels: folder of label maps to measure the distances in, instead of ``labelsTr``; a case without a file there
-            uses its own label map.
+            uses its own label map. All else is checked in ``labelsTr``, which a training learns from.
         processes: cases checked in parallel; by default one per core.
 
     Raises:
@@ -202,13 +202,13 @@ def check_landmarks(
         text = f"{some(missing)} not in {labels}: distances are measured in the own label map"
         findings.append(Finding("note", "labels", text))
     reader = found.raw.reader().name
-    organs = {case.name: found.organs.at(files[case.name], case.label) for case in found.raw.cases}
     calls = [
-        (case, files[case.name], landmarks.get(case.name), found.declaration, organs[case.name], reader)
+        (case, files[case.name], landmarks.get(case.name), found.declaration, found.organs, reader)
         for case in found.raw.cases
     ]
     cases = tuple(for_every_case(check_case, calls, processes, "check"))
     distances = [distance for case in cases for distance in case.distances]
+    organs = {case.name: found.organs.at(files[case.name], case.label) for case in found.raw.cases}
     distances += _across(found, cases, files, organs, reader, processes, {(d.landmark, d.organ) for d in distances})
     if unread := keys_like_ours(found.raw.description):
         findings.append(Finding("warning", "key", f"dataset.json: {unread}"))
@@ -232,7 +232,7 @@ def check_case(
 
     Args:
         case: its files.
-        label_file: label map with its organs.
+        label_file: label map to measure distances in, usually that of the case.
         landmarks: landmarks of its file; None without a file.
         declaration: declaration of the landmarks.
         organs: the labels of the data set.
@@ -242,14 +242,21 @@ def check_case(
         InputError: a file cannot be read.
     """
     reader = Reader(reader_name)
-    channels, labels = reader.channels(case.images), reader.labels(label_file)
+    channels = reader.channels(case.images)
     image = channels.first()
-    require_labels(labels.array, organs.known, label_file)
     geometry, shape = Geometry.from_volume(image), as_3d(image.array).shape
-    findings = list(same_grid(case.name, image, labels, label_file))
-    findings += not_finite_findings(case.name, channels.array, case.images, reader_name)
-    segmented = bool(np.any(labels.array != organs.ignore)) and organs.annotated.get(case.name) != frozenset()
-    surfaces = {organ: organs.surface(case.name, organ, labels) for organ in organs.values}
+    findings = not_finite_findings(case.name, channels.array, case.images, reader_name)
+    maps: dict[Path, Volume] = {}
+    for file in (case.label, label_file):
+        if file.resolve() not in maps:
+            maps[file.resolve()] = labels = reader.labels(file)
+            require_labels(labels.array, organs.known, file)
+            findings += same_grid(case.name, image, labels, file)
+    # a training learns from the case's own label map; the other one only says where the organs are
+    own, measured = maps[case.label.resolve()], maps[label_file.resolve()]
+    segmented = bool(np.any(own.array != organs.ignore)) and organs.annotated.get(case.name) != frozenset()
+    there = organs.at(label_file, case.label)
+    surfaces = {organ: there.surface(case.name, organ, measured) for organ in organs.values}
     visible = {organ: surface for organ, surface in surfaces.items() if surface is not None}
     placed, distances = None, []
     if landmarks is not None:
@@ -262,13 +269,13 @@ def check_case(
                 if organ in visible and placed.states[k] == State.PRESENT:
                     point = placed.points_mm[k]
                     both = geometry.to_index([point, to_lps(point, "RAS")])
-                    here, there = visible[organ].signed_distances_mm(both)
-                    distances.append(Distance(case.name, name, organ, float(here)))
-                    flipped.append(there)
+                    given, exchanged = visible[organ].signed_distances_mm(both)
+                    distances.append(Distance(case.name, name, organ, float(given)))
+                    flipped.append(exchanged)
         if distances and not any(finding.kind == "RAS/LPS" for finding in findings):
             ours = np.array([distance.mm for distance in distances])
             findings += flipped_fits(case.name, ours, np.array(flipped), float(min(image.spacing_mm)))
-        findings += empty_mask(case.name, placed, labels, declaration, organs)
+        findings += empty_mask(case.name, placed, own, declaration, organs)
     if not segmented and (placed is None or not (placed.states != State.UNKNOWN).any()):
         text = "neither landmarks nor labels: it teaches nothing; is the file of landmarks called like the case?"
         findings.append(Finding("warning", "neither", text, case.name))

@@ -147,7 +147,8 @@ def same_grid(case: str, image: Volume, labels: Volume, label_file: Path) -> Ite
         found = f"{labels.array.shape}, of the image {image.array.shape}"
         raise InputError(f"{label_file}: the shape is {found}; both must lie on the same voxels.")
     if (apart := apart_mm(image, labels)) > 0.5 * min(image.spacing_mm):
-        text = f"the label map lies up to {apart:.1f} mm from the image: copy origin and direction of the image to it"
+        where = f"the label map in {label_file.parent.name} lies up to {apart:.1f} mm from the image"
+        text = f"{where}: copy origin and direction of the image to it"
         yield Finding("fatal", "geometry", text, case)
 
 

@@ -239,6 +239,33 @@ def test_other_label_maps_can_be_given(folder, tmp_path):
     assert "2 cases (a, b) not in" in note.text
 
 
+def test_beside_other_label_maps_the_own_ones_are_checked_as_without(folder, tmp_path):
+    describe(folder, channel_names={"0": "CT"})
+    for name, case in CASES.items():
+        case.write(tmp_path / "dense" / f"{name}.nii.gz", case.array)
+    moved = Case(3, (-60.0, 80.0, -10.0))
+    moved.write(folder / "labelsTr" / "d.nii.gz", np.full_like(moved.array, 2))
+    CASES["c"].write(folder / "labelsTr" / "c.nii.gz", np.zeros_like(CASES["c"].array))
+    (folder / "landmarksTr" / "f.mrk.json").unlink()
+    CASES["f"].write(folder / "labelsTr" / "f.nii.gz", np.full_like(CASES["f"].array, 2))
+    alone, beside = check(folder), check(folder, labels=tmp_path / "dense")
+    assert kinds(beside) == {("empty mask", "c"), ("geometry", "d"), ("neither", "f"), ("CT", None)}
+    assert beside.findings == alone.findings
+    assert beside.segmented == alone.segmented == ("a", "b", "c", "e")
+    assert {distance.case for distance in beside.distances} == set("abcd")
+    CASES["c"].write(folder / "labelsTr" / "c.nii.gz", np.full_like(CASES["c"].array, 7))
+    with pytest.raises(InputError, match=r"labelsTr/c\.nii\.gz.*7"):
+        check(folder, labels=tmp_path / "dense")
+
+
+def test_other_label_maps_must_lie_on_the_images_too(folder, tmp_path):
+    moved = Case(0, (-60.0, 80.0, -10.0))
+    moved.write(tmp_path / "dense" / "a.nii.gz", moved.array)
+    report = check(folder, labels=tmp_path / "dense")
+    assert kinds(report, "fatal") == {("geometry", "a")}
+    assert "the label map in dense lies up to 10.0 mm from the image" in report.report()
+
+
 def test_what_was_annotated_is_about_the_label_maps_of_the_data_set(folder, tmp_path):
     describe(folder, annotated_labels={"a": [], "b": []})
     case = CASES["a"]
