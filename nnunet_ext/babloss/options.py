@@ -31,7 +31,8 @@ class BaBLossOptions(PseudoLabelOptions):
     """Target of a landmark: a Gaussian, or nnLandmark's ball, which falls linearly from the landmark to a radius.
     Published: Gaussian."""
     heatmap_radius: Annotated[float, Field(gt=0)] = 15.0
-    """Radius of the ball; nnLandmark's value. heatmap_sigma then only says how much direction B sharpens heatmaps."""
+    """Radius of the ball; nnLandmark's value. heatmap_sigma then only says how much direction B sharpens heatmaps, and
+    how much a prediction smooths them before it seeks a landmark near the surface of its organ."""
     heatmap_weight: Annotated[float, Field(ge=0)] = 10.0
     """Weight of the loss of the heatmaps, whose targets reach 1. Published: 1, with targets that reach 255. With 1,
     heatmaps stay flat for a long time; see docs/results/history/babloss.md."""
@@ -102,7 +103,8 @@ class BaBLossOptions(PseudoLabelOptions):
         used = {
             "heatmap_target": taught,
             "heatmap_radius": taught and not gaussian,
-            "heatmap_sigma": (taught and gaussian) or b,  # direction B sharpens heatmaps from it to sigma
+            # direction B sharpens heatmaps from it to sigma; a prediction near surfaces smooths them by a share of it
+            "heatmap_sigma": (taught and gaussian) or b or self.surface_sigma > 0,
             "levels": a or b,
             "sigma": a or b,
             "similarity": a,

@@ -161,7 +161,12 @@ def test_a_ball_is_the_target_where_the_options_say_so_and_never_of_the_publishe
     [
         ({"heatmap_radius": 9.0}, ["babloss.heatmap_radius = 9.0"]),
         ({"heatmap_radius": 9.0, "heatmap_target": "ball", "heatmap_sigma": 3.0}, []),
-        ({"heatmap_target": "ball", "heatmap_sigma": 3.0, "b_weight": 0.0}, ["babloss.heatmap_sigma = 3.0"]),
+        # a prediction near surfaces smooths heatmaps by a share of it
+        ({"heatmap_target": "ball", "heatmap_sigma": 3.0, "b_weight": 0.0}, []),
+        (
+            {"heatmap_target": "ball", "heatmap_sigma": 3.0, "b_weight": 0.0, "surface_sigma": 0.0},
+            ["babloss.heatmap_sigma = 3.0"],
+        ),
         ({"seen": 0.1, "similarity": "cosine", "b_weight": 0.0}, ["babloss.seen = 0.1"]),
         ({"seen": 0.1, "similarity": "cosine", "a_weight": 0.0}, ["babloss.similarity = 'cosine'"]),
         ({"a_weight": 0.0, "b_weight": 0.0, "levels": 6}, ["babloss.levels = 6"]),
