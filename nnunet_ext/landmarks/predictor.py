@@ -331,6 +331,24 @@ def threshold(confidences: ArrayLike, states: ArrayLike) -> float | None:
     return float(best[len(best) // 2])
 
 
+def thresholds_of_others(confidences: ArrayLike, states: ArrayLike) -> list[list[float]]:
+    """For each case the thresholds that all others give, ``(N, K)``; :data:`DEFAULT_THRESHOLD` where they give none.
+
+    A case that is judged by thresholds that were fitted to it, too, looks better than a new one.
+
+    Args:
+        confidences: ``(N, K)``, confidences of K landmarks in N cases.
+        states: ``(N, K)``, their true states; values of ``State``.
+    """
+    confidences, states = np.asarray(confidences, float), np.asarray(states)
+    found = []
+    for case in range(len(states)):
+        others = zip(np.delete(confidences, case, 0).T, np.delete(states, case, 0).T, strict=True)
+        chosen = [threshold(*landmark) for landmark in others]
+        found.append([DEFAULT_THRESHOLD if one is None else one for one in chosen])
+    return found
+
+
 def write_thresholds(folder: Path, names: Sequence[str], found: Sequence[float | None]) -> None:
     """Write the thresholds of a fold; ``found`` holds one per landmark, None if validation gives none."""
     with replacing(folder / THRESHOLDS) as temporary:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +16,10 @@ from nnunet_ext.babloss.trainer import BRIDGE_A, BRIDGE_B, HEATMAP, PAIRS_A, PAI
 from nnunet_ext.catalogue import resolve
 from nnunet_ext.discovery import discovery_folder
 from nnunet_ext.errors import InputError
-from nnunet_ext.landmarks.formats import read
+from nnunet_ext.landmarks.formats import read, write_markups
 from nnunet_ext.landmarks.mirroring import Mirroring
-from nnunet_ext.landmarks.points import State
-from nnunet_ext.landmarks.predictor import LandmarkHead, predict
+from nnunet_ext.landmarks.points import State, present
+from nnunet_ext.landmarks.predictor import LandmarkHead, LandmarkPredictor, predict
 from nnunet_ext.landmarks.training.loader import KEYS, landmark_entries
 from nnunet_ext.medcontext.trainer import MedContext
 from nnunet_ext.nnunet.models import Prediction
@@ -563,3 +564,30 @@ def test_validation_alone_exchanges_left_and_right_as_at_the_end_of_the_training
     assert alone.inference_allowed_mirroring_axes == (0, 1, 2)
     assert validated(alone) == expected
     assert "landmark_thresholds.json" in expected
+
+
+def test_a_validation_case_is_judged_by_the_others_and_files_of_other_folds_are_not_scored(make, tmp_path, monkeypatch):
+    raw = tmp_path / "nnunet" / "raw" / tiny.DATASET / "landmarksTr"
+    cases = read(raw)
+    confidences = {"case_1": 0.05, "case_2": 0.01}
+    write_markups(raw / "case_2.mrk.json", {**cases["case_2"], "left": cases["case_2"]["never"]})  # absent
+    trainer = make("nnUNetTrainerLandmark")
+    monkeypatch.setattr(trainer, "do_split", lambda: (["case_0", "case_3", "case_5"], ["case_1", "case_2"]))
+    order = iter(confidences.values())
+
+    def predicted(self, both, properties):
+        return dict.fromkeys(landmark_dataset.NAMES, present((0, 0, 0), next(order)))
+
+    monkeypatch.setattr(LandmarkPredictor, "landmarks_of", predicted)
+    folder = Path(trainer.output_folder) / "validation" / "landmarks"
+    write_markups(folder / "case_5.mrk.json", cases["case_5"])  # of a training with other folds
+    trainer.validate_landmarks()
+    thresholds = json.loads((Path(trainer.output_folder) / "landmark_thresholds.json").read_text())
+    assert thresholds["left"] == pytest.approx(0.03)
+    # alone, the absent one gives no threshold, so 0.1 counts for the other
+    assert {case: found["left"].state for case, found in read(folder / "landmarks.csv").items()} == {
+        "case_1": State.ABSENT,
+        "case_2": State.ABSENT,
+    }
+    left = json.loads((folder / "landmarks_summary.json").read_text())["landmarks"]["left"]
+    assert (left["found"], left["missed"], left["false"], left["rejected"]) == (0, 1, 0, 1)

@@ -20,6 +20,7 @@ from nnunet_ext.landmarks.predictor import (
     predict,
     read_thresholds,
     threshold,
+    thresholds_of_others,
     write_thresholds,
 )
 from nnunet_ext.nnunet.models import Prediction
@@ -224,6 +225,31 @@ def test_no_other_threshold_answers_more_correctly(answers):
         return float((confidences[states == 1] >= t).mean() + (confidences[states == 0] < t).mean())
 
     assert all(correct(found) >= correct(t) - 1e-9 for t in [*np.linspace(0, 1, 41), 1.1])
+
+
+def test_a_case_is_judged_by_thresholds_of_the_others():
+    confidences, states = [[0.5, 0.2], [0.1, 0.3], [0.9, 0.1]], [[1, 1], [0, 1], [1, -1]]
+    found = thresholds_of_others(confidences, states)
+    assert np.shape(found) == (3, 2)
+    assert found[0] == [pytest.approx(0.5), DEFAULT_THRESHOLD]  # between 0.1 and 0.9
+    assert found[1] == [DEFAULT_THRESHOLD, pytest.approx(0.1)]
+    assert thresholds_of_others([[0.9]], [[1]]) == [[DEFAULT_THRESHOLD]]
+
+
+def test_noise_does_not_look_like_knowledge():
+    states = np.array([[State.PRESENT]] * 10 + [[State.ABSENT]] * 3)
+    there = states[:, 0] == State.PRESENT
+    fitted, judged = [], []
+    for seed in range(300):
+        confidences = np.random.default_rng(seed).random((13, 1))
+        for found, limits in (
+            (fitted, threshold(confidences, states)),
+            (judged, thresholds_of_others(confidences, states)),
+        ):
+            right = (confidences >= np.array(limits))[:, 0] == there
+            found.append((right[there].mean() + right[~there].mean()) / 2)
+    assert np.mean(fitted) > 0.65
+    assert np.mean(judged) < 0.5
 
 
 def test_folds_are_averaged_and_what_nobody_knows_has_the_default(tmp_path):

@@ -10,7 +10,7 @@ from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to
 from torch import Tensor
 
 from nnunet_ext.landmarks.evaluate import evaluate
-from nnunet_ext.landmarks.formats import MARKUPS, write_markups
+from nnunet_ext.landmarks.formats import MARKUPS, TABLE, write_markups, write_table
 from nnunet_ext.landmarks.heatmaps import decode
 from nnunet_ext.landmarks.mirroring import Mirroring
 from nnunet_ext.landmarks.points import State
@@ -18,9 +18,9 @@ from nnunet_ext.landmarks.predictor import (
     FOLDER,
     LandmarkHead,
     LandmarkPredictor,
-    read_thresholds,
     sure_enough,
     threshold,
+    thresholds_of_others,
     write_thresholds,
 )
 from nnunet_ext.landmarks.training.cases import find_landmarks
@@ -75,7 +75,10 @@ class LandmarkValidation(LandmarkData):
             self.validate_landmarks()
 
     def validate_landmarks(self) -> None:
-        """Predict the validation cases with known landmarks, find the thresholds of this fold, and write both."""
+        """Predict the validation cases with known landmarks, find the thresholds of this fold, and write both.
+
+        Predictions for new cases use the thresholds of all these cases; here each is judged by those of the others.
+        """
         _, validation = self.do_split()
         states = {name: self.landmark_cases[name].keypoints.states for name in validation}
         known = [name for name in validation if (states[name] != State.UNKNOWN).any()]
@@ -115,14 +118,20 @@ class LandmarkValidation(LandmarkData):
         expected = np.array([states[case] for case in known])
         chosen = [threshold(confidences[:, k], expected[:, k]) for k in range(len(names))]
         write_thresholds(Path(self.output_folder), names, chosen)
-        thresholds = dict(zip(names, read_thresholds([Path(self.output_folder)], names), strict=True))
+        of_others = thresholds_of_others(confidences, expected)
+        judged = {
+            case: sure_enough(found[case], dict(zip(names, own, strict=True)))
+            for case, own in zip(known, of_others, strict=True)
+        }
         folder = Path(self.output_folder) / "validation" / FOLDER
-        for case, landmarks in found.items():
-            write_markups(folder / f"{case}{MARKUPS}", sure_enough(landmarks, thresholds))
+        for case, landmarks in judged.items():
+            write_markups(folder / f"{case}{MARKUPS}", landmarks)
+        # files of a training with other folds may be left in the folder, but this table holds these cases alone
+        write_table(folder / TABLE, judged)
         preprocessed = Path(self.preprocessed_dataset_folder_base)
         evaluation = evaluate(
             find_landmarks(self.plans_manager.dataset_name, preprocessed),
-            folder,
+            folder / TABLE,
             dataset_json=preprocessed / "dataset.json",
             common=True,
         )
