@@ -63,7 +63,8 @@ class LandmarkHead:
         scale: outputs are probabilities times this number; None: outputs are logits.
         mirroring: the flips allowed in the training.
         surface_sigma: the heatmap of a landmark is smoothed, and multiplied by a Gaussian of the distance from the
-            predicted surface of its organ; its width, in multiples of the finest spacing. None: it is not.
+            predicted surface of its organ; its width, in multiples of the configuration's finest spacing. None: it is
+            not.
         heatmap_sigma: width of heatmaps, likewise.
     """
 
@@ -206,9 +207,14 @@ class LandmarkPredictor(nnUNetPredictor):
         grid = PreprocessedGrid.from_properties(properties, self.plans_manager.plans, both.shape[1:])
         logits, outputs = both[: -len(self.head.names)], both[-len(self.head.names) :]
         near = None if self.head.surface_sigma is None else self.nearness(logits, grid.spacing_mm)
-        smoothing = SMOOTHING * self.head.heatmap_sigma * grid.spacing_mm.min() / grid.spacing_mm
+        smoothing = SMOOTHING * self.head.heatmap_sigma * self.finest_mm / grid.spacing_mm
         voxels, confidences = decode(self.head.probabilities(outputs), near, smoothing)
         return from_arrays(grid.to_mm(voxels), [State.PRESENT] * len(voxels), self.head.names, confidences)
+
+    @property
+    def finest_mm(self) -> float:
+        """Unit of the widths: the finest spacing of the configuration; in 2D the distance of slices does not count."""
+        return float(min(self.configuration_manager.spacing))
 
     def nearness(self, logits: Tensor, spacing_mm: NDArray[np.float64]) -> Iterator[NDArray[np.float32] | None]:
         """For each landmark, how near voxels are to the predicted surface of its organs; None if it has no organ.
@@ -220,7 +226,7 @@ class LandmarkPredictor(nnUNetPredictor):
             spacing_mm: spacing of the preprocessed grid.
         """
         assert self.head.surface_sigma is not None
-        width_mm = self.head.surface_sigma * float(spacing_mm.min())
+        width_mm = self.head.surface_sigma * self.finest_mm
         declared = Declaration.from_dataset_json(self.dataset_json).surface_of
         values = declared_labels(self.dataset_json)
         organs = {organ for name in self.head.names for organ in declared.get(name, ())}

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.landmarks import predictor as module
+from nnunet_ext.landmarks.heatmaps import decode
 from nnunet_ext.landmarks.mirroring import Mirroring
 from nnunet_ext.landmarks.points import State
 from nnunet_ext.landmarks.predictor import (
@@ -72,6 +74,7 @@ def test_outputs_become_points_in_mm(scale):
     made = predictor(Mirroring())
     made.head = LandmarkHead(NAMES, scale, Mirroring())
     made.plans_manager = SimpleNamespace(plans={"transpose_forward": [0, 1, 2]})
+    made.configuration_manager = SimpleNamespace(spacing=[3.0, 2.0, 1.0])
     properties = {
         "sitk_stuff": {"spacing": (1.0, 2.0, 3.0), "origin": (10.0, 20.0, 30.0), "direction": tuple(np.eye(3).flat)},
         "spacing": [3.0, 2.0, 1.0],
@@ -89,6 +92,32 @@ def test_outputs_become_points_in_mm(scale):
         assert 0.8 < found[name].confidence <= 0.9
 
 
+def beside_a_liver(surface_sigma, spacing, sigma=4.0):
+    """A predictor of two landmarks, one on the liver, with the spacing of its configuration."""
+    made = predictor(Mirroring())
+    made.head = LandmarkHead(("tip", "free"), None, Mirroring(), surface_sigma, sigma)
+    made.plans_manager = SimpleNamespace(plans={"transpose_forward": [0, 1, 2]})
+    made.configuration_manager = SimpleNamespace(spacing=spacing)
+    made.dataset_json = {
+        "labels": {"background": 0, "liver": 1},
+        "landmarks": {"names": ["tip", "free"], "surface_of": {"tip": ["liver"]}},
+    }
+    made.label_manager = SimpleNamespace(
+        num_segmentation_heads=2, convert_logits_to_segmentation=lambda logits: logits.argmax(0)
+    )
+    return made
+
+
+def properties_of(shape, spacing):
+    """Properties of a case that was neither cropped nor resampled; ``(z, y, x)``."""
+    return {
+        "sitk_stuff": {"spacing": spacing[::-1], "origin": (0.0, 0.0, 0.0), "direction": tuple(np.eye(3).flat)},
+        "spacing": list(spacing),
+        "bbox_used_for_cropping": [[0, size] for size in shape],
+        "shape_after_cropping_and_before_resampling": shape,
+    }
+
+
 @pytest.mark.parametrize(
     ("surface_sigma", "labels", "expected"),
     # between the two voxels at the surface, nearer to the one where the heatmap is larger
@@ -96,20 +125,7 @@ def test_outputs_become_points_in_mm(scale):
     ids=["anywhere", "on the surface", "seen from outside", "no surface"],
 )
 def test_a_landmark_of_an_organ_is_sought_on_its_predicted_surface(surface_sigma, labels, expected):
-    made = predictor(Mirroring())
-    made.head = LandmarkHead(("tip", "free"), None, Mirroring(), surface_sigma)
-    made.plans_manager = SimpleNamespace(plans={"transpose_forward": [0, 1, 2]})
-    made.dataset_json = {
-        "labels": {"background": 0, "liver": 1},
-        "landmarks": {"names": ["tip", "free"], "surface_of": {"tip": ["liver"]}},
-    }
-    made.label_manager = SimpleNamespace(convert_logits_to_segmentation=lambda logits: logits.argmax(0))
-    properties = {
-        "sitk_stuff": {"spacing": (1.0, 1.0, 1.0), "origin": (0.0, 0.0, 0.0), "direction": tuple(np.eye(3).flat)},
-        "spacing": [1.0, 1.0, 1.0],
-        "bbox_used_for_cropping": [[0, 1], [0, 40], [0, 60]],
-        "shape_after_cropping_and_before_resampling": (1, 40, 60),
-    }
+    made, properties = beside_a_liver(surface_sigma, [1.0, 1.0]), properties_of((1, 40, 60), (1.0, 1.0, 1.0))
     logits = torch.zeros(2, 1, 40, 60)
     logits[labels[1], ..., 30:] = 1  # the surface is between columns 29 and 30
     logits[labels[0], ..., :30] = 1
@@ -119,6 +135,24 @@ def test_a_landmark_of_an_organ_is_sought_on_its_predicted_surface(surface_sigma
     assert found["tip"].position_mm == pytest.approx((expected, 20, 0), abs=0.05)
     assert found["free"].position_mm == pytest.approx((26, 20, 0), abs=0.05)
     assert found["tip"].confidence == found["free"].confidence == pytest.approx(0.9, abs=1e-6)
+
+
+@pytest.mark.parametrize("slice_mm", [1.0, 3.0, 8.0])
+def test_in_slices_widths_are_of_pixels_however_thin_the_slices_are(monkeypatch, slice_mm):
+    shape, seen = (3, 20, 30), {}
+
+    def noted(probabilities, near, smoothing):
+        seen.update(near=next(iter(near)), smoothing=smoothing)
+        return decode(probabilities)
+
+    monkeypatch.setattr(module, "decode", noted)
+    outputs = torch.zeros(4, *shape)
+    outputs[1, ..., 15:] = 1
+    made = beside_a_liver(1.0, [3.0, 3.0])
+    made.landmarks_of(outputs, properties_of(shape, (slice_mm, 3.0, 3.0)))
+    assert seen["smoothing"] == pytest.approx([9 / slice_mm, 3, 3])  # 0.75 times 4 pixels of 3 mm
+    # two pixels from the surface, which is one from its nearest voxel
+    assert seen["near"][:, :, 16] == pytest.approx(math.exp(-1 / 2))
 
 
 @pytest.mark.parametrize("threshold", [50.0, -0.1, math.nan])
