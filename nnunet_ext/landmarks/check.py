@@ -72,7 +72,7 @@ class Distance:
 
 @dataclass(frozen=True, eq=False)
 class CheckedLandmarks:
-    """One case; ``placed`` is None without landmarks, ``organs`` have a surface in the label map that is measured in."""
+    """One case; ``placed`` is None without landmarks, ``organs`` have a surface in the label map to measure in."""
 
     name: str
     placed: PlacedLandmarks | None

@@ -115,7 +115,8 @@ class LandmarkPredictor(nnUNetPredictor):
     Attributes:
         head: description of the landmarks; the caller sets it unless the predictor loads a model itself.
         thresholds: by landmark, the confidence below which it is absent.
-        found: landmarks by case, filled by :meth:`predict_from_files`.
+        found: landmarks by case, filled by :meth:`predict_from_files`. Where nnU-Net returns segmentations instead of
+            writing them, their number in its order, from 0, stands for the case.
     """
 
     head: LandmarkHead
@@ -125,7 +126,7 @@ class LandmarkPredictor(nnUNetPredictor):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.found: dict[str, dict[str, Landmark]] = {}
-        self._case: dict[str, Any] | None = None
+        self._case: tuple[int, dict[str, Any]] | None = None
 
     def initialize_from_trained_model_folder(
         self,
@@ -187,15 +188,26 @@ class LandmarkPredictor(nnUNetPredictor):
             self.label_manager = manager
 
     def predict_logits_from_preprocessed_data(self, data: Tensor) -> Tensor:
-        """Logits of the segmentation, ``(heads, *spatial)``; the current case's landmarks go to :attr:`found`."""
+        """Logits of the segmentation, ``(heads, *spatial)``; the current case's landmarks go to :attr:`found`.
+
+        Raises:
+            InputError: the caller is one of nnU-Net's functions that do not say where the image lies.
+        """
+        if self._case is None:
+            raise InputError(
+                "predict_single_npy_array and predict_from_files_sequential do not say where an image lies, so its "
+                "landmarks have no positions; use predict_from_list_of_npy_arrays or predict_from_files."
+            )
+        number, case = self._case
         both = super().predict_logits_from_preprocessed_data(data)
-        heads = self.label_manager.num_segmentation_heads
-        if self._case is not None:
-            landmarks = self.landmarks_of(both, self._case["data_properties"])
-            file = Path(self._case["ofile"])
-            self.found[file.name] = sure_enough(landmarks, self.thresholds)
-            write_markups(file.parent / FOLDER / f"{file.name}{MARKUPS}", self.found[file.name])
-        return both[:heads]
+        landmarks = sure_enough(self.landmarks_of(both, case["data_properties"]), self.thresholds)
+        if case["ofile"] is None:
+            self.found[str(number)] = landmarks
+        else:
+            file = Path(case["ofile"])
+            self.found[file.name] = landmarks
+            write_markups(file.parent / FOLDER / f"{file.name}{MARKUPS}", landmarks)
+        return both[: self.label_manager.num_segmentation_heads]
 
     def landmarks_of(self, both: Tensor, properties: Mapping[str, Any]) -> dict[str, Landmark]:
         """Decode the landmarks of one case; all are present, with their confidence.
@@ -240,8 +252,8 @@ class LandmarkPredictor(nnUNetPredictor):
 
     def predict_from_data_iterator(self, data_iterator: Iterable[dict[str, Any]], *args: Any, **kwargs: Any) -> Any:
         def remembered() -> Iterator[dict[str, Any]]:
-            for case in data_iterator:
-                self._case = case
+            for number, case in enumerate(data_iterator):
+                self._case = number, case
                 yield case
 
         try:

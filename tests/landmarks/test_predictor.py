@@ -155,6 +155,28 @@ def test_in_slices_widths_are_of_pixels_however_thin_the_slices_are(monkeypatch,
     assert seen["near"][:, :, 16] == pytest.approx(math.exp(-1 / 2))
 
 
+def test_landmarks_of_segmentations_that_are_returned_are_found_by_number(monkeypatch, tmp_path):
+    stock, shape = LandmarkPredictor.__mro__[1], (1, 8, 8)
+    monkeypatch.setattr(stock, "predict_logits_from_preprocessed_data", lambda self, data: data)
+    monkeypatch.setattr(
+        stock,
+        "predict_from_data_iterator",
+        lambda self, cases: [self.predict_logits_from_preprocessed_data(case["data"]) for case in cases],
+    )
+    made = beside_a_liver(None, [1.0, 1.0])
+    made.thresholds = {"tip": 0.1, "free": 0.1}
+    one = {"data": torch.zeros(4, *shape), "data_properties": properties_of(shape, (1.0, 1.0, 1.0))}
+    files = [None, str(tmp_path / "a"), None]
+    returned = made.predict_from_data_iterator([{**one, "ofile": file} for file in files])
+    assert [logits.shape for logits in returned] == [(2, *shape)] * 3
+    assert list(made.found) == ["0", "a", "2"]
+    assert list(made.found["2"]) == ["tip", "free"]
+    assert [file.name for file in tmp_path.rglob("*.json")] == ["a.mrk.json"]
+    # nnU-Net's other functions do not say where the image lies
+    with pytest.raises(InputError, match=r"landmarks have no positions; use predict_from_list_of_npy_arrays or"):
+        made.predict_logits_from_preprocessed_data(one["data"])
+
+
 @pytest.mark.parametrize("threshold", [50.0, -0.1, math.nan])
 def test_a_threshold_that_is_no_confidence_is_refused(tmp_path, threshold):
     with pytest.raises(InputError, match=r"--threshold .* is no confidence; give a number from 0 to 1"):
