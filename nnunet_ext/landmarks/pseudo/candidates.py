@@ -222,7 +222,7 @@ def cases_to_label(
     if not chosen:
         raise InputError(
             f"{found.raw.folder} has no case with only landmarks (a file in {FOLDER}, and a label map that is all "
-            f"{found.raw.ignore}, the ignore label); there is nothing to label."
+            f"{found.raw.ignore}, the ignore label, or annotated_labels []); there is nothing to label."
         )
     step = max(1, -(-len(segmented) // CHECKS))
     return [of(case) for case in chosen], [of(case) for case in segmented[::step]]
@@ -259,15 +259,15 @@ def on_surface_of(organ: str, declaration: Declaration) -> list[str]:
 
 
 def labelled_in(case: RawCase, to_make: Sequence[str], organs: Organs, reader_name: str) -> Labelled | None:
-    """The contents of the label map of a case; None if nothing is labelled in it."""
+    """The contents of the label map of a case; None if nothing is labelled in it, or nobody looked for any label."""
     labels = Reader(reader_name).labels(case.label)
     require_labels(labels.array, organs.known, case.label)
     unknown = labels.array == organs.ignore
-    if unknown.all():
+    known = organs.annotated.get(case.name, frozenset(organs.values))
+    if unknown.all() or not known:
         return None
     voxel = abs(np.linalg.det(Geometry.from_volume(labels).matrix))
     sizes = {organ: int((labels.array == organs.values[organ]).sum()) for organ in to_make}
-    known = organs.annotated.get(case.name, frozenset(to_make))
     mm3 = {organ: float(size * voxel) for organ, size in sizes.items() if size and organ in known}
     return Labelled(mm3, not unknown.any())
 

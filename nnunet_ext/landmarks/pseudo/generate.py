@@ -13,7 +13,7 @@ In a case with an accepted mask, the label map holds the organ, a shell of backg
 else and where two accepted masks overlap. Without the shell, a mask would teach that the organ has no end. Background
 in the shell means "none of the organs with a mask": other organs of the data set may lie there, and
 ``annotated_labels`` of ``dataset.json`` says so. Trainers with partial labels (:mod:`nnunet_ext.partial_labels`)
-understand that, stock nnU-Net does not. A case whose masks were all refused stays as it was: all ignore.
+understand that, stock nnU-Net does not. A case whose masks were all refused stays as it was.
 
 The pipeline follows BaBLoss (Gong et al., IEEE TMI 2025). The paper does not publish the number of prompts, the filters
 and the tool that makes the masks; ours are our own choice.
@@ -162,7 +162,8 @@ def pseudo_label(
         checks = dict(zip([each.case.name for each in segmented], checked, strict=True)) if segmented else {}
         annotated = _annotated(found, verdicts)
         text = f"{found.raw.name} with masks by {options.engine} from landmarks, by nnunet-ext {__version__}"
-        entry = {ANNOTATED: annotated} if annotated else {}
+        # also if it is empty now, because that of the source would stay
+        entry = {ANNOTATED: annotated} if annotated or found.organs.annotated else {}
         write_json(folder / "dataset.json", {**derived_description(found.raw, target, text), **entry})
     return PseudoLabelled(target, verdicts, checks, bool(annotated), any(chosen[0].labelled_mm3.values()))
 

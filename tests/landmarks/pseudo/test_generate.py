@@ -209,6 +209,19 @@ def test_scribbled_and_partly_annotated_cases_check_nothing(source):
     assert content["labelled_mm3"] == {"box": pytest.approx([8 * 10 * 12 * 3.0] * 2)}  # of seg_0 alone
 
 
+def test_a_case_in_which_nobody_looked_for_any_label_is_one_with_only_landmarks(source):
+    describe(source, landmarks={**BLOCK, **SPANS}, annotated_labels={"lm_0": [], "seg_1": []})
+    for case, found in {"lm_0": np.zeros_like(CASES["lm_0"][0].array), "seg_1": CASES["seg_1"][0].array}.items():
+        CASES[case][0].write(source / "labelsTr" / f"{case}.nii.gz", found)
+    result = pseudo_label(source, "304", engine(whole_box), processes=1)
+    assert sorted(result.verdicts) == ["lm_0", "lm_1", "seg_1"]
+    assert result.checks == {}
+    assert all(set(np.unique(labels_of(result.folder, case).array)) == {0, 1, 2} for case in result.verdicts)
+    assert annotated_labels(open_dataset(304).description) == {}
+    content = json.loads((result.folder / "pseudo_labels/lm_0.json").read_text())
+    assert content["labelled_mm3"] == {"box": pytest.approx([8 * 10 * 12 * 3.0] * 2)}  # of seg_0 alone
+
+
 def test_a_case_whose_masks_are_refused_stays_all_ignore(source):
     result = pseudo_label(source, "304", engine(nothing), processes=1)
     for case in ("lm_0", "lm_1"):
