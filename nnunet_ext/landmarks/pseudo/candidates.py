@@ -187,12 +187,19 @@ class Labelled(NamedTuple):
     """Whether no voxel is left to ignore."""
 
 
-def cases_to_label(
-    found: RawLandmarkDataset, options: Options, processes: int | None = None
-) -> tuple[list[LandmarkCase], list[LandmarkCase]]:
-    """The cases with only landmarks, and segmented cases with landmarks, at most 20, for :func:`check_of`.
+class Chosen(NamedTuple):
+    """The cases of a data set, by what is done with them."""
 
-    Reads all label maps.
+    to_label: list[LandmarkCase]
+    """Cases with only landmarks."""
+    to_check: list[LandmarkCase]
+    """Segmented cases with landmarks, at most 20, for :func:`check_of`."""
+    segmented: list[str]
+    """Names of all cases in which somebody labelled anything."""
+
+
+def cases_to_label(found: RawLandmarkDataset, options: Options, processes: int | None = None) -> Chosen:
+    """Choose the cases to label and to check by reading all label maps.
 
     Args:
         found: the data set.
@@ -225,7 +232,8 @@ def cases_to_label(
             f"{found.raw.ignore}, the ignore label, or annotated_labels []); there is nothing to label."
         )
     step = max(1, -(-len(segmented) // CHECKS))
-    return [of(case) for case in chosen], [of(case) for case in segmented[::step]]
+    known = [name for name, own in labelled.items() if own]
+    return Chosen([of(case) for case in chosen], [of(case) for case in segmented[::step]], known)
 
 
 def organs_to_make(found: RawLandmarkDataset) -> tuple[str, ...]:

@@ -8,6 +8,7 @@
         landmarksTr/        as in the source
         pseudo_labels/      CASE.json: engine, prompts, measurements of the filters, reasons for refusing a mask;
                             for segmented cases with landmarks, Dice with the true mask, and what the filters say of it
+        splits_final.json   folds that validate on segmented cases alone, to be copied to nnUNet_preprocessed
 
 In a case with an accepted mask, the label map holds the organ, a shell of background around it, and "ignore" everywhere
 else and where two accepted masks overlap. Without the shell, a mask would teach that the organ has no end. Background
@@ -21,6 +22,7 @@ and the tool that makes the masks; ours are our own choice.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -52,6 +54,9 @@ from nnunet_ext.landmarks.pseudo.engines import load_engine, runs_in_parallel
 from nnunet_ext.landmarks.pseudo.prompts import Verdict
 from nnunet_ext.partial_labels.declaration import KEY as ANNOTATED
 from nnunet_ext.processes.parallel import for_every_case
+from nnunet_ext.splits.files import NAME, write_folds
+from nnunet_ext.splits.folds import Fold, cross_validation
+from nnunet_ext.splits.subjects import Grouping, group, subjects_from_names
 from nnunet_ext.version import __version__
 
 PROVENANCE = "pseudo_labels"
@@ -67,6 +72,7 @@ class PseudoLabelled:
         checks: comparison with true masks by segmented case and organ.
         partial: whether some case has masks of some organs only.
         compared: whether volumes were compared with those of labelled cases.
+        folds: whether folds that validate on segmented cases alone were written.
     """
 
     folder: Path
@@ -74,6 +80,7 @@ class PseudoLabelled:
     checks: Mapping[str, Mapping[str, Check]]
     partial: bool
     compared: bool
+    folds: bool
 
     def report(self) -> str:
         """The text to print: numbers of accepted masks, reasons for refusing others, and the commands to type next."""
@@ -96,6 +103,7 @@ class PseudoLabelled:
         lines += [
             f"\n{self.folder}: look at some masks before you train; {PROVENANCE}/CASE.json says how each was made.",
             f"  nnUNetv2_plan_and_preprocess -d {number}",
+            *self._of_folds(),
         ]
         if self.partial:
             lines += [
@@ -104,6 +112,15 @@ class PseudoLabelled:
                 "nnU-Net does not know.",
             ]
         return "\n".join(lines)
+
+    def _of_folds(self) -> list[str]:
+        mixed = "pseudo Dice, checkpoint_best and summary.json take masks by the engine for true ones"
+        if not self.folds:
+            return [f"In a training {mixed}, because fewer than two subjects are segmented to train and validate on."]
+        return [
+            f"  cp {shlex.quote(str(self.folder))}/splits_final*.json $nnUNet_preprocessed/{self.folder.name}/",
+            f"Without this copy, {mixed}. Its folds validate on segmented cases alone.",
+        ]
 
     def _of_checks(self, organs: Sequence[str]) -> list[str]:
         if not self.checks:
@@ -148,7 +165,7 @@ def pseudo_label(
     target = new_dataset_folder(found.raw, str(out), "Pseudo")
     load_engine(options.engine, options.model)  # fail early, before anything is read
     processes = processes or (None if runs_in_parallel(options.engine) else 1)
-    chosen, segmented = cases_to_label(found, options, processes)
+    chosen = cases_to_label(found, options, processes)
     with written_as_a_whole(target) as folder:
         for name in ("labelsTr", FOLDER, PROVENANCE):
             (folder / name).mkdir()
@@ -156,16 +173,21 @@ def pseudo_label(
             shutil.copyfile(case.label, folder / "labelsTr" / case.label.name)
         for file in found.files:
             shutil.copyfile(file, folder / FOLDER / file.name)
-        labelled = for_every_case(label_case, [(each, folder) for each in chosen], processes, "masks")
-        verdicts = dict(zip([each.case.name for each in chosen], labelled, strict=True))
-        checked = for_every_case(check_case, [(each, folder) for each in segmented], processes, "checks")
-        checks = dict(zip([each.case.name for each in segmented], checked, strict=True)) if segmented else {}
+        labelled = for_every_case(label_case, [(each, folder) for each in chosen.to_label], processes, "masks")
+        verdicts = dict(zip([each.case.name for each in chosen.to_label], labelled, strict=True))
+        checked = for_every_case(check_case, [(each, folder) for each in chosen.to_check], processes, "checks")
+        names = [each.case.name for each in chosen.to_check]
+        checks = dict(zip(names, checked, strict=True)) if names else {}
         annotated = _annotated(found, verdicts)
         text = f"{found.raw.name} with masks by {options.engine} from landmarks, by nnunet-ext {__version__}"
         # also if it is empty now, because that of the source would stay
         entry = {ANNOTATED: annotated} if annotated or found.organs.annotated else {}
         write_json(folder / "dataset.json", {**derived_description(found.raw, target, text), **entry})
-    return PseudoLabelled(target, verdicts, checks, bool(annotated), any(chosen[0].labelled_mm3.values()))
+        grouping = subjects_of([case.name for case in found.raw.cases])
+        if folds := folds_of_segmented(grouping, chosen.segmented):
+            write_folds(folder / NAME, folds, target.name, grouping, "segmented cases alone, no pseudo-labels")
+    compared = any(chosen.to_label[0].labelled_mm3.values())
+    return PseudoLabelled(target, verdicts, checks, bool(annotated), compared, bool(folds))
 
 
 def label_case(work: LandmarkCase, folder: Path) -> dict[str, Verdict]:
@@ -229,6 +251,29 @@ def label_map(
         labels[mask] = values[organ]
     labels[covered > 1] = ignore
     return labels
+
+
+def subjects_of(cases: Sequence[str]) -> Grouping:
+    """The subjects of cases, if their names tell; otherwise every case is its own, as in nnU-Net's folds."""
+    return group(cases, "subject" if subjects_from_names(cases) else "case")
+
+
+def folds_of_segmented(grouping: Grouping, segmented: Sequence[str]) -> list[Fold]:
+    """Up to 5 folds that validate on segmented cases; all other subjects train. None with fewer than two subjects.
+
+    Args:
+        grouping: subjects of all cases.
+        segmented: the segmented cases.
+    """
+    subject_of = {case: grouping.subject_of[case] for case in segmented}
+    if (subjects := len(set(subject_of.values()))) < 2:
+        return []
+    folds = []
+    for fold in cross_validation(subject_of, min(5, subjects)):
+        validating = {subject_of[case] for case in fold.val}
+        train = sorted(case for case, subject in grouping.subject_of.items() if subject not in validating)
+        folds.append(Fold(tuple(train), fold.val))
+    return folds
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ from nnunet_ext.landmarks.dataset import open_landmarks
 from nnunet_ext.landmarks.formats import write_markups
 from nnunet_ext.landmarks.points import present
 from nnunet_ext.landmarks.pseudo.candidates import Options
-from nnunet_ext.landmarks.pseudo.generate import label_map, pseudo_label
+from nnunet_ext.landmarks.pseudo.generate import folds_of_segmented, label_map, pseudo_label, subjects_of
 from nnunet_ext.partial_labels.declaration import annotated_labels
+from nnunet_ext.splits.files import read_folds
 from tests.landmarks.raw import BLOCK, Case, describe, write_dataset
 
 SPANS = {"spans": {"box": [["left", "right"]]}}
@@ -231,6 +232,37 @@ def test_a_case_whose_masks_are_refused_stays_all_ignore(source):
     assert ["box", "0", "of", "2", "empty", "2"] in [line.split() for line in result.report().splitlines()]
     assert "No mask passed" in result.report()
     assert "nnUNetv2" not in result.report()
+
+
+def test_folds_validate_on_segmented_cases_alone(source, capsys):
+    result = pseudo_label(source, "304", engine(whole_box), processes=1)
+    folds = read_folds(result.folder / "splits_final.json")
+    assert sorted((fold.train, fold.val) for fold in folds) == [
+        (("lm_0", "lm_1", "seg_0"), ("seg_1",)),
+        (("lm_0", "lm_1", "seg_1"), ("seg_0",)),
+    ]
+    assert f"cp {result.folder}/splits_final*.json $nnUNet_preprocessed/{result.folder.name}/" in result.report()
+    assert (
+        "Without this copy, pseudo Dice, checkpoint_best and summary.json take masks by the engine" in result.report()
+    )
+    assert main(["splits", "304", "--check", str(result.folder / "splits_final.json"), "--by", "case"]) == 0
+    # one segmented case cannot both train and validate
+    CASES["seg_1"][0].write(source / "labelsTr/seg_1.nii.gz", np.full_like(CASES["seg_1"][0].array, 2))
+    alone = pseudo_label(source, "305", engine(whole_box), processes=1)
+    assert not list(alone.folder.glob("splits_final*"))
+    assert "fewer than two subjects are segmented" in alone.report()
+
+
+def test_masks_of_a_subject_that_validates_do_not_train():
+    cases = [f"patient{number}_frame{frame}" for number in range(1, 8) for frame in (1, 2)]
+    segmented = [case for case in cases if case.endswith("1") and "patient7" not in case]
+    folds = folds_of_segmented(subjects_of(cases), segmented)
+    assert sorted(case for fold in folds for case in fold.val) == segmented
+    assert len(folds) == 5
+    for fold in folds:
+        assert {"patient7_frame1", "patient7_frame2"} <= set(fold.train)
+        subjects = {case.split("_")[0] for case in fold.val}
+        assert set(fold.train) == {case for case in cases if case.split("_")[0] not in subjects}
 
 
 def test_where_only_some_organs_have_a_mask_the_data_set_says_so(source):
