@@ -585,7 +585,7 @@ def test_a_validation_case_is_judged_by_the_others_and_files_of_other_folds_are_
     thresholds = json.loads((Path(trainer.output_folder) / "landmark_thresholds.json").read_text())
     assert thresholds["left"] == pytest.approx(0.03)
     # alone, the absent one gives no threshold, so 0.1 counts for the other
-    assert {case: found["left"].state for case, found in read(folder / "landmarks.csv").items()} == {
+    assert {case: found["left"].state for case, found in read(folder.parent / "landmarks.csv").items()} == {
         "case_1": State.ABSENT,
         "case_2": State.ABSENT,
     }

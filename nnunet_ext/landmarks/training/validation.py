@@ -126,12 +126,13 @@ class LandmarkValidation(LandmarkData):
         folder = Path(self.output_folder) / "validation" / FOLDER
         for case, landmarks in judged.items():
             write_markups(folder / f"{case}{MARKUPS}", landmarks)
-        # files of a training with other folds may be left in the folder, but this table holds these cases alone
-        write_table(folder / TABLE, judged)
+        # files of a training with other folds may be left in the folder, but the table holds these cases alone
+        table = folder.parent / TABLE
+        write_table(table, judged)
         preprocessed = Path(self.preprocessed_dataset_folder_base)
         evaluation = evaluate(
             find_landmarks(self.plans_manager.dataset_name, preprocessed),
-            folder / TABLE,
+            table,
             dataset_json=preprocessed / "dataset.json",
             common=True,
         )
