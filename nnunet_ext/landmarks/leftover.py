@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ext.files import read_json
+from nnunet_ext.landmarks.slicer import FCSV_COLUMNS
 from nnunet_ext.landmarks.stated import plain
 
 _POINT = {"id", "label", "position", "positionStatus", "confidence"}
@@ -66,7 +67,7 @@ def _of_table(text: str, fcsv: bool) -> Iterator[str]:
     rows = [line for line in lines if not line.startswith("#")]
     if fcsv:
         named = [line.partition("=")[2] for line in header if plain(line.partition("=")[0]) == "columns"]
-        first = named[0] if named else "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
+        first = named[0] if named else FCSV_COLUMNS
         rows = [first, *rows]
     if not rows:
         return
