@@ -131,9 +131,9 @@ def _together(read: Iterable[tuple[Path, Cases]]) -> Cases:
 def read(source: str | Path) -> Cases:
     """Read the landmarks of a folder of files, or of one file.
 
-    Beside ``.mrk.json`` files, a file of which they hold all cases is left out: a table that repeats their content. That
-    is for what is evaluated; what a network learns from must be in one file (:func:`read_files`), or a correction of
-    one of the two could go unseen.
+    Beside ``.mrk.json`` files, a file of which they hold all cases is left out: a table that repeats their content.
+    That is for what is evaluated; what a network learns from must be in one file (:func:`read_files`), or a correction
+    of one of the two could go unseen.
 
     Raises:
         InputError: there are no files of landmarks, one cannot be read, or a case is in two others.

@@ -219,7 +219,7 @@ class LandmarkPredictor(nnUNetPredictor):
         grid = PreprocessedGrid.from_properties(properties, self.plans_manager.plans, both.shape[1:])
         logits, outputs = both[: -len(self.head.names)], both[-len(self.head.names) :]
         near = None if self.head.surface_sigma is None else self.nearness(logits, grid.spacing_mm)
-        smoothing = SMOOTHING * self.head.heatmap_sigma * self.finest_mm / grid.spacing_mm
+        smoothing = [SMOOTHING * self.head.heatmap_sigma * self.finest_mm / mm for mm in grid.spacing_mm]
         voxels, confidences = decode(self.head.probabilities(outputs), near, smoothing)
         return from_arrays(grid.to_mm(voxels), [State.PRESENT] * len(voxels), self.head.names, confidences)
 
