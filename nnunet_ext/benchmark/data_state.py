@@ -1,28 +1,43 @@
-"""Whether the files that a job's result depends on have changed: training labels, images, and references.
+"""Whether the files that a job's result depends on have changed: training labels, landmarks, images, and references.
 
-The key of a job covers its settings. Data that a benchmark preprocesses has its state in the stamp beside it. Of data
-that the user preprocessed this module compares the labels, what ``dataset.json`` declares, and the fingerprint of the
-images, which changes with their shapes, spacings and intensities.
+The key of a job covers its settings, and the raw files of data that a benchmark preprocesses, by the stamp beside it.
+Of data that the user preprocessed this module compares the labels, what ``dataset.json`` declares, and the fingerprint
+of the images, which nnU-Net extracts again only with ``--clean``. Landmarks are read anew by every training.
 """
 
 from __future__ import annotations
 
+import os
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from nnunet_ext.benchmark.folder import Job
-from nnunet_ext.benchmark.preprocessed import contents, declared, digest, stamp
+from nnunet_ext.benchmark.preprocessed import digest, stamp
 from nnunet_ext.benchmark.score import truth_of
-from nnunet_ext.data.folders import case_names, dataset_folder
+from nnunet_ext.data.folders import case_names, dataset_folder, visible_files
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
 
+DECLARED = (
+    "labels",
+    "regions_class_order",
+    "channel_names",
+    "modality",
+    "file_ending",
+    "landmarks",
+    "annotated_labels",
+)
+"""Entries of ``dataset.json`` that change a training."""
+
+LANDMARKS = "landmarksTr"
+
 
 class DataStates:
-    """Digests of the data of jobs; files that several jobs share are read once."""
+    """Digests of the data of jobs; every file is read once."""
 
     def __init__(self) -> None:
-        self._known: dict[Any, str] = {}
+        self._training: dict[str, str] = {}
+        self._files: dict[Path, str] = {}
 
     def of(self, job: Job) -> str:
         """A digest that changes with the training data and the references of a job.
@@ -32,27 +47,35 @@ class DataStates:
         """
         truth = truth_of(job)
         ending = read_json(truth.dataset_json)["file_ending"]
-        return digest(self._training(job.dataset), self._labels(truth.references, truth.cases, ending))
-
-    def _training(self, dataset: str) -> str:
-        if dataset not in self._known:
-            self._known[dataset] = self._of_training(dataset)
-        return self._known[dataset]
+        if job.dataset not in self._training:
+            self._training[job.dataset] = self._of_training(job.dataset)
+        references = [truth.references / f"{case}{ending}" for case in truth.cases]
+        return digest(self._training[job.dataset], self._contents(references))
 
     def _of_training(self, dataset: str) -> str:
+        landmarks = self._contents(_landmarks(dataset))
         if made := stamp(dataset):
-            return made.get("listed", "")
+            return digest(made.get("listed", ""), landmarks)
         folder = dataset_folder(dataset)
-        fingerprint = folder / "dataset_fingerprint.json"
+        content, fingerprint = read_json(folder / "dataset.json"), folder / "dataset_fingerprint.json"
         images = read_json(fingerprint) if fingerprint.is_file() else {}
-        labels, ending = folder / "gt_segmentations", read_json(folder / "dataset.json")["file_ending"]
-        return digest(declared(dataset), images, self._labels(labels, tuple(case_names(labels, ending)), ending))
+        labels, ending = folder / "gt_segmentations", content["file_ending"]
+        own = [labels / f"{case}{ending}" for case in case_names(labels, ending)]
+        return digest({key: content.get(key) for key in DECLARED}, images, self._contents(own), landmarks)
 
-    def _labels(self, folder: Path, cases: tuple[str, ...], ending: str) -> str:
-        key = (folder, cases)
-        if key not in self._known:
-            files = [folder / f"{case}{ending}" for case in cases]
-            if missing := [file for file in files if not file.is_file()]:
-                raise InputError(f"There is no label map {missing[0]}; restore it.")
-            self._known[key] = digest(contents(folder, files))
-        return self._known[key]
+    def _contents(self, files: list[Path]) -> list[tuple[str, str]]:
+        """Name and digest of files; equal for a copy of them."""
+        for file in files:
+            if not file.is_file():
+                raise InputError(f"There is no label map {file}; restore it.")
+            if file not in self._files:
+                self._files[file] = sha256(file.read_bytes()).hexdigest()
+        return [(file.name, self._files[file]) for file in files]
+
+
+def _landmarks(dataset: str) -> list[Path]:
+    """The files of landmarks that a training reads: those of the raw folder if it is there, otherwise the copy."""
+    raw = os.environ.get("nnUNet_raw")
+    places = [*([Path(raw) / dataset] if raw else []), dataset_folder(dataset)]
+    there = [place / LANDMARKS for place in places if (place / LANDMARKS).is_dir()]
+    return visible_files(there[0], "") if there else []

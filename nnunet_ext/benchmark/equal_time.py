@@ -70,7 +70,14 @@ def timed_alike(one: Spec, other: Spec) -> bool:
 
     The keys of the iterations do not have them.
     """
-    return one.datasets[:1] == other.datasets[:1] and one.configurations == other.configurations
+    return [*map(_number, one.datasets[:1])] == [*map(_number, other.datasets[:1])] and (
+        one.configurations == other.configurations
+    )
+
+
+def _number(dataset: str) -> str:
+    """The number of a data set that is given by number or by name; other words as they are."""
+    return dataset.removeprefix("Dataset").partition("_")[0].lstrip("0")
 
 
 def _iterations(spec: Spec, benchmark: BenchmarkFolder, arm: Arm, other: Arm) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
 from nnunet_ext.data.channels import channel_names, channels_key, images_by_case, require_channels, require_numbered
-from nnunet_ext.data.folders import dataset_folder, visible_files
+from nnunet_ext.data.folders import case_names, dataset_folder, visible_files
 from nnunet_ext.data.label_definitions import ScoredLabels, numbers_of
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
@@ -24,6 +24,10 @@ Item = TypeVar("Item")
 DENSE_FRACTION = 0.5
 """Annotated share above which labels are not scribbles. Published scribbles cover 1 to 5 % of the voxels; dense labels
 with a masked region usually cover more than half."""
+
+
+BY_CASE = ("annotated_labels",)
+"""Entries of ``dataset.json`` with names for each case, whose order means nothing."""
 
 
 @dataclass(frozen=True)
@@ -109,29 +113,36 @@ def open_dataset(dataset: str | int | Path) -> RawDataset:
     return RawDataset(folder, description, classes, ignore, tuple(cases))
 
 
-def require_declared_in_raw(dataset: str, used: Mapping[str, Any], *keys: str) -> None:
-    """Refuse entries of the preprocessed ``dataset.json`` that are not those of ``nnUNet_raw``, if that is there.
+def other_in_raw(dataset: str, used: Mapping[str, Any], keys: Iterable[str]) -> str | None:
+    """One sentence if the preprocessed ``dataset.json`` has other entries than one in ``nnUNet_raw``.
 
-    People and our checks read the raw file, trainings the copy, which only ``nnUNetv2_plan_and_preprocess`` renews.
+    People and our checks read the raw file, trainings the copy, which only planning renews.
 
     Args:
         dataset: full name.
         used: content of the file that the training reads.
-        keys: entries that must be equal.
-
-    Raises:
-        InputError: an entry differs.
+        keys: entries to compare; of entries by case only those of preprocessed cases.
     """
     root = os.environ.get("nnUNet_raw")
     file = Path(root, dataset, "dataset.json") if root else None
     if file is None or not file.is_file():
-        return
+        return None
     original = read_json(file)
-    if different := [key for key in keys if original.get(key) != used.get(key)]:
-        raise InputError(
-            f"{file} has another {different[0]!r} than the copy in nnUNet_preprocessed, which the training reads; copy "
-            f"the right one of the two over the other ({dataset}/dataset.json)."
-        )
+    known = set(case_names(dataset_folder(dataset) / "gt_segmentations", used["file_ending"]))
+
+    def comparable(key: str, entry: Any) -> Any:
+        if key not in BY_CASE or not isinstance(entry, Mapping):
+            return entry
+        preprocessed = {case: value for case, value in entry.items() if case in known}
+        return {case: sorted([value] if isinstance(value, str) else value) for case, value in preprocessed.items()}
+
+    for key in keys:
+        if comparable(key, original.get(key, {})) != comparable(key, used.get(key, {})):
+            return (
+                f"{file} has another {key!r} than the copy in nnUNet_preprocessed, which the training reads; copy the "
+                f"right one of the two over the other ({dataset}/dataset.json)."
+            )
+    return None
 
 
 def a_few(items: Sequence[Item], number: int) -> list[Item]:

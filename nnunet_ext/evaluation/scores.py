@@ -204,8 +204,16 @@ class Evaluation:
         if self.settings.interfaces:
             rows = list(self.interface_rows())
             write_rows(interfaces_beside(table), rows[0] if rows else ["case", "labels"], rows)
-        elif _is_ours(interfaces_beside(table)):  # of earlier predictions
-            interfaces_beside(table).unlink()
+        else:
+            self._remove_outdated(interfaces_beside(table))
+
+    def _remove_outdated(self, table: Path) -> None:
+        """Remove a table of interfaces that is older than a prediction, so that it does not pass for one of these."""
+        if not table.is_file() or table.stat().st_mtime >= max(case.prediction.stat().st_mtime for case in self.cases):
+            return
+        with table.open(encoding="utf-8", errors="replace") as lines:
+            if {"case", "labels", "interface_hd95_mm"} <= set(lines.readline().strip().split(",")):
+                table.unlink()
 
     def _names(self, case: Case) -> dict[str, str]:
         return {"case": case.name, **({"subject": self.subject_of[case.name]} if self.subject_of else {})}
@@ -276,14 +284,6 @@ class Evaluation:
             "n_ref": metrics.n_ref,
             **numbers,
         }
-
-
-def _is_ours(file: Path) -> bool:
-    """Whether a file is a table of interfaces."""
-    if not file.is_file():
-        return False
-    with file.open(encoding="utf-8", errors="replace") as lines:
-        return {"case", "labels"} <= set(lines.readline().strip().split(","))
 
 
 def interfaces_beside(table: Path) -> Path:

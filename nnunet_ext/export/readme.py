@@ -72,7 +72,9 @@ def needs(record: Mapping[str, Any]) -> str:
         found = "Stock nnU-Net v2 predicts with it; no other package is needed."
     else:
         packages = " and ".join(record["requires"])
-        of_others = f", and the file with the class {record['trainer']}, which is in neither" * record["is_elsewhere"]
+        of_others = (
+            f", and the file with the class {record['trainer']}, which is no part of these" * record["is_elsewhere"]
+        )
         found = f"It needs {packages}{of_others}" + (f": {record['reason']}." if record["reason"] else ".")
     if record["previous_stage"]:
         found += (

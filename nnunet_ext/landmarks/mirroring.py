@@ -109,11 +109,11 @@ def without_unpaired(
         exchanged = mirroring.orders.get(axis, ())
         if axis in mirroring.axes and not (exchanged and exchanged[one] == other):
             why = (
-                f"No flips along axis {axis} of a patch: {' and '.join(pair)} are the ends of an organ along it, and "
-                "no mirror_pairs of this direction."
+                f"No flips along axis {axis} of a patch: {' and '.join(pair)} are the ends of an organ along it, but "
+                "are no mirror_pairs of this direction."
             )
             axes = tuple(kept for kept in mirroring.axes if kept != axis)
-            mirroring = replace(mirroring, axes=axes, why_not=why)
+            mirroring = replace(mirroring, axes=axes, why_not=" ".join(filter(None, (mirroring.why_not, why))))
     return mirroring
 
 

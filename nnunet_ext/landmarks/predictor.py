@@ -344,7 +344,8 @@ def threshold(confidences: ArrayLike, states: ArrayLike) -> float | None:
     # candidates: one below all confidences, and one above each, halfway to the next; above the last one even if it is 1
     above = np.maximum((seen + np.append(seen[1:], 1)) / 2, np.nextafter(seen, 2))
     candidates = np.append(seen[0] / 2, above)
-    correct = np.array([(there >= c).mean() + (absent < c).mean() for c in candidates])
+    below = [np.searchsorted(np.sort(values), candidates) / len(values) for values in (there, absent)]
+    correct = 1 - below[0] + below[1]
     best = candidates[np.isclose(correct, correct.max())]
     return float(best[len(best) // 2])
 

@@ -19,8 +19,8 @@ KEY = "annotated_labels"
 def never_annotated(dataset: Any, labels: Mapping[str, Any]) -> list[str]:
     """Name the labels or regions without a voxel in any case, by the class locations that nnU-Net stored.
 
-    These leave out the background, so that is looked for in the label maps, up to the first with it. It is no output
-    of a network for regions.
+    These leave out the background, so that is looked for in the label maps, up to the first with it; nnU-Net writes −1
+    for annotated background on black voxels. It is no output of a network for regions.
 
     Args:
         dataset: nnU-Net's data set of preprocessed cases.
@@ -38,7 +38,7 @@ def never_annotated(dataset: Any, labels: Mapping[str, Any]) -> list[str]:
     has_regions = any(isinstance(value, tuple) and len(value) > 1 for value in declared.values())
     behind = [] if has_regions else [name for name, value in declared.items() if value in BACKGROUND]
     maps = (dataset.load_case(case)[1] for case in dataset.identifiers)
-    if behind and not any((np.asarray(label_map[:]) == 0).any() for label_map in maps):
+    if behind and not any((np.asarray(label_map[:]) <= 0).any() for label_map in maps):
         return [*behind, *missing.values()]
     return list(missing.values())
 

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from nnunet_ext.data.channels import channel_names
+from nnunet_ext.data.raw import other_in_raw
 from nnunet_ext.devices import require_device
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing
@@ -96,6 +97,9 @@ class CommonTrainer(nnUNetTrainer):
 
     hyperparameters: ClassVar[Mapping[str, Any]] = {}
     """Attributes of ``nnUNetTrainer.__init__`` with other values in this trainer, such as ``initial_lr``."""
+
+    declares: ClassVar[tuple[str, ...]] = ()
+    """Entries of ``dataset.json`` beside nnU-Net's that this trainer learns from."""
 
     patches_only: ClassVar[bool] = False
     """Whether a loss of this trainer needs patches of the planned number of axes, not clips of slices."""
@@ -383,6 +387,10 @@ class CommonTrainer(nnUNetTrainer):
         used = {**vars(self.options), "schedule": self.schedule}
         if ignored := not_applied(used, {name: plans_file.extension_settings(settings, name) for name in used}):
             self.print_to_log_file(f"{type(self).__name__} does not use {', '.join(ignored)} of the plans")
+        if other := other_in_raw(self.plans_manager.dataset_name, self.dataset_json, self.declares):
+            if self.current_epoch == 0:
+                raise InputError(other)
+            self.print_to_log_file(f"WARNING: {other}")
         if self.labels.ignore_label is not None:
             self.unannotated = never_annotated(self.training_data, self.dataset_json["labels"])
         if self.unannotated and self.local_rank == 0:
@@ -495,10 +503,11 @@ class CommonTrainer(nnUNetTrainer):
         means = {name: float(np.mean(values)) for name, values in found.items()}
         shares = {name: len(values) / len(train_outputs) for name, values in found.items()}
         if self.is_ddp:
-            gathered: list[dict[str, float]] = [{} for _ in range(dist.get_world_size())]
-            dist.all_gather_object(gathered, means)
-            keys = dict.fromkeys(key for rank in gathered for key in rank)
-            means = {key: float(np.mean([rank[key] for rank in gathered if key in rank])) for key in keys}
+            gathered: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(gathered, (means, shares))
+            keys = dict.fromkeys(key for rank, _ in gathered for key in rank)
+            means = {key: float(np.mean([rank[key] for rank, _ in gathered if key in rank])) for key in keys}
+            shares = {key: float(np.mean([rank.get(key, 0.0) for _, rank in gathered])) for key in keys}
         for key, mean in means.items():
             # LocalLogger.log asserts that it knows the key, and appends: a nan for every epoch without the key
             known = self.logger.local_logger.my_fantastic_logging.setdefault(key, [])
@@ -576,7 +585,8 @@ class CommonTrainer(nnUNetTrainer):
         super().load_checkpoint(str(path))
         # nnUNetTrainer.on_epoch_end writes the latest checkpoint before it looks whether the epoch was the best one, so
         # it holds the best value up to the epoch before, and a worse epoch would replace checkpoint_best.pth
-        self._best_ema = max(self.logger.get_value("ema_fg_dice", step=None), default=self._best_ema)
+        averages = [value for value in self.logger.get_value("ema_fg_dice", step=None) if not np.isnan(value)]
+        self._best_ema = max(averages, default=None)
         self.load_aux(checkpoint.get(CHECKPOINT_KEY, {}).get("aux", {}))
 
     def load_aux(self, state: dict[str, Tensor]) -> None:
@@ -586,6 +596,11 @@ class CommonTrainer(nnUNetTrainer):
             InputError: they are those of other options.
         """
         there, here = ({key.partition(".")[0] for key in keys} for keys in (state, self.aux.state_dict()))
+        if here and not there:
+            raise InputError(
+                f"The checkpoint is of another trainer: it holds no {', '.join(sorted(here)).replace('_', ' ')}, which "
+                f"{type(self).__name__} trains, too; use its weights with -pretrained_weights."
+            )
         if there != here:
             differ = ", ".join(name.replace("_", " ") for name in sorted(there ^ here))
             where = "the checkpoint" if there - here else "this training"

@@ -18,7 +18,6 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from torch import Tensor, nn
 
-from nnunet_ext.data.raw import require_declared_in_raw
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing
 from nnunet_ext.nnunet.annotated import KEY as ANNOTATED
@@ -35,6 +34,8 @@ SUMMARY = "summary_annotated.json"
 class PartialLabels(CommonTrainer):
     """nnU-Net's loss on the annotated labels of each case, for the next trainer among the bases of a class."""
 
+    declares: ClassVar[tuple[str, ...]] = (ANNOTATED,)
+
     patches_only: ClassVar[bool] = True
 
     needs_annotated_labels: ClassVar[bool] = True
@@ -45,7 +46,6 @@ class PartialLabels(CommonTrainer):
         self.annotated_heads = AnnotatedHeads.from_dataset_json(
             self.dataset_json, has_regions=self.labels.has_regions, where=where
         )
-        require_declared_in_raw(self.plans_manager.dataset_name, self.dataset_json, ANNOTATED)
         if self.needs_annotated_labels:
             hint = keys_like_ours(self.dataset_json)
             self.annotated_heads.require_entries(type(self).__name__, where, hint)

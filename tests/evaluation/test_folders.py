@@ -276,7 +276,9 @@ def test_a_table_of_interfaces_of_earlier_predictions_does_not_stay(folders):
     command = ["evaluate", str(folders / "gt"), str(folders / "pred"), "--processes", "1"]
     table = folders / "pred" / "evaluation" / "interfaces.csv"
     assert main([*command, "--interfaces"]) == 0
+    assert main(command) == 0
     assert table.is_file()
+    os.utime(folders / "pred" / "case_0.nii.gz", (2e9, 2e9))  # predicted anew
     assert main(command) == 0
     assert not table.exists()
     table.write_text("surface,of\n1,somebody else")

@@ -122,7 +122,7 @@ def test_a_trainer_of_somebody_else_needs_its_file_too(trained, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("nnUNet_extTrainer", str(tmp_path / "theirs"))
         report = export_model(folder, tmp_path / "out").report()
-    assert "and the file with the class nnUNetTrainerTheirs, which is in neither" in report
+    assert "and the file with the class nnUNetTrainerTheirs, which is no part of these" in report
     assert "export nnUNet_extTrainer=FOLDER_OF_nnUNetTrainerTheirs" in report
     assert 'pip install "nnunet-ext~=' in report
 
@@ -234,6 +234,7 @@ def test_commands_quote_names_of_a_stranger():
         "plans": "p$(q)",
         "configuration": "2d",
         "checkpoints": ["fold_0/checkpoint_final.pth"],
+        "previous_stage": "",
         "requires": [],
     }
     assert "-d 'Dataset004_a; b' -c 2d -tr T -p 'p$(q)' -f 0" in readme.commands(record, "T")

@@ -41,7 +41,8 @@ def test_a_background_that_nobody_annotated_is_named():
     """nnU-Net does not store where the background is."""
     labels = {"background": 0, "left": 1, "right": 2, "ignore": 3}
     places = {1: [[0, 0, 0, 0]], 2: []}
-    assert never_annotated(Cases(places, maps=[[[3, 1, -1]]]), labels) == ["background", "right"]
+    assert never_annotated(Cases(places, maps=[[[3, 1, 3]]]), labels) == ["background", "right"]
+    assert never_annotated(Cases(places, maps=[[[3, 1, -1]]]), labels) == ["right"]  # a black voxel
     assert never_annotated(Cases(places, places, maps=[[[3, 1]], [[0, 3]]]), labels) == ["right"]
     regions = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
     assert never_annotated(Cases({(1, 2): [[0]], (2,): [[0]]}, maps=[[[3, 1]]]), regions) == []

@@ -71,6 +71,13 @@ def test_a_checkpoint_with_one_that_the_options_switched_off_is_one_sentence(mak
         make_trainer("nnUNetTrainerReference", configuration="2d").load_checkpoint(str(tmp_path / "with.pth"))
 
 
+def test_a_checkpoint_of_another_trainer_is_one_sentence(make_trainer, tmp_path):
+    make_trainer("nnUNetTrainerReference", kind="ignore", configuration="2d").save_checkpoint(str(tmp_path / "a.pth"))
+    trainer = make_trainer("nnUNetTrainerMaskedCRF", kind="ignore", configuration="2d")
+    with pytest.raises(InputError, match=r"is of another trainer: it holds no confidence, which"):
+        trainer.load_checkpoint(str(tmp_path / "a.pth"))
+
+
 def test_the_final_checkpoint_does_not_hold_it(make_trainer):
     trainer = make_trainer(Averaged, configuration="2d")
     trainer.logger.log("train_losses", 0.0, 0)

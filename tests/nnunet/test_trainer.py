@@ -268,7 +268,7 @@ def test_a_term_that_is_missing_for_an_epoch_keeps_its_later_values_in_their_epo
     assert np.array_equal(logged, [0.0, np.nan, 2.0], equal_nan=True)
 
 
-def test_an_epoch_without_a_pseudo_dice_does_not_end_the_search_for_the_best(make_trainer):
+def test_an_epoch_without_a_pseudo_dice_does_not_end_the_search_for_the_best(make_trainer, tmp_path):
     """No validation patch of the epoch shows a label, as with few validation iterations."""
     trainer = make_trainer("nnUNetTrainerReference")
     trainer.disable_checkpointing = True
@@ -285,6 +285,11 @@ def test_an_epoch_without_a_pseudo_dice_does_not_end_the_search_for_the_best(mak
     assert np.isnan(averages[0])
     assert averages[1:] == [0.5, 0.5, 0.9 * 0.5 + 0.1 * 0.75]
     assert bests == [None, 0.5, 0.5, averages[3]]
+    trainer.disable_checkpointing = False
+    trainer.save_checkpoint(str(tmp_path / "latest.pth"))
+    restored = make_trainer("nnUNetTrainerReference", seed=1)
+    restored.load_checkpoint(str(tmp_path / "latest.pth"))
+    assert restored._best_ema == bests[-1]
 
 
 def test_the_schedule_comes_from_the_plans(make_trainer):

@@ -223,11 +223,21 @@ def test_a_training_on_files_validates_what_was_annotated(nnunet_folders, make_t
     assert f"see {SUMMARY}" in log
 
 
-def test_a_declaration_that_was_corrected_in_one_place_only_is_refused(nnunet_folders, make_trainer, annotate):
-    nnunet_folders()
+def test_a_declaration_that_was_corrected_in_one_place_only_is_refused(nnunet_folders, make_trainer, annotate, capsys):
+    root = nnunet_folders()
     annotate(PARTIAL)
+    trainer = make_trainer("nnUNetTrainerPartialLabels", configuration="2d")
     with pytest.raises(InputError, match=r"has another 'annotated_labels' than the copy in nnUNet_preprocessed, which"):
-        make_trainer("nnUNetTrainerPartialLabels", configuration="2d")
+        trainer.on_train_start()
+    trainer.current_epoch = 1  # a training that goes on is not held up
+    trainer.on_train_start()
+    assert "WARNING" in capsys.readouterr().out
+    file = root / "raw" / tiny.DATASET / "dataset.json"
+    content = json.loads(file.read_text())
+    # one name without a list, and a case that is not preprocessed yet
+    same = {**PARTIAL, "tiny_0": "left", "new": ["left"]}
+    file.write_text(json.dumps({**content, "annotated_labels": same}))
+    make_trainer("nnUNetTrainerPartialLabels", configuration="2d").on_train_start()
 
 
 def test_a_misspelled_case_is_found_before_the_training(nnunet_folders, make_trainer, annotate, short):

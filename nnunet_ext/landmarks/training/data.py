@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
-from nnunet_ext.data.raw import require_declared_in_raw
 from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.dataset import Declaration
 from nnunet_ext.landmarks.mirroring import Mirroring, allowed_mirror_axes, without_unpaired
@@ -52,6 +51,8 @@ class LandmarkData(CommonTrainer):
         landmark_declaration: the block ``landmarks`` of ``dataset.json``.
     """
 
+    declares: ClassVar[tuple[str, ...]] = (SECTION, ANNOTATED)
+
     landmark_scale: ClassVar[float | None] = None
     """The network's outputs for landmarks are probabilities times this number; None: they are logits."""
 
@@ -59,7 +60,6 @@ class LandmarkData(CommonTrainer):
         self, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
     ) -> dict[str, Mapping[str, Any]]:
         where = f"dataset.json of {plans['dataset_name']}"
-        require_declared_in_raw(plans["dataset_name"], dataset_json, SECTION, ANNOTATED)
         self.landmark_declaration = Declaration.from_dataset_json(dataset_json, where)
         # which landmarks a flip exchanges depends on the images, so it is added with the data loaders
         settings = self.landmark_settings(Mirroring())
