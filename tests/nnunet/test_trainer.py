@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import distributed as dist
 from torch import nn
 
 from nnunet_ext.errors import InputError
@@ -266,6 +267,24 @@ def test_a_term_that_is_missing_for_an_epoch_keeps_its_later_values_in_their_epo
         trainer.on_train_epoch_end([{"loss": np.float32(1), **({} if epoch == 1 else {"loss_extra": float(epoch)})}])
     logged = trainer.logger.local_logger.my_fantastic_logging["loss_extra"]
     assert np.array_equal(logged, [0.0, np.nan, 2.0], equal_nan=True)
+
+
+def test_a_term_that_only_another_process_has_counts_with_the_share_of_all_steps(make_trainer, monkeypatch):
+    trainer = make_trainer(TrainerWithTerms)
+    monkeypatch.setattr(nnUNetTrainer, "on_train_epoch_end", lambda self, outputs: None)
+
+    def gather(gathered, own):
+        gathered[:] = [own, ({"loss_extra": 4.0}, {"loss_extra": 1.0})]
+
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_gather_object", gather)
+    trainer.is_ddp = True
+    trainer.logger.log("train_losses", 1.0, 0)
+    trainer.on_train_epoch_end([{"loss": np.float32(1)}])
+    assert trainer.logger.get_value("loss_extra", -1) == 4.0
+    assert (
+        "0.25 × 4.0000 extra" in Path(trainer.log_file).read_text()
+    )  # its weight is 0.5, and half of the steps had it
 
 
 def test_an_epoch_without_a_pseudo_dice_does_not_end_the_search_for_the_best(make_trainer, tmp_path):
