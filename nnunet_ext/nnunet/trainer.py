@@ -387,7 +387,8 @@ class CommonTrainer(nnUNetTrainer):
         used = {**vars(self.options), "schedule": self.schedule}
         if ignored := not_applied(used, {name: plans_file.extension_settings(settings, name) for name in used}):
             self.print_to_log_file(f"{type(self).__name__} does not use {', '.join(ignored)} of the plans")
-        if other := other_in_raw(self.plans_manager.dataset_name, self.dataset_json, self.declares):
+        declared = self.plans_manager.dataset_name, self.dataset_json, self.declares
+        if self.declares and (other := other_in_raw(*declared)):
             if self.current_epoch == 0:
                 raise InputError(other)
             self.print_to_log_file(f"WARNING: {other}")
