@@ -17,6 +17,7 @@ from nnunet_ext.benchmark.score import truth_of
 from nnunet_ext.data.folders import case_names, dataset_folder, visible_files
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
+from nnunet_ext.landmarks.dataset import FOLDER
 
 DECLARED = (
     "labels",
@@ -28,8 +29,6 @@ DECLARED = (
     "annotated_labels",
 )
 """Entries of ``dataset.json`` that change a training."""
-
-LANDMARKS = "landmarksTr"
 
 
 class DataStates:
@@ -77,5 +76,5 @@ def _landmarks(dataset: str) -> list[Path]:
     """The files of landmarks that a training reads: those of the raw folder if it is there, otherwise the copy."""
     raw = os.environ.get("nnUNet_raw")
     places = [*([Path(raw) / dataset] if raw else []), dataset_folder(dataset)]
-    there = [place / LANDMARKS for place in places if (place / LANDMARKS).is_dir()]
+    there = [place / FOLDER for place in places if (place / FOLDER).is_dir()]
     return visible_files(there[0], "") if there else []
