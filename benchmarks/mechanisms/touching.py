@@ -73,8 +73,8 @@ def network_of(trainer: str, seed: int) -> nn.Module:
 
 
 def toy_plans() -> dict[str, Any]:
-    """Plans of both arms."""
-    return plans((SIZE, SIZE), BATCH_SIZE, FEATURES)
+    """Plans of both arms; with the pushing branch, which is off by default, because the toy asks what each is worth."""
+    return plans((SIZE, SIZE), BATCH_SIZE, FEATURES, {"pnpnet": {"push": True}})
 
 
 def difference_at_the_start(*trainers: str) -> float:

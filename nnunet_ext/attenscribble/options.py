@@ -31,6 +31,7 @@ class AttenScribbleOptions(PseudoLabelOptions):
     """Sound defaults; a plans file may override any of them."""
 
     SECTION: ClassVar[str] = "attenscribble"
+    OF_NETWORK = ("attention", "stages", "max_tokens", "heads", "head_dim", "mlp_ratio", "published")
 
     attention: Place = "side"
     """Place of attention. Beside the network (``"side"``) it only serves the attentive similarity, so it is not

@@ -24,6 +24,7 @@ class BaBLossOptions(PseudoLabelOptions):
     """
 
     SECTION: ClassVar[str] = "babloss"
+    OF_NETWORK = ("heatmap_stage",)
 
     heatmap_sigma: Annotated[float, Field(gt=0)] = 4.0
     """Width of the Gaussian that is the target of a landmark. Published: 5 voxels of a volume resized to 128³."""

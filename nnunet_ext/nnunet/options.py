@@ -40,6 +40,10 @@ class MethodOptions:
     SECTION: ClassVar[str]
     """Section of our settings in the plans: the name of the method's package."""
 
+    OF_NETWORK: ClassVar[tuple[str, ...]] = ()
+    """Names of options that the network of a model depends on. A training notes their values in the plans of its model,
+    so that the model stays what it is when a default changes."""
+
     @classmethod
     def as_published(cls) -> Self:
         """Return the values of the publication, which trainers with ``published = True`` use.
@@ -53,6 +57,12 @@ class MethodOptions:
     def without_effect(self) -> Collection[str]:
         """Names of options that change nothing, given the values of others."""
         return ()
+
+    @property
+    def of_network(self) -> dict[str, Any]:
+        """Values of :attr:`OF_NETWORK`, as JSON has them."""
+        values = {name: getattr(self, name) for name in self.OF_NETWORK}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def require_fitting(self, configuration: Mapping[str, Any]) -> None:
         """Raise InputError if the planned network lacks something that these options name.

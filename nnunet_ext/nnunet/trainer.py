@@ -125,6 +125,8 @@ class CommonTrainer(nnUNetTrainer):
         self.options = self.resolve_options(settings, where)
         self.schedule = self.resolve_schedule(settings, where)
         self.check_plans(plans, configuration)
+        sections = (*vars(self.options), "schedule")
+        self.planned = {section: plans_file.extension_settings(settings, section) for section in sections}
         for section, content in self.to_remember(plans, configuration, dataset_json).items():
             plans_file.remember(plans, configuration, section, content)
         require_device(device.type, "-device")
@@ -211,10 +213,16 @@ class CommonTrainer(nnUNetTrainer):
         """Return what the plans must remember for inference, by section; called before anything else exists.
 
         nnU-Net rebuilds the network without ``dataset.json`` (:meth:`attach` receives plans only), but a network that
-        ends in a softmax over clusters must know whether its heads exclude each other.
+        ends in a softmax over clusters must know whether its heads exclude each other. And a model must stay what it is
+        when a default changes, so the options of its network are written out beside those that the plans have.
         """
         manager = PlansManager(plans).get_label_manager(dataset_json)
-        return {"labels": {"has_regions": manager.has_regions}}
+        options = {
+            section: {**self.planned[section], **used.of_network}
+            for section, used in vars(self.options).items()
+            if used.OF_NETWORK and not self.published  # published values are not read from plans
+        }
+        return {"labels": {"has_regions": manager.has_regions}, **options}
 
     def adapt_configuration(self) -> None:
         """Change the configuration of this training, such as its patch size; called at the end of ``__init__``."""
@@ -381,11 +389,9 @@ class CommonTrainer(nnUNetTrainer):
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        settings = self.configuration_manager.configuration
         for section, options in vars(self.options).items():
             self.print_to_log_file(f"Options of {section}: {options}")
-        used = {**vars(self.options), "schedule": self.schedule}
-        if ignored := not_applied(used, {name: plans_file.extension_settings(settings, name) for name in used}):
+        if ignored := not_applied({**vars(self.options), "schedule": self.schedule}, self.planned):
             self.print_to_log_file(f"{type(self).__name__} does not use {', '.join(ignored)} of the plans")
         declared = self.plans_manager.dataset_name, self.dataset_json, self.declares
         if self.declares and (other := other_in_raw(*declared)):

@@ -224,8 +224,8 @@ class PnPNet(nn.Module):
         """Load weights.
 
         Raises:
-            InputError: they are from a version of this network whose branches did not start at 0, or have branches of
-                another size.
+            InputError: they are from a version of this network whose branches did not start at 0, or have other
+                branches or branches of another size.
         """
         if strict and _starts_at_zero(self.state_dict()) and not _starts_at_zero(state_dict):
             raise InputError(
@@ -233,13 +233,14 @@ class PnPNet(nn.Module):
                 "the network; here both branches are added to the planned network. Predict with a version of "
                 "nnunet-ext of before that change (see CHANGELOG.md), or train again."
             )
-        here, there = (_sizes(weights) for weights in (self.state_dict(), state_dict))
-        if strict and here != there and here.keys() == there.keys():
-            needed = json.dumps({name: max(sizes) for name, sizes in there.items()})
-            raise InputError(
-                "These weights have branches of another size than the network of the plans. Write "
-                f'"nnunet_ext": {{"pnpnet": {needed}}} into this configuration of the plans.json that lies beside them.'
-            )
+        own = self.state_dict()
+        if strict and (there := _branches(state_dict)) != _branches(own):
+            words = f"{_in_words(there)}, and the network of the plans has {_in_words(_branches(own))}"
+            raise InputError(f"These weights have {words}. {_advice(there)}")
+        if strict and (sizes := _sizes(state_dict)) != _sizes(own) and sizes.keys() == _sizes(own).keys():
+            needed = {name: max(found) for name, found in sizes.items()}
+            words = "branches of another size than the network of the plans"
+            raise InputError(f"These weights have {words}. {_advice(needed)}")
         return super().load_state_dict(state_dict, strict, assign)
 
 
@@ -247,6 +248,24 @@ def _starts_at_zero(weights: Mapping[str, Any]) -> bool:
     """Whether the branches in these weights, if any, have the factors that start at 0."""
     branches = [key for key in weights if key.startswith(("push.", "pull."))]
     return not branches or any(key.endswith("scale.factor") for key in branches)
+
+
+def _branches(weights: Mapping[str, Any]) -> dict[str, bool]:
+    """Which branches are in these weights, by the option that switches them on."""
+    return {branch: any(key.startswith(f"{branch}.") for key in weights) for branch in ("push", "pull")}
+
+
+def _in_words(branches: Mapping[str, bool]) -> str:
+    return " and ".join(f"the {name}ing branch" for name, there in branches.items() if there) or "no branch"
+
+
+def _advice(needed: Mapping[str, Any]) -> str:
+    """What to do about weights that need these options."""
+    entry = f'"nnunet_ext": {{"pnpnet": {json.dumps(needed)}}}'
+    return (
+        f"Write {entry} into this configuration of plans.json in the folder of the model, or, to continue its "
+        "training, of its plans in nnUNet_preprocessed."
+    )
 
 
 def _sizes(weights: Mapping[str, Any]) -> dict[str, list[int]]:

@@ -27,9 +27,11 @@ class PnPNetOptions(MethodOptions):
     """Sound defaults; a plans file may override any of them (``"nnunet_ext": {"pnpnet": {"levels": [2, 3]}}``)."""
 
     SECTION: ClassVar[str] = "pnpnet"
+    OF_NETWORK = ("push", "pull", "levels", "width", "dim", "heads", "mlp_ratio", "atlas_ratio", "published")
 
-    push: bool = True
-    """Semantic difference modules on the skip connections."""
+    push: bool = False
+    """Semantic difference modules on the skip connections. Off, because networks with both branches were behind those
+    with the pulling branch alone on ACDC, and nowhere ahead of them (docs/results/pnpnet.md). The code: on."""
     pull: bool = True
     """Class clustering modules, and the pull logits."""
     levels: Annotated[Sequence[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
@@ -72,7 +74,7 @@ class PnPNetOptions(MethodOptions):
     @classmethod
     def as_published(cls) -> Self:
         """Return the values of the published code."""
-        return cls(dim=192, heads=6, atlas_ratio=0, recompute=False, published=True)
+        return cls(push=True, dim=192, heads=6, atlas_ratio=0, recompute=False, published=True)
 
     @property
     def without_effect(self) -> Collection[str]:

@@ -25,7 +25,8 @@ PULL, CENTERS = "pull", "centers"
 
 
 class nnUNetTrainerPnPNet(CommonTrainer):
-    """Pushing and pulling branch with the sound defaults of :class:`~nnunet_ext.pnpnet.options.PnPNetOptions`."""
+    """PnPNet with the options of the plans; by default its pulling branch alone, see
+    :class:`~nnunet_ext.pnpnet.options.PnPNetOptions`."""
 
     methods: ClassVar[tuple[type[MethodOptions], ...]] = (PnPNetOptions,)
 
@@ -93,13 +94,13 @@ class nnUNetTrainerPnPNet(CommonTrainer):
 class nnUNetTrainerSDM(nnUNetTrainerPnPNet):
     """The pushing branch alone: semantic difference modules on the skip connections."""
 
-    fixed_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"pnpnet": {"pull": False}}
+    fixed_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"pnpnet": {"push": True, "pull": False}}
 
 
 class nnUNetTrainerCCM(nnUNetTrainerPnPNet):
-    """The pulling branch alone: class clustering beside the planned decoder."""
+    """The pulling branch alone, whatever the plans say: class clustering beside the planned decoder."""
 
-    fixed_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"pnpnet": {"push": False}}
+    fixed_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"pnpnet": {"push": False, "pull": True}}
 
 
 class nnUNetTrainerPnPNetPaper(nnUNetTrainerPnPNet):

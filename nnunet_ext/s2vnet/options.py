@@ -22,6 +22,10 @@ class S2VNetOptions(MethodOptions):
     """Defaults, all of them inferred; a plans file may override any of them."""
 
     SECTION: ClassVar[str] = "s2vnet"
+    OF_NETWORK = (
+        *("clip", "inference_clip", "width", "heads", "stages", "layers", "embedding", "centres", "background_centres"),
+        *("aggregation", "bank", "position", "mask_memory", "click_decay", "rounds"),
+    )
 
     clip: Count = 4
     """T: neighbouring slices per training sample. 1: no propagation."""

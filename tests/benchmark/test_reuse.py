@@ -45,8 +45,8 @@ def prepared(root, name: str = "here", report=None, **changes) -> tuple[Benchmar
     return benchmark, prepare(spec, benchmark, iterations=report.iterations if report else None)
 
 
-def finish(benchmark: BenchmarkFolder, job: Job, number: int) -> None:
-    """Write what a job leaves, with made-up scores."""
+def finish(benchmark: BenchmarkFolder, job: Job, number: int, **noted) -> None:
+    """Write what a job leaves, with made-up scores, and with options of its network that the training noted."""
     folder = benchmark.of(job)
     folder.mkdir(parents=True)
     table = scores(job.arm, job.seed, ["tiny_04", "tiny_05"], dice=0.5 + number / 100)
@@ -68,7 +68,7 @@ def finish(benchmark: BenchmarkFolder, job: Job, number: int) -> None:
             "curves": {"mean_fg_dice": [0.1, 0.2]},
             "late_gain": 0.001,
             "weights": 1000,
-            "settings": {},
+            "settings": {"nnunet_ext": noted},
         },
         "memory": {"host_mib": 100.0},
         "evaluation": {"definitions": ["definition surface: …"]},
@@ -154,6 +154,18 @@ def test_one_arm_with_other_plans_is_named_and_trained(report, root, capsys):
     benchmark, jobs = prepared(root, trainers=trainers)
     assert {job.arm for job in reused(report, benchmark, jobs)} == {REFERENCE}
     assert f"trained again, not reused: {PNPNET}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("push", "taken"), [(True, {REFERENCE}), (False, {REFERENCE, PNPNET})])
+def test_a_training_whose_network_had_other_defaults_is_trained(root, capsys, push, taken):
+    benchmark, jobs = prepared(root, "theirs")
+    for number, job in enumerate(jobs):
+        finish(benchmark, job, number, pnpnet={"push": push, "option_of_old": 3})
+    report_benchmark(benchmark.folder, root / "published", html=False, drawn=False)
+    benchmark, jobs = prepared(root)
+    assert {job.arm for job in reused(published(root / "published"), benchmark, jobs)} == taken
+    said = "its network has pnpnet.push = True there and False here" in capsys.readouterr().out
+    assert said is push
 
 
 def test_an_arm_that_lends_its_weights_is_trained(report, root, capsys):

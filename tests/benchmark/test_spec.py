@@ -115,17 +115,19 @@ def test_the_wider_reference_has_as_many_parameters_as_pnpnet(name):
     arms = {arm.name: arm for arm in load(name).arms}
     plans = json.loads(PLANS.read_text())
     settings = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
-    assert settings["features_per_stage"] == list(arms["nnUNetTrainerPnPNet"].plans.features)
+    both = "PnPNet with both branches"
+    assert settings["features_per_stage"] == list(arms[both].plans.features)
     parameters = {}
-    for one in ("nnUNetTrainerReference", "wider reference", "nnUNetTrainerPnPNet"):
+    for one in ("nnUNetTrainerReference", "wider reference", both):
         settings["features_per_stage"] = list(arms[one].plans.features)
+        plans["configurations"]["3d_fullres"]["nnunet_ext"] = dict(arms[one].plans.options)
         manager = PlansManager(plans)
         network = catalogue.resolve(arms[one].trainer).build_network_architecture(
             manager, manager.get_configuration("3d_fullres"), 1, 3
         )
         parameters[one] = sum(p.numel() for p in network.parameters())
-    assert parameters["wider reference"] == pytest.approx(parameters["nnUNetTrainerPnPNet"], rel=0.001)
-    assert parameters["nnUNetTrainerPnPNet"] > 1.1 * parameters["nnUNetTrainerReference"]
+    assert parameters["wider reference"] == pytest.approx(parameters[both], rel=0.001)
+    assert parameters[both] > 1.1 * parameters["nnUNetTrainerReference"]
 
 
 def test_the_command_lists_the_ready_benchmarks(capsys):

@@ -1,19 +1,23 @@
 """Options, weights and statistics: one contract between the common trainer and every method."""
 
+import json
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from pydantic.dataclasses import dataclass
 from torch import nn
 
 from nnunet_ext.catalogue import TRAINERS, resolve
 from nnunet_ext.errors import InputError
 from nnunet_ext.medcontext.trainer import MedContext
 from nnunet_ext.nnunet.loss_line import loss_line
-from nnunet_ext.nnunet.options import not_applied
+from nnunet_ext.nnunet.options import STRICT, not_applied
 from nnunet_ext.nnunet.trainer import CommonTrainer
+from nnunet_ext.pnpnet.options import PnPNetOptions
 from tests import tiny
 from tests.babloss.test_trainer import batch_of as batch_with_landmarks
 
@@ -147,6 +151,51 @@ def test_the_log_says_which_values_of_the_plans_are_not_used(nnunet_folders, mak
     assert "nnUNetTrainerPnPNetPaper does not use pnpnet.dim = 32, schedule.momentum = 0.5 of the plans" in text
 
 
+@pytest.mark.parametrize("name", TRAINERS)
+def test_the_options_of_a_network_are_noted_in_the_plans_of_its_model(declared_trainer, name):
+    trainer = declared_trainer(CommonTrainer, name)
+    plans, options = trainer.plans_manager.plans, vars(trainer.options)
+    own = plans["configurations"][trainer.configuration_name]["nnunet_ext"]
+    noted = {section: used.of_network for section, used in options.items() if used.OF_NETWORK}
+    assert {section: own[section] for section in noted if section in own} == ({} if trainer.published else noted)
+    assert json.loads(json.dumps(own)) == own
+    model = PlansManager(plans).get_configuration(trainer.configuration_name).configuration
+    assert vars(type(trainer).resolve_options(model)) == options
+
+
+@dataclass(frozen=True, config=STRICT)
+class LaterOptions(PnPNetOptions):
+    """Options of a later version, with another default."""
+
+    push: bool = True
+
+
+class LaterPnPNet(resolve("nnUNetTrainerPnPNet")):
+    methods: ClassVar = (LaterOptions,)
+
+
+def test_a_model_stays_what_it_is_when_a_default_changes(make_trainer):
+    plans = tiny.plans()
+    trained = make_trainer("nnUNetTrainerPnPNet", plans=plans)
+    for known, pushes in ((trained.plans_manager.plans, False), (tiny.plans(), True)):
+        manager = PlansManager(known)
+        configuration = manager.get_configuration("3d_fullres")
+        network = LaterPnPNet.build_network_architecture(manager, configuration, 1, 3)
+        assert bool(network.push) is pushes
+        if not pushes:
+            network.load_state_dict(trained.network.state_dict())
+
+
+def test_options_that_a_training_noted_are_none_that_the_user_chose(nnunet_folders, make_trainer):
+    nnunet_folders()
+    trainer = make_trainer("nnUNetTrainerPnPNet", configuration="2d", plans=plans_with(pnpnet={"width": 8}))
+    trainer.on_train_start()
+    ignored = [line for line in Path(trainer.log_file).read_text().splitlines() if "does not use" in line]
+    assert [line.split(": ", 1)[1].strip() for line in ignored] == [
+        "nnUNetTrainerPnPNet does not use pnpnet.width = 8 of the plans"
+    ]
+
+
 def test_the_epochs_of_a_class_win_over_the_plans_and_the_log_says_so(nnunet_folders, make_trainer):
     nnunet_folders()
     made = make_trainer("nnUNetTrainerReference_7epochs", configuration="2d", plans=plans_with(schedule={"epochs": 9}))
@@ -170,7 +219,8 @@ def test_options_of_attention_mean_nothing_where_there_is_none(make_trainer, nam
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("nnUNetTrainerPnPNet", "Branches: on encoder stages 1; pushing branch with differences of"),
+        ("nnUNetTrainerPnPNet", "Branches: on encoder stages 1; pulling branch with centres of length"),
+        ("nnUNetTrainerSDM", "Branches: on encoder stages 1; pushing branch with differences of"),
         ("nnUNetTrainerMaskedCRF", "CRF loss: weight 9.2, radius 3, σ 2 voxels"),
     ],
 )

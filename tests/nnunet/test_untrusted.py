@@ -1,5 +1,6 @@
 """Checkpoints of anybody: what is opened, what only if the user trusts it, and what not at all."""
 
+import json
 import os
 import re
 import zipfile
@@ -123,7 +124,8 @@ def model(gift, tmp_path):
     folder = tmp_path / "nnUNetTrainerS2VNet__nnUNetPlans__2d"
     (folder / "fold_0").mkdir(parents=True)
     gift.rename(folder / "fold_0" / "checkpoint_final.pth")
-    (folder / "plans.json").write_text('{"configurations": {"2d": {}}, "dataset_name": "Dataset901_Tiny", "plans_name": "P"}')
+    plans = {"configurations": {"2d": {}}, "dataset_name": "Dataset901_Tiny", "plans_name": "P"}
+    (folder / "plans.json").write_text(json.dumps(plans))
     (folder / "dataset.json").write_text('{"labels": {}, "file_ending": ".nii.gz"}')
     return folder
 

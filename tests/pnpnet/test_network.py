@@ -18,10 +18,10 @@ from tests.pnpnet import numpy_reference as reference
 
 SMALL = {"dim": 8, "heads": 2, "width": 4}
 OPTIONS = {
-    "both": PnPNetOptions(**SMALL),
-    "push": PnPNetOptions(pull=False),
-    "pull": PnPNetOptions(push=False, **SMALL),
-    "no atlas": PnPNetOptions(atlas_ratio=0, **SMALL),
+    "both": PnPNetOptions(push=True, **SMALL),
+    "push": PnPNetOptions(push=True, pull=False),
+    "pull": PnPNetOptions(**SMALL),
+    "no atlas": PnPNetOptions(push=True, atlas_ratio=0, **SMALL),
     "paper": PnPNetOptions.as_published(),
 }
 
@@ -184,25 +184,38 @@ def test_weights_of_the_earlier_network_get_one_clear_sentence():
 
 
 def test_branches_grow_with_the_network_up_to_their_default_size():
-    wide = build(PnPNetOptions(), features=(32, 64, 128, 8))
+    wide = build(PnPNetOptions(push=True), features=(32, 64, 128, 8))
     assert [wide.push[level].skip_difference.weight.shape[0] for level in "12"] == [32, 32]
     assert wide.pull.atlas.queries.shape[1] == 64
-    narrow = build(PnPNetOptions(), features=(16, 32, 64, 8))
+    narrow = build(PnPNetOptions(push=True), features=(16, 32, 64, 8))
     assert [narrow.push[level].skip_difference.weight.shape[0] for level in "12"] == [16, 32]
     assert narrow.pull.atlas.queries.shape[1] == 32
     assert build(PnPNetOptions(heads=3), features=(4, 8, 8)).pull.atlas.queries.shape[1] == 9  # heads divide it
-    assert build(PnPNetOptions(width=64), features=(4, 8, 8)).push["1"].skip_difference.weight.shape[0] == 8
+    assert build(PnPNetOptions(push=True, width=64), features=(4, 8, 8)).push["1"].skip_difference.weight.shape[0] == 8
 
 
 def test_weights_with_branches_of_another_size_name_the_options_that_fit():
-    earlier = build(PnPNetOptions(width=32, dim=64), features=(16, 32, 64, 8))
-    today = build(PnPNetOptions(), features=(16, 32, 64, 8))
+    earlier = build(PnPNetOptions(push=True, width=32, dim=64), features=(16, 32, 64, 8))
+    today = build(PnPNetOptions(push=True), features=(16, 32, 64, 8))
     with pytest.raises(InputError, match=r'another size .*"pnpnet": \{"width": 32, "dim": 64\}\} into') as error:
         today.load_state_dict(earlier.state_dict())
     assert "\n" not in str(error.value)
-    with pytest.raises(RuntimeError, match="Missing key"):  # one branch is not there at all
-        today.load_state_dict(build(PnPNetOptions(push=False), features=(16, 32, 64, 8)).state_dict())
-    build(PnPNetOptions(width=32, dim=64), features=(16, 32, 64, 8)).load_state_dict(earlier.state_dict())
+    build(PnPNetOptions(push=True, width=32, dim=64), features=(16, 32, 64, 8)).load_state_dict(earlier.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "words", "advice"),
+    [
+        ("both", "pull", "the pushing branch and the pulling branch, .* the plans has the pulling branch", (1, 1)),
+        ("push", "pull", "the pushing branch, .* the plans has the pulling branch", (1, 0)),
+        ("pull", "both", "the pulling branch, .* the plans has the pushing branch and the pulling branch", (0, 1)),
+    ],
+)
+def test_weights_with_other_branches_name_the_options_that_fit(there, here, words, advice):
+    weights, (push, pull) = build(OPTIONS[there]).state_dict(), (["false", "true"][on] for on in advice)
+    needed = rf'"pnpnet": \{{"push": {push}, "pull": {pull}\}}\}} into'
+    with pytest.raises(InputError, match=rf"^These weights have {words}\. Write .*{needed} .*\.$"):
+        build(OPTIONS[here]).load_state_dict(weights)
 
 
 def test_levels_are_those_the_network_has():

@@ -17,7 +17,7 @@ OTHER = {"push": "pull", "pull": "push"}
 def test_the_network_computes_what_it_would_without_the_branch_and_is_itself_again(branch):
     net = opened(build(dim=2, deep_supervision=False)).eval()
     x = image({"dim": 2})
-    alone = PnPNet(net.planned, PnPNetOptions(**{branch: False}, dim=8, heads=2, width=4)).eval()
+    alone = PnPNet(net.planned, PnPNetOptions(**{"push": True, branch: False}, dim=8, heads=2, width=4)).eval()
     alone.load_state_dict({k: v for k, v in net.state_dict().items() if not k.startswith(branch)})
     with torch.no_grad():
         before = net(x)

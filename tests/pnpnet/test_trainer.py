@@ -86,7 +86,7 @@ def test_cascades_only_have_more_input_channels(make_trainer):
 
 def test_the_plans_choose_options_and_unknown_ones_get_one_clear_sentence(make_trainer):
     plans = tiny.plans()
-    plans["configurations"]["3d_fullres"]["nnunet_ext"] = {"pnpnet": {"dim": 16, "levels": [0]}}
+    plans["configurations"]["3d_fullres"]["nnunet_ext"] = {"pnpnet": {"push": True, "dim": 16, "levels": [0]}}
     network = make_trainer("nnUNetTrainerPnPNet", plans=plans).network
     assert list(network.push) == ["0"]
     assert network.pull.atlas.queries.shape == (3, 16)
