@@ -59,7 +59,7 @@ TRAINERS: dict[str, Entry] = {
         description="adjacent structures with a confused boundary: class clustering, PnPNet's pulling branch",
         needs="",
         network="own",
-        measured="better at borders (ACDC, 32 patients; one to three seeds), HD95 no better",
+        measured="better at borders (ACDC, 32 patients; one to three seeds), no verdict yet",
         page="docs/results/pnpnet.md",
     ),
     "nnUNetTrainerMaskedCRF": Entry(
@@ -131,7 +131,7 @@ TRAINERS: dict[str, Entry] = {
         description="the pulling branch of PnPNet alone, its default: class clustering module",
         needs="",
         network="own",
-        measured="better at borders (ACDC, 32 patients; one to three seeds), HD95 no better",
+        measured="better at borders (ACDC, 32 patients; one to three seeds), no verdict yet",
         page="docs/results/pnpnet.md",
     ),
     "nnUNetTrainerSDM": Entry(

@@ -31,8 +31,11 @@ def step(trainer):
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
 @pytest.mark.parametrize(("around", "inner"), TOGETHER, ids=[f"{a.__name__}-{inner}" for a, inner in TOGETHER])
 def test_the_terms_are_those_of_both_and_the_network_is_that_of_the_wrapped(make_trainer, around, inner, configuration):
-    alone = make_trainer(inner, kind="ignore", configuration=configuration)
-    together = make_trainer(TOGETHER[around, inner], kind="ignore", configuration=configuration)
+    plans = tiny.plans()
+    for settings in plans["configurations"].values():
+        settings["nnunet_ext"]["pnpnet"] = {"push": True}  # PnPNet with both branches; others do not read it
+    alone = make_trainer(inner, kind="ignore", configuration=configuration, plans=plans)
+    together = make_trainer(TOGETHER[around, inner], kind="ignore", configuration=configuration, plans=plans)
     assert together.network.state_dict().keys() == alone.network.state_dict().keys()
     terms, values = set(step(alone)) - {"loss"}, step(together)
     if around is MedContext:

@@ -1,9 +1,9 @@
 """PnPNet where two structures touch and nobody drew their border well.
 
 An ellipse is two structures, of which one is a little brighter; the border between them is blurred, and in the training
-labels it is moved and bent, by up to two pixels each. The true border is known. A fresh PnPNet
-must be the planned network bit for bit. After equal steps, at default options, its border must be nearer to the true
-one than that of stock nnU-Net in its worst places, and must lose something with either branch switched off.
+labels it is moved and bent, by up to two pixels each. The true border is known. A fresh PnPNet must be the planned
+network bit for bit. After equal steps, with both branches and otherwise default options, its border must be nearer to
+the true one than that of stock nnU-Net in its worst places, and must lose something with either branch switched off.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from nnunet_ext.benchmark.results import Results, Training
 from nnunet_ext.evaluation.comparison import MIN_SUBJECTS, Comparison
 from nnunet_ext.evaluation.ranks import rank_distribution
 from nnunet_ext.evaluation.statistics import compare, correct
+from nnunet_ext.nnunet.plans import KEY, NOTED
 
 MEAN = "mean"
 """The label of the mean over the labels of a case."""
@@ -236,7 +237,7 @@ def machines(results: Results, group: str) -> dict[str, set[str]]:
 
 def deviations(results: Results, group: str) -> dict[str, list[str]]:
     """By arm, the settings of its configuration that differ from the baseline's, as texts."""
-    settings = {t.arm: _flat(t.about.get("settings", {})) for t in results.trainings if t.group == group}
+    settings = {t.arm: _chosen(t.about.get("settings", {})) for t in results.trainings if t.group == group}
     base = settings.get(results.baseline, {})
     return {
         arm: [
@@ -288,6 +289,11 @@ def _tolerance(column: str) -> str:
 def _median(numbers: Iterable[float | None]) -> float:
     known = [number for number in numbers if number is not None and not np.isnan(number)]
     return float(np.median(known)) if known else float("nan")
+
+
+def _chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted name, without the defaults that a training noted for its network."""
+    return {name: value for name, value in _flat(settings).items() if not name.startswith(f"{KEY}.{NOTED}.")}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from nnunet_ext.benchmark.data_state import DataStates
 from nnunet_ext.benchmark.equal_time import timed_alike, with_equal_time
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
+from nnunet_ext.benchmark.other_network import other_network
 from nnunet_ext.benchmark.own_data import provide, with_raw_folder
 from nnunet_ext.benchmark.plans import expected_epochs, written_plans
 from nnunet_ext.benchmark.preprocessed import declared, job_key, splits, subsets
@@ -189,13 +190,15 @@ def _settle_other_results(
         begun = benchmark.fold(job).is_dir() or record is not None
         # a job that was left out for a while is known by its record alone
         recorded = replace(job, **{name: record[name] for name in ("key", "data") if name in record}) if record else job
-        same = job.same_as(known) and job.same_as(recorded)
+        other = other_network(record["training"], job) if record else ""
+        same = job.same_as(known) and job.same_as(recorded) and not other
         if not begun or (same and not (anew and other_version)):
             continue
         if not anew:
+            what = f"a network that has {other}" if other else "other data, plans, split or device"
             raise InputError(
-                f"{benchmark.folder} holds a training of {job.title} with other data, plans, split or device; choose "
-                "another --folder, or remove this one."
+                f"{benchmark.folder} holds a training of {job.title} with {what}; choose another --folder, or remove "
+                "this one."
             )
         for folder in (benchmark.of(job), benchmark.fold(known), benchmark.fold(job)):
             shutil.rmtree(folder, ignore_errors=True)

@@ -2,8 +2,8 @@
 
 A new arm can so be compared with trainings that somebody published. A training is taken over only if this benchmark
 would start the same one: the same command, plans, folds, number of epochs and metrics, on data with the same plans,
-which hold the statistics of its intensities, and with the same options of the network, as far as the training noted
-them. Reports without an intact manifest are refused.
+which hold the statistics of its intensities, with the same network as far as its options and the number of its weights
+tell. Reports without an intact manifest are refused.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from nnunet_ext.benchmark.cells import IDENTITY, SCORE_DIGITS, as_csv
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
+from nnunet_ext.benchmark.other_network import other_network
 from nnunet_ext.benchmark.package import PREPARED, SPECIFICATION, read
 from nnunet_ext.benchmark.portable import Folders
 from nnunet_ext.benchmark.preprocessed import plans_of
@@ -26,7 +27,6 @@ from nnunet_ext.benchmark.spec import Spec, load
 from nnunet_ext.benchmark.verify import packages_in, verify_package
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, write_json, write_text
-from nnunet_ext.nnunet.plans import extension_settings, resolved
 
 SAME = ("metrics", "references", "scored", "drawn", "splits")
 """Fields of the specification that must be equal, because scores depend on them."""
@@ -142,32 +142,11 @@ def _differences(report: Published, training: Training, job: Job, stored: Mappin
         read_json(training.plans), Folders().everywhere(plans_of(job.dataset, job.plans))
     ):
         yield f"its plans differ in {different}"
-    elif other := list(_other_options(training.about.get("settings", {}), job)):
-        yield f"its network has {', '.join(other)}"
+    elif other := other_network(training.about, job):
+        yield f"its network has {other}"
     epochs = len(training.about.get("epoch_seconds", []))
     if job.epochs is not None and epochs != job.epochs:
         yield f"it has {epochs} epochs there, and {job.epochs} here"
-
-
-def _other_options(settings: Mapping[str, Any], job: Job) -> Iterator[str]:
-    """Options of the network that another version gave a training, and this one would not, in words.
-
-    Args:
-        settings: of the training; those from before trainings noted these options have none of them.
-        job: the same training here.
-    """
-    from nnunet_ext.find_trainer import find_trainer
-    from nnunet_ext.nnunet.trainer import CommonTrainer
-
-    trainer = find_trainer(job.trainer)
-    if not issubclass(trainer, CommonTrainer) or trainer.published:
-        return
-    here = trainer.resolve_options(resolved(plans_of(job.dataset, job.plans), job.configuration))
-    for section, options in vars(here).items():
-        there = extension_settings(settings, section)
-        for name, value in options.of_network.items():
-            if there.get(name, value) != value:
-                yield f"{section}.{name} = {there[name]!r} there and {value!r} here"
 
 
 def _first_difference(one: Any, other: Any, path: str = "") -> str:

@@ -41,8 +41,8 @@ class MethodOptions:
     """Section of our settings in the plans: the name of the method's package."""
 
     OF_NETWORK: ClassVar[tuple[str, ...]] = ()
-    """Names of options that the network of a model depends on. A training notes their values in the plans of its model,
-    so that the model stays what it is when a default changes."""
+    """Names of options that the network of a model depends on; a training notes their values in the plans of its model
+    (:mod:`nnunet_ext.nnunet.noted_options`)."""
 
     @classmethod
     def as_published(cls) -> Self:

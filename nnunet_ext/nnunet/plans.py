@@ -9,7 +9,8 @@ All our settings of a configuration lie under one key of that configuration, ``"
             "presets": ["pnpnet", "cpu"],
             "schedule": {"epochs": 12, "iterations": 50, "validation_iterations": 10},
             "pnpnet": {"levels": [2, 3, 4]},               # options of a method, by the name of its package
-            "labels": {"has_regions": false}               # written by the trainer, needed to rebuild the network
+            "labels": {"has_regions": false},              # written by the trainer, needed to rebuild the network
+            "options_of_network": {"pnpnet": {"push": false, …}}     # the same
         }
     }
 
@@ -30,6 +31,8 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
 
 KEY = "nnunet_ext"
+NOTED = "options_of_network"
+"""Section of our settings in the plans of a model, see :mod:`.noted_options`: section of a method → option → value."""
 
 
 def plans_in(folder: Path) -> list[str]:

@@ -50,10 +50,12 @@ from nnunet_ext.nnunet.checkpoints import read_checkpoint, to_continue, write_ch
 from nnunet_ext.nnunet.labels import LabelView, finest
 from nnunet_ext.nnunet.loggers import loggers, wanted_loggers
 from nnunet_ext.nnunet.loss_line import loss_line
+from nnunet_ext.nnunet.noted_options import noted_for, refuse_other_defaults, refuse_other_fold, to_note
 from nnunet_ext.nnunet.options import THE_PLANS, MethodOptions, all_methods, merged, not_applied, resolve
 from nnunet_ext.nnunet.precision import NO_UNITS, Precision, infer_in
 from nnunet_ext.nnunet.precision import SECTION as PRECISION
 from nnunet_ext.nnunet.pretrained import install as install_pretrained_weights
+from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.results import alone_in, written_or_said_why
 from nnunet_ext.nnunet.schedule import Schedule, warmed_up
 from nnunet_ext.nnunet.stopping import Stopped, StopRule, limit_from_environment
@@ -125,8 +127,6 @@ class CommonTrainer(nnUNetTrainer):
         self.options = self.resolve_options(settings, where)
         self.schedule = self.resolve_schedule(settings, where)
         self.check_plans(plans, configuration)
-        sections = (*vars(self.options), "schedule")
-        self.planned = {section: plans_file.extension_settings(settings, section) for section in sections}
         for section, content in self.to_remember(plans, configuration, dataset_json).items():
             plans_file.remember(plans, configuration, section, content)
         require_device(device.type, "-device")
@@ -164,7 +164,7 @@ class CommonTrainer(nnUNetTrainer):
         fixed, options = merged(cls, "fixed_options"), SimpleNamespace()
         for method in all_methods(cls):
             section = method.SECTION
-            overrides = plans_file.extension_settings(settings, section)
+            overrides = {**noted_for(method, settings), **plans_file.extension_settings(settings, section)}
             own = {"published": cls.published, "fixed": fixed.get(section, {}), "where": where}
             chosen = resolve(method, overrides, **own)
             chosen.require_fitting(settings)
@@ -213,16 +213,12 @@ class CommonTrainer(nnUNetTrainer):
         """Return what the plans must remember for inference, by section; called before anything else exists.
 
         nnU-Net rebuilds the network without ``dataset.json`` (:meth:`attach` receives plans only), but a network that
-        ends in a softmax over clusters must know whether its heads exclude each other. And a model must stay what it is
-        when a default changes, so the options of its network are written out beside those that the plans have.
+        ends in a softmax over clusters must know whether its heads exclude each other.
         """
         manager = PlansManager(plans).get_label_manager(dataset_json)
-        options = {
-            section: {**self.planned[section], **used.of_network}
-            for section, used in vars(self.options).items()
-            if used.OF_NETWORK and not self.published  # published values are not read from plans
-        }
-        return {"labels": {"has_regions": manager.has_regions}, **options}
+        known: dict[str, Mapping[str, Any]] = {"labels": {"has_regions": manager.has_regions}}
+        noted = {} if self.published else to_note(self.options)  # published values are not read from plans
+        return {**known, plans_file.NOTED: noted} if noted else known
 
     def adapt_configuration(self) -> None:
         """Change the configuration of this training, such as its patch size; called at the end of ``__init__``."""
@@ -388,10 +384,15 @@ class CommonTrainer(nnUNetTrainer):
             self.stop_rule.forget()
 
     def on_train_start(self) -> None:
+        if self.current_epoch == 0:
+            weights = unwrap(self.network).state_dict()
+            refuse_other_fold(Path(self.output_folder_base), Path(self.output_folder), weights)
         super().on_train_start()
+        settings = self.configuration_manager.configuration
         for section, options in vars(self.options).items():
             self.print_to_log_file(f"Options of {section}: {options}")
-        if ignored := not_applied({**vars(self.options), "schedule": self.schedule}, self.planned):
+        used = {**vars(self.options), "schedule": self.schedule}
+        if ignored := not_applied(used, {name: plans_file.extension_settings(settings, name) for name in used}):
             self.print_to_log_file(f"{type(self).__name__} does not use {', '.join(ignored)} of the plans")
         declared = self.plans_manager.dataset_name, self.dataset_json, self.declares
         if self.declares and (other := other_in_raw(*declared)):
@@ -583,6 +584,8 @@ class CommonTrainer(nnUNetTrainer):
                 f"{Path(checkpoint_file).name} is of an earlier training than {wanted.name}, which is continued."
             )
         path, checkpoint = read_checkpoint(wanted, self.device)
+        settings = self.configuration_manager.configuration
+        refuse_other_defaults(checkpoint, self.configuration_name, settings, self.options)
         if path != wanted:
             self.print_to_log_file(
                 f"{wanted} is damaged; the training goes on from {path.name} instead, after epoch "

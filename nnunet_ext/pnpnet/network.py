@@ -1,4 +1,4 @@
-"""PnPNet: the planned U-Net with a pushing branch on its skip connections and a pulling branch beside its decoder.
+"""PnPNet: the planned U-Net with a pulling branch beside its decoder and, as an option, a pushing one on its skips.
 
 ::
 
@@ -230,7 +230,7 @@ class PnPNet(nn.Module):
         if strict and _starts_at_zero(self.state_dict()) and not _starts_at_zero(state_dict):
             raise InputError(
                 "These weights are of an earlier PnPNet, in which the pulling branch gated by the planned logits was "
-                "the network; here both branches are added to the planned network. Predict with a version of "
+                "the network; here its branches are added to the planned network. Predict with a version of "
                 "nnunet-ext of before that change (see CHANGELOG.md), or train again."
             )
         own = self.state_dict()
@@ -260,11 +260,10 @@ def _in_words(branches: Mapping[str, bool]) -> str:
 
 
 def _advice(needed: Mapping[str, Any]) -> str:
-    """What to do about weights that need these options."""
-    entry = f'"nnunet_ext": {{"pnpnet": {json.dumps(needed)}}}'
+    """Say how to get the network that weights with these options need."""
     return (
-        f"Write {entry} into this configuration of plans.json in the folder of the model, or, to continue its "
-        "training, of its plans in nnUNet_preprocessed."
+        f'Add "pnpnet": {json.dumps(needed)} to "nnunet_ext" of this configuration of plans.json in the folder of the '
+        "model, or, to continue its training, of its plans in nnUNet_preprocessed."
     )
 
 

@@ -31,7 +31,8 @@ class PnPNetOptions(MethodOptions):
 
     push: bool = False
     """Semantic difference modules on the skip connections. Off, because networks with both branches were behind those
-    with the pulling branch alone on ACDC, and nowhere ahead of them (docs/results/pnpnet.md). The code: on."""
+    with the pulling branch alone on ACDC, and on no other data shown to be ahead of them (docs/results/pnpnet.md). The
+    code: on."""
     pull: bool = True
     """Class clustering modules, and the pull logits."""
     levels: Annotated[Sequence[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None

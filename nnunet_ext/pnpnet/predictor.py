@@ -2,7 +2,7 @@
 
 A branch is added through factors (:class:`nnunet_ext.pnpnet.blocks.Scale`); with factors of 0 it has no effect, and the
 rest was trained together with it. :func:`without` switches a branch of a network off for a while; :func:`write_without`
-does so in a checkpoint, for stock ``nnUNetv2_predict … -chk checkpoint_final_without_push.pth``.
+does so in a checkpoint, for stock ``nnUNetv2_predict … -chk checkpoint_final_without_pull.pth``.
 """
 
 from __future__ import annotations

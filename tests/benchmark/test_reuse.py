@@ -5,6 +5,7 @@ import json
 import shlex
 
 import pytest
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ext.benchmark import equal_time
 from nnunet_ext.benchmark.cells import SCORE_DIGITS, as_csv
@@ -13,15 +14,27 @@ from nnunet_ext.benchmark.manifest import write_manifest
 from nnunet_ext.benchmark.package import CASES, RECORDS, SPECIFICATION
 from nnunet_ext.benchmark.page import PAGE
 from nnunet_ext.benchmark.prepare import prepare
+from nnunet_ext.benchmark.records import weights
 from nnunet_ext.benchmark.report import report_benchmark
 from nnunet_ext.benchmark.reuse import published, take_over
 from nnunet_ext.benchmark.run import run_benchmark, with_arms
 from nnunet_ext.benchmark.spec import parse
+from nnunet_ext.catalogue import resolve
 from nnunet_ext.errors import InputError
+from nnunet_ext.pnpnet.options import PnPNetOptions
 from tests import tiny
 from tests.benchmark.test_report import scores
 
 REFERENCE, PNPNET = "nnUNetTrainerReference", "nnUNetTrainerPnPNet"
+
+
+def weights_of(trainer: str) -> int:
+    manager = PlansManager(tiny.plans())
+    network = resolve(trainer).build_network_architecture(manager, manager.get_configuration("3d_fullres"), 1, 3)
+    return weights(network.state_dict())
+
+
+WEIGHTS = {trainer: weights_of(trainer) for trainer in (REFERENCE, PNPNET)}
 SPEC = {
     "baseline": REFERENCE,
     "trainers": [REFERENCE, PNPNET],
@@ -67,7 +80,7 @@ def finish(benchmark: BenchmarkFolder, job: Job, number: int, **noted) -> None:
             "epoch_seconds": [1.0 + number] * job.epochs,
             "curves": {"mean_fg_dice": [0.1, 0.2]},
             "late_gain": 0.001,
-            "weights": 1000,
+            "weights": WEIGHTS.get(job.trainer, 1000),
             "settings": {"nnunet_ext": noted},
         },
         "memory": {"host_mib": 100.0},
@@ -160,12 +173,25 @@ def test_one_arm_with_other_plans_is_named_and_trained(report, root, capsys):
 def test_a_training_whose_network_had_other_defaults_is_trained(root, capsys, push, taken):
     benchmark, jobs = prepared(root, "theirs")
     for number, job in enumerate(jobs):
-        finish(benchmark, job, number, pnpnet={"push": push, "option_of_old": 3})
+        noted = {"pnpnet": {**PnPNetOptions(push=push).of_network, "option_of_old": 3}}
+        finish(benchmark, job, number, options_of_network=noted)
     report_benchmark(benchmark.folder, root / "published", html=False, drawn=False)
     benchmark, jobs = prepared(root)
     assert {job.arm for job in reused(published(root / "published"), benchmark, jobs)} == taken
     said = "its network has pnpnet.push = True there and False here" in capsys.readouterr().out
     assert said is push
+
+
+def test_a_training_that_noted_no_options_is_told_by_its_weights(root, monkeypatch, capsys):
+    monkeypatch.setitem(WEIGHTS, PNPNET, WEIGHTS[PNPNET] + 7)
+    benchmark, jobs = prepared(root, "theirs")
+    for number, job in enumerate(jobs):
+        finish(benchmark, job, number)
+    report_benchmark(benchmark.folder, root / "published", html=False, drawn=False)
+    benchmark, jobs = prepared(root)
+    assert {job.arm for job in reused(published(root / "published"), benchmark, jobs)} == {REFERENCE}
+    words = f"its network has {WEIGHTS[PNPNET]:,} weights there and {WEIGHTS[PNPNET] - 7:,} here"
+    assert words in capsys.readouterr().out
 
 
 def test_an_arm_that_lends_its_weights_is_trained(report, root, capsys):

@@ -38,6 +38,7 @@ RUNS = [
     ("nnUNetTrainerPnPNet", "3d_fullres", True, "classes"),
     ("nnUNetTrainerPnPNet", "2d", True, "regions"),
     ("nnUNetTrainerPnPNet", "3d_fullres", False, "ignore"),
+    ("nnUNetTrainerSDM", "3d_fullres", True, "regions"),
 ]
 
 

@@ -24,6 +24,7 @@ needs_the_extra = pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)
     [
         ("nnUNetTrainerBaBLoss", "3d_fullres", "ignore"),
         ("nnUNetTrainerPnPNet", "2d", "classes"),
+        ("nnUNetTrainerSDM", "3d_fullres", "classes"),
     ],
 )
 def test_onnxruntime_computes_the_logits_of_the_exported_network(trained, tmp_path, name, configuration, kind):

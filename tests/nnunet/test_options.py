@@ -1,6 +1,7 @@
 """Options, weights and statistics: one contract between the common trainer and every method."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,8 +15,10 @@ from torch import nn
 from nnunet_ext.catalogue import TRAINERS, resolve
 from nnunet_ext.errors import InputError
 from nnunet_ext.medcontext.trainer import MedContext
+from nnunet_ext.nnunet.checkpoints import FINAL
 from nnunet_ext.nnunet.loss_line import loss_line
 from nnunet_ext.nnunet.options import STRICT, not_applied
+from nnunet_ext.nnunet.plans import NOTED
 from nnunet_ext.nnunet.trainer import CommonTrainer
 from nnunet_ext.pnpnet.options import PnPNetOptions
 from tests import tiny
@@ -151,13 +154,17 @@ def test_the_log_says_which_values_of_the_plans_are_not_used(nnunet_folders, mak
     assert "nnUNetTrainerPnPNetPaper does not use pnpnet.dim = 32, schedule.momentum = 0.5 of the plans" in text
 
 
+class Added(CommonTrainer):
+    """A class in front of another trainer that changes nothing."""
+
+
 @pytest.mark.parametrize("name", TRAINERS)
 def test_the_options_of_a_network_are_noted_in_the_plans_of_its_model(declared_trainer, name):
-    trainer = declared_trainer(CommonTrainer, name)
+    trainer = declared_trainer(Added, name)
     plans, options = trainer.plans_manager.plans, vars(trainer.options)
     own = plans["configurations"][trainer.configuration_name]["nnunet_ext"]
     noted = {section: used.of_network for section, used in options.items() if used.OF_NETWORK}
-    assert {section: own[section] for section in noted if section in own} == ({} if trainer.published else noted)
+    assert own.get(NOTED, {}) == ({} if trainer.published else noted)
     assert json.loads(json.dumps(own)) == own
     model = PlansManager(plans).get_configuration(trainer.configuration_name).configuration
     assert vars(type(trainer).resolve_options(model)) == options
@@ -184,6 +191,39 @@ def test_a_model_stays_what_it_is_when_a_default_changes(make_trainer):
         assert bool(network.push) is pushes
         if not pushes:
             network.load_state_dict(trained.network.state_dict())
+
+
+def test_plans_win_over_what_a_training_noted_and_options_that_are_gone_mean_nothing(make_trainer):
+    noted = {"pnpnet": {"push": True, "heads": 2, "gone": 3}, "gone": {"too": 4}}
+    trainer = make_trainer("nnUNetTrainerPnPNet", plans=plans_with(**{NOTED: noted, "pnpnet": {"push": False}}))
+    assert (trainer.options.pnpnet.push, trainer.options.pnpnet.heads) == (False, 2)
+
+
+@pytest.mark.parametrize(("chosen", "refused"), [({}, True), ({"bank": 8}, False)])
+def test_a_training_that_goes_on_with_other_defaults_is_refused_unless_they_were_chosen(
+    make_trainer, tmp_path, chosen, refused
+):
+    own = {"s2vnet": {**tiny.OPTIONS["s2vnet"], **chosen}}
+    began = make_trainer("nnUNetTrainerS2VNet", configuration="2d", plans=plans_with(**own))
+    began.plans_manager.plans["configurations"]["2d"]["nnunet_ext"][NOTED]["s2vnet"]["bank"] = 5
+    began.save_checkpoint(str(tmp_path / "c.pth"))
+    later = make_trainer("nnUNetTrainerS2VNet", configuration="2d", plans=plans_with(**own))
+    with pytest.raises(InputError, match=r'were {"s2vnet": {"bank": 5}}; .*') if refused else nullcontext():
+        later.load_checkpoint(str(tmp_path / "c.pth"))
+
+
+def test_a_fold_with_another_network_than_those_beside_it_is_refused(nnunet_folders, make_trainer):
+    nnunet_folders()
+    other = make_trainer("nnUNetTrainerPnPNet", configuration="2d", plans=plans_with(pnpnet={"push": True}))
+    beside = Path(other.output_folder_base) / "fold_1"
+    beside.mkdir(parents=True)
+    other.save_checkpoint(str(beside / FINAL))
+    other.on_train_start()
+    fold = make_trainer("nnUNetTrainerPnPNet", configuration="2d")
+    with pytest.raises(
+        InputError, match=r"fold_1/checkpoint_final\.pth is of another network .* \(they differ in push\.1"
+    ):
+        fold.on_train_start()
 
 
 def test_options_that_a_training_noted_are_none_that_the_user_chose(nnunet_folders, make_trainer):

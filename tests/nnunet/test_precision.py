@@ -18,10 +18,10 @@ from tests import tiny
 BFLOAT16 = {"precision": {"cpu": "bfloat16"}}
 TRAINERS = {
     "nnUNetTrainerReference": {},
-    "nnUNetTrainerPnPNet": {},
+    "nnUNetTrainerPnPNet": {"pnpnet": {"push": True}},
     "nnUNetTrainerAttenScribble": {"attenscribble": {"wait": 0.0, "asl_weight": 1.0}},
     "nnUNetTrainerMedContext": {},
-    "nnUNetTrainerMedContextPnPNet": {},
+    "nnUNetTrainerMedContextPnPNet": {"pnpnet": {"push": True}},
     "nnUNetTrainerS2VNet": {"s2vnet": {"width": 8, "heads": 2, "embedding": 4, "interactive": 1.0}},
 }
 

@@ -197,7 +197,9 @@ def test_branches_grow_with_the_network_up_to_their_default_size():
 def test_weights_with_branches_of_another_size_name_the_options_that_fit():
     earlier = build(PnPNetOptions(push=True, width=32, dim=64), features=(16, 32, 64, 8))
     today = build(PnPNetOptions(push=True), features=(16, 32, 64, 8))
-    with pytest.raises(InputError, match=r'another size .*"pnpnet": \{"width": 32, "dim": 64\}\} into') as error:
+    with pytest.raises(
+        InputError, match=r'another size .*"pnpnet": \{"width": 32, "dim": 64\} to "nnunet_ext"'
+    ) as error:
         today.load_state_dict(earlier.state_dict())
     assert "\n" not in str(error.value)
     build(PnPNetOptions(push=True, width=32, dim=64), features=(16, 32, 64, 8)).load_state_dict(earlier.state_dict())
@@ -213,8 +215,8 @@ def test_weights_with_branches_of_another_size_name_the_options_that_fit():
 )
 def test_weights_with_other_branches_name_the_options_that_fit(there, here, words, advice):
     weights, (push, pull) = build(OPTIONS[there]).state_dict(), (["false", "true"][on] for on in advice)
-    needed = rf'"pnpnet": \{{"push": {push}, "pull": {pull}\}}\}} into'
-    with pytest.raises(InputError, match=rf"^These weights have {words}\. Write .*{needed} .*\.$"):
+    needed = rf'"pnpnet": \{{"push": {push}, "pull": {pull}\}} to "nnunet_ext"'
+    with pytest.raises(InputError, match=rf"^These weights have {words}\. Add {needed} .*\.$"):
         build(OPTIONS[here]).load_state_dict(weights)
 
 

@@ -60,7 +60,9 @@ def test_what_cannot_be_switched_off_gets_one_clear_sentence(options, branch, se
 
 @pytest.mark.parametrize("branch", OTHER)
 def test_a_checkpoint_without_a_branch_loads_strictly_and_keeps_everything_else(make_trainer, tmp_path, branch):
-    trainer = make_trainer("nnUNetTrainerPnPNet", configuration="2d")
+    plans = tiny.plans()
+    plans["configurations"]["2d"]["nnunet_ext"] = {"pnpnet": {"push": True}}
+    trainer = make_trainer("nnUNetTrainerPnPNet", configuration="2d", plans=plans)
     opened(trainer.network)
     trainer.save_checkpoint(str(tmp_path / "checkpoint_final.pth"))
     written = write_without(tmp_path / "checkpoint_final.pth", branch)

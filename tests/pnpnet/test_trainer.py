@@ -1,5 +1,7 @@
 """The trainers: every label regime, the plans' options, and the sentences for plans that cannot work."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,17 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.trainer import CHECKPOINT_KEY
 from nnunet_ext.planning import load_presets
 from nnunet_ext.pnpnet.network import Pulled
+from nnunet_ext.pnpnet.trainer import nnUNetTrainerPnPNet
 from tests import tiny
 
-TRAINERS = ["nnUNetTrainerPnPNet", "nnUNetTrainerSDM", "nnUNetTrainerCCM", "nnUNetTrainerPnPNetPaper"]
+
+class BothBranches(nnUNetTrainerPnPNet):
+    """PnPNet as ``push`` in the plans makes it."""
+
+    fixed_options: ClassVar = {"pnpnet": {"push": True}}
+
+
+TRAINERS = ["nnUNetTrainerPnPNet", "nnUNetTrainerSDM", BothBranches, "nnUNetTrainerPnPNetPaper"]
 
 
 @pytest.mark.parametrize("kind", tiny.LABELS)
@@ -185,7 +195,7 @@ def test_golden_losses_in_2d_and_3d(make_trainer):
     got = {}
     for configuration in ("2d", "3d_fullres"):
         plans = tiny.plans()
-        plans["configurations"][configuration]["nnunet_ext"] = {"pnpnet": {"width": 32, "dim": 64}}
+        plans["configurations"][configuration]["nnunet_ext"] = {"pnpnet": {"push": True, "width": 32, "dim": 64}}
         trainer = make_trainer("nnUNetTrainerPnPNet", configuration=configuration, plans=plans)
         trainer.network.train()
         step = trainer.train_step(tiny.batch(trainer))
