@@ -18,6 +18,7 @@ from nnunet_ext.benchmark.run import run_benchmark, with_arms
 from nnunet_ext.benchmark.score import Truth, truth_of
 from nnunet_ext.benchmark.spec import parse
 from nnunet_ext.errors import InputError
+from nnunet_ext.nnunet.plans import NOTED
 from nnunet_ext.processes.lock import held, is_held
 from tests import tiny
 
@@ -351,6 +352,23 @@ def test_a_training_that_was_left_out_for_a_while_is_not_taken_for_one_with_othe
         jobs_of(root, trainers=["nnUNetTrainerReference", other])
     assert folder(root).record(job) == {"key": job.key}
     assert job in jobs_of(root)
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ({"settings": {"nnunet_ext": {NOTED: {"pnpnet": {"push": True}}}}}, "pnpnet.push = True there and False here"),
+        ({"weights": 7}, r"7 weights there and \d+,\d+ here"),
+    ],
+)
+def test_a_training_whose_network_had_other_defaults_is_refused(root, training, words):
+    [*_, job] = jobs_of(root)
+    folder(root).of(job).mkdir(parents=True)
+    record = {"key": job.key, "data": job.data, "training": training}
+    (folder(root).of(job) / "record.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=rf"a training of .*PnPNet.* with a network that has {words}; choose another"):
+        jobs_of(root)
+    assert folder(root).record(job) == record
 
 
 def test_a_damaged_benchmark_file(root):
