@@ -2,7 +2,8 @@
 
 nnU-Net passes every number that it logs to a list of loggers, by epoch: losses, pseudo Dice by class, learning rate,
 and every loss term and statistic of our trainers. W&B, which comes with nnU-Net (``nnUNet_wandb_enabled=1``), gets all
-of them too.
+of them too. A server that is away for an hour must not end a training of two days, so :class:`Forgiving` stands before
+each of ours.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class MLflowLogger:
     """One run per fold, at ``MLFLOW_TRACKING_URI``; its number is kept beside the fold, so ``--c`` adds to it."""
 
     def __init__(self, folder: Path, name: str, resume: bool) -> None:
+        from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 
         self.client = MlflowClient()
@@ -65,9 +67,15 @@ class MLflowLogger:
             self.run = file.read_text().strip()
             return
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", "nnunet")
-        found = self.client.get_experiment_by_name(experiment)
-        number = found.experiment_id if found else self.client.create_experiment(experiment)
-        self.run = self.client.create_run(number, run_name=name).info.run_id
+        try:
+            found = self.client.get_experiment_by_name(experiment)
+            number = found.experiment_id if found else self.client.create_experiment(experiment)
+            self.run = self.client.create_run(number, run_name=name).info.run_id
+        except MlflowException as error:
+            raise InputError(
+                f"{VARIABLE} has 'mlflow', but a run of experiment {experiment!r} cannot be made there "
+                f"({_first_line(error)}); check MLFLOW_TRACKING_URI and the server, or leave the word out."
+            ) from None
         write_text(file, self.run)
 
     def update_config(self, config: Mapping[str, Any]) -> None:
@@ -80,6 +88,55 @@ class MLflowLogger:
 
     def log_summary(self, key: str, value: Any) -> None:
         self.client.log_metric(self.run, _allowed(key), float(value))
+
+
+class Forgiving:
+    """A logger whose failures do not end the training; numbers are left out until it takes them again.
+
+    After a failure nothing more of that epoch is tried, because a client may take minutes to give up.
+
+    Args:
+        logger: that may fail.
+        word: its name, for messages.
+        say: writes a line to the log of the training.
+    """
+
+    def __init__(self, logger: EpochLogger, word: str, say: Callable[[str], None]) -> None:
+        self.logger, self.word, self.say = logger, word, say
+        self.failed_in: object = None
+        """Epoch of the last failure, or another thing that stands for its time; None while all is well."""
+        self.since: object = None
+
+    def update_config(self, config: Mapping[str, Any]) -> None:
+        self._tried("the start", lambda: self.logger.update_config(config))
+
+    def log(self, key: str, value: Any, step: int) -> None:
+        self._tried(f"epoch {step}", lambda: self.logger.log(key, value, step))
+
+    def log_summary(self, key: str, value: Any) -> None:
+        self._tried("the end", lambda: self.logger.log_summary(key, value))
+
+    def _tried(self, time: str, call: Callable[[], None]) -> None:
+        if time == self.failed_in:
+            return
+        try:
+            call()
+        except Exception as error:
+            if self.since is None:
+                self.since = time
+                self.say(
+                    f"WARNING: {self.word} does not take the numbers of this training ({_first_line(error)}). The "
+                    "training goes on; they are in this log and in the checkpoints."
+                )
+            self.failed_in = time
+            return
+        if self.since is not None:
+            self.say(f"{self.word} takes numbers again; those from {self.since} to {self.failed_in} are missing there.")
+            self.failed_in = self.since = None
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:200]}"
 
 
 def _allowed(key: str) -> str:
@@ -110,7 +167,9 @@ def wanted_loggers() -> list[str]:
     return words
 
 
-def loggers(words: list[str], folder: Path, name: str, *, resume: bool) -> list[EpochLogger]:
+def loggers(
+    words: list[str], folder: Path, name: str, *, resume: bool, say: Callable[[str], None]
+) -> list[EpochLogger]:
     """Make the loggers of a training.
 
     Args:
@@ -118,5 +177,9 @@ def loggers(words: list[str], folder: Path, name: str, *, resume: bool) -> list[
         folder: of the fold.
         name: of the run.
         resume: add to what an earlier part of this training logged, instead of replacing it.
+        say: writes a line to the log of the training.
+
+    Raises:
+        InputError: one of them cannot begin.
     """
-    return [KINDS[word][1](folder, name, resume) for word in words]
+    return [Forgiving(KINDS[word][1](folder, name, resume), word, say) for word in words]

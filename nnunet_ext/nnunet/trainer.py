@@ -426,7 +426,7 @@ class CommonTrainer(nnUNetTrainer):
         self.other_loggers = []
         if self.local_rank == 0:
             name = f"{folder.parent.parent.name} {folder.parent.name} fold {self.fold}"
-            self.logger.loggers += loggers(words, folder, name, resume=resume)
+            self.logger.loggers += loggers(words, folder, name, resume=resume, say=self.print_to_log_file)
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()

@@ -10,7 +10,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet import loggers as module
-from nnunet_ext.nnunet.loggers import VARIABLE, loggers, wanted_loggers
+from nnunet_ext.nnunet.loggers import VARIABLE, Forgiving, loggers, wanted_loggers
 from tests import tiny
 
 
@@ -19,6 +19,10 @@ def local(tmp_path, monkeypatch):
     # the files of mlflow-skinny, which is enough for a client and has no database
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+
+
+def never(line):
+    raise AssertionError(line)
 
 
 def tensorboard_values(folder, key):
@@ -42,7 +46,7 @@ VALUES = {"tensorboard": tensorboard_values, "mlflow": mlflow_values}
 @pytest.mark.parametrize("word", VALUES)
 def test_numbers_are_logged_by_epoch_and_a_continued_training_adds_to_them(tmp_path, word):
     for resume, epochs in ((False, (0, 1)), (True, (2,))):
-        [logger] = loggers([word], tmp_path, "run", resume=resume)
+        [logger] = loggers([word], tmp_path, "run", resume=resume, say=never)
         logger.update_config({"fold": 0, "plans": {"long": "…"}})
         for epoch in epochs:
             logger.log("loss_segmentation", np.float32(epoch / 2), epoch)
@@ -54,7 +58,7 @@ def test_numbers_are_logged_by_epoch_and_a_continued_training_adds_to_them(tmp_p
 @pytest.mark.parametrize("word", VALUES)
 def test_a_training_that_begins_anew_does_not_add_to_the_old_one(tmp_path, word):
     for value in (1.0, 2.0):
-        [logger] = loggers([word], tmp_path, "run", resume=False)
+        [logger] = loggers([word], tmp_path, "run", resume=False, say=never)
         logger.log("lrs", value, 0)
     assert VALUES[word](tmp_path, "lrs") == [(0, 2.0)]
 
@@ -115,6 +119,44 @@ def test_a_fold_that_is_trained_anew_or_continued_logs_every_epoch_once(trained)
     trainer.run_training()
     for values in VALUES.values():
         assert [epoch for epoch, _ in values(folder, "loss_segmentation")] == [0, 1]
+
+
+class Server:
+    """A logger that is away in some epochs."""
+
+    def __init__(self, away):
+        self.away, self.tried, self.known = away, [], []
+
+    def log(self, key, value, step):
+        self.tried.append((key, step))
+        if step in self.away:
+            raise ConnectionError("nobody answers\nafter many lines")
+        self.known.append((key, step))
+
+
+def test_a_server_that_is_away_for_some_epochs_does_not_end_a_training():
+    server, said = Server(away={1, 2}), []
+    logger = Forgiving(server, "mlflow", said.append)
+    for epoch in range(4):
+        for key in ("loss", "dice"):
+            logger.log(key, 0.5, epoch)
+    assert server.known == [(key, epoch) for epoch in (0, 3) for key in ("loss", "dice")]
+    assert [entry for entry in server.tried if entry not in server.known] == [("loss", 1), ("loss", 2)]
+    assert [line.split(" (")[0] for line in said] == [
+        "WARNING: mlflow does not take the numbers of this training",
+        "mlflow takes numbers again; those from epoch 1 to epoch 2 are missing there.",
+    ]
+    assert "(ConnectionError: nobody answers). The training goes on" in said[0]
+
+
+def test_a_server_that_is_away_at_the_start_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(
+        InputError, match=r"a run of experiment 'nnunet' cannot be made there .*check MLFLOW_TRACKING_URI"
+    ):
+        loggers(["mlflow"], tmp_path, "run", resume=False, say=never)
+    assert not (tmp_path / "mlflow_run.txt").exists()
 
 
 def test_a_word_that_is_not_known_and_a_package_that_is_missing(monkeypatch):
