@@ -22,7 +22,7 @@ from nnunet_ext.discovery import shipped_folder
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, replacing
 from nnunet_ext.nnunet.options import with_overrides
-from nnunet_ext.nnunet.plans import KEY, names_by_data, plans_in, preprocess_command, require_unet, resolved
+from nnunet_ext.nnunet.plans import KEY, NOTED, names_by_data, plans_in, preprocess_command, require_unet, resolved
 from nnunet_ext.nnunet.precision import SECTION as PRECISION
 from nnunet_ext.nnunet.precision import Precision
 from nnunet_ext.nnunet.resolution import at_spacing, median_spacing, turn
@@ -131,6 +131,7 @@ def write_plans(
         turn(plans, slice_axis)
         spacing = spacing or median_spacing(plans, fingerprint)[1:]
     for configuration, settings in changed.items():
+        settings.get(KEY, {}).pop(NOTED, None)  # a model's; these plans have none yet
         require_unet(settings, f"{source}, configuration {configuration}")
         if slice_axis is not None:
             settings["data_identifier"] += f"_across{slice_axis}"

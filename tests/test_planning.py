@@ -14,7 +14,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ext.cli import main
 from nnunet_ext.errors import InputError
-from nnunet_ext.nnunet.plans import extension_settings
+from nnunet_ext.nnunet.plans import NOTED, extension_settings
 from nnunet_ext.planning import load_presets, require_options, write_plans
 from tests import tiny
 
@@ -48,6 +48,18 @@ def test_a_preset_keeps_configuration_names_and_data_so_nothing_is_preprocessed_
         assert after.data_identifier == before.data_identifier
         assert after.network_arch_init_kwargs["features_per_stage"] == [4, 4, 4]
         assert extension_settings(after.configuration, "schedule")["epochs"] == 20
+
+
+def test_what_a_training_noted_in_the_plans_of_its_model_is_left_out(folder):
+    file = folder / "nnUNetPlans.json"
+    base = json.loads(file.read_text())
+    for settings in base["configurations"].values():
+        settings["nnunet_ext"] = {"pnpnet": {"heads": 2}, NOTED: {"pnpnet": {"push": True}}}
+    file.write_text(json.dumps(base))
+    written = json.loads(write_plans(901, ["cpu"]).path.read_text())
+    own = [settings["nnunet_ext"] for settings in written["configurations"].values() if "nnunet_ext" in settings]
+    assert own
+    assert all(one["pnpnet"]["heads"] == 2 and NOTED not in one for one in own)
 
 
 def test_arguments_win_over_presets_and_only_the_named_configurations_are_written(folder):

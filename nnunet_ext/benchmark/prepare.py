@@ -190,8 +190,9 @@ def _settle_other_results(
         begun = benchmark.fold(job).is_dir() or record is not None
         # a job that was left out for a while is known by its record alone
         recorded = replace(job, **{name: record[name] for name in ("key", "data") if name in record}) if record else job
-        other = other_network(record.get("training", {}), job) if record else ""
-        same = job.same_as(known) and job.same_as(recorded) and not other
+        same = job.same_as(known) and job.same_as(recorded)
+        other = other_network(record.get("training", {}), job) if record and same else ""
+        same = same and not other
         if not begun or (same and not (anew and other_version)):
             continue
         if not anew:

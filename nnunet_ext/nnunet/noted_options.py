@@ -15,17 +15,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from torch import Tensor
-
 from nnunet_ext.errors import InputError
+from nnunet_ext.files import read_json
 from nnunet_ext.nnunet.checkpoints import FINAL
 from nnunet_ext.nnunet.options import MethodOptions
 from nnunet_ext.nnunet.plans import KEY, NOTED, extension_settings
-from nnunet_ext.nnunet.untrusted import load_untrusted
+
+Values = dict[str, dict[str, Any]]
+"""Section of a method → option → value."""
 
 
-def to_note(options: SimpleNamespace) -> dict[str, dict[str, Any]]:
-    """Return the options that a training notes, by section."""
+def to_note(options: SimpleNamespace) -> Values:
+    """Return the options that a training notes."""
     return {section: used.of_network for section, used in vars(options).items() if used.OF_NETWORK}
 
 
@@ -34,59 +35,70 @@ def noted_for(method: type[MethodOptions], settings: Mapping[str, Any]) -> dict[
 
     Args:
         method: class of the options.
-        settings: resolved configuration of the plans.
+        settings: one configuration of the plans.
     """
     noted = extension_settings(settings, NOTED).get(method.SECTION, {})
     return {name: value for name, value in noted.items() if name in method.OF_NETWORK}
 
 
-def refuse_other_defaults(
+def differing(settings: Mapping[str, Any], options: SimpleNamespace) -> Values:
+    """Return what a training noted, as far as these options have other values that matter.
+
+    Args:
+        settings: one configuration of the plans of its model; older ones have no notes, and so no difference.
+        options: by section.
+    """
+    found: Values = {}
+    for section, used in vars(options).items():
+        here = used.of_network
+        for name, value in noted_for(type(used), settings).items():
+            if here[name] != value and name not in used.without_effect:
+                found.setdefault(section, {})[name] = value
+    return found
+
+
+def refuse_other_options(
     checkpoint: Mapping[str, Any], configuration: str, settings: Mapping[str, Any], options: SimpleNamespace
 ) -> None:
-    """Raise InputError if a training began with other defaults for its network than it would go on with.
+    """Raise InputError if a training began with options of its network that it would lose, because nobody chose others.
 
     Args:
         checkpoint: of the training; one from before trainings noted these options passes.
         configuration: its name.
-        settings: resolved configuration of the plans of today, in which a user may have chosen other values.
+        settings: the resolved configuration today, in which a user may have chosen other values.
         options: those of today, by section.
     """
     plans = checkpoint.get("init_args", {}).get("plans", {})
     began = plans.get("configurations", {}).get(configuration, {})
-    other: dict[str, dict[str, Any]] = {}
-    for section, used in vars(options).items():
-        chosen, today = extension_settings(settings, section), used.of_network
-        for name, value in noted_for(type(used), began).items():
-            if name not in chosen and today[name] != value:
-                other.setdefault(section, {})[name] = value
-    if other:
+    lost = {
+        section: {name: value for name, value in values.items() if name not in extension_settings(settings, section)}
+        for section, values in differing(began, options).items()
+    }
+    if lost := {section: values for section, values in lost.items() if values}:
         raise InputError(
-            f"The training began with another version of nnunet-ext, whose defaults for the network were "
-            f'{json.dumps(other)}; to go on with them, add them to "{KEY}" of configuration {configuration} of its '
+            f"The training began with the options {json.dumps(lost)} of its network, which are neither in the plans "
+            f'nor the defaults of this version; to go on, add them to "{KEY}" of configuration {configuration} of its '
             "plans in nnUNet_preprocessed."
         )
 
 
-def refuse_other_fold(model: Path, own: Path, weights: Mapping[str, Tensor]) -> None:
-    """Raise InputError if another fold of a model has another network; nnU-Net keeps one plans file for all of them.
+def refuse_other_fold(model: Path, own: Path, configuration: str, options: SimpleNamespace) -> None:
+    """Raise InputError if other folds of a model have other options; nnU-Net keeps one plans file for all of them.
 
     Args:
         model: folder of the folds.
         own: the fold that is about to be trained.
-        weights: of its network.
+        configuration: its name.
+        options: by section.
     """
-    for file in sorted(model.glob(f"fold_*/{FINAL}")):
-        if file.parent == own:
-            continue
-        there = load_untrusted(file).get("network_weights", {})
-        shapes = {name: tensor.shape for name, tensor in there.items()}
-        here = {name: tensor.shape for name, tensor in weights.items()}
-        if shapes != here:
-            differs = sorted(name for name in {*shapes, *here} if shapes.get(name) != here.get(name))
-            more = f" and {len(differs) - 1} more weights" if differs[1:] else ""
-            raise InputError(
-                f"{file} is of another network than this training has (they differ in {differs[0]}{more}), and nnU-Net "
-                "keeps one plans file for all folds of a model; restore the plans and options of that fold, or train "
-                "with plans of another name."
-            )
-        return  # the others were compared with this one when they began
+    others = [file.parent.name for file in sorted(model.glob(f"fold_*/{FINAL}")) if file.parent != own]
+    plans = model / "plans.json"
+    if not others or not plans.is_file():
+        return
+    if there := differing(read_json(plans)["configurations"].get(configuration, {}), options):
+        raise InputError(
+            f"{model}: {others[0]} was trained with the options {json.dumps(there)} of its network, and this fold "
+            f'would have others, but nnU-Net keeps one plans file for all folds; add them to "{KEY}" of configuration '
+            f"{configuration} of the plans in nnUNet_preprocessed, train with plans of another name, or remove the "
+            "folds that are there."
+        )

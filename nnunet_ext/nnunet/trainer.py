@@ -50,12 +50,11 @@ from nnunet_ext.nnunet.checkpoints import read_checkpoint, to_continue, write_ch
 from nnunet_ext.nnunet.labels import LabelView, finest
 from nnunet_ext.nnunet.loggers import loggers, wanted_loggers
 from nnunet_ext.nnunet.loss_line import loss_line
-from nnunet_ext.nnunet.noted_options import noted_for, refuse_other_defaults, refuse_other_fold, to_note
+from nnunet_ext.nnunet.noted_options import noted_for, refuse_other_fold, refuse_other_options, to_note
 from nnunet_ext.nnunet.options import THE_PLANS, MethodOptions, all_methods, merged, not_applied, resolve
 from nnunet_ext.nnunet.precision import NO_UNITS, Precision, infer_in
 from nnunet_ext.nnunet.precision import SECTION as PRECISION
 from nnunet_ext.nnunet.pretrained import install as install_pretrained_weights
-from nnunet_ext.nnunet.pretrained import unwrap
 from nnunet_ext.nnunet.results import alone_in, written_or_said_why
 from nnunet_ext.nnunet.schedule import Schedule, warmed_up
 from nnunet_ext.nnunet.stopping import Stopped, StopRule, limit_from_environment
@@ -218,7 +217,9 @@ class CommonTrainer(nnUNetTrainer):
         manager = PlansManager(plans).get_label_manager(dataset_json)
         known: dict[str, Mapping[str, Any]] = {"labels": {"has_regions": manager.has_regions}}
         noted = {} if self.published else to_note(self.options)  # published values are not read from plans
-        return {**known, plans_file.NOTED: noted} if noted else known
+        settings = PlansManager(plans).get_configuration(configuration).configuration
+        stale = plans_file.extension_settings(settings, plans_file.NOTED)  # of another model, whose plans these were
+        return {**known, plans_file.NOTED: noted} if noted or stale else known
 
     def adapt_configuration(self) -> None:
         """Change the configuration of this training, such as its patch size; called at the end of ``__init__``."""
@@ -342,6 +343,9 @@ class CommonTrainer(nnUNetTrainer):
     def run_training(self) -> None:
         self.stop_rule = StopRule(Path(self.output_folder), self.stop_rule.limit)  # its time begins now
         with self._alone():
+            if self.current_epoch == 0:
+                model, fold = Path(self.output_folder_base), Path(self.output_folder)
+                refuse_other_fold(model, fold, self.configuration_name, self.options)
             self._add_loggers(resume=self.current_epoch > 0)
             super().run_training()
 
@@ -384,9 +388,6 @@ class CommonTrainer(nnUNetTrainer):
             self.stop_rule.forget()
 
     def on_train_start(self) -> None:
-        if self.current_epoch == 0:
-            weights = unwrap(self.network).state_dict()
-            refuse_other_fold(Path(self.output_folder_base), Path(self.output_folder), weights)
         super().on_train_start()
         settings = self.configuration_manager.configuration
         for section, options in vars(self.options).items():
@@ -585,7 +586,7 @@ class CommonTrainer(nnUNetTrainer):
             )
         path, checkpoint = read_checkpoint(wanted, self.device)
         settings = self.configuration_manager.configuration
-        refuse_other_defaults(checkpoint, self.configuration_name, settings, self.options)
+        refuse_other_options(checkpoint, self.configuration_name, settings, self.options)
         if path != wanted:
             self.print_to_log_file(
                 f"{wanted} is damaged; the training goes on from {path.name} instead, after epoch "

@@ -358,7 +358,7 @@ def test_a_training_that_was_left_out_for_a_while_is_not_taken_for_one_with_othe
     ("training", "words"),
     [
         ({"settings": {"nnunet_ext": {NOTED: {"pnpnet": {"push": True}}}}}, "pnpnet.push = True there and False here"),
-        ({"weights": 7}, r"7 weights there and \d+,\d+ here"),
+        ({"settings": {"patch_size": [16, 16, 16]}, "weights": 7}, r"7 weights there and \d+,\d+ here"),
     ],
 )
 def test_a_training_whose_network_had_other_defaults_is_refused(root, training, words):

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -166,8 +167,13 @@ def test_the_options_of_a_network_are_noted_in_the_plans_of_its_model(declared_t
     noted = {section: used.of_network for section, used in options.items() if used.OF_NETWORK}
     assert own.get(NOTED, {}) == ({} if trainer.published else noted)
     assert json.loads(json.dumps(own)) == own
+    changed = [s for s, values in own.get(NOTED, {}).items() if "heads" in values and "heads" not in own.get(s, {})]
+    for section in changed:
+        own[NOTED][section]["heads"] = 1
     model = PlansManager(plans).get_configuration(trainer.configuration_name).configuration
-    assert vars(type(trainer).resolve_options(model)) == options
+    assert vars(type(trainer).resolve_options(model)) == {
+        section: replace(used, heads=1) if section in changed else used for section, used in options.items()
+    }
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -208,22 +214,38 @@ def test_a_training_that_goes_on_with_other_defaults_is_refused_unless_they_were
     began.plans_manager.plans["configurations"]["2d"]["nnunet_ext"][NOTED]["s2vnet"]["bank"] = 5
     began.save_checkpoint(str(tmp_path / "c.pth"))
     later = make_trainer("nnUNetTrainerS2VNet", configuration="2d", plans=plans_with(**own))
-    with pytest.raises(InputError, match=r'were {"s2vnet": {"bank": 5}}; .*') if refused else nullcontext():
+    with pytest.raises(InputError, match=r'options {"s2vnet": {"bank": 5}} of its') if refused else nullcontext():
         later.load_checkpoint(str(tmp_path / "c.pth"))
 
 
-def test_a_fold_with_another_network_than_those_beside_it_is_refused(nnunet_folders, make_trainer):
+def test_an_option_without_effect_and_the_notes_of_another_model_refuse_nothing(make_trainer, tmp_path):
+    wide = make_trainer("nnUNetTrainerPnPNet", plans=plans_with(pnpnet={"width": 8}))  # nothing without push
+    wide.save_checkpoint(str(tmp_path / "c.pth"))
+    make_trainer("nnUNetTrainerPnPNet", plans=plans_with()).load_checkpoint(str(tmp_path / "c.pth"))
+    copied = plans_with(**{NOTED: {"pnpnet": PnPNetOptions(push=False, dim=8).of_network}})
+    paper = make_trainer("nnUNetTrainerPnPNetPaper", plans=copied)
+    paper.save_checkpoint(str(tmp_path / "c.pth"))
+    make_trainer("nnUNetTrainerPnPNetPaper", plans=copied).load_checkpoint(str(tmp_path / "c.pth"))
+
+
+def test_a_fold_with_other_options_than_those_beside_it_is_refused_before_anything_is_replaced(
+    nnunet_folders, make_trainer
+):
     nnunet_folders()
-    other = make_trainer("nnUNetTrainerPnPNet", configuration="2d", plans=plans_with(pnpnet={"push": True}))
-    beside = Path(other.output_folder_base) / "fold_1"
-    beside.mkdir(parents=True)
-    other.save_checkpoint(str(beside / FINAL))
-    other.on_train_start()
-    fold = make_trainer("nnUNetTrainerPnPNet", configuration="2d")
-    with pytest.raises(
-        InputError, match=r"fold_1/checkpoint_final\.pth is of another network .* \(they differ in push\.1"
-    ):
-        fold.on_train_start()
+    short = {"schedule": {"epochs": 1, "iterations": 1, "validation_iterations": 1}}
+    both = plans_with(pnpnet={"push": True}, **short)
+    first = make_trainer("nnUNetTrainerPnPNet", configuration="2d", plans=both)
+    model = Path(first.output_folder_base)
+    (model / "fold_1").mkdir(parents=True)
+    first.save_checkpoint(str(model / "fold_1" / FINAL))
+    first.run_training()
+    before = (model / "plans.json").read_text()
+    other = make_trainer("nnUNetTrainerPnPNet", configuration="2d", plans=plans_with(**short))
+    words = r'fold_1 was trained with the options {"pnpnet": {"push": true}} of its network, .* or remove the folds'
+    with pytest.raises(InputError, match=words):
+        other.run_training()
+    assert (model / "plans.json").read_text() == before
+    make_trainer("nnUNetTrainerPnPNet", configuration="2d", plans=both).run_training()
 
 
 def test_options_that_a_training_noted_are_none_that_the_user_chose(nnunet_folders, make_trainer):
