@@ -80,7 +80,7 @@ class AttenScribbleOptions(PseudoLabelOptions):
     """Share of the epochs, at the end, over which the weight of the masked CRF loss falls to 0. With 0.2 one training
     was better and one worse (docs/results/attenscribble.md). The code: 0."""
     wait: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Mean probability at its annotated voxels from which both losses count fully for a class
+    """Mean probability at its annotated voxels from which both losses and pseudo-labels count fully for a class
     (:mod:`nnunet_ext.attenscribble.confidence_gate`). The code: 0, they do not wait."""
     padding_annotated: bool = False
     """Count voxels outside of the image as annotated background, as stock nnU-Net does, instead of as unlabelled

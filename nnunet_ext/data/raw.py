@@ -134,7 +134,7 @@ def other_in_raw(dataset: str, used: Mapping[str, Any], keys: Iterable[str]) -> 
         if key not in BY_CASE or not isinstance(entry, Mapping):
             return entry
         preprocessed = {case: value for case, value in entry.items() if case in known}
-        return {case: sorted([value] if isinstance(value, str) else value) for case, value in preprocessed.items()}
+        return {case: _in_order(value) for case, value in preprocessed.items()}
 
     for key in keys:
         if comparable(key, original.get(key, {})) != comparable(key, used.get(key, {})):
@@ -143,6 +143,12 @@ def other_in_raw(dataset: str, used: Mapping[str, Any], keys: Iterable[str]) -> 
                 f"right one of the two over the other ({dataset}/dataset.json)."
             )
     return None
+
+
+def _in_order(names: Any) -> Any:
+    """Names of an entry in one order, a single one as a list; anything else as it is, refused where it is read."""
+    names = [names] if isinstance(names, str) else names
+    return sorted(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else names
 
 
 def a_few(items: Sequence[Item], number: int) -> list[Item]:

@@ -80,14 +80,32 @@ class PartialLabels(CommonTrainer):
         super().on_train_start()
         if unread := keys_like_ours(self.dataset_json):
             self.print_to_log_file(f"WARNING: of the keys of dataset.json {unread}")
-        annotated = [case for case in known if self._is_segmented(case)]
+        trained = list(self.training_data.identifiers)
+        annotated = [case for case in trained if self._is_annotated(case)]
         names = self.annotated_heads.names
         sums = self.annotated_heads.rows(annotated).reshape(-1, len(names)).sum(0).tolist()
         counts = {name: int(count) for name, count in zip(names, sums, strict=True) if name != "background"}
-        nothing = len(known) - len(annotated)
-        rest = f"; in {nothing} of them nothing is, every voxel has the ignore label" if nothing else ""
-        self.print_to_log_file(f"Of {len(known)} cases these were annotated in: {counts}{rest}")
+        nothing = len(trained) - len(annotated)
+        rest = f"; in {nothing} of them nothing is" if nothing else ""
+        self.print_to_log_file(f"Of {len(trained)} training cases these were annotated in: {counts}{rest}")
+        if never := [name for name, count in counts.items() if not count]:
+            self._say_what_is_never_annotated(never)
         self.print_to_log_file("Pseudo dice counts a label only in cases in which it was annotated")
+
+    def _say_what_is_never_annotated(self, names: list[str]) -> None:
+        """Refuse or warn: neither loss nor pseudo Dice ever decides between such a label and the background."""
+        said = (
+            f"no training case of fold {self.fold} annotates {', '.join(names)}, so the network may call any "
+            "background by that name; choose other folds (nnunet-ext splits), annotate it in some cases, or remove the "
+            "label"
+        )
+        if self.needs_annotated_labels and self.current_epoch == 0:
+            raise InputError(f"{said[0].upper()}{said[1:]}.")
+        self.print_to_log_file(f"WARNING: {said}")
+
+    def _is_annotated(self, case: str) -> bool:
+        """Return whether anything of a case was annotated."""
+        return bool(self.annotated_heads.annotated.get(case, True)) and self._is_segmented(case)
 
     def _is_segmented(self, case: str) -> bool:
         """Return whether at least one voxel of a case does not have the ignore label."""

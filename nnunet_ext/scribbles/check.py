@@ -13,7 +13,7 @@ import base64
 import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -78,7 +78,8 @@ class ScribbleReport(CheckReport):
             ["correct voxels that the CRF loss changes", *(test.planned.configuration for test in self.relabel_tests)]
         ]
         for name in self.relabel_tests[0].shares[0]:
-            rows.append([name, *(f"{100 * test.shares[0][name]:.1f} %" for test in self.relabel_tests)])
+            shares = [test.shares[0][name] for test in self.relabel_tests]
+            rows.append([name, *("–" if np.isnan(share) else f"{100 * share:.1f} %" for share in shares)])
         return rows
 
     def summary(self) -> str:
@@ -122,7 +123,7 @@ class ScribbleReport(CheckReport):
             },
             "crf": {
                 test.planned.configuration: [
-                    {**asdict(test.planned.window(place)), "cases": test.cases, "changed": shares}
+                    {**asdict(test.planned.window(place)), "cases": test.cases, "changed": _without_nan(shares)}
                     for place, shares in enumerate(test.shares)
                 ]
                 for test in self.relabel_tests
@@ -174,8 +175,10 @@ class ScribbleReport(CheckReport):
         """
         draw = partial(self._picture, classes=self.dataset.classes)
         reader = self.dataset.reader()
-        image = reader.image(files.images[0])
-        scribbles = reader.labels(files.label).array
+        volume = reader.labels(files.label)
+        scribbles = volume.array
+        # as in the findings: spacings that differ by rounding must not give another axis
+        image = replace(reader.image(files.images[0]), spacing_mm=volume.spacing_mm)
         maps = {"scribbles": scribbles}
         if case.name in self.dense:
             maps["dense labels"] = reader.labels(self.dense[case.name]).array
@@ -219,7 +222,8 @@ def check_scribbles(
     """
     raw = open_dataset(dataset)
     dense_files = _dense_files(raw, dense)
-    findings = list(_declared(raw))
+    declared = list(_declared(raw))
+    findings = [*declared]
     if raw.ignore is None:
         return ScribbleReport(tuple(findings), raw, (), dense_files)
     reader = raw.reader()
@@ -240,7 +244,7 @@ def check_scribbles(
     tests: list[RelabelTest] = []
     if dense_files and content is None:
         findings.append(unplanned(raw.name))
-    elif dense_files and content is not None:
+    elif dense_files and content is not None and not any(found.severity == "fatal" for found in declared):
         tests, notes = measure_windows(content, raw, dense_files, processes)
         findings += [*(test.finding(raw.name, plans) for test in tests), *notes]
     findings.append(Finding("note", "resampling", f"resampled with nnU-Net's function to {titles}"))
@@ -330,6 +334,11 @@ def vanished(
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
+def _without_nan(shares: Mapping[str, float]) -> dict[str, float | None]:
+    """Shares as JSON can hold them; None for a class that no tested case has."""
+    return {name: None if np.isnan(share) else share for name, share in shares.items()}
+
+
 def _declared(raw: RawDataset) -> Iterator[Finding]:
     """Find mistakes of ``dataset.json``, and images that nobody labelled."""
     highest = max(raw.classes)
@@ -339,6 +348,10 @@ def _declared(raw: RawDataset) -> Iterator[Finding]:
     elif raw.ignore != highest + 1:
         text = f"the ignore label is {raw.ignore}, but nnU-Net needs the highest label plus one, {highest + 1}"
         yield Finding("fatal", "ignore label", text)
+    regions = [name for name, value in raw.description["labels"].items() if isinstance(value, list) and len(value) > 1]
+    if regions and not raw.description.get("regions_class_order"):
+        text = f"dataset.json has regions ({some(regions)}) but no regions_class_order, which nnU-Net needs"
+        yield Finding("fatal", "regions_class_order", text)
     if (stated := raw.description.get("numTraining")) != len(raw.cases):
         text = f"dataset.json has numTraining {stated}, but {len(raw.cases)} cases have a label: correct it"
         yield Finding("warning", "numTraining", f"{text}, or --verify_dataset_integrity of nnU-Net fails")

@@ -101,6 +101,8 @@ class RelabelTest:
             f"{100 * share:.1f} % of the correct voxels of {name}"
         )
         case = "1 case" if self.cases == 1 else f"{self.cases} cases"
+        if unknown := [name for name, share in self.shares[0].items() if np.isnan(share)]:
+            case += f"; not tested, because no tested case has them: {', '.join(unknown)}"
         if self.suggested == 0:
             return Finding("note", "crf window", f"{text}, the most of any class ({case})", about=name)
         if self.suggested is None:
@@ -124,7 +126,7 @@ class RelabelTest:
 
 
 def planned_losses(plans: Mapping[str, Any]) -> list[PlannedCRF]:
-    """List the CRF losses of a plans file, one per distinct spacing and options.
+    """List the CRF losses of a plans file, one per distinct spacing and options; a weight of 0 is none.
 
     Args:
         plans: content of the file.
@@ -142,6 +144,8 @@ def planned_losses(plans: Mapping[str, Any]) -> list[PlannedCRF]:
         where = f"Plans {plans['plans_name']}, configuration {name},"
         own = extension_settings(settings, AttenScribbleOptions.SECTION)
         options = with_overrides(AttenScribbleOptions(), own, where)
+        if options.crf_weight == 0:
+            continue
         tried = (options, *smaller_windows(options, spacing))
         key = (spacing, options.crf_radius, options.crf_sigma, options.crf_intensity_sigma, options.crf_downsample)
         losses.setdefault(key, PlannedCRF(name, spacing, tried))
@@ -155,7 +159,9 @@ def smaller_windows(options: AttenScribbleOptions, spacing_mm: Sequence[float]) 
         options: options of the plans.
         spacing_mm: spacing of the network's input.
     """
-    largest = ResolvedWindow.of(spacing_mm, options).radius - 1
+    planned = ResolvedWindow.of(spacing_mm, options).radius
+    # with a width or pooling of its own the planned radius may be smaller, too, if these are as by default
+    largest = planned if options.crf_sigma or options.crf_downsample else planned - 1
     return [
         replace(options, crf_radius=radius, crf_sigma=None, crf_downsample=None)
         for radius in range(min(largest, LARGEST_TRIED), 0, -1)

@@ -159,6 +159,8 @@ def _generate_case(
     scribbles = scribble_label_map(dense.array, dense.spacing_mm, classes, ignore, case.name, options)
     write_label_map(reader, scribbles, case.label, folder / "labelsTr" / case.label.name)
     shutil.copyfile(case.label, folder / DENSE / case.label.name)
+    if (spacing := case.label.with_suffix(".json")).is_file():  # beside a tif of 3D; nnU-Net's writer adds the other
+        shutil.copyfile(spacing, folder / DENSE / spacing.name)
     slices = slices_with(scribbles != ignore, slice_axis(dense.spacing_mm, dense.array.shape))
     return CaseCounts(
         case.name,

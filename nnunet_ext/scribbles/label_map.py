@@ -89,7 +89,9 @@ def scribble_label_map(
             "leave out --slice-fraction."
         )
     result = np.full(slices.shape, ignore, np.int32)
-    for index in chosen_slices(slices_with(labels > 0, axis), case, options):
+    known = np.flatnonzero(slices_with(labels != ignore, axis))  # dense labels may leave whole slices out
+    foreground = slices_with((labels > 0) & (labels != ignore), axis)[known]
+    for index in known[np.array(chosen_slices(foreground, case, options), int)]:
         for value in np.intersect1d(slices[index], classes):
             drawn = scribble_class(
                 slices[index] == value,

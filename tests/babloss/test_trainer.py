@@ -518,7 +518,7 @@ def test_from_training_to_landmarks_in_files(make, tmp_path, configuration):
     fold = tmp_path / "nnunet" / "results" / tiny.DATASET
     (model,) = fold.iterdir()
     log = next((model / "fold_0").glob("training_log*")).read_text()
-    counted = "Of 6 cases these were annotated in: {'left': 3, 'right': 3}; in 3 of them nothing is"
+    counted = "Of 4 training cases these were annotated in: {'left': 2, 'right': 2}; in 2 of them nothing is"
     assert counted in log
     summary = json.loads((model / "fold_0" / "validation" / "landmarks" / "landmarks_summary.json").read_text())
     assert set(summary["landmarks"]) == set(landmark_dataset.NAMES)

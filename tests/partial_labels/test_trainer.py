@@ -218,9 +218,23 @@ def test_a_training_on_files_validates_what_was_annotated(nnunet_folders, make_t
     (entry,) = [e for e in stock["metric_per_case"] if "tiny_4" in e["prediction_file"]]
     assert own["mean"]["1"]["TP"] == entry["metrics"]["1"]["TP"]
     log = next(folder.glob("training_log*")).read_text()
-    assert "Of 6 cases these were annotated in: {'left': 5, 'right': 3}" in log
+    assert "Of 4 training cases these were annotated in: {'left': 4, 'right': 3}" in log
     assert "Pseudo dice counts a label only in cases in which it was annotated" in log
     assert f"see {SUMMARY}" in log
+
+
+def test_a_fold_in_which_a_label_is_annotated_nowhere_is_refused(nnunet_folders, make_trainer, annotate):
+    nowhere = {f"tiny_{number}": ["left"] for number in range(6)}
+    annotate(nowhere, nnunet_folders())
+    trainer = make_trainer("nnUNetTrainerPartialLabels", configuration="2d")
+    with pytest.raises(InputError, match=r"^No training case of fold 0 annotates right, .* remove the label\.$"):
+        trainer.on_train_start()
+    trainer.current_epoch = 1  # a training that goes on is not held up
+    trainer.on_train_start()
+    assert (
+        "WARNING: no training case of fold 0 annotates right"
+        in next(Path(trainer.output_folder).glob("training_log*")).read_text()
+    )
 
 
 def test_a_declaration_that_was_corrected_in_one_place_only_is_refused(nnunet_folders, make_trainer, annotate, capsys):
@@ -238,6 +252,10 @@ def test_a_declaration_that_was_corrected_in_one_place_only_is_refused(nnunet_fo
     same = {**PARTIAL, "tiny_0": "left", "new": ["left"]}
     file.write_text(json.dumps({**content, "annotated_labels": same}))
     make_trainer("nnUNetTrainerPartialLabels", configuration="2d").on_train_start()
+    for damaged in (None, 3, [None]):
+        file.write_text(json.dumps({**content, "annotated_labels": {**PARTIAL, "tiny_0": damaged}}))
+        with pytest.raises(InputError, match=r"has another 'annotated_labels' than the copy"):
+            make_trainer("nnUNetTrainerPartialLabels", configuration="2d").on_train_start()
 
 
 def test_a_misspelled_case_is_found_before_the_training(nnunet_folders, make_trainer, annotate, short):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+import nnunet_ext.scribbles.check as module
 from nnunet_ext.cli import main
 from nnunet_ext.errors import InputError
 from nnunet_ext.scribbles.check import ScribbleReport, check_scribbles
@@ -97,6 +98,39 @@ def test_an_ignore_label_that_is_not_the_highest_is_fatal(root):
     report = check(root)
     assert kinds(report) == {("ignore label", None)}
     assert report.exit_code == 1
+
+
+def test_what_nnunet_refuses_is_fatal_with_dense_labels_and_plans_too(root, monkeypatch):
+    monkeypatch.setattr(module, "planned", lambda name, plans: tiny.plans())
+    monkeypatch.setattr(module, "measure_windows", never)
+    put(root, {case: scribbles(seed) for seed, case in enumerate(CASES)}, {**LABELS, "whole": [1, 2], "ignore": 3})
+    report = check(root, True)
+    assert kinds(report, "fatal") == {("regions_class_order", None)}
+    assert report.exit_code == 1
+    between = {case: np.array([0, 1, 3, 2], np.uint8)[scribbles(seed)] for seed, case in enumerate(CASES)}
+    for seed, case in enumerate(CASES):
+        write(root / "dense" / f"{case}.nii.gz", np.array([0, 1, 3, 2], np.uint8)[dense(seed)])
+    put(root, between, {"background": 0, "left": 1, "right": 3, "ignore": 2})
+    assert ("ignore label", None) in kinds(check(root, True), "fatal")
+
+
+def never(*args):
+    raise AssertionError("nnU-Net refuses this dataset.json")
+
+
+def test_an_image_whose_spacing_differs_by_rounding_is_drawn_in_the_plane_of_the_finding(root):
+    arrays = {"a": np.full((12, 40, 40), 3, np.uint8)}
+    arrays["a"][:, 5:9, 5:30] = 1
+    arrays["a"][:, 20:24, 5:30] = 2
+    arrays["a"][:, 30:34, 5:30] = 0
+    folder = root / "raw" / "Dataset139_Cubes"
+    write_dataset(folder, arrays, DECLARED, images={"a": np.zeros((12, 40, 40))}, spacing=(1.0, 1.0, 1.0))
+    file = folder / "imagesTr" / "a_0000.nii.gz"
+    almost = sitk.ReadImage(str(file))
+    almost.SetSpacing((1.0000001, 1.0, 1.0))
+    sitk.WriteImage(almost, str(file))
+    check_scribbles(folder, processes=1).write(root / "out")
+    assert (root / "out" / "overview.html").is_file()
 
 
 def test_background_or_another_class_that_is_never_scribbled_is_fatal(root):
@@ -280,6 +314,10 @@ def test_what_is_printed(root):
     printed = check(root, True).report()
     for words in (NAME, "3 cases", "findings: 0 fatal, 0 warning, 2 note", "background", "3/3", "18/18 slices"):
         assert words in printed
+
+
+def test_a_class_that_no_tested_case_has_is_null_in_the_file():
+    assert module._without_nan({"left": 0.25, "right": float("nan")}) == {"left": 0.25, "right": None}
 
 
 def test_names_are_escaped_in_the_page(root):

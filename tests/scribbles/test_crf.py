@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nnunet_ext.attenscribble.options import AttenScribbleOptions
 from nnunet_ext.cli import main
 from nnunet_ext.errors import InputError
 from nnunet_ext.scribbles.check import ScribbleReport, check_scribbles
-from nnunet_ext.scribbles.crf import count_case, planned_losses
+from nnunet_ext.scribbles.crf import count_case, planned_losses, smaller_windows
 from nnunet_ext.scribbles.label_map import Options, scribble_label_map
 from tests import tiny
 from tests.scribbles.raw import LABELS, SPACING, dense, image, write, write_dataset
@@ -191,6 +192,23 @@ def test_wrong_options_in_the_plans_are_refused(root):
     plan(root, {"crf_radius": 0})
     with pytest.raises(InputError, match=r"configuration 2d, have .*attenscribble\.crf_radius"):
         check(root)
+
+
+def test_a_crf_loss_of_weight_0_is_not_tested(root):
+    plan(root, {**WIDE, "crf_weight": 0.0})
+    report = check(root)
+    assert report.relabel_tests == ()
+    assert crf_findings(report) == []
+
+
+def test_a_window_with_a_width_of_its_own_is_tried_with_that_of_its_radius_first():
+    options = AttenScribbleOptions(crf_radius=3, crf_sigma=6.0)
+    assert [(one.crf_radius, one.crf_sigma) for one in smaller_windows(options, (1.0, 1.0))] == [
+        (3, None),
+        (2, None),
+        (1, None),
+    ]
+    assert [one.crf_radius for one in smaller_windows(AttenScribbleOptions(crf_radius=3), (1.0, 1.0))] == [2, 1]
 
 
 def test_configurations_of_the_same_spacing_and_window_are_tested_once(root):

@@ -97,6 +97,17 @@ def test_the_share_of_slices_holds_for_those_with_foreground_and_empty_ones():
     assert few != chosen_slices(with_foreground, "b", Options(slice_fraction=0.001))
 
 
+def test_the_share_of_slices_is_one_of_those_that_the_source_labels():
+    labels = np.full((60, 12, 12), 3)
+    labels[20:26] = 0
+    labels[20:26, 3:9, 3:9] = 1
+    for case in "abcdefgh":
+        drawn = scribble_label_map(labels, (5, 1, 1), (0, 1), 3, case, Options(slice_fraction=0.1))
+        assert (drawn == 1).any(), case
+    nothing = scribble_label_map(np.full((6, 5, 5), 3), (5, 1, 1), (0, 1), 3, "a", Options(slice_fraction=0.5))
+    assert (nothing == 3).all()
+
+
 def test_seed_case_slice_and_class_decide_and_nothing_else():
     volume = np.stack([dense()[1]] * 3)
     drawn = scribble_label_map(volume, SPACING, LABELS.values(), 3, "a", Options())
