@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nnunet_ext.data.folders import case_names, visible_files
-from nnunet_ext.data.label_definitions import ScoredLabels
+from nnunet_ext.data.label_definitions import ScoredLabels, numbers_of
 from nnunet_ext.data.pairs import beside, matched
 from nnunet_ext.data.reading import Reader, require_same_geometry
 from nnunet_ext.errors import InputError
@@ -21,6 +22,7 @@ from nnunet_ext.evaluation.slice_consistency import Consistency, slice_consisten
 from nnunet_ext.evaluation.surfaces import Definition
 from nnunet_ext.evaluation.topology import label_topology
 from nnunet_ext.files import read_json
+from nnunet_ext.nnunet.annotated import KEY as ANNOTATED
 from nnunet_ext.processes.parallel import for_every_case
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl", ".png", ".bmp", ".tif", ".tiff")
@@ -81,6 +83,12 @@ def evaluate_folders(
                 "what is scored: --labels left=1 right=2."
             )
         labels = ScoredLabels.from_dataset_json(description, str(found))
+        if "mean" in labels.values:
+            raise InputError(
+                f"{found}: a label is called mean, which is the last row here; name it anew with --labels."
+            )
+    elif labels.ignore is None:
+        labels = replace(labels, ignore=_ignored(description, labels))
     ending = description.get("file_ending") or _ending(reference)
     names, left_out = _cases(reference, prediction, ending, cases, common)
     plans_file = beside(plans, "plans.json", prediction)
@@ -94,9 +102,9 @@ def evaluate_folders(
     subject_of = {} if subjects is None else subjects(names)
     pairs = [(name, reference / f"{name}{ending}", prediction / f"{name}{ending}") for name in names]
     calls = [(*pair, settings) for pair in pairs]
-    return Evaluation(
-        tuple(for_every_case(evaluate_case, calls, processes, "evaluate")), settings, left_out, subject_of
-    )
+    scores = tuple(for_every_case(evaluate_case, calls, processes, "evaluate"))
+    partly = tuple(name for name in names if name in description.get(ANNOTATED, {}))
+    return Evaluation(scores, settings, left_out, subject_of, partly)
 
 
 def evaluate_case(name: str, reference: Path, prediction: Path, settings: Settings) -> Case:
@@ -160,6 +168,14 @@ def evaluate_case(name: str, reference: Path, prediction: Path, settings: Settin
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _ignored(description: Mapping[str, Any], labels: ScoredLabels) -> int | None:
+    """The ignore label of ``dataset.json``; it holds for labels that the user names, too, unless one of them is it."""
+    declared = description.get("labels", {})
+    ignore = declared.get("ignore") if isinstance(declared, Mapping) else None
+    chosen = {number for value in labels.values.values() for number in numbers_of(value)}
+    return ignore if isinstance(ignore, int) and ignore not in chosen else None
 
 
 def _slice_axis(plans: Mapping[str, Any], file: Path | None, prediction: Path) -> int:

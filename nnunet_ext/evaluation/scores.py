@@ -78,6 +78,8 @@ class Evaluation:
     """Cases that are in only one of the folders."""
     subject_of: Mapping[str, str] = field(default_factory=dict)
     """The subject of every case; empty if subjects are unknown, and every case counts as one."""
+    partly: tuple[str, ...] = ()
+    """Cases of which ``dataset.json`` says that only some labels were annotated."""
 
     @property
     def definitions(self) -> list[str]:
@@ -187,6 +189,12 @@ class Evaluation:
         lines += [self.unit, *self.definitions]
         if self.left_out:
             lines.append(f"left out, because they are in one folder only: {some(self.left_out)}")
+        if self.partly:
+            lines.append(
+                f"WARNING: of {some(self.partly)} only some labels were annotated (annotated_labels of dataset.json). "
+                "If the references are those annotations, every prediction of another label counts as false there; "
+                "compare with complete labels, or choose labels that all cases have with --labels"
+            )
         return "\n".join(lines)
 
     def write(self, summary: Path, table: Path) -> None:
@@ -222,7 +230,7 @@ class Evaluation:
         count = Counter(states)
         return {
             **{key: self._mean(row[key] for row in rows) for key in rows[0]},
-            "counted": len(rows) - count["both empty"],
+            "counted": len(rows) - (count["both empty"] if self.settings.empty == "diagonal" else 0),
             "both_empty": count["both empty"],
             "one_empty": count["prediction empty"] + count["reference empty"],
         }

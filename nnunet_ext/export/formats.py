@@ -45,11 +45,12 @@ def write_description(exported: Model, record: Mapping[str, Any], file: Path) ->
     configuration = record["configuration"]
     manager, settings = exported.managers(configuration)
     channels, heads = exported.channels(configuration)
+    own = record["requires"] or record["trainer"] != "nnUNetTrainer"
     content = {
         "trainer": record["trainer"],
         "requires": record["requires"],
-        # stock nnU-Net builds the network from configuration.architecture
-        **({"built_by": f"{record['trainer']}.build_network_architecture"} if record["requires"] else {}),
+        # of stock trainers only nnUNetTrainer itself is sure to build the network from configuration.architecture
+        **({"built_by": f"{record['trainer']}.build_network_architecture"} if own else {}),
         "input_channels": channels,
         "output_channels": heads,
         "configuration": {"name": configuration, **settings.configuration},

@@ -109,6 +109,32 @@ def test_labels_can_be_given_and_others_are_background_then(folders):
     assert set(evaluation.cases[0].metrics) == {"both", "2"}
 
 
+@pytest.mark.parametrize(
+    ("words", "dice"), [(["liver=1"], 1.0), (["liver=1", "ignore=2"], 18 / 256), (["rest=3"], 0.0)]
+)
+def test_the_ignore_label_of_dataset_json_holds_for_labels_that_are_named_too(tmp_path, words, dice):
+    truth, predicted = np.full((4, 8, 8), 3, np.uint8), np.ones((4, 8, 8), np.uint8)
+    truth[1, 2:5, 2:5] = 1
+    truth[2, 2:5, 2:5] = predicted[2, 2:5, 2:5] = 0
+    write(tmp_path / "gt" / "a.nii.gz", truth)
+    write(tmp_path / "pred" / "a.nii.gz", predicted)
+    describe(tmp_path, {"background": 0, "liver": 1, "spleen": 2, "ignore": 3})
+    (metrics,) = evaluate(tmp_path, labels=ScoredLabels.from_words(words)).cases[0].metrics.values()
+    assert metrics.dice == pytest.approx(dice)
+
+
+def test_cases_that_were_annotated_in_part_are_named(folders):
+    assert "WARNING" not in evaluate(folders).report()
+    describe(folders, LABELS, annotated_labels={"case_1": ["left"], "elsewhere": []})
+    assert "WARNING: of case_1 only some labels were annotated" in evaluate(folders).report()
+
+
+def test_a_label_called_mean_is_refused(folders):
+    describe(folders, {"background": 0, "mean": 1, "right": 2})
+    with pytest.raises(InputError, match="a label is called mean, which is the last row here"):
+        evaluate(folders)
+
+
 def test_absent_classes_are_counted_and_not_averaged(folders):
     empty = np.zeros_like(label_map(0))
     only_left = np.where(label_map(1) == 1, 1, 0).astype(np.uint8)
@@ -125,6 +151,7 @@ def test_absent_classes_are_counted_and_not_averaged(folders):
     assert means["right"]["dice"] == pytest.approx(right[2].dice / 2)
     zero = evaluate(folders, empty="zero").means()
     assert zero["right"]["dice"] == pytest.approx(right[2].dice / 3)
+    assert (zero["right"]["counted"], zero["right"]["both_empty"]) == (3, 1)
     assert zero["right"]["hd95_mm"] == pytest.approx(right[2].hd95_mm / 3)
 
 

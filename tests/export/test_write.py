@@ -280,6 +280,14 @@ def test_safetensors_and_their_description_rebuild_the_network_without_plans(tra
     assert (description["output"], description["trainer"]) == ("softmax", "nnUNetTrainer")
 
 
+def test_a_stock_trainer_that_builds_another_network_is_named_in_the_description(trained, tmp_path):
+    folder, _ = trained("nnUNetTrainerMedContextPrimusS", "3d_fullres")
+    export_model(folder, tmp_path / "out", safetensors=True)
+    description = json.loads((tmp_path / "out" / "fold_0" / "checkpoint_final.json").read_text())
+    assert description["requires"] == []
+    assert description["built_by"] == f"{description['trainer']}.build_network_architecture"
+
+
 def test_weights_of_checkpoints_with_dots_in_their_names_lie_beside_each_of_them(trained, tmp_path):
     folder, _ = trained("nnUNetTrainerMedContext")
     for name in ("epoch.1.pth", "epoch.2.pth"):
