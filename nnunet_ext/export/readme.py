@@ -63,6 +63,13 @@ def commands(record: Mapping[str, Any], name: str, path: Path | None = None) -> 
         ]
     if path is None or path.suffix != ".zip":
         lines.append(f"nnUNetv2_predict_from_modelfolder -i IMAGES -o PREDICTIONS -m {place or 'THIS_FOLDER'} {tail}")
+    is_folder = path is not None and path.suffix != ".zip"
+    model = place if is_folder else f"$nnUNet_results/{place_in_results(record, name)}"
+    lines += [
+        f"nnUNetv2_apply_postprocessing -i PREDICTIONS -o POSTPROCESSED -pp_pkl_file {model}/{file} "
+        f"-plans_json {model}/plans.json -dataset_json {model}/dataset.json"
+        for file in record.get("postprocessing", [])[:1]
+    ]
     return "\n".join(f"  {line}" for line in lines)
 
 

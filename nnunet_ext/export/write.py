@@ -29,7 +29,7 @@ from nnunet_ext.export.model import Model, load_weights, read_model_checkpoint
 from nnunet_ext.export.planned import Verdict, judge, logits, random_image, stock_trainer
 from nnunet_ext.files import replacing, require_folder, write_json, written_as_a_whole
 from nnunet_ext.find_trainer import find_trainer
-from nnunet_ext.nnunet.checkpoints import write_checkpoint
+from nnunet_ext.nnunet.checkpoints import FINAL, write_checkpoint
 from nnunet_ext.nnunet.plans import without_extension
 from nnunet_ext.nnunet.precision import SECTION as PRECISION
 from nnunet_ext.version import __version__
@@ -144,7 +144,9 @@ def export_model(
     def write_into(root: Path) -> dict[str, float]:
         exported = replace(model, folder=root, **_descriptions(model, stock is not None))
         _write_descriptions(exported, record, name)
-        _copy_postprocessing(model.folder, root, files)
+        for found in _postprocessing(model.folder, files):
+            (root / found.parent.name).mkdir()
+            shutil.copyfile(found, root / found.parent.name / found.name)
         differences: dict[str, float] = {}
         for file in files:
             network = _write_checkpoint(model, exported, file, record, trainer, stock or trainer)
@@ -217,6 +219,7 @@ def _record(
         "reason": "" if stock else verdict.reason,
         "left_out": list(verdict.left_out) if stock else [],
         "checkpoints": [f"{file.parent.name}/{file.name}" for file in files],
+        "postprocessing": [file.relative_to(model.folder).as_posix() for file in _postprocessing(model.folder, files)],
     }
 
 
@@ -241,14 +244,18 @@ def _write_descriptions(exported: Model, record: Mapping[str, Any], name: str) -
     (root / readme.NAME).write_text(readme.text(record, name), encoding="utf-8")
 
 
-def _copy_postprocessing(source: Path, root: Path, files: Sequence[Path]) -> None:
-    """Copy the postprocessing that nnU-Net found for exactly these folds, but not the metrics, which name cases."""
-    folds = {file.parent.name.removeprefix("fold_") for file in files}
-    for found in source.glob("crossval_results_folds_*/postprocessing.pkl"):
-        # nnU-Net names the folder by the folds in the order in which they were given
-        if set(found.parent.name.removeprefix("crossval_results_folds_").split("_")) == folds:
-            (root / found.parent.name).mkdir()
-            shutil.copyfile(found, root / found.parent.name / found.name)
+def _postprocessing(source: Path, files: Sequence[Path]) -> list[Path]:
+    """Files of the postprocessing that nnU-Net found for exactly these folds; it judges by their final checkpoints.
+
+    The metrics beside them stay, because they name cases.
+    """
+    folds = {file.parent.name.removeprefix("fold_") for file in files if file.name == FINAL}
+    # nnU-Net names the folder by the folds in the order in which they were given
+    return [
+        found
+        for found in sorted(source.glob("crossval_results_folds_*/postprocessing.pkl"))
+        if set(found.parent.name.removeprefix("crossval_results_folds_").split("_")) == folds
+    ]
 
 
 def _write_checkpoint(

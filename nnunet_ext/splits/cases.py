@@ -28,7 +28,7 @@ class Cases:
 
 
 def find_cases(dataset: str | int) -> Cases:
-    """List the cases of ``gt_segmentations`` in ``nnUNet_preprocessed``; without that folder, those of ``nnUNet_raw``.
+    """List the preprocessed cases of ``gt_segmentations``; without that folder, the cases of ``nnUNet_raw``.
 
     Args:
         dataset: number or full name.
@@ -52,6 +52,9 @@ def find_cases(dataset: str | int) -> Cases:
         names = case_names(folder / "gt_segmentations", ending)
         if not names:
             raise InputError(f"{folder / 'gt_segmentations'} holds no {ending} files; run nnUNetv2_preprocess again.")
+        # nnU-Net never removes files from gt_segmentations; it trains on what is preprocessed, a .pkl for each case
+        preprocessed = {file.stem for file in folder.glob("*/*.pkl")}
+        names = [name for name in names if name in preprocessed] or names
         return Cases(folder.name, tuple(sorted(names)), folder)
     if os.environ.get("nnUNet_raw"):
         raw = open_dataset(text)

@@ -200,10 +200,22 @@ def test_postprocessing_is_that_of_the_same_folds_in_any_order(trained, tmp_path
     for folds in (order, "0", "0_1_2", "10"):
         (folder / f"crossval_results_folds_{folds}").mkdir()
         (folder / f"crossval_results_folds_{folds}" / "postprocessing.pkl").write_bytes(folds.encode())
-    export_model(folder, tmp_path / "out")
+    exported = export_model(folder, tmp_path / "out")
     (copied,) = (tmp_path / "out").glob("crossval_*/*")
     assert copied.parent.name == f"crossval_results_folds_{order}"
     assert copied.read_bytes() == order.encode()
+    for text, model in (
+        (exported.report(), str(tmp_path / "out")),
+        ((tmp_path / "out" / "README.txt").read_text(), f"$nnUNet_results/{tiny.DATASET}/"),
+    ):
+        (command,) = [line for line in text.splitlines() if "nnUNetv2_apply_postprocessing" in line]
+        assert f"-pp_pkl_file {model}" in command
+        assert f"/crossval_results_folds_{order}/postprocessing.pkl -plans_json" in command
+    for fold in (0, 1):  # nnU-Net found it on the validation of the final checkpoints
+        shutil.copy(folder / f"fold_{fold}" / "checkpoint_final.pth", folder / f"fold_{fold}" / "checkpoint_best.pth")
+    best = export_model(folder, tmp_path / "best", checkpoints=["checkpoint_best.pth"])
+    assert not list((tmp_path / "best").glob("crossval_*"))
+    assert "nnUNetv2_apply_postprocessing" not in best.report()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nnunet_ext.cli import main
 from nnunet_ext.errors import InputError
+from nnunet_ext.splits.cases import find_cases
 from nnunet_ext.splits.check import check_splits, leaks
 from nnunet_ext.splits.folds import Fold
 from nnunet_ext.splits.images import compare_neighbours
@@ -271,3 +272,14 @@ def test_what_cannot_be_checked(preprocessed):
     (folder / "splits_final.about.json").write_text("{}")
     with pytest.raises(InputError, match=r"splits_final\.about\.json has no subjects"):
         check_splits(38)
+
+
+def test_a_case_that_was_removed_and_lies_in_gt_segmentations_only_is_no_case(preprocessed):
+    folder = preprocessed()
+    data = folder / "nnUNetPlans_2d"
+    data.mkdir()
+    for case in CASES[1:]:
+        (data / f"{case}.pkl").touch()
+    assert set(find_cases(38).names) == set(CASES[1:])
+    put(folder, [{"train": CASES[4:], "val": CASES[:4]}])
+    assert any(f"{CASES[0]}" in text and "not in the data set" in text for text in found("error"))
