@@ -18,6 +18,7 @@ from nnunet_ext.attenscribble.network import (
 from nnunet_ext.attenscribble.options import AttenScribbleOptions
 from nnunet_ext.attenscribble.published import PublishedAffinity, interpolated, published_similarity_loss
 from nnunet_ext.attenscribble.similarity import AffinityHead
+from nnunet_ext.attenscribble.similarity import inside as pairs_inside
 from nnunet_ext.attenscribble.spatial_attention import QueriesAndKeys
 
 
@@ -50,7 +51,7 @@ class AttentiveSimilarity(nn.Module):
     def forward(
         self, probabilities: Tensor, counts: Tensor, attended: Attended, inside: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The loss, averaged over stages, and the mean similarity without gradient; both scalars.
+        """The loss, averaged over stages, and the mean similarity of pairs in the grid without gradient; both scalars.
 
         Args:
             probabilities: ``(B, K, *spatial)``.
@@ -64,7 +65,8 @@ class AttentiveSimilarity(nn.Module):
             projected = as_projected(given) if len(given) == 2 else self.projections[stage](given[0])
             similarity = self.affinity[stage](projected, self.windows[stage])
             losses.append(self._loss(similarity, probabilities, self.windows[stage], counts, inside))
-            means.append(similarity.detach().sigmoid().mean())
+            there = pairs_inside(self.windows[stage], tuple(similarity.shape[2:]), similarity.device)
+            means.append((similarity.detach().sigmoid() * there).sum() / (there.sum() * len(similarity)))
         return torch.stack(losses).mean(), torch.stack(means).mean()
 
     def _loss(

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
+from nnunet_ext.attenscribble.attentive_similarity import AttentiveSimilarity
 from nnunet_ext.attenscribble.network import (
     AttendedUNet,
     AttenScribbleOptions,
@@ -10,6 +12,7 @@ from nnunet_ext.attenscribble.network import (
     similarity_window,
     token_grid,
 )
+from nnunet_ext.attenscribble.similarity import inside
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.unet import PlannedUNet
 from tests import tiny
@@ -110,6 +113,33 @@ def test_the_network_compiles_in_one_graph(place):
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     x = torch.randn(1, 1, 16, 16)
     torch.testing.assert_close(compiled(x)[0][0], network(x)[0][0])
+
+
+class Constant(nn.Module):
+    """A similarity that is the same for all pairs."""
+
+    def __init__(self, logit):
+        super().__init__()
+        self.logit = logit
+
+    def forward(self, projected, window):
+        grid = tuple(projected.queries.shape[3:])
+        logits = torch.full((len(projected.queries), len(window.offsets), *grid), self.logit)
+        return logits.where(inside(window, grid), 0)
+
+
+@pytest.mark.parametrize(("logit", "mean"), [(-40.0, 0.0), (0.0, 0.5), (40.0, 1.0)])
+def test_the_mean_similarity_counts_pairs_in_the_grid_only(logit, mean):
+    network = attended("side", dim=2).train()
+    [(stage, seen)] = network(torch.randn(2, 1, 16, 16))[1].items()
+    similarity = AttentiveSimilarity(network, network_options(), (1.0, 1.0), exclusive=True)
+    similarity.affinity[stage] = Constant(logit)
+    probabilities = torch.randn(2, 3, 16, 16).softmax(1)
+    assert similarity(probabilities, torch.ones(2), {stage: seen})[1].item() == pytest.approx(mean, abs=1e-6)
+
+
+def network_options():
+    return AttenScribbleOptions(max_tokens=70, attention="side", asl_weight=1.0)
 
 
 # --- windows ----------------------------------------------------------------------------------------------------------
