@@ -13,6 +13,7 @@ import pytest
 REPRESENTATIVES = (
     "nnUNetTrainerReference",
     "nnUNetTrainerPnPNet",
+    "nnUNetTrainerSDM",
     "nnUNetTrainerPnPNetPaper",
     "nnUNetTrainerAttenScribble",
     "nnUNetTrainerAttenScribblePaper",
@@ -27,7 +28,6 @@ REPRESENTATIVES = (
 )
 
 MADE_OF = {
-    "nnUNetTrainerSDM": ("nnUNetTrainerPnPNet",),
     "nnUNetTrainerCCM": ("nnUNetTrainerPnPNet",),
     "nnUNetTrainerSCNP": ("nnUNetTrainerReference",),
     "nnUNetTrainerSegmentedOnly": ("nnUNetTrainerReference",),

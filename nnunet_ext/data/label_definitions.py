@@ -13,6 +13,9 @@ from nnunet_ext.errors import InputError
 Label = int | tuple[int, ...]
 """One label, or the labels that form a region."""
 
+ANNOTATED = "annotated_labels"
+"""Entry of ``dataset.json``: by case, the labels that were annotated in it; a case without an entry has all."""
+
 FORMAT = "nnU-Net's format is {'background': 0, 'liver': 1, …}"
 
 

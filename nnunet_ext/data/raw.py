@@ -14,7 +14,7 @@ from scipy.ndimage import find_objects
 
 from nnunet_ext.data.channels import channel_names, channels_key, images_by_case, require_channels, require_numbered
 from nnunet_ext.data.folders import case_names, dataset_folder, visible_files
-from nnunet_ext.data.label_definitions import ScoredLabels, numbers_of
+from nnunet_ext.data.label_definitions import ANNOTATED, ScoredLabels, numbers_of
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
@@ -26,7 +26,7 @@ DENSE_FRACTION = 0.5
 with a masked region usually cover more than half."""
 
 
-BY_CASE = ("annotated_labels",)
+BY_CASE = (ANNOTATED,)
 """Entries of ``dataset.json`` with names for each case, whose order means nothing."""
 
 

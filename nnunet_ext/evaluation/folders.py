@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_ext.data.folders import case_names, visible_files
-from nnunet_ext.data.label_definitions import ScoredLabels, numbers_of
+from nnunet_ext.data.label_definitions import ANNOTATED, ScoredLabels, numbers_of
 from nnunet_ext.data.pairs import beside, matched
 from nnunet_ext.data.reading import Reader, require_same_geometry
 from nnunet_ext.errors import InputError
@@ -22,7 +22,6 @@ from nnunet_ext.evaluation.slice_consistency import Consistency, slice_consisten
 from nnunet_ext.evaluation.surfaces import Definition
 from nnunet_ext.evaluation.topology import label_topology
 from nnunet_ext.files import read_json
-from nnunet_ext.nnunet.annotated import KEY as ANNOTATED
 from nnunet_ext.processes.parallel import for_every_case
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl", ".png", ".bmp", ".tif", ".tiff")

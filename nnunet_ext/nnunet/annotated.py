@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_ext.data.label_definitions import ANNOTATED as KEY
 from nnunet_ext.data.label_definitions import declared_labels
 
 BACKGROUND = (0, (0,))
 """Ways to declare the background."""
-
-KEY = "annotated_labels"
-"""Entry of ``dataset.json``: by case, the labels that were annotated in it; a case without an entry has all."""
 
 
 def never_annotated(dataset: Any, labels: Mapping[str, Any]) -> list[str]:

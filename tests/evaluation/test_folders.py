@@ -126,7 +126,7 @@ def test_the_ignore_label_of_dataset_json_holds_for_labels_that_are_named_too(tm
 def test_cases_that_were_annotated_in_part_are_named(folders):
     assert "WARNING" not in evaluate(folders).report()
     describe(folders, LABELS, annotated_labels={"case_1": ["left"], "elsewhere": []})
-    assert "WARNING: of case_1 only some labels were annotated" in evaluate(folders).report()
+    assert "WARNING: of case case_1 only some labels were annotated" in evaluate(folders).report()
 
 
 def test_a_label_called_mean_is_refused(folders):

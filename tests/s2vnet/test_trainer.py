@@ -16,6 +16,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunet_ext.catalogue import resolve
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.labels import finest
+from nnunet_ext.nnunet.plans import NOTED
 from nnunet_ext.nnunet.slice_clips import WithinSlices, blurs
 from nnunet_ext.nnunet.trainer import SEGMENTATION
 from nnunet_ext.s2vnet.loss import weight_of
@@ -260,6 +261,10 @@ def test_a_training_from_before_positions_is_refused_and_its_model_predicts(trai
     file = model / "fold_0" / "checkpoint_final.pth"
     plans = deepcopy(old.plans_manager.plans)
     plans["configurations"]["2d"]["nnunet_ext"]["s2vnet"] = dict(SMALL)
+    checkpoint = torch.load(file, weights_only=False)
+    for known in (plans, checkpoint["init_args"]["plans"]):  # such a training did not note its options yet
+        del known["configurations"]["2d"]["nnunet_ext"][NOTED]
+    torch.save(checkpoint, file)
     again = type(old)({**plans, "continue_training": True}, "2d", 0, old.dataset_json, torch.device("cpu"))
     with pytest.raises(InputError, match=r"goes on only with s2vnet\.position = false"):
         again.load_checkpoint(str(file))
