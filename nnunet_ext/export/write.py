@@ -144,9 +144,9 @@ def export_model(
     def write_into(root: Path) -> dict[str, float]:
         exported = replace(model, folder=root, **_descriptions(model, stock is not None))
         _write_descriptions(exported, record, name)
-        for found in _postprocessing(model.folder, files):
-            (root / found.parent.name).mkdir()
-            shutil.copyfile(found, root / found.parent.name / found.name)
+        for found in record["postprocessing"]:
+            (root / found).parent.mkdir()
+            shutil.copyfile(model.folder / found, root / found)
         differences: dict[str, float] = {}
         for file in files:
             network = _write_checkpoint(model, exported, file, record, trainer, stock or trainer)

@@ -28,7 +28,7 @@ from nnunet_ext.data.raw import DENSE_FRACTION, RawCase, RawDataset, open_datase
 from nnunet_ext.data.reading import Reader, Volume
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import write_json, write_text
-from nnunet_ext.findings import CheckReport, Finding, aligned, some
+from nnunet_ext.findings import CheckReport, Finding, aligned, few, some
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.scribbles.check_rules import CheckedScribbles, against_dense, coverage, of_all
 from nnunet_ext.scribbles.check_strokes import across_edges, misplaced, only_rare, touching
@@ -350,7 +350,7 @@ def _declared(raw: RawDataset) -> Iterator[Finding]:
         yield Finding("fatal", "ignore label", text)
     regions = [name for name, value in raw.description["labels"].items() if isinstance(value, list) and len(value) > 1]
     if regions and not raw.description.get("regions_class_order"):
-        text = f"dataset.json has regions ({some(regions)}) but no regions_class_order, which nnU-Net needs"
+        text = f"dataset.json has regions ({few(regions)}) but no regions_class_order, which nnU-Net needs"
         yield Finding("fatal", "regions_class_order", text)
     if (stated := raw.description.get("numTraining")) != len(raw.cases):
         text = f"dataset.json has numTraining {stated}, but {len(raw.cases)} cases have a label: correct it"
