@@ -53,9 +53,11 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.find_trainer import find_trainer
 from nnunet_ext.landmarks.points import State
 from nnunet_ext.landmarks.training.loader import landmark_entries
+from nnunet_ext.nnunet.plans import KEY
 
 STOCK = "nnUNetTrainer"
 SMALL = {"features": (8, 16, 32, 64), "patch": (32, 32, 32)}
+OPTIONS = '{"pnpnet": {"push": true}}'
 PLAN_128 = {"features": (32, 64, 128, 256, 320, 320), "patch": (128, 128, 128)}
 
 
@@ -162,12 +164,28 @@ def setup_from(args: argparse.Namespace) -> Setup:
         settings["patch_size"] = args.patch_size
     if args.batch_size is not None:
         settings["batch_size"] = args.batch_size
+    settings[KEY] = {**settings.get(KEY, {}), **options_from(args.options)}
     plans["configurations"][args.configuration] = settings
     if args.dataset_json is None:
         dataset = synthetic_dataset(args.classes or 3, args.ignore or args.landmarks > 0, args.landmarks)
     else:
         dataset = json.loads(args.dataset_json.read_text())
     return Setup(plans, args.configuration, dataset, torch.device(args.device))
+
+
+def options_from(text: str) -> dict[str, dict[str, Any]]:
+    """Method → option → value, from JSON such as ``{"pnpnet": {"push": true}}``.
+
+    Raises:
+        InputError: it is no JSON, or another one.
+    """
+    try:
+        options = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"--options is no JSON ({error}): {text}") from None
+    if not isinstance(options, dict) or not all(isinstance(section, dict) for section in options.values()):
+        raise InputError(f"--options must give options by method, as in {OPTIONS}; found: {text}")
+    return options
 
 
 def build(setup: Setup, trainer_class: type) -> Any:
@@ -460,6 +478,7 @@ def describe(setup: Setup, args: argparse.Namespace) -> dict[str, Any]:
         "patch_size": list(setup.settings["patch_size"]),
         "batch_size": setup.settings["batch_size"],
         "classes": setup.heads,
+        "options": args.options,
         "repeats": args.repeats,
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
@@ -473,6 +492,7 @@ def markdown(about: dict[str, Any], costs: dict[str, Cost]) -> str:
         f"{', torch.compile' if about['compiled'] else ''}; "
         f"plans {about['plans']} {about['configuration']} ({about['network']}), "
         f"patch {'×'.join(map(str, about['patch_size']))}, batch {about['batch_size']}, K = {about['classes']}"
+        f"{'' if about['options'] == '{}' else ', options ' + about['options']}"
     )
     columns = ("trainer", "parameters (M)", "step time", "inference time", "peak memory", "saved for backward")
     rows = [columns, ("---", *["---:"] * (len(columns) - 1))]
@@ -532,6 +552,9 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument(
         "--trainers", nargs="+", metavar="NAME", default=list(catalogue.TRAINERS), help="default: all of nnunet_ext"
+    )
+    result.add_argument(
+        "--options", default="{}", metavar="JSON", help=f"options of the methods, as in plans: '{OPTIONS}'"
     )
     result.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     result.add_argument("--patch-size", type=positive, nargs="+", metavar="VOXELS", help="instead of the plans'")

@@ -57,6 +57,25 @@ def test_step_cost_reports_ratios_for_every_trainer_and_names_the_one_that_fails
     assert measured["nnUNetTrainerSDM"]["saved_ratio"] > 1
 
 
+def test_step_cost_measures_a_trainer_with_options(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "step_cost.py"), "--patch-size", "16", "16", "16", "--batch-size", "1"]
+    command += ["--repeats", "1", "--warmup", "0", "--threads", "1", "--trainers", "nnUNetTrainerPnPNet"]
+
+    def parameters(*options: str) -> float:
+        subprocess.run([*command, "--json", str(tmp_path / "out.json"), *options], check=True, capture_output=True)
+        return json.loads((tmp_path / "out.json").read_text())["trainers"]["nnUNetTrainerPnPNet"]["parameters_million"]
+
+    assert parameters("--options", '{"pnpnet": {"push": true}}') > parameters()
+
+
+@pytest.mark.parametrize(("options", "problem"), [("push", "no JSON"), ('{"push": true}', "by method")])
+def test_step_cost_refuses_options_that_name_no_method(options, problem):
+    run = [sys.executable, str(BENCHMARKS / "step_cost.py"), "--options", options]
+    result = subprocess.run(run, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert problem in result.stderr
+
+
 def test_step_cost_measures_trainers_of_landmarks(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "step_cost.py"), "--patch-size", "16", "16", "16", "--landmarks", "2"]
     command += ["--repeats", "1", "--warmup", "0", "--threads", "1", "--json", str(tmp_path / "out.json")]

@@ -113,7 +113,7 @@ def test_only_the_border_of_the_touching_toy_is_drawn_wrongly_and_by_no_more_tha
 
 @pytest.mark.slow
 def test_the_touching_toy_fails_without_either_branch():
-    arms = {"stock nnU-Net": "nnUNetTrainerReference", "without": "nnUNetTrainerReference"}
+    arms = {"stock nnU-Net": ("nnUNetTrainerReference", {}), "without": ("nnUNetTrainerReference", {})}
     _, border, branches = touching.run(arms)
     assert not border.right
     assert not branches.right
