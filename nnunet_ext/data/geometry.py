@@ -127,7 +127,13 @@ def apart_mm(one: Volume, other: Volume) -> float:
     return float(np.linalg.norm(places[0] - places[1], axis=1).max())
 
 
-def inside(index: ArrayLike, shape: ArrayLike) -> NDArray[np.bool_]:
-    """Whether continuous indices ``(…, 3)`` lie inside an array's voxels, ``(…,)``; False for nan."""
-    index = np.asarray(index, float)
-    return np.asarray(((index >= -0.5) & (index <= np.asarray(shape) - 0.5)).all(-1))
+def inside(index: ArrayLike, shape: ArrayLike, tolerance: float = 0.0) -> NDArray[np.bool_]:
+    """Whether continuous indices ``(…, 3)`` lie inside an array's voxels, ``(…,)``; False for nan.
+
+    Args:
+        index: the indices.
+        shape: shape of the array.
+        tolerance: voxels by which an index may lie beyond the outer faces.
+    """
+    index, beyond = np.asarray(index, float), 0.5 + tolerance
+    return np.asarray(((index >= -beyond) & (index <= np.asarray(shape) - 1 + beyond)).all(-1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,6 +213,13 @@ def write_label_map(reader: Reader, array: NDArray, like: Path, target: Path) ->
     writer = recursive_find_reader_writer_by_name(reader.name)()
     _, properties = writer.read_seg(str(like))
     writer.write_seg(array if array.ndim == 3 else array[None], str(target), properties)
+
+
+def copy_label_map(file: Path, folder: Path) -> None:
+    """Copy a label map into a folder, with the spacing that lies beside a 3D tif."""
+    for each in (file, file.with_suffix(".json")):
+        if each == file or each.is_file():
+            shutil.copyfile(each, folder / each.name)
 
 
 def require_labels(array: NDArray, known: set[int], where: Path) -> None:

@@ -19,7 +19,6 @@ the subjects are chosen from all subjects, and the withheld annotations are scor
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +29,15 @@ from numpy.typing import NDArray
 from nnunet_ext.data.derived import derived_description, new_dataset_folder
 from nnunet_ext.data.geometry import Floats, Geometry
 from nnunet_ext.data.label_definitions import Label, ScoredLabels, numbers_of
-from nnunet_ext.data.raw import RawCase, RawDataset, open_dataset, require_dense, require_labels, write_label_map
+from nnunet_ext.data.raw import (
+    RawCase,
+    RawDataset,
+    copy_label_map,
+    open_dataset,
+    require_dense,
+    require_labels,
+    write_label_map,
+)
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import write_json, written_as_a_whole
@@ -214,11 +221,11 @@ def _derive_case(
         raise InputError(f"{case.label} has the ignore label in every voxel; landmarks are derived from dense labels.")
     geometry, array = Geometry.from_volume(dense), as_3d(dense.array)
     landmarks, indices = landmarks_by_rule(case.name, array, geometry, rule, organs)
-    shutil.copyfile(case.label, folder / ORACLE / "labelsTr" / case.label.name)
+    copy_label_map(case.label, folder / ORACLE / "labelsTr")
     if kept == "landmarks":
         write_label_map(reader, np.full_like(array, ignore), case.label, folder / "labelsTr" / case.label.name)
     else:
-        shutil.copyfile(case.label, folder / "labelsTr" / case.label.name)
+        copy_label_map(case.label, folder / "labelsTr")
     shape = np.array(array.shape)
     spanned = {}
     for label, pairs in rule.spans.items():

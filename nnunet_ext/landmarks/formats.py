@@ -41,8 +41,8 @@ ENDINGS = (MARKUPS, ".json", ".fcsv", ".csv")
 """Endings of the files that can be read; the first matching one counts."""
 
 NO_LANDMARKS = {"dataset.json", "plans.json", "predict_from_raw_data_args.json", "summary.json"}
-NO_LANDMARKS |= {"landmarks_summary.json", "landmarks_metrics.csv"}
-"""Files that nnU-Net and ``landmarks evaluate`` write beside predictions."""
+NO_LANDMARKS |= {"summary_annotated.json", "landmarks_summary.json", "landmarks_metrics.csv"}
+"""Files that trainings, nnU-Net and ``landmarks evaluate`` write beside predictions."""
 
 TABLE_COLUMNS = ("case", "landmark", "x", "y", "z", "state", "confidence")
 _NAMES = ("landmark", "label", "name")
@@ -70,14 +70,16 @@ def case_of(file: Path) -> str:
 
 
 def landmark_files(folder: Path) -> list[Path]:
-    """The files of landmarks in a folder, in alphabetical order.
+    """The files of landmarks in a folder, in alphabetical order; a ``.json`` beside a 3D tif is its spacing.
 
     Raises:
         InputError: there is no such folder.
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}; it must hold landmarks ({', '.join(ENDINGS)}).")
-    files = (path for path in sorted(folder.iterdir()) if path.is_file() and path.name.lower().endswith(ENDINGS))
+    there = sorted(path for path in folder.iterdir() if path.is_file())
+    spacings = {path.with_suffix(".json") for path in there if path.suffix.lower() in (".tif", ".tiff")}
+    files = [path for path in there if path.name.lower().endswith(ENDINGS) and path not in spacings]
     return [path for path in files if path.name not in NO_LANDMARKS and not path.name.startswith(".")]
 
 
@@ -268,7 +270,9 @@ def from_table(
             continue
         if not name:
             raise InputError(f"{where}: line {reader.line_num} names no landmark; fill in the column {names}.")
-        yield cells.get("case") or case, name, _from_cells(cells, axes, own, f"{where}: {name}")
+        if cells.get("case") == "":
+            raise InputError(f"{where}: line {reader.line_num} names no case; fill in the column case in every line.")
+        yield cells.get("case", case), name, _from_cells(cells, axes, own, f"{where}: {name}")
 
 
 def to_table(cases: Mapping[str, Landmarks]) -> str:

@@ -98,6 +98,10 @@ def from_arrays(
     }
 
 
+ROUNDING = 1e-3
+"""Voxels by which rounding in files and transforms may move a landmark that lies on an outer face of the array."""
+
+
 class Keypoints(NamedTuple):
     """The K landmarks of one case in voxels of the preprocessed array, in a given order."""
 
@@ -119,7 +123,8 @@ class Keypoints(NamedTuple):
         """
         points_mm, states = as_arrays(landmarks, names)
         voxels = grid.to_voxels(points_mm)
-        lost = (states == State.PRESENT) & ~inside(voxels, grid.shape)
+        lost = (states == State.PRESENT) & ~inside(voxels, grid.shape, ROUNDING)
+        voxels = np.clip(voxels, -0.5, np.asarray(grid.shape) - 0.5)
         voxels[lost], states[lost] = np.nan, State.UNKNOWN
         outside = tuple(name for name, is_lost in zip(names, lost, strict=True) if is_lost)
         return cls(voxels.astype(np.float32), states, outside)

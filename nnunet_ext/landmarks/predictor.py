@@ -206,7 +206,7 @@ class LandmarkPredictor(nnUNetPredictor):
         else:
             file = Path(case["ofile"])
             self.found[file.name] = landmarks
-            write_markups(file.parent / FOLDER / f"{file.name}{MARKUPS}", landmarks)
+            write_markups(_markups(file.parent, file.name), landmarks)
         return both[: self.label_manager.num_segmentation_heads]
 
     def landmarks_of(self, both: Tensor, properties: Mapping[str, Any]) -> dict[str, Landmark]:
@@ -286,11 +286,12 @@ def predict(
             spacing; 0: anywhere. By default as the model was trained.
 
     Returns:
-        Landmarks by case, including those of an earlier call that this one continues.
+        Landmarks by case, including those of earlier calls whose segmentations are in ``out``.
 
     Raises:
         InputError: there is no such model, fold, device or image, the model predicts no landmarks, ``out`` is a file,
-            the threshold is no confidence, or ``surface_sigma`` is negative or the model has no landmark on an organ.
+            the threshold is no confidence, or ``surface_sigma`` is negative or the model has no landmark on an organ;
+            a continued prediction finds segmentations without landmarks.
     """
     require_folder(out)
     if threshold is not None and not 0 <= threshold <= 1:
@@ -299,25 +300,24 @@ def predict(
         raise InputError(f"--surface-sigma {surface_sigma:g} is no width; give a number of voxels, 0 for anywhere.")
     images, out = Path(images), Path(out)
     predictor = how.predictor(LandmarkPredictor, Path(model), {}, threshold=threshold, surface_sigma=surface_sigma)
-    earlier = _earlier(out, predictor.dataset_json["file_ending"]) if how.continue_prediction else {}
+    ending = predictor.dataset_json["file_ending"]
+    alone = [case for case in case_names(out, ending) if not _markups(out, case).is_file()]
+    if how.continue_prediction and alone:  # nnU-Net skips every case with a segmentation
+        raise InputError(
+            f"{out} holds segmentations without landmarks, such as that of {min(alone)}, so another command made them; "
+            "predict into an empty folder."
+        )
     how.run(predictor, images, out)
-    found = {**earlier, **predictor.found}
+    earlier = [_markups(out, case) for case in case_names(out, ending) if case not in predictor.found]
+    found = {name: dict(of_case) for file in earlier if file.is_file() for name, of_case in read_file(file).items()}
+    found |= predictor.found
     write_table(out / TABLE, dict(sorted(found.items())))
     return found
 
 
-def _earlier(out: Path, ending: str) -> dict[str, dict[str, Landmark]]:
-    """Landmarks by case that a continued prediction has already written.
-
-    nnU-Net skips every case with a segmentation, so each of these needs landmarks.
-    """
-    files = {case: out / FOLDER / f"{case}{MARKUPS}" for case in case_names(out, ending)}
-    if alone := sorted(case for case, file in files.items() if not file.is_file()):
-        raise InputError(
-            f"{out} holds segmentations without landmarks, such as that of {alone[0]}, so another command made them; "
-            "predict into an empty folder."
-        )
-    return {case: dict(found) for file in files.values() for case, found in read_file(file).items()}
+def _markups(out: Path, case: str) -> Path:
+    """The file with the predicted landmarks of a case."""
+    return out / FOLDER / f"{case}{MARKUPS}"
 
 
 # --- thresholds of the confidence -------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,15 @@ from typing import Any
 
 from nnunet_ext.data.derived import derived_description, new_dataset_folder
 from nnunet_ext.data.geometry import slice_axis
-from nnunet_ext.data.raw import RawCase, a_few, open_dataset, require_dense, require_labels, write_label_map
+from nnunet_ext.data.raw import (
+    RawCase,
+    a_few,
+    copy_label_map,
+    open_dataset,
+    require_dense,
+    require_labels,
+    write_label_map,
+)
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.files import write_json, written_as_a_whole
 from nnunet_ext.processes.parallel import for_every_case
@@ -158,9 +165,7 @@ def _generate_case(
     require_labels(dense.array, {*classes, ignore}, case.label)
     scribbles = scribble_label_map(dense.array, dense.spacing_mm, classes, ignore, case.name, options)
     write_label_map(reader, scribbles, case.label, folder / "labelsTr" / case.label.name)
-    shutil.copyfile(case.label, folder / DENSE / case.label.name)
-    if (spacing := case.label.with_suffix(".json")).is_file():  # beside a tif of 3D; nnU-Net's writer adds the other
-        shutil.copyfile(spacing, folder / DENSE / spacing.name)
+    copy_label_map(case.label, folder / DENSE)
     slices = slices_with(scribbles != ignore, slice_axis(dense.spacing_mm, dense.array.shape))
     return CaseCounts(
         case.name,

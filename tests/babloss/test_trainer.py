@@ -539,6 +539,11 @@ def test_from_training_to_landmarks_in_files(make, tmp_path, configuration):
     (tmp_path / "out" / f"._{next(iter(found))}.nii.gz").touch()  # macOS leaves such files
     again = predict(images, tmp_path / "out", model, replace(how, continue_prediction=True))
     assert again.keys() == found.keys()
+    first = images / f"{next(iter(found))}_0000.nii.gz"
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / first.name).write_bytes(first.read_bytes())
+    assert predict(tmp_path / "one", tmp_path / "out", model, how, threshold=0.0).keys() == found.keys()
+    assert read(tmp_path / "out" / "landmarks.csv").keys() == found.keys()  # all cases of the folder
     anywhere = predict(images, tmp_path / "anywhere", model, how, threshold=0.0, surface_sigma=0.0)
     assert {c: {n: m.confidence for n, m in f.items()} for c, f in anywhere.items()} == {
         c: {n: m.confidence for n, m in f.items()} for c, f in found.items()

@@ -103,6 +103,17 @@ def test_a_folder_of_predictions_holds_other_files_too(tmp_path):
     assert read(tmp_path) == {"a": {"tip": ABSENT}}
 
 
+def test_the_spacing_beside_a_tif_and_what_trainings_write_are_no_landmarks(tmp_path):
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).write_text('{"spacing": [3, 0.5, 0.5]}')
+    for name in ("a.tif", "b.TIFF"):
+        (tmp_path / name).touch()
+    (tmp_path / "summary_annotated.json").write_text('{"foreground_mean": {"Dice": 0.8}}')
+    (tmp_path / "c.json").write_text(json.dumps({"tip": LPS}))
+    write_table(tmp_path / "landmarks.csv", {"a": {"tip": ABSENT}})
+    assert sorted(read(tmp_path)) == ["a", "c"]
+
+
 def test_files_of_several_formats_are_one_set_of_cases(tmp_path):
     write_markups(tmp_path / "a.mrk.json", {"tip": ABSENT})
     write_table(tmp_path / "b.csv", {"b": {"tip": present(LPS)}})
@@ -288,6 +299,7 @@ def markup(point: dict, **more) -> str:
         ("a.csv", "name,i,j,k\ntip,1,2,3\n", ("'i'", "x, y, z")),
         ("a.csv", "name,x,y,z\ntip,1,2,\n", ("tip", "finite numbers")),
         ("a.csv", "name,x,y,z\n,1,2,3\n", ("names no landmark",)),
+        ("a.csv", "case,name,x,y,z\nc1,tip,1,2,3\n,end,4,5,6\n", ("a.csv: line 3 names no case", "in every line")),
         ("a.csv", "name,x,y,z,state\ntip,1,2,3,maybe\n", ("tip", "'maybe'", "absent")),
         ("a.csv", "name,x,y,z\ntip,1,2,3\ntip,1,2,3\n", ("'tip' twice", "rename")),
         ("a.txt", "", ("endings",)),

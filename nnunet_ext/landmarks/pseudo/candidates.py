@@ -113,7 +113,7 @@ class LandmarkCase:
             if prompts is None:
                 return NOT_PROMPTED
             rng = np.random.default_rng([self.options.seed, zlib.crc32(f"{self.case.name}/{organ}".encode())])
-            moved = prompts.moved(self.options.limits.jitter_mm, rng).in_image(geometry, shape)
+            moved = prompts.moved(self.options.limits.jitter_mm, rng, geometry, shape).in_image(geometry, shape)
             mask, others = make(prompts), [make(moved)]
             tests = [(mask, self.places(on_surface))]
         else:
@@ -290,7 +290,7 @@ def candidates_of(work: LandmarkCase) -> tuple[dict[str, Candidate], Geometry]:
     engine = _engine(options.engine, options.model)
     image = Reader(work.reader_name).image(work.case.images[0])
     geometry, array = Geometry.from_volume(image), as_3d(image.array)
-    of_organ = _by_organ(engine, array, work.case.images[1:], work.reader_name)
+    of_organ = _by_organ(engine, work.case.images, work.reader_name)
     found = {}
     for organ in work.to_make:
         make = partial(_mask, of_organ(organ), options.engine, array, geometry)
@@ -326,14 +326,11 @@ def _engine(name: str, model: str | None) -> Engine | OrganEngine:
     return load_engine(name, model)
 
 
-def _by_organ(
-    engine: Engine | OrganEngine, first: NDArray, others: Sequence[Path], reader_name: str
-) -> Callable[[str], Engine]:
-    """The engine for each organ of an image; the other channels are read only for one that knows organs."""
+def _by_organ(engine: Engine | OrganEngine, images: Sequence[Path], reader_name: str) -> Callable[[str], Engine]:
+    """The engine for each organ of an image; all channels are read only for one that knows organs."""
     if not isinstance(engine, OrganEngine):
         return lambda organ: engine
-    channels = np.stack([first, *(as_3d(Reader(reader_name).image(file).array) for file in others)])
-    return partial(engine.of_organ, channels=channels)
+    return partial(engine.of_organ, channels=Reader(reader_name).channels(images).array)
 
 
 def _mask(engine: Engine, name: str, image: NDArray, geometry: Geometry, prompts: Prompts) -> NDArray[np.bool_]:

@@ -36,7 +36,7 @@ from scipy.ndimage import distance_transform_edt
 
 from nnunet_ext.data.derived import derived_description, new_dataset_folder
 from nnunet_ext.data.geometry import Floats
-from nnunet_ext.data.raw import write_label_map
+from nnunet_ext.data.raw import copy_label_map, write_label_map
 from nnunet_ext.data.reading import Reader
 from nnunet_ext.files import write_json, written_as_a_whole
 from nnunet_ext.findings import aligned
@@ -170,7 +170,7 @@ def pseudo_label(
         for name in ("labelsTr", FOLDER, PROVENANCE):
             (folder / name).mkdir()
         for case in found.raw.cases:
-            shutil.copyfile(case.label, folder / "labelsTr" / case.label.name)
+            copy_label_map(case.label, folder / "labelsTr")
         for file in found.files:
             shutil.copyfile(file, folder / FOLDER / file.name)
         labelled = for_every_case(label_case, [(each, folder) for each in chosen.to_label], processes, "masks")

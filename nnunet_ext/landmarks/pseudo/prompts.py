@@ -88,11 +88,23 @@ class Prompts:
 
         return Prompts(kept(self.foreground_mm), kept(self.background_mm))
 
-    def moved(self, mm: float, rng: np.random.Generator) -> Prompts:
-        """Return the prompts with every point moved by this distance in a random direction."""
+    def moved(self, mm: float, rng: np.random.Generator, geometry: Geometry, shape: Sequence[int]) -> Prompts:
+        """Return the prompts with every point moved by this distance in a random direction, in a 2D image within it.
+
+        Args:
+            mm: distance.
+            rng: generator of the directions.
+            geometry: geometry of the image.
+            shape: shape of the image, ``(z, y, x)``; axes of length 1 have no directions.
+        """
+        flat = np.flatnonzero(np.asarray(shape) == 1)
 
         def step(points: Floats) -> Floats:
             directions = rng.normal(size=points.shape)
+            if len(flat):
+                steps = np.linalg.solve(geometry.matrix, directions.T).T
+                steps[:, flat] = 0
+                directions = steps @ geometry.matrix.T
             return points + mm * directions / np.linalg.norm(directions, axis=1, keepdims=True)
 
         return Prompts(step(self.foreground_mm), step(self.background_mm))

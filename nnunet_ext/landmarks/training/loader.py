@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nnunet_ext.data.geometry import inside
-from nnunet_ext.landmarks.points import State
+from nnunet_ext.landmarks.points import ROUNDING, State
 from nnunet_ext.landmarks.training.augmentation import KEYPOINTS, STATES
 from nnunet_ext.landmarks.training.cases import (
     DatasetWithLandmarks,
@@ -157,7 +157,7 @@ def _seen(voxels: Tensor, states: Tensor, shape: tuple[int, ...]) -> tuple[Tenso
     """After all transforms: points ``(K, dim)``, states in patch and case, and mm across slices, ``(K,)`` each."""
     state, case_state, across = states.unbind(1)
     state = state.to(torch.int8)
-    visible = torch.from_numpy(inside(voxels.numpy(), shape))
+    visible = torch.from_numpy(inside(voxels.numpy(), shape, ROUNDING))
     state[(state == State.PRESENT) & ~visible] = State.ABSENT
     # where a deformation folds space, the new position is not known
     state[(case_state == State.PRESENT) & voxels.isnan().any(1)] = State.UNKNOWN

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from scipy.ndimage import binary_erosion
+from skimage import io
 
 from nnunet_ext.cli import main
 from nnunet_ext.data.raw import open_dataset
@@ -14,7 +15,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.dataset import open_landmarks
 from nnunet_ext.landmarks.formats import write_markups
 from nnunet_ext.landmarks.points import present
-from nnunet_ext.landmarks.pseudo.candidates import Options
+from nnunet_ext.landmarks.pseudo.candidates import Options, _by_organ
 from nnunet_ext.landmarks.pseudo.generate import folds_of_segmented, label_map, pseudo_label, subjects_of
 from nnunet_ext.partial_labels.declaration import annotated_labels
 from nnunet_ext.splits.files import read_folds
@@ -88,6 +89,23 @@ def test_an_engine_may_know_organs_by_name(source):
     masks = [labels_of(folder, "lm_0").array for folder in folders]
     assert (masks[0] == 1).any()
     assert np.array_equal(*masks)
+
+
+class OfColours:
+    """An engine that knows organs and needs the three channels of a picture."""
+
+    def of_organ(self, organ, channels):
+        assert channels.shape[0] == 3
+        return lambda image, *_: (image > 0.5) & (channels > 0.5).all(0)
+
+
+of_colours = OfColours()
+
+
+def test_an_engine_that_knows_organs_sees_all_channels_of_one_file(tmp_path):
+    io.imsave(tmp_path / "a_0000.png", np.full((8, 8, 3), 200, np.uint8), check_contrast=False)
+    make = _by_organ(of_colours, [tmp_path / "a_0000.png"], "NaturalImage2DIO")("box")
+    assert make(np.ones((1, 8, 8)), (1, 1, 1), [], []).all()
 
 
 def test_an_accepted_mask_becomes_organ_shell_and_ignore(source, capsys):

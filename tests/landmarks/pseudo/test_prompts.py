@@ -31,13 +31,23 @@ def test_only_pairs_of_present_landmarks_and_points_in_the_image_count():
 
 def test_moved_prompts_are_that_far_away_and_seeded():
     prompts = Prompts.between([[(0, 0, 0), (30, 0, 0)]])
-    first, again = (prompts.moved(2.0, np.random.default_rng(3)) for _ in range(2))
+    first, again = (prompts.moved(2.0, np.random.default_rng(3), GEOMETRY, SHAPE) for _ in range(2))
     for name in ("foreground_mm", "background_mm"):
         moved = getattr(first, name)
         assert np.linalg.norm(moved - getattr(prompts, name), axis=1) == pytest.approx(2.0)
         assert np.array_equal(moved, getattr(again, name))
-    other = prompts.moved(2.0, np.random.default_rng(4))
+    other = prompts.moved(2.0, np.random.default_rng(4), GEOMETRY, SHAPE)
     assert not np.allclose(first.foreground_mm, other.foreground_mm)
+
+
+def test_prompts_in_a_2d_image_are_moved_within_it():
+    prompts = Prompts.between([[(8, 20, 0), (20, 20, 0)]])
+    flat = Geometry(np.fliplr(np.diag([0.5, 0.8, 1.0])), np.zeros(3))
+    moved = prompts.moved(2.0, np.random.default_rng(0), flat, (1, 64, 64))
+    for name in ("foreground_mm", "background_mm"):
+        assert np.linalg.norm(getattr(moved, name) - getattr(prompts, name), axis=1) == pytest.approx(2.0)
+        assert flat.to_index(getattr(moved, name))[:, 0] == pytest.approx(0)
+        assert len(getattr(moved.in_image(flat, (1, 64, 64)), name)) == len(getattr(prompts, name))
 
 
 def test_beside_landmarks_on_a_surface_lie_points_inside_and_outside():
