@@ -2,7 +2,8 @@
 
 The key of a job covers its settings, and the raw files of data that a benchmark preprocesses, by the stamp beside it.
 Of data that the user preprocessed this module compares the labels, what ``dataset.json`` declares, and the fingerprint
-of the images, which nnU-Net extracts again only with ``--clean``. Landmarks are read anew by every training.
+of the images, which nnU-Net extracts again only with ``--clean``. Landmarks are read anew by every training. Images
+without labels count for the trainings that draw them from the folder of ``nnunet-ext unlabelled``.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ from __future__ import annotations
 import os
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from nnunet_ext.benchmark.folder import Job
-from nnunet_ext.benchmark.preprocessed import digest, stamp
+from nnunet_ext.benchmark.preprocessed import digest, plans_of, stamp
 from nnunet_ext.benchmark.score import truth_of
 from nnunet_ext.data.folders import case_names, dataset_folder, visible_files
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
 from nnunet_ext.landmarks.dataset import FOLDER
+from nnunet_ext.nnunet.plans import resolved
+from nnunet_ext.unlabelled.prepared import Notes, prepared_folder, read_prepared
 
 DECLARED = (
     "labels",
@@ -37,6 +41,7 @@ class DataStates:
     def __init__(self) -> None:
         self._training: dict[str, str] = {}
         self._files: dict[Path, str] = {}
+        self._notes: dict[Path, dict[str, Notes]] = {}
 
     def of(self, job: Job) -> str:
         """A digest that changes with the training data and the references of a job.
@@ -49,7 +54,7 @@ class DataStates:
         if job.dataset not in self._training:
             self._training[job.dataset] = self._of_training(job.dataset)
         references = [truth.references / f"{case}{ending}" for case in truth.cases]
-        return digest(self._training[job.dataset], self._contents(references))
+        return digest(self._training[job.dataset], self._contents(references), *self._unlabelled(job))
 
     def _of_training(self, dataset: str) -> str:
         landmarks = self._contents(_landmarks(dataset))
@@ -61,6 +66,23 @@ class DataStates:
         labels, ending = folder / "gt_segmentations", content["file_ending"]
         own = [labels / f"{case}{ending}" for case in case_names(labels, ending)]
         return digest({key: content.get(key) for key in DECLARED}, images, self._contents(own), landmarks)
+
+    def _unlabelled(self, job: Job) -> list[list[Any]]:
+        """Return recipe, name and size of the images without labels that a job draws from; [] if it draws none."""
+        settings = resolved(plans_of(job.dataset, job.plans), job.configuration)
+        place = prepared_folder(dataset_folder(job.dataset), settings["data_identifier"])
+        if place not in self._notes:
+            self._notes[place] = read_prepared(place)
+        if not self._notes[place]:
+            return []
+        from nnunet_ext.find_trainer import find_trainer
+        from nnunet_ext.unlabelled.training import UnlabelledData
+
+        trainer = find_trainer(job.trainer)
+        if not issubclass(trainer, UnlabelledData) or trainer.resolve_options(settings).unlabelled.images != "folder":
+            return []
+        noted = sorted(self._notes[place].items())
+        return [[name, one.recipe, [(Path(file).name, size) for file, size, _ in one.sources]] for name, one in noted]
 
     def _contents(self, files: list[Path]) -> list[tuple[str, str]]:
         """Name and digest of files; equal for a copy of them."""

@@ -18,6 +18,7 @@ from typing import Any
 from nnunet_ext.benchmark.drawn import draw, drawn_folds, link_datasets
 from nnunet_ext.benchmark.folder import BenchmarkFolder
 from nnunet_ext.benchmark.own_folds import write_own_folds
+from nnunet_ext.benchmark.own_images import preprocess_images
 from nnunet_ext.benchmark.plans import write
 from nnunet_ext.benchmark.preprocessed import STAMP, contents, digest, stamp
 from nnunet_ext.benchmark.spec import PlansRecipe, Spec
@@ -53,7 +54,8 @@ def provide(spec: Spec, benchmark: BenchmarkFolder) -> Spec:
         ``spec``, with the full name of the synthetic data set.
 
     Raises:
-        InputError: a data set is not in the raw folder, or its folds or scribbles cannot be made.
+        InputError: a data set is not in the raw folder, its folds or scribbles cannot be made, or an image without
+            labels cannot be used.
         StepFailed: nnU-Net's command failed.
     """
     from nnunet_ext.benchmark.synthetic import DATASET, write_dataset
@@ -74,6 +76,7 @@ def provide(spec: Spec, benchmark: BenchmarkFolder) -> Spec:
         preprocess(raw, _recipes(spec, dataset), benchmark, verify=spec.raw is not None)
         if spec.splits is not None:
             write_own_folds(raw.name, spec.splits, drawn_folds(benchmark.raw / raw.name, spec.drawn))
+        preprocess_images(raw, _arms_on(spec, dataset))
     return spec
 
 
@@ -152,6 +155,12 @@ def _recipes(spec: Spec, dataset: str) -> list[tuple[PlansRecipe, tuple[str, ...
     """Plans that are trained on a data set, and their configurations; of all arms if it only gives the references."""
     own = [arm for arm in spec.arms if (arm.dataset or dataset) == dataset] or spec.arms
     return [(arm.plans, spec.configurations_of(arm)) for arm in own]
+
+
+def _arms_on(spec: Spec, dataset: str) -> list[tuple[str, PlansRecipe, tuple[str, ...]]]:
+    """Trainer, plans and configurations of every arm that is trained on a data set."""
+    own = [arm for arm in spec.arms if (arm.dataset == dataset if arm.dataset else dataset in spec.datasets)]
+    return [(arm.trainer, arm.plans, spec.configurations_of(arm)) for arm in own]
 
 
 def _state_of_files(files: Iterable[Path], raw: Path) -> list[tuple[str, int, int]]:

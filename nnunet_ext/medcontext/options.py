@@ -9,6 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
+from nnunet_ext.errors import InputError
 from nnunet_ext.medcontext.consistency import Kind, Region
 from nnunet_ext.medcontext.masking import Fill
 from nnunet_ext.medcontext.published import restarting
@@ -110,6 +111,14 @@ class MedContextOptions(MethodOptions):
             ("masked_weight",): self.labelled in (None, "both"),
         }
         return [name for names, has_effect in used.items() if not has_effect for name in names]
+
+    def require_masked_views(self, unlabelled: bool) -> None:
+        """Raise InputError if nothing would be masked; ``unlabelled``: whether there are images without labels."""
+        if self.labelled == "whole" and not unlabelled:
+            raise InputError(
+                "medcontext option labelled is whole, so only images without labels are masked, but there are none; "
+                "set it to part or both, or add such images."
+            )
 
     def form(self, *, labelled: bool) -> Kind:
         """Return the form of the consistency on patches with or without labels."""

@@ -60,6 +60,11 @@ class MedContext(UnlabelledData, AveragedTeacher):
                 "iterations, so some epochs would have no masked view; choose every at most as large."
             )
 
+    def get_dataloaders(self) -> Any:
+        loaders = super().get_dataloaders()
+        self.context.require_masked_views(self.draws_unlabelled)
+        return loaders
+
     def labelled_view(self, unlabelled: Tensor | None) -> LabelledView:
         """Return which views of labelled patches there are in this epoch."""
         if not self.rise() or (unlabelled is not None and self.context.labelled is None):

@@ -20,6 +20,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.findings import Finding, Severity
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.unlabelled.found import UnlabelledImages
+from nnunet_ext.unlabelled.prepared import spacings_of
 
 FAR = 2.0
 """Factor by which a spacing may lie outside the range of the labelled images' spacings."""
@@ -129,7 +130,7 @@ def _misnumbered(images: UnlabelledImages, raw: RawDataset) -> Iterator[Finding]
 
 
 def _left_out(images: UnlabelledImages, raw: RawDataset) -> Iterator[Finding]:
-    known = {file.name for files in images.cases.values() for file in files}
+    known = {file.name for files in images.cases.values() for file in [*files, *spacings_of(files)]}
     others = [file.name for file in visible_files(images.folder, "") if file.is_file() and file.name not in known]
     if others:
         text = f"{len(others)} other files are" if len(others) > 1 else "another file is"
@@ -166,10 +167,12 @@ def _grey_values(
             first, last = own.get("percentile_00_5"), own.get("percentile_99_5")
             if first is None or (high >= first and low <= last):
                 continue
-            # z-score normalisation uses the image's own grey values, so any scale is fine
-            alone = schemes[channel] == "ZScoreNormalization"
-            severity: Severity = "note" if alone else "warning"
-            fix = "" if alone else "; they are normalised by the labelled images, so is the unit another one?"
+            severity: Severity = "warning"
+            fix = "; is the unit another one?"
+            if schemes[channel] == "CTNormalization":
+                fix = "; they are normalised by the labelled images, so is the unit another one?"
+            elif schemes[channel] in ("ZScoreNormalization", "RescaleTo01Normalization"):
+                severity, fix = "note", ""  # normalised by the image's own grey values, so any scale is fine
             yield Finding(
                 severity,
                 "grey values",

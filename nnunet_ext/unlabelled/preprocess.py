@@ -158,6 +158,7 @@ def _of_other_folders(
         InputError: another folder has an image of the same name.
     """
     sources = {name: [Path(file) for file, *_ in notes.sources] for name, notes in there.items()}
+    sources = {name: [file for file in files if file.suffix != ".json"] for name, files in sources.items()}
     sources = {name: files for name, files in sources.items() if all(file.is_file() for file in files)}
     for name in sorted(sources.keys() & cases.keys()):
         (old, *_), (new, *_) = sources[name], cases[name]
@@ -207,6 +208,9 @@ def prepare_case(
         plans: content of the plans file.
         configuration: name of the configuration.
         preprocessed: folder of the data set in ``nnUNet_preprocessed``.
+
+    Raises:
+        InputError: nnU-Net could not preprocess it.
     """
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -215,7 +219,17 @@ def prepare_case(
     description = read_json(preprocessed / "dataset.json")
     with beside(place / name) as temporary:
         preprocessor = settings.preprocessor_class(verbose=False)
-        preprocessor.run_case_save(str(temporary), [str(file) for file in files], None, manager, settings, description)
+        channels = [str(file) for file in files]
+        try:
+            preprocessor.run_case_save(str(temporary), channels, None, manager, settings, description)
+        except (OSError, MemoryError):  # a full disk says nothing about the image
+            raise
+        except Exception as error:  # readers and resampling raise their own types of errors
+            why = " ".join(str(error).split())[:200] or type(error).__name__
+            raise InputError(
+                f"{files[0]} could not be preprocessed for {configuration}: {why}; is its spacing right? Correct or "
+                "remove the image, and run the command again."
+            ) from error
         properties = temporary.with_name(f"{name}.pkl")
         content = pickle.loads(properties.read_bytes())
         properties.write_bytes(pickle.dumps({**content, NOTES: notes.to_dict()}))

@@ -11,12 +11,14 @@ Validation, prediction and export do not use these images.
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any, ClassVar
 
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor
 
+from nnunet_ext.data.channels import images_by_case
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.annotated import segmented_cases
 from nnunet_ext.nnunet.loaders import loaders_built_by
@@ -42,6 +44,9 @@ class UnlabelledData(CommonTrainer):
 
     validated: frozenset[str] = frozenset()
     """Cases that validate and are not trained on."""
+
+    draws_unlabelled: bool = False
+    """Whether batches have patches without labels; known when the loaders are built."""
 
     without_masks: tuple[str, ...] = ()
     """Training cases in which nothing is drawn, if these are the images without labels."""
@@ -123,7 +128,14 @@ class UnlabelledData(CommonTrainer):
         return training, validation
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        if not self._wanted():
+        if self.is_cascaded and self.options.unlabelled.images == "folder" and not self.needs_unlabelled:
+            self.print_to_log_file(
+                f"{self.configuration_name} needs the prediction of the previous stage for every image, which images "
+                "without labels do not have, so labelled cases alone are trained on"
+            )
+            return super().get_dataloaders()
+        self.draws_unlabelled = self._wanted()
+        if not self.draws_unlabelled:
             if self.needs_unlabelled:
                 raise InputError(
                     f"{type(self).__name__} learns from images without labels, but there are none; put them into "
@@ -156,13 +168,26 @@ class UnlabelledData(CommonTrainer):
         source = self.options.unlabelled.images
         if source != "folder":
             return source != "none"
-        if self._prepared():
-            return True
         raw = Path(os.environ.get("nnUNet_raw", ".")) / self.plans_manager.dataset_name / RAW_FOLDER
-        if raw.is_dir() and any(raw.iterdir()):
+        there = images_by_case(raw, self.dataset_json["file_ending"]) if raw.is_dir() else {}
+        if notes := self._prepared():
+            if missing := sorted(there.keys() - notes.keys()):
+                self.print_to_log_file(
+                    f"WARNING: {len(missing)} of {raw}, such as {missing[0]}, are not preprocessed and not used; "
+                    f"to use them, run: {self._command()}."
+                )
+            return True
+        if there:
             raise InputError(
                 f"{raw} holds images without labels, but they are not preprocessed for this training; run: "
                 f"{self._command()}, or set the option unlabelled.images to none."
+            )
+        if other := min(self._prepared_folder.parent.glob("*/*.pkl"), default=None):
+            (source, *_), *_ = read_prepared(other.parent)[other.stem].sources
+            raise InputError(
+                f"Images without labels are preprocessed in {other.parent}, but not for this training; run: "
+                f"{self._command()} --images {shlex.quote(str(Path(source).parent))}, or set the option "
+                "unlabelled.images to none."
             )
         return False
 

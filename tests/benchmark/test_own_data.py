@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nnunet_ext.benchmark import own_data
@@ -19,7 +20,9 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.splits.files import read_folds
 from nnunet_ext.splits.folds import Fold
 from nnunet_ext.splits.subjects import group
+from nnunet_ext.unlabelled.prepared import read_prepared
 from tests import tiny
+from tests.unlabelled.raw import write_image, write_images
 
 SCRIBBLES = "Dataset902_TinyScribble"
 
@@ -103,6 +106,30 @@ def test_an_arm_of_another_configuration_has_its_own_data(root, commands):
     later = [words for words in commands[len(own) :] if words[0] == "nnUNetv2_preprocess"]
     shared = [words for words in later if "-plans_name" not in words]
     assert [words[-2:] for words in shared if words[words.index("-d") + 1] == "902"] == [["3d_fullres", "2d"]]
+
+
+def test_images_without_labels_are_preprocessed_once_for_the_arms_that_draw_them(root, commands, capsys):
+    write_images(root)
+    own = {"datasets": [901], "references": None, "drawn": None}
+    stock, without, ours = (
+        {"name": name, "trainer": trainer, "plans": {"options": {"unlabelled": {"images": images}}}}
+        for name, trainer, images in (
+            ("nnUNetTrainerReference", "nnUNetTrainerReference", "folder"),
+            ("without", "nnUNetTrainerMedContext", "none"),
+            ("ours", "nnUNetTrainerMedContext", "folder"),
+        )
+    )
+    _, benchmark = prepared(root, trainers=[stock, without], **own)
+    assert not list((benchmark.folder / "nnUNet_preprocessed").glob(f"{tiny.DATASET}/unlabelled/*"))
+    for times in range(2):
+        prepared(root, trainers=[stock, without, ours], **own)
+        assert ("3 images without labels" in capsys.readouterr().out) is (times == 0)
+    (place,) = (benchmark.folder / "nnUNet_preprocessed").glob(f"{tiny.DATASET}/unlabelled/*")
+    assert sorted(read_prepared(place)) == ["new_0", "new_1", "new_2"]
+    assert not list((root / "preprocessed").rglob("unlabelled"))
+    write_image(root / "raw" / tiny.DATASET / "imagesUn" / "new_1_0000.nii.gz", np.ones((9, 9, 9)))
+    with pytest.raises(InputError, match="imagesUn, new_1: all voxels of channel 0 are 1; correct or remove the image"):
+        prepared(root, trainers=[stock, ours], **own)
 
 
 def test_missing_labels_are_drawn_by_subject(root, commands):

@@ -20,7 +20,9 @@ from nnunet_ext.benchmark.spec import parse
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.plans import NOTED
 from nnunet_ext.processes.lock import held, is_held
+from nnunet_ext.unlabelled.preprocess import prepare_unlabelled
 from tests import tiny
+from tests.unlabelled.raw import write_images
 
 SPEC = {
     "baseline": "nnUNetTrainerReference",
@@ -323,6 +325,26 @@ def test_a_training_with_other_files_is_neither_mixed_in_nor_started(root, chang
         run_job(root / "benchmark", job.name)
     with pytest.raises(InputError, match=r"other data, plans, split or device; choose another --folder"):
         jobs_of(root)
+
+
+def test_images_without_labels_count_for_the_trainings_that_draw_them(root):
+    def data():
+        draws = {"options": {"unlabelled": {"images": "folder"}}}
+        trainers = ["nnUNetTrainerReference", {"name": "ours", "trainer": "nnUNetTrainerMedContext", "plans": draws}]
+        stock, ours = jobs_of(root, trainers=trainers, seeds=[0], configurations=["3d_fullres"])
+        return stock.data, ours.data
+
+    def prepare_images(*names):
+        write_images(root, names)
+        prepare_unlabelled(901, configurations=["3d_fullres"], processes=1)
+
+    without = data()
+    prepare_images("new_0", "new_1")
+    two = data()
+    prepare_images("new_2")
+    three = data()
+    assert without[0] == two[0] == three[0]
+    assert len({without[1], two[1], three[1]}) == 3
 
 
 def test_a_folder_of_an_earlier_version_which_did_not_look_at_files_goes_on(root):

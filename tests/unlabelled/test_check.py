@@ -87,7 +87,11 @@ def test_another_spacing_and_another_unit_are_warned_of(root):
         "one?"
     )
     # an image that is normalised by itself may have any unit
-    assert found(checked(root))[1] == ("note", "grey values", "unit")
+    for scheme in ("ZScoreNormalization", "RescaleTo01Normalization"):
+        assert found(checked(root, scheme=scheme))[1] == ("note", "grey values", "unit")
+    assert (
+        checked(root, scheme="NoNormalization").findings[1].text.endswith("have 0.5 to 2.5; is the unit another one?")
+    )
 
 
 def test_without_a_fingerprint_it_says_so(root):

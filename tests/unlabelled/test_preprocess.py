@@ -13,7 +13,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_ext.cli import main
 from nnunet_ext.errors import InputError
 from nnunet_ext.findings import PRINTED
-from nnunet_ext.unlabelled.prepared import NOTES, prepared_folder, read_prepared, recipe
+from nnunet_ext.unlabelled.prepared import NOTES, Notes, prepared_folder, read_prepared, recipe, spacings_of
 from nnunet_ext.unlabelled.preprocess import prepare_unlabelled
 from tests import tiny
 from tests.killing import contents, killed_at_line, left_over
@@ -73,6 +73,25 @@ def test_a_second_run_makes_only_what_changed(root, folder):
     assert now["new_2.b2nd"] == first["new_2.b2nd"]
     assert now["new_1.b2nd"] != first["new_1.b2nd"]
     assert not [name for name in now if "new_0" in name]
+
+
+def test_the_spacing_beside_a_tif_is_a_source_and_no_other_file(tmp_path):
+    image, spacing = tmp_path / "u0_0000.tif", tmp_path / "u0.json"
+    image.touch()
+    assert spacings_of([image]) == []
+    spacing.write_text('{"spacing": [1, 1, 1]}')
+    assert spacings_of([image]) == [spacing]
+    before = Notes.for_files("recipe", [image], [])
+    spacing.write_text('{"spacing": [3.5, 1, 1]}')
+    assert Notes.for_files("recipe", [image], []) != before
+    assert spacings_of([tmp_path / "u0_0000.nii.gz"]) == []
+
+
+def test_an_image_that_nnunet_cannot_preprocess_is_named(root):
+    images = root / "raw" / tiny.DATASET / "imagesUn"
+    write_image(images / "metres_0000.nii.gz", np.random.default_rng(0).normal(size=(9, 9, 9)), spacing=(1e-3,) * 3)
+    with pytest.raises(InputError, match=r"metres_0000.nii.gz could not be preprocessed for 2d: .* its spacing right"):
+        prepare()
 
 
 def test_other_plans_of_the_same_name_make_all_anew(folder):

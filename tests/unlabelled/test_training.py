@@ -15,6 +15,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.landmarks.training.loader import landmark_loaders
 from nnunet_ext.medcontext.trainer import MedContext
 from nnunet_ext.nnunet.loaders import loaders_built_by
+from nnunet_ext.nnunet.trainer import CommonTrainer
 from nnunet_ext.unlabelled.loader import KEY, ImagesOnly, OutsideByImage
 from nnunet_ext.unlabelled.preprocess import prepare_unlabelled
 from tests import tiny
@@ -245,7 +246,41 @@ def test_without_images_labelled_cases_alone_are_trained_on_and_it_is_said(nnune
     assert "loss_consistency" in trainer.train_step(batch)
 
 
+def test_images_that_came_after_preprocessing_are_named(few_shot, make_trainer):
+    write_images(few_shot)
+    prepare_unlabelled(901, configurations=["2d"], processes=1)
+    write_images(few_shot, ["later"])
+    trainer = make_trainer("nnUNetTrainerMedContext", configuration="2d", plans=plans_with())
+    assert KEY in batch_of(trainer)
+    assert "WARNING: 1 of " in log_of(trainer)
+    assert "such as later, are not preprocessed and not used" in log_of(trainer)
+
+
+def test_a_hidden_file_is_no_image(few_shot, make_trainer):
+    place = few_shot / "raw" / tiny.DATASET / "imagesUn"
+    place.mkdir(parents=True)
+    (place / ".DS_Store").touch()
+    trainer = make_trainer("nnUNetTrainerMedContext", configuration="2d", plans=plans_with())
+    assert KEY not in batch_of(trainer)
+
+
+def test_the_second_stage_of_a_cascade_trains_on_labelled_cases_and_says_so(few_shot, make_trainer, monkeypatch):
+    plans = plans_with()
+    plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    trainer = make_trainer("nnUNetTrainerMedContext", configuration="3d_cascade_fullres", plans=plans)
+    monkeypatch.setattr(CommonTrainer, "get_dataloaders", lambda self: "stock")
+    assert trainer.get_dataloaders() == "stock"
+    assert "so labelled cases alone are trained on" in log_of(trainer)
+
+
 REFUSED = {
+    "Images without labels are preprocessed in .*nnUNetPlans_3d, but not for this training; run: nnunet-ext unlabelled "
+    "Dataset901_Tiny -p nnUNetPlans -c 2d --images .*elsewhere, or set": ("nnUNetTrainerMedContext", {}, "other data"),
+    "labelled is whole, so only images without labels are masked, but there are none": (
+        "nnUNetTrainerMedContext",
+        {},
+        "whole",
+    ),
     "holds images without labels, but they are not preprocessed .* nnunet-ext unlabelled Dataset901_Tiny -p nnUNetPla"
     "ns -c 2d, or set the option unlabelled.images to none": ("nnUNetTrainerMedContext", {}, "raw"),
     "3 of 3 images in .*, such as new_0, were preprocessed for other plans than nnUNetPlans": (
@@ -285,6 +320,11 @@ REFUSED = {
 def test_what_cannot_be_trained_with_is_refused_in_one_sentence(few_shot, make_trainer, monkeypatch, sentence):
     name, options, case = REFUSED[sentence]
     plans = plans_with(**options)
+    if case == "whole":
+        plans["configurations"]["2d"]["nnunet_ext"]["medcontext"]["labelled"] = "whole"
+    if case == "other data":
+        write_images(few_shot).rename(few_shot / "elsewhere")
+        prepare_unlabelled(901, configurations=["3d_fullres"], images=few_shot / "elsewhere", processes=1)
     if case in ("raw", "other plans"):
         write_images(few_shot)
     if case == "other plans":
