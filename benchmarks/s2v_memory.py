@@ -84,6 +84,8 @@ def preprocessed(predictor: S2VPredictor, name: str, images: Path, labels: Path)
     size = configuration.patch_size[-2:]
     gap = float(properties["spacing"][plans.transpose_forward[0]])
     known = torch.from_numpy(np.asarray(target[0])).long()
+    if predictor.label_manager.has_ignore_label:
+        known[known == predictor.label_manager.ignore_label] = -1
     return Volume(cut(torch.from_numpy(np.asarray(image)).float(), size, 0.0), cut(known, size, -1), gap)
 
 

@@ -26,10 +26,13 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary file to write; it replaces ``path`` at the end, and is removed after an error.
 
     It has the same name, because many writers look at the ending. It lies in its own folder, because others may list
-    the files of that ending at any time. See :mod:`nnunet_ext.beside` for what a kill leaves.
+    the files of that ending at any time. See :mod:`nnunet_ext.beside` for what a kill leaves. Files that the writer
+    adds beside it, such as the spacing of a 3D tif, come along.
     """
     with beside(path) as temporary:
         yield temporary
+        for file in [file for file in temporary.parent.iterdir() if file != temporary]:
+            file.replace(path.with_name(file.name))
         temporary.replace(path)
 
 

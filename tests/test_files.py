@@ -93,6 +93,15 @@ def whole(text):
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
+def test_what_a_writer_adds_beside_a_file_comes_along(tmp_path):
+    with replacing(tmp_path / "a.tif") as temporary:
+        temporary.write_text("voxels")
+        temporary.with_suffix(".json").write_text("spacing")
+        assert contents(tmp_path).keys() & {"a.tif", "a.json"} == set()
+    assert contents(tmp_path) == {"a.tif": b"voxels", "a.json": b"spacing"}
+    assert left_over(tmp_path) == []
+
+
 def test_a_file_is_replaced_at_the_end_and_not_after_an_error(tmp_path):
     path = tmp_path / "f.json"
     write_json(path, {"ä": 1})

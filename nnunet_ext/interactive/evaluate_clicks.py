@@ -136,8 +136,11 @@ class Clicked:
         return self.moments[min(clicks, len(self.moments) - 1)]
 
     def clicks_to(self, dice: float) -> int | None:
-        """Number of clicks until the mean Dice reaches ``dice``; None if it never does."""
-        return next((moment.clicks for moment in self.moments if moment.dice >= dice), None)
+        """Number of clicks until the mean Dice reaches ``dice``; None if it never does.
+
+        Where no label is in the reference, it is reached when none is segmented, which has no Dice (nan).
+        """
+        return next((moment.clicks for moment in self.moments if not moment.dice < dice), None)
 
 
 @dataclass

@@ -76,8 +76,13 @@ def interact(
     session.initialize_from_trained_model_folder(model, fold, checkpoint)
     session.set_image_from_files(images)
     session.case.require_writable(out)
+    # nnU-Net writes the spacing of a 3D tif beside it
+    spacing = [Path(out).with_suffix(".json")] if Path(out).suffix in (".tif", ".tiff") else []
+    if Path(prompts).resolve() in {file.resolve() for file in spacing}:
+        raise InputError(f"{prompts} would be replaced by the spacing of {out}; choose another name for one of them.")
     if log is not None:
-        require_other_file(log, "--log", (*images, prompts, out), "the image, the prompts or the segmentation")
+        taken = (*images, prompts, out, *spacing)
+        require_other_file(log, "--log", taken, "the image, the prompts or the segmentation")
     todo = read_prompts(prompts, mask_reader(session, Path(images[0])))
     if session.case.is_reoriented and any(prompt.reversed for prompt in todo):
         raise InputError(
@@ -88,7 +93,7 @@ def interact(
     for prompt in todo:
         before = session.target_buffer.copy()
         prompt.apply(session)
-        entries.append({"prompt": prompt.content, **_changes(session, before)})
+        entries.append({"prompt": prompt.as_array, **_changes(session, before)})
     before = session.target_buffer.copy()
     if session.waiting or not session.has_result:
         session.predict()

@@ -156,6 +156,16 @@ class Prompt:
         """Whether the prompt waits for the next one before a prediction."""
         return bool(self.content.get("wait"))
 
+    @property
+    def as_array(self) -> dict[str, Any]:
+        """The entry with positions in the order of the array: z, y, x."""
+        given = dict(self.content)
+        if self.reversed:
+            given |= {"at": given["at"][::-1]} if "at" in given else {}
+            given |= {"line": [position[::-1] for position in given["line"]]} if "line" in given else {}
+            given |= {"box": given["box"][::-1]} if "box" in given else {}
+        return given
+
     def apply(self, session: S2VSession) -> Box | None:
         """Give the prompt to a session.
 

@@ -140,6 +140,8 @@ class S2VSession:
     def initialize_from_predictor(self, predictor: S2VPredictor) -> None:
         """Use the network of a predictor, and forget the image.
 
+        Warns UserWarning if the network was trained without clicks.
+
         Raises:
             InputError: it is not an S2VNet.
         """
@@ -148,6 +150,13 @@ class S2VSession:
             raise InputError(
                 f"The predictor holds a {type(network).__name__}, but a session needs an S2VNet; train with "
                 "nnUNetTrainerS2VNet."
+            )
+        if network.options.interactive == 0:
+            warnings.warn(
+                "The model was trained without clicks (s2vnet.interactive = 0), so points, boxes, scribbles and "
+                "initial segmentations mean nothing to it; only the automatic result and the brush do.",
+                UserWarning,
+                stacklevel=2,
             )
         network.to(self.device).eval()
         self._model, self._image = predictor, None

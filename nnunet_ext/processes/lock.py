@@ -51,5 +51,5 @@ def _lock(descriptor: int, inherited: bool) -> bool:
             (fcntl.flock if inherited else fcntl.lockf)(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         # some network drives have no locks; there every process may go on
-        return error.errno in {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+        return error.errno in {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
     return True

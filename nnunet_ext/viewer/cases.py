@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from nnunet_ext.data.channels import images_by_case
+from nnunet_ext.data.channels import images_by_case, require_channels, require_numbered
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, write_json
 
@@ -47,20 +47,24 @@ def _without_ending(file: Path) -> str:
     return Path(file.name.removesuffix(".gz")).stem
 
 
-def cases_in(folder: Path, out: Path, ending: str) -> list[CaseFiles]:
+def cases_in(folder: Path, out: Path, description: Mapping[str, Any]) -> list[CaseFiles]:
     """The cases of a folder, by name.
 
     Args:
         folder: folder of images, named as for ``nnUNetv2_predict``.
         out: folder of the label maps; it is created.
-        ending: ending of the files, such as ``.nii.gz``.
+        description: content of the model's ``dataset.json``.
 
     Raises:
-        InputError: there is no image, or ``out`` is a file.
+        InputError: there is no image, a case lacks a channel or has one too many, or ``out`` is a file.
     """
+    ending = description["file_ending"]
     found = images_by_case(folder, ending)
     if not found:
         raise InputError(f"{folder} holds no image such as case_0000{ending}; name them as for nnUNetv2_predict.")
+    require_channels(
+        {name: require_numbered(folder, ending, name, files) for name, files in found.items()}, description
+    )
     try:
         out.mkdir(exist_ok=True)
     except OSError as error:
@@ -84,6 +88,8 @@ class Ledger:
     def accept(self, name: str, accepted: bool) -> None:
         """Note that a case is accepted, or no longer accepted."""
         if accepted != (name in self._accepted):
+            if self.file.is_file():  # another server may have written it
+                self._accepted = set(read_json(self.file).get("accepted", []))
             (self._accepted.add if accepted else self._accepted.discard)(name)
             write_json(self.file, {"accepted": sorted(self._accepted)})
 

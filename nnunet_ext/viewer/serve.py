@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,16 @@ from urllib.parse import quote
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import replacing, require_other_file
 from nnunet_ext.interactive.session import S2VSession
+from nnunet_ext.processes.lock import held
 
 PROMPT_BYTES = 2**20
 """Largest request of the page in bytes; enough for a scribble of some ten thousand positions."""
 
 ENVELOPE_BYTES = 2**20
 """Largest overhead of an upload in bytes: its header, and the growth when noise is compressed."""
+
+LOCK = ".serve.lock"
+"""File that a server locks in its folder of label maps; beside a single one with its name in front."""
 
 
 def serve(
@@ -55,7 +60,8 @@ def serve(
         say: called with the link and other messages.
 
     Raises:
-        InputError: a library, a file or the model is missing or wrong, or the address cannot be used.
+        InputError: a library, a file or the model is missing or wrong, the address cannot be used, another server saves
+            to ``out``, or ``prompts_out`` holds prompts that would be lost.
     """
     require_viewer_extra()
     from nnunet_ext.viewer.access import AccessMiddleware
@@ -74,7 +80,7 @@ def serve(
                 f"{folder} is a folder of images, for which --out is a folder, too, and the prompts of every case are "
                 "kept there; give one --image FOLDER and --out FOLDER, without --prompts-out."
             )
-        cases = cases_in(folder, target, loaded.model.dataset_json["file_ending"])
+        cases = cases_in(folder, target, loaded.model.dataset_json)
         ledger = Ledger(target / LEDGER)
         first = first_open(cases, ledger)
     else:
@@ -83,6 +89,12 @@ def serve(
     if prompts_out is not None:
         own = [file for file in (*first.images, first.out, first.session) if file is not None]
         require_other_file(prompts_out, "--prompts-out", own, "the image, the segmentation or the session")
+        if first.session is None and Path(prompts_out).is_file() and Path(prompts_out).stat().st_size:
+            raise InputError(
+                f"--prompts-out {prompts_out} holds the prompts of an earlier session, which was not kept without "
+                "--out, and the first prompt would replace them; name another file, or repeat them with nnunet-ext s2v "
+                "interact."
+            )
 
     def fresh() -> S2VSession:
         session = S2VSession(device, **options)
@@ -95,7 +107,7 @@ def serve(
                 temporary.write_text(prompt_file(prompts), encoding="utf-8")
 
     desk = Desk(fresh, cases, first, ledger, keep)
-    with listening(host, port) as listener:
+    with _alone(target), listening(host, port) as listener:
         port, token = listener.getsockname()[1], secrets.token_urlsafe(32)
         protected = AccessMiddleware(create_app(desk), hosts=names_of(host), token=token, port=port, limit=PROMPT_BYTES)
         if desk.worker.resumed:
@@ -105,6 +117,27 @@ def serve(
         say(f"Open this link; it works once:\n\n    http://{shown(host)}:{port}/?token={token}\n")
         say("Ctrl-C ends the server.")
         run(protected, listener)
+
+
+@contextmanager
+def _alone(out: Path | None) -> Iterator[None]:
+    """Context of the only server that saves to a file or folder.
+
+    Raises:
+        InputError: another one does.
+    """
+    if out is None:
+        yield
+        return
+    lock = out / LOCK if out.is_dir() else out.with_name(f".{out.name}{LOCK}")
+    with held(lock, inherited=False) as free:
+        if not free:
+            raise InputError(f"Another server saves to {out}; end it first, or give another --out.")
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows removes no open file
+                lock.unlink()
 
 
 def serve_demo(folder: str | Path, **how: Any) -> None:

@@ -256,7 +256,7 @@ class SessionWorker:
                 if self._autosave is not None:
                     self._autosave.save(self.session, self.prompts, number)
                 self._touched()
-            self._changed(self.prompts)
+                self._changed(self.prompts)
         except OSError as error:  # the label map has changed nevertheless
             notices.append(f"The prompts could not be written: {error}.")
         labels = None if box is None else np.array(self.session.target_buffer[tuple(slice(*ends) for ends in box)])

@@ -113,6 +113,16 @@ def moment(clicks, dice):
     return Moment(clicks, metrics, Click((0, 0, 0), 1, 9) if clicks else None, 0.5)
 
 
+def test_a_case_with_nothing_to_segment_is_reached_when_nothing_is_segmented():
+    labels, nothing, something = {"a": 1}, np.zeros((1, 8, 8), int), np.ones((1, 8, 8), int)
+    wrong, right = (
+        Moment(n, label_metrics(p, nothing, SPACING, labels), None, 0.1) for n, p in enumerate((something, nothing))
+    )
+    assert Clicked("x", True, (right,)).clicks_to(0.85) == right.clicks
+    assert Clicked("x", True, (wrong, right)).clicks_to(0.85) == 1
+    assert Clicked("x", True, (wrong,)).clicks_to(0.85) is None
+
+
 def test_numbers_of_clicks_and_curves(tmp_path):
     labels = ScoredLabels({"a": 1, "b": 2})
     found = ClickEvaluation(labels, 1.0, 5, "cpu", 1)

@@ -119,6 +119,24 @@ def test_other_axes_are_the_same_voxels():
         assert np.array_equal(result(prompt), result(other, axes="xyz"))
 
 
+def test_the_log_has_every_position_in_the_order_of_the_array():
+    entries = [
+        {"type": "point", "at": [4, 8, 2]},
+        {"type": "box", "box": [[1, 5], [2, 9], [3, 4]]},
+        {"type": "lasso", "line": [[4, 4, 3], [9, 4, 3], [9, 9, 3]]},
+        {"type": "undo"},
+    ]
+    at, box, line, undo = (
+        prompt.as_array for prompt in parse_prompts({"axes": "xyz", "prompts": entries}, "p.json", lambda name: None)
+    )
+    assert at == {"type": "point", "at": [2, 8, 4]}
+    assert box == {"type": "box", "box": [[3, 4], [2, 9], [1, 5]]}
+    assert line == {"type": "lasso", "line": [[3, 4, 4], [3, 4, 9], [3, 9, 9]]}
+    assert undo == {"type": "undo"}
+    (same,) = parse_prompts({"prompts": entries[:1]}, "p.json", lambda name: None)
+    assert same.as_array == entries[0]
+
+
 def test_waiting_undo_reset_and_predict():
     first, second = {"type": "point", "at": [2, 8, 4]}, {"type": "point", "at": [4, 3, 3], "label": 2}
     together = of_calls(

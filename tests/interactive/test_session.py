@@ -3,7 +3,9 @@
 import gc
 import json
 import threading
+import warnings
 import zipfile
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -793,3 +795,13 @@ def test_a_prediction_that_is_broken_off_leaves_no_trace():
     for one in (made, reference):
         quietly(one.add_point_interaction, [3, 4, 4], label=2)
     assert np.array_equal(made.target_buffer, reference.target_buffer)
+
+
+def test_a_model_that_never_saw_a_click_says_so(monkeypatch):
+    made = model()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        S2VSession("cpu").initialize_from_predictor(made)
+    monkeypatch.setattr(made.network, "options", replace(made.network.options, interactive=0.0))
+    with pytest.warns(UserWarning, match="trained without clicks .* only the automatic result and the brush do"):
+        S2VSession("cpu").initialize_from_predictor(made)

@@ -24,6 +24,7 @@ from nnunet_ext.viewer.desk import Desk
 from tests.interactive.sessions import image
 from tests.viewer.cases import HOST, SHAPE, TOKEN, fresh_session, guarded, session_on, write_image
 
+MODEL_DATA = {"file_ending": ".nii.gz", "channel_names": {"0": "MRI"}}
 POINT = {"type": "point", "at": [3, 8, 9], "label": 2}
 BRUSH = {"type": "brush", "line": [[2, 8, 8], [2, 8, 11]], "width": 3, "label": 1}
 UNDO, REDO = {"type": "undo"}, {"type": "redo"}
@@ -35,7 +36,7 @@ def opened(folder, name=None):
         cases = [single_case([folder / "case_0000.nii.gz"], folder / "out" / "case.nii.gz")]
         desk = Desk(fresh_session, cases, cases[0])
     else:
-        cases = cases_in(folder / "images", folder / "out", ".nii.gz")
+        cases = cases_in(folder / "images", folder / "out", MODEL_DATA)
         ledger = Ledger(folder / "out" / LEDGER)
         desk = Desk(fresh_session, cases, first_open(cases, ledger), ledger)
     client = TestClient(guarded(create_app(desk)), base_url=HOST)
@@ -265,7 +266,7 @@ def test_a_refused_prompt_does_not_hide_those_that_wait_before_it(one):
 def test_names_with_dots_have_a_session_each(several):
     for number, name in enumerate(("1.3.6.4", "1.3.6.5")):
         write_image(several / "images", image(SHAPE, number)[0], name=f"{name}_0000.nii.gz")
-    sessions = [case.session.name for case in cases_in(several / "images", several / "out", ".nii.gz")]
+    sessions = [case.session.name for case in cases_in(several / "images", several / "out", MODEL_DATA)]
     assert sessions == ["1.3.6.4.session", "1.3.6.5.session", "a.session", "b.session", "c.session"]
     for file, name, session in (
         ("1.3.6_0000.nii.gz", "1.3.6", "1.3.6.session"),
@@ -418,11 +419,30 @@ def test_what_cannot_be_opened_leaves_the_open_case(several):
 
 def test_folders_that_are_none(tmp_path):
     with pytest.raises(InputError, match=r"holds no image such as case_0000\.nii\.gz"):
-        cases_in(tmp_path, tmp_path / "out", ".nii.gz")
+        cases_in(tmp_path, tmp_path / "out", MODEL_DATA)
     write_image(tmp_path)
     (tmp_path / "out").write_text("")
     with pytest.raises(InputError, match="cannot be made a folder"):
-        cases_in(tmp_path, tmp_path / "out", ".nii.gz")
+        cases_in(tmp_path, tmp_path / "out", MODEL_DATA)
+
+
+def test_a_case_without_one_of_its_channels_is_named_and_not_opened_with_another(tmp_path):
+    two = {**MODEL_DATA, "channel_names": {"0": "T1", "1": "T2"}}
+    for channel in (0, 2):
+        write_image(tmp_path, name=f"a_{channel:04d}.nii.gz")
+    with pytest.raises(InputError, match=r"Case a: .* has no a_0001\.nii\.gz; add the file"):
+        cases_in(tmp_path, tmp_path / "out", two)
+    (tmp_path / "a_0002.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"(?i)case a"):
+        cases_in(tmp_path, tmp_path / "out", two)
+
+
+def test_two_servers_keep_each_others_accepted_cases(tmp_path):
+    one, other = (Ledger(tmp_path / LEDGER) for _ in range(2))
+    one.accept("a", True)
+    other.accept("b", True)
+    one.accept("c", True)
+    assert json.loads((tmp_path / LEDGER).read_text()) == {"accepted": ["a", "b", "c"]}
 
 
 def test_one_image_has_no_list(one):

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from urllib.parse import unquote
 
 import numpy as np
@@ -63,6 +65,21 @@ def test_the_link_the_files_and_the_protocol(trained, tmp_path, monkeypatch, cap
     with TestClient(apps.pop(), base_url=address) as client:
         client.get(f"/?token={token}")
         assert client.get("/api/prompts").json()["prompts"] == [{"type": "automatic"}, *drawn]
+    # another process saves to the same file
+    lock = tmp_path / ".saved.nii.gz.serve.lock"
+    hold = "import sys, time, pathlib\nfrom nnunet_ext.processes.lock import held\n"
+    hold += "with held(pathlib.Path(sys.argv[1]), inherited=False) as free:\n"
+    hold += "    print(free, flush=True)\n    time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", hold, str(lock)], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline().strip() == b"True"
+        assert cli.main(page) == 2
+        assert f"Another server saves to {saved}; end it first" in capsys.readouterr().err
+        other.kill()
+    lock.unlink()
+    # prompts that no session keeps
+    loose = [*command, "--image", str(image), "--fold", "0", "--prompts-out", str(prompts)]
+    assert cli.main(loose) == 2
+    assert "holds the prompts of an earlier session, which was not kept without --out" in capsys.readouterr().err
     # a folder of images
     folder = [*command, "--image", str(image.parent), "--fold", "0"]
     assert cli.main([*folder, "--out", str(tmp_path / "corrected")]) == 0
