@@ -189,6 +189,11 @@ class Evaluation:
         lines += [self.unit, *self.definitions]
         if self.left_out:
             lines.append(f"left out, because they are in one folder only: {some(self.left_out)}")
+        if unknown := self._without_spacing():
+            lines.append(
+                f"WARNING: the files of {some(unknown)} hold no spacing, so distances and sizes are in pixels, also "
+                "where mm stands here"
+            )
         if self.partly:
             lines.append(
                 f"WARNING: of {some(self.partly)} only some labels were annotated (annotated_labels of dataset.json). "
@@ -196,6 +201,13 @@ class Evaluation:
                 "compare with complete labels, or choose labels that all cases have with --labels"
             )
         return "\n".join(lines)
+
+    def _without_spacing(self) -> list[str]:
+        """Cases whose files hold no spacing, for which nnU-Net's readers take 1."""
+        if self.settings.reader not in ("NaturalImage2DIO", "Tiff3DIO"):
+            return []
+        known = self.settings.reader == "Tiff3DIO"
+        return [case.name for case in self.cases if not (known and case.reference.with_suffix(".json").is_file())]
 
     def write(self, summary: Path, table: Path) -> None:
         """Write a superset of nnU-Net's ``summary.json``, and a CSV file with one row per case and label.

@@ -4,13 +4,14 @@ A default may change from version to version. A model must stay what it is, so a
 :attr:`nnunet_ext.nnunet.options.MethodOptions.OF_NETWORK` under a key of their own beside the options that the user
 chose; whoever reads the plans of the model takes them where the user chose nothing. Plans of which nobody trained a
 model have none, and a training from them has the defaults of its version. Here are also the checks that a training that
-goes on, and the folds of one model, have one network.
+goes on, and the folds of one model, have one network, and the sentence for weights that do not fit.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -80,6 +81,41 @@ def refuse_other_options(
             f'nor the defaults of this version; to go on, add them to "{KEY}" of configuration {configuration} of its '
             "plans in nnUNet_preprocessed."
         )
+
+
+@contextmanager
+def refusing_other_weights(
+    path: Path, configuration: str, began: Values, now: Values, methods: Set[str]
+) -> Iterator[None]:
+    """Context in which PyTorch's refusal of weights, or of the state of an optimizer, is one sentence.
+
+    Args:
+        path: the checkpoint.
+        configuration: its name.
+        began: our settings of the configuration in the plans of the checkpoint.
+        now: the same today.
+        methods: sections that hold options of the trainer's methods.
+
+    Raises:
+        InputError: the weights are of another network; it names the options that were changed.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if "state_dict" not in str(error) and "state dict" not in str(error):
+            raise
+        changed = [
+            f"{section}.{name} was {json.dumps(before)} and is {json.dumps(after)}"
+            for section in sorted({*began, *now} & methods)
+            for name in sorted({*began.get(section, {}), *now.get(section, {})})
+            if (before := began.get(section, {}).get(name, "default"))
+            != (after := now.get(section, {}).get(name, "default"))
+        ]
+        why = f" In configuration {configuration}, {'; '.join(changed)}." if changed else ""
+        raise InputError(
+            f"{path} holds the weights of another network than the one that its trainer builds from these plans now."
+            f"{why} Restore the plans that the training began with, or train anew."
+        ) from error
 
 
 def refuse_other_fold(model: Path, own: Path, configuration: str, options: SimpleNamespace) -> None:

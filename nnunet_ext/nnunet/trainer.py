@@ -50,8 +50,15 @@ from nnunet_ext.nnunet.checkpoints import read_checkpoint, to_continue, write_ch
 from nnunet_ext.nnunet.labels import LabelView, finest
 from nnunet_ext.nnunet.loggers import loggers, wanted_loggers
 from nnunet_ext.nnunet.loss_line import loss_line
-from nnunet_ext.nnunet.noted_options import noted_for, refuse_other_fold, refuse_other_options, to_note
+from nnunet_ext.nnunet.noted_options import (
+    noted_for,
+    refuse_other_fold,
+    refuse_other_options,
+    refusing_other_weights,
+    to_note,
+)
 from nnunet_ext.nnunet.options import THE_PLANS, MethodOptions, all_methods, merged, not_applied, resolve
+from nnunet_ext.nnunet.plans import KEY
 from nnunet_ext.nnunet.precision import NO_UNITS, Precision, infer_in
 from nnunet_ext.nnunet.precision import SECTION as PRECISION
 from nnunet_ext.nnunet.pretrained import install as install_pretrained_weights
@@ -592,13 +599,17 @@ class CommonTrainer(nnUNetTrainer):
                 f"{wanted} is damaged; the training goes on from {path.name} instead, after epoch "
                 f"{checkpoint['current_epoch'] - 1}."
             )
-        # read a second time: nnU-Net 2.8.1's load_checkpoint takes a dict, but binds its `checkpoint` only for a name
-        super().load_checkpoint(str(path))
+        plans = checkpoint.get("init_args", {}).get("plans", {}).get("configurations", {})
+        began = plans.get(self.configuration_name, {}).get(KEY, {})
+        now, methods = settings.get(KEY, {}), vars(self.options).keys()
+        with refusing_other_weights(path, self.configuration_name, began, now, methods):
+            # read again: load_checkpoint of nnU-Net 2.8.1 takes a dict, but binds its `checkpoint` only for a name
+            super().load_checkpoint(str(path))
+            self.load_aux(checkpoint.get(CHECKPOINT_KEY, {}).get("aux", {}))
         # nnUNetTrainer.on_epoch_end writes the latest checkpoint before it looks whether the epoch was the best one, so
         # it holds the best value up to the epoch before, and a worse epoch would replace checkpoint_best.pth
         averages = [value for value in self.logger.get_value("ema_fg_dice", step=None) if not np.isnan(value)]
         self._best_ema = max(averages, default=None)
-        self.load_aux(checkpoint.get(CHECKPOINT_KEY, {}).get("aux", {}))
 
     def load_aux(self, state: dict[str, Tensor]) -> None:
         """Restore the auxiliary modules; ``state`` is empty if stock nnU-Net wrote the checkpoint.

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tifffile
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder, load_summary_json
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from skimage import io as skimage_io
@@ -168,6 +169,21 @@ def test_two_dimensional_images(tmp_path):
         label_map(10, (20, 24)), label_map(0, (20, 24)), (1, 1), {"left": 1, "right": 2}
     )
     assert "reference_mm2" in next(evaluation.rows())
+    assert (
+        "the files of 2 cases (case_0, case_1) hold no spacing, so distances and sizes are in pixels"
+        in evaluation.report()
+    )
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_volumes_of_tif_without_a_spacing_beside_them_are_measured_in_pixels_and_named(tmp_path, known):
+    for folder in ("gt", "pred"):
+        (tmp_path / folder).mkdir()
+        tifffile.imwrite(tmp_path / folder / "a.tif", label_map(0).astype(np.uint8))
+        if known:
+            (tmp_path / folder / "a.json").write_text('{"spacing": [3, 1, 1]}')
+    describe(tmp_path, LABELS, file_ending=".tif")
+    assert ("the files of case a hold no spacing" in evaluate(tmp_path).report()) is not known
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha"])

@@ -228,6 +228,25 @@ def test_an_option_without_effect_and_the_notes_of_another_model_refuse_nothing(
     make_trainer("nnUNetTrainerPnPNetPaper", plans=copied).load_checkpoint(str(tmp_path / "c.pth"))
 
 
+@pytest.mark.parametrize(
+    ("was", "now", "words"),
+    [
+        ({"asl_weight": 1.0}, {"asl_weight": 1.0, "heads": 2}, r'attenscribble.heads was "default" and is 2\. Restore'),
+        ({"asl_weight": 1.0}, {}, r'attenscribble.asl_weight was 1.0 and is "default"\. Restore'),
+        ({}, {"asl_weight": 1.0}, r'attenscribble.asl_weight was "default" and is 1.0\. Restore'),
+    ],
+)
+def test_weights_that_do_not_fit_since_options_were_changed_are_one_sentence(make_trainer, tmp_path, was, now, words):
+    def with_options(changed):
+        options = {"attenscribble": {**tiny.OPTIONS["attenscribble"], **changed}, "presets": ["cpu"]}
+        return make_trainer("nnUNetTrainerAttenScribble", kind="ignore", plans=plans_with(**options))
+
+    with_options(was).save_checkpoint(str(tmp_path / "c.pth"))
+    with_options(was).load_checkpoint(str(tmp_path / "c.pth"))
+    with pytest.raises(InputError, match=f"In configuration 3d_fullres, {words}"):
+        with_options(now).load_checkpoint(str(tmp_path / "c.pth"))
+
+
 def test_a_fold_with_other_options_than_those_beside_it_is_refused_before_anything_is_replaced(
     nnunet_folders, make_trainer
 ):
