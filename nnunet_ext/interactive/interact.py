@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_ext.data.reading import Reader, require_same_geometry
+from nnunet_ext.data.spacing_files import spacing_file
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import require_other_file, write_json
 from nnunet_ext.interactive.prompt_list import read_prompts
@@ -76,12 +77,11 @@ def interact(
     session.initialize_from_trained_model_folder(model, fold, checkpoint)
     session.set_image_from_files(images)
     session.case.require_writable(out)
-    # nnU-Net writes the spacing of a 3D tif beside it
-    spacing = [Path(out).with_suffix(".json")] if Path(out).suffix in (".tif", ".tiff") else []
-    if Path(prompts).resolve() in {file.resolve() for file in spacing}:
+    spacing = spacing_file(Path(out))
+    if spacing is not None and Path(prompts).resolve() == spacing.resolve():
         raise InputError(f"{prompts} would be replaced by the spacing of {out}; choose another name for one of them.")
     if log is not None:
-        taken = (*images, prompts, out, *spacing)
+        taken = (*images, prompts, out, *([spacing] if spacing else []))
         require_other_file(log, "--log", taken, "the image, the prompts or the segmentation")
     todo = read_prompts(prompts, mask_reader(session, Path(images[0])))
     if session.case.is_reoriented and any(prompt.reversed for prompt in todo):

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nnunet_ext.data.geometry import CoordinateSystem, to_lps
+from nnunet_ext.data.spacing_files import is_spacing_file
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, replacing, require_folder
 from nnunet_ext.landmarks.leftover import leftover
@@ -70,17 +71,16 @@ def case_of(file: Path) -> str:
 
 
 def landmark_files(folder: Path) -> list[Path]:
-    """The files of landmarks in a folder, in alphabetical order; a ``.json`` beside a 3D tif is its spacing.
+    """The files of landmarks in a folder, in alphabetical order; the spacing of a 3D tif is left out.
 
     Raises:
         InputError: there is no such folder.
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}; it must hold landmarks ({', '.join(ENDINGS)}).")
-    there = sorted(path for path in folder.iterdir() if path.is_file())
-    spacings = {path.with_suffix(".json") for path in there if path.suffix.lower() in (".tif", ".tiff")}
-    files = [path for path in there if path.name.lower().endswith(ENDINGS) and path not in spacings]
-    return [path for path in files if path.name not in NO_LANDMARKS and not path.name.startswith(".")]
+    there = sorted(path for path in folder.iterdir() if path.is_file() and path.name.lower().endswith(ENDINGS))
+    files = [path for path in there if path.name not in NO_LANDMARKS and not path.name.startswith(".")]
+    return [path for path in files if not is_spacing_file(path)]
 
 
 def read_file(file: Path, system: CoordinateSystem | None = None) -> Cases:

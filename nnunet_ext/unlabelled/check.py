@@ -16,11 +16,11 @@ from nnunet_ext.data.finite import not_finite, read_as_zero
 from nnunet_ext.data.folders import visible_files
 from nnunet_ext.data.raw import RawDataset
 from nnunet_ext.data.reading import Reader
+from nnunet_ext.data.spacing_files import spacing_file
 from nnunet_ext.errors import InputError
 from nnunet_ext.findings import Finding, Severity
 from nnunet_ext.processes.parallel import for_every_case
 from nnunet_ext.unlabelled.found import UnlabelledImages
-from nnunet_ext.unlabelled.prepared import spacings_of
 
 FAR = 2.0
 """Factor by which a spacing may lie outside the range of the labelled images' spacings."""
@@ -130,7 +130,8 @@ def _misnumbered(images: UnlabelledImages, raw: RawDataset) -> Iterator[Finding]
 
 
 def _left_out(images: UnlabelledImages, raw: RawDataset) -> Iterator[Finding]:
-    known = {file.name for files in images.cases.values() for file in [*files, *spacings_of(files)]}
+    known = {file.name for files in images.cases.values() for file in files}
+    known |= {file.name for files in images.cases.values() if (file := spacing_file(files[0], image=True))}
     others = [file.name for file in visible_files(images.folder, "") if file.is_file() and file.name not in known]
     if others:
         text = f"{len(others)} other files are" if len(others) > 1 else "another file is"

@@ -19,6 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from nnunet_ext.data.spacing_files import spacing_file
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.plans import resolved
 
@@ -54,26 +55,15 @@ class Notes:
     @classmethod
     def for_files(cls, recipe: str, files: Sequence[Path], same_as: Sequence[str]) -> Notes:
         """Return the notes of a case that is preprocessed from these files, and of the spacing beside a 3D tif."""
-        stats = [(file, file.stat()) for file in [*files, *spacings_of(files)]]
+        beside = spacing_file(files[0], image=True)
+        there = [beside] if beside is not None and beside.is_file() else []
+        stats = [(file, file.stat()) for file in [*files, *there]]
         sources = tuple((str(file.absolute()), stat.st_size, stat.st_mtime_ns) for file, stat in stats)
         return cls(recipe, sources, tuple(same_as))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the notes as they are stored."""
         return asdict(self)
-
-
-def spacings_of(files: Sequence[Path]) -> list[Path]:
-    """Return the file from which nnU-Net reads the spacing of a case in 3D tif, ``CASE.json``, if there is one.
-
-    Args:
-        files: channels of the case, ``CASE_0000.tif`` and so on.
-    """
-    first = files[0]
-    if first.suffix.lower() not in (".tif", ".tiff"):
-        return []
-    beside = first.with_name(f"{first.stem.removesuffix('_0000')}.json")
-    return [beside] if beside.is_file() else []
 
 
 def prepared_folder(preprocessed: Path, data_identifier: str) -> Path:

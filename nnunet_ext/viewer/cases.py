@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nnunet_ext.data.channels import images_by_case, require_channels, require_numbered
+from nnunet_ext.data.spacing_files import spacing_file
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, write_json
 
@@ -56,7 +57,8 @@ def cases_in(folder: Path, out: Path, description: Mapping[str, Any]) -> list[Ca
         description: content of the model's ``dataset.json``.
 
     Raises:
-        InputError: there is no image, a case lacks a channel or has one too many, or ``out`` is a file.
+        InputError: there is no image, a case lacks a channel or has one too many, its files would replace the list of
+            accepted cases, or ``out`` is a file.
     """
     ending = description["file_ending"]
     found = images_by_case(folder, ending)
@@ -65,6 +67,12 @@ def cases_in(folder: Path, out: Path, description: Mapping[str, Any]) -> list[Ca
     require_channels(
         {name: require_numbered(folder, ending, name, files) for name, files in found.items()}, description
     )
+    for name in found:
+        spacing = spacing_file(out / f"{name}{ending}")
+        if spacing is not None and spacing.name == LEDGER:
+            raise InputError(
+                f"The spacing of case {name} would replace {spacing}, the list of accepted cases; rename the case."
+            )
     try:
         out.mkdir(exist_ok=True)
     except OSError as error:

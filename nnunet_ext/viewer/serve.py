@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from nnunet_ext.data.spacing_files import spacing_file
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import replacing, require_other_file
+from nnunet_ext.files import replacing, require_folder_of, require_other_file
 from nnunet_ext.interactive.session import S2VSession
 from nnunet_ext.processes.lock import held
+from nnunet_ext.viewer.cases import LEDGER, CaseFiles, Ledger, cases_in, first_open, single_case
 
 PROMPT_BYTES = 2**20
 """Largest request of the page in bytes; enough for a scribble of some ten thousand positions."""
@@ -66,13 +68,11 @@ def serve(
     require_viewer_extra()
     from nnunet_ext.viewer.access import AccessMiddleware
     from nnunet_ext.viewer.app import create_app, prompt_file
-    from nnunet_ext.viewer.cases import LEDGER, Ledger, cases_in, first_open, single_case
     from nnunet_ext.viewer.desk import Desk
 
     loaded = S2VSession(device, **options)
     loaded.initialize_from_trained_model_folder(model, fold, checkpoint)
     paths, target = [Path(image) for image in images], None if out is None else Path(out)
-    ledger = None
     folder = next((path for path in paths if path.is_dir()), None)
     if folder is not None:
         if len(paths) > 1 or target is None or prompts_out is not None:
@@ -81,20 +81,10 @@ def serve(
                 "kept there; give one --image FOLDER and --out FOLDER, without --prompts-out."
             )
         cases = cases_in(folder, target, loaded.model.dataset_json)
-        ledger = Ledger(target / LEDGER)
-        first = first_open(cases, ledger)
     else:
         cases = [single_case(paths, target)]
-        first = cases[0]
     if prompts_out is not None:
-        own = [file for file in (*first.images, first.out, first.session) if file is not None]
-        require_other_file(prompts_out, "--prompts-out", own, "the image, the segmentation or the session")
-        if first.session is None and Path(prompts_out).is_file() and Path(prompts_out).stat().st_size:
-            raise InputError(
-                f"--prompts-out {prompts_out} holds the prompts of an earlier session, which was not kept without "
-                "--out, and the first prompt would replace them; name another file, or repeat them with nnunet-ext s2v "
-                "interact."
-            )
+        _require_own_file(prompts_out, cases[0])
 
     def fresh() -> S2VSession:
         session = S2VSession(device, **options)
@@ -106,8 +96,10 @@ def serve(
             with replacing(Path(prompts_out)) as temporary:
                 temporary.write_text(prompt_file(prompts), encoding="utf-8")
 
-    desk = Desk(fresh, cases, first, ledger, keep)
     with _alone(target), listening(host, port) as listener:
+        ledger = None if folder is None or target is None else Ledger(target / LEDGER)
+        first = cases[0] if ledger is None else first_open(cases, ledger)
+        desk = Desk(fresh, cases, first, ledger, keep)
         port, token = listener.getsockname()[1], secrets.token_urlsafe(32)
         protected = AccessMiddleware(create_app(desk), hosts=names_of(host), token=token, port=port, limit=PROMPT_BYTES)
         if desk.worker.resumed:
@@ -119,16 +111,29 @@ def serve(
         run(protected, listener)
 
 
+def _require_own_file(prompts: str | Path, case: CaseFiles) -> None:
+    """Raise InputError if the file of the prompts would replace another one, or prompts that nothing else holds."""
+    spacing = None if case.out is None else spacing_file(case.out)
+    own = [file for file in (*case.images, case.out, case.session, spacing) if file is not None]
+    require_other_file(prompts, "--prompts-out", own, "the image, the segmentation, its spacing or the session")
+    if case.session is None and Path(prompts).is_file() and Path(prompts).stat().st_size:
+        raise InputError(
+            f"--prompts-out {prompts} holds the prompts of an earlier session, which was not kept without --out, and "
+            "the first prompt would replace them; name another file, or repeat them with nnunet-ext s2v interact."
+        )
+
+
 @contextmanager
 def _alone(out: Path | None) -> Iterator[None]:
     """Context of the only server that saves to a file or folder.
 
     Raises:
-        InputError: another one does.
+        InputError: another one does, or the folder is missing or must not be written to.
     """
     if out is None:
         yield
         return
+    require_folder_of(out / LOCK if out.is_dir() else out)
     lock = out / LOCK if out.is_dir() else out.with_name(f".{out.name}{LOCK}")
     with held(lock, inherited=False) as free:
         if not free:

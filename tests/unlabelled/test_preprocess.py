@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from pathlib import Path
 
 import blosc2
 import numpy as np
@@ -13,7 +14,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_ext.cli import main
 from nnunet_ext.errors import InputError
 from nnunet_ext.findings import PRINTED
-from nnunet_ext.unlabelled.prepared import NOTES, Notes, prepared_folder, read_prepared, recipe, spacings_of
+from nnunet_ext.unlabelled.prepared import NOTES, Notes, prepared_folder, read_prepared, recipe
 from nnunet_ext.unlabelled.preprocess import prepare_unlabelled
 from tests import tiny
 from tests.killing import contents, killed_at_line, left_over
@@ -78,13 +79,13 @@ def test_a_second_run_makes_only_what_changed(root, folder):
 def test_the_spacing_beside_a_tif_is_a_source_and_no_other_file(tmp_path):
     image, spacing = tmp_path / "u0_0000.tif", tmp_path / "u0.json"
     image.touch()
-    assert spacings_of([image]) == []
+    alone = Notes.for_files("recipe", [image], [])
     spacing.write_text('{"spacing": [1, 1, 1]}')
-    assert spacings_of([image]) == [spacing]
     before = Notes.for_files("recipe", [image], [])
+    assert [Path(file).name for file, _, _ in before.sources] == ["u0_0000.tif", "u0.json"]
+    assert alone.sources == before.sources[:1]
     spacing.write_text('{"spacing": [3.5, 1, 1]}')
     assert Notes.for_files("recipe", [image], []) != before
-    assert spacings_of([tmp_path / "u0_0000.nii.gz"]) == []
 
 
 def test_an_image_that_nnunet_cannot_preprocess_is_named(root):

@@ -451,3 +451,12 @@ def test_one_image_has_no_list(one):
         assert client.get("/api/cases").json() == {"open": "case", "cases": []}
         answer = client.post("/api/accept", json={})
         assert (answer.status_code, "not a folder" in answer.json()["detail"]) == (400, True)
+
+
+def test_the_spacing_of_a_tif_does_not_replace_the_list_of_accepted_cases(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "cases_0000.tif").touch()
+    with pytest.raises(InputError, match=r"The spacing of case cases would replace .*cases\.json.* rename the case"):
+        cases_in(images, tmp_path / "out", MODEL_DATA | {"file_ending": ".tif"})
+    assert not (tmp_path / "out").exists()

@@ -18,6 +18,7 @@ from nnunet_ext import cli
 from nnunet_ext.viewer import serve as serving
 from nnunet_ext.viewer.demo import LABELS, MODEL, SEED, SLICES, phantom
 from tests import tiny
+from tests.killing import contents
 from tests.s2vnet.test_trainer import trained  # noqa: F401 (a fixture)
 
 
@@ -71,10 +72,14 @@ def test_the_link_the_files_and_the_protocol(trained, tmp_path, monkeypatch, cap
     hold += "with held(pathlib.Path(sys.argv[1]), inherited=False) as free:\n"
     hold += "    print(free, flush=True)\n    time.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", hold, str(lock)], stdout=subprocess.PIPE) as other:
-        assert other.stdout.readline().strip() == b"True"
-        assert cli.main(page) == 2
-        assert f"Another server saves to {saved}; end it first" in capsys.readouterr().err
-        other.kill()
+        try:
+            assert other.stdout.readline().strip() == b"True"
+            before = contents(saved.parent)
+            assert cli.main(page) == 2
+            assert f"Another server saves to {saved}; end it first" in capsys.readouterr().err
+            assert contents(saved.parent) == before
+        finally:
+            other.kill()
     lock.unlink()
     # prompts that no session keeps
     loose = [*command, "--image", str(image), "--fold", "0", "--prompts-out", str(prompts)]
@@ -103,8 +108,8 @@ def test_the_link_the_files_and_the_protocol(trained, tmp_path, monkeypatch, cap
         (["--out", str(tmp_path / "no" / "a.nii.gz")], "does not exist"),
         (["--out", str(tmp_path / "a.txt")], "endings"),
         (["--prompts-out", str(tmp_path / "no" / "a.json")], "does not exist"),
-        (["--prompts-out", str(image)], "is the image, the segmentation or the session"),
-        (["--prompts-out", str(saved)], "is the image, the segmentation or the session"),
+        (["--prompts-out", str(image)], "is the image, the segmentation, its spacing or the session"),
+        (["--prompts-out", str(saved)], "is the image, the segmentation, its spacing or the session"),
         (["--image", str(tmp_path / "none.nii.gz")], "no image file"),
         (["--host", "0.0.0.0"], "every address"),
         (["--fold", "3"], "of fold 3"),

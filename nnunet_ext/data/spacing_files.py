@@ -1,0 +1,31 @@
+"""The spacing of a 3D tif, which nnU-Net keeps in a ``.json`` beside it: ``{"spacing": [z, y, x]}``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.files import read_json
+
+
+def spacing_file(file: Path, *, image: bool = False) -> Path | None:
+    """Return the file beside a tif in which nnU-Net looks for the spacing, there or not; None for other formats.
+
+    Args:
+        file: a label map, ``CASE.tif``, or the first channel of an image, ``CASE_0000.tif``.
+        image: whether it is an image; the spacing of both is in ``CASE.json``.
+    """
+    if file.suffix.lower() not in (".tif", ".tiff"):
+        return None
+    return file.with_name(f"{file.stem.removesuffix('_0000') if image else file.stem}.json")
+
+
+def is_spacing_file(file: Path) -> bool:
+    """Whether a file holds the spacing of a 3D tif and nothing else, wherever it lies; False if it cannot be read."""
+    if file.suffix.lower() != ".json":
+        return False
+    try:
+        content = read_json(file)
+    except InputError:
+        return False
+    return set(content) == {"spacing"}
