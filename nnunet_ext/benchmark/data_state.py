@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from nnunet_ext.benchmark.folder import Job
 from nnunet_ext.benchmark.preprocessed import digest, plans_of, stamp
@@ -21,7 +20,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
 from nnunet_ext.landmarks.dataset import FOLDER
 from nnunet_ext.nnunet.plans import resolved
-from nnunet_ext.unlabelled.prepared import Notes, prepared_folder, read_prepared
+from nnunet_ext.unlabelled.prepared import prepared_folder, read_prepared
 
 DECLARED = (
     "labels",
@@ -34,6 +33,9 @@ DECLARED = (
 )
 """Entries of ``dataset.json`` that change a training."""
 
+NONE = "none"
+"""State of the images without labels of a training that draws none."""
+
 
 class DataStates:
     """Digests of the data of jobs; every file is read once."""
@@ -41,7 +43,7 @@ class DataStates:
     def __init__(self) -> None:
         self._training: dict[str, str] = {}
         self._files: dict[Path, str] = {}
-        self._notes: dict[Path, dict[str, Notes]] = {}
+        self._images: dict[Path, list[tuple[str, str, int]]] = {}
 
     def of(self, job: Job) -> str:
         """A digest that changes with the training data and the references of a job.
@@ -54,7 +56,25 @@ class DataStates:
         if job.dataset not in self._training:
             self._training[job.dataset] = self._of_training(job.dataset)
         references = [truth.references / f"{case}{ending}" for case in truth.cases]
-        return digest(self._training[job.dataset], self._contents(references), *self._unlabelled(job))
+        return digest(self._training[job.dataset], self._contents(references))
+
+    def unlabelled_of(self, job: Job) -> str:
+        """A digest that changes with the images without labels that the training of a job draws; "none" without any."""
+        from nnunet_ext.find_trainer import find_trainer
+        from nnunet_ext.unlabelled.training import UnlabelledData
+
+        settings, trainer = resolved(plans_of(job.dataset, job.plans), job.configuration), find_trainer(job.trainer)
+        if not issubclass(trainer, UnlabelledData) or settings.get("previous_stage"):
+            return NONE
+        if trainer.resolve_options(settings).unlabelled.images != "folder":
+            return NONE
+        place = prepared_folder(dataset_folder(job.dataset), settings["data_identifier"])
+        if place not in self._images:
+            self._images[place] = [
+                (name, notes.recipe, (place / f"{name}.b2nd").stat().st_size)
+                for name, notes in sorted(read_prepared(place).items())
+            ]
+        return digest(self._images[place]) if self._images[place] else NONE
 
     def _of_training(self, dataset: str) -> str:
         landmarks = self._contents(_landmarks(dataset))
@@ -66,23 +86,6 @@ class DataStates:
         labels, ending = folder / "gt_segmentations", content["file_ending"]
         own = [labels / f"{case}{ending}" for case in case_names(labels, ending)]
         return digest({key: content.get(key) for key in DECLARED}, images, self._contents(own), landmarks)
-
-    def _unlabelled(self, job: Job) -> list[list[Any]]:
-        """Return recipe, name and size of the images without labels that a job draws from; [] if it draws none."""
-        settings = resolved(plans_of(job.dataset, job.plans), job.configuration)
-        place = prepared_folder(dataset_folder(job.dataset), settings["data_identifier"])
-        if place not in self._notes:
-            self._notes[place] = read_prepared(place)
-        if not self._notes[place]:
-            return []
-        from nnunet_ext.find_trainer import find_trainer
-        from nnunet_ext.unlabelled.training import UnlabelledData
-
-        trainer = find_trainer(job.trainer)
-        if not issubclass(trainer, UnlabelledData) or trainer.resolve_options(settings).unlabelled.images != "folder":
-            return []
-        noted = sorted(self._notes[place].items())
-        return [[name, one.recipe, [(Path(file).name, size) for file, size, _ in one.sources]] for name, one in noted]
 
     def _contents(self, files: list[Path]) -> list[tuple[str, str]]:
         """Name and digest of files; equal for a copy of them."""

@@ -40,7 +40,8 @@ class Job:
     """One training with its evaluation.
 
     ``key`` changes with the settings that the result depends on, ``data`` with the files (empty in folders of earlier
-    versions, which did not look). ``group`` is the data set of the comparison, if the
+    versions, which did not look), and ``unlabelled`` with the images without labels that the training draws ("none":
+    it draws none; empty as for ``data``). ``group`` is the data set of the comparison, if the
     training uses another one, and ``among`` the configuration of the comparison, likewise. ``truth`` is the data set or
     folder whose label maps are the references, if these are not the comparison's. ``scored`` is as in
     :class:`~nnunet_ext.benchmark.spec.Spec`. ``start`` is the arm whose final weights, of the same fold and seed, the
@@ -63,6 +64,7 @@ class Job:
     start: str = ""
     among: str = ""
     data: str = ""
+    unlabelled: str = ""
 
     @property
     def name(self) -> str:
@@ -85,7 +87,8 @@ class Job:
 
     def same_as(self, other: Job) -> bool:
         """Whether the result of ``other`` is that of this job: the same settings, and the same data if both know it."""
-        return self.key == other.key and (self.data == other.data or not self.data or not other.data)
+        files = ((self.data, other.data), (self.unlabelled, other.unlabelled))
+        return self.key == other.key and all(own == its or not own or not its for own, its in files)
 
     def training(self) -> list[str]:
         """The command that trains, as a user would type it."""

@@ -52,7 +52,9 @@ def run_job(folder: str | Path, name: str) -> None:
         from nnunet_ext.benchmark.data_state import DataStates
 
         benchmark.use_data(spec)
-        found = replace(job, key=preprocessed.job_key(job), data=DataStates().of(job))
+        states = DataStates()
+        now = {"data": states.of(job), "unlabelled": states.unlabelled_of(job)}
+        found = replace(job, key=preprocessed.job_key(job), **now)
         if not found.same_as(job):
             what = (
                 "plans or its split in nnUNet_preprocessed" if found.key != job.key else "labels, images or references"
@@ -77,7 +79,7 @@ def run_job(folder: str | Path, name: str) -> None:
         record = {
             "job": job.name,
             "key": job.key,
-            "data": found.data,
+            **now,
             "command": shlex.join(training(benchmark, job)),
             "training": trained,
             "memory": memory(benchmark.of(job) / "memory.jsonl"),

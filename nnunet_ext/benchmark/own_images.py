@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from nnunet_ext.unlabelled.prepared import Notes, prepared_folder, read_prepared
 
 
 def preprocess_images(raw: Path, arms: Sequence[tuple[str, PlansRecipe, tuple[str, ...]]]) -> None:
-    """Preprocess the images in ``imagesUn`` of a data set that are new or have changed; nnU-Net's variables are set.
+    """Preprocess the images in ``imagesUn`` of a data set as they are now, if anything changed; variables are set.
 
     Args:
         raw: folder of the data set, whose labelled cases are preprocessed.
@@ -29,8 +30,6 @@ def preprocess_images(raw: Path, arms: Sequence[tuple[str, PlansRecipe, tuple[st
     """
     place = raw / FOLDER
     images = images_by_case(place, read_json(raw / "dataset.json")["file_ending"]) if place.is_dir() else {}
-    if not images:
-        return
     from nnunet_ext.find_trainer import find_trainer
     from nnunet_ext.unlabelled.preprocess import prepare_unlabelled
     from nnunet_ext.unlabelled.training import UnlabelledData
@@ -40,15 +39,22 @@ def preprocess_images(raw: Path, arms: Sequence[tuple[str, PlansRecipe, tuple[st
         if not issubclass(trainer, UnlabelledData):
             continue
         plans = written_plans(plans_recipe, raw.name, configurations)
-        for configuration in configurations:
+        planned = plans_of(raw.name, plans)["configurations"]
+        for configuration in (name for name in configurations if name in planned):  # others are refused later
             options = trainer.resolve_options(resolved(plans_of(raw.name, plans), configuration))
             if options.unlabelled.images != "folder" or _are_prepared(raw.name, plans, configuration, images):
+                continue
+            if not images:
+                identifier = resolved(plans_of(raw.name, plans), configuration)["data_identifier"]
+                shutil.rmtree(prepared_folder(dataset_folder(raw.name), identifier))
+                print(f"{place} holds no images any more, so those preprocessed before are removed", flush=True)
                 continue
             print(f"preprocessing {len(images)} images without labels of {raw.name} for {configuration}", flush=True)
             report = prepare_unlabelled(raw.name, plans, [configuration])
             if report.exit_code:
                 worst = report.findings[0]
                 raise InputError(f"{place}, {worst.case}: {worst.text}; correct or remove the image.")
+            print(report.report(), flush=True)
 
 
 def _are_prepared(dataset: str, plans: str, configuration: str, images: Mapping[str, Sequence[Path]]) -> bool:
@@ -58,7 +64,6 @@ def _are_prepared(dataset: str, plans: str, configuration: str, images: Mapping[
     there = read_prepared(prepared_folder(dataset_folder(dataset), identifier))
     own = recipe(content, configuration)
     wanted = {name: Notes.for_files(own, files, ()) for name, files in images.items()}
-    return all(
-        name in there and (there[name].recipe, there[name].sources) == (note.recipe, note.sources)
-        for name, note in wanted.items()
+    return there.keys() == wanted.keys() and all(
+        (there[name].recipe, there[name].sources) == (note.recipe, note.sources) for name, note in wanted.items()
     )

@@ -109,7 +109,7 @@ def jobs_of(spec: Spec) -> list[Job]:
             start=arm.start or "",
             among="" if trained == configuration else configuration,
         )
-        jobs.append(replace(job, key=job_key(job), data=states.of(job)))
+        jobs.append(replace(job, key=job_key(job), data=states.of(job), unlabelled=states.unlabelled_of(job)))
     return jobs
 
 

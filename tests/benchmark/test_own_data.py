@@ -127,6 +127,18 @@ def test_images_without_labels_are_preprocessed_once_for_the_arms_that_draw_them
     (place,) = (benchmark.folder / "nnUNet_preprocessed").glob(f"{tiny.DATASET}/unlabelled/*")
     assert sorted(read_prepared(place)) == ["new_0", "new_1", "new_2"]
     assert not list((root / "preprocessed").rglob("unlabelled"))
+    images = root / "raw" / tiny.DATASET / "imagesUn"
+    (images / "new_2_0000.nii.gz").unlink()
+    prepared(root, trainers=[stock, ours], **own)
+    assert sorted(read_prepared(place)) == ["new_0", "new_1"]
+    assert "1 removed that have no image any more" in capsys.readouterr().out
+    images.rename(away := images.with_name("away"))
+    prepared(root, trainers=[stock, ours], **own)
+    assert not place.exists()
+    assert "holds no images any more" in capsys.readouterr().out
+    away.rename(images)
+    with pytest.raises(InputError, match="has no configuration '3d_lowres'"):
+        prepared(root, trainers=[stock, ours], configurations=["3d_lowres"], **own)
     write_image(root / "raw" / tiny.DATASET / "imagesUn" / "new_1_0000.nii.gz", np.ones((9, 9, 9)))
     with pytest.raises(InputError, match="imagesUn, new_1: all voxels of channel 0 are 1; correct or remove the image"):
         prepared(root, trainers=[stock, ours], **own)

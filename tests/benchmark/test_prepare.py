@@ -1,6 +1,7 @@
 """Preparing a benchmark: what it finds before it trains, data, plans, splits, trainers; and what it refuses."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import textwrap
 
 import pytest
 
+from nnunet_ext.benchmark.data_state import NONE
 from nnunet_ext.benchmark.folder import BenchmarkFolder, Job
 from nnunet_ext.benchmark.job import run_job, training_left
 from nnunet_ext.benchmark.prepare import prepare
@@ -332,19 +334,26 @@ def test_images_without_labels_count_for_the_trainings_that_draw_them(root):
         draws = {"options": {"unlabelled": {"images": "folder"}}}
         trainers = ["nnUNetTrainerReference", {"name": "ours", "trainer": "nnUNetTrainerMedContext", "plans": draws}]
         stock, ours = jobs_of(root, trainers=trainers, seeds=[0], configurations=["3d_fullres"])
-        return stock.data, ours.data
+        assert stock.unlabelled == NONE
+        assert len({stock.data, ours.data}) == 1
+        return ours
 
     def prepare_images(*names):
-        write_images(root, names)
+        write_images(root, names)  # their size in bytes is the same
         prepare_unlabelled(901, configurations=["3d_fullres"], processes=1)
 
     without = data()
+    assert without.unlabelled == NONE
     prepare_images("new_0", "new_1")
     two = data()
     prepare_images("new_2")
     three = data()
-    assert without[0] == two[0] == three[0]
-    assert len({without[1], two[1], three[1]}) == 3
+    write_images(root, ["new_2"], seed=8)
+    prepare_images()
+    jobs = (without, two, three, data())
+    assert not any(one.same_as(other) for one, other in itertools.combinations(jobs, 2))
+    # a folder of a version that did not look
+    assert dataclasses.replace(without, unlabelled="").same_as(three)
 
 
 def test_a_folder_of_an_earlier_version_which_did_not_look_at_files_goes_on(root):
