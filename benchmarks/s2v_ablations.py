@@ -16,8 +16,9 @@ of both classes, over 32 volumes it has not seen:
 * **click**: all slices, when nothing tells the class and slice 0 is clicked.
 * **corrected**: the same, when a first click was of the wrong class and a second one, a round later, of the right one.
 
-A variant differs in one option from the first row. ``interactive`` is the share of clips in which somebody clicks; in
-its rows slice 0 tells the class in all clips, so what is asked is whether clicks in training harm the automatic mode.
+Centres alone propagate: place and the mask of the slice before are off. A variant differs in one option from the first
+row. ``interactive`` is the share of clips in which somebody clicks; in its rows slice 0 tells the class in all clips, to
+see whether clicks in training harm the automatic mode.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from nnunet_ext.s2vnet.click_simulation import ClickRules, SimulatedUser
 from nnunet_ext.s2vnet.network import S2VNet
 from nnunet_ext.s2vnet.predictor import Direction, S2VPredictor
 from tests.s2vnet.test_network import s2vnet
-from tests.s2vnet.toy import SIZE, Batch, clicks, dice, discs, fit
+from tests.s2vnet.toy import CENTRES_ALONE, SIZE, Batch, clicks, dice, discs, fit
 
 SLICES, CLIP, VOLUMES = 8, 4, 32
 RULES = ClickRules(1.0, 0.0, 1)
@@ -56,7 +57,7 @@ SHARES = (0.0, 0.25, 0.5, 0.75)
 
 
 def network(seed: int, propagates: bool = True, **options: object) -> S2VNet:
-    return s2vnet(seed=seed, propagates=propagates, features=(8, 12, 16), options={"width": 16, "layers": 1, **options})
+    return s2vnet(seed=seed, propagates=propagates, features=(8, 12, 16), options={**CENTRES_ALONE, **options})
 
 
 def mechanism(seed: int, steps: int, **changes: object) -> S2VNet:

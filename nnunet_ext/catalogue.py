@@ -77,7 +77,7 @@ TRAINERS: dict[str, Entry] = {
         description="only scribbles are annotated: the same, and attentive similarity as an option",
         needs="ignore label",
         network="stock",
-        measured="better, like MaskedCRF, no verdict yet; its similarity gained nothing (ACDC, three seeds)",
+        measured="better, like MaskedCRF, no verdict yet; its similarity showed no gain (ACDC, three seeds)",
         page="docs/results/attenscribble.md",
     ),
     "nnUNetTrainerMedContext": Entry(
@@ -221,7 +221,7 @@ TRAINERS: dict[str, Entry] = {
         description="AttenScribble's published formulation",
         needs="ignore label",
         network="own",
-        measured="worse, in one short training",
+        measured="worse in one short training (ACDC), no difference shown in another (CHAOS)",
         page="docs/results/attenscribble.md",
     ),
     "nnUNetTrainerMedContextPaper": Entry(

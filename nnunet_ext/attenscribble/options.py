@@ -68,7 +68,7 @@ class AttenScribbleOptions(PseudoLabelOptions):
     which the border of a class is divided; with 1/2 in slices and 2/3 in isotropic volumes, size costs nothing. 0, as
     in the code: none."""
     asl_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the attentive similarity loss. 0: it is not computed, because it gained nothing on three data sets
+    """Weight of the attentive similarity loss. 0: it is not computed, because we could show no gain on three data sets
     (docs/results/attenscribble.md); there the weight was 1. The code has 0.1 for a window of mass 92.0, which is 9.2
     here; with 9.2 the stable form draws all predictions to one class before anything is learned
     (docs/results/history/attenscribble.md)."""

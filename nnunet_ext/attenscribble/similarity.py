@@ -33,7 +33,8 @@ decoder, stage 1                         0.932  0.881
 
 So the encoder is the wrong place. A similarity of decoder features was not built, because of a second test: neighbours
 that vote by the cosine of such features correct fewer errors of a trained network than neighbours that vote by the
-image, which is what the CRF loss does (CHAOS; docs/results/attenscribble.md). p·p' knows most of all, and nothing new.
+image, which is what the CRF loss does (CHAOS; docs/results/attenscribble.md). Decoder stage 1 knows a little more than
+p·p' in the table; it was not trained. p·p' itself knows nothing new.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from nnunet_ext.data.channels import images_by_case
 from nnunet_ext.data.folders import case_names
 from nnunet_ext.data.label_definitions import declared_labels
 from nnunet_ext.data.preprocessed import PreprocessedGrid
@@ -291,7 +292,7 @@ def predict(
     Raises:
         InputError: there is no such model, fold, device or image, the model predicts no landmarks, ``out`` is a file,
             the threshold is no confidence, or ``surface_sigma`` is negative or the model has no landmark on an organ;
-            a continued prediction finds segmentations without landmarks.
+            a continued prediction finds segmentations without landmarks; landmarks of an earlier call are damaged.
     """
     require_folder(out)
     if threshold is not None and not 0 <= threshold <= 1:
@@ -307,9 +308,12 @@ def predict(
             f"{out} holds segmentations without landmarks, such as that of {min(alone)}, so another command made them; "
             "predict into an empty folder."
         )
+    # a damaged file of an earlier call is named before the work, unless this call replaces it
+    again = set() if how.continue_prediction else set(images_by_case(images, ending))
+    kept = [_markups(out, case) for case in case_names(out, ending) if case not in again]
+    earlier = [file for file in kept if file.is_file()]
+    found = {name: dict(of_case) for file in earlier for name, of_case in read_file(file).items()}
     how.run(predictor, images, out)
-    earlier = [_markups(out, case) for case in case_names(out, ending) if case not in predictor.found]
-    found = {name: dict(of_case) for file in earlier if file.is_file() for name, of_case in read_file(file).items()}
     found |= predictor.found
     write_table(out / TABLE, dict(sorted(found.items())))
     return found

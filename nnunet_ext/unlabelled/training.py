@@ -183,11 +183,13 @@ class UnlabelledData(CommonTrainer):
                 f"{self._command()}, or set the option unlabelled.images to none."
             )
         if other := min(self._prepared_folder.parent.glob("*/*.pkl"), default=None):
-            (source, *_), *_ = read_prepared(other.parent)[other.stem].sources
+            sources = {Path(note.sources[0][0]).parent for note in read_prepared(other.parent).values()}
+            images = [f"--images {shlex.quote(str(place))}" for place in sorted(sources) if place.is_dir()]
+            commands = " and ".join(f"{self._command()} {place}" for place in images)
+            advice = f"run: {commands}" if commands else f"run: {self._command()} --images FOLDER"
             raise InputError(
-                f"Images without labels are preprocessed in {other.parent}, but not for this training; run: "
-                f"{self._command()} --images {shlex.quote(str(Path(source).parent))}, or set the option "
-                "unlabelled.images to none."
+                f"Images without labels are preprocessed in {other.parent}, but not for this training; {advice}, or "
+                "set the option unlabelled.images to none."
             )
         return False
 

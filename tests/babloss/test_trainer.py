@@ -544,6 +544,13 @@ def test_from_training_to_landmarks_in_files(make, tmp_path, configuration):
     (tmp_path / "one" / first.name).write_bytes(first.read_bytes())
     assert predict(tmp_path / "one", tmp_path / "out", model, how, threshold=0.0).keys() == found.keys()
     assert read(tmp_path / "out" / "landmarks.csv").keys() == found.keys()  # all cases of the folder
+    earlier = tmp_path / "out" / "landmarks" / f"{list(found)[1]}.mrk.json"
+    earlier.write_text("{")
+    before = (tmp_path / "out" / "landmarks.csv").read_bytes(), sorted((tmp_path / "out").iterdir())
+    with pytest.raises(InputError, match=rf"{earlier.name} cannot be read"):  # before the work
+        predict(tmp_path / "one", tmp_path / "out", model, how)
+    assert ((tmp_path / "out" / "landmarks.csv").read_bytes(), sorted((tmp_path / "out").iterdir())) == before
+    assert predict(images, tmp_path / "out", model, how, threshold=0.0).keys() == found.keys()  # it is replaced
     anywhere = predict(images, tmp_path / "anywhere", model, how, threshold=0.0, surface_sigma=0.0)
     assert {c: {n: m.confidence for n, m in f.items()} for c, f in anywhere.items()} == {
         c: {n: m.confidence for n, m in f.items()} for c, f in found.items()
