@@ -17,8 +17,8 @@ of both classes, over 32 volumes it has not seen:
 * **corrected**: the same, when a first click was of the wrong class and a second one, a round later, of the right one.
 
 Centres alone propagate: place and the mask of the slice before are off. A variant differs in one option from the first
-row. ``interactive`` is the share of clips in which somebody clicks; in its rows slice 0 tells the class in all clips, to
-see whether clicks in training harm the automatic mode.
+row. ``interactive`` is the share of clips in which somebody clicks; in its rows slice 0 tells the class in all clips,
+to see whether clicks in training harm the automatic mode.
 """
 
 from __future__ import annotations

@@ -54,6 +54,7 @@ from nnunet_ext.find_trainer import find_trainer
 from nnunet_ext.landmarks.points import State
 from nnunet_ext.landmarks.training.loader import landmark_entries
 from nnunet_ext.nnunet.plans import KEY
+from nnunet_ext.planning import require_options
 
 STOCK = "nnUNetTrainer"
 SMALL = {"features": (8, 16, 32, 64), "patch": (32, 32, 32)}
@@ -164,7 +165,9 @@ def setup_from(args: argparse.Namespace) -> Setup:
         settings["patch_size"] = args.patch_size
     if args.batch_size is not None:
         settings["batch_size"] = args.batch_size
-    settings[KEY] = {**settings.get(KEY, {}), **options_from(args.options)}
+    of_plans = settings.get(KEY, {})
+    chosen = {method: {**of_plans.get(method, {}), **section} for method, section in options_from(args.options).items()}
+    settings[KEY] = {**of_plans, **chosen}
     plans["configurations"][args.configuration] = settings
     if args.dataset_json is None:
         dataset = synthetic_dataset(args.classes or 3, args.ignore or args.landmarks > 0, args.landmarks)
@@ -177,7 +180,7 @@ def options_from(text: str) -> dict[str, dict[str, Any]]:
     """Method → option → value, from JSON such as ``{"pnpnet": {"push": true}}``.
 
     Raises:
-        InputError: it is no JSON, or another one.
+        InputError: it is no JSON, or another one; there is no such method or option, or it has another value.
     """
     try:
         options = json.loads(text)
@@ -185,6 +188,7 @@ def options_from(text: str) -> dict[str, dict[str, Any]]:
         raise InputError(f"--options is no JSON ({error}): {text}") from None
     if not isinstance(options, dict) or not all(isinstance(section, dict) for section in options.values()):
         raise InputError(f"--options must give options by method, as in {OPTIONS}; found: {text}")
+    require_options(options)
     return options
 
 

@@ -68,7 +68,15 @@ def test_step_cost_measures_a_trainer_with_options(tmp_path):
     assert parameters("--options", '{"pnpnet": {"push": true}}') > parameters()
 
 
-@pytest.mark.parametrize(("options", "problem"), [("push", "no JSON"), ('{"push": true}', "by method")])
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ("push", "no JSON"),
+        ('{"push": true}', "by method"),
+        ('{"pnpnett": {"push": true}}', "no options of 'pnpnett'"),
+        ('{"pnpnet": {"pusch": true}}', "pusch"),
+    ],
+)
 def test_step_cost_refuses_options_that_name_no_method(options, problem):
     run = [sys.executable, str(BENCHMARKS / "step_cost.py"), "--options", options]
     result = subprocess.run(run, capture_output=True, text=True)
