@@ -63,6 +63,9 @@ class S2VNetOptions(MethodOptions):
     on it."""
     mask_corruption: Share = 0.5
     """Probability that the mask is wrong in training, so that errors do not lock in."""
+    hidden: Share = 0.0
+    """Share of the slices of a training clip, after a whole one, of which a box is blanked, so that the network asks
+    its memory (:mod:`nnunet_ext.s2vnet.hidden_parts`)."""
     click_decay: Share = 0.5
     """γ: factor on the weight of a click for each later round of clicks."""
     interactive: Share = 0.5
@@ -86,7 +89,7 @@ class S2VNetOptions(MethodOptions):
         used = {
             # sessions still read rounds and click_decay
             ("first_click", "border_click", "jitter"): self.interactive > 0,
-            ("single_slices", "aggregation", "bank", "state_dropout", "mask_memory"): propagates,
+            ("single_slices", "aggregation", "bank", "state_dropout", "mask_memory", "hidden"): propagates,
             ("mask_dropout", "mask_corruption"): propagates and self.mask_memory,
         }
         return [name for names, has_effect in used.items() if not has_effect for name in names]
