@@ -59,7 +59,11 @@ class DataStates:
         return digest(self._training[job.dataset], self._contents(references))
 
     def unlabelled_of(self, job: Job) -> str:
-        """A digest that changes with the images without labels that the training of a job draws; "none" without any."""
+        """A digest that changes with the images without labels that the training of a job draws; "none" without any.
+
+        Raises:
+            InputError: a file of these images is missing.
+        """
         from nnunet_ext.find_trainer import find_trainer
         from nnunet_ext.unlabelled.training import UnlabelledData
 
@@ -70,10 +74,11 @@ class DataStates:
             return NONE
         place = prepared_folder(dataset_folder(job.dataset), settings["data_identifier"])
         if place not in self._images:
-            self._images[place] = [
-                (name, notes.recipe, (place / f"{name}.b2nd").stat().st_size)
-                for name, notes in sorted(read_prepared(place).items())
-            ]
+            noted = sorted(read_prepared(place).items())
+            if missing := [name for name, _ in noted if not (place / f"{name}.b2nd").is_file()]:
+                raise InputError(f"{place} lacks {missing[0]}.b2nd; run nnunet-ext unlabelled again.")
+            sizes = {name: (place / f"{name}.b2nd").stat().st_size for name, _ in noted}
+            self._images[place] = [(name, notes.recipe, sizes[name]) for name, notes in noted]
         return digest(self._images[place]) if self._images[place] else NONE
 
     def _of_training(self, dataset: str) -> str:

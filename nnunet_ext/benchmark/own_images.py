@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -31,7 +30,6 @@ def preprocess_images(raw: Path, arms: Sequence[tuple[str, PlansRecipe, tuple[st
     place = raw / FOLDER
     images = images_by_case(place, read_json(raw / "dataset.json")["file_ending"]) if place.is_dir() else {}
     from nnunet_ext.find_trainer import find_trainer
-    from nnunet_ext.unlabelled.preprocess import prepare_unlabelled
     from nnunet_ext.unlabelled.training import UnlabelledData
 
     for name, plans_recipe, configurations in arms:
@@ -42,28 +40,33 @@ def preprocess_images(raw: Path, arms: Sequence[tuple[str, PlansRecipe, tuple[st
         planned = plans_of(raw.name, plans)["configurations"]
         for configuration in (name for name in configurations if name in planned):  # others are refused later
             options = trainer.resolve_options(resolved(plans_of(raw.name, plans), configuration))
-            if options.unlabelled.images != "folder" or _are_prepared(raw.name, plans, configuration, images):
-                continue
-            if not images:
-                identifier = resolved(plans_of(raw.name, plans), configuration)["data_identifier"]
-                shutil.rmtree(prepared_folder(dataset_folder(raw.name), identifier))
-                print(f"{place} holds no images any more, so those preprocessed before are removed", flush=True)
-                continue
-            print(f"preprocessing {len(images)} images without labels of {raw.name} for {configuration}", flush=True)
-            report = prepare_unlabelled(raw.name, plans, [configuration])
-            if report.exit_code:
-                worst = report.findings[0]
-                raise InputError(f"{place}, {worst.case}: {worst.text}; correct or remove the image.")
-            print(report.report(), flush=True)
+            if options.unlabelled.images == "folder":
+                _bring_up_to_date(raw, plans, configuration, images)
 
 
-def _are_prepared(dataset: str, plans: str, configuration: str, images: Mapping[str, Sequence[Path]]) -> bool:
-    """Whether these images are preprocessed as they are now."""
-    content = plans_of(dataset, plans)
-    identifier = resolved(content, configuration)["data_identifier"]
-    there = read_prepared(prepared_folder(dataset_folder(dataset), identifier))
-    own = recipe(content, configuration)
+def _bring_up_to_date(raw: Path, plans: str, configuration: str, images: Mapping[str, Sequence[Path]]) -> None:
+    """Preprocess these images for one configuration, and remove cases whose image left ``imagesUn``."""
+    from nnunet_ext.unlabelled.preprocess import prepare_unlabelled, remove_case
+
+    content = plans_of(raw.name, plans)
+    folder = prepared_folder(dataset_folder(raw.name), resolved(content, configuration)["data_identifier"])
+    place, own = (raw / FOLDER).absolute(), recipe(content, configuration)
+    # images of other folders are the user's own work
+    there = {name: note for name, note in read_prepared(folder).items() if Path(note.sources[0][0]).parent == place}
     wanted = {name: Notes.for_files(own, files, ()) for name, files in images.items()}
-    return there.keys() == wanted.keys() and all(
-        (there[name].recipe, there[name].sources) == (note.recipe, note.sources) for name, note in wanted.items()
-    )
+    if gone := sorted(there.keys() - wanted.keys()):
+        for name in gone:
+            remove_case(folder, name)
+        print(f"{len(gone)} images without labels left {place}; they are not drawn any more", flush=True)
+    if all(_is_same(note, there.get(name)) for name, note in wanted.items()):
+        return
+    print(f"preprocessing {len(images)} images without labels of {raw.name} for {configuration}", flush=True)
+    report = prepare_unlabelled(raw.name, plans, [configuration])
+    if report.exit_code:
+        worst = report.findings[0]
+        raise InputError(f"{place}, {worst.case}: {worst.text}; correct or remove the image.")
+    print(report.report(), flush=True)
+
+
+def _is_same(wanted: Notes, there: Notes | None) -> bool:
+    return there is not None and (there.recipe, there.sources) == (wanted.recipe, wanted.sources)

@@ -189,7 +189,8 @@ def _settle_other_results(
         known, record = before.get(job.name, job), benchmark.record(job)
         begun = benchmark.fold(job).is_dir() or record is not None
         # a job that was left out for a while is known by its record alone
-        recorded = replace(job, **{name: record[name] for name in ("key", "data") if name in record}) if record else job
+        kept = {name: record[name] for name in ("key", "data", "unlabelled") if name in record} if record else {}
+        recorded = replace(job, **kept)
         same = job.same_as(known) and job.same_as(recorded)
         other = other_network(record.get("training", {}), job) if record and same else ""
         same = same and not other

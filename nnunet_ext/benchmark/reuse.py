@@ -177,7 +177,6 @@ def _write(report: Published, training: Training, benchmark: BenchmarkFolder, jo
         "job": job.name,
         "key": job.key,
         "data": job.data,
-        "unlabelled": job.unlabelled,
         "command": training.command,
         "training": dict(training.about),
         "memory": dict(training.memory),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
@@ -20,12 +21,20 @@ def spacing_file(file: Path, *, image: bool = False) -> Path | None:
     return file.with_name(f"{file.stem.removesuffix('_0000') if image else file.stem}.json")
 
 
+def has_spacing(file: Path) -> bool:
+    """Whether a file has the entry that nnU-Net reads from beside a 3D tif; False if it cannot be read."""
+    return "spacing" in _content(file)
+
+
 def is_spacing_file(file: Path) -> bool:
     """Whether a file holds the spacing of a 3D tif and nothing else, wherever it lies; False if it cannot be read."""
+    return set(_content(file)) == {"spacing"}
+
+
+def _content(file: Path) -> dict[str, Any]:
     if file.suffix.lower() != ".json":
-        return False
+        return {}
     try:
-        content = read_json(file)
+        return read_json(file)
     except InputError:
-        return False
-    return set(content) == {"spacing"}
+        return {}

@@ -77,12 +77,13 @@ def interact(
     session.initialize_from_trained_model_folder(model, fold, checkpoint)
     session.set_image_from_files(images)
     session.case.require_writable(out)
-    spacing = spacing_file(Path(out))
-    if spacing is not None and Path(prompts).resolve() == spacing.resolve():
+    written = spacing_file(Path(out))
+    if written is not None and Path(prompts).resolve() == written.resolve():
         raise InputError(f"{prompts} would be replaced by the spacing of {out}; choose another name for one of them.")
     if log is not None:
-        taken = (*images, prompts, out, *([spacing] if spacing else []))
-        require_other_file(log, "--log", taken, "the image, the prompts or the segmentation")
+        spacings = [file for file in (spacing_file(Path(images[0]), image=True), written) if file is not None]
+        taken = (*images, prompts, out, *spacings)
+        require_other_file(log, "--log", taken, "the image, the prompts, the segmentation or a spacing")
     todo = read_prompts(prompts, mask_reader(session, Path(images[0])))
     if session.case.is_reoriented and any(prompt.reversed for prompt in todo):
         raise InputError(

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nnunet_ext.data.geometry import CoordinateSystem, to_lps
-from nnunet_ext.data.spacing_files import is_spacing_file
+from nnunet_ext.data.spacing_files import has_spacing, is_spacing_file, spacing_file
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, replacing, require_folder
 from nnunet_ext.landmarks.leftover import leftover
@@ -78,8 +78,11 @@ def landmark_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}; it must hold landmarks ({', '.join(ENDINGS)}).")
-    there = sorted(path for path in folder.iterdir() if path.is_file() and path.name.lower().endswith(ENDINGS))
-    files = [path for path in there if path.name not in NO_LANDMARKS and not path.name.startswith(".")]
+    there = sorted(path for path in folder.iterdir() if path.is_file())
+    # nnU-Net reads one entry of such a file, so it may have others
+    beside = {file for path in there if (file := spacing_file(path)) is not None and has_spacing(file)}
+    files = [path for path in there if path.name.lower().endswith(ENDINGS) and path not in beside]
+    files = [path for path in files if path.name not in NO_LANDMARKS and not path.name.startswith(".")]
     return [path for path in files if not is_spacing_file(path)]
 
 

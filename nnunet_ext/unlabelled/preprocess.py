@@ -141,7 +141,7 @@ def _prepare(
     wanted = {name: Notes.for_files(own, files, same_as[name]) for name, files in cases.items()}
     stale = sorted(set(there) - set(wanted))
     for name in stale:
-        _remove(place, name)
+        remove_case(place, name)
     todo = [name for name in wanted if there.get(name) != wanted[name]]
     calls = [(place, name, cases[name], wanted[name], dict(plans), configuration, folder) for name in todo]
     for _ in for_every_case(prepare_case, calls, processes, f"preprocessing for {configuration}"):
@@ -233,14 +233,14 @@ def prepare_case(
         properties = temporary.with_name(f"{name}.pkl")
         content = pickle.loads(properties.read_bytes())
         properties.write_bytes(pickle.dumps({**content, NOTES: notes.to_dict()}))
-        _remove(place, name)
+        remove_case(place, name)
         # the properties last: without them the case does not exist
         for file in sorted(temporary.parent.iterdir(), key=lambda file: file == properties):
             file.replace(place / file.name)
 
 
-def _remove(place: Path, name: str) -> None:
-    """Remove a case, its properties first."""
+def remove_case(place: Path, name: str) -> None:
+    """Remove a preprocessed case, its properties first."""
     for file in _files(place, name):
         file.unlink(missing_ok=True)
 

@@ -14,6 +14,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from nnunet_ext.files import replacing
+
 MODEL = Path(__file__).with_name("demo_model")
 """Folder of the model, as nnU-Net writes it."""
 
@@ -71,11 +73,14 @@ def phantom(
 
 
 def write_phantom(folder: Path, seed: int = SEED) -> Path:
-    """Write the image of the demo into a folder and return its file."""
+    """Write the image of the demo into a folder, unless it is there, and return its file."""
+    file = folder / "phantom_0000.nii.gz"
+    if file.is_file():
+        return file
     array, _ = phantom(np.random.default_rng(seed), SLICES)
     image = sitk.GetImageFromArray((1000 * array).round().astype(np.int16))
     image.SetSpacing(SPACING_MM[::-1])
     image.SetOrigin([-0.5 * SIZE * SPACING_MM[2], -0.5 * SIZE * SPACING_MM[1], -0.5 * SLICES * SPACING_MM[0]])
-    file = folder / "phantom_0000.nii.gz"
-    sitk.WriteImage(image, str(file))
+    with replacing(file) as temporary:
+        sitk.WriteImage(image, str(temporary))
     return file

@@ -113,9 +113,9 @@ def serve(
 
 def _require_own_file(prompts: str | Path, case: CaseFiles) -> None:
     """Raise InputError if the file of the prompts would replace another one, or prompts that nothing else holds."""
-    spacing = None if case.out is None else spacing_file(case.out)
-    own = [file for file in (*case.images, case.out, case.session, spacing) if file is not None]
-    require_other_file(prompts, "--prompts-out", own, "the image, the segmentation, its spacing or the session")
+    spacings = [spacing_file(case.images[0], image=True), None if case.out is None else spacing_file(case.out)]
+    own = [file for file in (*case.images, case.out, case.session, *spacings) if file is not None]
+    require_other_file(prompts, "--prompts-out", own, "the image, the segmentation, a spacing or the session")
     if case.session is None and Path(prompts).is_file() and Path(prompts).stat().st_size:
         raise InputError(
             f"--prompts-out {prompts} holds the prompts of an earlier session, which was not kept without --out, and "

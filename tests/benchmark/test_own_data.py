@@ -21,6 +21,7 @@ from nnunet_ext.splits.files import read_folds
 from nnunet_ext.splits.folds import Fold
 from nnunet_ext.splits.subjects import group
 from nnunet_ext.unlabelled.prepared import read_prepared
+from nnunet_ext.unlabelled.preprocess import prepare_unlabelled
 from tests import tiny
 from tests.unlabelled.raw import write_image, write_images
 
@@ -131,11 +132,18 @@ def test_images_without_labels_are_preprocessed_once_for_the_arms_that_draw_them
     (images / "new_2_0000.nii.gz").unlink()
     prepared(root, trainers=[stock, ours], **own)
     assert sorted(read_prepared(place)) == ["new_0", "new_1"]
-    assert "1 removed that have no image any more" in capsys.readouterr().out
+    assert "1 images without labels left" in capsys.readouterr().out
+    plans = {
+        json.loads(file.read_text())["configurations"]["3d_fullres"]["data_identifier"]: file.stem
+        for file in place.parents[1].glob("nnUNetPlans*.json")
+    }
+    elsewhere = write_images(root, ["other"], folder="elsewhere")
+    prepare_unlabelled(901, plans[place.name], ["3d_fullres"], images=elsewhere, processes=1)
+    capsys.readouterr()
     images.rename(away := images.with_name("away"))
     prepared(root, trainers=[stock, ours], **own)
-    assert not place.exists()
-    assert "holds no images any more" in capsys.readouterr().out
+    assert sorted(read_prepared(place)) == ["other"]
+    assert "2 images without labels left" in capsys.readouterr().out
     away.rename(images)
     with pytest.raises(InputError, match="has no configuration '3d_lowres'"):
         prepared(root, trainers=[stock, ours], configurations=["3d_lowres"], **own)

@@ -383,6 +383,10 @@ def test_a_training_that_was_left_out_for_a_while_is_not_taken_for_one_with_othe
         jobs_of(root, trainers=["nnUNetTrainerReference", other])
     assert folder(root).record(job) == {"key": job.key}
     assert job in jobs_of(root)
+    jobs_of(root, trainers=["nnUNetTrainerReference", "nnUNetTrainerSDM"])
+    (folder(root).of(job) / "record.json").write_text(json.dumps({"key": job.key, "unlabelled": "other images"}))
+    with pytest.raises(InputError, match=r"other data, plans, split or device; choose another --folder"):
+        jobs_of(root)
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,8 @@ def test_a_folder_of_predictions_holds_other_files_too(tmp_path):
 def test_the_spacing_of_a_tif_and_what_trainings_write_are_no_landmarks(tmp_path):
     for name in ("a.json", "b.json", "of_an_image_elsewhere.json"):
         (tmp_path / name).write_text('{"spacing": [3, 0.5, 0.5]}')
-    for name in ("a.tif", "b.TIFF", "c.tif"):  # landmarks of c may lie beside its image
+    (tmp_path / "d.json").write_text('{"spacing": [3, 0.5, 0.5], "origin": [0, 0, 0]}')
+    for name in ("a.tif", "b.TIFF", "c.tif", "d.tif"):  # landmarks of c may lie beside its image
         (tmp_path / name).touch()
     (tmp_path / "summary_annotated.json").write_text('{"foreground_mean": {"Dice": 0.8}}')
     (tmp_path / "c.json").write_text(json.dumps({"tip": LPS}))

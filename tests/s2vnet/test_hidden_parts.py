@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from nnunet_ext.s2vnet.hidden_parts import SIDES, with_hidden_parts
+from nnunet_ext.s2vnet.network import slices_with_image
 
 
 def clips(batch=4, length=6, channels=2, size=(20, 30)):
@@ -30,14 +31,31 @@ def test_never_and_as_often_as_possible(share, expected):
     assert changed(image, with_hidden_parts(image, share)).tolist() == [expected] * 4
 
 
-def test_a_part_is_one_box_in_all_channels_and_0():
+def test_the_first_slice_after_padding_stays_whole_and_padding_too():
+    image = clips(batch=2)
+    image[0, :, :2] = image[1, :, 3:] = 0
+    found = with_hidden_parts(image, 1.0)
+    assert changed(image, found).tolist() == [[False] * 3 + [True, False, True], [False, True] + [False] * 4]
+    assert torch.equal(slices_with_image(found), slices_with_image(image))
+
+
+def test_a_slice_of_which_the_box_covers_all_is_no_padding():
+    torch.manual_seed(0)
+    image = torch.zeros(200, 1, 2, 20, 30)
+    image[:, :, 0] = 1
+    image[:, :, 1, 9:11, 14:16] = 1
+    assert slices_with_image(with_hidden_parts(image, 1.0)).all()
+
+
+def test_a_part_is_one_box_in_all_channels_with_the_mean():
     torch.manual_seed(0)
     image = clips(batch=100, length=2)
     kept = image.clone()
     found = with_hidden_parts(image, 1.0)
     assert torch.equal(image, kept)
     for before, after in zip(image[:, :, 1], found[:, :, 1], strict=True):
-        hidden = (after == 0).all(0)
+        hidden = (after != before).all(0)
+        assert torch.allclose(after[:, hidden], before.mean((1, 2))[:, None])
         assert torch.equal(before[:, ~hidden], after[:, ~hidden])
         for axis, length in enumerate(hidden.shape):
             places = hidden.any(1 - axis).nonzero()[:, 0]
