@@ -53,8 +53,7 @@ def run_job(folder: str | Path, name: str) -> None:
 
         benchmark.use_data(spec)
         states = DataStates()
-        now = {"data": states.of(job), "unlabelled": states.unlabelled_of(job)}
-        found = replace(job, key=preprocessed.job_key(job), **now)
+        found = replace(job, key=preprocessed.job_key(job), data=states.of(job), unlabelled=states.unlabelled_of(job))
         if not found.same_as(job):
             what = (
                 "plans or its split in nnUNet_preprocessed" if found.key != job.key else "labels, images or references"
@@ -79,7 +78,8 @@ def run_job(folder: str | Path, name: str) -> None:
         record = {
             "job": job.name,
             "key": job.key,
-            **now,
+            "data": found.data,
+            "unlabelled": found.unlabelled,
             "command": shlex.join(training(benchmark, job)),
             "training": trained,
             "memory": memory(benchmark.of(job) / "memory.jsonl"),
