@@ -155,6 +155,7 @@ def test_a_fold_is_not_scored_while_another_process_validates_it(tmp_path, monke
     monkeypatch.setattr(BenchmarkFolder, "use_data", lambda *_: None)
     monkeypatch.setattr("nnunet_ext.benchmark.preprocessed.job_key", lambda *_: one.key)
     monkeypatch.setattr("nnunet_ext.benchmark.data_state.DataStates.of", lambda *_: one.data)
+    monkeypatch.setattr("nnunet_ext.benchmark.data_state.DataStates.unlabelled_of", lambda *_: one.unlabelled)
     monkeypatch.setattr(job, "predict", lambda *_: None)
     monkeypatch.setattr("nnunet_ext.benchmark.score.evaluate", lambda *_: evaluated.append(1) or {})
     holder = "import sys; from pathlib import Path; from nnunet_ext.nnunet.results import alone_in\n"

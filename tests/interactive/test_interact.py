@@ -377,7 +377,7 @@ def test_a_segmentation_is_never_written_over_its_image(small, tmp_path):
             interact([small], MODEL, tmp_path / "prompts.json", out, device="cpu")
     prompts, out = tmp_path / "prompts.json", tmp_path / "out.nii.gz"
     for log in (small, tmp_path / "link.nii.gz", prompts, out):
-        with pytest.raises(InputError, match=r"--log .* is the image, the prompts or the segmentation"):
+        with pytest.raises(InputError, match=r"--log .* is the image, the prompts, the segmentation or a spacing"):
             interact([small], MODEL, prompts, out, device="cpu", log=log)
     assert small.read_bytes() == before
     assert json.loads(prompts.read_text()) == {"prompts": []}
