@@ -37,20 +37,21 @@ def preprocess_images(raw: Path, arms: Sequence[tuple[str, PlansRecipe, tuple[st
         if not issubclass(trainer, UnlabelledData):
             continue
         plans = written_plans(plans_recipe, raw.name, configurations)
-        planned = plans_of(raw.name, plans)["configurations"]
+        content = plans_of(raw.name, plans)
+        planned = content["configurations"]
         for configuration in (name for name in configurations if name in planned):  # others are refused later
-            options = trainer.resolve_options(resolved(plans_of(raw.name, plans), configuration))
-            if options.unlabelled.images == "folder":
-                _bring_up_to_date(raw, plans, configuration, images)
+            settings = resolved(content, configuration)
+            if trainer.resolve_options(settings).unlabelled.images == "folder":
+                folder = prepared_folder(dataset_folder(raw.name), settings["data_identifier"])
+                if _outdated(folder, raw, recipe(content, configuration), images):
+                    _prepare(raw, plans, configuration, len(images))
 
 
-def _bring_up_to_date(raw: Path, plans: str, configuration: str, images: Mapping[str, Sequence[Path]]) -> None:
-    """Preprocess these images for one configuration, and remove cases whose image left ``imagesUn``."""
-    from nnunet_ext.unlabelled.preprocess import prepare_unlabelled, remove_case
+def _outdated(folder: Path, raw: Path, own: str, images: Mapping[str, Sequence[Path]]) -> bool:
+    """Remove cases whose image left ``imagesUn``; return whether others are new or have changed."""
+    from nnunet_ext.unlabelled.preprocess import remove_case
 
-    content = plans_of(raw.name, plans)
-    folder = prepared_folder(dataset_folder(raw.name), resolved(content, configuration)["data_identifier"])
-    place, own = (raw / FOLDER).absolute(), recipe(content, configuration)
+    place = (raw / FOLDER).absolute()
     # images of other folders are the user's own work
     there = {name: note for name, note in read_prepared(folder).items() if Path(note.sources[0][0]).parent == place}
     wanted = {name: Notes.for_files(own, files, ()) for name, files in images.items()}
@@ -58,13 +59,17 @@ def _bring_up_to_date(raw: Path, plans: str, configuration: str, images: Mapping
         for name in gone:
             remove_case(folder, name)
         print(f"{len(gone)} images without labels left {place}; they are not drawn any more", flush=True)
-    if all(_is_same(note, there.get(name)) for name, note in wanted.items()):
-        return
-    print(f"preprocessing {len(images)} images without labels of {raw.name} for {configuration}", flush=True)
+    return not all(_is_same(note, there.get(name)) for name, note in wanted.items())
+
+
+def _prepare(raw: Path, plans: str, configuration: str, number: int) -> None:
+    from nnunet_ext.unlabelled.preprocess import prepare_unlabelled
+
+    print(f"preprocessing {number} images without labels of {raw.name} for {configuration}", flush=True)
     report = prepare_unlabelled(raw.name, plans, [configuration])
     if report.exit_code:
         worst = report.findings[0]
-        raise InputError(f"{place}, {worst.case}: {worst.text}; correct or remove the image.")
+        raise InputError(f"{raw / FOLDER}, {worst.case}: {worst.text}; correct or remove the image.")
     print(report.report(), flush=True)
 
 

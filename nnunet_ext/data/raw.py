@@ -17,7 +17,7 @@ from nnunet_ext.data.channels import channel_names, channels_key, images_by_case
 from nnunet_ext.data.folders import case_names, dataset_folder, visible_files
 from nnunet_ext.data.label_definitions import ANNOTATED, ScoredLabels, numbers_of
 from nnunet_ext.data.reading import Reader
-from nnunet_ext.data.spacing_files import spacing_file
+from nnunet_ext.data.spacing_files import known_spacing
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
 
@@ -219,8 +219,7 @@ def write_label_map(reader: Reader, array: NDArray, like: Path, target: Path) ->
 def copy_label_map(file: Path, folder: Path) -> None:
     """Copy a label map into a folder, with the spacing that lies beside a 3D tif."""
     shutil.copyfile(file, folder / file.name)
-    beside = spacing_file(file)
-    if beside is not None and beside.is_file():
+    if beside := known_spacing(file):
         shutil.copyfile(beside, folder / beside.name)
 
 

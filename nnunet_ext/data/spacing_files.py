@@ -21,6 +21,12 @@ def spacing_file(file: Path, *, image: bool = False) -> Path | None:
     return file.with_name(f"{file.stem.removesuffix('_0000') if image else file.stem}.json")
 
 
+def known_spacing(file: Path, *, image: bool = False) -> Path | None:
+    """Return :func:`spacing_file` if it is there."""
+    found = spacing_file(file, image=image)
+    return found if found is not None and found.is_file() else None
+
+
 def has_spacing(file: Path) -> bool:
     """Whether a file has the entry that nnU-Net reads from beside a 3D tif; False if it cannot be read."""
     return "spacing" in _content(file)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ext.data.label_definitions import ScoredLabels
-from nnunet_ext.data.spacing_files import spacing_file
+from nnunet_ext.data.spacing_files import known_spacing
 from nnunet_ext.evaluation import interfaces, slice_consistency, topology
 from nnunet_ext.evaluation.interfaces import InterfaceMetrics
 from nnunet_ext.evaluation.metrics import DEFINITIONS, EMPTY_RULES, CaseMetrics, EmptyRule, mean, shown
@@ -209,8 +209,7 @@ class Evaluation:
             return []
         if self.settings.reader == "NaturalImage2DIO":
             return [case.name for case in self.cases]
-        noted = ((case.name, spacing_file(case.reference)) for case in self.cases)
-        return [name for name, file in noted if file is None or not file.is_file()]
+        return [case.name for case in self.cases if known_spacing(case.reference) is None]
 
     def write(self, summary: Path, table: Path) -> None:
         """Write a superset of nnU-Net's ``summary.json``, and a CSV file with one row per case and label.

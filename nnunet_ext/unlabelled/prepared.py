@@ -19,7 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from nnunet_ext.data.spacing_files import spacing_file
+from nnunet_ext.data.spacing_files import known_spacing
 from nnunet_ext.errors import InputError
 from nnunet_ext.nnunet.plans import resolved
 
@@ -55,9 +55,8 @@ class Notes:
     @classmethod
     def for_files(cls, recipe: str, files: Sequence[Path], same_as: Sequence[str]) -> Notes:
         """Return the notes of a case that is preprocessed from these files, and of the spacing beside a 3D tif."""
-        beside = spacing_file(files[0], image=True)
-        there = [beside] if beside is not None and beside.is_file() else []
-        stats = [(file, file.stat()) for file in [*files, *there]]
+        beside = known_spacing(files[0], image=True)
+        stats = [(file, file.stat()) for file in [*files, *([beside] if beside else [])]]
         sources = tuple((str(file.absolute()), stat.st_size, stat.st_mtime_ns) for file, stat in stats)
         return cls(recipe, sources, tuple(same_as))
 
