@@ -105,6 +105,7 @@ class Column:
         gap: mm between two slices; None: as planned.
         cache: of features, for all walks; may be shared with other columns.
         name: of this column in the cache.
+        together: slices whose features are computed in one pass. Then so many are in memory.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Column:
         gap: float | None,
         cache: FeatureCache,
         name: Hashable = None,
+        together: int = 1,
     ) -> None:
         self.network = network
         self.slice_of = slice_of
@@ -123,6 +125,7 @@ class Column:
         self.flips = flips
         self.cache = cache
         self.name = name
+        self.together = together
         self.device = network.centres.device
         some = torch.stack([(slice_of(index) != 0).any() for index in range(depth)])
         self.there = slices_with_image(some.view(1, 1, depth, 1, 1))[0].to(self.device)
@@ -145,11 +148,20 @@ class Column:
         """
         cached = self.cache.get if again else self.cache.take
         past = past[-self.network.options.bank :]
+        ahead: dict[int, list[Tensor]] = {}
+
+        def features(step: int, x: Tensor) -> list[Tensor]:
+            if self.together == 1:
+                return self.network.features(x)
+            if step not in ahead:
+                ahead.update(self._computed_together(order, step))
+            return ahead.pop(step)
+
         return self.network.propagate(
             map(self._flipped, order),
             self.there[list(order)].expand(len(self.flips), -1),
             prompts and (lambda step: prompts(order[step])),
-            lambda step, x: cached((self.name, order[step]), lambda: self.network.features(x)),
+            lambda step, x: cached((self.name, order[step]), lambda: features(step, x)),
             self._bank([one.centres for one in past], past[-1].mask if past else None),
         )
 
@@ -209,6 +221,17 @@ class Column:
         """The memory of these centres, newest last, and of the last mask."""
         filled = torch.ones(len(self.flips), dtype=torch.bool, device=self.device)
         return Bank(tuple(centres), (filled,) * len(centres), unpacked(mask, self.device), filled, self.gap)
+
+    def _computed_together(self, order: Sequence[int], first: int) -> dict[int, list[Tensor]]:
+        """Features of the slice at a step, and of the next ones that will be asked for: step → features."""
+        steps = [
+            step
+            for step in range(first, len(order))
+            if step == first or (self.there[order[step]] and (self.name, order[step]) not in self.cache)
+        ][: self.together]
+        stages = self.network.features(torch.cat([self._flipped(order[step]) for step in steps]))
+        parts = [stage.split(len(self.flips)) for stage in stages]
+        return {step: list(of_step) for step, of_step in zip(steps, zip(*parts, strict=True), strict=True)}
 
     def _flipped(self, index: int) -> Tensor:
         x = self.slice_of(index)

@@ -24,6 +24,9 @@ class FeatureCache:
         self.size = 0
         self._kept: OrderedDict[Hashable, list[Tensor]] = OrderedDict()
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._kept
+
     def get(self, key: Hashable, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
         """The features of this key, computed if they are not there."""
         if key in self._kept:

@@ -33,7 +33,7 @@ class S2VNetOptions(MethodOptions):
     """Share of the training clips made of T unrelated slices; nothing propagates between them. They give a step the
     variety that neighbouring slices cost."""
     inference_clip: Count = 64
-    """Slices of a patch of the stock commands, within which centres propagate."""
+    """Slices of a patch of the stock commands, within which centres propagate. 1: no propagation, also in training."""
     width: Count = 128
     """D: length of a centre."""
     heads: Count = 4
@@ -84,12 +84,17 @@ class S2VNetOptions(MethodOptions):
     """Weight of the loss of the planned segmentation layers."""
 
     @property
+    def propagates(self) -> bool:
+        """Whether slices know those before them, where images have more than one."""
+        return self.clip > 1 and self.inference_clip > 1
+
+    @property
     def without_effect(self) -> Collection[str]:
-        propagates = self.clip > 1
         used = {
             # sessions still read rounds and click_decay
             ("first_click", "border_click", "jitter"): self.interactive > 0,
-            ("single_slices", "aggregation", "bank", "state_dropout", "mask_memory", "hidden"): propagates,
-            ("mask_dropout", "mask_corruption"): propagates and self.mask_memory,
+            ("single_slices", "hidden"): self.clip > 1,
+            ("aggregation", "bank", "state_dropout", "mask_memory"): self.propagates,
+            ("mask_dropout", "mask_corruption"): self.propagates and self.mask_memory,
         }
         return [name for names, has_effect in used.items() if not has_effect for name in names]

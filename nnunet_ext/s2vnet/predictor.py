@@ -54,6 +54,8 @@ class S2VPredictor(nnUNetPredictor):
     Args:
         direction: in which centres propagate.
         feature_bytes: of the first direction's features that are kept for the second, instead of computed again.
+        together: slices of a tile whose features are computed in one pass. None: one on a CPU, which gains nothing by
+            more; on a GPU as many as fill a planned batch with all flips, tiles and folds.
         kwargs: of nnU-Net's predictor. ``tile_step_size`` and mirroring are in-plane, and nothing but the network and
             a few slices is ever on a GPU, so ``perform_everything_on_device`` changes nothing.
 
@@ -65,7 +67,12 @@ class S2VPredictor(nnUNetPredictor):
     network: Any
 
     def __init__(
-        self, *args: Any, direction: Direction = "both", feature_bytes: int = FEATURE_BYTES, **kwargs: Any
+        self,
+        *args: Any,
+        direction: Direction = "both",
+        feature_bytes: int = FEATURE_BYTES,
+        together: int | None = None,
+        **kwargs: Any,
     ) -> None:
         if direction not in get_args(Direction):
             raise InputError(f"direction is {direction!r}; it can be {', '.join(get_args(Direction))}.")
@@ -73,6 +80,7 @@ class S2VPredictor(nnUNetPredictor):
         self.direction = direction
         self.gap: float | None = None
         self.feature_bytes = feature_bytes
+        self.together = together
 
     def initialize_from_trained_model_folder(
         self, model_training_output_dir: str, use_folds: Any, checkpoint_name: str = "checkpoint_final.pth"
@@ -195,6 +203,13 @@ class S2VPredictor(nnUNetPredictor):
         empty_cache(self.device)
         return found
 
+    def _together(self, chains: int) -> int:
+        """Slices of one chain that the U-Net sees at once, if there are so many chains."""
+        if self.together is not None:
+            return self.together
+        # a batch fits in training, which needs more memory
+        return max(1, self.configuration_manager.batch_size // chains) if self.device.type == "cuda" else 1
+
     def _slices(self, networks: Sequence[S2VNet], image: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Index and logits ``(heads, H, W)`` of all slices, in the order in which they are known; in main memory.
 
@@ -206,7 +221,8 @@ class S2VPredictor(nnUNetPredictor):
         tiles = SliceTiles.of(image.shape[2:], patch, self.tile_step_size, self.use_gaussian, self.device)
         cache, flips = FeatureCache(self.feature_bytes), self.flips()
         # a GPU is fast at batches; on a CPU they need memory and gain nothing
-        together = [flips] if self.device.type == "cuda" else [[flip] for flip in flips]
+        groups = [flips] if self.device.type == "cuda" else [[flip] for flip in flips]
+        together = self._together(len(flips) * len(tiles.places) * len(networks))
 
         def tile_of(rows: slice, columns: slice) -> Callable[[int], Tensor]:
             return lambda index: tiles.padded(image[:, index])[:, rows, columns]
@@ -214,10 +230,10 @@ class S2VPredictor(nnUNetPredictor):
         def columns_of(fold: int, number: int) -> list[Iterator[Parts]]:
             slice_of = tile_of(*tiles.places[number])
             return [
-                Column(networks[fold], slice_of, depth, group, self.gap, cache, (fold, number, *group)).slices(
-                    self.direction
-                )
-                for group in together
+                Column(
+                    networks[fold], slice_of, depth, group, self.gap, cache, (fold, number, *group), together
+                ).slices(self.direction)
+                for group in groups
             ]
 
         chains = [[columns_of(fold, number) for number in range(len(tiles.places))] for fold in range(len(networks))]

@@ -72,7 +72,7 @@ class nnUNetTrainerS2VNet(SliceClips):
         """Put the clustering on top of the planned 2D network."""
         planned = PlannedUNet(network)
         # of single slices there is no next one, and distributed training allows no parameters that are not used
-        propagates = options.s2vnet.clip > 1 and settings["patch_size"][0] > 1
+        propagates = options.s2vnet.propagates and settings["patch_size"][0] > 1
         # models from before positions and masks do not know their gap, and need none
         gap = extension_settings(settings, SLICES).get("gap", 1.0)
         scale = Scale.of(settings["spacing"][-2:], settings["patch_size"][-2:], gap)
@@ -153,10 +153,6 @@ class nnUNetTrainerS2VNet(SliceClips):
 
 
 class nnUNetTrainerS2VNetNoPropagation(nnUNetTrainerS2VNet):
-    """Every slice stands alone: the control for propagation.
+    """Every slice stands alone: the control for propagation. Clips, clicks and mirroring are those of S2VNet."""
 
-    A step has as many slices as one of S2VNet, if the plans have at least two clips of them. It also draws slices as
-    nnU-Net does; S2VNet with ``inference_clip`` 1 differs in propagation alone.
-    """
-
-    fixed_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"s2vnet": {"clip": 1}}
+    fixed_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"s2vnet": {"inference_clip": 1}}

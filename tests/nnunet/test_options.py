@@ -133,7 +133,7 @@ def test_a_weight_that_a_class_names_wins_over_the_option(make_trainer):
         ("nnUNetTrainerSDM", "pnpnet", {"pull": True}),
         ("nnUNetTrainerPnPNetPaper", "pnpnet", {"dim": 32}),
         ("nnUNetTrainerMedContextMaskedOnly", "medcontext", {"beta": 2.0}),
-        ("nnUNetTrainerS2VNetNoPropagation", "s2vnet", {"clip": 3}),
+        ("nnUNetTrainerS2VNetNoPropagation", "s2vnet", {"inference_clip": 3}),
     ],
 )
 def test_what_a_trainer_fixes_wins_over_the_plans(make_trainer, name, section, option):

@@ -265,6 +265,32 @@ def test_both_directions_share_features_as_far_as_memory_allows():
     assert torch.equal(found[0], found[2])
 
 
+@pytest.mark.parametrize("direction", ["forward", "backward", "both"])
+def test_slices_whose_features_are_computed_together_are_segmented_the_same(direction):
+    """Four at a time, of which slices without image and those in the cache are none."""
+    network, x = s2vnet(deep_supervision=False).eval(), volume(depth=11)
+    x[:, [0, 10]] = 0
+    settings = {"network": network, "direction": direction, "mirroring": False, "depth": 11}
+    expected = logits(predictor(**settings), x)
+    computed, features = [], network.features
+    network.features = lambda x: computed.append(len(x)) or features(x)
+    found = logits(predictor(**settings, together=4, feature_bytes=2**40), x)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert computed == [4, 4, 1]
+    computed.clear()
+    found = logits(predictor(**settings, together=4, feature_bytes=0), x)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert computed == [4, 4, 1] * (2 if direction == "both" else 1)
+
+
+def test_a_gpu_gets_batches_of_slices_as_large_as_planned():
+    made = predictor()
+    made.configuration_manager.batch_size = 12
+    assert made._together(1) == 1
+    made.device = torch.device("cuda")
+    assert [made._together(chains) for chains in (1, 4, 5, 12, 36)] == [12, 3, 2, 1, 1]
+
+
 def test_regions_have_as_many_channels_as_heads():
     network = s2vnet(LabelHeads(3, ((1, 2), (2,))), deep_supervision=False)
     made = predictor(network=network)

@@ -12,6 +12,7 @@ from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransfo
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ext.catalogue import resolve
 from nnunet_ext.errors import InputError
@@ -104,24 +105,42 @@ def test_clips_and_where_their_size_is_written(make_trainer):
     assert again.batch_size == 3
 
 
-@pytest.mark.parametrize(("name", "depth"), [("nnUNetTrainerS2VNetNoPropagation", 16), ("nnUNetTrainerS2VNet", 1)])
-def test_without_neighbours_slices_stand_alone(make, name, depth):
-    trainer = make(name, depth=depth)
+@pytest.mark.parametrize("options", [{}, {"clip": 1}])
+def test_without_neighbours_slices_stand_alone(make, options):
+    trainer = make(depth=16 if options else 1, options=options)
     assert trainer.clip == 1
     assert trainer.batch_size == 12
-    assert trainer.configuration_manager.patch_size[0] == (1 if depth == 1 else 8)
+    assert trainer.configuration_manager.patch_size[0] == (8 if options else 1)
     assert trainer.network.aggregation is None
     assert trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[3] == (1, 2)
     trainer.network.train()
     assert np.isfinite(trainer.train_step(batch_of(trainer))["loss"])
 
 
-def test_patches_of_one_slice_leave_propagation_out_and_clips_in(make):
-    trainer = make(options={"clip": 4, "inference_clip": 1})
-    assert trainer.clip == 4
-    assert batch_of(trainer)["data"].shape[2] == 4
+@pytest.mark.parametrize(
+    ("name", "options"), [("nnUNetTrainerS2VNetNoPropagation", {}), ("nnUNetTrainerS2VNet", {"inference_clip": 1})]
+)
+def test_without_propagation_all_but_propagation_is_that_of_s2vnet(make, name, options):
+    full, trainer = make(), make(name, options=options)
+    assert (trainer.clip, trainer.batch_size) == (full.clip, full.batch_size) == (4, 3)
+    assert batch_of(trainer)["data"].shape == batch_of(full)["data"].shape
+    assert trainer.single_slices() == full.single_slices() == 0.5
+    mirrored = [one.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[3] for one in (trainer, full)]
+    assert mirrored == [(0, 1, 2)] * 2
     assert trainer.configuration_manager.patch_size[0] == 1
     assert trainer.network.aggregation is None
+    assert not trainer.network.memory
+
+
+def test_models_without_propagation_from_before_have_the_network_that_they_had():
+    """They trained on clips of one slice, and their plans say 64 slices a patch."""
+    plans = small_plans()
+    plans["configurations"]["2d"]["patch_size"] = [64, 16, 16]
+    manager = PlansManager(plans)
+    kind = resolve("nnUNetTrainerS2VNetNoPropagation")
+    made = kind.build_network_architecture(manager, manager.get_configuration("2d"), 1, 3, False)
+    assert made.aggregation is None
+    assert not made.memory
 
 
 def test_a_3d_configuration_is_refused_before_a_folder_is_made(make, tmp_path):
@@ -132,7 +151,7 @@ def test_a_3d_configuration_is_refused_before_a_folder_is_made(make, tmp_path):
 
 def test_options_of_the_plans_count(make):
     assert make(options={"clip": 2}).clip == 2
-    assert make("nnUNetTrainerS2VNetNoPropagation", options={"clip": 2}).clip == 1
+    assert make("nnUNetTrainerS2VNetNoPropagation", options={"inference_clip": 2}).clip_lengths() == (4, 1)
     assert make(options={"aggregation": "mean"}).network.aggregation.kind == "mean"
     with pytest.raises(InputError, match="unknown s2vnet options"):
         make(options={"clips": 4})
