@@ -95,6 +95,7 @@ def metrics_of(cases: pd.DataFrame, interfaces: pd.DataFrame | None = None) -> l
         Metric("assd_mm", "ASSD", False, " mm", 3, 1.0),
         *(Metric(c, f"NSD at {_tolerance(c)} mm", True) for c in cases.columns if c.startswith("nsd_")),
         *(Metric(c, COUNTED[c], False, "", 3, 0.5) for c in betti),
+        *(Metric(c, "Error of slice consistency", False) for c in cases.columns if c == "consistency_error"),
         *(Metric(c, f"Interface NSD at {_tolerance(c)} mm", True) for c in touching if c.startswith("interface_nsd_")),
         *(Metric(c, "Interface HD95", False, " mm", 3, 1.0) for c in touching if c == "interface_hd95_mm"),
         *(Metric(c, "Confusion near the interface", False) for c in touching if c == "interface_confusion"),

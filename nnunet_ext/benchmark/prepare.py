@@ -139,7 +139,10 @@ def check_dataset(dataset: str, spec: Spec) -> None:
     for arm in spec.arms:
         plans = arm.plans
         file = folder / f"{plans.base}.json"
-        configurations = read_json(file)["configurations"] if file.is_file() else {}
+        content = read_json(file) if file.is_file() else {}
+        if spec.metrics.consistency and content.get("original_median_shape_after_transp", [0])[0] == 1:
+            raise InputError(f"{dataset} has single slices, which have no neighbours; leave metrics: consistency out.")
+        configurations = content.get("configurations", {})
         for configuration in spec.configurations_of(arm):
             if configuration not in configurations:
                 there = ", ".join(configurations) or "no such plans"

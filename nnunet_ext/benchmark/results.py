@@ -355,6 +355,10 @@ def _scores(
             raise _scored_otherwise(benchmark, job, "with other NSD tolerances than")
         if metrics.topology and "betti_0_error" not in table.columns:
             raise _scored_otherwise(benchmark, job, "without topology, which")
+        if metrics.consistency:
+            if "consistency" not in table.columns:
+                raise _scored_otherwise(benchmark, job, "without consistency, which")
+            table = table.assign(consistency_error=table["consistency_difference"].abs())
     return table
 
 

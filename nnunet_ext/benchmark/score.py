@@ -64,6 +64,7 @@ def evaluate(benchmark: BenchmarkFolder, job: Job, metrics: Metrics) -> dict[str
         cases=truth.cases,
         nsd_tolerances_mm=metrics.nsd_tolerances_mm,
         definition=metrics.definition,
+        consistency=metrics.consistency,
         interfaces=metrics.interfaces,
         topology=metrics.topology,
         processes=1 if len(truth.cases) <= FEW else None,

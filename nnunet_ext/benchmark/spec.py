@@ -186,6 +186,8 @@ class Metrics(_Strict):
     """NSD, HD95 and confusion where two labels touch, see :mod:`nnunet_ext.evaluation.interfaces`."""
     topology: bool = False
     """Errors in the number of components, holes and cavities, see :mod:`nnunet_ext.evaluation.topology`."""
+    consistency: bool = False
+    """Whether neighbouring slices agree as those of the truth, see :mod:`nnunet_ext.evaluation.slice_consistency`."""
 
 
 class SplitRecipe(_Strict):

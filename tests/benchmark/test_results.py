@@ -139,6 +139,7 @@ def test_only_cases_of_every_training_are_compared(root):
         ({"definition": "voxel"}, "with another definition of distances than"),
         ({"nsd_tolerances_mm": [2]}, "with other NSD tolerances than"),
         ({"topology": True}, "without topology, which"),
+        ({"consistency": True}, "without consistency, which"),
         ({"interfaces": True}, "without interfaces, which"),
     ],
 )
@@ -163,6 +164,40 @@ def test_scores_of_other_metrics_are_not_mixed(root, metrics, said):
         from_benchmark(benchmark)
     (benchmark.of(jobs[1]) / "record.json").unlink()
     assert set(from_benchmark(benchmark).cases["arm"]) == {"nnUNetTrainerReference"}
+
+
+def test_how_far_slices_are_from_agreeing_as_those_of_the_truth_is_a_metric(root):
+    """Too smooth is as wrong as flickering, so the mean is one of absolute differences."""
+    benchmark = BenchmarkFolder(root / "benchmark")
+    content = {"baseline": "nnUNetTrainerReference", "trainers": ["nnUNetTrainerReference"], "datasets": [901]}
+    spec = parse(
+        {**content, "folds": [0], "device": "cpu", "metrics": {"consistency": True}}, "mine.yaml", "mine", alone=True
+    )
+    [job] = prepare(spec, benchmark)
+    predict(root, benchmark.predictions(job), ["tiny_4", "tiny_5"])
+    about = {"training": {}, "memory": {}, "versions": {}, "hardware": {}, "command": ""}
+    scored = score.evaluate(benchmark, job, spec.metrics)
+    write_json(benchmark.of(job) / "record.json", {**about, "evaluation": scored})
+    found = from_benchmark(benchmark)
+    errors = found.cases["consistency_error"].to_numpy()
+    assert errors == pytest.approx(abs(found.cases["consistency"] - found.cases["consistency_reference"]))
+    assert (errors > 0).any()
+    [metric] = [one for one in analysis.metrics_of(found.cases) if one.column == "consistency_error"]
+    assert not metric.higher_is_better
+    table = analysis.values(found, found.groups[0].name, found.arms, "consistency_error")[analysis.MEAN]
+    assert table["value"].mean() == pytest.approx(errors.mean())
+
+
+def test_single_slices_have_no_consistency(root):
+    plans = root / "preprocessed" / tiny.DATASET / "nnUNetPlans.json"
+    known = json.loads(plans.read_text())
+    write_json(plans, {**known, "original_median_shape_after_transp": [1, 16, 16]})
+    content = {"baseline": "nnUNetTrainerReference", "trainers": ["nnUNetTrainerReference"], "datasets": [901]}
+    spec = parse(
+        {**content, "folds": [0], "device": "cpu", "metrics": {"consistency": True}}, "mine.yaml", "mine", alone=True
+    )
+    with pytest.raises(InputError, match="single slices, which have no neighbours; leave metrics: consistency out"):
+        prepare(spec, BenchmarkFolder(root / "benchmark"))
 
 
 def test_dataset_json_of_the_models_is_enough(root, monkeypatch):
