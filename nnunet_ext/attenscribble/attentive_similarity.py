@@ -38,7 +38,7 @@ class AttentiveSimilarity(nn.Module):
         super().__init__()
         self.options, self.exclusive = options, exclusive
         planned, stages = network.planned, network.stages
-        self.windows = {str(stage): similarity_window(planned, stage, spacing) for stage in stages}
+        self.windows = {str(stage): similarity_window(planned, stage, spacing, options.asl_radius) for stage in stages}
         head = PublishedAffinity if options.published else AffinityHead
         self.affinity = nn.ModuleDict({str(stage): head(options.heads) for stage in stages})
         projections = {

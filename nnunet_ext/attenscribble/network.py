@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from nnunet_ext.attenscribble.crf_loss import Window
+from nnunet_ext.attenscribble.crf_window import SIGMA_OF_RADIUS
 from nnunet_ext.attenscribble.options import AttenScribbleOptions
 from nnunet_ext.attenscribble.published import PublishedSelfAttention
 from nnunet_ext.attenscribble.spatial_attention import Projected, SpatialSelfAttention
@@ -114,15 +115,21 @@ def token_grid(planned: PlannedUNet, stage: int, patch_size: Sequence[int]) -> l
     return [-(-size // down) for size, down in zip(patch_size, planned.downsampling(stage), strict=True)]
 
 
-def similarity_window(planned: PlannedUNet, stage: int, spacing: Sequence[float]) -> Window:
-    """Window of the similarity on the grid of a stage; it reaches as far as the published one in pixels.
-
-    At least two tokens along the finest axis (the published 20 pixels would be one token of stride 16), at most five.
+def similarity_window(
+    planned: PlannedUNet, stage: int, spacing: Sequence[float], tokens_far: int | None = None
+) -> Window:
+    """Window of the similarity on the grid of a stage.
 
     Args:
         spacing: of the input, in mm.
+        tokens_far: radius in tokens of the finest spacing; fewer along coarser axes. None: as far as the published one
+            in pixels, but at least two tokens along the finest axis (the published 20 pixels would be one token of
+            stride 16), and at most five.
     """
     tokens = [down * mm / min(spacing) for down, mm in zip(planned.downsampling(stage), spacing, strict=True)]
+    if tokens_far is not None:
+        radius = [round(tokens_far * min(tokens) / token) for token in tokens]
+        return Window.gaussian(radius, SIGMA_OF_RADIUS * tokens_far, tokens)
     least = [2 if token == min(tokens) else 0 for token in tokens]
     radius = [max(low, min(5, round(REACH / token))) for low, token in zip(least, tokens, strict=True)]
     return Window.gaussian(radius, SIGMA / min(tokens), tokens)

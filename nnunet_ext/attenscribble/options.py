@@ -72,6 +72,9 @@ class AttenScribbleOptions(PseudoLabelOptions):
     (docs/results/attenscribble.md); there the weight was 1. The code has 0.1 for a window of mass 92.0, which is 9.2
     here; with 9.2 the stable form draws all predictions to one class before anything is learned
     (docs/results/history/attenscribble.md)."""
+    asl_radius: Annotated[int, Field(ge=1, le=16)] | None = None
+    """Radius of the window of the similarity, in tokens of the finest spacing; its σ is two thirds of it. None: as far
+    as the published one, which has radius 5 and σ 6 tokens at stride 4, at most 5 tokens."""
     gamma: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the similarity's own term in the stable loss."""
     ramp: Annotated[float, Field(ge=0, le=1)] = 0.05
@@ -122,6 +125,7 @@ class AttenScribbleOptions(PseudoLabelOptions):
             ("max_tokens",): self.attends and self.stages is None,
             ("mlp_ratio",): self.attention == "trunk",
             ("gamma",): self.asl_weight > 0 and not self.published,
+            ("asl_radius",): self.asl_weight > 0,
             OF_CRF: has_crf,
             ("pseudo_start",): self.pseudo_weight > 0,
             ("ramp", "wait"): self.regularises,

@@ -1,5 +1,7 @@
 """Which stage is attended to, over which window, and that the planned network stays the planned network."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -150,6 +152,20 @@ def test_in_2d_the_window_of_the_similarity_is_the_published_one():
     window = similarity_window(planned, 2, (0.8, 0.8))  # stride 4
     assert len(window.offsets) == 60
     assert window.mass == pytest.approx(92.0, abs=0.05)  # radius 5, sigma 6 tokens
+
+
+def test_the_window_of_the_similarity_can_be_as_small_as_asked():
+    """Radius 2 and σ 4/3 tokens; along axes of coarser tokens fewer of them."""
+    planned = PlannedUNet(tiny.network(**DEEP_2D))
+    window = similarity_window(planned, 2, (0.8, 0.8), 2)
+    assert len(window.offsets) == 12
+    expected = sum(math.exp(-(y * y + x * x) / (2 * (4 / 3) ** 2)) for y in range(-2, 3) for x in range(-2, 3)) - 1
+    assert window.mass == pytest.approx(expected)
+    assert {offset[1] for offset in similarity_window(planned, 2, (0.8, 1.6), 2).offsets} == {-1, 0, 1}
+    options = AttenScribbleOptions(max_tokens=70, asl_weight=1.0, asl_radius=1)
+    network = AttendedUNet(PlannedUNet(tiny.network(2)), options, (16, 16))
+    [used] = AttentiveSimilarity(network, options, (1.0, 1.0), exclusive=True).windows.values()
+    assert len(used.offsets) == 4
 
 
 @pytest.mark.parametrize(("stage", "radius"), [(2, 5), (3, 2), (4, 2)])
