@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--case")
     parser.add_argument("--arm", action="append", required=True, help="one column each; NAME=HEADING")
     parser.add_argument("--annotated", action="store_true", help="a column with the labels that were trained with")
+    parser.add_argument("--axis", type=int, choices=(0, 1, 2), help="of the array, across which the volume is cut")
     parser.add_argument("--title", default="")
     parser.add_argument("--file", type=Path, required=True)
     arguments = parser.parse_args(argv)
@@ -48,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         labels = dataset_folder(group.dataset, "nnUNet_raw") / "labelsTr" / f"{name}{group.description['file_ending']}"
         predictions = {"annotated": labels, **predictions}
     case = replace(case, predictions=predictions, notes={headings[arm]: note for arm, note in case.notes.items()})
-    draw_overlay(arguments.file, [case], group.labels, Reader(group.reader), arguments.title or name, "interface")
+    title, reader = arguments.title or name, Reader(group.reader)
+    draw_overlay(arguments.file, [case], group.labels, reader, title, "interface", arguments.axis)
 
 
 if __name__ == "__main__":

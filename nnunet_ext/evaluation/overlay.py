@@ -42,7 +42,13 @@ class OverlayCase:
 
 
 def draw_overlay(
-    path: Path, cases: Sequence[OverlayCase], labels: ScoredLabels, reader: Reader, title: str, choice: Choice
+    path: Path,
+    cases: Sequence[OverlayCase],
+    labels: ScoredLabels,
+    reader: Reader,
+    title: str,
+    choice: Choice,
+    axis: int | None = None,
 ) -> None:
     """Draw one row per case.
 
@@ -53,6 +59,7 @@ def draw_overlay(
         reader: reader of images and label maps.
         title: title of the figure.
         choice: rule for the slice of a volume.
+        axis: of the array, across which volumes are cut; by default across their slices.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -66,8 +73,8 @@ def draw_overlay(
         image = reader.image(case.image)
         reference = reader.labels(case.reference).array
         segmentations = [reader.labels(file).array for file in case.predictions.values()]
-        axis, index = chosen_slice(reference, segmentations, image.spacing_mm, labels.ignore, choice)
-        cut, place, mm = _slicer(image.array.shape, image.spacing_mm, axis, index)
+        across, index = chosen_slice(reference, segmentations, image.spacing_mm, labels.ignore, choice, axis)
+        cut, place, mm = _slicer(image.array.shape, image.spacing_mm, across, index)
         low, high = np.percentile(image.array, (0.5, 99.5))
         for axes in row:
             axes.imshow(
@@ -106,11 +113,12 @@ def chosen_slice(
     spacing: Sequence[float],
     ignore: int | None,
     choice: Choice,
+    axis: int | None = None,
 ) -> tuple[int, int]:
-    """The axis across the slices of a volume (the coarsest), and the index of the slice to show."""
+    """The axis across the slices of a volume (the coarsest, unless given), and the index of the slice to show."""
     if reference.ndim == 2:
         return 0, 0
-    axis = slice_axis(spacing, reference.shape)
+    axis = slice_axis(spacing, reference.shape) if axis is None else axis
     order = [axis, *(other for other in range(3) if other != axis)]
     known = np.where(reference == ignore, 0, reference)
     if choice == "disagreement" and len(segmentations) > 1:

@@ -48,6 +48,13 @@ def test_the_slice_where_predictions_differ_most_and_without_any_the_longest_bor
     assert chosen_slice(ignored, [volume(), other], (3, 1, 1), 9, "disagreement") == (0, 2)
 
 
+def test_a_volume_can_be_cut_across_another_axis():
+    other = volume()
+    other[3, 4:6, 4:6] = 1
+    axis, index = chosen_slice(volume(), [volume(), other], (3, 1, 1), None, "disagreement", 2)
+    assert (axis, index) == (2, int(np.argmax((other != volume()).sum((0, 1)))))
+
+
 def test_ignored_voxels_belong_to_no_mask():
     labels = ScoredLabels({"whole": (1, 2), "core": 2}, ignore=3)
     shown = masks(np.array([[0, 1, 2, 2]]), np.array([[0, 1, 2, 3]]), labels)
