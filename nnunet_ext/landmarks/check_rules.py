@@ -103,7 +103,11 @@ def names_of(case: str, landmarks: Landmarks, declared: Sequence[str]) -> Iterat
 
 
 def places(case: str, placed: PlacedLandmarks, names: Sequence[str]) -> Iterator[Finding]:
-    """Find points outside the image, and whether exchanging RAS and LPS brings them inside."""
+    """Find points outside the image, whether exchanging RAS and LPS brings them inside, and points without z."""
+    present = placed.points_mm[placed.states == State.PRESENT]
+    if len(present) > 1 and not present[:, 2].any() and placed.shape[0] > 1:
+        text = f"all {len(present)} landmarks have z = 0 mm, in a volume; a table without a column z is read so"
+        yield Finding("warning", "z = 0", text, case)
     outside = placed.outside()
     if not outside.any():
         return

@@ -130,6 +130,14 @@ def test_points_outside_of_the_image(folder):
     assert report.exit_code == 0
 
 
+def test_a_table_without_z_beside_volumes_is_found(folder):
+    """Its points lie at z = 0, which may be inside of the image."""
+    points = CASES["a"].landmarks
+    put(folder, "a", {name: present((*p.position_mm[:2], 0.0)) for name, p in points.items()})
+    assert ("z = 0", "a") in kinds(check(folder), "warning")
+    assert not any(kind == "z = 0" and case != "a" for kind, case in kinds(check(folder)))
+
+
 def test_all_points_outside_of_all_images_is_fatal(folder):
     for case in KINDS:
         if KINDS[case] != "labels":
