@@ -63,9 +63,6 @@ class S2VNetOptions(MethodOptions):
     on it."""
     mask_corruption: Share = 0.5
     """Probability that the mask is wrong in training, so that errors do not lock in."""
-    hidden: Share = 0.0
-    """Share of the slices of a training clip, after a whole one, of which a box is blanked, so that the network asks
-    its memory (:mod:`nnunet_ext.s2vnet.hidden_parts`)."""
     click_decay: Share = 0.5
     """γ: factor on the weight of a click for each later round of clicks."""
     interactive: Share = 0.5
@@ -93,7 +90,7 @@ class S2VNetOptions(MethodOptions):
         used = {
             # sessions still read rounds and click_decay
             ("first_click", "border_click", "jitter"): self.interactive > 0,
-            ("single_slices", "hidden"): self.clip > 1,
+            ("single_slices",): self.clip > 1,
             ("aggregation", "bank", "state_dropout", "mask_memory"): self.propagates,
             ("mask_dropout", "mask_corruption"): self.propagates and self.mask_memory,
         }

@@ -21,7 +21,6 @@ from nnunet_ext.nnunet.slice_clips import GAP, SINGLE, SliceClips
 from nnunet_ext.nnunet.trainer import SEGMENTATION, Batch
 from nnunet_ext.nnunet.unet import PlannedUNet
 from nnunet_ext.s2vnet.click_simulation import ClickRules, SimulatedUser
-from nnunet_ext.s2vnet.hidden_parts import with_hidden_parts
 from nnunet_ext.s2vnet.labels import LabelHeads
 from nnunet_ext.s2vnet.loss import auxiliary_loss, cluster_loss, present_slices, weight_of
 from nnunet_ext.s2vnet.network import S2VNet, Scale, is_older, slices_with_image
@@ -102,10 +101,7 @@ class nnUNetTrainerS2VNet(SliceClips):
 
     def run_network(self, image: Tensor, batch: Batch) -> Any:
         """Run the network; earlier rounds of clicks happen inside of its call, on the same features."""
-        single = batch.get(SINGLE)
-        if self.network.training and self.options.s2vnet.hidden:
-            image = with_hidden_parts(image, self.options.s2vnet.hidden, single)
-        return self.network(image, self.user_of(finest(batch["target"])), batch.get(GAP), single)
+        return self.network(image, self.user_of(finest(batch["target"])), batch.get(GAP), batch.get(SINGLE))
 
     def user_of(self, target: Tensor) -> SimulatedUser | None:
         """Return who clicks in these clips; nobody if the training is automatic."""

@@ -348,23 +348,3 @@ def test_blur_stays_within_slices(slices):
         a, b = (found._apply_to_image(x.clone(), **parameters) for x in (image, changed))
         assert torch.allclose(a[:, 1:], b[:, 1:], atol=1e-5)
         assert torch.allclose(a[:, 0] + 5, b[:, 0], atol=1e-4)
-
-
-def test_parts_of_slices_are_hidden_in_training_alone(make, monkeypatch):
-    trainer = make(options={"hidden": 1.0, "single_slices": 0.0})
-    batch, seen = batch_of(trainer), []
-    image, forward = batch["data"], type(trainer.plain_network).forward
-
-    def watched(network, x, *others, **more):
-        seen.append(x.clone())
-        return forward(network, x, *others, **more)
-
-    monkeypatch.setattr(type(trainer.plain_network), "forward", watched)
-    trainer.network.train()
-    trainer.train_step(dict(batch))
-    trainer.network.eval()
-    trainer.validation_step(dict(batch))
-    trained, validated = seen
-    assert (trained != image).flatten(1).any(1).all()
-    assert torch.equal(trained[:, :, 0], image[:, :, 0])
-    assert torch.equal(validated, image)
