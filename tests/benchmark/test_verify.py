@@ -32,7 +32,9 @@ DOCS = Path(__file__).parents[2] / "docs" / "results"
 def made(tmp_path: Path, **changes) -> Results:
     """Two arms, two seeds; all metrics, subjects, plans and logs, and a job that failed."""
     own = results(tmp_path, arms=("base", "better"))
-    cases = own.cases.assign(subject=own.cases["case"].str[:6], betti_0_error=1.0, betti_1_error=0.0)
+    cases = own.cases.assign(
+        subject=own.cases["case"].str[:6], betti_0_error=1.0, betti_1_error=0.0, consistency_error=0.1
+    )
     pairs = cases[cases["label"] == "left"][["arm", "group", "fold", "seed", "case", "subject", "status"]]
     rng = np.random.default_rng(0)
     touching = pairs.assign(label="left | right", interface_hd95_mm=rng.random(len(pairs)), interface_nsd_1mm=0.5,
@@ -102,11 +104,11 @@ def test_a_package_holds_everything_and_no_folder_of_the_machine(package, origin
     assert "- `train …/x.pth`\n" in page
 
 
-def test_metrics_of_interfaces_and_topology_have_tables_of_their_own(package):
+def test_metrics_of_interfaces_topology_and_slices_have_tables_of_their_own(package):
     page = (package / "report.md").read_text()
     for title in (
         *("Interface NSD at 1 mm", "Interface HD95 (mm)", "Confusion near the interface"),
-        *("Betti 0 error (components)", "Betti 1 error (holes, in 3D loops)"),
+        *("Betti 0 error (components)", "Betti 1 error (holes, in 3D loops)", "Error of slice consistency"),
     ):
         assert f"### {title}: differences to base" in page
     table = pd.read_csv(package / "comparisons.csv")
