@@ -203,7 +203,7 @@ TRAINERS: dict[str, Entry] = {
         description="S2VNet in which every slice stands alone: the control for propagation",
         needs="configuration 2d",
         network="own",
-        measured="better, in one short training that sees more places",
+        measured="no difference shown to stock or to S2VNet (CHAOS, one training of each half)",
         page="docs/results/s2vnet.md",
     ),
     "nnUNetTrainerPnPNetPaper": Entry(
