@@ -16,6 +16,7 @@ ARMS = {
     "nnUNetTrainerSegmentedOnly": "stock nnU-Net on the 8 patients",
     "nnUNetTrainerSegmentedOnly, 5000 steps": "stock, twice as long",
     "nnUNetTrainerLandmark": "Landmark (no bridge)",
+    "nnUNetTrainerLandmark, 5000 steps": "Landmark, twice as long",
     "nnUNetTrainerBaBLoss": "BaBLoss",
     "nnUNetTrainerBaBLoss, 5000 steps": "BaBLoss, twice as long",
 }
