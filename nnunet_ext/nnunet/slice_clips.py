@@ -95,7 +95,8 @@ class SliceClips(CommonTrainer):
         with self._patch_size(list(self.configuration_manager.patch_size[-2:])):
             rotation, _, size, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         axes = (0, 1, 2) if self.clip > 1 else (1, 2)
-        self.inference_allowed_mirroring_axes = axes
+        # a patch of one slice has no order to turn around
+        self.inference_allowed_mirroring_axes = axes if self.configuration_manager.patch_size[0] > 1 else (1, 2)
         return rotation, True, np.array([self.clip, *size]), axes
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import torch
@@ -224,14 +225,17 @@ class Column:
 
     def _computed_together(self, order: Sequence[int], first: int) -> dict[int, list[Tensor]]:
         """Features of the slice at a step, and of the next ones that will be asked for: step → features."""
-        steps = [
+        later = (
             step
-            for step in range(first, len(order))
-            if step == first or (self.there[order[step]] and (self.name, order[step]) not in self.cache)
-        ][: self.together]
+            for step in range(first + 1, len(order))
+            if self.there[order[step]] and (self.name, order[step]) not in self.cache
+        )
+        steps = [first, *islice(later, self.together - 1)]
         stages = self.network.features(torch.cat([self._flipped(order[step]) for step in steps]))
         parts = [stage.split(len(self.flips)) for stage in stages]
-        return {step: list(of_step) for step, of_step in zip(steps, zip(*parts, strict=True), strict=True)}
+        # copies, since a view would keep the whole batch in the cache
+        copies = ([part.clone() for part in of_step] for of_step in zip(*parts, strict=True))
+        return dict(zip(steps, copies, strict=True))
 
     def _flipped(self, index: int) -> Tensor:
         x = self.slice_of(index)

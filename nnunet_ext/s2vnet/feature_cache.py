@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class FeatureCache:
-    """The most recently used features, as many as fit. The others are computed again, to the same bits.
+    """The most recently used features, as many as fit. The others are computed again, on a CPU to the same bits.
 
     Args:
         limit: bytes.

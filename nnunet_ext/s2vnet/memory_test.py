@@ -61,7 +61,10 @@ def memory_test(network: S2VNet, volumes: Sequence[Volume]) -> MemoryTest:
             network has no memory, or regions.
     """
     if network.aggregation is None:
-        raise InputError("The network was built without propagation, so it has no memory to test; train with clip > 1.")
+        raise InputError(
+            "The network was built without propagation, so it has no memory to test; train nnUNetTrainerS2VNet with "
+            "clip and inference_clip above 1."
+        )
     if network.label_heads.regions is not None:
         raise InputError("The network has regions, which may overlap; the memory test needs a network of labels.")
     if len(volumes) < 2:
