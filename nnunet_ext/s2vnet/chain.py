@@ -155,7 +155,7 @@ class Column:
             if self.together == 1:
                 return self.network.features(x)
             if step not in ahead:
-                ahead.update(self._computed_together(order, step))
+                ahead.update(self._computed_together(order, step, x))
             return ahead.pop(step)
 
         return self.network.propagate(
@@ -223,19 +223,19 @@ class Column:
         filled = torch.ones(len(self.flips), dtype=torch.bool, device=self.device)
         return Bank(tuple(centres), (filled,) * len(centres), unpacked(mask, self.device), filled, self.gap)
 
-    def _computed_together(self, order: Sequence[int], first: int) -> dict[int, list[Tensor]]:
-        """Features of the slice at a step, and of the next ones that will be asked for: step → features."""
+    def _computed_together(self, order: Sequence[int], first: int, x: Tensor) -> dict[int, list[Tensor]]:
+        """Features of the slice ``x`` at a step, and of the next ones that will be asked for: step → features."""
         later = (
             step
             for step in range(first + 1, len(order))
             if self.there[order[step]] and (self.name, order[step]) not in self.cache
         )
-        steps = [first, *islice(later, self.together - 1)]
-        stages = self.network.features(torch.cat([self._flipped(order[step]) for step in steps]))
+        others = list(islice(later, self.together - 1))
+        stages = self.network.features(torch.cat([x, *(self._flipped(order[step]) for step in others)]))
         parts = [stage.split(len(self.flips)) for stage in stages]
         # copies, since a view would keep the whole batch in the cache
         copies = ([part.clone() for part in of_step] for of_step in zip(*parts, strict=True))
-        return dict(zip(steps, copies, strict=True))
+        return dict(zip((first, *others), copies, strict=True))
 
     def _flipped(self, index: int) -> Tensor:
         x = self.slice_of(index)

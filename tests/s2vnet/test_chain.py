@@ -46,6 +46,19 @@ def test_a_chain_goes_on_from_what_is_known_to_the_last_bit(order):
             assert torch.equal(passed.logits, whole[order.index(index)].logits)
 
 
+@torch.no_grad()
+def test_slices_computed_together_keep_their_flips_apart():
+    network = s2vnet(deep_supervision=False).eval()
+    x = clip(slices=7)[0]
+
+    def passed(together):
+        flips = [(), (1,), (2,), (1, 2)]
+        column = Column(network, lambda index: x[:, index], 7, flips, 2.5, FeatureCache(0), together=together)
+        return torch.stack([one.logits for one in column.walk(range(7))])
+
+    torch.testing.assert_close(passed(3), passed(1), atol=1e-5, rtol=1e-5)
+
+
 def test_without_marks_each_chain_counts_as_much_as_it_has_seen():
     assert [share_of_upward(t, 4, ()) for t in range(4)] == [0.2, 0.4, 0.6, 0.8]
 
